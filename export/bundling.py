@@ -1,0 +1,111 @@
+"""A training folder in, a bundle out: graph, parity, threshold. The bundle appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from safetensors.torch import save_file
+
+from nnet_edge.bundle import GRAPH, WEIGHTS, Bundle, read_bundle, writing_bundle
+from nnet_edge.checkpoint import Checkpoint, read_checkpoint, read_held_out
+from nnet_edge.config import RunnerSettings
+from nnet_edge.errors import ExportError
+from nnet_edge.export.onnx_graph import export_onnx, facts_of
+from nnet_edge.export.parity import SCORE_RTOL, Parity, check_parity, infer_all
+from nnet_edge.imaging import SIDE
+from nnet_edge.model.nnet import NNet
+from nnet_edge.model.torch_runner import TorchRunner
+from nnet_edge.runtime.runner import Runner, load_runner
+from nnet_edge.scoring import Threshold, choose_threshold
+
+PARITY_RUNNERS = ("onnxruntime", "openvino")
+MARGIN = 2 * SCORE_RTOL  # the part that set the threshold stays good on every runner, whose scores differ by rounding
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished bundle and what was measured on the way."""
+
+    bundle: Bundle
+    parities: tuple[Parity, ...]
+
+
+def export_bundle(
+    training: Path,
+    out: Path,
+    false_rejects: float | None = None,
+    settings: RunnerSettings | None = None,
+    replace_old: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Exported:
+    """Make the bundle `out` of the training folder (or checkpoint file) `training`.
+
+    The threshold is chosen on the held-out images with the runner of `settings`, the one that will be deployed, for a share
+    `false_rejects` of good parts rejected, or the tightest that the images support. Raises ParityError, ConfigError,
+    TrainingError or ExportError; then no bundle is written and an old one stays.
+    """
+    checkpoint = read_checkpoint(training)
+    held_out = read_held_out(training if training.is_dir() else training.parent)
+    network = checkpoint.build_network()
+    with writing_bundle(out, replace_old) as draft:
+        save_file(network.state_dict(), draft.path / WEIGHTS)
+        say("exporting the graph")
+        onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
+        say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
+        threshold, parities, runner = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
+        draft.manifest |= manifest_of(checkpoint, network, threshold, parities, runner)
+    return Exported(read_bundle(out), tuple(parities))
+
+
+def measure(
+    network: NNet, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
+) -> tuple[Threshold, Sequence[Parity], dict[str, Any]]:
+    """Threshold on the deployed runner, parity of all runners with it, and what the deployed runner is."""
+    settings = settings or RunnerSettings()
+    with ExitStack() as stack:
+        deployed = stack.enter_context(load_runner(graph, settings))
+        threshold = with_margin(choose_threshold(infer_all(deployed, held_out).image_score, false_rejects))
+        compared: list[Runner] = [
+            stack.enter_context(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)))
+            for kind in PARITY_RUNNERS
+        ]
+        parities = check_parity(TorchRunner(network), compared, held_out, threshold.value)
+        return threshold, parities, {"name": deployed.name, "precision": deployed.precision}
+
+
+def with_margin(threshold: Threshold) -> Threshold:
+    """The threshold a little above the score that set it."""
+    if not threshold.value > 0:
+        raise ExportError(
+            f"the held-out images score {threshold.value}: the network answers everything alike; train longer"
+        )
+    return replace(threshold, value=threshold.value * (1 + MARGIN))
+
+
+def manifest_of(
+    checkpoint: Checkpoint, network: NNet, threshold: Threshold, parities: Sequence[Parity], runner: dict[str, Any]
+) -> dict[str, Any]:
+    """What the manifest says beyond schema, versions and hashes."""
+    facts = checkpoint.facts
+    return {
+        "backbone": network.settings.backbone,
+        "teacher": facts["teacher"],
+        "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB", "height": SIDE, "width": SIDE,
+                  "resize": "Pillow bilinear with antialias, aspect ratio not kept"},
+        "precision": "fp32",
+        "train": checkpoint.settings.as_dict(),
+        "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"]},
+        "data": facts["data"],
+        "threshold": threshold.as_dict() | {
+            "meaning": "image score above which a part is anomalous; scores in reports are divided by it, 1.0 is the line",
+            "chosen_on": runner,
+        },
+        "parity": [parity.as_dict() for parity in parities],
+        "metrics": None,
+    }  # fmt: skip

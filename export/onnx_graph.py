@@ -1,0 +1,103 @@
+"""N-Net in, the ONE ONNX graph out: uint8 RGB (N, 256, 256, 3) to layer maps, anomaly map and image score.
+
+torch's dynamo exporter writes the network (opset 18, dynamic batch, batch norms folded), `surgery.py` adds the tail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import torch
+
+from nnet_edge import __version__
+from nnet_edge.errors import ExportError
+from nnet_edge.export.surgery import add_tail, fold_constants
+from nnet_edge.imaging import SIDE
+from nnet_edge.model.nnet import NNet
+
+OPSET = 18
+INPUT = "images"
+EXAMPLE_BATCH = 2  # with 1 the exporter pins the dimension
+LARGEST_PROTOBUF = 2**31 - 1  # bytes
+
+
+def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
+    """The graph of `network` with `facts` (system, backbone, ...) as its metadata.
+
+    Raises ExportError when the exporter refuses, the result is not valid ONNX or it is too large for one file.
+    """
+    model = fold_constants(trace(network))
+    model = add_tail(model, SIDE, network.settings.align_corners)
+    if model.ByteSize() > LARGEST_PROTOBUF:
+        raise ExportError("the graph is larger than 2 GiB, too large for one ONNX file: choose a smaller backbone")
+    del model.metadata_props[:]
+    model.producer_name, model.doc_string = "nnet-edge", ""
+    onnx.helper.set_model_props(model, {f"nnet_edge.{name}": value for name, value in sorted(facts.items())})
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    return model
+
+
+def trace(network: NNet) -> onnx.ModelProto:
+    """The network as torch's exporter writes it: layer maps out, no tail."""
+    images = torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3, dtype=torch.uint8)
+    network = network.eval().cpu().float()
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=list(network.output_names),
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
+    assert program is not None  # dynamo=True always gives a program
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's own progress lines and deprecation warnings off the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def describe_graph(path: Path) -> dict[str, str]:
+    """The facts that `export_onnx` put into the graph at `path`."""
+    model = onnx.load(path, load_external_data=False)
+    facts = {item.key: item.value for item in model.metadata_props}
+    return {name.removeprefix("nnet_edge."): value for name, value in facts.items() if name.startswith("nnet_edge.")}
+
+
+def facts_of(network: NNet) -> dict[str, str]:
+    """What the graph says of itself: system, backbone, input and the settings of the model."""
+    return {
+        "version": __version__,
+        "system": "nnet",
+        "backbone": network.settings.backbone,
+        "input": f"uint8 RGB NHWC {SIDE}x{SIDE}, Pillow bilinear with antialias, aspect ratio not kept",
+        "settings": json.dumps(asdict(network.settings), sort_keys=True),
+    }

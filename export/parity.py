@@ -1,0 +1,89 @@
+"""Do two runners give the same verdicts? Measured on real images, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.errors import ParityError
+from nnet_edge.frame import Outputs
+from nnet_edge.runtime.runner import Runner
+
+LAYER_MAP_ATOL = 1e-4  # FP32 sums in another order; layer maps lie in [0, 2]
+SCORE_RTOL = 1e-4  # the score is a product of three sums of layer maps
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far `runner` is from `reference` on the same images."""
+
+    reference: str
+    runner: str
+    images: int
+    layer_map_error: float  # largest absolute difference of any layer map, which lie in [0, 2]
+    score_error: float  # largest relative difference of an image score
+    flipped_verdicts: int | None  # None before there is a threshold
+
+    @property
+    def holds(self) -> bool:
+        """Whether all three stay within the stated tolerances."""
+        return self.layer_map_error <= LAYER_MAP_ATOL and self.score_error <= SCORE_RTOL and not self.flipped_verdicts
+
+    def sentence(self) -> str:
+        """The comparison in one line."""
+        flips = "" if self.flipped_verdicts is None else f", {self.flipped_verdicts} flipped verdicts"
+        return (
+            f"{self.runner} against {self.reference} on {self.images} images: layer maps within "
+            f"{self.layer_map_error:.1e}, scores within {self.score_error:.1e} relative{flips}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+def check_parity(
+    reference: Runner, runners: Sequence[Runner], images: np.ndarray, threshold: float | None = None
+) -> list[Parity]:
+    """Each runner against `reference` on uint8 RGB images (N, 256, 256, 3). Raises ParityError when one is too far off."""
+    expected = infer_all(reference, images)
+    found = []
+    for runner in runners:
+        parity = compare(reference.name, runner.name, expected, infer_all(runner, images), threshold)
+        if not parity.holds:
+            raise ParityError(
+                f"{parity.sentence()}; allowed are {LAYER_MAP_ATOL:.0e} and {SCORE_RTOL:.0e} and no flip. "
+                "No bundle was written; report the versions that `nnet-edge doctor` prints"
+            )
+        found.append(parity)
+    return found
+
+
+def compare(reference: str, runner: str, expected: Outputs, found: Outputs, threshold: float | None) -> Parity:
+    """The differences between two answers to the same images."""
+    layer_maps = max(_largest(value, found.layer_maps[name]) for name, value in expected.layer_maps.items())
+    scale = np.maximum(np.abs(expected.image_score), np.finfo(np.float32).tiny)
+    scores = float((np.abs(expected.image_score - found.image_score) / scale).max())
+    flipped = None
+    if threshold is not None:
+        flipped = int(((expected.image_score > threshold) != (found.image_score > threshold)).sum())
+    return Parity(reference, runner, len(expected.image_score), layer_maps, scores, flipped)
+
+
+def _largest(expected: np.ndarray, found: np.ndarray) -> float:
+    difference = float(np.abs(expected - found).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def infer_all(runner: Runner, images: np.ndarray) -> Outputs:
+    """The outputs for all images, computed in batches that the runner takes."""
+    starts = range(0, len(images), runner.max_batch)
+    parts = [runner.infer(images[start : start + runner.max_batch], layer_maps=True) for start in starts]
+    return Outputs(
+        np.concatenate([part.anomaly_map for part in parts]),
+        np.concatenate([part.image_score for part in parts]),
+        {name: np.concatenate([part.layer_maps[name] for part in parts]) for name in parts[0].layer_maps},
+    )

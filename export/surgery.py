@@ -1,0 +1,89 @@
+"""The head and tail of the graph, put on with onnx-graphsurgeon.
+
+The tail makes `anomaly_map` and `image_score` of the layer maps. Enlargement and Gaussian are linear and separable, so both
+are products with the constant matrices of `anomaly_map.py` itself: the symmetric border is exact, no
+runner's idea of Resize or of padding enters, and the work is a few small matrix products in FP32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from nnet_edge.anomaly_map import FUSED_SIDE, LAYER_MAPS, blurring_matrix, enlarging_matrix
+from nnet_edge.errors import ExportError
+from nnet_edge.imaging import SIDE
+
+TAIL_OUTPUTS = ("anomaly_map", "image_score")
+
+
+def add_tail(model: onnx.ModelProto, side: int = SIDE, align_corners: bool = True) -> onnx.ModelProto:
+    """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps (equation 8).
+
+    Raises ExportError when the model's outputs are not layer maps.
+    """
+    graph = gs.import_onnx(model)
+    maps = {output.name: output for output in graph.outputs}
+    if not maps or not set(maps) <= set(LAYER_MAPS):
+        raise ExportError(f"the tail needs layer maps ({', '.join(LAYER_MAPS)}), the graph gives {', '.join(maps)}")
+    tail = _Tail(graph)
+    sums = [tail.scale_sum(maps, size, align_corners) for size in sorted(map_sides(tuple(maps)), reverse=True)]
+    fused = sums[0]
+    for other in sums[1:]:
+        fused = tail.node("Mul", [fused, other])
+    enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, align_corners)
+    anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
+    axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
+    score = tail.node("ReduceMax", [anomaly_map, axes], "image_score", keepdims=0)
+    batch = graph.inputs[0].shape[0]
+    for tensor, shape in ((anomaly_map, (batch, 1, side, side)), (score, (batch,))):
+        tensor.dtype, tensor.shape = np.float32, shape
+        graph.outputs.append(tensor)
+    graph.cleanup().toposort()
+    finished = gs.export_onnx(graph)
+    finished.ir_version = model.ir_version
+    return finished
+
+
+def map_sides(names: tuple[str, ...]) -> set[int]:
+    """The sides of the layer maps called `names`."""
+    return {int(name.rsplit("_", 1)[1]) for name in names}
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with everything that depends on no input computed now (the memory's normalised keys, for one)."""
+    graph = gs.import_onnx(model)
+    graph.fold_constants().cleanup().toposort()
+    folded = gs.export_onnx(graph)
+    folded.ir_version = model.ir_version
+    return folded
+
+
+class _Tail:
+    """Adds nodes with stable names (tail_0, tail_1, ...) to a graph."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.count = 0
+
+    def node(self, operator: str, inputs: list[gs.Tensor], name: str = "", **attributes: int) -> gs.Tensor:
+        output = gs.Variable(name or f"tail_{self.count}", dtype=np.float32)
+        self.graph.nodes.append(gs.Node(operator, f"node_tail_{self.count}", attributes, inputs, [output]))
+        self.count += 1
+        return output
+
+    def constant(self, values: np.ndarray) -> gs.Constant:
+        self.count += 1
+        return gs.Constant(f"tail_matrix_{self.count}", np.ascontiguousarray(values, dtype=np.float32))
+
+    def separable(self, maps: gs.Tensor, matrix: np.ndarray, name: str = "") -> gs.Tensor:
+        rows = self.node("MatMul", [self.constant(matrix), maps])
+        return self.node("MatMul", [rows, self.constant(matrix.T)], name)
+
+    def scale_sum(self, maps: dict[str, gs.Tensor], size: int, align_corners: bool) -> gs.Tensor:
+        present = [tensor for name, tensor in maps.items() if name.endswith(f"_{size}")]
+        total = present[0] if len(present) == 1 else self.node("Add", present)
+        if size == FUSED_SIDE:
+            return total
+        return self.separable(total, enlarging_matrix(size, FUSED_SIDE, align_corners))

@@ -1,0 +1,341 @@
+"""The command line: one short function a verb. Heavy libraries are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nnet_edge import __version__
+from nnet_edge.errors import EXIT_FAILURE, EXIT_WRONG_USE, ConfigError, NnetEdgeError
+
+if TYPE_CHECKING:
+    from nnet_edge.config import RunnerSettings
+    from nnet_edge.data import Dataset
+    from nnet_edge.evaluate import Evaluation
+    from nnet_edge.train import Progress
+
+EXIT_INTERRUPTED = 130
+FOLDER = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on standard error and an exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of `nnet-edge` with these arguments: 0, 1 for a failure, 2 for wrong use, 130 when interrupted."""
+    try:
+        return int(commands.main(arguments, prog_name="nnet-edge", standalone_mode=False) or 0)
+    except NnetEdgeError as error:
+        return complain(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_WRONG_USE
+    except click.ClickException as error:
+        return complain(error.format_message(), EXIT_WRONG_USE)
+    except (click.Abort, KeyboardInterrupt):
+        return complain("interrupted", EXIT_INTERRUPTED)
+    except MemoryError:
+        return complain("out of memory: use fewer images, a smaller --batch or a smaller --backbone", EXIT_FAILURE)
+    except OSError as error:  # a full disk, a folder without permission: whatever the operating system refuses
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(f"{where}{error.strerror or error}", EXIT_FAILURE)
+
+
+def complain(message: str, code: int) -> int:
+    """Print one line on standard error; gives the exit code back."""
+    click.echo(f"nnet-edge: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def say(line: str) -> None:
+    """Print a line for the person on standard error; standard output is for data."""
+    click.echo(line, err=True)
+
+
+@click.group()
+@click.version_option(__version__)
+def commands() -> None:
+    """From a folder of good photographs to a live verdict on every part.
+
+    \b
+    nnet-edge train photos/ --out runs/part
+    nnet-edge stream 0 --bundle runs/part/bundle
+    """
+
+
+def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """DATA and how it lies on disk."""
+    for option in (
+        click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
+        click.option("--category", help="The category to take where DATA holds several."),
+        click.option(
+            "--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True
+        ),
+        click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
+        click.argument("data", type=FOLDER),
+    ):
+        command = option(command)
+    return command
+
+
+def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which runner computes the graph, and how."""
+    for option in (
+        click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
+        click.option("--hint", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True),
+        click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
+        click.option("--runner-batch", type=int, default=8, show_default=True, help="Largest batch of the runner."),
+        click.option("--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
+        click.option(
+            "--runner", type=click.Choice(["auto", "openvino", "onnxruntime"]), default="auto", show_default=True
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def runner_settings(options: dict[str, Any]) -> RunnerSettings:
+    """The settings that `runner_options` stands for; takes its options out of `options`."""
+    from nnet_edge.config import RunnerSettings
+
+    names = {"runner": "kind", "runner_precision": "precision", "runner_batch": "max_batch"}
+    names |= {name: name for name in ("threads", "hint", "cache_dir")}
+    return RunnerSettings(**{field: options.pop(option) for option, field in names.items()})
+
+
+def false_rejects_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The share of good parts that may be rejected."""
+    text = (
+        "Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support)."
+    )
+    return click.option("--false-rejects", callback=parse_share, help=text)(command)
+
+
+def parse_share(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """0.005 for '1/200' or '0.005'."""
+    if value is None:
+        return None
+    try:
+        above, _, below = value.partition("/")
+        share = float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise click.BadParameter(f"{value!r} is no share; write 1/200 or 0.005") from error
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{value!r} is not between 0 and 1")
+    return share
+
+
+@commands.command()
+@dataset_options
+@click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
+@click.option("--protocol", type=click.Choice(["tuned", "paper"]), default="tuned", show_default=True)
+@click.option("--backbone", type=click.Choice(BACKBONES), default="efficientnet_lite0", show_default=True)
+@click.option("--teacher-weights", help="A weights file; 'random' for a speed test only.")
+@click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
+@click.option("--epochs", type=int, help="Passes over the images (default: the protocol's).")
+@click.option("--batch", type=int, help="Images a step (default: the protocol's).")
+@click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's).")
+@click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of protocol.py.")
+@click.option("--seed", type=int, default=111, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
+@click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order.")
+@click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs.")
+@click.option("--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--force", is_flag=True, help="Replace what --out holds.")
+@false_rejects_option
+@runner_options
+def train(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
+    """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
+    from nnet_edge.train_verb import train_bundle
+
+    settings = runner_settings(options)
+    dataset = find_dataset(data, options)
+    with training_bar() as report, stop_on_signal() as stop:
+        finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options,
+                                report, stop, say)  # fmt: skip
+    return 0 if finished else EXIT_INTERRUPTED
+
+
+@commands.command()
+@click.argument("training", type=FOLDER)
+@click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
+@click.option("--force", is_flag=True, help="Replace the bundle.")
+@false_rejects_option
+@runner_options
+def export(training: Path, out: Path | None, force: bool, false_rejects: float | None, **options: Any) -> None:
+    """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
+    from nnet_edge.export.bundling import export_bundle
+
+    out = out or training.parent / "bundle"
+    exported = export_bundle(training, out, false_rejects, runner_settings(options), force, say)
+    tell_export(exported.bundle, [parity.sentence() for parity in exported.parities])
+
+
+@commands.command()
+@click.argument("bundle", type=FOLDER)
+@dataset_options
+@click.option("--out", type=FOLDER, help="Where the report goes (default: evaluation beside BUNDLE).")
+@click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
+@click.option("--mask-rule", type=click.Choice(["half", "any"]), default="half", show_default=True)
+@click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
+@runner_options
+def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, **options: Any) -> None:
+    """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, JSON, pictures."""
+    from nnet_edge.bundle import record_metrics
+    from nnet_edge.evaluate import evaluate as measure
+    from nnet_edge.evaluate import write_evaluation
+    from nnet_edge.evaluate_verb import open_artifact
+    from nnet_edge.training_data import with_held_out_images
+
+    settings = runner_settings(options)
+    dataset = find_dataset(data, options)
+    artifact = open_artifact(bundle, settings, in_torch)
+    for line in artifact.warnings:
+        say(line)
+    if artifact.bundle is not None:
+        dataset = with_held_out_images(dataset, artifact.bundle)
+        for note in dataset.notes:
+            say(f"note: {note}")
+    with artifact.runner as runner, steps_bar("evaluating") as progress:
+        found = measure(
+            runner,
+            dataset,
+            artifact.threshold,
+            settings.max_batch,
+            options["skip_bad_images"],
+            options["mask_rule"],
+            progress,
+        )
+    written = write_evaluation(found, out or bundle.parent / "evaluation")
+    if record and artifact.bundle is not None:
+        record_metrics(artifact.bundle, found.metrics.as_dict())
+    click.echo(table_of(found))
+    for path in written:
+        say(f"wrote {path}")
+
+
+@commands.command()
+@click.argument("source")
+@click.option("--bundle", type=FOLDER, required=True, help="The folder that train or export wrote.")
+@click.option("--json", "json_path", type=FILE, help="One JSON object a frame into this file; - for standard output.")
+@click.option("--rejects", type=FOLDER, help="A picture of every reject into this folder.")
+@click.option("--video", type=FILE, help="Annotated video (.webm, .mp4 or .avi).")
+@click.option("--threshold", type=float, help="Instead of the bundle's.")
+@click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
+@click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
+@click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
+@click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them.")
+@runner_options
+def stream(source: str, bundle: Path, **options: Any) -> None:
+    """Judge every frame of SOURCE: an image folder, a video, a camera's number, an rtsp:// or http:// address, synthetic."""
+    from nnet_edge.stream_verb import stream_bundle
+
+    for line in stream_bundle(source, bundle, runner_settings(options), options, say):
+        say(line)
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Tell what this machine has, what each verb can use, and what to install."""
+    from nnet_edge.doctor import describe, examine
+
+    findings = examine()
+    click.echo(findings.as_json() if as_json else describe(findings))
+
+
+@commands.command()
+@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Replace what --out holds.")
+def demo(out: Path, seed: int, force: bool) -> None:
+    """Make an inspection line of real photographs, train on it, judge it live, and write a report to open."""
+    from nnet_edge.demo import run_demo
+
+    click.echo(f"open {run_demo(out, seed, force, say)}")
+
+
+def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:
+    """The dataset that `dataset_options` stand for, its notes said."""
+    import warnings
+
+    from nnet_edge.data import read_dataset
+
+    warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
+    if options["split_csv"] is not None and options["layout"] not in ("auto", "visa"):
+        raise ConfigError("--split-csv belongs to the layout visa")
+    dataset = read_dataset(data, options["layout"], options["category"], options["split_csv"])
+    for note in dataset.notes:
+        say(f"note: {note}")
+    return dataset
+
+
+def tell_export(bundle: Any, parities: list[str]) -> None:
+    """Say what the bundle is and how to use it."""
+    for line in (*parities, bundle.threshold.sentence(), *bundle.warnings):
+        say(line)
+    click.echo(f"bundle: {bundle.path}")
+    say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
+
+
+def table_of(found: Evaluation) -> str:
+    """The metrics and verdicts as lines for a terminal."""
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
+             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
+    values = found.metrics.as_dict()
+    lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
+    lines += [
+        f"  {title:<14}{'-' if values[name] is None else f'{100 * values[name]:6.1f} %'}"
+        for name, title in names.items()
+    ]
+    good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
+    lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
+    lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
+    lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
+    if found.skipped:
+        lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
+    if found.mask_disagreements:
+        lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
+    return "\n".join(lines)
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar with the losses and the time left; plain lines now and then where there is no terminal."""
+    from nnet_edge.training_view import TrainingView
+
+    with TrainingView() as view:
+        yield view.show
+
+
+@contextmanager
+def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of steps done and steps in all."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Asks whether Ctrl-C or SIGTERM came; the second Ctrl-C kills as usual."""
+    from nnet_edge.runtime.stream import stopping_on_signals
+
+    with stopping_on_signals() as event:
+        yield event.is_set

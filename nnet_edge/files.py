@@ -1,0 +1,72 @@
+"""Writing that happens whole or not at all, and the hashes that show whether a file is still what it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnet_edge.errors import ConfigError
+
+READ_BYTES = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of the file at `path`, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path`: a reader, or a power cut, meets the old file or the new one, never a part.
+
+    Raises OSError with the old file in place when the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
+    """A new folder to fill, which becomes `out` when the block ends well and disappears when it does not.
+
+    Raises ConfigError when `out` exists and `replace` is off.
+    """
+    if out.exists() and not replace:
+        raise ConfigError(f"{out} exists already; choose another --out, or say --force to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        _swap(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, out: Path) -> None:
+    if not out.exists():
+        draft.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.replace(old / "bundle")
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

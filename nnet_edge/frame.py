@@ -1,0 +1,64 @@
+"""The nouns that travel through the program: a frame goes in, a prediction comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line starts without NumPy
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One captured image and when it was taken."""
+
+    image: np.ndarray  # uint8 BGR (H, W, 3), as the camera gives it
+    index: int  # from 0 for each stream; a gap is a dropped frame
+    captured_s: float  # time.monotonic(), seconds
+    stream: str = "camera-0"
+    name: str | None = None  # the file that the frame was read from, None for a camera
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a runner gives back for a batch of N images; the caller may keep the arrays."""
+
+    anomaly_map: np.ndarray  # float32 (N, 256, 256), larger is stranger
+    image_score: np.ndarray  # float32 (N,), the maximum of each anomaly map
+    layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # LAYER_MAPS name -> float32 (N, 1, h, w)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected part (8 neighbours) of the anomaly map above the threshold, in pixels of the frame."""
+
+    x: int  # left edge
+    y: int  # top edge
+    width: int
+    height: int
+    area: float  # pixels of the frame
+    peak: float  # largest value of the anomaly map inside, same scale as the image score
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A frame's score, map and verdict."""
+
+    frame: Frame
+    image_score: float
+    threshold: float  # image score above which a frame is anomalous
+    anomaly_map: np.ndarray  # float32 (256, 256)
+    regions: tuple[Region, ...] = ()
+    latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the image score lies above the threshold."""
+        return self.image_score > self.threshold
+
+    @property
+    def relative_score(self) -> float:
+        """Score divided by threshold: 1.0 is the line."""
+        return self.image_score / self.threshold

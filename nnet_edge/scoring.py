@@ -1,0 +1,150 @@
+"""From scores to verdicts: the threshold chosen on held-out good images, and the regions above it.
+
+The threshold is a conformal quantile: of n held-out scores in ascending order it is number k = ceil((n + 1)(1 - rate)).
+If parts to come are like the held-out ones, a good part is rejected (its score lies above the threshold) with
+probability (n + 1 - k) / (n + 1) on average; over all draws of n images that probability is distributed as
+Beta(n + 1 - k, k).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
+from nnet_edge.frame import Region
+
+ROUNDING = 1e-9  # (n + 1) * (1 - 1/(n + 1)) is n only up to rounding; ceil must not see that
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The image score above which a part is anomalous, and what it is expected to cost in good parts."""
+
+    value: float
+    held_out: int  # good images that it was chosen on
+    rank: int  # it is their `rank`-th smallest score
+    expected_false_rejects: float  # share of good parts that will be rejected
+    interval_90: tuple[float, float]  # 5 % and 95 % point of that share
+    asked: float | None  # the share that was asked for; None: the smallest that the held-out images support
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values that JSON can hold."""
+        return asdict(self) | {"interval_90": list(self.interval_90)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Threshold:
+        """The threshold that `as_dict` wrote; raises BundleError for fields that are missing or no numbers."""
+        try:
+            low, high = fields["interval_90"]
+            asked = fields["asked"]
+            threshold = cls(
+                value=float(fields["value"]),
+                held_out=int(fields["held_out"]),
+                rank=int(fields["rank"]),
+                expected_false_rejects=float(fields["expected_false_rejects"]),
+                interval_90=(float(low), float(high)),
+                asked=None if asked is None else float(asked),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the threshold {dict(fields)} cannot be read ({error!r}): train again") from error
+        if not (math.isfinite(threshold.value) and threshold.value > 0):
+            raise BundleError(f"the threshold is {threshold.value}: it must be a positive number; train again")
+        return threshold
+
+    def sentence(self) -> str:
+        """What the threshold is expected to cost, in counts, and what that rests on."""
+        low, high = self.interval_90
+        text = (
+            f"expected: {in_counts(self.expected_false_rejects)} good parts rejected "
+            f"(90 % interval: {in_counts(low)} to {in_counts(high)}), chosen on {self.held_out} held-out images"
+        )
+        if self.asked is None:
+            text += "; the smallest share that so many images support"
+        return text
+
+
+def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float | None = None) -> Threshold:
+    """The threshold for which at most the share `false_rejects` of good parts is expected to be rejected.
+
+    `scores` are the image scores of good images that were not learned from. Without `false_rejects` the share is the
+    smallest that they support, 1 / (n + 1). Raises ConfigError for a share that cannot be meant or that n images do not
+    support, DataError without scores, TrainingError for scores that no model that works gives.
+    """
+    ascending = np.sort(np.asarray(scores, np.float64).ravel())
+    n = len(ascending)
+    if n == 0:
+        raise DataError("no held-out image to choose a threshold on: hold out at least one good image")
+    if not np.isfinite(ascending).all():
+        bad = int(n - np.isfinite(ascending).sum())
+        raise TrainingError(f"{bad} of {n} held-out images have a score that is no number: train again, more carefully")
+    rank = n if false_rejects is None else rank_of(false_rejects, n)
+    value = float(ascending[rank - 1])
+    if value <= 0:
+        raise TrainingError(
+            f"the threshold would be {value:g}: a model that sees nothing in good images sees no defect"
+        )
+    return Threshold(
+        value=value,
+        held_out=n,
+        rank=rank,
+        expected_false_rejects=(n + 1 - rank) / (n + 1),
+        interval_90=false_reject_interval(n, rank),
+        asked=false_rejects,
+    )
+
+
+def rank_of(false_rejects: float, n: int) -> int:
+    """The rank k among n ascending scores that rejects at most the share `false_rejects`; raises ConfigError."""
+    if not 0 < false_rejects < 1:
+        raise ConfigError(f"a share of false rejects of {false_rejects:g} cannot be meant: give one between 0 and 1")
+    if false_rejects * (n + 1) < 1 - ROUNDING:
+        needed = math.ceil(1 / false_rejects - 1 - ROUNDING)
+        raise ConfigError(
+            f"false rejects of {in_counts(false_rejects)} need {needed} held-out good images and there are {n}: "
+            f"add good images or ask for {in_counts(1 / (n + 1))}"
+        )
+    return max(1, math.ceil((n + 1) * (1 - false_rejects) - ROUNDING))
+
+
+def false_reject_interval(n: int, rank: int) -> tuple[float, float]:
+    """The 5 % and 95 % points of the share of good parts above the `rank`-th of n held-out scores (needs scipy)."""
+    from scipy.special import betaincinv
+
+    low, high = betaincinv(n + 1 - rank, rank, [0.05, 0.95])
+    return float(low), float(high)
+
+
+def in_counts(share: float) -> str:
+    """A share as people count: "1 of 37", or "15 of 100" when it is larger than one in ten."""
+    return f"1 of {round(1 / share)}" if 0 < share <= 0.1 else f"{round(100 * share)} of 100"
+
+
+def find_regions(
+    anomaly_map: np.ndarray, threshold: float, height: int, width: int, min_area: float = 0.0
+) -> tuple[Region, ...]:
+    """The connected parts (8 neighbours) of the anomaly map (H, W) above the threshold, largest peak first.
+
+    Boxes and areas are in pixels of a frame of `height` x `width`; a box holds every frame pixel that its region
+    touches. Regions with less than `min_area` frame pixels are left out.
+    """
+    rows, columns = anomaly_map.shape
+    above = anomaly_map > threshold
+    if not above.any():
+        return ()
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    peaks = np.full(count, -np.inf)
+    np.maximum.at(peaks, labels[above].astype(np.intp), anomaly_map[above])
+    regions = []
+    for (left, top, box_width, box_height, pixels), peak in zip(statistics[1:].tolist(), peaks[1:], strict=True):
+        x, right = left * width // columns, -(-(left + box_width) * width // columns)
+        y, bottom = top * height // rows, -(-(top + box_height) * height // rows)
+        area = pixels * height * width / (rows * columns)
+        if area >= min_area:
+            regions.append(Region(x=x, y=y, width=right - x, height=bottom - y, area=area, peak=float(peak)))
+    return tuple(sorted(regions, key=lambda region: (-region.peak, region.y, region.x)))

@@ -1,0 +1,125 @@
+"""What is trained and how: the settings of N-Net and of its trainer.
+
+Every point that the paper leaves open is a setting here; its default is the specification's resolution (A-1 to A-15).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nnet_edge.config import require_choice
+from nnet_edge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The architecture of N-Net and the maps that it fuses."""
+
+    backbone: str = "efficientnet_lite0"
+    use_fpm: bool = True  # feature projection modules, section 3
+    use_nfs: bool = True  # normal feature storage, section 4
+    use_ffc: bool = True  # False: the bottleneck of reverse distillation (RD4AD) instead, the baseline of Table 5
+    use_forward: bool = True  # forward branch (bidirectional distillation, BD); False leaves the reverse one
+    maps: str = "both"  # both | reverse | forward: the layer maps that are fused, Table 7
+    fpm_reduction: int = 32  # A-2
+    fpm_mid: str = "bn_hswish"  # bn_hswish | none, A-1
+    memory_slots: int = 512  # A-4
+    memory_temperature: float = 1.0
+    memory_lambda_times_slots: float = 1.0  # shrinkage threshold lambda = this / slots; 2 and more kills the memory
+    memory_addressing: str = "cos_softmax"  # cos_softmax | dot_softmax | cos_relu
+    memory_init: str = "uniform"  # uniform | features
+    forward_p3_source: str = "recalled"  # recalled | raw, A-5
+    residual_blocks: int = 4  # L, A-8
+    forward_map: str = "projected"  # projected | student: P against SP or against SF (Table 6, row 3)
+    decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
+    align_corners: bool = True  # A-14
+    standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that cannot be meant."""
+        require_choice("maps", self.maps, ("both", "reverse", "forward"))
+        require_choice("fpm_mid", self.fpm_mid, ("bn_hswish", "none"))
+        require_choice("memory_addressing", self.memory_addressing, ("cos_softmax", "dot_softmax", "cos_relu"))
+        require_choice("memory_init", self.memory_init, ("uniform", "features"))
+        require_choice("forward_p3_source", self.forward_p3_source, ("recalled", "raw"))
+        require_choice("forward_map", self.forward_map, ("projected", "student"))
+        require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
+        for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
+            _at_least(name, getattr(self, name), 1)
+        _above_zero("memory_temperature", self.memory_temperature)
+        if self.maps == "forward" and not self.use_forward:
+            raise ConfigError("maps 'forward' needs the forward branch: leave use_forward on")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a good part may look like beside its photograph; `copies` 1 is no augmentation, the paper's protocol."""
+
+    copies: int = 1  # of every image, the original among them
+    rotation_degrees: float = 0.0
+    zoom: float = 0.0  # share, both ways
+    shift: float = 0.0  # share of the side, both ways
+    brightness: float = 0.0  # share, both ways
+    contrast: float = 0.0
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that cannot be meant."""
+        _at_least("copies", self.copies, 1)
+        for name in ("zoom", "shift", "brightness", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"augmentation {name} is {getattr(self, name)}; it must be from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The losses of equations 1 to 7, the optimiser and the schedule."""
+
+    epochs: int = 200
+    batch: int = 16
+    learning_rate: float = 0.005  # A-12; the paper prints 0.05
+    betas: tuple[float, float] = (0.5, 0.999)
+    kd_weight: float = 1.2  # alpha of equation 7, forward distillation
+    align_weight: float = 1.0  # beta of equation 3
+    align_epochs: int = 20  # beta is 0 afterwards
+    query_weight: float = 0.002  # delta of equation 7, entropy of the memory's weights
+    distance: str = "pixel"  # pixel | global, A-10
+    schedule: str = "constant"  # constant | cosine: the learning rate over the training
+    ema_decay: float = 0.0  # of the running mean of the weights that is deployed; 0: the weights themselves
+    seed: int = 111
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that cannot be meant."""
+        require_choice("distance", self.distance, ("pixel", "global"))
+        require_choice("schedule", self.schedule, ("constant", "cosine"))
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
+        _above_zero("learning_rate", self.learning_rate)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest and the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
+        """The settings that `as_dict` wrote. Raises ConfigError when a name is unknown or missing values cannot be meant."""
+        try:
+            parts = {"model": ModelSettings(**values["model"]), "augmentation": Augmentation(**values["augmentation"])}
+            return cls(**{**values, **parts, "betas": tuple(values["betas"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"settings of another version of nnet-edge: {error}") from error
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} is {value}; it must be a number above 0")

@@ -1,0 +1,55 @@
+"""What `nnet-edge stream` does: bundle, source and sinks, put together and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.bundle import read_bundle
+from nnet_edge.config import RunnerSettings, StreamSettings, WhenFull
+from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink, Sink, VideoSink
+from nnet_edge.runtime.sources import Source, open_source
+from nnet_edge.runtime.stream import run, stopping_on_signals
+from nnet_edge.runtime.terminal import TerminalView
+
+
+def stream_bundle(
+    source_text: str, path: Path, runner: RunnerSettings, options: Mapping[str, Any], say: Callable[[str], None]
+) -> list[str]:
+    """Judge every frame of the source; gives the lines to say at the end."""
+    source = open_source(source_text, options["skip_bad_images"])
+    bundle = read_bundle(path)
+    for warning in bundle.warnings:
+        say(warning)
+    when_full = options["when_full"]
+    settings = StreamSettings(
+        threshold=bundle.threshold.value if options["threshold"] is None else options["threshold"],
+        buffer_frames=options["buffer_frames"],
+        when_full=None if when_full is None else WhenFull(when_full),
+        min_area=options["min_area"],
+    )
+    loaded = load_runner(bundle.graph, runner)
+    say(f"{source.describe()} on {loaded.name} ({loaded.precision}), threshold {settings.threshold:.6g}")
+    with stopping_on_signals() as stop, TerminalView(bundle.name) as view:
+        run(source, loaded, open_sinks(source, options), settings, stop, view.show)
+    return [f"wrote {path}" for path in written(options)]
+
+
+def open_sinks(source: Source, options: Mapping[str, Any]) -> list[Sink]:
+    """The sinks that the options ask for."""
+    sinks: list[Sink] = []
+    if options["json_path"] is not None:
+        sinks.append(JsonLinesSink(None if str(options["json_path"]) == "-" else options["json_path"]))
+    if options["rejects"] is not None:
+        sinks.append(RejectPicturesSink(options["rejects"]))
+    if options["video"] is not None:
+        sinks.append(VideoSink(options["video"], source.rate_hz))
+    return sinks
+
+
+def written(options: Mapping[str, Any]) -> list[Path]:
+    """The files and folders that the sinks wrote."""
+    paths = [options[name] for name in ("json_path", "rejects", "video") if options[name] is not None]
+    return [path for path in paths if str(path) != "-"]

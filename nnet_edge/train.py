@@ -1,0 +1,403 @@
+"""The training loop of N-Net, from good images to one checkpoint.
+
+Everything random is drawn from (seed, epoch), so a training that goes on from its checkpoint is, on the CPU, bit for bit the
+one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnet_edge.augment import augmented_copies
+from nnet_edge.checkpoint import (
+    Checkpoint,
+    facts_of_teacher,
+    optimiser_tensors,
+    restore_optimiser,
+    write_checkpoint,
+    write_held_out,
+)
+from nnet_edge.errors import ConfigError, TrainingError
+from nnet_edge.feature_bank import FeatureBank, chunks, fill_bank, measure_channels, removing_bank, to_device
+from nnet_edge.model.backbone import find_backbone
+from nnet_edge.model.losses import distillation_loss, empty_row_share, nnet_losses
+from nnet_edge.model.nnet import build_nnet
+from nnet_edge.model.parts import MAX_EMPTY_ROWS
+from nnet_edge.model.teacher_weights import load_teacher
+from nnet_edge.settings import TrainSettings
+from nnet_edge.training_log import TrainingLog, read_log
+
+SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
+EMA_WARM_UP = 10  # steps; early on the running mean follows the weights closely
+WARM_UP_STEPS = 20
+LEAST_RATE = 2e-4  # share of the learning rate at the end of the cosine schedule
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a training is computed; nothing here changes what is learned, but for rounding."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    precision: str = "auto"  # auto | fp32 | bf16: BF16 autocast where the processor multiplies it in hardware
+    compile: bool = False  # torch.compile
+    deterministic: bool = False  # only kernels whose sums have a fixed order (slower on CUDA)
+    checkpoint_every: int = 10  # epochs
+    memory_limit: int = 4 << 30  # bytes of teacher features kept in memory
+    teacher_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands."""
+
+    epoch: int  # from 1
+    epochs: int
+    losses: dict[str, float]  # means of the epoch so far, weighted terms of equation 7
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended."""
+
+    folder: Path
+    finished: bool  # False: stopped on demand, the checkpoint goes on from there
+    epochs: int
+    seconds: float
+    step_ms: float  # median time of a training step, an image
+    teacher_ms: float  # the teacher's pass that the bank saves each step, an image
+    precision: str
+
+    @property
+    def saved_share(self) -> float:
+        """Share of a step's time that the bank saves, 0 to 1."""
+        return self.teacher_ms / (self.teacher_ms + self.step_ms)
+
+
+def train(
+    images: np.ndarray,
+    held_out: np.ndarray,
+    settings: TrainSettings,
+    folder: Path,
+    options: TrainOptions = TrainOptions(),
+    data_facts: dict[str, Any] | None = None,
+    resume: Checkpoint | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train on `images`, uint8 RGB (N, 256, 256, 3), and leave checkpoint, log and loss picture in `folder`.
+
+    `held_out` images are only measured and kept for the threshold. `stop` is asked after every step; when it says True the
+    checkpoint is written and the training returns unfinished. Raises TrainingError when the loss is no number or the memory
+    dies (the last good checkpoint stays), ConfigError for a batch or device that cannot be.
+    """
+    check_batch(settings.batch, len(images))
+    folder.mkdir(parents=True, exist_ok=True)
+    device = choose_device(options.device)
+    compute = Compute(device, choose_precision(options.precision, device))
+    with deterministic(options.deterministic), removing_bank(folder):
+        trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume)
+        return trainer.run(report, stop)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which precision the network computes; losses and cosines are FP32 in any case."""
+
+    device: str  # cpu | cuda
+    precision: str  # fp32 | bf16
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """BF16 for convolutions and matrix products where that is the precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the features are kept in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+class Trainer:
+    """One training: network, optimiser, the bank of teacher features, and where it stands."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        held_out: np.ndarray,
+        settings: TrainSettings,
+        options: TrainOptions,
+        folder: Path,
+        compute: Compute,
+        data_facts: dict[str, Any],
+        resume: Checkpoint | None,
+    ) -> None:
+        self.settings, self.options, self.folder, self.compute = settings, options, folder, compute
+        self.held_out = held_out
+        self.position, self.sums = (0, 0), {}  # epoch and step to do next; sums of the losses of this epoch
+        self.seconds_before = 0.0
+        if resume is None:
+            self.start_afresh(images, data_facts)
+        else:
+            self.go_on(resume)
+        self.network.to(compute.device, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.Adam(
+            list(self.network.trained_parameters()), settings.learning_rate, settings.betas
+        )
+        if resume is not None:
+            restore_optimiser(self.optimiser, resume.optimiser)
+        self.averaged = self.start_average(resume)
+        self.bank = self.fill(images)
+        if resume is None and settings.model.memory_init == "features" and self.network.memory is not None:
+            self.network.memory.remember(self.bank.maps[2], torch.Generator().manual_seed(settings.seed))
+        self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
+        self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
+
+    def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
+        """Teacher, random students, an empty log, and the held-out images kept."""
+        teacher = load_teacher(find_backbone(self.settings.model.backbone), self.options.teacher_weights)
+        self.network = build_nnet(self.settings.model, teacher, self.settings.seed)
+        self.facts: dict[str, Any] = {"data": data_facts, "teacher": facts_of_teacher(teacher)}
+        self.log = TrainingLog(self.folder)
+        self.log.write()
+        write_held_out(self.folder, self.held_out)
+        if self.settings.model.standardise:
+            self.network.to(self.compute.device)
+            measure_channels(self.network, images, self.compute.autocast)
+
+    def go_on(self, resume: Checkpoint) -> None:
+        """Everything as the checkpoint left it."""
+        self.network = resume.build_network()
+        self.network.load_state_dict(resume.network)
+        self.facts = {name: resume.facts[name] for name in ("data", "teacher")}
+        self.position = (resume.epoch, resume.step)
+        self.sums = dict(resume.facts["sums"])
+        self.seconds_before = float(resume.facts["seconds"])
+        self.log = read_log(self.folder, resume.epoch)
+
+    def start_average(self, resume: Checkpoint | None) -> dict[str, Tensor]:
+        """The running mean of the weights, kept when `ema_decay` is above 0."""
+        if not self.settings.ema_decay:
+            return {}
+        start = resume.averaged if resume is not None else self.network.state_dict()
+        return {name: value.detach().clone().to(self.compute.device) for name, value in start.items()}
+
+    def fill(self, images: np.ndarray) -> FeatureBank:
+        """The teacher's features of all images and their augmented copies."""
+        augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
+        return fill_bank(
+            self.network, augmented, self.compute.dtype, self.compute.autocast, self.folder, self.options.memory_limit
+        )
+
+    def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Trained:
+        """Train to the last epoch, or until `stop` says so."""
+        started = time.perf_counter()
+        step_ms: list[float] = []
+        first_epoch, first_step = self.position
+        for epoch in range(first_epoch, self.settings.epochs):
+            epoch_started = time.perf_counter()
+            self.network.train()
+            for step, rows in enumerate(
+                epoch_rows(len(self.bank.images), self.settings.batch, self.settings.seed, epoch)
+            ):
+                if epoch == first_epoch and step < first_step:
+                    continue
+                step_started = time.perf_counter()
+                losses = self.train_step(rows, epoch, step)
+                step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
+                self.position = (epoch, step + 1)
+                for name, value in losses.items():
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                left = self.seconds_left(started, len(step_ms))
+                report(
+                    Progress(epoch + 1, self.settings.epochs, {k: v / (step + 1) for k, v in self.sums.items()}, left)
+                )
+                if stop():
+                    self.save(started)
+                    return self.ended(False, started, step_ms)
+            self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
+            if self.is_time_to_save(epoch):
+                self.save(started)
+        self.log.draw()
+        return self.ended(True, started, step_ms)
+
+    def train_step(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, float]:
+        """One step of the optimiser on the images in `rows`; gives its losses."""
+        self.set_learning_rate(epoch, step)
+        device = self.compute.device
+        normalised = self.network.normalise(to_device(self.bank.images[rows], self.network))
+        teacher = tuple(values.to(device, non_blocking=True) for values in self.bank.features(rows))
+        with self.compute.autocast():
+            branches = self.branches(normalised.contiguous(memory_format=torch.channels_last), teacher)
+        terms = nnet_losses(branches, self.settings, epoch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.check(float(loss.detach()), branches.memory_weights, epoch, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.average(epoch * self.steps_an_epoch + step)
+        return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+
+    def check(self, loss: float, memory_weights: Tensor | None, epoch: int, step: int) -> None:
+        """Nothing, while the loss is a number and the memory lives. Raises TrainingError otherwise, before the step."""
+        where = f"in step {step + 1} of epoch {epoch + 1}"
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} {where}; the last good checkpoint stays in {self.folder}. "
+                "Lower --learning-rate, or use --precision fp32"
+            )
+        if memory_weights is not None and (share := empty_row_share(memory_weights)) > MAX_EMPTY_ROWS:
+            raise TrainingError(
+                f"{share:.0%} of the memory's weights are all zero {where}, so it recalls nothing; at most "
+                f"{MAX_EMPTY_ROWS:.0%} may be. Lower memory_lambda_times_slots (now "
+                f"{self.settings.model.memory_lambda_times_slots}) or memory_temperature"
+            )
+
+    def set_learning_rate(self, epoch: int, step: int) -> None:
+        """The rate of this step: constant, or falling as a half cosine after a short warm-up."""
+        rate = self.settings.learning_rate
+        if self.settings.schedule == "cosine":
+            done = (epoch * self.steps_an_epoch + step) / (self.settings.epochs * self.steps_an_epoch)
+            warm_up = min(1.0, (epoch * self.steps_an_epoch + step + 1) / WARM_UP_STEPS)
+            rate *= warm_up * max(0.5 * (1 + math.cos(math.pi * done)), LEAST_RATE)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Move the running mean of the weights and of batch norm's statistics towards their present values."""
+        if not self.averaged:
+            return
+        share = 1 - min(self.settings.ema_decay, (1 + step) / (EMA_WARM_UP + step))
+        for name, value in self.network.state_dict().items():
+            if name.startswith("teacher."):
+                continue
+            if value.dtype.is_floating_point:
+                self.averaged[name].lerp_(value, share)
+            else:
+                self.averaged[name].copy_(value)
+
+    def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
+        """Write the epoch's row of the log and go to the next."""
+        means = {name: value / steps for name, value in self.sums.items()}
+        is_measured = self.is_time_to_save(epoch)
+        row: dict[str, float | None] = {"epoch": epoch + 1, **means, "seconds": seconds}
+        row["held_out"] = self.measure_held_out() if is_measured else None
+        row["learning_rate"] = self.optimiser.param_groups[0]["lr"]
+        self.log.add(row)
+        self.position, self.sums = (epoch + 1, 0), {}
+
+    def is_time_to_save(self, epoch: int) -> bool:
+        """Whether this epoch ends with a checkpoint."""
+        return (epoch + 1) % self.options.checkpoint_every == 0 or epoch + 1 == self.settings.epochs
+
+    @torch.no_grad()
+    def measure_held_out(self) -> float:
+        """Mean reverse loss (equation 2) over the held-out good images, with the weights as they are."""
+        self.network.eval()
+        losses = []
+        for chunk in chunks(self.held_out):
+            with self.compute.autocast():
+                normalised = self.network.normalise(to_device(chunk, self.network))
+                teacher = self.network.teacher_features(normalised)
+                branches = self.network.branches(normalised, teacher)
+            losses.append(float(distillation_loss(teacher, branches.reverse)) * len(chunk))
+        self.network.train()
+        return sum(losses) / len(self.held_out)
+
+    def save(self, started: float) -> None:
+        """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is no number."""
+        network = self.network.state_dict()
+        broken = [name for name, value in network.items() if not bool(torch.isfinite(value).all())]
+        if broken:
+            raise TrainingError(
+                f"the weights {broken[0]} are no numbers after epoch {self.position[0]}; the last good checkpoint stays in "
+                f"{self.folder}. Lower --learning-rate, or use --precision fp32"
+            )
+        epoch, step = self.position
+        seconds = self.seconds_before + time.perf_counter() - started
+        position = {
+            "epoch": epoch,
+            "step": step,
+            "sums": self.sums,
+            "seconds": seconds,
+            "precision": self.compute.precision,
+        }
+        state = optimiser_tensors(self.optimiser)
+        write_checkpoint(self.folder, Checkpoint(self.settings, network, self.averaged, state, self.facts | position))
+
+    def seconds_left(self, started: float, steps_done: int) -> float:
+        """An estimate from the mean time of the steps so far."""
+        epoch, step = self.position
+        steps_left = self.settings.epochs * self.steps_an_epoch - epoch * self.steps_an_epoch - step
+        return steps_left * (time.perf_counter() - started) / steps_done
+
+    def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:
+        """The report of this training."""
+        seconds = self.seconds_before + time.perf_counter() - started
+        median = float(np.median(step_ms)) if step_ms else 0.0
+        return Trained(
+            self.folder, finished, self.position[0], seconds, median, self.bank.teacher_ms, self.compute.precision
+        )
+
+
+def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """The rows of each batch of an epoch, in an order drawn from (seed, epoch); a last batch of one image is dropped."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    for start in range(0, count, batch):
+        rows = order[start : start + batch]
+        if len(rows) >= SMALLEST_BATCH:
+            yield rows
+
+
+def check_batch(batch: int, images: int) -> None:
+    """Nothing. Raises ConfigError for a batch larger than the images to learn from."""
+    if batch > images:
+        raise ConfigError(
+            f"a batch of {batch} is impossible with {images} images to learn from: give at most --batch {images}, or add images"
+        )
+
+
+def choose_device(wanted: str) -> str:
+    """cpu or cuda. Raises ConfigError when CUDA is asked for and absent."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: this torch sees no CUDA GPU; say --device cpu, or install a CUDA build of torch"
+        )
+    if wanted not in ("cpu", "cuda"):
+        raise ConfigError(f"device {wanted!r} is unknown: choose auto, cpu or cuda")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """fp32 or bf16. Raises ConfigError when BF16 is asked for and the processor has no instruction for it."""
+    has_bf16 = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    if wanted == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if wanted == "bf16" and not has_bf16:
+        raise ConfigError(f"--precision bf16: this {device} multiplies no BF16 in hardware; say fp32 or auto")
+    if wanted not in ("fp32", "bf16"):
+        raise ConfigError(f"precision {wanted!r} is unknown: choose auto, fp32 or bf16")
+    return wanted
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Only kernels whose sums have a fixed order, where wanted; as before afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,149 @@
+"""What `nnet-edge train` does: data, training, export; the demo and the ablation tables do the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.bundle import Bundle
+from nnet_edge.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from nnet_edge.config import RunnerSettings
+from nnet_edge.data import Dataset
+from nnet_edge.errors import ConfigError, TrainingError
+from nnet_edge.export.bundling import export_bundle
+from nnet_edge.protocol import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
+from nnet_edge.settings import TrainSettings
+from nnet_edge.train import Progress, Trained, TrainOptions, train
+from nnet_edge.training_data import TrainingData, load_training_data
+
+BUNDLE, TRAINING = "bundle", "training"
+
+
+def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
+    """The settings that the command line's options stand for. Raises ConfigError for those that contradict each other."""
+    settings = PROTOCOLS[options["protocol"]]
+    settings = replace(settings, model=replace(settings.model, backbone=options["backbone"]), seed=options["seed"])
+    if options.get("ablation") is not None:
+        settings = ablated(settings, options["ablation"])
+    if options["paper_lr"] and options["learning_rate"] is not None:
+        raise ConfigError("--paper-lr and --learning-rate contradict each other: give one")
+    learning_rate = PAPER_LEARNING_RATE if options["paper_lr"] else options["learning_rate"]
+    given = {"epochs": options["epochs"], "batch": options["batch"], "learning_rate": learning_rate}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    for change in options["overrides"]:
+        settings = overridden(settings, change)
+    return settings
+
+
+def train_bundle(
+    dataset: Dataset,
+    out: Path,
+    runner: RunnerSettings,
+    resume: bool,
+    force: bool,
+    options: Mapping[str, Any],
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> bool:
+    """Train on `dataset` and leave out/training and out/bundle; False when it was stopped before its end."""
+    settings = choose_settings(options)
+    known = start_folder(out, resume, force)
+    data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
+    settings = settings if known is None else known_settings(known, data)
+    if known is None and options["batch"] is None:
+        settings = replace(settings, batch=min(settings.batch, len(data.learned)))
+    tell_data(data, say)
+    trained = train(
+        data.learned,
+        data.held_out,
+        settings,
+        out / TRAINING,
+        train_options(options),
+        data.facts,
+        known,
+        report,
+        stop,
+    )
+    tell_training(trained, say)
+    if not trained.finished:
+        say(f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
+            f"nnet-edge export {out / TRAINING}")  # fmt: skip
+        return False
+    exported = export_bundle(out / TRAINING, out / BUNDLE, options["false_rejects"], runner, True, say)
+    for parity in exported.parities:
+        say(parity.sentence())
+    tell_bundle(exported.bundle, say)
+    return True
+
+
+def tell_bundle(bundle: Bundle, say: Callable[[str], None]) -> None:
+    """Say what was made and what to do with it."""
+    for line in (bundle.threshold.sentence(), *bundle.warnings, f"bundle: {bundle.path}"):
+        say(line)
+    say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
+
+
+def start_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a new training, for which the folder is made ready.
+
+    Raises ConfigError when `out` holds a training already and neither resume nor force is said.
+    """
+    if resume and force:
+        raise ConfigError("--resume and --force contradict each other: give one")
+    if resume:
+        return read_checkpoint(out / TRAINING)
+    if (out / TRAINING / CHECKPOINT).exists() and not force:
+        raise ConfigError(
+            f"{out} holds a training already: go on with --resume, start anew with --force, or choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
+    shutil.rmtree(out / TRAINING, ignore_errors=True)
+    return None
+
+
+def known_settings(checkpoint: Checkpoint, data: TrainingData) -> TrainSettings:
+    """The settings that a training goes on with. Raises TrainingError when the images are not those it began with."""
+    began_with, now = checkpoint.facts["data"], data.facts
+    for name in ("fingerprint", "held_out", "seed"):
+        if began_with[name] != now[name]:
+            raise TrainingError(
+                f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
+                "give the same DATA, --seed and --hold-out, or start anew with --force"
+            )
+    return checkpoint.settings
+
+
+def train_options(options: Mapping[str, Any]) -> TrainOptions:
+    """How the command line wants the training computed."""
+    if options["checkpoint_every"] < 1:
+        raise ConfigError(f"--checkpoint-every {options['checkpoint_every']}: give at least 1 epoch")
+    names = ("device", "precision", "compile", "deterministic", "checkpoint_every", "teacher_weights")
+    return TrainOptions(**{name: options[name] for name in names})
+
+
+def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
+    """Say what is learned from, and what is wrong with it."""
+    say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold")
+    if data.skipped:
+        say(
+            f"skipped {len(data.skipped)} images that cannot be read: {', '.join(s.path.name for s in data.skipped[:5])}"
+        )
+    if data.duplicates:
+        one, other = data.duplicates[0]
+        say(
+            f"warning: {len(data.duplicates)} test images are training images too ({one} is {other}): figures will flatter"
+        )
+
+
+def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
+    """Say how long it took and what the kept features of the teacher saved."""
+    say(
+        f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision}); a step takes "
+        f"{trained.step_ms:.0f} ms an image, and the kept teacher features save {trained.teacher_ms:.0f} ms more "
+        f"({trained.saved_share:.0%})"
+    )

@@ -1,0 +1,127 @@
+"""What the runners of an ONNX graph share: its contract, the checks at the door, one way to open and close."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.config import RunnerSettings
+from nnet_edge.errors import BundleError, ConfigError, StreamError
+from nnet_edge.frame import Outputs
+from nnet_edge.imaging import SIDE
+
+if TYPE_CHECKING:
+    from typing import Self
+
+INPUT = "images"  # uint8 RGB (N, 256, 256, 3)
+TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, 256, 256) and (N,)
+INPUT_SHAPE = (SIDE, SIDE, 3)
+
+
+class GraphRunner(ABC):
+    """A compiled ONNX graph; `infer` gives maps and scores. Ready once made, released when the last `with` is left.
+
+    One thread at a time may call `infer`. Making one raises ConfigError for settings that the library or the processor
+    cannot meet, BundleError for a file that is no graph of nnet-edge.
+    """
+
+    name: str  # of the library
+    version: str  # of the library
+    input_shape = INPUT_SHAPE
+
+    def __init__(self, graph: Path, settings: RunnerSettings) -> None:
+        if not graph.is_file():
+            raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
+        self.graph = graph
+        self.precision = settings.precision
+        self.max_batch = settings.max_batch
+        self._entered = 0
+        self._released = False
+
+    def __enter__(self) -> Self:
+        self._require_open()
+        self._entered += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0 and not self._released:
+            self._released = True
+            self._release()
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3) 1 <= N <= max_batch; the six layer maps if asked.
+
+        The caller may keep the arrays. Raises ConfigError for images of another shape, type or number, StreamError when
+        the library fails.
+        """
+        self._require_open()
+        check_images(images, self.max_batch)
+        wanted = (*TAIL, *LAYER_MAPS) if layer_maps else TAIL
+        arrays = self._compute(np.ascontiguousarray(images), wanted)
+        return Outputs(
+            anomaly_map=arrays["anomaly_map"][:, 0],
+            image_score=arrays["image_score"],
+            layer_maps={name: arrays[name] for name in LAYER_MAPS} if layer_maps else {},
+        )
+
+    @abstractmethod
+    def _compute(self, images: np.ndarray, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """The wanted outputs by name, in arrays that nothing else refers to."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give the library's memory and threads back."""
+
+    def _require_open(self) -> None:
+        if self._released:
+            raise StreamError(f"the {self.name} runner of {self.graph} is closed: load it again")
+
+
+def check_images(images: np.ndarray, max_batch: int) -> None:
+    """Nothing, when a runner can take `images`. Raises ConfigError that says what it got and what it takes."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != INPUT_SHAPE:
+        raise ConfigError(
+            f"a runner takes uint8 RGB (N, {SIDE}, {SIDE}, 3), not {images.dtype} {tuple(images.shape)}: "
+            "resize with nnet_edge.imaging.resize"
+        )
+    if not 1 <= len(images) <= max_batch:
+        raise ConfigError(f"a batch of {len(images)} images does not fit this runner: it takes 1 to {max_batch}")
+
+
+def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    """Nothing, when the graph has the names and the number types of the contract (name -> "uint8" or "float32").
+
+    Raises BundleError that names what is missing or of another type.
+    """
+    wanted_inputs = {INPUT: "uint8"}
+    wanted_outputs = dict.fromkeys((*LAYER_MAPS, *TAIL), "float32")
+    faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
+    for kind, wanted, found in (("input", wanted_inputs, inputs), ("output", wanted_outputs, outputs)):
+        faults += [f"lacks the {kind} {name}" for name in wanted if name not in found]
+        faults += [
+            f"has the {kind} {name} as {found[name]} instead of {number_type}"
+            for name, number_type in wanted.items()
+            if name in found and found[name] != number_type
+        ]
+    if faults:
+        raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
+
+
+def shares(images: np.ndarray, workers: int) -> list[np.ndarray]:
+    """`images` cut into at most `workers` runs of nearly equal length, none empty, in order; views, no copies."""
+    return np.array_split(images, min(workers, len(images)))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

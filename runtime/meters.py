@@ -1,0 +1,144 @@
+"""How long frames take and what became of them: histograms of fixed size, however long a stream runs.
+
+A latency falls into one of 1,400 logarithmic buckets from 1 microsecond to about 18 minutes, each 1.5 % wide, and a
+percentile is the geometric middle of its bucket: at most 0.75 % off, with the same few kilobytes after a week.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nnet_edge.frame import Prediction
+
+SMALLEST_MS = 1e-3
+GROWTH = 1.015
+BUCKETS = 1400  # 1.015 ** 1400 = 1.1e9: the last bucket lies at 18 minutes and takes what is longer
+STAGES = ("waiting", "preprocess", "infer", "postprocess", "total")
+
+
+class LatencyHistogram:
+    """Counts of latencies in logarithmic buckets, milliseconds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buckets = [0] * BUCKETS
+
+    def add(self, latency_ms: float) -> None:
+        """Count one latency; shorter than 1 microsecond counts as 1 microsecond."""
+        position = int(math.log(max(latency_ms, SMALLEST_MS) / SMALLEST_MS) / math.log(GROWTH))
+        self._buckets[min(position, BUCKETS - 1)] += 1
+        self.count += 1
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """The latency that `percent` of the counted ones do not exceed, within 0.75 %; None without any."""
+        if self.count == 0:
+            return None
+        wanted, seen = max(1, math.ceil(self.count * percent / 100)), 0
+        for position, number in enumerate(self._buckets):
+            seen += number
+            if seen >= wanted:
+                return SMALLEST_MS * GROWTH ** (position + 0.5)
+        raise AssertionError("the buckets hold fewer latencies than were counted")
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """p50, p95 and p99 of `count` latencies, milliseconds; None when nothing was counted."""
+
+    count: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The four numbers, ready for JSON."""
+        return {"count": self.count, "p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "p99_ms": self.p99_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What became of a stream's frames, and how long they took."""
+
+    frames: int  # that were judged
+    rejected: int  # of those, above the threshold
+    dropped: int  # captured and never judged
+    skipped: int  # files that could not be read and were passed over because the user said so
+    seconds: float  # from the first captured frame to the last verdict
+    latencies: Mapping[str, Percentiles] = field(default_factory=dict)  # stage of STAGES -> its percentiles
+    ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
+
+    @property
+    def frames_per_s(self) -> float | None:
+        """Judged frames a second; None before two moments can be told apart."""
+        return self.frames / self.seconds if self.seconds > 0 else None
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything, ready for JSON."""
+        return {
+            "frames": self.frames,
+            "rejected": self.rejected,
+            "dropped": self.dropped,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "frames_per_s": self.frames_per_s,
+            "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()},
+            "ended": self.ended,
+        }
+
+    def lines(self) -> list[str]:
+        """The report as a person reads it, one fact a line."""
+        rate = "no rate" if self.frames_per_s is None else f"{self.frames_per_s:.1f} frames/s"
+        skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
+        return [
+            f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate}; "
+            f"{self.rejected} rejected, {self.dropped} dropped{skipped}",
+            *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
+        ]
+
+
+def latency_text(numbers: Percentiles) -> str:
+    """p50 / p95 / p99 as one short text."""
+    if numbers.p50_ms is None or numbers.p95_ms is None or numbers.p99_ms is None:
+        return "p50 / p95 / p99: no frame yet"
+    values = " / ".join(f"{value:.3g}" for value in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms))
+    return f"p50 / p95 / p99: {values} ms ({numbers.count} frames)"
+
+
+class Meters:
+    """Counts frames, rejects and the latencies of every stage."""
+
+    def __init__(self) -> None:
+        self._histograms = {stage: LatencyHistogram() for stage in STAGES}
+        self._frames = 0
+        self._rejected = 0
+        self._first_s: float | None = None
+        self._last_s = 0.0
+
+    def add(self, prediction: Prediction, now_s: float) -> None:
+        """Count one judged frame; `now_s` is the moment, on the clock of Frame.captured_s."""
+        self._first_s = prediction.frame.captured_s if self._first_s is None else self._first_s
+        self._last_s = now_s
+        self._frames += 1
+        self._rejected += prediction.is_anomalous
+        for stage, latency_ms in prediction.latencies_ms.items():
+            self._histograms[stage].add(latency_ms)
+
+    def report(self, dropped: int, skipped: int = 0, ended: str = "running") -> StreamReport:
+        """The counts so far."""
+        return StreamReport(
+            frames=self._frames,
+            rejected=self._rejected,
+            dropped=dropped,
+            skipped=skipped,
+            seconds=0.0 if self._first_s is None else self._last_s - self._first_s,
+            latencies={stage: percentiles_of(histogram) for stage, histogram in self._histograms.items()},
+            ended=ended,
+        )
+
+
+def percentiles_of(histogram: LatencyHistogram) -> Percentiles:
+    """p50, p95 and p99 of what the histogram counted."""
+    p50_ms, p95_ms, p99_ms = (histogram.percentile_ms(percent) for percent in (50, 95, 99))
+    return Percentiles(histogram.count, p50_ms, p95_ms, p99_ms)

