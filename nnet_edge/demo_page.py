@@ -63,7 +63,6 @@ class DemoRun:
     rate_hz: float
     seconds: Mapping[str, float]  # what the demo spent on each of its steps
     video: Path
-    poster: Path | None
     losses: Path | None
     files: Sequence[tuple[Path, str]]
 
@@ -98,6 +97,20 @@ def compose(run: DemoRun) -> Page:
         footer=f"nnet-edge {run.bundle.manifest['nnet_edge']}, {duration(total)} of work in all. The photographs of "
         "bricks, gravel and grass come with scikit-image; the defects are painted, so their masks are exact.",
     )
+
+
+def in_short(run: DemoRun) -> list[str]:
+    """What was found, as lines for a terminal."""
+    metrics = run.evaluation.metrics
+    (found, defective), (false, good) = run.verdicts.count(None), run.verdicts.count(GOOD)
+    return [
+        f"test set: image AUROC {decimals(metrics.image_auroc)}, pixel AP {decimals(metrics.pixel_ap)}, "
+        f"PRO {decimals(metrics.pro)}",
+        f"camera: {found} of {defective} parts with a defect found, {false} of {good} good parts rejected",
+        f"{decimals(run.flat_out.frames_per_s, 1)} frames/s on {run.evaluation.runner}, {run.evaluation.precision}; "
+        f"{duration(sum(run.seconds.values()))} of work in all",
+        *run.bundle.warnings,
+    ]
 
 
 def figures(run: DemoRun) -> list[Figure]:
@@ -135,7 +148,9 @@ def camera_blocks(run: DemoRun) -> list[Block]:
         "Left the part with the regions above the threshold, right its anomaly map; the colours run from 0 to twice "
         f"the threshold. The camera gave {run.rate_hz:g} parts a second; the video shows them more slowly.{lost}"
     )
-    return [Video(run.video, caption, run.poster), Table(["part", "judged", "passed", "rejected"], rows, is_short=True)]
+    hit = run.verdicts.first_hit()
+    poster = None if hit is None else run.out / "rejects" / f"{hit:06d}.jpg"
+    return [Video(run.video, caption, poster), Table(["part", "judged", "passed", "rejected"], rows, is_short=True)]
 
 
 def accuracy_blocks(run: DemoRun) -> list[Block]:

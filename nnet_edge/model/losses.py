@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnet_edge.model.nnet import Branches, cosine_distance, unit
+from nnet_edge.model.nnet import Branches, cosine_distance
+from nnet_edge.model.parts import unit
 from nnet_edge.settings import TrainSettings
 
 ENTROPY_EPSILON = 1e-12

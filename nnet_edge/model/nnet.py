@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.model.backbone import Backbone, Encoder, Features, build_encoder, find_backbone
-from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
+from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage, unit
 from nnet_edge.model.teacher_weights import Teacher
 from nnet_edge.settings import ModelSettings
 
-COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
 SCALES = (64, 32, 16)  # sides of the three layer maps of a 256 x 256 image
 
 
@@ -132,13 +131,6 @@ def cosine_distance(target: Tensor, student: Tensor) -> Tensor:
     """1 - cosine over the channels at every position, (N, 1, H, W) in [0, 2], in FP32 whatever the features are (eq. 1, 2)."""
     with torch.autocast(target.device.type, enabled=False):
         return 1 - (unit(target) * unit(student)).sum(dim=1, keepdim=True)
-
-
-def unit(features: Tensor) -> Tensor:
-    """Feature vectors of length 1, FP32; half precision would overflow in the squares."""
-    features = features.float()
-    squares = features.square().sum(dim=1, keepdim=True)  # clamped before the root, whose slope at 0 is infinite
-    return features / squares.clamp_min(COSINE_EPSILON**2).sqrt()
 
 
 def project(projections: nn.ModuleList, features: Features) -> Features:

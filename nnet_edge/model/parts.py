@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from nnet_edge.model.backbone import Backbone, Features
 
-NORM_EPSILON = 1e-12
+NORM_EPSILON = 1e-12  # smallest sum of the memory's weights
+COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
+SHRINK_SOFTNESS = 0.01  # width of the shrinkage's step, in thresholds
 MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
 
 
@@ -22,6 +24,13 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def unit(features: Tensor) -> Tensor:
+    """Feature vectors of length 1, FP32; half precision would overflow in the squares."""
+    features = features.float()
+    squares = features.square().sum(dim=1, keepdim=True)  # clamped before the root, whose slope at 0 is infinite
+    return features / squares.clamp_min(COSINE_EPSILON**2).sqrt()
 
 
 class FeatureProjection(nn.Module):
@@ -55,6 +64,10 @@ class FeatureStorage(nn.Module):
 
     The shrinkage threshold is lambda / slots, never a fixed number: with cosines and a softmax at temperature 1 the largest
     possible weight is e / (e + slots - 1), and a threshold above it empties the memory for ever (A-4).
+
+    Deviation: the shrinkage divides by |w - lambda| + 0.01 lambda, where the public MemAE code adds 1e-12. With 1e-12 a weight
+    jumps from 0 to lambda at the threshold, so that rounding decides what is recalled, another way in every runner (seen:
+    layer maps 2e-3 apart), and ONNX Runtime drops so small a sum as a no-op, which leaves 0 / 0.
     """
 
     def __init__(
@@ -68,29 +81,29 @@ class FeatureStorage(nn.Module):
         self.addressing = addressing
 
     def address(self, queries: Tensor) -> Tensor:
-        """Weights (rows, slots), non-negative and summing to 1 in each row, of queries (rows, C); computed in FP32."""
-        queries = queries.float()
-        if self.addressing == "dot_softmax":
-            similarity = queries @ self.memory.t()
-        else:
-            keys = functional.normalize(self.memory, dim=1, eps=NORM_EPSILON)
-            similarity = functional.normalize(queries, dim=1, eps=NORM_EPSILON) @ keys.t()
+        """Weights (N, slots, H, W), non-negative and summing to 1 over the slots, of queries (N, C, H, W); in FP32."""
+        queries, keys = queries.float(), self.memory
+        if self.addressing != "dot_softmax":
+            queries, keys = unit(queries), unit(keys)
+        similarity = functional.conv2d(queries, keys[:, :, None, None])
         if self.addressing == "cos_relu":
             weights = torch.relu(similarity)
         else:
             weights = torch.softmax(similarity / self.temperature, dim=1)
         over = weights - self.threshold
-        weights = torch.relu(over) * weights / (over.abs() + NORM_EPSILON)
+        weights = torch.relu(over) * weights / (over.abs() + SHRINK_SOFTNESS * self.threshold)
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(NORM_EPSILON)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of."""
-        batch, channels, height, width = features.shape
-        queries = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of.
+
+        Both products are 1x1 convolutions: no reshape needs the batch's size, so nothing but the first cast reads the
+        uint8 input (TensorRT refuses even its shape).
+        """
         with torch.autocast(features.device.type, enabled=False):
-            weights = self.address(queries)
-            recalled = weights @ self.memory
-        return recalled.reshape(batch, height, width, channels).permute(0, 3, 1, 2), weights
+            weights = self.address(features)
+            recalled = functional.conv2d(weights, self.memory.t()[:, :, None, None])
+        return recalled, weights.permute(0, 2, 3, 1).flatten(0, 2)
 
     @torch.no_grad()
     def remember(self, features: Tensor, generator: torch.Generator) -> None:

@@ -1,0 +1,161 @@
+"""The one graph: its contract, its tail, and the parity of all runners on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import scipy.ndimage
+from onnx import TensorProto, helper
+
+from nnet_edge.anomaly_map import LAYER_MAPS, anomaly_map
+from nnet_edge.bundle import Bundle
+from nnet_edge.checkpoint import read_checkpoint, read_held_out
+from nnet_edge.config import RunnerSettings
+from nnet_edge.errors import ExportError, ParityError
+from nnet_edge.evaluate_verb import open_weights
+from nnet_edge.export.bundling import MARGIN, export_bundle
+from nnet_edge.export.onnx_graph import OPSET, describe_graph
+from nnet_edge.export.parity import check_parity, compare, infer_all
+from nnet_edge.export.surgery import add_tail
+from nnet_edge.frame import Outputs
+from nnet_edge.runtime.runner import load_runner
+
+TAIL_ATOL = 1e-5  # FP32 products of matrices whose rows sum to 1, maps up to 64
+
+
+@pytest.fixture
+def graph(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(bundle.graph)
+
+
+def maps_only_graph(names: tuple[str, ...]) -> onnx.ModelProto:
+    """A graph that hands its inputs, the layer maps, through."""
+    shapes = {name: ["batch", 1, int(name.split("_")[1]), int(name.split("_")[1])] for name in names}
+    inputs = [helper.make_tensor_value_info(f"in_{name}", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    nodes = [helper.make_node("Identity", [f"in_{name}"], [name]) for name in names]
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(helper.make_graph(nodes, "maps", inputs, outputs), opset_imports=opsets, ir_version=10)
+
+
+def run_tail(maps: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    model = add_tail(maps_only_graph(tuple(maps)))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = {f"in_{name}": value for name, value in maps.items()}
+    found, score = session.run(["anomaly_map", "image_score"], feed)
+    return found, score
+
+
+def random_maps(names: tuple[str, ...] = LAYER_MAPS, count: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    sides = {name: int(name.split("_")[1]) for name in names}
+    return {name: rng.uniform(0, 2, (count, 1, side, side)).astype(np.float32) for name, side in sides.items()}
+
+
+def test_inputs_and_outputs_are_the_contract(graph: onnx.ModelProto) -> None:
+    (images,) = graph.graph.input
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == TensorProto.UINT8
+    shape = [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim]
+    assert shape == ["batch", 256, 256, 3]
+    found = {o.name: [d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.graph.output}
+    sides = {name: int(name.split("_")[1]) for name in LAYER_MAPS}
+    expected: dict[str, list[object]] = {name: ["batch", 1, side, side] for name, side in sides.items()}
+    assert found == expected | {"anomaly_map": ["batch", 1, 256, 256], "image_score": ["batch"]}
+
+
+def test_only_the_cast_sees_uint8_and_nothing_resizes(graph: onnx.ModelProto) -> None:
+    takers = [node.op_type for node in graph.graph.node if "images" in node.input]
+    assert takers == ["Cast"]
+    assert not {node.op_type for node in graph.graph.node} & {"Resize", "BatchNormalization", "Pad_reflect", "Dropout"}
+
+
+def test_opset_and_metadata(bundle: Bundle, graph: onnx.ModelProto) -> None:
+    assert [(item.domain, item.version) for item in graph.opset_import if item.domain == ""] == [("", 18)]
+    assert {item.domain for item in graph.opset_import} <= {"", "ai.onnx"}
+    facts = describe_graph(bundle.graph)
+    assert facts["system"] == "nnet"
+    assert facts["backbone"] == "efficientnet_lite0"
+    assert "uint8 RGB NHWC" in facts["input"]
+
+
+def test_a_second_export_gives_the_same_names(trained_run: Path, bundle: Bundle, tmp_path: Path) -> None:
+    again = export_bundle(trained_run / "training", tmp_path / "again").bundle
+    names = [[node.name for node in onnx.load(b.graph).graph.node] for b in (bundle, again)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("names", [LAYER_MAPS, LAYER_MAPS[3:], LAYER_MAPS[:3]], ids=["both", "reverse", "forward"])
+def test_the_tail_is_the_reference(names: tuple[str, ...]) -> None:
+    maps = random_maps(names)
+    found, score = run_tail(maps)
+    np.testing.assert_allclose(found, anomaly_map(maps), atol=TAIL_ATOL, rtol=1e-6)
+    np.testing.assert_array_equal(score, found.max(axis=(1, 2, 3)))
+
+
+def test_the_tail_has_scipys_border() -> None:
+    maps = {name: np.ones_like(value) for name, value in random_maps().items()}
+    corner = np.zeros((3, 1, 64, 64), np.float32)
+    corner[:, :, 0, 0] = 1.0
+    maps["forward_64"], maps["reverse_64"] = corner, np.zeros_like(corner)
+    found, _ = run_tail(maps)
+    fraction = np.maximum(0, 1 - np.arange(256) * 63 / 255)  # bilinear enlargement of the corner, corners aligned
+    expected = 4 * scipy.ndimage.gaussian_filter(np.outer(fraction, fraction), sigma=4)
+    np.testing.assert_allclose(found[0, 0], expected, atol=TAIL_ATOL)
+
+
+def test_a_tail_needs_layer_maps() -> None:
+    model = maps_only_graph(("forward_64",))
+    model.graph.output[0].name = model.graph.node[0].output[0] = "something"
+    with pytest.raises(ExportError, match="layer maps"):
+        add_tail(model)
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "openvino"])
+def test_runners_agree_with_torch_whatever_the_batch(kind: str, trained_run: Path, bundle: Bundle) -> None:
+    images = read_held_out(trained_run / "training")
+    torch_runner = open_weights(bundle, RunnerSettings())
+    with load_runner(bundle.graph, RunnerSettings(kind=kind, max_batch=8)) as runner:
+        (parity,) = check_parity(torch_runner, [runner], images, bundle.threshold.value)
+        assert parity.holds
+        assert parity.flipped_verdicts == 0
+        alone = np.concatenate([runner.infer(images[n : n + 1]).image_score for n in range(len(images))])
+    np.testing.assert_allclose(alone, infer_all(torch_runner, images).image_score, rtol=1e-4)
+
+
+def test_parity_fails_on_a_map_a_score_a_flip_or_a_nan() -> None:
+    maps = {"reverse_16": np.full((2, 1, 16, 16), 0.5, np.float32)}
+    good = Outputs(np.ones((2, 256, 256), np.float32), np.array([1.0, 2.0], np.float32), maps)
+    assert compare("a", "b", good, good, 1.5).holds
+    nudged = {"reverse_16": maps["reverse_16"] + np.float32(2e-4)}
+    assert not compare("a", "b", good, Outputs(good.anomaly_map, good.image_score, nudged), None).holds
+    assert not compare(
+        "a", "b", good, Outputs(good.anomaly_map, good.image_score * np.float32(1.001), maps), None
+    ).holds
+    flipped = compare("a", "b", good, Outputs(good.anomaly_map, good.image_score * np.float32(1.00005), maps), 2.00005)
+    assert flipped.flipped_verdicts == 1
+    assert not flipped.holds
+    broken = {"reverse_16": np.full((2, 1, 16, 16), np.nan, np.float32)}
+    assert not compare("a", "b", good, Outputs(good.anomaly_map, good.image_score, broken), None).holds
+
+
+def test_a_bundle_that_fails_parity_is_not_written(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnet_edge.export.parity.LAYER_MAP_ATOL", -1.0)  # nothing is this good
+    with pytest.raises(ParityError, match="No bundle was written"):
+        export_bundle(trained_run / "training", tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_threshold_is_the_deployed_runners(trained_run: Path, bundle: Bundle) -> None:
+    images = read_held_out(trained_run / "training")
+    with load_runner(bundle.graph, RunnerSettings()) as runner:
+        scores = infer_all(runner, images).image_score
+    assert bundle.threshold.value == pytest.approx(float(scores.max()) * (1 + MARGIN), rel=1e-6)
+    assert bundle.manifest["threshold"]["chosen_on"] == {"name": "openvino", "precision": "fp32"}
+    assert read_checkpoint(trained_run / "training").epoch == bundle.manifest["trained"]["epochs"] == 4
