@@ -35,7 +35,7 @@ def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
     Raises ExportError when the exporter refuses, the result is not valid ONNX or it is too large for one file.
     """
     model = fold_constants(trace(network))
-    model = add_tail(model, SIDE, network.settings.align_corners)
+    model = add_tail(model, SIDE, network.settings.fusion)
     if model.ByteSize() > LARGEST_PROTOBUF:
         raise ExportError("the graph is larger than 2 GiB, too large for one ONNX file: choose a smaller backbone")
     del model.metadata_props[:]

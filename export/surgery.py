@@ -11,15 +11,24 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from nnet_edge.anomaly_map import FUSED_SIDE, LAYER_MAPS, blurring_matrix, enlarging_matrix
+from nnet_edge.anomaly_map import (
+    FUSED_SIDE,
+    LAYER_MAPS,
+    PAPER_FUSION,
+    SCALES,
+    SMALLEST_DISTANCE,
+    Fusion,
+    blurring_matrix,
+    enlarging_matrix,
+)
 from nnet_edge.errors import ExportError
 from nnet_edge.imaging import SIDE
 
 TAIL_OUTPUTS = ("anomaly_map", "image_score")
 
 
-def add_tail(model: onnx.ModelProto, side: int = SIDE, align_corners: bool = True) -> onnx.ModelProto:
-    """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps (equation 8).
+def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FUSION) -> onnx.ModelProto:
+    """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps, fused by `fusion`.
 
     Raises ExportError when the model's outputs are not layer maps.
     """
@@ -27,12 +36,9 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, align_corners: bool = Tru
     maps = {output.name: output for output in graph.outputs}
     if not maps or not set(maps) <= set(LAYER_MAPS):
         raise ExportError(f"the tail needs layer maps ({', '.join(LAYER_MAPS)}), the graph gives {', '.join(maps)}")
-    tail = _Tail(graph)
-    sums = [tail.scale_sum(maps, size, align_corners) for size in sorted(map_sides(tuple(maps)), reverse=True)]
-    fused = sums[0]
-    for other in sums[1:]:
-        fused = tail.node("Mul", [fused, other])
-    enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, align_corners)
+    tail = _Tail(graph, fusion)
+    fused = tail.product(tail.powers(maps) if fusion.exponents is not None else tail.scale_sums(maps))
+    enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
     anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
     axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
     score = tail.node("ReduceMax", [anomaly_map, axes], "image_score", keepdims=0)
@@ -44,11 +50,6 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, align_corners: bool = Tru
     finished = gs.export_onnx(graph)
     finished.ir_version = model.ir_version
     return finished
-
-
-def map_sides(names: tuple[str, ...]) -> set[int]:
-    """The sides of the layer maps called `names`."""
-    return {int(name.rsplit("_", 1)[1]) for name in names}
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -63,8 +64,8 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 class _Tail:
     """Adds nodes with stable names (tail_0, tail_1, ...) to a graph."""
 
-    def __init__(self, graph: gs.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: gs.Graph, fusion: Fusion) -> None:
+        self.graph, self.fusion = graph, fusion
         self.count = 0
 
     def node(self, operator: str, inputs: list[gs.Tensor], name: str = "", **attributes: int) -> gs.Tensor:
@@ -81,9 +82,36 @@ class _Tail:
         rows = self.node("MatMul", [self.constant(matrix), maps])
         return self.node("MatMul", [rows, self.constant(matrix.T)], name)
 
-    def scale_sum(self, maps: dict[str, gs.Tensor], size: int, align_corners: bool) -> gs.Tensor:
-        present = [tensor for name, tensor in maps.items() if name.endswith(f"_{size}")]
-        total = present[0] if len(present) == 1 else self.node("Add", present)
+    def enlarged(self, maps: gs.Tensor, size: int) -> gs.Tensor:
         if size == FUSED_SIDE:
-            return total
-        return self.separable(total, enlarging_matrix(size, FUSED_SIDE, align_corners))
+            return maps
+        return self.separable(maps, enlarging_matrix(size, FUSED_SIDE, self.fusion.align_corners))
+
+    def scale_sums(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
+        """Forward + reverse map of each scale that has one, enlarged."""
+        sums = []
+        for size in SCALES:
+            present = [tensor for name, tensor in maps.items() if name.endswith(f"_{size}")]
+            if present:
+                total = present[0] if len(present) == 1 else self.node("Add", present)
+                sums.append(self.enlarged(total, size))
+        return sums
+
+    def powers(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
+        """Each map that has an exponent, enlarged and raised to it."""
+        powers = []
+        for name, tensor in maps.items():
+            if exponent := self.fusion.exponent(name):
+                enlarged = self.enlarged(tensor, int(name.rsplit("_", 1)[1]))
+                positive = self.node("Max", [enlarged, self.constant(np.array(SMALLEST_DISTANCE))])
+                powers.append(
+                    positive if exponent == 1 else self.node("Pow", [positive, self.constant(np.array(exponent))])
+                )
+        return powers
+
+    def product(self, factors: list[gs.Tensor]) -> gs.Tensor:
+        """All factors multiplied."""
+        product = factors[0]
+        for factor in factors[1:]:
+            product = self.node("Mul", [product, factor])
+        return product

@@ -9,7 +9,8 @@ Where the paper is open (specification A-14, A-15): equal scales are paired, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,18 +20,47 @@ from nnet_edge.errors import ConfigError
 SCALES = (64, 32, 16)
 LAYER_MAPS = tuple(f"{branch}_{scale}" for branch in ("forward", "reverse") for scale in SCALES)
 FUSED_SIDE = 64  # height and width at which the scales are multiplied
+SMALLEST_DISTANCE = 1e-6  # rounding can take a distance of 0 below it, where no power is defined
 IMAGE_SIDE = 256  # height and width of the anomaly map
 BLUR_SIGMA = 4.0  # pixels of the anomaly map
 BLUR_RADIUS = 16  # int(4 * sigma + 0.5), where scipy cuts the Gaussian off
 
 
-def anomaly_map(layer_maps: Mapping[str, np.ndarray], side: int = IMAGE_SIDE, align_corners: bool = True) -> np.ndarray:
+@dataclass(frozen=True)
+class Fusion:
+    """How layer maps become one map: equation 8, or, with `exponents`, the weighted product of all of them.
+
+    The weighted product is each layer map to the power of its exponent (in the order of LAYER_MAPS), multiplied: a weighted
+    mean of their logarithms, which lets the scale that tells good from bad on a small teacher outweigh the others.
+    """
+
+    align_corners: bool = True
+    exponents: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.exponents is not None and (
+            len(self.exponents) != len(LAYER_MAPS) or min(self.exponents) < 0 or max(self.exponents) == 0
+        ):
+            raise ConfigError(f"the exponents {self.exponents} must be {len(LAYER_MAPS)} numbers from 0 on, not all 0")
+
+    def exponent(self, name: str) -> float:
+        """The exponent of one layer map in the weighted product."""
+        assert self.exponents is not None
+        return self.exponents[LAYER_MAPS.index(name)]
+
+
+PAPER_FUSION = Fusion()
+
+
+def anomaly_map(
+    layer_maps: Mapping[str, np.ndarray], side: int = IMAGE_SIDE, fusion: Fusion = PAPER_FUSION
+) -> np.ndarray:
     """The anomaly maps, float32 (N, 1, side, side), of the layer maps; larger is stranger.
 
     Computes in float64 and rounds once, at the end. Raises ConfigError for layer maps that do not belong together.
     """
-    fused = fuse_maps({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, align_corners)
-    return blur(enlarge(fused, side, align_corners)).astype(np.float32)
+    fused = fuse_maps({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, fusion)
+    return blur(enlarge(fused, side, fusion.align_corners)).astype(np.float32)
 
 
 def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
@@ -38,22 +68,36 @@ def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
     return anomaly_maps.reshape(len(anomaly_maps), -1).max(axis=1)
 
 
-def fuse_maps(layer_maps: Mapping[str, np.ndarray], align_corners: bool = True) -> np.ndarray:
+def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> np.ndarray:
     """Product over the scales of forward + reverse map, each sum enlarged to (N, 1, 64, 64); equation 8.
 
-    A layer map that is missing is left out of its sum, a scale without any is left out of the product: that is how
-    the subsets of Table 7 are scored. Keeps the maps' float type. Raises ConfigError for an unknown name, for no map at
-    all, and for maps whose shapes do not fit each other.
+    With exponents: the product of all maps, each enlarged and then raised to its exponent. A layer map that is missing is
+    left out, a scale without any too: that is how the subsets of Table 7 are scored. Keeps the maps' float type. Raises
+    ConfigError for an unknown name, for no map at all, and for maps whose shapes do not fit each other.
     """
     check_layer_maps(layer_maps)
-    fused = None
+    if fusion.exponents is None:
+        factors = list(sums_of_scales(layer_maps, fusion.align_corners))
+    else:
+        factors = [
+            np.maximum(enlarge(maps, FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE) ** fusion.exponent(name)
+            for name, maps in layer_maps.items()
+            if fusion.exponent(name) > 0
+        ]
+    if not factors:
+        raise ConfigError(f"the exponents {fusion.exponents} leave none of {', '.join(layer_maps)}")
+    fused = factors[0]
+    for factor in factors[1:]:
+        fused = fused * factor
+    return fused
+
+
+def sums_of_scales(layer_maps: Mapping[str, np.ndarray], align_corners: bool) -> Iterator[np.ndarray]:
+    """For each scale that has a map: forward + reverse map, enlarged to (N, 1, 64, 64)."""
     for scale in SCALES:
         branches = [layer_maps[name] for name in (f"forward_{scale}", f"reverse_{scale}") if name in layer_maps]
         if branches:
-            enlarged = enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, align_corners)
-            fused = enlarged if fused is None else fused * enlarged
-    assert fused is not None  # check_layer_maps saw at least one map
-    return fused
+            yield enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, align_corners)
 
 
 def enlarge(maps: np.ndarray, side: int, align_corners: bool = True) -> np.ndarray:

@@ -231,6 +231,7 @@ def find_cameras() -> tuple[Camera, ...]:
 _CODECS = (  # name, code, suffix, whether browsers play it
     ("VP8", "VP80", ".webm", True),
     ("VP9", "VP90", ".webm", True),
+    ("VP9", "vp09", ".mp4", True),
     ("H.264", "avc1", ".mp4", True),
     ("MPEG-4", "mp4v", ".mp4", False),
     ("Motion JPEG", "MJPG", ".avi", False),

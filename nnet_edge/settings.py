@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nnet_edge.anomaly_map import Fusion
 from nnet_edge.config import require_choice
 from nnet_edge.errors import ConfigError
 
@@ -29,12 +30,15 @@ class ModelSettings:
     memory_temperature: float = 1.0
     memory_lambda_times_slots: float = 1.0  # shrinkage threshold lambda = this / slots; 2 and more kills the memory
     memory_addressing: str = "cos_softmax"  # cos_softmax | dot_softmax | cos_relu
-    memory_init: str = "uniform"  # uniform | features
+    memory_init: str = "uniform"  # uniform | features (drawn at random) | coreset (greedy k-centre of the features)
+    recall_residual: bool = False  # D3 = F3' + gain * D3: the reverse student corrects what the memory recalls
+    anchor: float = 0.0  # of the cosines: a constant channel of this many deviations; 0: the paper's cosine
     forward_p3_source: str = "recalled"  # recalled | raw, A-5
     residual_blocks: int = 4  # L, A-8
     forward_map: str = "projected"  # projected | student: P against SP or against SF (Table 6, row 3)
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     align_corners: bool = True  # A-14
+    map_exponents: tuple[float, ...] = ()  # of LAYER_MAPS in a weighted product of the maps; none: equation 8
     standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
 
     def __post_init__(self) -> None:
@@ -42,15 +46,27 @@ class ModelSettings:
         require_choice("maps", self.maps, ("both", "reverse", "forward"))
         require_choice("fpm_mid", self.fpm_mid, ("bn_hswish", "none"))
         require_choice("memory_addressing", self.memory_addressing, ("cos_softmax", "dot_softmax", "cos_relu"))
-        require_choice("memory_init", self.memory_init, ("uniform", "features"))
+        require_choice("memory_init", self.memory_init, ("uniform", "features", "coreset"))
         require_choice("forward_p3_source", self.forward_p3_source, ("recalled", "raw"))
         require_choice("forward_map", self.forward_map, ("projected", "student"))
         require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
         for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
             _at_least(name, getattr(self, name), 1)
         _above_zero("memory_temperature", self.memory_temperature)
+        self.fusion  # noqa: B018 - exponents that cannot be meant
+        if self.anchor < 0:
+            raise ConfigError(f"anchor is {self.anchor}; it must be 0 or more")
+        if self.anchor and not self.standardise:
+            raise ConfigError("anchor needs standardised features, whose mean length is known: set standardise to true")
+        if self.recall_residual and not self.use_nfs:
+            raise ConfigError("recall_residual needs the memory: leave use_nfs on")
         if self.maps == "forward" and not self.use_forward:
             raise ConfigError("maps 'forward' needs the forward branch: leave use_forward on")
+
+    @property
+    def fusion(self) -> Fusion:
+        """How the layer maps become one map."""
+        return Fusion(self.align_corners, self.map_exponents or None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,7 @@ class TrainSettings:
     align_epochs: int = 20  # beta is 0 afterwards
     query_weight: float = 0.002  # delta of equation 7, entropy of the memory's weights
     distance: str = "pixel"  # pixel | global, A-10
+    memory_rate: float = 1.0  # learning rate of the memory, as a share of the others'
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
     ema_decay: float = 0.0  # of the running mean of the weights that is deployed; 0: the weights themselves
     seed: int = 111
@@ -109,7 +126,8 @@ class TrainSettings:
     def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
         """The settings that `as_dict` wrote. Raises ConfigError when a name is unknown or missing values cannot be meant."""
         try:
-            parts = {"model": ModelSettings(**values["model"]), "augmentation": Augmentation(**values["augmentation"])}
+            model = {**values["model"], "map_exponents": tuple(values["model"]["map_exponents"])}
+            parts = {"model": ModelSettings(**model), "augmentation": Augmentation(**values["augmentation"])}
             return cls(**{**values, **parts, "betas": tuple(values["betas"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"settings of another version of nnet-edge: {error}") from error

@@ -30,7 +30,7 @@ from nnet_edge.checkpoint import (
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.feature_bank import FeatureBank, chunks, fill_bank, measure_channels, removing_bank, to_device
 from nnet_edge.model.backbone import find_backbone
-from nnet_edge.model.losses import distillation_loss, empty_row_share, nnet_losses
+from nnet_edge.model.losses import empty_row_share, nnet_losses
 from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.parts import MAX_EMPTY_ROWS
 from nnet_edge.model.teacher_weights import load_teacher
@@ -150,17 +150,23 @@ class Trainer:
         else:
             self.go_on(resume)
         self.network.to(compute.device, memory_format=torch.channels_last)
-        self.optimiser = torch.optim.Adam(
-            list(self.network.trained_parameters()), settings.learning_rate, settings.betas
-        )
+        self.optimiser = torch.optim.Adam(self.parameter_groups(), settings.learning_rate, settings.betas)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
         self.averaged = self.start_average(resume)
         self.bank = self.fill(images)
-        if resume is None and settings.model.memory_init == "features" and self.network.memory is not None:
-            self.network.memory.remember(self.bank.maps[2], torch.Generator().manual_seed(settings.seed))
+        if resume is None and settings.model.memory_init != "uniform" and self.network.memory is not None:
+            generator = torch.Generator().manual_seed(settings.seed)
+            self.network.memory.remember(self.bank.maps[2], generator, settings.model.memory_init == "coreset")
+            self.averaged = self.start_average(None)
         self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
         self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All trained parameters, the memory's with a rate of its own (the spec's open point A-12 names such groups)."""
+        memory = [] if self.network.memory is None else [self.network.memory.memory]
+        others = [value for value in self.network.trained_parameters() if all(value is not one for one in memory)]
+        return [{"params": others, "share": 1.0}, {"params": memory, "share": self.settings.memory_rate}]
 
     def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
         """Teacher, random students, an empty log, and the held-out images kept."""
@@ -270,7 +276,7 @@ class Trainer:
             warm_up = min(1.0, (epoch * self.steps_an_epoch + step + 1) / WARM_UP_STEPS)
             rate *= warm_up * max(0.5 * (1 + math.cos(math.pi * done)), LEAST_RATE)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -310,7 +316,7 @@ class Trainer:
                 normalised = self.network.normalise(to_device(chunk, self.network))
                 teacher = self.network.teacher_features(normalised)
                 branches = self.network.branches(normalised, teacher)
-            losses.append(float(distillation_loss(teacher, branches.reverse)) * len(chunk))
+            losses.append(float(nnet_losses(branches, self.settings, self.settings.epochs)["reverse"]) * len(chunk))
         self.network.train()
         return sum(losses) / len(self.held_out)
 

@@ -7,25 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnet_edge.model.nnet import Branches, cosine_distance
-from nnet_edge.model.parts import unit
+from nnet_edge.model.nnet import NO_ANCHORS, Branches, cosine_distances
 from nnet_edge.settings import TrainSettings
 
 ENTROPY_EPSILON = 1e-12
 
 
-def distillation_loss(target: Sequence[Tensor], student: Sequence[Tensor], distance: str = "pixel") -> Tensor:
+def distillation_loss(
+    target: Sequence[Tensor],
+    student: Sequence[Tensor],
+    distance: str = "pixel",
+    anchors: Sequence[Tensor | None] = NO_ANCHORS,
+) -> Tensor:
     """Sum over the scales of the mean of 1 - cos(target, student); equations 1 and 2.
 
     `distance` "pixel": one cosine a position, the paper's formula; "global": one a sample over channels and positions,
-    as the public reverse-distillation code computes it (A-10).
+    as the public reverse-distillation code computes it (A-10). `anchors` as in `cosine_distance`.
     """
     if distance == "global":
         target, student = [value.flatten(1) for value in target], [value.flatten(1) for value in student]
-        with torch.autocast(target[0].device.type, enabled=False):
-            losses = [1 - (unit(a) * unit(b)).sum(dim=1) for a, b in zip(target, student, strict=True)]
-    else:
-        losses = [cosine_distance(a, b) for a, b in zip(target, student, strict=True)]
+    losses = cosine_distances(target, student, anchors)
     return torch.stack([loss.mean() for loss in losses]).sum()
 
 
@@ -45,10 +46,14 @@ def nnet_losses(branches: Branches, settings: TrainSettings, epoch: int) -> dict
     reverse: L_RKD (eq. 2). forward: alpha L_KD (eq. 1), its gradient reaches the projections of the teacher (A-11).
     align: beta L_align (eq. 3, 4), only while beta is above 0. query: delta L_query (eq. 5).
     """
-    terms = {"reverse": distillation_loss(branches.teacher, branches.reverse, settings.distance)}
+    terms = {
+        "reverse": distillation_loss(branches.teacher, branches.reverse, settings.distance, branches.teacher_anchors)
+    }
     if branches.forward is not None and branches.forward_projected is not None:
         if settings.kd_weight:
-            kd = distillation_loss(branches.projected, branches.forward_projected, settings.distance)
+            kd = distillation_loss(
+                branches.projected, branches.forward_projected, settings.distance, branches.projected_anchors
+            )
             terms["forward"] = settings.kd_weight * kd
         if settings.align_weight and epoch < settings.align_epochs:
             align = distillation_loss(branches.forward, branches.projected, settings.distance)

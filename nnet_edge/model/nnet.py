@@ -5,7 +5,7 @@ A reimplementation from the paper (Acta Electronica Sinica 53(3), 2025) with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.model.backbone import Backbone, Encoder, Features, build_encoder, find_backbone
+from nnet_edge.model.depthwise import with_quick_depthwise
 from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage, unit
 from nnet_edge.model.teacher_weights import Teacher
 from nnet_edge.settings import ModelSettings
 
-SCALES = (64, 32, 16)  # sides of the three layer maps of a 256 x 256 image
+NO_ANCHORS = (None, None, None)
+ENERGY_RATE = 0.1  # of the running mean of the projections' squared lengths
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Branches:
     forward: Features | None  # SF1, SF2, SF3; None without the forward branch
     forward_projected: Features | None  # SP1, SP2, SP3
     memory_weights: Tensor | None  # (N*H*W, slots); None without the memory
+    teacher_anchors: Sequence[Tensor | None]  # of the cosines with F1, F2, F3; None: the plain cosine
+    projected_anchors: Sequence[Tensor | None]  # of the cosines with P1, P2, P3
 
 
 class NNet(nn.Module):
@@ -38,6 +42,9 @@ class NNet(nn.Module):
 
     mean: Tensor
     std: Tensor
+    projected_energy: (
+        Tensor  # running mean of the squared length of the vectors of P1, P2, P3; an anchor is a share of it
+    )
 
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
         super().__init__()
@@ -45,18 +52,19 @@ class NNet(nn.Module):
         self.settings = settings
         self.backbone = backbone
         self.teacher = teacher
-        self.forward_student = build_encoder(backbone) if settings.use_forward else None
+        self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
         self.memory = build_memory(settings, backbone) if settings.use_nfs else None
         self.fusion = FeatureFusion(backbone, settings.residual_blocks, settings.use_ffc)
         ends_in_relu = not (backbone.has_linear_taps or settings.standardise)
-        self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order)
+        self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order, settings.recall_residual)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(backbone.std))
         for scale, channels in enumerate(backbone.channels):
             self.register_buffer(f"feature_mean_{scale}", torch.zeros(1, channels, 1, 1))
             self.register_buffer(f"feature_scale_{scale}", torch.ones(1, channels, 1, 1))
+        self.register_buffer("projected_energy", torch.tensor([float(channels) for channels in backbone.channels]))
 
     def train(self, mode: bool = True) -> NNet:
         """Set the training mode of everything but the teacher, which always evaluates."""
@@ -92,14 +100,33 @@ class NNet(nn.Module):
             third, weights = self.memory(third)
         recalled = (teacher[0], teacher[1], third)
         projected = project(self.teacher_projections, recalled)
-        reverse = self.reverse_student(self.fusion(projected))
+        reverse = self.reverse_student(self.fusion(projected), third)
         forward = forward_projected = None
         if self.forward_student is not None:
             if self.settings.forward_p3_source == "raw":
                 projected = (projected[0], projected[1], self.teacher_projections[2](teacher[2]))
             forward = self.forward_student(normalised)
             forward_projected = project(cast(nn.ModuleList, self.student_projections), forward)
-        return Branches(teacher, projected, reverse, forward, forward_projected, weights)
+        if self.training and self.settings.anchor:
+            self.follow_energy(projected)
+        return Branches(teacher, projected, reverse, forward, forward_projected, weights, *self.anchors())
+
+    @torch.no_grad()
+    def follow_energy(self, projected: Features) -> None:
+        """Move the running mean of the projections' squared lengths towards those of this batch."""
+        energy = torch.stack([value.float().square().sum(dim=1).mean() for value in projected])
+        self.projected_energy.lerp_(energy, ENERGY_RATE)
+
+    def anchors(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The squared anchors of the cosines with F and with P: anchor^2 times the mean squared length of a vector.
+
+        A standardised vector has a mean squared length of its channels' number.
+        """
+        if not self.settings.anchor:
+            return NO_ANCHORS, NO_ANCHORS
+        share = self.settings.anchor**2
+        teacher = self.projected_energy.new_tensor([float(channels) for channels in self.backbone.channels])
+        return (share * teacher).unbind(), (share * self.projected_energy).unbind()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, 256, 256, 3)."""
@@ -111,11 +138,9 @@ class NNet(nn.Module):
         maps: list[Tensor] = []
         student = branches.forward if self.settings.forward_map == "student" else branches.forward_projected
         if student is not None and self.settings.maps != "reverse":
-            pairs = zip(branches.projected, student, strict=True)
-            maps += [cosine_distance(*pair) for pair in pairs]
+            maps += cosine_distances(branches.projected, student, branches.projected_anchors)
         if self.settings.maps != "forward":
-            pairs = zip(branches.teacher, branches.reverse, strict=True)
-            maps += [cosine_distance(*pair) for pair in pairs]
+            maps += cosine_distances(branches.teacher, branches.reverse, branches.teacher_anchors)
         return tuple(maps)
 
     @property
@@ -127,10 +152,26 @@ class NNet(nn.Module):
         return tuple(name for name in LAYER_MAPS if name.split("_")[0] in kinds)
 
 
-def cosine_distance(target: Tensor, student: Tensor) -> Tensor:
-    """1 - cosine over the channels at every position, (N, 1, H, W) in [0, 2], in FP32 whatever the features are (eq. 1, 2)."""
+def cosine_distances(
+    targets: Sequence[Tensor], students: Sequence[Tensor], anchors: Sequence[Tensor | None] = NO_ANCHORS
+) -> list[Tensor]:
+    """The distance of each pair of feature maps."""
+    return [cosine_distance(*triple) for triple in zip(targets, students, anchors, strict=True)]
+
+
+def cosine_distance(target: Tensor, student: Tensor, anchor: Tensor | None = None) -> Tensor:
+    """1 - cosine over the channels at every position, (N, 1, H, W) in [0, 2], in FP32 whatever the features are (eq. 1, 2).
+
+    `anchor` is the square of a constant channel that both vectors get beside their own: where a vector is short, as over a
+    featureless background, its direction is noise, and the anchor keeps that noise out of the distance (not in the paper).
+    """
     with torch.autocast(target.device.type, enabled=False):
-        return 1 - (unit(target) * unit(student)).sum(dim=1, keepdim=True)
+        if anchor is None:
+            return 1 - (unit(target) * unit(student)).sum(dim=1, keepdim=True)
+        target, student = target.float(), student.float()
+        product = (target * student).sum(dim=1, keepdim=True) + anchor
+        lengths = [value.square().sum(dim=1, keepdim=True) + anchor for value in (target, student)]
+        return 1 - product / (lengths[0].sqrt() * lengths[1].sqrt())
 
 
 def project(projections: nn.ModuleList, features: Features) -> Features:

@@ -13,6 +13,7 @@ from nnet_edge.model.backbone import Backbone, Features
 NORM_EPSILON = 1e-12  # smallest sum of the memory's weights
 COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
 SHRINK_SOFTNESS = 0.01  # width of the shrinkage's step, in thresholds
+CORESET_POOL = 30_000  # positions that a coreset is chosen from; the choice takes seconds
 MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
 
 
@@ -106,11 +107,27 @@ class FeatureStorage(nn.Module):
         return recalled, weights.permute(0, 2, 3, 1).flatten(0, 2)
 
     @torch.no_grad()
-    def remember(self, features: Tensor, generator: torch.Generator) -> None:
-        """Start the memory from positions drawn from `features` (N, C, H, W): non-negative where they are, never dead."""
-        rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).float()
-        chosen = torch.randint(len(rows), (len(self.memory),), generator=generator)
-        self.memory.copy_(rows[chosen.to(rows.device)])
+    def remember(self, features: Tensor, generator: torch.Generator, spread: bool) -> None:
+        """Start the memory from positions of `features` (N, C, H, W): drawn at random, or a coreset where `spread`."""
+        rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+        drawn = torch.randperm(len(rows), generator=generator)[: CORESET_POOL if spread else len(self.memory)]
+        rows = rows[drawn].float()
+        if spread:
+            rows = rows[choose_coreset(rows, len(self.memory))]
+        if len(rows) < len(self.memory):  # fewer positions than slots: some are kept twice
+            rows = rows[torch.arange(len(self.memory)) % len(rows)]
+        self.memory.copy_(rows)
+
+
+def choose_coreset(rows: Tensor, count: int) -> Tensor:
+    """Indices of at most `count` of `rows` (n, C), each the farthest by cosine from those before it (greedy k-centre)."""
+    rows = unit(rows)
+    chosen = [0]
+    distance = 1 - rows @ rows[0]
+    while len(chosen) < min(count, len(rows)):
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, 1 - rows @ rows[chosen[-1]])
+    return torch.tensor(chosen)
 
 
 class BasicBlock(nn.Module):
@@ -212,10 +229,14 @@ class Decoder(nn.Module):
     """S2: three stages that each double the size; the outputs D1, D2, D3 have the shapes of F1, F2, F3 (section 6).
 
     Where the teacher's feature maps have both signs the last block of a stage ends without its ReLU, else D could not
-    reach them; the published decoder of reverse distillation always ends in ReLU.
+    reach them; the published decoder of reverse distillation always ends in ReLU. With `recall_residual` D3 is what the
+    memory recalls plus a learned correction that starts at zero, so that the deepest reverse map starts as the distance to
+    the stored normal features (not in the paper).
     """
 
-    def __init__(self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder") -> None:
+    def __init__(
+        self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder", recall_residual: bool = False
+    ) -> None:
         super().__init__()
         counts: Sequence[int] = backbone.decoder_blocks if order == "encoder" else backbone.decoder_blocks[::-1]
         inputs = backbone.fusion_channels
@@ -224,10 +245,13 @@ class Decoder(nn.Module):
             stages.append(_decoder_stage(backbone, inputs, outputs, count, ends_in_relu))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
+        self.gain = nn.Parameter(torch.zeros(1, backbone.channels[2], 1, 1)) if recall_residual else None
 
-    def forward(self, fused: Tensor) -> Features:
-        """D1 (N, C1, H/4, W/4), D2 and D3 from F_C (N, 2 * C3, H/32, W/32)."""
+    def forward(self, fused: Tensor, recalled: Tensor) -> Features:
+        """D1 (N, C1, H/4, W/4), D2 and D3 from F_C (N, 2 * C3, H/32, W/32) and F3' (N, C3, H/16, W/16)."""
         third = self.stages[0](fused)
+        if self.gain is not None:
+            third = recalled + self.gain * third
         second = self.stages[1](third)
         return self.stages[2](second), second, third
 

@@ -38,5 +38,5 @@ class TorchRunner:
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
         found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         maps = {name: value.cpu().numpy() for name, value in zip(self._network.output_names, found, strict=True)}
-        enlarged = anomaly_map(maps, align_corners=self._network.settings.align_corners)
+        enlarged = anomaly_map(maps, fusion=self._network.settings.fusion)
         return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})
