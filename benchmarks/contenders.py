@@ -56,6 +56,9 @@ class SpeedSettings:
                 raise ConfigError(f"{self.frames} frames are no multiple of the batch {batch}: give --frames that are")
 
 
+DEFAULTS = SpeedSettings()
+
+
 class Contender(Protocol):
     """Something that takes a turn in every round."""
 

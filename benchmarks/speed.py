@@ -9,7 +9,6 @@ and bare ones make one uncounted call at the start of a turn, when the thread po
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 import click
 
 from nnet_edge.benchmarks.command_line import command_text, run_command
-from nnet_edge.benchmarks.contenders import Contender, SpeedSettings, runner_contenders, torch_contenders
+from nnet_edge.benchmarks.contenders import DEFAULTS, Contender, SpeedSettings, runner_contenders, torch_contenders
 from nnet_edge.benchmarks.speed_report import Result, Round, SpeedReport
 from nnet_edge.bundle import Bundle, read_bundle, versions
 from nnet_edge.config import RUNNER_KINDS
@@ -32,13 +31,15 @@ from nnet_edge.layouts import find_images
 from nnet_edge.machine import find_processor
 from nnet_edge.runtime.graph_runner import cores
 
+IDLE_LOOK_S = 1.0
+BUSY_PERCENT = 10.0  # above it the report warns
 KINDS = RUNNER_KINDS[1:]  # all but "auto"
 
 
 def measure_speed(
     bundle_path: Path,
     folder: Path,
-    settings: SpeedSettings = SpeedSettings(),
+    settings: SpeedSettings = DEFAULTS,
     command: str = "nnet_edge.benchmarks.speed.measure_speed",
     say: Callable[[str], None] = lambda line: None,
 ) -> SpeedReport:
@@ -53,7 +54,7 @@ def measure_speed(
         raise DataError(f"no images in {folder}: give a folder that holds some")
     paths = list(islice(cycle(known), settings.frames))
     images = load_images(paths).images
-    load_before = load_average()
+    busy = busy_percent()
     with ExitStack() as stack:
         out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-speed-"))) / "verdicts.jsonl"
         contenders = [
@@ -65,8 +66,11 @@ def measure_speed(
         Result(one.kind, one.system, one.precision, one.batch, tuple(turns))
         for one, turns in zip(contenders, rounds, strict=True)
     )
-    header = {"command": command, **describe(bundle, known, settings, load_before)}
-    return SpeedReport(header, tuple(bundle.warnings), results)
+    header = {"command": command, **describe(bundle, known, settings), "busy before": f"{busy:.0f} % of all cores"}
+    warnings = [*bundle.warnings]
+    if busy > BUSY_PERCENT:  # threads that wait for each other suffer out of proportion, torch's most
+        warnings.append(f"THE MACHINE WAS NOT IDLE ({busy:.0f} % busy before): quote none of this, measure again")
+    return SpeedReport(header, tuple(warnings), results)
 
 
 def take_turns(
@@ -84,7 +88,7 @@ def take_turns(
     return rounds
 
 
-def describe(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings, load_before: str) -> dict[str, str]:
+def describe(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings) -> dict[str, str]:
     """What a reader must know to judge the numbers."""
     processor = find_processor()
     sizes = sorted({read_size(path) for path in paths})
@@ -94,16 +98,17 @@ def describe(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings, loa
         "processor": f"{processor.model}, {processor.cores} cores, {processor.usable_cores} usable; "
         f"{', '.join(processor.features)}",
         "threads": f"{settings.threads or cores()} for every contender",
-        "load average before": load_before,
         "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {SIDE}x{SIDE}",
         "pictures": f"{len(paths)} ({listed} pixels, {kinds}), {settings.frames} a turn, {settings.repeats} turns each",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version is not None),
     }
 
 
-def load_average() -> str:
-    """Programs that waited for a core, over 1, 5 and 15 minutes: far above 0 the machine is not idle."""
-    return " / ".join(f"{value:.2f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+def busy_percent() -> float:
+    """How busy others keep all cores, 0 to 100, over IDLE_LOOK_S in which this process sleeps."""
+    import psutil
+
+    return float(psutil.cpu_percent(IDLE_LOOK_S))
 
 
 @click.command()

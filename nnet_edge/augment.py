@@ -26,7 +26,7 @@ def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator)
     height, width = image.shape[:2]
     angle = rng.uniform(-settings.rotation_degrees, settings.rotation_degrees)
     zoom = 1 + rng.uniform(-settings.zoom, settings.zoom)
-    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
+    turn: np.ndarray = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
     turn[:, 2] += rng.uniform(-settings.shift, settings.shift, 2) * (width, height)
     moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     if settings.flip_horizontal and rng.random() < 0.5:

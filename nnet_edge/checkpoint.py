@@ -106,6 +106,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, values in optimiser.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:  # in the parameter's memory format, channels_last for one: faster
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def write_held_out(folder: Path, images: np.ndarray) -> None:

@@ -87,6 +87,34 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is trained and how it is computed."""
+    for option in (
+        click.option(
+            "--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold."
+        ),
+        click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs."),
+        click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
+        click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of protocol.py."
+        ),
+        click.option(
+            "--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."
+        ),
+        click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
+        click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
+        click.option("--epochs", type=int, help="Passes over the images (default: the protocol's)."),
+        click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
+        click.option("--backbone", type=click.Choice(BACKBONES), default="efficientnet_lite0", show_default=True),
+        click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for ablate."),
+    ):
+        command = option(command)
+    return command
+
+
 def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which runner computes the graph, and how."""
     for option in (
@@ -137,22 +165,9 @@ def parse_share(context: click.Context, option: click.Parameter, value: str | No
 @commands.command()
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
-@click.option("--protocol", type=click.Choice(["tuned", "paper"]), default="tuned", show_default=True)
-@click.option("--backbone", type=click.Choice(BACKBONES), default="efficientnet_lite0", show_default=True)
-@click.option("--teacher-weights", help="A weights file; 'random' for a speed test only.")
+@training_options
 @click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
-@click.option("--epochs", type=int, help="Passes over the images (default: the protocol's).")
-@click.option("--batch", type=int, help="Images a step (default: the protocol's).")
-@click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's).")
-@click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint.")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of protocol.py.")
 @click.option("--seed", type=int, default=111, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
-@click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order.")
-@click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs.")
-@click.option("--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option
@@ -245,6 +260,29 @@ def stream(source: str, bundle: Path, **options: Any) -> None:
 
     for line in stream_bundle(source, bundle, runner_settings(options), options, say):
         say(line)
+
+
+@commands.command()
+@dataset_options
+@click.option("--table", type=click.IntRange(4, 7), required=True, help="4 modules, 5 inside MF, 6 losses, 7 maps.")
+@click.option("--out", type=FOLDER, help="Where rows and table go (default: runs/NAME OF DATA-tables).")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(111,), show_default=True, help="May be repeated.")
+@training_options
+def ablate(data: Path, table: int, out: Path | None, seeds: tuple[int, ...], **options: Any) -> int:
+    """Run Table 4, 5, 6 or 7 of the paper on DATA and print ours beside it; finished rows are not run again."""
+    from nnet_edge.benchmarks.ablation import AblationSettings, run_table
+    from nnet_edge.train_verb import choose_settings, train_options
+
+    dataset = find_dataset(data, options)
+    training = choose_settings(options | {"seed": seeds[0]})
+    settings = AblationSettings(
+        training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
+    )
+    out = out or Path("runs") / f"{dataset.category}-tables"
+    with training_bar() as report, stop_on_signal() as stop:
+        found = run_table(table, dataset, out, settings, report, stop, say)
+    click.echo(found.markdown())
+    return 0 if found.finished else EXIT_INTERRUPTED
 
 
 @commands.command()

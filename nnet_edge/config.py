@@ -32,7 +32,7 @@ class RunnerSettings:
     kind: str = "auto"  # OpenVINO where it is installed, else ONNX Runtime
     precision: str = "fp32"  # always set: OpenVINO would otherwise choose BF16 by itself where the processor has it
     threads: int | None = None  # None: the library's choice, one a core
-    hint: str = "latency"  # "latency": all cores on one batch; "throughput": the batch is shared out among the cores
+    hint: str = "latency"  # "latency": all cores on one image; "throughput": an image for each core
     cache_dir: Path | None = None  # where OpenVINO keeps compiled graphs, None: nowhere
     max_batch: int = 8  # images in one infer
 

@@ -37,8 +37,8 @@ from nnet_edge.training_view import TrainingView
 
 VIDEO_HZ = 3.0  # parts a second in the video: slow enough to look at each
 REPORT = "report.html"
-TRAINING = TrainSettings(  # enough for the line, with a margin: 24 times 48 parts are two to three minutes on two cores
-    epochs=24,
+TRAINING = TrainSettings(  # enough for the line, with a margin: 48 times 48 parts are about three minutes on two cores
+    epochs=48,
     batch=8,
     schedule="cosine",
     ema_decay=0.98,

@@ -126,8 +126,13 @@ def figures(run: DemoRun) -> list[Figure]:
             tone(metrics.image_auroc, GOAL_IMAGE_AUROC),
         ),
         Figure("Pixel AP", decimals(metrics.pixel_ap), goal(GOAL_PIXEL_AP), tone(metrics.pixel_ap, GOAL_PIXEL_AP)),
-        Figure("Defects found", f"{found} of {defective}", "on the camera", "good" if found == defective else "plain"),
-        Figure("Good parts rejected", f"{false} of {good}", "on the camera"),
+        Figure(
+            "Defects found",
+            f"{found} of {defective}",
+            "with a defect, on the camera",
+            "good" if found == defective else "plain",
+        ),
+        Figure("False rejects", f"{false} of {good}", "good parts, on the camera"),
         Figure(
             "Throughput",
             decimals(run.flat_out.frames_per_s, 1),
@@ -162,7 +167,8 @@ def accuracy_blocks(run: DemoRun) -> list[Block]:
     recall = [[kind, f"{hits} of {of}"] for kind, (hits, of) in evaluation.recall_by_defect.items()]
     recall.append(["good parts, wrongly", f"{len(evaluation.false_rejects)} of {good}"])
     caption = (
-        f"Test set: {good} good parts, {int(evaluation.labels.sum())} with a defect, none of them seen in training"
+        f"Test set: {good} good parts, {int(evaluation.labels.sum())} with a defect: other views of the same three "
+        "photographs, none of them seen in training"
     )
     return [
         Table(["metric", "what it says", "value"], rows, caption, first_number=2),
@@ -206,7 +212,7 @@ def speed_blocks(run: DemoRun) -> list[Block]:
             f"{evaluation.runner} in {evaluation.precision} on {run.processor}: "
             f"{decimals(flat_out.frames_per_s, 1)} frames/s from picture to verdict when {flat_out.frames} parts come "
             f"as fast as they are taken. The latencies were measured with the camera at {run.rate_hz:g} parts/s, while "
-            "the video and the JSON lines were written."
+            "JSON lines and pictures of rejects were written."
         ),
         Table(
             ["stage", "p50, ms", "p95, ms", "p99, ms", "frames"],
@@ -243,7 +249,7 @@ def making_blocks(run: DemoRun) -> list[Block]:
     ]
     libraries = [[name, version or "not installed"] for name, version in made_on["libraries"].items()]
     software = [["nnet-edge", manifest["nnet_edge"]], ["Python", made_on["python"]], *libraries]
-    return [Table(["fact", ""], facts, first_number=2), Table(["software", "version"], software)]
+    return [Table(["setting", "value"], facts, first_number=2), Table(["software", "version"], software)]
 
 
 def next_blocks(run: DemoRun) -> list[Block]:

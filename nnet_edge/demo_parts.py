@@ -25,7 +25,7 @@ GOOD = "good"
 FRAME_SIDE = 320  # pixels, height and width of what the camera gives
 PART_SIDE = 272  # pixels, height and width of a part before it is placed
 MARGIN = 26  # pixels between a defect's centre and the edge of its part
-PHOTO_SHIFT = 12  # pixels that the cut moves in the photograph
+PHOTO_SHIFT = 8  # pixels that the cut moves in the photograph
 TRAIN_STREAM, TEST_STREAM, CAMERA_STREAM = 0, 1, 2  # each with random numbers of its own
 
 
@@ -128,7 +128,7 @@ def _cut(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = photo.shape
     shift_x, shift_y = rng.uniform(-PHOTO_SHIFT, PHOTO_SHIFT, 2)
     middle = (width / 2 + shift_x, height / 2 + shift_y)
-    matrix = _turned(rng.uniform(-2.5, 2.5), rng.uniform(0.98, 1.02), middle, (PART_SIDE / 2, PART_SIDE / 2))
+    matrix = _turned(rng.uniform(-2, 2), rng.uniform(0.98, 1.02), middle, (PART_SIDE / 2, PART_SIDE / 2))
     return cv2.warpAffine(photo, matrix, (PART_SIDE, PART_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
@@ -209,7 +209,7 @@ def _scratch(surface: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     bow = (start + end) / 2 + rng.uniform(-0.15, 0.15) * (end - start)[::-1] * (1, -1)
     t = np.linspace(0, 1, 60)[:, None]
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * bow + t**2 * end
-    width, beside = int(rng.integers(7, 11)), np.array([1.5, 2.0])
+    width, beside = int(rng.integers(8, 12)), np.array([1.5, 2.0])
     groove, side, scar = (np.zeros_like(surface) for _ in range(3))
     for here, there in itertools.pairwise(points):
         strength = float(rng.uniform(0.7, 1.0))
@@ -219,7 +219,7 @@ def _scratch(surface: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     groove, side = (cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in (groove, side))
     scar = cv2.GaussianBlur(scar, (0, 0), 1.2)
     smooth = cv2.GaussianBlur(surface, (0, 0), 4.0)
-    bright = rng.uniform(55, 80) + 0.8 * float(surface.std())  # a busy surface hides a faint one
+    bright = rng.uniform(55, 80) + 1.1 * float(surface.std())  # a busy surface hides a faint one
     worn = surface + 0.85 * scar * (smooth - surface)
     return worn - 0.7 * bright * side + 1.5 * bright * groove, scar
 
@@ -253,7 +253,7 @@ def _dent(surface: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
     drawn = cv2.remap(surface, x + pull * away_x, y + pull * away_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     slope_x, slope_y = cv2.Sobel(hollow, cv2.CV_32F, 1, 0), cv2.Sobel(hollow, cv2.CV_32F, 0, 1)
     slope = (slope_x + slope_y) / (float(np.abs(slope_x + slope_y).max()) + 1e-6)
-    depth = rng.uniform(40, 55) + 0.8 * float(surface.std())  # as with a scratch
+    depth = rng.uniform(40, 55) + 1.2 * float(surface.std())  # as with a scratch
     dented = drawn * (1 - 0.4 * hollow) - depth * slope
     return dented, np.clip((1.0 - distance) / 0.2, 0, 1).astype(np.float32)
 

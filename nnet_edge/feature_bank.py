@@ -7,6 +7,7 @@ with its features, so that a training step never waits for the teacher. Beyond a
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,8 +117,21 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, file: Path | None) -> Ten
     file.unlink(missing_ok=True)
     count = int(np.prod(shape))
     batch, channels, height, width = shape
+    _reserve(file, count * dtype.itemsize)
     flat = torch.from_file(str(file), shared=True, size=count, dtype=dtype)
     return flat.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Take `size` bytes of the disk now: on a full one this is an OSError, later in the mapped file a killed process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with file.open("wb") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, size)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"no room for {size >> 20} MiB of features ({error.strerror})", file
+                ) from error
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nnet_edge.augment import augmented_copies
 from nnet_edge.checkpoint import (
+    CHECKPOINT,
     Checkpoint,
     facts_of_teacher,
     optimiser_tensors,
@@ -101,8 +102,7 @@ def train(
     checkpoint is written and the training returns unfinished. Raises TrainingError when the loss is no number or the memory
     dies (the last good checkpoint stays), ConfigError for a batch or device that cannot be.
     """
-    check_batch(settings.batch, len(images))
-    folder.mkdir(parents=True, exist_ok=True)
+    check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
     with deterministic(options.deterministic), removing_bank(folder):
@@ -143,13 +143,15 @@ class Trainer:
     ) -> None:
         self.settings, self.options, self.folder, self.compute = settings, options, folder, compute
         self.held_out = held_out
-        self.position, self.sums = (0, 0), {}  # epoch and step to do next; sums of the losses of this epoch
+        self.position = (0, 0)  # epoch and step to do next
+        self.sums: dict[str, float] = {}  # of the losses of this epoch
         self.seconds_before = 0.0
         if resume is None:
             self.start_afresh(images, data_facts)
         else:
             self.go_on(resume)
-        self.network.to(compute.device, memory_format=torch.channels_last)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.parameter_groups(), settings.learning_rate, settings.betas)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
@@ -238,10 +240,12 @@ class Trainer:
 
     def train_step(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, float]:
         """One step of the optimiser on the images in `rows`; gives its losses."""
-        self.set_learning_rate(epoch, step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(epoch, step) * group["share"]
         device = self.compute.device
         normalised = self.network.normalise(to_device(self.bank.images[rows], self.network))
-        teacher = tuple(values.to(device, non_blocking=True) for values in self.bank.features(rows))
+        first, second, third = (values.to(device, non_blocking=True) for values in self.bank.features(rows))
+        teacher = (first, second, third)
         with self.compute.autocast():
             branches = self.branches(normalised.contiguous(memory_format=torch.channels_last), teacher)
         terms = nnet_losses(branches, self.settings, epoch)
@@ -258,7 +262,7 @@ class Trainer:
         where = f"in step {step + 1} of epoch {epoch + 1}"
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} {where}; the last good checkpoint stays in {self.folder}. "
+                f"the loss is {loss} {where}; {self.last_good_checkpoint()}. "
                 "Lower --learning-rate, or use --precision fp32"
             )
         if memory_weights is not None and (share := empty_row_share(memory_weights)) > MAX_EMPTY_ROWS:
@@ -268,15 +272,14 @@ class Trainer:
                 f"{self.settings.model.memory_lambda_times_slots}) or memory_temperature"
             )
 
-    def set_learning_rate(self, epoch: int, step: int) -> None:
-        """The rate of this step: constant, or falling as a half cosine after a short warm-up."""
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """The rate of a step: constant, or falling as a half cosine after a short warm-up."""
         rate = self.settings.learning_rate
         if self.settings.schedule == "cosine":
             done = (epoch * self.steps_an_epoch + step) / (self.settings.epochs * self.steps_an_epoch)
             warm_up = min(1.0, (epoch * self.steps_an_epoch + step + 1) / WARM_UP_STEPS)
             rate *= warm_up * max(0.5 * (1 + math.cos(math.pi * done)), LEAST_RATE)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["share"]
+        return rate
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -298,7 +301,7 @@ class Trainer:
         is_measured = self.is_time_to_save(epoch)
         row: dict[str, float | None] = {"epoch": epoch + 1, **means, "seconds": seconds}
         row["held_out"] = self.measure_held_out() if is_measured else None
-        row["learning_rate"] = self.optimiser.param_groups[0]["lr"]
+        row["learning_rate"] = self.learning_rate(epoch, steps - 1)
         self.log.add(row)
         self.position, self.sums = (epoch + 1, 0), {}
 
@@ -326,8 +329,8 @@ class Trainer:
         broken = [name for name, value in network.items() if not bool(torch.isfinite(value).all())]
         if broken:
             raise TrainingError(
-                f"the weights {broken[0]} are no numbers after epoch {self.position[0]}; the last good checkpoint stays in "
-                f"{self.folder}. Lower --learning-rate, or use --precision fp32"
+                f"the weights {broken[0]} are no numbers after epoch {self.position[0]}; {self.last_good_checkpoint()}. "
+                "Lower --learning-rate, or use --precision fp32"
             )
         epoch, step = self.position
         seconds = self.seconds_before + time.perf_counter() - started
@@ -340,6 +343,11 @@ class Trainer:
         }
         state = optimiser_tensors(self.optimiser)
         write_checkpoint(self.folder, Checkpoint(self.settings, network, self.averaged, state, self.facts | position))
+
+    def last_good_checkpoint(self) -> str:
+        """What is left when the training breaks, half a sentence."""
+        kept = (self.folder / CHECKPOINT).is_file()
+        return f"the last good checkpoint stays in {self.folder}" if kept else "there was no checkpoint yet"
 
     def seconds_left(self, started: float, steps_done: int) -> float:
         """An estimate from the mean time of the steps so far."""
@@ -365,11 +373,15 @@ def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[np.nda
             yield rows
 
 
-def check_batch(batch: int, images: int) -> None:
-    """Nothing. Raises ConfigError for a batch larger than the images to learn from."""
+def check_images(batch: int, images: int, held_out: int) -> None:
+    """Nothing. Raises ConfigError for a batch larger than the images to learn from, or when no image is held out."""
     if batch > images:
         raise ConfigError(
             f"a batch of {batch} is impossible with {images} images to learn from: give at most --batch {images}, or add images"
+        )
+    if held_out == 0:
+        raise ConfigError(
+            "no image is held out: the threshold is chosen on images that training never saw; hold some out"
         )
 
 
@@ -388,7 +400,11 @@ def choose_device(wanted: str) -> str:
 
 def choose_precision(wanted: str, device: str) -> str:
     """fp32 or bf16. Raises ConfigError when BF16 is asked for and the processor has no instruction for it."""
-    has_bf16 = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    has_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     if wanted == "auto":
         return "bf16" if has_bf16 else "fp32"
     if wanted == "bf16" and not has_bf16:

@@ -117,6 +117,16 @@ def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[st
         raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
 
 
+def require_input_shape(graph: Path, shape: Sequence[object]) -> None:
+    """Nothing, when `shape` of the input is (N, 256, 256, 3) with a free N, whatever stands for it. Raises BundleError."""
+    is_free = not isinstance(shape[0], int) if shape else False
+    if not is_free or tuple(shape[1:]) != INPUT_SHAPE:
+        raise BundleError(
+            f"{graph} takes images of shape {tuple(shape)} and not (N, {SIDE}, {SIDE}, 3) with a free N; "
+            "write it again with `export`"
+        )
+
+
 def shares(images: np.ndarray, workers: int) -> list[np.ndarray]:
     """`images` cut into at most `workers` runs of nearly equal length, none empty, in order; views, no copies."""
     return np.array_split(images, min(workers, len(images)))

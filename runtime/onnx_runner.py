@@ -11,7 +11,7 @@ import numpy as np
 
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.graph_runner import INPUT, GraphRunner, cores, require_contract, shares
+from nnet_edge.runtime.graph_runner import INPUT, GraphRunner, cores, require_contract, require_input_shape, shares
 
 try:
     import onnxruntime
@@ -77,6 +77,7 @@ def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
         reason = " ".join(str(error).split())
         raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error
     require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()))
+    require_input_shape(graph, session.get_inputs()[0].shape)
     return session
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.model.losses import distillation_loss, empty_row_share, nnet_losses, query_entropy
-from nnet_edge.model.nnet import Branches, cosine_distance
+from nnet_edge.model.nnet import NO_ANCHORS, Branches, cosine_distance
 from nnet_edge.protocol import PAPER
 
 SHAPES = ((2, 3, 4, 4), (2, 5, 2, 2), (2, 7, 1, 1))
@@ -69,6 +69,26 @@ def test_orthogonal_features_are_at_distance_one() -> None:
     assert torch.equal(cosine_distance(left, right), torch.ones(1, 1, 3, 3))
 
 
+@pytest.mark.parametrize("anchor", [0.25, 9.0])
+def test_anchor_is_one_more_channel_that_never_changes(anchor: float) -> None:
+    target, student = random_maps(1)[0], random_maps(2)[0]
+    channel = torch.full((2, 1, 4, 4), math.sqrt(anchor))
+    longer = (torch.cat([target, channel], dim=1), torch.cat([student, channel], dim=1))
+    found = cosine_distance(target, student, torch.tensor(anchor))
+    torch.testing.assert_close(found, cosine_distance(*longer), atol=1e-6, rtol=0)
+
+
+def test_anchors_belong_to_their_own_terms() -> None:
+    plain = some_branches()
+    anchors = tuple(torch.tensor(value) for value in (1.0, 2.0, 3.0))
+    anchored = replace(plain, teacher_anchors=anchors)
+    before, after = (nnet_losses(branches, PAPER, epoch=0) for branches in (plain, anchored))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"reverse"}
+    after = nnet_losses(replace(plain, projected_anchors=anchors), PAPER, epoch=0)
+    assert "forward" in {name for name in before if not torch.equal(before[name], after[name])}
+    assert torch.equal(before["reverse"], after["reverse"])
+
+
 def test_empty_features_give_a_number_and_a_gradient() -> None:
     student = torch.zeros(1, 4, 2, 2, requires_grad=True)
     distance = cosine_distance(torch.ones(1, 4, 2, 2), student)
@@ -104,7 +124,16 @@ def test_share_of_empty_rows() -> None:
 
 def some_branches() -> Branches:
     weights = torch.softmax(torch.randn(10, 6, generator=torch.Generator().manual_seed(9)), dim=1)
-    return Branches(random_maps(4), random_maps(5), random_maps(6), random_maps(7), random_maps(8), weights)
+    return Branches(
+        teacher=random_maps(4),
+        projected=random_maps(5),
+        reverse=random_maps(6),
+        forward=random_maps(7),
+        forward_projected=random_maps(8),
+        memory_weights=weights,
+        teacher_anchors=NO_ANCHORS,
+        projected_anchors=NO_ANCHORS,
+    )
 
 
 def test_terms_of_equation_7() -> None:

@@ -23,6 +23,7 @@ from nnet_edge.model.parts import (
     FeatureFusion,
     FeatureProjection,
     FeatureStorage,
+    choose_coreset,
 )
 from nnet_edge.settings import ModelSettings
 
@@ -206,13 +207,27 @@ def test_memory_lives_at_its_defaults_and_dies_above_the_threshold() -> None:
     assert empty_share(3.0) == 1 > MAX_EMPTY_ROWS
 
 
-def test_memory_starts_from_features_that_it_is_shown() -> None:
-    memory = FeatureStorage(5, 6, 1.0, 1.0, "cos_softmax")
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize(("slots", "different"), [(5, 5), (48, 48), (60, 48)])
+def test_memory_starts_from_features_that_it_is_shown(spread: bool, slots: int, different: int) -> None:
+    memory = FeatureStorage(slots, 6, 1.0, 1.0, "cos_softmax")
     features = random_features(3, 6, 4, 4)
-    memory.remember(features, torch.Generator().manual_seed(1))
+    memory.remember(features, torch.Generator().manual_seed(1), spread)
     positions = {tuple(position) for position in features.permute(0, 2, 3, 1).reshape(-1, 6).tolist()}
-    assert all(tuple(slot) in positions for slot in memory.memory.tolist())
-    assert len({tuple(slot) for slot in memory.memory.tolist()}) > 1
+    chosen = [tuple(slot) for slot in memory.memory.tolist()]
+    assert set(chosen) <= positions
+    assert len(chosen) == slots
+    assert len(set(chosen)) == different
+
+
+def test_coreset_takes_the_farthest_each_time() -> None:
+    rows = random_features(40, 5)
+    unit_rows = rows.double().numpy() / np.linalg.norm(rows.double().numpy(), axis=1, keepdims=True)
+    expected = [0]
+    while len(expected) < 12:
+        nearest = [max(float(row @ unit_rows[one]) for one in expected) for row in unit_rows]
+        expected.append(int(np.argmin(nearest)))
+    assert choose_coreset(rows, 12).tolist() == expected
 
 
 def test_memory_computes_in_fp32_under_autocast() -> None:
@@ -256,17 +271,32 @@ def test_fusion_written_out(backbone: Backbone, use_ffc: bool) -> None:
 def test_decoder_written_out(backbone: Backbone, ends_in_relu: bool) -> None:
     part = random_state(Decoder(backbone, ends_in_relu), seed=10)
     fused = random_features(2, backbone.fusion_channels, 2, 2)
+    recalled = random_features(2, backbone.channels[2], 4, 4, seed=1)
     third = slow_sequence(part.stages[0], fused.double().numpy())
     second = slow_sequence(part.stages[1], third)
     first = slow_sequence(part.stages[2], second)
     with torch.no_grad():
-        found = part(fused)
+        found = part(fused, recalled)
     for value, expected, channels, side in zip(
         found, (first, second, third), backbone.channels, (16, 8, 4), strict=True
     ):
         assert value.shape == (2, channels, side, side)
         np.testing.assert_allclose(value.numpy(), expected, atol=SUM_ATOL, rtol=1e-4)
         assert (float(value.min()) < 0) == (not ends_in_relu)
+
+
+def test_decoder_that_corrects_the_recall_starts_as_the_recall() -> None:
+    torch.manual_seed(0)
+    part = Decoder(TINY_BASIC, ends_in_relu=False, recall_residual=True).eval()
+    fused, recalled = random_features(1, 8, 2, 2), random_features(1, 4, 4, 4, seed=1)
+    assert part.gain is not None
+    with torch.no_grad():
+        assert torch.equal(part(fused, recalled)[2], recalled)
+        part.gain.fill_(0.5)
+        first, second, third = part(fused, recalled)
+        torch.testing.assert_close(third, recalled + 0.5 * part.stages[0](fused))
+        assert torch.equal(second, part.stages[1](third)), "the finer scales are decoded from what was corrected"
+        assert torch.equal(first, part.stages[2](second))
 
 
 @pytest.mark.parametrize(("order", "blocks"), [("encoder", (3, 4, 6)), ("mirrored", (6, 4, 3))])
@@ -323,7 +353,7 @@ def test_cost_of_each_part_of_the_paper_s_model(name: str, parameters: float, co
             found = gmacs(part, features)
         else:
             part = Decoder(WIDE, True)
-            found = gmacs(part, torch.empty(1, 2048, 8, 8))
+            found = gmacs(part, torch.empty(1, 2048, 8, 8), features[2])
     assert millions(part) == pytest.approx(parameters, abs=0.0006)
     assert found == pytest.approx(cost, abs=0.0006)
 
@@ -344,6 +374,6 @@ def test_parts_fit_together_for_every_backbone(backbone: Backbone) -> None:
     with torch.device("meta"):
         features = build_encoder(backbone)(torch.empty(1, 3, 256, 256))
         fused = FeatureFusion(backbone)(features)
-        decoded = Decoder(backbone, True)(fused)
+        decoded = Decoder(backbone, True)(fused, features[2])
     assert fused.shape == (1, backbone.fusion_channels, 8, 8)
     assert [value.shape for value in decoded] == [value.shape for value in features]

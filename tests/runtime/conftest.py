@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,10 +25,12 @@ def constant(name: str, values: object, kind: type = np.float32) -> onnx.TensorP
     return numpy_helper.from_array(np.array(values, kind), name)
 
 
-def grey_distance_graph(leave_out: str = "", as_double: str = "") -> onnx.ModelProto:
+def grey_distance_graph(
+    leave_out: str = "", as_double: str = "", takes: tuple[str | int, ...] = ("N", 256, 256, 3)
+) -> onnx.ModelProto:
     """A graph of the contract whose layer maps are the mean distance from mid grey in blocks of 4, 8 and 16 pixels.
 
-    `leave_out` names an output that is missing, `as_double` one that has the wrong number type.
+    `leave_out` names an output that is missing, `as_double` one that has the wrong number type, `takes` the input's shape.
     """
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
@@ -66,7 +69,7 @@ def grey_distance_graph(leave_out: str = "", as_double: str = "") -> onnx.ModelP
         constant("four_times", [1, 1, 4, 4]),
         constant("all_but_first", [1, 2, 3], np.int64),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ("N", 256, 256, 3))
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, takes)
     graph = helper.make_graph(nodes, "grey_distance", [images], outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
@@ -77,7 +80,7 @@ def grey_distance_graph(leave_out: str = "", as_double: str = "") -> onnx.ModelP
 def write_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function that writes `grey_distance_graph` with the given faults and gives its path."""
 
-    def write(**faults: str) -> Path:
+    def write(**faults: Any) -> Path:
         path = tmp_path_factory.mktemp("graph") / "graph.onnx"
         onnx.save(grey_distance_graph(**faults), path)
         return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -73,6 +74,16 @@ def test_the_caller_keeps_arrays_that_a_later_infer_leaves_alone(
         array += 1  # and may write on them
 
 
+def test_on_openvino_no_score_depends_on_the_neighbours_in_the_batch(graph: Path, images: np.ndarray) -> None:
+    for hint in ("latency", "throughput"):
+        with load_runner(graph, RunnerSettings(kind="openvino", hint=hint)) as runner:
+            together = runner.infer(images)
+            for index in range(len(images)):
+                alone = runner.infer(images[index : index + 1])
+                np.testing.assert_array_equal(alone.anomaly_map[0], together.anomaly_map[index])
+                assert alone.image_score[0] == together.image_score[index]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_does_not_fit_the_runner_is_refused(graph: Path, images: np.ndarray, kind: str) -> None:
     with load_runner(graph, RunnerSettings(kind=kind, max_batch=4)) as runner:
@@ -103,11 +114,16 @@ def test_a_runner_entered_twice_closes_with_the_last_exit(graph: Path, images: n
     [
         ({"leave_out": "image_score"}, "it lacks the output image_score; write it again with `export`"),
         ({"leave_out": "reverse_16"}, "it lacks the output reverse_16"),
+        (
+            {"takes": (4, 256, 256, 3)},
+            r"takes images of shape \(4, 256, 256, 3\) and not \(N, 256, 256, 3\) with a free N",
+        ),
+        ({"takes": ("N", 128, 256, 3)}, r"takes images of shape .*128, 256, 3\) and not"),
         ({"as_double": "image_score"}, "it has the output image_score as .* instead of float32"),
     ],
 )
 def test_a_graph_that_breaks_the_contract_is_named(
-    write_graph: WriteGraph, kind: str, faults: dict[str, str], says: str
+    write_graph: WriteGraph, kind: str, faults: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(BundleError, match=says):
         load_runner(write_graph(**faults), RunnerSettings(kind=kind))
