@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nnet_edge.bundle import GRAPH, WEIGHTS, Bundle, read_bundle, writing_bundle
 from nnet_edge.checkpoint import Checkpoint, read_checkpoint, read_held_out
@@ -18,6 +18,7 @@ from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ExportError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.parity import SCORE_RTOL, Parity, check_parity, infer_all
+from nnet_edge.files import write_atomically
 from nnet_edge.imaging import SIDE
 from nnet_edge.model.nnet import NNet
 from nnet_edge.model.torch_runner import TorchRunner
@@ -54,7 +55,7 @@ def export_bundle(
     held_out = read_held_out(training if training.is_dir() else training.parent)
     network = checkpoint.build_network()
     with writing_bundle(out, replace_old) as draft:
-        save_file(network.state_dict(), draft.path / WEIGHTS)
+        write_atomically(draft.path / WEIGHTS, save(network.state_dict()))
         say("exporting the graph")
         onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")

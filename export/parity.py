@@ -52,6 +52,10 @@ def check_parity(
     expected = infer_all(reference, images)
     found = []
     for runner in runners:
+        if not np.isfinite(expected.image_score).all():
+            raise ParityError(
+                "the trained network gives scores that are no numbers: train longer, or with a lower --learning-rate"
+            )
         parity = compare(reference.name, runner.name, expected, infer_all(runner, images), threshold)
         if not parity.holds:
             raise ParityError(

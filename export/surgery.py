@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from nnet_edge.anomaly_map import (
     FUSED_SIDE,
@@ -37,7 +38,7 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FU
     if not maps or not set(maps) <= set(LAYER_MAPS):
         raise ExportError(f"the tail needs layer maps ({', '.join(LAYER_MAPS)}), the graph gives {', '.join(maps)}")
     tail = _Tail(graph, fusion)
-    fused = tail.product(tail.powers(maps) if fusion.exponents is not None else tail.scale_sums(maps))
+    fused = tail.product(tail.factors(maps))
     enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
     anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
     axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
@@ -59,6 +60,9 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     folded = gs.export_onnx(graph)
     folded.ir_version = model.ir_version
     return folded
+
+
+G_LOGGER.severity = G_LOGGER.ERROR  # it prints its warnings past the logging module
 
 
 class _Tail:
@@ -87,27 +91,30 @@ class _Tail:
             return maps
         return self.separable(maps, enlarging_matrix(size, FUSED_SIDE, self.fusion.align_corners))
 
-    def scale_sums(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
-        """Forward + reverse map of each scale that has one, enlarged."""
-        sums = []
-        for size in SCALES:
-            present = [tensor for name, tensor in maps.items() if name.endswith(f"_{size}")]
-            if present:
+    def factors(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
+        """Weighted forward + reverse map of each scale that has one, enlarged and raised to its exponent."""
+        factors = []
+        for size, exponent in zip(SCALES, self.fusion.exponents, strict=True):
+            present = [
+                self.times(tensor, self.fusion.weight(name))
+                for name, tensor in maps.items()
+                if name.endswith(f"_{size}") and self.fusion.weight(name) > 0
+            ]
+            if present and exponent > 0:
                 total = present[0] if len(present) == 1 else self.node("Add", present)
-                sums.append(self.enlarged(total, size))
-        return sums
+                factors.append(self.power(self.enlarged(total, size), exponent))
+        if not factors:
+            raise ExportError(f"{self.fusion} leaves none of {', '.join(maps)}")
+        return factors
 
-    def powers(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
-        """Each map that has an exponent, enlarged and raised to it."""
-        powers = []
-        for name, tensor in maps.items():
-            if exponent := self.fusion.exponent(name):
-                enlarged = self.enlarged(tensor, int(name.rsplit("_", 1)[1]))
-                positive = self.node("Max", [enlarged, self.constant(np.array(SMALLEST_DISTANCE))])
-                powers.append(
-                    positive if exponent == 1 else self.node("Pow", [positive, self.constant(np.array(exponent))])
-                )
-        return powers
+    def times(self, maps: gs.Tensor, weight: float) -> gs.Tensor:
+        return maps if weight == 1 else self.node("Mul", [maps, self.constant(np.array(weight))])
+
+    def power(self, maps: gs.Tensor, exponent: float) -> gs.Tensor:
+        if exponent == 1:
+            return maps
+        positive = self.node("Max", [maps, self.constant(np.array(SMALLEST_DISTANCE))])
+        return self.node("Pow", [positive, self.constant(np.array(exponent))])
 
     def product(self, factors: list[gs.Tensor]) -> gs.Tensor:
         """All factors multiplied."""

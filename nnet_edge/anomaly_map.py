@@ -9,7 +9,8 @@ Where the paper is open (specification A-14, A-15): equal scales are paired, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,25 +29,28 @@ BLUR_RADIUS = 16  # int(4 * sigma + 0.5), where scipy cuts the Gaussian off
 
 @dataclass(frozen=True)
 class Fusion:
-    """How layer maps become one map: equation 8, or, with `exponents`, the weighted product of all of them.
+    """How the six layer maps become one: the product over the scales of (reverse + weight * forward) ** exponent.
 
-    The weighted product is each layer map to the power of its exponent (in the order of LAYER_MAPS), multiplied: a weighted
-    mean of their logarithms, which lets the scale that tells good from bad on a small teacher outweigh the others.
+    Both triples go with SCALES (64, 32, 16). All ones is equation 8. Smaller exponents for the shallow scales let the deep
+    one outweigh them where a small teacher's shallow features say little.
     """
 
     align_corners: bool = True
-    exponents: tuple[float, ...] | None = None
+    exponents: tuple[float, ...] = (1.0, 1.0, 1.0)
+    forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.exponents is not None and (
-            len(self.exponents) != len(LAYER_MAPS) or min(self.exponents) < 0 or max(self.exponents) == 0
-        ):
-            raise ConfigError(f"the exponents {self.exponents} must be {len(LAYER_MAPS)} numbers from 0 on, not all 0")
+        for name, values in (("exponents", self.exponents), ("forward_weights", self.forward_weights)):
+            is_usable = len(values) == len(SCALES) and all(math.isfinite(value) and value >= 0 for value in values)
+            if not is_usable or not any(values):
+                raise ConfigError(
+                    f"fusion {name} are {values}: give {len(SCALES)} numbers from 0 on, not all of them 0"
+                )
 
-    def exponent(self, name: str) -> float:
-        """The exponent of one layer map in the weighted product."""
-        assert self.exponents is not None
-        return self.exponents[LAYER_MAPS.index(name)]
+    def weight(self, name: str) -> float:
+        """What a layer map is multiplied with in its scale's sum."""
+        branch, scale = name.split("_")
+        return self.forward_weights[SCALES.index(int(scale))] if branch == "forward" else 1.0
 
 
 PAPER_FUSION = Fusion()
@@ -69,35 +73,27 @@ def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
 
 
 def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> np.ndarray:
-    """Product over the scales of forward + reverse map, each sum enlarged to (N, 1, 64, 64); equation 8.
+    """Product over the scales of forward + reverse map, each sum enlarged to (N, 1, 64, 64); equation 8, or as `fusion` says.
 
-    With exponents: the product of all maps, each enlarged and then raised to its exponent. A layer map that is missing is
-    left out, a scale without any too: that is how the subsets of Table 7 are scored. Keeps the maps' float type. Raises
-    ConfigError for an unknown name, for no map at all, and for maps whose shapes do not fit each other.
+    A layer map that is missing is left out of its sum, a scale without any is left out of the product: that is how the
+    subsets of Table 7 are scored. Keeps the maps' float type. Raises ConfigError for an unknown name, for no map at all, and
+    for maps whose shapes do not fit each other.
     """
     check_layer_maps(layer_maps)
-    if fusion.exponents is None:
-        factors = list(sums_of_scales(layer_maps, fusion.align_corners))
-    else:
-        factors = [
-            np.maximum(enlarge(maps, FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE) ** fusion.exponent(name)
-            for name, maps in layer_maps.items()
-            if fusion.exponent(name) > 0
+    fused = None
+    for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
+        branches = [
+            layer_maps[name] * np.asarray(fusion.weight(name), layer_maps[name].dtype)
+            for name in (f"forward_{scale}", f"reverse_{scale}")
+            if name in layer_maps and fusion.weight(name) > 0
         ]
-    if not factors:
-        raise ConfigError(f"the exponents {fusion.exponents} leave none of {', '.join(layer_maps)}")
-    fused = factors[0]
-    for factor in factors[1:]:
-        fused = fused * factor
+        if branches and exponent > 0:
+            factor = enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, fusion.align_corners)
+            factor = factor if exponent == 1 else np.maximum(factor, SMALLEST_DISTANCE) ** exponent
+            fused = factor if fused is None else fused * factor
+    if fused is None:
+        raise ConfigError(f"{fusion} leaves none of {', '.join(layer_maps)}")
     return fused
-
-
-def sums_of_scales(layer_maps: Mapping[str, np.ndarray], align_corners: bool) -> Iterator[np.ndarray]:
-    """For each scale that has a map: forward + reverse map, enlarged to (N, 1, 64, 64)."""
-    for scale in SCALES:
-        branches = [layer_maps[name] for name in (f"forward_{scale}", f"reverse_{scale}") if name in layer_maps]
-        if branches:
-            yield enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, align_corners)
 
 
 def enlarge(maps: np.ndarray, side: int, align_corners: bool = True) -> np.ndarray:

@@ -108,7 +108,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
         click.option("--epochs", type=int, help="Passes over the images (default: the protocol's)."),
         click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
-        click.option("--backbone", type=click.Choice(BACKBONES), default="efficientnet_lite0", show_default=True),
+        click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
         click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for ablate."),
     ):
         command = option(command)
@@ -221,7 +221,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
     for line in artifact.warnings:
         say(line)
     if artifact.bundle is not None:
-        dataset = with_held_out_images(dataset, artifact.bundle)
+        dataset = with_held_out_images(dataset, artifact.bundle.manifest["data"])
         for note in dataset.notes:
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
@@ -335,10 +335,7 @@ def table_of(found: Evaluation) -> str:
              "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
     values = found.metrics.as_dict()
     lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
-    lines += [
-        f"  {title:<14}{'-' if values[name] is None else f'{100 * values[name]:6.1f} %'}"
-        for name, title in names.items()
-    ]
+    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
     lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
@@ -348,6 +345,11 @@ def table_of(found: Evaluation) -> str:
     if found.mask_disagreements:
         lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
     return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, a dash for what could not be computed."""
+    return "     -" if value is None else f"{100 * value:6.1f} %"
 
 
 @contextmanager

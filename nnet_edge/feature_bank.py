@@ -7,6 +7,7 @@ with its features, so that a training step never waits for the teacher. Beyond a
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ def measure_channels(
     count = 0
     sums = [torch.zeros(channels, dtype=torch.float64) for channels in network.backbone.channels]
     squares = [torch.zeros(channels, dtype=torch.float64) for channels in network.backbone.channels]
-    for chunk in chunks(images[:STATISTICS_IMAGES]):
+    for chunk in chunks(images[:: math.ceil(len(images) / STATISTICS_IMAGES)]):
         with torch.no_grad(), autocast():
             maps = network.teacher(network.normalise(to_device(chunk, network)))
         count += len(chunk)

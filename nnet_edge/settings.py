@@ -38,7 +38,8 @@ class ModelSettings:
     forward_map: str = "projected"  # projected | student: P against SP or against SF (Table 6, row 3)
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     align_corners: bool = True  # A-14
-    map_exponents: tuple[float, ...] = ()  # of LAYER_MAPS in a weighted product of the maps; none: equation 8
+    scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
+    forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the forward maps in the sums of the scales 64, 32, 16
     standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
 
     def __post_init__(self) -> None:
@@ -53,9 +54,9 @@ class ModelSettings:
         for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
             _at_least(name, getattr(self, name), 1)
         _above_zero("memory_temperature", self.memory_temperature)
+        _from_zero("memory_lambda_times_slots", self.memory_lambda_times_slots)
+        _from_zero("anchor", self.anchor)
         self.fusion  # noqa: B018 - exponents that cannot be meant
-        if self.anchor < 0:
-            raise ConfigError(f"anchor is {self.anchor}; it must be 0 or more")
         if self.anchor and not self.standardise:
             raise ConfigError("anchor needs standardised features, whose mean length is known: set standardise to true")
         if self.recall_residual and not self.use_nfs:
@@ -66,7 +67,7 @@ class ModelSettings:
     @property
     def fusion(self) -> Fusion:
         """How the layer maps become one map."""
-        return Fusion(self.align_corners, self.map_exponents or None)
+        return Fusion(self.align_corners, self.scale_exponents, self.forward_weights)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Raise ConfigError for a setting that cannot be meant."""
         _at_least("copies", self.copies, 1)
+        _from_zero("rotation_degrees", self.rotation_degrees)
         for name in ("zoom", "shift", "brightness", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"augmentation {name} is {getattr(self, name)}; it must be from 0 to below 1")
@@ -117,6 +119,15 @@ class TrainSettings:
         _at_least("epochs", self.epochs, 1)
         _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
         _above_zero("learning_rate", self.learning_rate)
+        for name in ("kd_weight", "align_weight", "query_weight", "memory_rate"):
+            _from_zero(name, getattr(self, name))
+        _at_least("align_epochs", self.align_epochs, 0)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are {self.betas}; Adam takes two from 0 to below 1")
+        if self.distance == "global" and self.model.anchor:
+            raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest and the checkpoint."""
@@ -126,7 +137,8 @@ class TrainSettings:
     def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
         """The settings that `as_dict` wrote. Raises ConfigError when a name is unknown or missing values cannot be meant."""
         try:
-            model = {**values["model"], "map_exponents": tuple(values["model"]["map_exponents"])}
+            lists = {name: tuple(values["model"][name]) for name in ("scale_exponents", "forward_weights")}
+            model = {**values["model"], **lists}
             parts = {"model": ModelSettings(**model), "augmentation": Augmentation(**values["augmentation"])}
             return cls(**{**values, **parts, "betas": tuple(values["betas"])})
         except (KeyError, TypeError) as error:
@@ -136,6 +148,11 @@ class TrainSettings:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def _from_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name} is {value}; it must be 0 or more")
 
 
 def _above_zero(name: str, value: float) -> None:

@@ -36,7 +36,7 @@ from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.parts import MAX_EMPTY_ROWS
 from nnet_edge.model.teacher_weights import load_teacher
 from nnet_edge.settings import TrainSettings
-from nnet_edge.training_log import TrainingLog, read_log
+from nnet_edge.training_log import PICTURE, TrainingLog, read_log
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 EMA_WARM_UP = 10  # steps; early on the running mean follows the weights closely
@@ -80,8 +80,10 @@ class Trained:
     precision: str
 
     @property
-    def saved_share(self) -> float:
-        """Share of a step's time that the bank saves, 0 to 1."""
+    def saved_share(self) -> float | None:
+        """Share of a step's time that the bank saves, 0 to 1; None when no step was left to do."""
+        if not self.step_ms:
+            return None
         return self.teacher_ms / (self.teacher_ms + self.step_ms)
 
 
@@ -172,9 +174,13 @@ class Trainer:
 
     def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
         """Teacher, random students, an empty log, and the held-out images kept."""
-        teacher = load_teacher(find_backbone(self.settings.model.backbone), self.options.teacher_weights)
+        teacher = load_teacher(
+            find_backbone(self.settings.model.backbone), self.options.teacher_weights, self.settings.seed
+        )
         self.network = build_nnet(self.settings.model, teacher, self.settings.seed)
         self.facts: dict[str, Any] = {"data": data_facts, "teacher": facts_of_teacher(teacher)}
+        for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts
+            (self.folder / name).unlink(missing_ok=True)
         self.log = TrainingLog(self.folder)
         self.log.write()
         write_held_out(self.folder, self.held_out)

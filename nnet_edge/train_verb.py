@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,8 @@ from nnet_edge.train import Progress, Trained, TrainOptions, train
 from nnet_edge.training_data import TrainingData, load_training_data
 
 BUNDLE, TRAINING = "bundle", "training"
+SETTING_OPTIONS = ("protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides",
+                   "teacher_weights")  # fmt: skip
 
 
 def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
@@ -50,8 +51,8 @@ def train_bundle(
     say: Callable[[str], None],
 ) -> bool:
     """Train on `dataset` and leave out/training and out/bundle; False when it was stopped before its end."""
-    settings = choose_settings(options)
-    known = start_folder(out, resume, force)
+    settings, computed = choose_settings(options), train_options(options)
+    known = start_folder(out, resume, force, options)
     data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
     settings = settings if known is None else known_settings(known, data)
     if known is None and options["batch"] is None:
@@ -62,7 +63,7 @@ def train_bundle(
         data.held_out,
         settings,
         out / TRAINING,
-        train_options(options),
+        computed if known is None else as_before(computed, known),
         data.facts,
         known,
         report,
@@ -87,13 +88,18 @@ def tell_bundle(bundle: Bundle, say: Callable[[str], None]) -> None:
     say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
 
 
-def start_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, None for a new training, for which the folder is made ready.
+def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a new training.
 
-    Raises ConfigError when `out` holds a training already and neither resume nor force is said.
+    Raises ConfigError when `out` holds a training already and neither resume nor force is said, or when settings are given
+    for a training that goes on with its own.
     """
     if resume and force:
         raise ConfigError("--resume and --force contradict each other: give one")
+    given = [name for name in SETTING_OPTIONS if options.get(name)]
+    if resume and given:
+        names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume goes on with the settings that the training began with: leave out {names}")
     if resume:
         return read_checkpoint(out / TRAINING)
     if (out / TRAINING / CHECKPOINT).exists() and not force:
@@ -102,7 +108,6 @@ def start_folder(out: Path, resume: bool, force: bool) -> Checkpoint | None:
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
-    shutil.rmtree(out / TRAINING, ignore_errors=True)
     return None
 
 
@@ -116,6 +121,14 @@ def known_settings(checkpoint: Checkpoint, data: TrainingData) -> TrainSettings:
                 "give the same DATA, --seed and --hold-out, or start anew with --force"
             )
     return checkpoint.settings
+
+
+def as_before(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
+    """The options with the precision that the training began with. Raises ConfigError when another one is asked for."""
+    precision = checkpoint.facts["precision"]
+    if options.precision not in ("auto", precision):
+        raise ConfigError(f"--resume: the training began in {precision}; leave out --precision {options.precision}")
+    return replace(options, precision=precision)
 
 
 def train_options(options: Mapping[str, Any]) -> TrainOptions:
@@ -142,8 +155,10 @@ def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
 
 def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
     """Say how long it took and what the kept features of the teacher saved."""
-    say(
-        f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision}); a step takes "
-        f"{trained.step_ms:.0f} ms an image, and the kept teacher features save {trained.teacher_ms:.0f} ms more "
-        f"({trained.saved_share:.0%})"
-    )
+    line = f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision})"
+    if trained.saved_share is not None:
+        line += (
+            f"; a step takes {trained.step_ms:.0f} ms an image, and the kept teacher features save "
+            f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
+        )
+    say(line)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnet_edge.bundle import Bundle
 from nnet_edge.data import Dataset, Sample, Skipped, find_duplicates, fingerprint, hold_out, load_images
 
 HELD_OUT_SHARE = 0.15
@@ -62,12 +61,11 @@ def load_training_data(
     )
 
 
-def with_held_out_images(dataset: Dataset, bundle: Bundle) -> Dataset:
+def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
     """`dataset` with the held-out good images as test images where it has no good test images of its own.
 
-    Only when its good images are those that `bundle` was trained on; otherwise `dataset` as it is.
+    Only when its good images are those of `facts`, the manifest's "data"; otherwise `dataset` as it is.
     """
-    facts = bundle.manifest["data"]
     if any(not sample.is_anomalous for sample in dataset.test) or fingerprint(dataset.train) != facts["fingerprint"]:
         return dataset
     _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"], HELD_OUT_AT_LEAST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ class GraphRunner(ABC):
     name: str  # of the library
     version: str  # of the library
     input_shape = INPUT_SHAPE
+    layer_maps: tuple[str, ...]  # that the graph gives, in the order of LAYER_MAPS
 
     def __init__(self, graph: Path, settings: RunnerSettings) -> None:
         if not graph.is_file():
@@ -59,19 +60,19 @@ class GraphRunner(ABC):
             self._release()
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
-        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3) 1 <= N <= max_batch; the six layer maps if asked.
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3) 1 <= N <= max_batch; the layer maps if asked.
 
         The caller may keep the arrays. Raises ConfigError for images of another shape, type or number, StreamError when
         the library fails.
         """
         self._require_open()
         check_images(images, self.max_batch)
-        wanted = (*TAIL, *LAYER_MAPS) if layer_maps else TAIL
+        wanted = (*TAIL, *self.layer_maps) if layer_maps else TAIL
         arrays = self._compute(np.ascontiguousarray(images), wanted)
         return Outputs(
             anomaly_map=arrays["anomaly_map"][:, 0],
             image_score=arrays["image_score"],
-            layer_maps={name: arrays[name] for name in LAYER_MAPS} if layer_maps else {},
+            layer_maps={name: arrays[name] for name in self.layer_maps} if layer_maps else {},
         )
 
     @abstractmethod
@@ -98,13 +99,19 @@ def check_images(images: np.ndarray, max_batch: int) -> None:
         raise ConfigError(f"a batch of {len(images)} images does not fit this runner: it takes 1 to {max_batch}")
 
 
+def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The layer maps that a graph with these outputs must have: those of both branches, or of the one that an ablation left."""
+    branches = {name.split("_")[0] for name in outputs if name in LAYER_MAPS} or {"forward", "reverse"}
+    return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
+
+
 def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Nothing, when the graph has the names and the number types of the contract (name -> "uint8" or "float32").
 
     Raises BundleError that names what is missing or of another type.
     """
     wanted_inputs = {INPUT: "uint8"}
-    wanted_outputs = dict.fromkeys((*LAYER_MAPS, *TAIL), "float32")
+    wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *TAIL), "float32")
     faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
     for kind, wanted, found in (("input", wanted_inputs, inputs), ("output", wanted_outputs, outputs)):
         faults += [f"lacks the {kind} {name}" for name in wanted if name not in found]

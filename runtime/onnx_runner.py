@@ -11,7 +11,15 @@ import numpy as np
 
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.graph_runner import INPUT, GraphRunner, cores, require_contract, require_input_shape, shares
+from nnet_edge.runtime.graph_runner import (
+    INPUT,
+    GraphRunner,
+    cores,
+    layer_maps_of,
+    require_contract,
+    require_input_shape,
+    shares,
+)
 
 try:
     import onnxruntime
@@ -43,6 +51,7 @@ class OnnxRunner(GraphRunner):
         threads = settings.threads or cores()
         alone = settings.hint == "throughput"
         self._session = open_session(graph, threads=1 if alone else threads)
+        self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())
         workers = min(threads, settings.max_batch) if alone else 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
         self._worker_count = workers

@@ -16,7 +16,14 @@ import numpy as np
 
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.graph_runner import INPUT, INPUT_SHAPE, GraphRunner, require_contract, require_input_shape
+from nnet_edge.runtime.graph_runner import (
+    INPUT,
+    INPUT_SHAPE,
+    GraphRunner,
+    layer_maps_of,
+    require_contract,
+    require_input_shape,
+)
 
 try:
     import openvino
@@ -41,6 +48,7 @@ class OpenvinoRunner(GraphRunner):
         model = read_graph(core, graph)
         compiled = compile_graph(core, model, graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in compiled.outputs for name in port.names}
+        self.layer_maps = layer_maps_of(self._shapes)
         self._requests = [compiled.create_infer_request() for _ in range(requests_for(compiled, settings))]
 
     def _compute(self, images: np.ndarray, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:

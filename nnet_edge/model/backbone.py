@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -81,11 +82,12 @@ def build_network(backbone: Backbone) -> nn.Module:
 
 def to_encoder(backbone: Backbone, network: nn.Module) -> Encoder:
     """The stem and stages of `network` that N-Net uses; they keep their weights."""
+    parts: list[list[Any]]
     if backbone.name == "efficientnet_lite0":
-        blocks = list(network.blocks.children())
+        blocks = list(cast(nn.Module, network.blocks).children())
         ends = (0, 2, 3, 5)  # strides 4, 8 and 16 end with blocks 1, 2 and 4
         parts = [blocks[start:end] for start, end in pairwise(ends)]
-        stem = [network.conv_stem, network.bn1]
+        stem: list[Any] = [network.conv_stem, network.bn1]
     else:
         parts = [[network.layer1], [network.layer2], [network.layer3]]
         stem = [network.conv1, network.bn1, network.relu, network.maxpool]

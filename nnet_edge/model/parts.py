@@ -83,7 +83,8 @@ class FeatureStorage(nn.Module):
 
     def address(self, queries: Tensor) -> Tensor:
         """Weights (N, slots, H, W), non-negative and summing to 1 over the slots, of queries (N, C, H, W); in FP32."""
-        queries, keys = queries.float(), self.memory
+        queries = queries.float()
+        keys: Tensor = self.memory
         if self.addressing != "dot_softmax":
             queries, keys = unit(queries), unit(keys)
         similarity = functional.conv2d(queries, keys[:, :, None, None])

