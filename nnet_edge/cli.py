@@ -274,7 +274,7 @@ def ablate(data: Path, table: int, out: Path | None, seeds: tuple[int, ...], **o
     from nnet_edge.train_verb import choose_settings, train_options
 
     dataset = find_dataset(data, options)
-    training = choose_settings(options | {"seed": seeds[0]})
+    training = choose_settings(options | {"seed": seeds[0], "protocol": options["protocol"] or "paper"})
     settings = AblationSettings(
         training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
     )

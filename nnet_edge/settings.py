@@ -6,7 +6,7 @@ Every point that the paper leaves open is a setting here; its default is the spe
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nnet_edge.anomaly_map import Fusion
@@ -97,6 +97,10 @@ class TrainSettings:
     """The losses of equations 1 to 7, the optimiser and the schedule."""
 
     epochs: int = 200
+    image_steps: int = 0  # images shown in all; above 0 it gives the epochs, and the first tenth of them aligns
+    augmentation_copies: int = (
+        0  # at most; above 0 the augmentation is chosen on good images, see augmentation_choice.py
+    )
     batch: int = 16
     learning_rate: float = 0.005  # A-12; the paper prints 0.05
     betas: tuple[float, float] = (0.5, 0.999)
@@ -117,6 +121,8 @@ class TrainSettings:
         require_choice("distance", self.distance, ("pixel", "global"))
         require_choice("schedule", self.schedule, ("constant", "cosine"))
         _at_least("epochs", self.epochs, 1)
+        _at_least("image_steps", self.image_steps, 0)
+        _at_least("augmentation_copies", self.augmentation_copies, 0)
         _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
         _above_zero("learning_rate", self.learning_rate)
         for name in ("kd_weight", "align_weight", "query_weight", "memory_rate"):
@@ -128,6 +134,13 @@ class TrainSettings:
             raise ConfigError(f"betas are {self.betas}; Adam takes two from 0 to below 1")
         if self.distance == "global" and self.model.anchor:
             raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
+
+    def with_length_for(self, images: int) -> TrainSettings:
+        """The settings with the epochs that `image_steps` means for so many images, augmented copies included."""
+        if not self.image_steps:
+            return self
+        epochs = max(1, round(self.image_steps / images))
+        return replace(self, epochs=epochs, align_epochs=max(1, round(epochs / 10)), image_steps=0)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest and the checkpoint."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.augment import augmented_copies
+from nnet_edge.augmentation_choice import choose_augmentation
 from nnet_edge.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -41,6 +42,7 @@ from nnet_edge.training_log import PICTURE, TrainingLog, read_log
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 EMA_WARM_UP = 10  # steps; early on the running mean follows the weights closely
 WARM_UP_STEPS = 20
+MOST_COPIES = 400  # images in the bank up to which copies are added: a large set shows its variety by itself
 LEAST_RATE = 2e-4  # share of the learning rate at the end of the cosine schedule
 
 
@@ -97,6 +99,7 @@ def train(
     resume: Checkpoint | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train on `images`, uint8 RGB (N, 256, 256, 3), and leave checkpoint, log and loss picture in `folder`.
 
@@ -108,7 +111,7 @@ def train(
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
     with deterministic(options.deterministic), removing_bank(folder):
-        trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume)
+        trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
         return trainer.run(report, stop)
 
 
@@ -142,8 +145,10 @@ class Trainer:
         compute: Compute,
         data_facts: dict[str, Any],
         resume: Checkpoint | None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.settings, self.options, self.folder, self.compute = settings, options, folder, compute
+        self.say = say
         self.held_out = held_out
         self.position = (0, 0)  # epoch and step to do next
         self.sums: dict[str, float] = {}  # of the losses of this epoch
@@ -152,6 +157,7 @@ class Trainer:
             self.start_afresh(images, data_facts)
         else:
             self.go_on(resume)
+        settings = self.settings
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.parameter_groups(), settings.learning_rate, settings.betas)
@@ -187,9 +193,23 @@ class Trainer:
         if self.settings.model.standardise:
             self.network.to(self.compute.device)
             measure_channels(self.network, images, self.compute.autocast)
+        self.settings = self.settled(images)
+
+    def settled(self, images: np.ndarray) -> TrainSettings:
+        """The settings with the augmentation chosen and the length known, as the checkpoint keeps them."""
+        settings = self.settings
+        if settings.augmentation_copies:
+            copies = min(settings.augmentation_copies, max(1, MOST_COPIES // len(images)))
+            choice = choose_augmentation(
+                self.network.to(self.compute.device).eval(), images, copies, settings.seed, self.compute.autocast
+            )
+            self.say(choice.sentence())
+            settings = replace(settings, augmentation=choice.augmentation, augmentation_copies=0)
+        return settings.with_length_for(len(images) * settings.augmentation.copies)
 
     def go_on(self, resume: Checkpoint) -> None:
         """Everything as the checkpoint left it."""
+        self.settings = resume.settings
         self.network = resume.build_network()
         self.network.load_state_dict(resume.network)
         self.facts = {name: resume.facts[name] for name in ("data", "teacher")}

@@ -25,8 +25,9 @@ SETTING_OPTIONS = ("protocol", "backbone", "ablation", "epochs", "batch", "learn
 
 def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
     """The settings that the command line's options stand for. Raises ConfigError for those that contradict each other."""
-    settings = PROTOCOLS[options["protocol"]]
-    settings = replace(settings, model=replace(settings.model, backbone=options["backbone"]), seed=options["seed"])
+    settings = PROTOCOLS[options["protocol"] or "tuned"]
+    backbone = options["backbone"] or settings.model.backbone
+    settings = replace(settings, model=replace(settings.model, backbone=backbone), seed=options["seed"])
     if options.get("ablation") is not None:
         settings = ablated(settings, options["ablation"])
     if options["paper_lr"] and options["learning_rate"] is not None:
@@ -34,6 +35,8 @@ def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
     learning_rate = PAPER_LEARNING_RATE if options["paper_lr"] else options["learning_rate"]
     given = {"epochs": options["epochs"], "batch": options["batch"], "learning_rate": learning_rate}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if options["epochs"] is not None:
+        settings = replace(settings, image_steps=0)
     for change in options["overrides"]:
         settings = overridden(settings, change)
     return settings
@@ -68,6 +71,7 @@ def train_bundle(
         known,
         report,
         stop,
+        say,
     )
     tell_training(trained, say)
     if not trained.finished:
