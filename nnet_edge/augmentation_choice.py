@@ -1,8 +1,8 @@
 """Which augmentation suits the parts, decided on good images alone.
 
-Parts that lie on the line any way round are better known when the memory holds turned copies too; for parts that always lie
-the same way such copies only take room. So every candidate's copies are held against good images that were left aside: the
-candidate whose copies come nearest to them, with as many stored vectors as the others, wins.
+Some good images are laid aside and compared with the others, as they are and turned by half. Where the turned ones are not much
+stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint at; where they are, parts
+always lie the same way, and only small changes are normal.
 """
 
 from __future__ import annotations
@@ -15,35 +15,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.augment import augmented_copies
 from nnet_edge.feature_bank import chunks, to_device
 from nnet_edge.model.nnet import NNet
 from nnet_edge.model.parts import unit
 from nnet_edge.settings import Augmentation
 
-CANDIDATES = {
-    "none": Augmentation(),
-    "small": Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08),
-    "turned": Augmentation(
-        rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True
-    ),
-}
-STORED_IMAGES, ASIDE_IMAGES = 45, 15  # enough to tell the candidates apart in seconds
-POSITIONS = 256  # vectors of F3 in one image
+NONE = Augmentation()
+SMALL = Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08)
+TURNED = Augmentation(rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True)
+STRANGER_WHEN_TURNED = 2.0  # measured: cookies, which lie any way, 1.4 to 1.5; parts that lie one way 2.8 to 4.6
+TURNED_SCALE_EXPONENTS = (0.1, 0.1, 1.0)  # shallow features of turned parts repeat so seldom that they say little
+IMAGES = 60  # looked at, a quarter of them laid aside
+FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate that won and what each one reached."""
+    """The augmentation and what it was decided on."""
 
-    name: str
     augmentation: Augmentation
-    distances: dict[str, float]  # mean of 1 - cosine to the nearest stored vector, smaller is better
+    stranger_when_turned: float | None  # distance of turned good images over that of unturned ones; None: not measured
+
+    @property
+    def lie_any_way(self) -> bool:
+        """Whether parts lie on the line any way round."""
+        return self.stranger_when_turned is not None and self.stranger_when_turned <= STRANGER_WHEN_TURNED
 
     def sentence(self) -> str:
         """The choice in one line."""
-        measured = ", ".join(f"{name} {value:.4f}" for name, value in self.distances.items())
-        return f"augmentation: {self.name}, {self.augmentation.copies} copies (distance of good images: {measured})"
+        if self.stranger_when_turned is None:
+            return "augmentation: none"
+        kind = "turned any way" if self.lie_any_way else "small changes"
+        return (
+            f"augmentation: {self.augmentation.copies} copies, {kind} (good images turned by half are "
+            f"{self.stranger_when_turned:.1f} times as strange; up to {STRANGER_WHEN_TURNED:.0f} counts as lying any way)"
+        )
 
 
 def choose_augmentation(
@@ -53,25 +59,21 @@ def choose_augmentation(
     seed: int,
     autocast: Callable[[], contextlib.AbstractContextManager],
 ) -> Choice:
-    """The candidate, with `copies`, that suits uint8 RGB `images` (N, 256, 256, 3); the network is standardised already.
+    """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`; the network is standardised already.
 
     With `copies` 1, or fewer than 4 images, there is nothing to choose: none.
     """
-    if copies == 1 or len(images) < 4:
-        return Choice("none", CANDIDATES["none"], {})
-    order = np.random.default_rng([seed, 2]).permutation(len(images))[: STORED_IMAGES + ASIDE_IMAGES]
-    aside_count = max(1, len(order) * ASIDE_IMAGES // (STORED_IMAGES + ASIDE_IMAGES))
-    aside = deepest_vectors(network, images[order[:aside_count]], autocast)
-    stored = images[order[aside_count:]]
-    distances = {}
-    for name, candidate in CANDIDATES.items():
-        shown = stored if name == "none" else augmented_copies(stored, replace(candidate, copies=copies), seed)
-        vectors = deepest_vectors(network, shown, autocast)
-        kept = np.random.default_rng([seed, 3]).permutation(len(vectors))[: len(stored) * POSITIONS]
-        distances[name] = nearest_distance(aside, vectors[torch.from_numpy(kept)])
-    best = min(distances, key=lambda name: distances[name])
-    chosen = CANDIDATES[best] if best == "none" else replace(CANDIDATES[best], copies=copies)
-    return Choice(best, chosen, distances)
+    if copies == 1 or len(images) < FEWEST_IMAGES:
+        return Choice(NONE, None)
+    order = np.random.default_rng([seed, 2]).permutation(len(images))[:IMAGES]
+    aside = images[order[: len(order) // 4]]
+    stored = deepest_vectors(network, images[order[len(order) // 4 :]], autocast)
+    unturned, turned = (
+        nearest_distance(deepest_vectors(network, shown, autocast), stored)
+        for shown in (aside, np.ascontiguousarray(aside[:, ::-1, ::-1]))
+    )
+    ratio = turned / max(unturned, 1e-6)
+    return Choice(replace(TURNED if ratio <= STRANGER_WHEN_TURNED else SMALL, copies=copies), ratio)
 
 
 @torch.no_grad()

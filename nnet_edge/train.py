@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.augment import augmented_copies
-from nnet_edge.augmentation_choice import choose_augmentation
+from nnet_edge.augmentation_choice import TURNED_SCALE_EXPONENTS, choose_augmentation
 from nnet_edge.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -42,7 +42,7 @@ from nnet_edge.training_log import PICTURE, TrainingLog, read_log
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 EMA_WARM_UP = 10  # steps; early on the running mean follows the weights closely
 WARM_UP_STEPS = 20
-MOST_COPIES = 400  # images in the bank up to which copies are added: a large set shows its variety by itself
+SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
 LEAST_RATE = 2e-4  # share of the learning rate at the end of the cosine schedule
 
 
@@ -199,12 +199,16 @@ class Trainer:
         """The settings with the augmentation chosen and the length known, as the checkpoint keeps them."""
         settings = self.settings
         if settings.augmentation_copies:
-            copies = min(settings.augmentation_copies, max(1, MOST_COPIES // len(images)))
+            copies = settings.augmentation_copies if len(images) <= SMALL_SET else 1
             choice = choose_augmentation(
                 self.network.to(self.compute.device).eval(), images, copies, settings.seed, self.compute.autocast
             )
             self.say(choice.sentence())
             settings = replace(settings, augmentation=choice.augmentation, augmentation_copies=0)
+            if choice.lie_any_way:
+                model = replace(settings.model, scale_exponents=TURNED_SCALE_EXPONENTS)
+                settings = replace(settings, model=model)
+                self.network.settings = model
         return settings.with_length_for(len(images) * settings.augmentation.copies)
 
     def go_on(self, resume: Checkpoint) -> None:
