@@ -247,7 +247,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
 @click.option("--bundle", type=FOLDER, required=True, help="The folder that train or export wrote.")
 @click.option("--json", "json_path", type=FILE, help="One JSON object a frame into this file; - for standard output.")
 @click.option("--rejects", type=FOLDER, help="A picture of every reject into this folder.")
-@click.option("--video", type=FILE, help="Annotated video (.webm, .mp4 or .avi).")
+@click.option("--video", type=FILE, help="Annotated video (.mp4 or .avi).")
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")

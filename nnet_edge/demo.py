@@ -22,6 +22,7 @@ from nnet_edge.export.bundling import export_bundle
 from nnet_edge.files import write_atomically, writing_folder
 from nnet_edge.frame import Prediction
 from nnet_edge.machine import find_processor
+from nnet_edge.protocol import TUNED
 from nnet_edge.report import write_report
 from nnet_edge.runtime.meters import StreamReport
 from nnet_edge.runtime.runner import Runner, load_runner
@@ -29,7 +30,7 @@ from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, RejectPicturesS
 from nnet_edge.runtime.sources import SyntheticSource
 from nnet_edge.runtime.stream import run
 from nnet_edge.runtime.terminal import TerminalView
-from nnet_edge.settings import ModelSettings, TrainSettings
+from nnet_edge.settings import TrainSettings
 from nnet_edge.train import TrainOptions, train
 from nnet_edge.training_data import load_training_data
 from nnet_edge.training_log import LOG, PICTURE
@@ -37,14 +38,6 @@ from nnet_edge.training_view import TrainingView
 
 VIDEO_HZ = 3.0  # parts a second in the video: slow enough to look at each
 REPORT = "report.html"
-TRAINING = TrainSettings(  # enough for the line, with a margin: 48 times 48 parts are about three minutes on two cores
-    epochs=48,
-    batch=8,
-    schedule="cosine",
-    ema_decay=0.98,
-    align_epochs=3,
-    model=ModelSettings(standardise=True),
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class DemoSettings:
     camera_parts: int = 120
     camera_good_first: int = 24  # then three of ten parts have a defect
     camera_hz: float = 8.0
-    training: TrainSettings = TRAINING
+    training: TrainSettings = TUNED  # what `nnet-edge train` does by default
     options: TrainOptions = field(default_factory=TrainOptions)
 
 
@@ -130,7 +123,7 @@ def learn(
     say(f"training on {len(data.learned)} good parts; {len(data.held_out)} are held out for the threshold")
     with timed(seconds, "train"), TrainingView() as view:
         train(data.learned, data.held_out, settings.training, draft / "training", settings.options, data.facts,
-              report=view.show)  # fmt: skip
+              report=view.show, say=say)  # fmt: skip
     with timed(seconds, "export, parity, threshold"):
         return export_bundle(draft / "training", draft / "bundle", say=say).bundle
 

@@ -54,19 +54,8 @@ def parts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `nnet-edge train` leaves for `parts_folder` after a few epochs: training/ and bundle/."""
     out = tmp_path_factory.mktemp("runs") / "parts"
-    arguments = [
-        "train",
-        str(parts_folder),
-        "--out",
-        str(out),
-        "--epochs",
-        "4",
-        "--batch",
-        "7",
-        "--checkpoint-every",
-        "2",
-    ]
-    assert run(arguments) == 0
+    quick = ["--set", "augmentation_copies=0", "--set", "model.memory_slots=128", "--checkpoint-every", "2"]
+    assert run(["train", str(parts_folder), "--out", str(out), "--epochs", "4", "--batch", "7", *quick]) == 0
     return out
 
 

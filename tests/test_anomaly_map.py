@@ -130,3 +130,32 @@ def test_no_maps_are_refused() -> None:
 def test_shared_matrices_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         reference.blurring_matrix(256)[0, 0] = 1.0
+
+
+def test_fusion_with_weights_and_exponents_by_hand() -> None:
+    levels = {
+        "forward_64": 0.5,
+        "reverse_64": 0.3,
+        "forward_32": 0.2,
+        "reverse_32": 0.4,
+        "forward_16": 1.0,
+        "reverse_16": 0.1,
+    }
+    maps = {name: np.full((1, 1, int(name[-2:]), int(name[-2:])), level) for name, level in levels.items()}
+    fusion = reference.Fusion(exponents=(0.5, 2.0, 1.0), forward_weights=(1.0, 0.5, 0.1))
+    expected = (0.3 + 0.5) ** 0.5 * (0.4 + 0.5 * 0.2) ** 2 * (0.1 + 0.1 * 1.0)
+    np.testing.assert_allclose(reference.fuse_maps(maps, fusion), expected, rtol=1e-12)
+
+
+def test_a_scale_with_exponent_zero_is_left_out() -> None:
+    maps = random_layer_maps()
+    fusion = reference.Fusion(exponents=(0.0, 0.0, 1.0))
+    deepest = {name: value for name, value in maps.items() if name.endswith("_16")}
+    np.testing.assert_allclose(reference.fuse_maps(maps, fusion), reference.fuse_maps(deepest), rtol=1e-6)
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0), (-1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (float("nan"), 1.0, 1.0)])
+@pytest.mark.parametrize("name", ["exponents", "forward_weights"])
+def test_a_fusion_that_cannot_be_meant(name: str, values: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=name):
+        reference.Fusion(**{name: values})

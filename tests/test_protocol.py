@@ -31,7 +31,8 @@ def test_the_paper_s_protocol_is_the_paper_s() -> None:
     assert model.align_corners
     assert not model.standardise
     assert not model.recall_residual
-    assert (model.anchor, model.map_exponents, model.memory_init) == (0.0, (), "uniform")
+    assert (model.anchor, model.scale_exponents, model.memory_init) == (0.0, (1.0, 1.0, 1.0), "uniform")
+    assert model.forward_weights == (1.0, 1.0, 1.0)
     assert PAPER.memory_rate == 1
     assert PROTOCOLS == {"paper": PAPER, "tuned": TUNED}
 
@@ -149,8 +150,8 @@ def test_one_setting_changes_and_nothing_else(
         "model.memory_addressing=hash",
         "model.memory_init=zeros",
         "model.anchor=-1",
-        "model.map_exponents=1,2",
-        "model.map_exponents=0,0,0,0,0,0",
+        "model.scale_exponents=1,2",
+        "model.scale_exponents=0,0,0",
         "augmentation.zoom=2",
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 from onnx import TensorProto, helper
 
-from nnet_edge.anomaly_map import LAYER_MAPS, anomaly_map
+from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.bundle import Bundle
 from nnet_edge.checkpoint import read_checkpoint, read_held_out
 from nnet_edge.config import RunnerSettings
@@ -22,6 +22,7 @@ from nnet_edge.export.onnx_graph import OPSET, describe_graph
 from nnet_edge.export.parity import check_parity, compare, infer_all
 from nnet_edge.export.surgery import add_tail
 from nnet_edge.frame import Outputs
+from nnet_edge.protocol import TUNED
 from nnet_edge.runtime.runner import load_runner
 
 TAIL_ATOL = 1e-5  # FP32 products of matrices whose rows sum to 1, maps up to 64
@@ -42,8 +43,8 @@ def maps_only_graph(names: tuple[str, ...]) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "maps", inputs, outputs), opset_imports=opsets, ir_version=10)
 
 
-def run_tail(maps: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    model = add_tail(maps_only_graph(tuple(maps)))
+def run_tail(maps: dict[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> tuple[np.ndarray, np.ndarray]:
+    model = add_tail(maps_only_graph(tuple(maps)), fusion=fusion)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feed = {f"in_{name}": value for name, value in maps.items()}
     found, score = session.run(["anomaly_map", "image_score"], feed)
@@ -90,11 +91,18 @@ def test_a_second_export_gives_the_same_names(trained_run: Path, bundle: Bundle,
 
 
 @pytest.mark.parametrize("names", [LAYER_MAPS, LAYER_MAPS[3:], LAYER_MAPS[:3]], ids=["both", "reverse", "forward"])
-def test_the_tail_is_the_reference(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED.model.fusion, Fusion(False, (0.0, 0.5, 1.0), (0.0, 2.0, 0.3))])
+def test_the_tail_is_the_reference(names: tuple[str, ...], fusion: Fusion) -> None:
     maps = random_maps(names)
-    found, score = run_tail(maps)
-    np.testing.assert_allclose(found, anomaly_map(maps), atol=TAIL_ATOL, rtol=1e-6)
+    found, score = run_tail(maps, fusion)
+    np.testing.assert_allclose(found, anomaly_map(maps, fusion=fusion), atol=TAIL_ATOL, rtol=1e-6)
     np.testing.assert_array_equal(score, found.max(axis=(1, 2, 3)))
+
+
+def test_rounding_below_zero_makes_no_nan() -> None:
+    maps = {name: np.full_like(value, -1e-7) for name, value in random_maps().items()}
+    found, _ = run_tail(maps, TUNED.model.fusion)
+    assert np.isfinite(found).all()
 
 
 def test_the_tail_has_scipys_border() -> None:
