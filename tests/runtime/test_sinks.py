@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -36,13 +37,19 @@ def make_prediction(make_frame: Callable[..., Frame]) -> MakePrediction:
     return make
 
 
-@pytest.fixture
-def files_up_to() -> Iterator[Callable[[int], None]]:
-    """A function that lets no file of this process grow beyond so many bytes: a small disk."""
+@contextmanager
+def files_up_to(limit_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes: a small disk.
+
+    Lifted again inside the test: pytest writes its own output, which may be a long file, before fixtures are torn down.
+    """
     resource = pytest.importorskip("resource", reason="no file size limit on this system")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_prediction: MakePrediction) -> None:
@@ -86,14 +93,12 @@ def test_a_full_disk_is_told(make_prediction: MakePrediction) -> None:
         sink.write(make_prediction())
 
 
-def test_on_a_full_disk_the_file_ends_with_a_whole_line(
-    tmp_path: Path, make_prediction: MakePrediction, files_up_to: Callable[[int], None]
-) -> None:
+def test_on_a_full_disk_the_file_ends_with_a_whole_line(tmp_path: Path, make_prediction: MakePrediction) -> None:
     path = tmp_path / "verdicts.jsonl"
     with JsonLinesSink(path) as sink:
         sink.write(make_prediction(0))
-        files_up_to(path.stat().st_size + 100)
-        with pytest.raises(SinkError, match="cannot write verdicts to"):
+        small_disk = files_up_to(path.stat().st_size + 100)
+        with small_disk, pytest.raises(SinkError, match="cannot write verdicts to"):
             sink.write(make_prediction(1))
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0]
 
@@ -122,12 +127,9 @@ def test_rejects_leave_a_picture_and_good_frames_none(tmp_path: Path, make_predi
     assert cv2.imread(str(tmp_path / "rejects" / "000013.jpg")).shape == (32 + 256, 2 * 512 + 56, 3)
 
 
-def test_a_picture_that_does_not_fit_leaves_no_part(
-    tmp_path: Path, make_prediction: MakePrediction, files_up_to: Callable[[int], None]
-) -> None:
+def test_a_picture_that_does_not_fit_leaves_no_part(tmp_path: Path, make_prediction: MakePrediction) -> None:
     with RejectPicturesSink(tmp_path) as sink:
-        files_up_to(1000)
-        with pytest.raises(SinkError, match="cannot write pictures of rejects to"):
+        with files_up_to(1000), pytest.raises(SinkError, match="cannot write pictures of rejects to"):
             sink.write(make_prediction())
     assert os.listdir(tmp_path) == []
 
@@ -152,20 +154,20 @@ def test_a_video_holds_every_frame_and_appears_when_it_is_whole(
     assert capfd.readouterr().err == ""
 
 
-def test_a_video_on_a_full_disk_is_told_and_taken_away(
-    tmp_path: Path, make_prediction: MakePrediction, files_up_to: Callable[[int], None]
-) -> None:
+def test_a_video_on_a_full_disk_is_told_and_taken_away(tmp_path: Path, make_prediction: MakePrediction) -> None:
     random = np.random.default_rng(0)
 
     def record() -> None:
         with VideoSink(tmp_path / "annotated.avi") as sink:
-            files_up_to(50_000)
             for index in range(20):
                 prediction = make_prediction(index)
                 prediction.frame.image[...] = random.integers(0, 256, prediction.frame.image.shape, np.uint8)
                 sink.write(prediction)
 
-    with pytest.raises(SinkError, match=r"annotated\.avi holds \d+ of 20 frames: is the disk full"):
+    with (
+        files_up_to(50_000),
+        pytest.raises(SinkError, match=r"annotated\.avi holds \d+ of 20 frames: is the disk full"),
+    ):
         record()
     assert os.listdir(tmp_path) == []
 
