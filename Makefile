@@ -1,4 +1,4 @@
-# Everyday commands. `make demo` and `make test` need nothing but Python 3.11 (or 3.10 to 3.12): they make .venv themselves.
+# Everyday commands. `make demo` and `make test` need nothing but Python 3.11: they make .venv themselves.
 PYTHON ?= python3
 BIN = .venv/bin
 PARTS = export runtime calibration benchmarks

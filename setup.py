@@ -18,7 +18,6 @@ TRAIN = [
     "scikit-image>=0.24",
     "matplotlib>=3.9",
     "safetensors>=0.5",
-    "tqdm>=4.66",
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
 TEST = [
@@ -43,7 +42,7 @@ setup(
     description="From a folder of good photographs to a live verdict on every part: N-Net on ONNX, OpenVINO and TensorRT",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=["nnet_edge", "nnet_edge.model", *(name for part in PARTS for name in packages_of(part))],
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
     package_data={"nnet_edge": ["py.typed"], "nnet_edge.runtime": ["kernels/*.cu"]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,13 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold."
+        ),
+        click.option(
+            "--feature-memory",
+            type=float,
+            default=4.0,
+            show_default=True,
+            help="GiB of teacher features; more goes to disk.",
         ),
         click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs."),
         click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
@@ -234,6 +242,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
             options["mask_rule"],
             progress,
         )
+    found = replace(found, warnings=artifact.warnings)
     written = write_evaluation(found, out or bundle.parent / "evaluation")
     if record and artifact.bundle is not None:
         record_metrics(artifact.bundle, found.metrics.as_dict())

@@ -58,6 +58,7 @@ class Evaluation:
     metrics: Metrics  # those of pixels over the images whose mask is known
     skipped: tuple[Skipped, ...]  # images that could not be read
     seconds: Mapping[str, float]  # spent on read, infer, measure
+    warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,6 +116,7 @@ class Evaluation:
             "category": self.category,
             "runner": self.runner,
             "precision": self.precision,
+            "warnings": list(self.warnings),
             "threshold": self.threshold,
             "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
             "metrics": self.metrics.as_dict(),

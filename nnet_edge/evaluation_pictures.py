@@ -192,6 +192,7 @@ def write_head(figure: Any, evaluation: Evaluation, left: float) -> None:
     top = figure.get_size_inches()[1]
     title = f"{shorten(evaluation.category, 36)}  ·  {evaluation.runner} {evaluation.precision}"
     write(figure, left, top - 0.45, title, size=15, weight="bold")
+    write(figure, left, top - 0.2, "  ·  ".join(evaluation.warnings), size=9, color=WRONG, weight="bold")
     write(figure, left, top - 0.75, figures_of(evaluation), size=10.5)
     write(figure, left, top - 1.0, verdicts_of(evaluation), size=10.5, color=GREY)
 

@@ -139,8 +139,11 @@ def train_options(options: Mapping[str, Any]) -> TrainOptions:
     """How the command line wants the training computed."""
     if options["checkpoint_every"] < 1:
         raise ConfigError(f"--checkpoint-every {options['checkpoint_every']}: give at least 1 epoch")
+    if not options["feature_memory"] >= 0:
+        raise ConfigError(f"--feature-memory {options['feature_memory']}: give 0 or more GiB")
     names = ("device", "precision", "compile", "deterministic", "checkpoint_every", "teacher_weights")
-    return TrainOptions(**{name: options[name] for name in names})
+    memory_limit = int(options["feature_memory"] * 2**30)
+    return TrainOptions(memory_limit=memory_limit, **{name: options[name] for name in names})
 
 
 def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:

@@ -72,6 +72,20 @@ def test_evaluate_records_in_the_manifest_when_told(bundle_path: Path, parts_fol
     assert (tmp_path / "evaluation/sheet.png").exists()
 
 
+def test_every_report_says_that_the_teacher_is_random(
+    bundle_path: Path, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["teacher"]["is_random"] = True
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert run(["evaluate", str(copy), str(parts_folder), "--out", str(tmp_path / "report")]) == 0
+    assert "RANDOM" in capsys.readouterr().err
+    assert "RANDOM" in json.loads((tmp_path / "report/metrics.json").read_text())["warnings"][0]
+    assert run(["stream", str(parts_folder / "test_good"), "--bundle", str(copy)]) == 0
+    assert "RANDOM" in capsys.readouterr().err
+
+
 def test_held_out_images_stand_in_for_good_test_images(
     bundle_path: Path, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

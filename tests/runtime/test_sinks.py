@@ -128,9 +128,9 @@ def test_rejects_leave_a_picture_and_good_frames_none(tmp_path: Path, make_predi
 
 
 def test_a_picture_that_does_not_fit_leaves_no_part(tmp_path: Path, make_prediction: MakePrediction) -> None:
-    with RejectPicturesSink(tmp_path) as sink:
-        with files_up_to(1000), pytest.raises(SinkError, match="cannot write pictures of rejects to"):
-            sink.write(make_prediction())
+    says = "cannot write pictures of rejects to"
+    with RejectPicturesSink(tmp_path) as sink, files_up_to(1000), pytest.raises(SinkError, match=says):
+        sink.write(make_prediction())
     assert os.listdir(tmp_path) == []
 
 
