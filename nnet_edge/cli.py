@@ -127,7 +127,9 @@ def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which runner computes the graph, and how."""
     for option in (
         click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
-        click.option("--hint", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True),
+        click.option(
+            "--hint", type=click.Choice(["latency", "throughput"]), help="Default: latency; throughput to stream files."
+        ),
         click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
         click.option("--runner-batch", type=int, default=8, show_default=True, help="Largest batch of the runner."),
         click.option("--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
@@ -145,7 +147,8 @@ def runner_settings(options: dict[str, Any]) -> RunnerSettings:
 
     names = {"runner": "kind", "runner_precision": "precision", "runner_batch": "max_batch"}
     names |= {name: name for name in ("threads", "hint", "cache_dir")}
-    return RunnerSettings(**{field: options.pop(option) for option, field in names.items()})
+    settings = {field: options.pop(option) for option, field in names.items()}
+    return RunnerSettings(**settings | {"hint": settings["hint"] or "latency"})
 
 
 def false_rejects_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -267,7 +270,8 @@ def stream(source: str, bundle: Path, **options: Any) -> None:
     """Judge every frame of SOURCE: an image folder, a video, a camera's number, an rtsp:// or http:// address, synthetic."""
     from nnet_edge.stream_verb import stream_bundle
 
-    for line in stream_bundle(source, bundle, runner_settings(options), options, say):
+    is_hinted = options["hint"] is not None
+    for line in stream_bundle(source, bundle, runner_settings(options), is_hinted, options, say):
         say(line)
 
 

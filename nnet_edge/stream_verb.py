@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,17 @@ from nnet_edge.runtime.terminal import TerminalView
 
 
 def stream_bundle(
-    source_text: str, path: Path, runner: RunnerSettings, options: Mapping[str, Any], say: Callable[[str], None]
+    source_text: str,
+    path: Path,
+    runner: RunnerSettings,
+    is_hinted: bool,
+    options: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> list[str]:
-    """Judge every frame of the source; gives the lines to say at the end."""
+    """Judge every frame of the source; gives the lines to say at the end.
+
+    Unless `is_hinted`, the runner works for throughput on files: nobody waits for a single one of them.
+    """
     source = open_source(source_text, options["skip_bad_images"])
     bundle = read_bundle(path)
     for warning in bundle.warnings:
@@ -30,6 +39,8 @@ def stream_bundle(
         when_full=None if when_full is None else WhenFull(when_full),
         min_area=options["min_area"],
     )
+    if not (is_hinted or source.is_live):
+        runner = replace(runner, hint="throughput")
     loaded = load_runner(bundle.graph, runner)
     say(f"{source.describe()} on {loaded.name} ({loaded.precision}), threshold {settings.threshold:.6g}")
     with stopping_on_signals() as stop, TerminalView(bundle.name) as view:
