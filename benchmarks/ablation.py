@@ -19,6 +19,7 @@ from typing import Any
 
 from nnet_edge.benchmarks.ablation_table import TABLES, AblationTable, rows_of
 from nnet_edge.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from nnet_edge.compute import choose_device
 from nnet_edge.config import require_choice
 from nnet_edge.data import Dataset, fingerprint
 from nnet_edge.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ from nnet_edge.model.torch_runner import TorchRunner
 from nnet_edge.protocol import ABLATIONS, PAPER, ablated
 from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings import TrainSettings
-from nnet_edge.train import Progress, TrainOptions, choose_device, train
+from nnet_edge.train import Progress, TrainOptions, train
 from nnet_edge.training_data import HELD_OUT_SHARE, TrainingData, load_training_data
 
 Key = dict[str, Any]

@@ -204,10 +204,11 @@ def train(data: Path, out: Path | None, resume: bool, force: bool, **options: An
 def export(training: Path, out: Path | None, force: bool, false_rejects: float | None, **options: Any) -> None:
     """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
     from nnet_edge.export.bundling import export_bundle
+    from nnet_edge.train_verb import tell_exported
 
     out = out or training.parent / "bundle"
     exported = export_bundle(training, out, false_rejects, runner_settings(options), force, say)
-    tell_export(exported.bundle, [parity.sentence() for parity in exported.parities])
+    tell_exported(exported, say)
 
 
 @commands.command()
@@ -332,14 +333,6 @@ def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:
     for note in dataset.notes:
         say(f"note: {note}")
     return dataset
-
-
-def tell_export(bundle: Any, parities: list[str]) -> None:
-    """Say what the bundle is and how to use it."""
-    for line in (*parities, bundle.threshold.sentence(), *bundle.warnings):
-        say(line)
-    click.echo(f"bundle: {bundle.path}")
-    say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
 
 
 def table_of(found: Evaluation) -> str:

@@ -6,7 +6,6 @@ one that was never interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from nnet_edge.checkpoint import (
     write_checkpoint,
     write_held_out,
 )
+from nnet_edge.compute import Compute, choose_device, choose_precision, deterministic
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.feature_bank import FeatureBank, chunks, fill_bank, measure_channels, removing_bank, to_device
 from nnet_edge.model.backbone import find_backbone
@@ -113,23 +113,6 @@ def train(
     with deterministic(options.deterministic), removing_bank(folder):
         trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
         return trainer.run(report, stop)
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and in which precision the network computes; losses and cosines are FP32 in any case."""
-
-    device: str  # cpu | cuda
-    precision: str  # fp32 | bf16
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """BF16 for convolutions and matrix products where that is the precision."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the features are kept in."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 class Trainer:
@@ -413,43 +396,3 @@ def check_images(batch: int, images: int, held_out: int) -> None:
         raise ConfigError(
             "no image is held out: the threshold is chosen on images that training never saw; hold some out"
         )
-
-
-def choose_device(wanted: str) -> str:
-    """cpu or cuda. Raises ConfigError when CUDA is asked for and absent."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: this torch sees no CUDA GPU; say --device cpu, or install a CUDA build of torch"
-        )
-    if wanted not in ("cpu", "cuda"):
-        raise ConfigError(f"device {wanted!r} is unknown: choose auto, cpu or cuda")
-    return wanted
-
-
-def choose_precision(wanted: str, device: str) -> str:
-    """fp32 or bf16. Raises ConfigError when BF16 is asked for and the processor has no instruction for it."""
-    has_bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device == "cuda"
-        else torch.cpu._is_avx512_bf16_supported()
-    )
-    if wanted == "auto":
-        return "bf16" if has_bf16 else "fp32"
-    if wanted == "bf16" and not has_bf16:
-        raise ConfigError(f"--precision bf16: this {device} multiplies no BF16 in hardware; say fp32 or auto")
-    if wanted not in ("fp32", "bf16"):
-        raise ConfigError(f"precision {wanted!r} is unknown: choose auto, fp32 or bf16")
-    return wanted
-
-
-@contextlib.contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Only kernels whose sums have a fixed order, where wanted; as before afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnet_edge.bundle import Bundle
 from nnet_edge.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from nnet_edge.config import RunnerSettings
 from nnet_edge.data import Dataset
 from nnet_edge.errors import ConfigError, TrainingError
-from nnet_edge.export.bundling import export_bundle
+from nnet_edge.export.bundling import Exported, export_bundle
 from nnet_edge.protocol import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
 from nnet_edge.settings import TrainSettings
 from nnet_edge.train import Progress, Trained, TrainOptions, train
@@ -79,16 +78,16 @@ def train_bundle(
             f"nnet-edge export {out / TRAINING}")  # fmt: skip
         return False
     exported = export_bundle(out / TRAINING, out / BUNDLE, options["false_rejects"], runner, True, say)
-    for parity in exported.parities:
-        say(parity.sentence())
-    tell_bundle(exported.bundle, say)
+    tell_exported(exported, say)
     return True
 
 
-def tell_bundle(bundle: Bundle, say: Callable[[str], None]) -> None:
-    """Say what was made and what to do with it."""
-    for line in (bundle.threshold.sentence(), *bundle.warnings, f"bundle: {bundle.path}"):
+def tell_exported(exported: Exported, say: Callable[[str], None]) -> None:
+    """Say how far the runners agree, what the threshold means, and what to do with the bundle."""
+    bundle = exported.bundle
+    for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *bundle.warnings):
         say(line)
+    say(f"bundle: {bundle.path}")
     say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
 
 

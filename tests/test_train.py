@@ -19,13 +19,14 @@ import pytest
 import torch
 
 from nnet_edge.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, read_held_out
+from nnet_edge.compute import choose_device, choose_precision
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.model.backbone import find_backbone
 from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.teacher_weights import load_teacher
 from nnet_edge.protocol import PAPER
 from nnet_edge.settings import Augmentation, TrainSettings
-from nnet_edge.train import Progress, Trained, TrainOptions, choose_device, choose_precision, epoch_rows, train
+from nnet_edge.train import Progress, Trained, TrainOptions, epoch_rows, train
 from nnet_edge.training_log import LOG, PICTURE
 
 FP32 = TrainOptions(device="cpu", precision="fp32", checkpoint_every=100)

@@ -1,0 +1,68 @@
+"""Where and in which precision a training computes: processor or GPU, FP32 or BF16 autocast."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from nnet_edge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which precision the network computes; losses and cosines are FP32 in any case."""
+
+    device: str  # cpu | cuda
+    precision: str  # fp32 | bf16
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """BF16 for convolutions and matrix products where that is the precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the features are kept in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+def choose_device(wanted: str) -> str:
+    """cpu or cuda. Raises ConfigError when CUDA is asked for and absent."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: this torch sees no CUDA GPU; say --device cpu, or install a CUDA build of torch"
+        )
+    if wanted not in ("cpu", "cuda"):
+        raise ConfigError(f"device {wanted!r} is unknown: choose auto, cpu or cuda")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """fp32 or bf16. Raises ConfigError when BF16 is asked for and the processor has no instruction for it."""
+    has_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+    if wanted == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if wanted == "bf16" and not has_bf16:
+        raise ConfigError(f"--precision bf16: this {device} multiplies no BF16 in hardware; say fp32 or auto")
+    if wanted not in ("fp32", "bf16"):
+        raise ConfigError(f"precision {wanted!r} is unknown: choose auto, fp32 or bf16")
+    return wanted
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Only kernels whose sums have a fixed order, where wanted; as before afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
