@@ -23,7 +23,7 @@ from nnet_edge.imaging import SIDE
 from nnet_edge.model.nnet import NNet
 from nnet_edge.model.torch_runner import TorchRunner
 from nnet_edge.runtime.runner import Runner, load_runner
-from nnet_edge.scoring import Threshold, choose_threshold
+from nnet_edge.scoring import Threshold, choose_threshold, rank_of
 
 PARITY_RUNNERS = ("onnxruntime", "openvino")
 MARGIN = 2 * SCORE_RTOL  # the part that set the threshold stays good on every runner, whose scores differ by rounding
@@ -53,6 +53,8 @@ def export_bundle(
     """
     checkpoint = read_checkpoint(training)
     held_out = read_held_out(training if training.is_dir() else training.parent)
+    if false_rejects is not None:
+        rank_of(false_rejects, len(held_out))  # before the minutes that a large graph takes
     network = checkpoint.build_network()
     with writing_bundle(out, replace_old) as draft:
         write_atomically(draft.path / WEIGHTS, save(network.state_dict()))

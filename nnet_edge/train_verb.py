@@ -13,6 +13,7 @@ from nnet_edge.data import Dataset
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.export.bundling import Exported, export_bundle
 from nnet_edge.protocol import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
+from nnet_edge.scoring import rank_of
 from nnet_edge.settings import TrainSettings
 from nnet_edge.train import Progress, Trained, TrainOptions, train
 from nnet_edge.training_data import TrainingData, load_training_data
@@ -60,6 +61,10 @@ def train_bundle(
     if known is None and options["batch"] is None:
         settings = replace(settings, batch=min(settings.batch, len(data.learned)))
     tell_data(data, say)
+    if options["false_rejects"] is not None:
+        rank_of(
+            options["false_rejects"], len(data.held_out)
+        )  # a rate that they cannot support ends here, not after training
     trained = train(
         data.learned,
         data.held_out,

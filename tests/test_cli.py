@@ -140,6 +140,7 @@ def test_wrong_use_of_the_command_line(ask: Ask, tmp_path: Path, parts_folder: P
         (["train", parts_folder, "--ablation", "9.9"], "9.9"),
         (["train", parts_folder, "--false-rejects", "2"], "between 0 and 1"),
         (["train", parts_folder, "--false-rejects", "a/b"], "no share"),
+        (["train", parts_folder, "--out", tmp_path / "f", "--false-rejects", "1/200"], "199"),
         (["train", parts_folder, "--resume", "--force"], "contradict"),
         (["train", parts_folder, "--checkpoint-every", "0"], "at least 1"),
         (["train", parts_folder, "--hold-out", "1.5", "--out", tmp_path / "h"], "1.5"),
