@@ -66,3 +66,14 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def full_fp32() -> Iterator[None]:
+    """FP32 convolutions that stay FP32 on a GPU: TF32 would round the memory's cosines to 10 bits. As before afterwards."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -28,7 +28,7 @@ from nnet_edge.checkpoint import (
     write_checkpoint,
     write_held_out,
 )
-from nnet_edge.compute import Compute, choose_device, choose_precision, deterministic
+from nnet_edge.compute import Compute, choose_device, choose_precision, deterministic, full_fp32
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.feature_bank import FeatureBank, chunks, fill_bank, measure_channels, removing_bank, to_device
 from nnet_edge.model.backbone import find_backbone
@@ -110,7 +110,7 @@ def train(
     check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
-    with deterministic(options.deterministic), removing_bank(folder):
+    with deterministic(options.deterministic), full_fp32(), removing_bank(folder):
         trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
         return trainer.run(report, stop)
 

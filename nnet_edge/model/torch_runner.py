@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nnet_edge.anomaly_map import anomaly_map, image_score
+from nnet_edge.compute import full_fp32
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
 from nnet_edge.model.nnet import NNet
@@ -36,7 +37,8 @@ class TorchRunner:
     @torch.inference_mode()
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
-        found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+        with full_fp32():
+            found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         maps = {name: value.cpu().numpy() for name, value in zip(self._network.output_names, found, strict=True)}
         enlarged = anomaly_map(maps, fusion=self._network.settings.fusion)
         return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})
