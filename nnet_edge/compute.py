@@ -70,7 +70,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_fp32() -> Iterator[None]:
-    """FP32 convolutions that stay FP32 on a GPU: TF32 would round the memory's cosines to 10 bits. As before afterwards."""
+    """FP32 convolutions that stay FP32 on a GPU: TF32 rounds cosines to 10 bits. As before afterwards."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
