@@ -18,7 +18,14 @@ def test_tf32_is_off_inside_and_as_before_outside() -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_deterministic_kernels_are_put_back_after_a_failure(wanted: bool) -> None:
     before = torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(RuntimeError, match="stop"), deterministic(wanted):
-        assert torch.are_deterministic_algorithms_enabled() == (wanted or before)
-        raise RuntimeError("stop")
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with deterministic(wanted):
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert seen == [wanted or before]
     assert torch.are_deterministic_algorithms_enabled() == before
