@@ -16,6 +16,7 @@ from nnet_edge.benchmarks.speed_report import Round
 from nnet_edge.bundle import Bundle
 from nnet_edge.config import RUNNER_KINDS, RunnerSettings, StreamSettings, require_between, require_choice
 from nnet_edge.errors import ConfigError
+from nnet_edge.evaluate_verb import load_network
 from nnet_edge.frame import Outputs, Prediction
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.graph_runner import cores
@@ -25,7 +26,7 @@ from nnet_edge.runtime.sources import ImageFileSource
 from nnet_edge.runtime.stream import run
 
 if TYPE_CHECKING:
-    from nnet_edge.model.nnet import NNet
+    pass
 
 WARM_UP_CALLS = 3
 NS_PER_S, NS_PER_MS = 1e9, 1e6
@@ -189,20 +190,6 @@ def torch_contenders(
         yield Bare("torch network alone", "torch", "fp32", batch, layer_maps, images)
         if settings.with_bf16:
             yield Bare("torch eager", "torch", "bf16 autocast", batch, in_bf16, images)
-
-
-def load_network(bundle: Bundle) -> NNet:
-    """N-Net with the bundle's weights."""
-    from safetensors.torch import load_file
-
-    from nnet_edge.model.backbone import build_encoder, find_backbone
-    from nnet_edge.model.nnet import NNet
-    from nnet_edge.settings import TrainSettings
-
-    model = TrainSettings.from_dict(bundle.manifest["train"]).model
-    network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    network.load_state_dict(load_file(bundle.weights))
-    return network
 
 
 def runner_contenders(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.config import RunnerSettings
 from nnet_edge.runtime.runner import Runner, load_runner
+
+if TYPE_CHECKING:
+    from nnet_edge.model.nnet import NNet
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,21 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
 
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
-    """The bundle's weights in PyTorch."""
+    """The bundle's weights in PyTorch, behind the runners' door."""
+    from nnet_edge.model.torch_runner import TorchRunner
+
+    return TorchRunner(load_network(bundle), max_batch=settings.max_batch)
+
+
+def load_network(bundle: Bundle) -> NNet:
+    """N-Net with the bundle's weights."""
     from safetensors.torch import load_file
 
     from nnet_edge.model.backbone import build_encoder, find_backbone
     from nnet_edge.model.nnet import NNet
-    from nnet_edge.model.torch_runner import TorchRunner
     from nnet_edge.settings import TrainSettings
 
     model = TrainSettings.from_dict(bundle.manifest["train"]).model
     network = NNet(model, build_encoder(find_backbone(model.backbone)))
     network.load_state_dict(load_file(bundle.weights))
-    return TorchRunner(network, max_batch=settings.max_batch)
+    return network

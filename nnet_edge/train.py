@@ -146,12 +146,11 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.parameter_groups(), settings.learning_rate, settings.betas)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
-        self.averaged = self.start_average(resume)
         self.bank = self.fill(images)
         if resume is None and settings.model.memory_init != "uniform" and self.network.memory is not None:
             generator = torch.Generator().manual_seed(settings.seed)
             self.network.memory.remember(self.bank.maps[2], generator, settings.model.memory_init == "coreset")
-            self.averaged = self.start_average(None)
+        self.averaged = self.start_average(resume)
         self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
         self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli import run
@@ -32,6 +34,15 @@ def bad_part(seed: int, side: int = 96) -> tuple[np.ndarray, np.ndarray]:
     cv2.circle(mask, (side // 2 + side // 5, side // 2), side // 10, 255, -1)
     picture[mask > 0] = (30, 220, 240)
     return picture, mask > 0
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: the tests' networks are too small to share between threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +22,7 @@ IMAGES = 3
 BYTES_AN_IMAGE = 4 * (24 * 64 * 64 + 40 * 32 * 32 + 112 * 16 * 16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
