@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 PARTS = export runtime calibration benchmarks
 
-.PHONY: demo test check format lint types tests clean
+GPU = build/gpu
+
+.PHONY: demo test check format lint types tests gpu clean
 
 demo: .venv/ready
 	$(BIN)/nnet-edge demo --out demo --force
@@ -24,6 +26,17 @@ types: .venv/ready
 	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/nnet_edge build/types/
 	ln -s $(addprefix $(CURDIR)/,$(PARTS)) build/types/nnet_edge/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p nnet_edge
+
+# Everything that needs a GPU, where there is one. A build that this GPU or TensorRT refuses does not end it: the report names
+# it, and torch stands in for the engine where none is left.
+gpu: .venv/ready
+	$(BIN)/python -m pip install --quiet -e '.[gpu]' -c constraints.txt
+	test -d $(GPU)/line || $(BIN)/python -c 'from pathlib import Path; from nnet_edge.demo_parts import make_line; make_line(Path("$(GPU)/line"), 0)'
+	test -d $(GPU)/bundle || $(BIN)/python -m nnet_edge.benchmarks.random_bundle $(GPU)/bundle --backbone wide_resnet50_2
+	test -f $(GPU)/bundle/nnet.int8.onnx || $(BIN)/nnet-edge calibrate $(GPU)/bundle $(GPU)/line --frames 16 --accept
+	-for precision in fp32 fp16 int8; do $(BIN)/nnet-edge build-engine $(GPU)/bundle --precision $$precision --accept; done
+	$(BIN)/pytest -m gpu
+	$(BIN)/python -m nnet_edge.benchmarks.gpu $(GPU)/bundle --json benchmarks/results/gpu.json
 
 # torch first and alone: its CPU build satisfies what every later package asks for
 .venv/ready: setup.py constraints.txt

@@ -20,6 +20,18 @@ TRAIN = [
     "safetensors>=0.5",
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
+MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
+    "nvidia-modelopt>=0.47",
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "onnx-graphsurgeon>=0.5.8",
+    "onnxscript>=0.5",
+    "onnxslim>=0.1",
+    "onnxconverter-common>=1.14",
+    "polygraphy>=0.49",
+    "lief>=0.16",
+    "cppimport>=22.8",
+]
 TEST = [
     "pytest>=8.3",
     "hypothesis>=6.100",
@@ -28,6 +40,7 @@ TEST = [
     "scikit-learn>=1.5",
     "tifffile>=2024.8",
     "build>=1.2",
+    "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",  # builds engines without a GPU
 ]
 
 
@@ -42,16 +55,18 @@ setup(
     description="From a folder of good photographs to a live verdict on every part: N-Net on ONNX, OpenVINO and TensorRT",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    python_requires=">=3.11",
+    python_requires=">=3.10",  # JetPack 6 has 3.10, and its tensorrt module works with no other
     packages=["nnet_edge", "nnet_edge.model", *(name for part in PARTS for name in packages_of(part))],
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
-    package_data={"nnet_edge": ["py.typed"], "nnet_edge.runtime": ["kernels/*.cu"]},
+    package_data={"nnet_edge": ["py.typed"], "nnet_edge.runtime": ["kernels/*.cu", "kernels/*.h"]},
     install_requires=["numpy>=1.26", "opencv-python>=4.9", "pillow>=10.3", "click>=8.1", "rich>=13.7", "psutil>=5.9"],
     extras_require={
         "cpu": CPU,
         "train": TRAIN + CPU,
-        "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],
-        "rtx": ["tensorrt-rtx-cu13>=1.7"],
+        "calibrate": [*CPU, "onnx>=1.17", "scipy>=1.13"],
+        "modelopt": MODELOPT,
+        "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],  # a Jetson has it from JetPack, never from pip
+        "rtx": ["tensorrt-rtx-cu13>=1.7; 'tegra' not in platform_release"],
         "gpu": ["pycuda>=2024.1"],
         "test": TEST + TRAIN + CPU,
     },

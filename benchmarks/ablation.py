@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +25,6 @@ from nnet_edge.config import require_choice
 from nnet_edge.data import Dataset, fingerprint
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluate import evaluate
-from nnet_edge.export.bundling import with_margin
-from nnet_edge.export.parity import infer_all
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import MaskRule
 from nnet_edge.metrics import Metrics
@@ -33,7 +32,8 @@ from nnet_edge.model.backbone import build_encoder, find_backbone
 from nnet_edge.model.nnet import NNet
 from nnet_edge.model.torch_runner import TorchRunner
 from nnet_edge.protocol import ABLATIONS, PAPER, ablated
-from nnet_edge.scoring import choose_threshold
+from nnet_edge.runtime.batches import infer_all
+from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings import TrainSettings
 from nnet_edge.train import Progress, TrainOptions, train
 from nnet_edge.training_data import HELD_OUT_SHARE, TrainingData, load_training_data
@@ -137,13 +137,16 @@ class Bench:
         if (folder / CHECKPOINT).exists():
             resume = read_checkpoint(folder)
             require_same(folder, resume.facts["data"]["key"], key)
-            if resume.epoch >= training.epochs:
+            if resume.is_finished:
                 return resume
         data = self.load(training.seed)
         training = replace(training, batch=min(training.batch, len(data.learned)))
         self.say(f"{what}: {'training' if resume is None else f'training on from epoch {resume.epoch + 1}'}")
         facts, options = {**data.facts, "key": key}, self.settings.options
-        trained = train(data.learned, data.held_out, training, folder, options, facts, resume, self.report, self.stop)
+        asking = nullcontext(self.stop)
+        trained = train(
+            data.learned, data.held_out, training, folder, options, facts, resume, self.report, lambda: asking
+        )
         return read_checkpoint(folder) if trained.finished else None
 
     def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def with_maps(checkpoint: Checkpoint, maps: str) -> NNet:
     """The checkpoint's network, to deploy, that fuses these maps."""
     model = replace(checkpoint.settings.model, maps=maps)
     network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    network.load_state_dict(checkpoint.averaged or checkpoint.network)
+    network.load_state_dict(checkpoint.deployed)
     return network.eval()
 
 

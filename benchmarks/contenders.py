@@ -14,7 +14,7 @@ import numpy as np
 
 from nnet_edge.benchmarks.speed_report import Round
 from nnet_edge.bundle import Bundle
-from nnet_edge.config import RUNNER_KINDS, RunnerSettings, StreamSettings, require_between, require_choice
+from nnet_edge.config import CPU_RUNNER_KINDS, RunnerSettings, StreamSettings, require_between, require_choice
 from nnet_edge.errors import ConfigError
 from nnet_edge.evaluate_verb import load_network
 from nnet_edge.frame import Outputs, Prediction
@@ -48,7 +48,7 @@ class SpeedSettings:
         require_between("repeats", self.repeats, 1, 1000)
         require_between("frames", self.frames, 1, 1_000_000)
         for kind in self.kinds:
-            require_choice("runner", kind, RUNNER_KINDS[1:])
+            require_choice("runner", kind, CPU_RUNNER_KINDS)
         if not self.batches or not (self.kinds or self.with_torch):
             raise ConfigError("there is nothing to measure: give a batch, and a runner or torch")
         for batch in self.batches:
@@ -117,8 +117,12 @@ class Sized:
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """The runner's own."""
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """The runner's own."""
         self.calls += 1
-        return self._runner.infer(images, layer_maps)
+        return self._runner.start(images, layer_maps)
 
     def __enter__(self) -> Sized:
         self._runner.__enter__()

@@ -20,20 +20,22 @@ import click
 
 from nnet_edge.benchmarks.command_line import command_text, run_command
 from nnet_edge.benchmarks.contenders import DEFAULTS, Contender, SpeedSettings, runner_contenders, torch_contenders
+from nnet_edge.benchmarks.gpu_machine import jetson_state
 from nnet_edge.benchmarks.speed_report import Result, Round, SpeedReport
 from nnet_edge.bundle import Bundle, read_bundle, versions
-from nnet_edge.config import RUNNER_KINDS
+from nnet_edge.config import CPU_RUNNER_KINDS as KINDS
 from nnet_edge.data import load_images
 from nnet_edge.errors import DataError
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import SIDE, read_size
 from nnet_edge.layouts import find_images
 from nnet_edge.machine import find_processor
+from nnet_edge.power import power_and_clocks
 from nnet_edge.runtime.graph_runner import cores
+from nnet_edge.runtime.tensorrt_library import JETSON_RELEASE
 
 IDLE_LOOK_S = 1.0
 BUSY_PERCENT = 10.0  # above it the report warns
-KINDS = RUNNER_KINDS[1:]  # all but "auto"
 
 
 def measure_speed(
@@ -97,6 +99,8 @@ def describe(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings) -> 
     return {
         "processor": f"{processor.model}, {processor.cores} cores, {processor.usable_cores} usable; "
         f"{', '.join(processor.features)}",
+        "power and clocks": power_and_clocks(),
+        **(jetson_state() if JETSON_RELEASE.exists() else {}),
         "threads": f"{settings.threads or cores()} for every contender",
         "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {SIDE}x{SIDE}",
         "pictures": f"{len(paths)} ({listed} pixels, {kinds}), {settings.frames} a turn, {settings.repeats} turns each",

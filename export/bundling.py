@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,18 @@ from safetensors.torch import save
 from nnet_edge.bundle import GRAPH, WEIGHTS, Bundle, read_bundle, writing_bundle
 from nnet_edge.checkpoint import Checkpoint, read_checkpoint, read_held_out
 from nnet_edge.config import RunnerSettings
-from nnet_edge.errors import ExportError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
-from nnet_edge.export.parity import SCORE_RTOL, Parity, check_parity, infer_all
+from nnet_edge.export.parity import Parity, check_parity
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import SIDE
+from nnet_edge.kept_frames import write_frames
 from nnet_edge.model.nnet import NNet
 from nnet_edge.model.torch_runner import TorchRunner
+from nnet_edge.runtime.batches import infer_all
 from nnet_edge.runtime.runner import Runner, load_runner
-from nnet_edge.scoring import Threshold, choose_threshold, rank_of
+from nnet_edge.scoring import Threshold, choose_threshold, rank_of, with_margin
 
 PARITY_RUNNERS = ("onnxruntime", "openvino")
-MARGIN = 2 * SCORE_RTOL  # the part that set the threshold stays good on every runner, whose scores differ by rounding
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def export_bundle(
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
         threshold, parities, runner = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
         draft.manifest |= manifest_of(checkpoint, network, threshold, parities, runner)
+        draft.manifest["frames"] = {"held_out": write_frames(draft.path, held_out)}
     return Exported(read_bundle(out), tuple(parities))
 
 
@@ -82,15 +83,6 @@ def measure(
         return threshold, parities, {"name": deployed.name, "precision": deployed.precision}
 
 
-def with_margin(threshold: Threshold) -> Threshold:
-    """The threshold a little above the score that set it."""
-    if not threshold.value > 0:
-        raise ExportError(
-            f"the held-out images score {threshold.value}: the network answers everything alike; train longer"
-        )
-    return replace(threshold, value=threshold.value * (1 + MARGIN))
-
-
 def manifest_of(
     checkpoint: Checkpoint, network: NNet, threshold: Threshold, parities: Sequence[Parity], runner: dict[str, Any]
 ) -> dict[str, Any]:
@@ -103,7 +95,8 @@ def manifest_of(
                   "resize": "Pillow bilinear with antialias, aspect ratio not kept"},
         "precision": "fp32",
         "train": checkpoint.settings.as_dict(),
-        "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"]},
+        "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"],
+                    "marks": facts["marks"]},
         "data": facts["data"],
         "threshold": threshold.as_dict() | {
             "meaning": "image score above which a part is anomalous; scores in reports are divided by it, 1.0 is the line",

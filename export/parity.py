@@ -10,6 +10,7 @@ import numpy as np
 
 from nnet_edge.errors import ParityError
 from nnet_edge.frame import Outputs
+from nnet_edge.runtime.batches import infer_all
 from nnet_edge.runtime.runner import Runner
 
 LAYER_MAP_ATOL = 1e-4  # FP32 sums in another order; layer maps lie in [0, 2]
@@ -80,14 +81,3 @@ def compare(reference: str, runner: str, expected: Outputs, found: Outputs, thre
 def _largest(expected: np.ndarray, found: np.ndarray) -> float:
     difference = float(np.abs(expected - found).max())
     return difference if np.isfinite(difference) else float("inf")
-
-
-def infer_all(runner: Runner, images: np.ndarray) -> Outputs:
-    """The outputs for all images, computed in batches that the runner takes."""
-    starts = range(0, len(images), runner.max_batch)
-    parts = [runner.infer(images[start : start + runner.max_batch], layer_maps=True) for start in starts]
-    return Outputs(
-        np.concatenate([part.anomaly_map for part in parts]),
-        np.concatenate([part.image_score for part in parts]),
-        {name: np.concatenate([part.layer_maps[name] for part in parts]) for name in parts[0].layer_maps},
-    )

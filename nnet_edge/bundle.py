@@ -2,7 +2,9 @@
 
     manifest.json         schema, settings, data fingerprint, threshold, metrics, and the hash of every other file
     weights.safetensors   all weights of N-Net, the teacher's too; only training and export read them
-    nnet.onnx             the one graph
+    nnet.onnx             the one graph, FP32
+    nnet.fp16.onnx ...    artefacts: the graph in another precision, engines (`artefacts.py` says what is known of each)
+    frames/*.png          held-out frames, which thresholds are chosen on, and calibration frames (`kept_frames.py`)
 
 Nothing in it is pickled. Reading checks the schema and the hashes; writing happens whole or not at all.
 """
@@ -12,19 +14,24 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge import __version__
-from nnet_edge.errors import BundleError
+from nnet_edge.artefacts import VERBS, Artefact, artefact_of
+from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import sha256, write_atomically, writing_folder
+from nnet_edge.kept_frames import frame_path, read_frames, write_frames
 from nnet_edge.scoring import Threshold
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GRAPH = "nnet.onnx"
@@ -55,6 +62,39 @@ class Bundle:
         return str(self.manifest["data"]["name"])
 
     @property
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Everything that a runner can load: nnet.onnx first, then the rest by name."""
+        records: Mapping[str, Any] = self.manifest["artefacts"]
+        first = Artefact(self.graph, "graph", "fp32", {}, self.threshold)
+        return (first, *(artefact_of(self.path / name, records[name]) for name in sorted(records)))
+
+    def artefact(self, precision: str, kind: str = "graph") -> Artefact:
+        """The artefact of that precision and kind. Raises BundleError when there is none, or more than one engine."""
+        found = [item for item in self.artefacts if (item.kind, item.precision) == (kind, precision)]
+        if not found:
+            data = " DATA" if kind == "graph" else ""
+            raise BundleError(
+                f"{self.path} holds no {precision} {kind}: make one with "
+                f"nnet-edge {VERBS[kind]} {self.path}{data} --precision {precision}"
+            )
+        if len(found) > 1:
+            raise BundleError(
+                f"{self.path} holds {len(found)} {precision} {kind}s ({', '.join(item.name for item in found)}): "
+                "name the file"
+            )
+        return found[0]
+
+    def frames(self, kind: str) -> np.ndarray:
+        """The kept frames, uint8 RGB (N, 256, 256, 3), of the kind "held_out" or "calibration"; N may be 0.
+
+        Raises BundleError for a frame that is absent or does not show what its name says.
+        """
+        hashes = self.manifest["frames"].get(kind)
+        if hashes is None:
+            raise BundleError(f"{self.path} keeps no {kind} frames: run nnet-edge calibrate {self.path} DATA")
+        return read_frames(self.path, hashes)
+
+    @property
     def warnings(self) -> list[str]:
         """What every report must say of this bundle, one sentence each."""
         teacher = self.manifest["teacher"]
@@ -79,6 +119,7 @@ def writing_bundle(out: Path, replace: bool = False) -> Iterator[BundleDraft]:
         yield draft
         files = {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
         head = {"schema": SCHEMA, "system": "nnet", "nnet_edge": __version__, "created": now(), "made_on": made_on()}
+        head |= {"frames": {}, "artefacts": {}}
         write_manifest(path, head | draft.manifest | {"files": files})
 
 
@@ -89,7 +130,8 @@ def read_bundle(path: Path) -> Bundle:
     try:
         threshold = Threshold.from_dict(manifest["threshold"])
         manifest["teacher"]["is_random"], manifest["data"]["name"], manifest["train"]
-    except (KeyError, TypeError) as error:
+        manifest["frames"]["held_out"], manifest["artefacts"].items()
+    except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path / MANIFEST} lacks {error}: the bundle is not complete; export it again") from error
     return Bundle(path, manifest, threshold)
 
@@ -115,11 +157,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_files(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare every file that the manifest names with its hash; BundleError names the first that differs."""
+    """Compare every file that the manifest names with its hash; BundleError names the first that differs.
+
+    Engines are left to `runtime/engine_record.py`, which checks more of the one that is loaded: a broken engine must not
+    keep `build-engine` from building it again.
+    """
     files = manifest.get("files")
     if not isinstance(files, dict) or GRAPH not in files:
         raise BundleError(f"{path / MANIFEST} names no {GRAPH}: the bundle is not complete; export it again")
+    records = manifest.get("artefacts") or {}
     for name, expected in files.items():
+        if records.get(name, {}).get("kind") == "engine":
+            continue
         file = path / name
         if not file.is_file():
             raise BundleError(f"the bundle {path} lacks {name}: copy the whole folder again")
@@ -138,9 +187,58 @@ def record_metrics(bundle: Bundle, metrics: dict[str, Any]) -> None:
     write_manifest(bundle.path, bundle.manifest | {"metrics": metrics})
 
 
+def add_artefact(bundle: Bundle, name: str, content: bytes, record: Mapping[str, Any]) -> Bundle:
+    """The bundle with the file `name` in it and its record in the manifest; an artefact of that name is replaced.
+
+    File first, manifest last: what a crash in between leaves is a valid bundle without the new artefact. Raises ConfigError
+    for a name that cannot be an artefact's, BundleError for a record that says too little; OSError for a full disk.
+    """
+    if Path(name).name != name or name.startswith(".") or name in (MANIFEST, WEIGHTS, GRAPH, ""):
+        raise ConfigError(f"an artefact cannot be called {name!r}: give a new file name of the bundle's folder")
+    artefact_of(bundle.path / name, record)
+    if name in bundle.manifest["files"]:
+        bundle = without_artefact(bundle, name)
+    write_atomically(bundle.path / name, content)
+    files = bundle.manifest["files"] | {name: sha256(bundle.path / name)}
+    return changed(bundle, files=files, artefacts=bundle.manifest["artefacts"] | {name: dict(record)})
+
+
+def without_artefact(bundle: Bundle, name: str) -> Bundle:
+    """The bundle without that artefact; its file is deleted once the manifest names it no more."""
+    kept = {part: {key: value for key, value in bundle.manifest[part].items() if key != name}
+            for part in ("files", "artefacts")}  # fmt: skip
+    bundle = changed(bundle, **kept)
+    (bundle.path / name).unlink(missing_ok=True)
+    return bundle
+
+
+def record_gates(bundle: Bundle, name: str, gates: Mapping[str, Any]) -> Bundle:
+    """The bundle with more gates (runner name -> Gate.as_dict()) in the record of the artefact `name`."""
+    records = dict(bundle.manifest["artefacts"])
+    if name not in records:
+        raise BundleError(f"{bundle.path} has no artefact {name}: its files are {', '.join(sorted(records)) or 'none'}")
+    records[name] = records[name] | {"gates": records[name]["gates"] | dict(gates)}
+    return changed(bundle, artefacts=records)
+
+
+def add_frames(bundle: Bundle, kind: str, frames: np.ndarray, **facts: Any) -> Bundle:
+    """The bundle with `frames`, uint8 RGB (N, 256, 256, 3), kept as those of `kind`; `facts` (a seed) go beside them."""
+    hashes = write_frames(bundle.path, frames)
+    names = {f"frames/{name}.png": sha256(frame_path(bundle.path, name)) for name in hashes}
+    kept = bundle.manifest["frames"] | {kind: hashes, **facts}
+    return changed(bundle, files=bundle.manifest["files"] | names, frames=kept)
+
+
+def changed(bundle: Bundle, **parts: Any) -> Bundle:
+    """The bundle with these parts of the manifest replaced, on disk too."""
+    manifest = bundle.manifest | parts
+    write_manifest(bundle.path, manifest)
+    return Bundle(bundle.path, manifest, bundle.threshold)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def made_on() -> dict[str, Any]:

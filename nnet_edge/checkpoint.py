@@ -8,7 +8,7 @@ log.csv, losses.png     the course of the losses
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from nnet_edge.settings import TrainSettings
 
 CHECKPOINT = "checkpoint.safetensors"
 HELD_OUT = "held_out.safetensors"
-FORMAT = "nnet-edge checkpoint 1"
+PARTS = ("network", "averaged", "best", "optimiser")  # of a Checkpoint, that are tensors
+FORMAT = "nnet-edge checkpoint 2"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ class Checkpoint:
 
     settings: TrainSettings
     network: dict[str, Tensor]  # the weights as the optimiser left them
-    averaged: dict[str, Tensor]  # their running mean, the weights that are deployed; empty when none is kept
+    averaged: dict[str, Tensor]  # their running mean; empty when none is kept
     optimiser: dict[str, Tensor]
     facts: dict[str, Any]  # epoch and step reached, teacher, data: what the manifest needs
+    best: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # the weights with the best mark, see stopping.py; empty: none yet
 
     @property
     def epoch(self) -> int:
@@ -51,17 +55,27 @@ class Checkpoint:
         """The step of that epoch to go on with, from 0."""
         return int(self.facts["step"])
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return bool(self.facts["finished"])
+
+    @property
+    def deployed(self) -> dict[str, Tensor]:
+        """The weights to deploy: the best, else their running mean, else those that the optimiser left."""
+        return self.best or self.averaged or self.network
+
     def build_network(self) -> NNet:
         """N-Net with the weights to deploy, in evaluation mode."""
         network = NNet(self.settings.model, build_encoder(find_backbone(self.settings.model.backbone)))
-        network.load_state_dict(self.averaged or self.network)
+        network.load_state_dict(self.deployed)
         return network.eval()
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Put `checkpoint` into the training folder, whole or not at all; gives its path."""
     tensors: dict[str, Tensor] = {}
-    for part in ("network", "averaged", "optimiser"):
+    for part in PARTS:
         values: dict[str, Tensor] = getattr(checkpoint, part)
         tensors |= {f"{part}/{name}": value.detach().cpu().contiguous() for name, value in values.items()}
     facts = json.dumps({"settings": checkpoint.settings.as_dict(), "facts": checkpoint.facts})
@@ -84,7 +98,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise TrainingError(f"{path} is no checkpoint of this version of nnet-edge: train again")
     known = json.loads(metadata["nnet_edge"])
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "averaged": {}, "optimiser": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for name, value in tensors.items():
         part, rest = name.split("/", 1)
         parts[part][rest] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_res
 
 def main() -> None:
     """Run the command line; every expected failure is one line on standard error and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
     sys.exit(run(sys.argv[1:]))
 
 
@@ -114,7 +116,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
         click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
-        click.option("--epochs", type=int, help="Passes over the images (default: the protocol's)."),
+        click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
         click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
         click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
         click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for ablate."),
@@ -132,9 +134,12 @@ def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
         click.option("--runner-batch", type=int, default=8, show_default=True, help="Largest batch of the runner."),
-        click.option("--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
         click.option(
-            "--runner", type=click.Choice(["auto", "openvino", "onnxruntime"]), default="auto", show_default=True
+            "--runner",
+            type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]),
+            default="auto",
+            show_default=True,
+            help="tensorrt runs the bundle's engine.",
         ),
     ):
         command = option(command)
@@ -145,10 +150,22 @@ def runner_settings(options: dict[str, Any]) -> RunnerSettings:
     """The settings that `runner_options` stands for; takes its options out of `options`."""
     from nnet_edge.config import RunnerSettings
 
-    names = {"runner": "kind", "runner_precision": "precision", "runner_batch": "max_batch"}
-    names |= {name: name for name in ("threads", "hint", "cache_dir")}
+    names = {"runner": "kind", "runner_batch": "max_batch"} | {name: name for name in ("threads", "hint", "cache_dir")}
     settings = {field: options.pop(option) for option, field in names.items()}
-    return RunnerSettings(**settings | {"hint": settings["hint"] or "latency"})
+    arithmetic = options.pop("runner_precision", None) or ("bf16" if options.get("precision") == "bf16" else "fp32")
+    return RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
+
+
+runner_precision_option = click.option(
+    "--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 and int8 come from calibrate and have thresholds of their own.",
+)
 
 
 def false_rejects_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,6 +199,7 @@ def parse_share(context: click.Context, option: click.Parameter, value: str | No
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option
+@runner_precision_option
 @runner_options
 def train(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
@@ -189,9 +207,9 @@ def train(data: Path, out: Path | None, resume: bool, force: bool, **options: An
 
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
-    with training_bar() as report, stop_on_signal() as stop:
+    with training_bar() as report:
         finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options,
-                                report, stop, say)  # fmt: skip
+                                report, stop_on_signal, say)  # fmt: skip
     return 0 if finished else EXIT_INTERRUPTED
 
 
@@ -200,6 +218,7 @@ def train(data: Path, out: Path | None, resume: bool, force: bool, **options: An
 @click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
 @click.option("--force", is_flag=True, help="Replace the bundle.")
 @false_rejects_option
+@runner_precision_option
 @runner_options
 def export(training: Path, out: Path | None, force: bool, false_rejects: float | None, **options: Any) -> None:
     """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
@@ -218,6 +237,7 @@ def export(training: Path, out: Path | None, force: bool, false_rejects: float |
 @click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
 @click.option("--mask-rule", type=click.Choice(["half", "any"]), default="half", show_default=True)
 @click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
+@precision_option
 @runner_options
 def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, **options: Any) -> None:
     """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, JSON, pictures."""
@@ -229,7 +249,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
 
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
-    artifact = open_artifact(bundle, settings, in_torch)
+    artifact = open_artifact(bundle, settings, in_torch, options["precision"])
     for line in artifact.warnings:
         say(line)
     if artifact.bundle is not None:
@@ -266,6 +286,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
 @click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
 @click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them.")
+@precision_option
 @runner_options
 def stream(source: str, bundle: Path, **options: Any) -> None:
     """Judge every frame of SOURCE: an image folder, a video, a camera's number, an rtsp:// or http:// address, synthetic."""
@@ -274,6 +295,45 @@ def stream(source: str, bundle: Path, **options: Any) -> None:
     is_hinted = options["hint"] is not None
     for line in stream_bundle(source, bundle, runner_settings(options), is_hinted, options, say):
         say(line)
+
+
+@commands.command()
+@click.argument("bundle", type=FOLDER)
+@dataset_options
+@click.option("--precision", default="int8,fp16", show_default=True, help="int8, fp16 or both, with a comma.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "max", "entropy", "percentile"]),
+    default="auto",
+    show_default=True,
+    help="How ranges follow from activations; auto: the best of the three for each tensor.",
+)
+@click.option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", show_default=True)
+@click.option("--frames", type=int, default=64, show_default=True, help="Good images to calibrate on.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; reports say so.")
+@runner_options
+def calibrate(bundle: Path, data: Path, **options: Any) -> None:
+    """Make INT8 and FP16 graphs of BUNDLE on good images of DATA; one that changes verdicts is refused.
+
+    Measured against FP32 on every installed runner: metrics where DATA holds defects, verdicts, maps, speed.
+    """
+    from nnet_edge.calibrate_verb import calibrate_bundle, require_taken, table_of
+    from nnet_edge.calibration.quantize import QuantizeSettings
+    from nnet_edge.export.calibrating import CalibrateSettings
+
+    runner = runner_settings(options)
+    settings = CalibrateSettings(
+        precisions=tuple(name.strip() for name in options["precision"].split(",")),
+        quantize=QuantizeSettings(options["tool"], options["method"], runner.threads),
+        frames=options["frames"],
+        seed=options["seed"],
+        accept=options["accept"],
+    )
+    dataset = find_dataset(data, options)
+    graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say)
+    click.echo(table_of(graphs))
+    require_taken(graphs, bundle)
 
 
 @commands.command()
@@ -297,6 +357,33 @@ def ablate(data: Path, table: int, out: Path | None, seeds: tuple[int, ...], **o
         found = run_table(table, dataset, out, settings, report, stop, say)
     click.echo(found.markdown())
     return 0 if found.finished else EXIT_INTERRUPTED
+
+
+@commands.command("build-engine")
+@click.argument("bundle", type=FOLDER)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "best"]), default="best", show_default=True,
+              help="best: the fastest that passes the gate here.")  # fmt: skip
+@click.option("--target", default="local", show_default=True, help="local, jetson, or cards: rtx:sm86,sm89,sm120.")
+@click.option("--batch", default="1,8,32", show_default=True, help="Smallest,best,largest; or one number.")
+@click.option("--workspace", type=int, help="MiB that the builder may use (default: all).")
+@click.option("--optimization", type=int, default=3, show_default=True, help="0 builds quickest, 5 tries most.")
+@click.option("--hardware-compatibility", type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
+              default="none", show_default=True, help="GPUs beside this one (TensorRT only).")  # fmt: skip
+@click.option("--version-compatible", is_flag=True, help="Later versions of the same major load it (TensorRT only).")
+@click.option("--accept", is_flag=True, help="Use an engine that the gate refuses.")
+@click.option(
+    "--measure", "only_measure", is_flag=True, help="Build nothing: measure the engines that fit this machine."
+)
+def build_engine(bundle: Path, precision: str, only_measure: bool, **options: Any) -> None:
+    """Build a TensorRT engine of BUNDLE's graph into BUNDLE, and judge it here if this machine runs it."""
+    from nnet_edge.build_engine_verb import EngineJob, build_engines, engine_settings, measure_engines
+
+    with stop_on_signal() as stop:
+        accept = options.pop("accept")
+        if only_measure:
+            measure_engines(bundle, accept, say)
+        else:
+            build_engines(bundle, precision, EngineJob(engine_settings(options), accept, say, steps_bar, stop))
 
 
 @commands.command()

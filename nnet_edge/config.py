@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nnet_edge.errors import ConfigError
 
-RUNNER_KINDS = ("auto", "openvino", "onnxruntime")
+CPU_RUNNER_KINDS = ("openvino", "onnxruntime")  # of a graph
+RUNNER_KINDS = ("auto", *CPU_RUNNER_KINDS, "tensorrt")
 PRECISIONS = ("fp32", "bf16")
 HINTS = ("latency", "throughput")
 LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far more inside the network
@@ -29,11 +30,11 @@ class WhenFull(Enum):
 class RunnerSettings:
     """How a graph is computed. Raises ConfigError for a setting that cannot be meant."""
 
-    kind: str = "auto"  # OpenVINO where it is installed, else ONNX Runtime
+    kind: str = "auto"  # TensorRT for an engine; for a graph OpenVINO where it is installed, else ONNX Runtime
     precision: str = "fp32"  # always set: OpenVINO would otherwise choose BF16 by itself where the processor has it
     threads: int | None = None  # None: the library's choice, one a core
     hint: str = "latency"  # "latency": all cores on one image; "throughput": an image for each core
-    cache_dir: Path | None = None  # where OpenVINO keeps compiled graphs, None: nowhere
+    cache_dir: Path | None = None  # for compiled graphs of OpenVINO, None: nowhere; for CUDA kernels, None: ~/.cache
     max_batch: int = 8  # images in one infer
 
     def __post_init__(self) -> None:

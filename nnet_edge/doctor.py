@@ -101,17 +101,13 @@ def judge_verbs(versions: dict[str, str | None], cuda: Cuda, processor: Processo
         return Verb(name, not advice, "" if advice else uses, advice)
 
     learning = _learning_device(versions.get("torch"), cuda, processor)
-    engine_advice = "" if cuda.gpus else "needs an NVIDIA GPU and its driver"
-    if not builders:
-        engine_advice = "; ".join(
-            filter(None, (engine_advice, f"{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}"))
-        )
+    engine_uses, engine_advice = _engine_building(builders, cuda)
     return (
         verb("train", learning, needs(TRAINING)),
         verb("evaluate", on_cpu, no_runner or needs(("scipy", "matplotlib"))),
         verb("export", f"torch {versions.get('torch')}, checked on {' and '.join(runners)}", needs(EXPORTING)),
         verb("calibrate", on_cpu, no_runner or needs(("onnx",)), "nnet_edge.calibration.quantize"),
-        verb("build-engine", " or ".join(builders), engine_advice, "nnet_edge.export.engine"),
+        verb("build-engine", engine_uses, engine_advice, "nnet_edge.export.engine"),
         verb("stream", on_cpu, no_runner),
         verb("bench", on_cpu, no_runner or needs(("torch",))),
         verb("demo", f"{learning}; then {on_cpu}", no_runner or needs((*TRAINING, *EXPORTING, "skimage"))),
@@ -174,6 +170,22 @@ def _codec_words(codec: Codec) -> str:
     if not codec.is_writable:
         return "cannot be written here"
     return "can be written; " + ("browsers play it" if codec.plays_in_browsers else "most browsers do not play it")
+
+
+def _engine_building(builders: Sequence[str], cuda: Cuda) -> tuple[str, str]:
+    """What builds engines here, and else what is missing; TensorRT-RTX builds for other machines without a GPU."""
+    if not builders:
+        gpu = "" if cuda.gpus else "needs an NVIDIA GPU and its driver; "
+        return (
+            "",
+            f"{gpu}{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}; on a Jetson TensorRT comes with JetPack",
+        )
+    if cuda.gpus:
+        return f"{' or '.join(builders)} on {cuda.gpus[0].name}", ""
+    rtx = next((builder for builder in builders if builder.startswith("tensorrt_rtx")), None)
+    if rtx is None:
+        return "", f"{builders[0]} needs an NVIDIA GPU and its driver"
+    return f"{rtx}, for other machines only (--target rtx:sm86,sm89): no GPU here", ""
 
 
 def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.config import RunnerSettings
-from nnet_edge.runtime.runner import Runner, load_runner
+from nnet_edge.errors import ConfigError
+from nnet_edge.runtime.opening import open_graph
+from nnet_edge.runtime.runner import Runner
 
 if TYPE_CHECKING:
     from nnet_edge.model.nnet import NNet
@@ -24,27 +26,38 @@ class Artifact:
     warnings: tuple[str, ...]
 
 
-def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool) -> Artifact:
+def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str = "fp32") -> Artifact:
     """The artifact at `path`: a bundle, or the training folder (or checkpoint file) that train left.
 
+    `precision` picks the bundle's graph and with it the threshold that was chosen there; "bf16" is FP32's graph, computed in
+    BF16. Raises BundleError when the bundle holds no such graph or its gate refused it, ConfigError where only FP32 can be.
     A checkpoint alone has no threshold chosen on a deployed runner: it is chosen here, in PyTorch, on its held-out images.
     """
     if path.is_file() or (
         path.is_dir() and not (path / MANIFEST).exists() and (path / "checkpoint.safetensors").exists()
     ):
+        require_fp32(precision, "a checkpoint")
         return open_checkpoint(path, settings)
     bundle = read_bundle(path)
-    runner = open_weights(bundle, settings) if in_torch else load_runner(bundle.graph, settings)
-    return Artifact(runner, bundle.threshold.value, bundle, tuple(bundle.warnings))
+    if in_torch:
+        require_fp32(precision, "PyTorch")
+        return Artifact(open_weights(bundle, settings), bundle.threshold.value, bundle, tuple(bundle.warnings))
+    runner, threshold = open_graph(bundle, settings, precision)
+    return Artifact(runner, threshold, bundle, tuple(bundle.warnings))
+
+
+def require_fp32(precision: str, what: str) -> None:
+    """Nothing for FP32. Raises ConfigError for any other precision."""
+    if precision != "fp32":
+        raise ConfigError(f"{what} is evaluated in fp32, not in {precision}: give a bundle and leave --torch out")
 
 
 def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
     """A checkpoint in PyTorch."""
     from nnet_edge.checkpoint import read_checkpoint, read_held_out
-    from nnet_edge.export.bundling import with_margin
-    from nnet_edge.export.parity import infer_all
     from nnet_edge.model.torch_runner import TorchRunner
-    from nnet_edge.scoring import choose_threshold
+    from nnet_edge.runtime.batches import infer_all
+    from nnet_edge.scoring import choose_threshold, with_margin
 
     checkpoint = read_checkpoint(path)
     runner = TorchRunner(checkpoint.build_network(), max_batch=settings.max_batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # the command line starts without NumPy
     import numpy as np
@@ -30,6 +30,22 @@ class Outputs:
     layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # LAYER_MAPS name -> float32 (N, 1, h, w)
 
 
+class MapsOnDemand(Protocol):
+    """Anomaly maps that lie elsewhere, on a GPU for one, until somebody asks."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The map of one image, float32 (256, 256), owned by the caller; costs a copy from where it lies."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FrameOutputs:
+    """What a runner gives back that takes frames as they are: scores now, maps when asked for."""
+
+    image_score: np.ndarray  # float32 (N,)
+    anomaly_map: MapsOnDemand  # to be asked before the runner needs their place for a later batch
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A connected part (8 neighbours) of the anomaly map above the threshold, in pixels of the frame."""
@@ -49,7 +65,7 @@ class Prediction:
     frame: Frame
     image_score: float
     threshold: float  # image score above which a frame is anomalous
-    anomaly_map: np.ndarray  # float32 (256, 256)
+    anomaly_map: np.ndarray | None  # float32 (256, 256); None for a good frame whose map no sink asked for
     regions: tuple[Region, ...] = ()
     latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
 

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnet_edge.runtime.gpu_facts import NoGpu, find_gpu
+
 TIMEOUT_S = 2.0  # for each foreign program
 GIBIBYTE = 1024**3
 CPU_FLAGS = {  # as the kernel writes it -> as people say it
@@ -201,9 +203,10 @@ def find_cuda() -> Cuda:
         nvcc = f"{found.group(1) if found else 'unknown version'} at {compiler}"
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        jetson = Path("/etc/nv_tegra_release")
-        problem = "a Jetson without nvidia-smi" if jetson.exists() else "none found: nvidia-smi is not on PATH"
-        return Cuda(None, (), nvcc, problem)
+        gpu = find_gpu()  # a Jetson of JetPack 6 has a driver and no nvidia-smi that knows its GPU
+        if isinstance(gpu, NoGpu):
+            return Cuda(None, (), nvcc, f"none found: nvidia-smi is not on PATH, and {gpu.reason}")
+        return Cuda(gpu.driver, (Gpu(gpu.name, gpu.memory_mib, gpu.compute_capability),), nvcc, None)
     text, problem = _output(
         [tool, "--query-gpu=driver_version,memory.total,compute_cap,name", "--format=csv,noheader,nounits"]
     )

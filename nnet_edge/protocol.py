@@ -14,6 +14,7 @@ Changes = dict[str, Any]
 PAPER = TrainSettings()
 TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and what it was measured on
     image_steps=1000,
+    look_every=200,
     augmentation_copies=4,
     batch=8,
     memory_rate=0.02,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
 from nnet_edge.frame import Region
 
+MARGIN = 2e-4  # the part that set the threshold stays good on every runner: their scores differ by rounding, up to half of it
 ROUNDING = 1e-9  # (n + 1) * (1 - 1/(n + 1)) is n only up to rounding; ceil must not see that
 
 
@@ -97,6 +98,11 @@ def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float 
         interval_90=false_reject_interval(n, rank),
         asked=false_rejects,
     )
+
+
+def with_margin(threshold: Threshold) -> Threshold:
+    """The threshold a little above the score that set it."""
+    return replace(threshold, value=threshold.value * (1 + MARGIN))
 
 
 def rank_of(false_rejects: float, n: int) -> int:

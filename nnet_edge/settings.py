@@ -97,7 +97,13 @@ class TrainSettings:
     """The losses of equations 1 to 7, the optimiser and the schedule."""
 
     epochs: int = 200
-    image_steps: int = 0  # images shown in all; above 0 it gives the epochs, and the first tenth of them aligns
+    image_steps: int = (
+        0  # images shown in all, at most; above 0 it gives the epochs, and the first tenth of them aligns
+    )
+    look_every: int = (
+        0  # images shown between two looks at damaged good images, see stopping.py; 0: the length is fixed
+    )
+    patience: int = 3  # looks without a clear gain after which the training ends
     augmentation_copies: int = (
         0  # at most; above 0 the augmentation is chosen on good images, see augmentation_choice.py
     )
@@ -122,6 +128,8 @@ class TrainSettings:
         require_choice("schedule", self.schedule, ("constant", "cosine"))
         _at_least("epochs", self.epochs, 1)
         _at_least("image_steps", self.image_steps, 0)
+        _at_least("look_every", self.look_every, 0)
+        _at_least("patience", self.patience, 1)
         _at_least("augmentation_copies", self.augmentation_copies, 0)
         _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
         _above_zero("learning_rate", self.learning_rate)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.config import RunnerSettings, StreamSettings, WhenFull
-from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.opening import open_graph
 from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink, Sink, VideoSink
 from nnet_edge.runtime.sources import Source, open_source
 from nnet_edge.runtime.stream import run, stopping_on_signals
@@ -32,16 +32,18 @@ def stream_bundle(
     bundle = read_bundle(path)
     for warning in bundle.warnings:
         say(warning)
-    when_full = options["when_full"]
+    if not (is_hinted or source.is_live):
+        runner = replace(runner, hint="throughput")
+    given, when_full = options["threshold"], options["when_full"]
+    if given is not None:
+        StreamSettings(threshold=given)  # a wrong one ends before the graph is compiled
+    loaded, chosen = open_graph(bundle, runner, options["precision"])
     settings = StreamSettings(
-        threshold=bundle.threshold.value if options["threshold"] is None else options["threshold"],
+        threshold=chosen if given is None else given,
         buffer_frames=options["buffer_frames"],
         when_full=None if when_full is None else WhenFull(when_full),
         min_area=options["min_area"],
     )
-    if not (is_hinted or source.is_live):
-        runner = replace(runner, hint="throughput")
-    loaded = load_runner(bundle.graph, runner)
     say(f"{source.describe()} on {loaded.name} ({loaded.precision}), threshold {settings.threshold:.6g}")
     with stopping_on_signals() as stop, TerminalView(bundle.name) as view:
         run(source, loaded, open_sinks(source, options), settings, stop, view.show)

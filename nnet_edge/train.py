@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.parts import MAX_EMPTY_ROWS
 from nnet_edge.model.teacher_weights import load_teacher
 from nnet_edge.settings import TrainSettings
+from nnet_edge.stopping import Marks, Watch
 from nnet_edge.training_log import PICTURE, TrainingLog, read_log
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
@@ -64,9 +66,9 @@ class Progress:
     """Where a training stands."""
 
     epoch: int  # from 1
-    epochs: int
+    epochs: int  # at most
     losses: dict[str, float]  # means of the epoch so far, weighted terms of equation 7
-    seconds_left: float
+    seconds_left: float  # at most
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Trained:
     step_ms: float  # median time of a training step, an image
     teacher_ms: float  # the teacher's pass that the bank saves each step, an image
     precision: str
+    marks: Marks | None  # what the looks at damaged copies said; None for a training of fixed length
 
     @property
     def saved_share(self) -> float | None:
@@ -98,21 +101,24 @@ def train(
     data_facts: dict[str, Any] | None = None,
     resume: Checkpoint | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train on `images`, uint8 RGB (N, 256, 256, 3), and leave checkpoint, log and loss picture in `folder`.
 
-    `held_out` images are only measured and kept for the threshold. `stop` is asked after every step; when it says True the
-    checkpoint is written and the training returns unfinished. Raises TrainingError when the loss is no number or the memory
-    dies (the last good checkpoint stays), ConfigError for a batch or device that cannot be.
+    `held_out` images are only measured and kept for the threshold. `stopping` is entered when the steps begin and gives the
+    question that is asked after every step; when that says True the checkpoint is written and the training returns
+    unfinished. Before the first step there is nothing to keep, and an interruption is one like any other. Raises
+    TrainingError when the loss is no number or the memory dies (the last good checkpoint stays), ConfigError for a batch or
+    device that cannot be.
     """
     check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
     with deterministic(options.deterministic), full_fp32(), removing_bank(folder):
         trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
-        return trainer.run(report, stop)
+        with stopping() as stop:
+            return trainer.run(report, stop)
 
 
 class Trainer:
@@ -151,6 +157,8 @@ class Trainer:
             generator = torch.Generator().manual_seed(settings.seed)
             self.network.memory.remember(self.bank.maps[2], generator, settings.model.memory_init == "coreset")
         self.averaged = self.start_average(resume)
+        self.best: dict[str, Tensor] = {} if resume is None else dict(resume.best)
+        self.watch = self.start_watch(resume)
         self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
         self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
 
@@ -211,6 +219,13 @@ class Trainer:
         start = resume.averaged if resume is not None else self.network.state_dict()
         return {name: value.detach().clone().to(self.compute.device) for name, value in start.items()}
 
+    def start_watch(self, resume: Checkpoint | None) -> Watch | None:
+        """What says when to end, as the checkpoint left it; None for a training of fixed length."""
+        if not self.settings.look_every:
+            return None
+        marks = None if resume is None else Marks.from_dict(resume.facts["marks"])
+        return Watch(self.held_out, self.settings.look_every, self.settings.patience, self.settings.seed, marks)
+
     def fill(self, images: np.ndarray) -> FeatureBank:
         """The teacher's features of all images and their augmented copies."""
         augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
@@ -219,11 +234,13 @@ class Trainer:
         )
 
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Trained:
-        """Train to the last epoch, or until `stop` says so."""
+        """Train to the last epoch, or until the watch has seen enough, or until `stop` says so."""
         started = time.perf_counter()
         step_ms: list[float] = []
         first_epoch, first_step = self.position
         for epoch in range(first_epoch, self.settings.epochs):
+            if self.is_enough:
+                break
             epoch_started = time.perf_counter()
             self.network.train()
             for step, rows in enumerate(
@@ -237,10 +254,13 @@ class Trainer:
                 self.position = (epoch, step + 1)
                 for name, value in losses.items():
                     self.sums[name] = self.sums.get(name, 0.0) + value
+                self.look(epoch, step)
                 left = self.seconds_left(started, len(step_ms))
                 report(
                     Progress(epoch + 1, self.settings.epochs, {k: v / (step + 1) for k, v in self.sums.items()}, left)
                 )
+                if self.is_enough:
+                    break
                 if stop():
                     self.save(started)
                     return self.ended(False, started, step_ms)
@@ -307,19 +327,40 @@ class Trainer:
             else:
                 self.averaged[name].copy_(value)
 
+    def look(self, epoch: int, step: int) -> None:
+        """Mark the weights to deploy, when a look is due, and keep them when they are clearly the best so far."""
+        before, shown = (self.shown(epoch, steps) for steps in (step, step + 1))
+        if self.watch is None or not self.watch.is_due(before, shown):
+            return
+        weights = self.averaged or self.network.state_dict()
+        if self.watch.look(self.network, weights, shown, self.compute):
+            self.best = {name: value.detach().clone() for name, value in weights.items()}
+
+    def shown(self, epoch: int, steps: int) -> int:
+        """Images that the network has seen after so many steps of `epoch`."""
+        batch, count = self.settings.batch, len(self.bank.images)
+        of_an_epoch = count - (count % batch if count % batch < SMALLEST_BATCH else 0)
+        return epoch * of_an_epoch + min(steps * batch, of_an_epoch)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the watch has seen enough."""
+        return self.watch is not None and self.watch.is_enough
+
     def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
         """Write the epoch's row of the log and go to the next."""
         means = {name: value / steps for name, value in self.sums.items()}
         is_measured = self.is_time_to_save(epoch)
         row: dict[str, float | None] = {"epoch": epoch + 1, **means, "seconds": seconds}
         row["held_out"] = self.measure_held_out() if is_measured else None
+        row["mark"] = self.watch.marks.looks[-1][1] if self.watch is not None and self.watch.marks.looks else None
         row["learning_rate"] = self.learning_rate(epoch, steps - 1)
         self.log.add(row)
         self.position, self.sums = (epoch + 1, 0), {}
 
     def is_time_to_save(self, epoch: int) -> bool:
         """Whether this epoch ends with a checkpoint."""
-        return (epoch + 1) % self.options.checkpoint_every == 0 or epoch + 1 == self.settings.epochs
+        return (epoch + 1) % self.options.checkpoint_every == 0 or epoch + 1 == self.settings.epochs or self.is_enough
 
     @torch.no_grad()
     def measure_held_out(self) -> float:
@@ -352,9 +393,12 @@ class Trainer:
             "sums": self.sums,
             "seconds": seconds,
             "precision": self.compute.precision,
+            "marks": None if self.watch is None else self.watch.marks.as_dict(),
+            "finished": self.is_enough or epoch >= self.settings.epochs,
         }
         state = optimiser_tensors(self.optimiser)
-        write_checkpoint(self.folder, Checkpoint(self.settings, network, self.averaged, state, self.facts | position))
+        checkpoint = Checkpoint(self.settings, network, self.averaged, state, self.facts | position, self.best)
+        write_checkpoint(self.folder, checkpoint)
 
     def last_good_checkpoint(self) -> str:
         """What is left when the training breaks, half a sentence."""
@@ -372,7 +416,14 @@ class Trainer:
         seconds = self.seconds_before + time.perf_counter() - started
         median = float(np.median(step_ms)) if step_ms else 0.0
         return Trained(
-            self.folder, finished, self.position[0], seconds, median, self.bank.teacher_ms, self.compute.precision
+            self.folder,
+            finished,
+            self.position[0],
+            seconds,
+            median,
+            self.bank.teacher_ms,
+            self.compute.precision,
+            None if self.watch is None else self.watch.marks,
         )
 
 

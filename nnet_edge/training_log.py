@@ -12,7 +12,7 @@ from nnet_edge.files import write_atomically
 LOG = "log.csv"
 PICTURE = "losses.png"
 TERMS = ("loss", "reverse", "forward", "align", "query")
-COLUMNS = ("epoch", *TERMS, "held_out", "learning_rate", "seconds")
+COLUMNS = ("epoch", *TERMS, "held_out", "mark", "learning_rate", "seconds")
 
 
 class TrainingLog:

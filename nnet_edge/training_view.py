@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
     from nnet_edge.train import Progress as Standing
 
@@ -50,4 +50,4 @@ def describe(standing: Standing) -> str:
     """Epoch, losses and time left in one line."""
     losses = " ".join(f"{name} {value:.3f}" for name, value in standing.losses.items())
     minutes, seconds = divmod(round(standing.seconds_left), 60)
-    return f"epoch {standing.epoch}/{standing.epochs} {losses}, {minutes}:{seconds:02d} left"
+    return f"epoch {standing.epoch}/{standing.epochs} {losses}, {minutes}:{seconds:02d} left at most"

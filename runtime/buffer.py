@@ -24,6 +24,11 @@ class FrameBuffer:
         self._error: BaseException | None = None
         self._dropped = 0
 
+    def __len__(self) -> int:
+        """Frames that can be taken at once."""
+        with self._changed:
+            return len(self._frames)
+
     @property
     def dropped(self) -> int:
         """Frames that were put in and will never be taken out."""

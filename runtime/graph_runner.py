@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.artefacts import precision_named
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 INPUT = "images"  # uint8 RGB (N, 256, 256, 3)
 TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, 256, 256) and (N,)
@@ -41,7 +42,7 @@ class GraphRunner(ABC):
         if not graph.is_file():
             raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
         self.graph = graph
-        self.precision = settings.precision
+        self.precision = precision_named(graph) or settings.precision
         self.max_batch = settings.max_batch
         self._entered = 0
         self._released = False
@@ -65,19 +66,29 @@ class GraphRunner(ABC):
         The caller may keep the arrays. Raises ConfigError for images of another shape, type or number, StreamError when
         the library fails.
         """
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` in two steps, see Runner: the errors of the library may come in either."""
         self._require_open()
         check_images(images, self.max_batch)
         wanted = (*TAIL, *self.layer_maps) if layer_maps else TAIL
-        arrays = self._compute(np.ascontiguousarray(images), wanted)
-        return Outputs(
-            anomaly_map=arrays["anomaly_map"][:, 0],
-            image_score=arrays["image_score"],
-            layer_maps={name: arrays[name] for name in self.layer_maps} if layer_maps else {},
-        )
+        collect = self._start(np.ascontiguousarray(images), wanted)
+
+        def outputs() -> Outputs:
+            self._require_open()
+            arrays = collect()
+            return Outputs(
+                anomaly_map=arrays["anomaly_map"][:, 0],
+                image_score=arrays["image_score"],
+                layer_maps={name: arrays[name] for name in self.layer_maps} if layer_maps else {},
+            )
+
+        return outputs
 
     @abstractmethod
-    def _compute(self, images: np.ndarray, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """The wanted outputs by name, in arrays that nothing else refers to."""
+    def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        """Begin to compute; the answer waits and gives the wanted outputs by name, in arrays that nothing else refers to."""
 
     @abstractmethod
     def _release(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,22 @@ class OnnxRunner(GraphRunner):
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
         self._worker_count = workers
 
-    def _compute(self, images: np.ndarray, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
+    def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         def compute(part: np.ndarray) -> list[np.ndarray]:
             return self._session.run(list(wanted), {INPUT: part})
 
-        parts = shares(images, self._worker_count)
-        try:
-            done = [compute(images)] if len(parts) == 1 else list(self._workers.map(compute, parts))
-        except Exception as error:  # ONNX Runtime's errors have no common base below Exception
-            raise StreamError(f"ONNX Runtime could not compute {len(images)} images: {error}") from error
-        if len(done) == 1:
-            return dict(zip(wanted, done[0], strict=True))
-        return {name: np.concatenate(arrays) for name, arrays in zip(wanted, zip(*done, strict=True), strict=True)}
+        parts = [self._workers.submit(compute, part) for part in shares(images, self._worker_count)]
+
+        def collect() -> Mapping[str, np.ndarray]:
+            try:
+                done = [part.result() for part in parts]
+            except Exception as error:  # ONNX Runtime's errors have no common base below Exception
+                raise StreamError(f"ONNX Runtime could not compute {len(images)} images: {error}") from error
+            if len(done) == 1:
+                return dict(zip(wanted, done[0], strict=True))
+            return {name: np.concatenate(arrays) for name, arrays in zip(wanted, zip(*done, strict=True), strict=True)}
+
+        return collect
 
     def _release(self) -> None:
         self._workers.shutdown()

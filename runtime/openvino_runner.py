@@ -8,7 +8,8 @@ score depends on its neighbours in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,43 @@ class OpenvinoRunner(GraphRunner):
         compiled = compile_graph(core, model, graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
-        self._requests = [compiled.create_infer_request() for _ in range(requests_for(compiled, settings))]
+        self._compiled = compiled
+        self._idle: list[openvino.InferRequest] = []
+        self._busy: dict[openvino.InferRequest, np.ndarray] = {}  # with the image, which must live as long
 
-    def _compute(self, images: np.ndarray, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
-        outputs = {name: np.empty((len(images), *self._shapes[name]), np.float32) for name in wanted}
-        count = len(self._requests)
+    def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        """A request an image: OpenVINO takes them one after another, so its streams never wait for Python."""
+        requests = []
         try:
-            for position in range(len(images)):
-                if position >= count:  # this request still computes an earlier image
-                    self._collect(position - count, outputs)
-                self._requests[position % count].start_async(
-                    {INPUT: images[position : position + 1]}, share_inputs=True
-                )
-            for position in range(max(0, len(images) - count), len(images)):
-                self._collect(position, outputs)
+            for image in images:
+                request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+                self._busy[request] = image
+                request.start_async({INPUT: image[np.newaxis]}, share_inputs=True)
+                requests.append(request)
         except RuntimeError as error:
             raise StreamError(f"OpenVINO could not compute {len(images)} images: {reason(error)}") from error
-        return outputs
 
-    def _collect(self, position: int, outputs: Mapping[str, np.ndarray]) -> None:
-        """Wait for the image at `position` and copy what was computed to its place in `outputs`."""
-        request = self._requests[position % len(self._requests)]
-        request.wait()
-        for name, array in outputs.items():
-            array[position] = request.get_tensor(name).data[0]
+        def collect() -> Mapping[str, np.ndarray]:
+            outputs = {name: np.empty((len(images), *self._shapes[name]), np.float32) for name in wanted}
+            try:
+                for position, request in enumerate(requests):
+                    request.wait()
+                    for name, array in outputs.items():
+                        array[position] = request.get_tensor(name).data[0]
+                    del self._busy[request]
+                    self._idle.append(request)
+            except RuntimeError as error:
+                raise StreamError(f"OpenVINO could not compute {len(images)} images: {reason(error)}") from error
+            return outputs
+
+        return collect
 
     def _release(self) -> None:
-        self._requests = []
+        for request in self._busy:
+            with contextlib.suppress(RuntimeError):  # nobody waits for its outputs any more
+                request.wait()
+        self._busy, self._idle = {}, []
+        del self._compiled
 
 
 def require_precision(core: openvino.Core, precision: str) -> None:
@@ -115,13 +126,6 @@ def compile_graph(
     if chosen != precision:
         raise ConfigError(f"OpenVINO computes in {chosen} on this processor, not in the {precision} that was asked for")
     return compiled
-
-
-def requests_for(compiled: openvino.CompiledModel, settings: RunnerSettings) -> int:
-    """How many images are computed at the same time: one for latency, one a stream for throughput."""
-    if settings.hint == "latency":
-        return 1
-    return min(settings.max_batch, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
 
 def port_types(ports: Sequence[Any]) -> dict[str, str]:

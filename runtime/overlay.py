@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from nnet_edge.errors import SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.imaging import to_rgb
 
@@ -27,6 +28,11 @@ def colour(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     """The map in colours, uint8 BGR (H, W, 3): blue at 0, green at the threshold, red from twice the threshold on."""
     share = np.clip(anomaly_map / (SCALE_END * threshold), 0, 1)
     return cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_TURBO)
+
+
+def colour_table() -> np.ndarray:
+    """The 256 colours of `colour`, uint8 BGR (256, 3), from 0 to twice the threshold."""
+    return cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO).reshape(256, 3)
 
 
 def to_panel(image: np.ndarray) -> np.ndarray:
@@ -55,6 +61,8 @@ def draw_regions(panel: np.ndarray, prediction: Prediction) -> np.ndarray:
 def draw_heat(panel: np.ndarray, prediction: Prediction) -> np.ndarray:
     """`panel` under the coloured map, with a white line where the map crosses the threshold."""
     height, width = panel.shape[:2]
+    if prediction.anomaly_map is None:
+        raise SinkError(f"frame {prediction.frame.index} has no map to paint: a sink that paints must say `wants_maps`")
     enlarged = cv2.resize(prediction.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
     grey = cv2.cvtColor(cv2.cvtColor(panel, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     picture = cv2.addWeighted(colour(enlarged, prediction.threshold), HEAT_SHARE, grey, 1 - HEAT_SHARE, 0)

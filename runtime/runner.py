@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ConfigError, MissingExtraError
-from nnet_edge.frame import Outputs
+from nnet_edge.frame import Frame, FrameOutputs, Outputs
 
 
 class Runner(Protocol):
@@ -26,6 +27,13 @@ class Runner(Protocol):
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
         ...
 
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` in two steps: computing begins, and what is given back waits for it and gives its outputs, once.
+
+        A second batch may be started before the first is waited for; the images must not change until then.
+        """
+        ...
+
     def __enter__(self) -> Runner: ...
 
     def __exit__(
@@ -33,17 +41,31 @@ class Runner(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class FrameRunner(Protocol):
+    """A runner that resizes frames itself and keeps their maps until somebody asks; it obeys Runner as well."""
+
+    def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
+        """Begin to judge frames of any size; what is given back waits for the scores."""
+        ...
+
+
 def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
-    """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx.
+    """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx, TensorRT for .engine.
 
     Raises ConfigError for a file or a setting that cannot be meant, MissingExtraError when the library is absent,
-    BundleError for a file that is no graph of nnet-edge.
+    BundleError for a file that is no graph of nnet-edge or an engine that does not fit this machine, StreamError without
+    the GPU that an engine needs.
     """
     settings = settings or RunnerSettings()
     if graph.suffix == ".engine":
-        raise ConfigError(f"{graph} is a TensorRT engine and engines come with `build-engine`: give the .onnx graph")
+        return load_engine(graph, settings)
     if graph.suffix != ".onnx":
-        raise ConfigError(f"{graph} is no graph: a runner takes a .onnx file that `export` wrote")
+        raise ConfigError(f"{graph} is neither graph nor engine: a runner takes .onnx or .engine files of a bundle")
+    if settings.kind == "tensorrt":
+        raise ConfigError(
+            f"{graph} is a graph and TensorRT runs engines: build one with nnet-edge build-engine {graph.parent}"
+        )
     kind = installed_kind() if settings.kind == "auto" else settings.kind
     if kind == "openvino":
         from nnet_edge.runtime.openvino_runner import OpenvinoRunner
@@ -52,6 +74,17 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     from nnet_edge.runtime.onnx_runner import OnnxRunner
 
     return OnnxRunner(graph, settings)
+
+
+def load_engine(engine: Path, settings: RunnerSettings) -> Runner:
+    """A TensorRT runner; raises ConfigError for settings of another runner, and what `load_trt_runner` raises."""
+    if settings.kind not in ("auto", "tensorrt"):
+        raise ConfigError(f"{engine} is an engine of TensorRT, which {settings.kind} cannot run: give a .onnx graph")
+    if settings.precision == "bf16":
+        raise ConfigError(f"{engine} computes in the precision that it was built with: leave bf16 out")
+    from nnet_edge.runtime.trt_runner import load_trt_runner
+
+    return load_trt_runner(engine, settings)
 
 
 def installed_kind() -> str:

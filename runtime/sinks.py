@@ -29,7 +29,7 @@ from nnet_edge.runtime.opencv_video import count_frames, open_writer
 from nnet_edge.runtime.overlay import annotate
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ NO_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
 
 class Sink(ABC):
     """Takes one prediction after the other; both methods raise SinkError when it cannot."""
+
+    wants_maps = True  # of good frames too; False spares a GPU the copies, an anomalous frame has its map anyway
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +75,8 @@ class JsonLinesSink(Sink):
 
     A file that exists is replaced. On a full disk the file ends with the last whole line.
     """
+
+    wants_maps = False
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -123,6 +127,8 @@ class JsonLinesSink(Sink):
 
 class RejectPicturesSink(Sink):
     """Writes an annotated JPEG for each anomalous frame into a folder, named by index and file; none half-written."""
+
+    wants_maps = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

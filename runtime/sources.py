@@ -28,7 +28,7 @@ from nnet_edge.runtime.opencv_video import open_capture
 from nnet_edge.runtime.picture_line import moving_line
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from types import FrameType
 
 from nnet_edge.config import StreamSettings
-from nnet_edge.frame import Frame, Prediction
+from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
 from nnet_edge.runtime.buffer import FrameBuffer
 from nnet_edge.runtime.meters import Meters, StreamReport
 from nnet_edge.runtime.processing import postprocess, preprocess
-from nnet_edge.runtime.runner import Runner
+from nnet_edge.runtime.runner import FrameRunner, Runner
 from nnet_edge.runtime.sinks import Sink
 from nnet_edge.runtime.sources import Source
 
@@ -48,8 +48,8 @@ def run(
             for sink in sinks:
                 open_sinks.enter_context(sink)
             with capturing(source, buffer):
-                while frames := take(buffer, runner.max_batch, stop):
-                    for prediction in judge(frames, runner, settings):
+                for predictions in judged(buffer, runner, settings, stop, any(sink.wants_maps for sink in sinks)):
+                    for prediction in predictions:
                         for sink in sinks:
                             sink.write(prediction)
                         meters.add(prediction, time.monotonic())
@@ -60,32 +60,61 @@ def run(
     return view.close("stopped" if stop.is_set() else "source ended")
 
 
-def judge(frames: Sequence[Frame], runner: Runner, settings: StreamSettings) -> list[Prediction]:
-    """One prediction a frame, with the time that each stage took; a batch's stages count for each of its frames."""
-    moments_s = [time.monotonic()]
-    images = preprocess(frames)
-    moments_s.append(time.monotonic())
-    outputs = runner.infer(images)
-    moments_s.append(time.monotonic())
-    predictions = postprocess(frames, outputs, settings.threshold, settings.min_area)
-    moments_s.append(time.monotonic())
-    taken_s, prepared_s, inferred_s, judged_s = moments_s
-    batch_ms = {
-        "preprocess": 1e3 * (prepared_s - taken_s),
-        "infer": 1e3 * (inferred_s - prepared_s),
-        "postprocess": 1e3 * (judged_s - inferred_s),
-    }
-    return [
-        replace(
-            prediction,
-            latencies_ms={
-                "waiting": 1e3 * (taken_s - frame.captured_s),
-                **batch_ms,
-                "total": 1e3 * (judged_s - frame.captured_s),
-            },
-        )
-        for frame, prediction in zip(frames, predictions, strict=True)
-    ]
+def judged(
+    buffer: FrameBuffer, runner: Runner, settings: StreamSettings, stop: threading.Event, wants_maps: bool = True
+) -> Iterator[list[Prediction]]:
+    """The predictions of batch after batch, in order; while one is computed, the next is taken and resized."""
+    under_way: Batch | None = None
+    while True:
+        if under_way is not None and not len(buffer):
+            yield under_way.predictions(settings, wants_maps)  # a verdict never waits for a later frame
+            under_way = None
+        frames = take(buffer, runner.max_batch, stop)
+        following = Batch(frames, runner) if frames else None
+        if under_way is not None:
+            yield under_way.predictions(settings, wants_maps)
+        if following is None:
+            return
+        under_way = following
+
+
+class Batch:
+    """Frames that a runner computes, and the time that each stage took; a batch's stages count for each of its frames."""
+
+    def __init__(self, frames: Sequence[Frame], runner: Runner) -> None:
+        self._frames = frames
+        self._taken_s = time.monotonic()
+        self._outputs: Callable[[], Outputs | FrameOutputs]
+        if isinstance(runner, FrameRunner):  # resizes on the GPU: what the processor does is the copy there
+            self._outputs = runner.start_frames(frames)
+            self._prepared_s = time.monotonic()
+        else:
+            images = preprocess(frames)
+            self._prepared_s = time.monotonic()
+            self._outputs = runner.start(images)
+
+    def predictions(self, settings: StreamSettings, wants_maps: bool) -> list[Prediction]:
+        """One prediction a frame, in their order; waits until they are computed."""
+        outputs = self._outputs()
+        inferred_s = time.monotonic()
+        found = postprocess(self._frames, outputs, settings.threshold, settings.min_area, wants_maps)
+        judged_s = time.monotonic()
+        batch_ms = {
+            "preprocess": 1e3 * (self._prepared_s - self._taken_s),
+            "infer": 1e3 * (inferred_s - self._prepared_s),
+            "postprocess": 1e3 * (judged_s - inferred_s),
+        }
+        return [
+            replace(
+                prediction,
+                latencies_ms={
+                    "waiting": 1e3 * (self._taken_s - frame.captured_s),
+                    **batch_ms,
+                    "total": 1e3 * (judged_s - frame.captured_s),
+                },
+            )
+            for frame, prediction in zip(self._frames, found, strict=True)
+        ]
 
 
 def take(buffer: FrameBuffer, limit: int, stop: threading.Event) -> list[Frame]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from nnet_edge.runtime.meters import Percentiles, StreamReport
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 LINE_EVERY_S = 10.0  # between two plain lines
 COLUMNS = ("stage", "p50 ms", "p95 ms", "p99 ms", "frames")

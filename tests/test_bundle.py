@@ -29,7 +29,7 @@ def change(folder: Path, alter: Callable[[dict[str, Any]], object]) -> None:
 
 def test_the_manifest_says_what_the_box_must_know(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["system"] == "nnet"
     assert manifest["backbone"] == "efficientnet_lite0"
     assert manifest["input"]["layout"] == "NHWC"
@@ -38,13 +38,16 @@ def test_the_manifest_says_what_the_box_must_know(bundle: Bundle) -> None:
     assert len(manifest["data"]["fingerprint"]) == 64
     assert manifest["made_on"]["libraries"]["openvino"]
     assert manifest["threshold"]["meaning"]
-    assert manifest["files"] == {GRAPH: sha256(bundle.graph), WEIGHTS: sha256(bundle.weights)}
+    frames = {f"frames/{name}.png" for name in manifest["frames"]["held_out"]}
+    assert set(manifest["files"]) == {GRAPH, WEIGHTS, *frames}
+    assert {manifest["files"][GRAPH], manifest["files"][WEIGHTS]} == {sha256(bundle.graph), sha256(bundle.weights)}
     assert [parity["runner"] for parity in manifest["parity"]] == ["onnxruntime", "openvino"]
     assert not bundle.warnings
 
 
 def test_nothing_in_it_is_pickled(bundle: Bundle) -> None:
-    assert {path.suffix for path in bundle.path.iterdir()} == {".json", ".onnx", ".safetensors"}
+    files = [path for path in bundle.path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".onnx", ".safetensors", ".png"}
 
 
 def test_a_random_teacher_is_said_aloud(copy: Path) -> None:
@@ -70,7 +73,7 @@ def test_a_missing_file_is_named(copy: Path, name: str) -> None:
 
 def test_another_schema_is_refused(copy: Path) -> None:
     change(copy, lambda manifest: manifest.update(schema=99))
-    with pytest.raises(BundleError, match=r"schema 99, nnet-edge \S+ reads schema 1"):
+    with pytest.raises(BundleError, match=r"schema 99, nnet-edge \S+ reads schema 2"):
         read_bundle(copy)
 
 

@@ -29,7 +29,14 @@ from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.teacher_weights import load_teacher
 from nnet_edge.protocol import PAPER
 
-FACTS = {"epoch": 3, "step": 1, "sums": {"loss": 0.1 + 0.2}, "seconds": 1.5, "teacher": {"origin": "here"}}
+FACTS = {
+    "epoch": 3,
+    "step": 1,
+    "sums": {"loss": 0.1 + 0.2},
+    "seconds": 1.5,
+    "finished": False,
+    "teacher": {"origin": "here"},
+}
 
 
 def some_checkpoint(seed: int = 0, rows: int = 3) -> Checkpoint:
@@ -41,13 +48,14 @@ def some_checkpoint(seed: int = 0, rows: int = 3) -> Checkpoint:
     }
     averaged = {name: value.clone() + 1 for name, value in network.items()}
     optimiser = {"0.step": torch.tensor(12.0), "0.exp_avg": torch.randn(rows, 4, generator=generator)}
-    return Checkpoint(replace(PAPER, seed=seed), network, averaged, optimiser, FACTS)
+    best = {name: value.clone() + 2 for name, value in network.items()}
+    return Checkpoint(replace(PAPER, seed=seed), network, averaged, optimiser, FACTS, best)
 
 
 def assert_same(one: Checkpoint, other: Checkpoint) -> None:
     assert one.settings == other.settings
     assert one.facts == other.facts
-    for part in ("network", "averaged", "optimiser"):
+    for part in ("network", "averaged", "best", "optimiser"):
         first, second = getattr(one, part), getattr(other, part)
         assert first.keys() == second.keys()
         for name, value in first.items():

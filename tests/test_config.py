@@ -14,7 +14,7 @@ from nnet_edge.errors import ConfigError
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("kind", "tpu", "runner 'tpu' is unknown: choose auto, openvino or onnxruntime"),
+        ("kind", "tpu", "runner 'tpu' is unknown: choose auto, openvino, onnxruntime or tensorrt"),
         ("precision", "int8", "precision 'int8' is unknown: choose fp32 or bf16"),
         ("hint", "fast", "hint 'fast' is unknown"),
         ("threads", 0, "threads is 0: it must be a whole number from 1 to 1024"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,9 @@ class BrightSpotRunner:
         grey = images[..., 0].astype(np.float32)
         maps = np.stack([np.maximum(cv2.GaussianBlur(image, (0, 0), 5) - image.mean(), 0) / 60 for image in grey])
         return Outputs(maps, maps.max(axis=(1, 2)))
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        return lambda: self.infer(images, layer_maps)
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,19 @@ def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
     assert 'pip install "nnet-edge[rtx]"' in verbs["build-engine"].advice
 
 
+def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
+    def build_engine(cuda: Cuda, **versions: str) -> tuple[str, str]:
+        (verb,) = (item for item in judge_verbs(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine")
+        return verb.uses, verb.advice
+
+    assert build_engine(NO_GPU, tensorrt_rtx="1.7")[0].startswith("tensorrt_rtx 1.7, for other machines only")
+    assert build_engine(NO_GPU, tensorrt="10.3") == ("", "tensorrt 10.3 needs an NVIDIA GPU and its driver")
+    assert build_engine(ONE_GPU, tensorrt="10.3", tensorrt_rtx="1.7") == (
+        "tensorrt 10.3 or tensorrt_rtx 1.7 on RTX",
+        "",
+    )
+
+
 def test_without_a_runner_every_inferring_verb_asks_for_one() -> None:
     verbs = {verb.name: verb for verb in judge_verbs(installed(torch="2.13"), NO_GPU, PROCESSOR)}
     for name in ("evaluate", "stream", "bench", "demo"):

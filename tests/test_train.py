@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def images() -> np.ndarray:
 
 
 Training = Callable[..., Trained]
+Stopping = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 
 @pytest.fixture
@@ -68,14 +70,14 @@ def training(images: np.ndarray, tmp_path: Path) -> Training:
     return run
 
 
-def stop_after(steps: int) -> Callable[[], bool]:
+def stop_after(steps: int) -> Stopping:
     """Says True when it was asked so many times."""
     asked = iter(range(1, 1 << 20))
-    return lambda: next(asked) >= steps
+    return lambda: nullcontext(lambda: next(asked) >= steps)
 
 
 def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    for part in ("network", "averaged", "optimiser"):
+    for part in ("network", "averaged", "best", "optimiser"):
         first, second = getattr(one, part), getattr(other, part)
         assert first.keys() == second.keys()
         different = [name for name in first if not torch.equal(first[name], second[name])]
@@ -138,7 +140,7 @@ def test_log_has_a_row_for_every_epoch(straight: tuple[Trained, list[Progress]])
 def test_going_on_is_bit_for_bit_what_never_stopped(
     steps: int, straight: tuple[Trained, list[Progress]], images: np.ndarray, training: Training
 ) -> None:
-    stopped = training(SMOOTH, images=images[:4], stop=stop_after(steps))
+    stopped = training(SMOOTH, images=images[:4], stopping=stop_after(steps))
     assert not stopped.finished
     middle = read_checkpoint(stopped.folder)
     assert (middle.epoch, middle.step) == (1, steps - 2)
@@ -152,9 +154,9 @@ def test_going_on_is_bit_for_bit_what_never_stopped(
 
 
 def test_going_on_twice_and_after_the_end(training: Training) -> None:
-    first = training(replace(SMALL, epochs=3), stop=stop_after(1))
+    first = training(replace(SMALL, epochs=3), stopping=stop_after(1))
     for _ in range(2):
-        training(replace(SMALL, epochs=3), resume=read_checkpoint(first.folder), stop=stop_after(1))
+        training(replace(SMALL, epochs=3), resume=read_checkpoint(first.folder), stopping=stop_after(1))
     seen: list[Progress] = []
     again = training(replace(SMALL, epochs=3), resume=read_checkpoint(first.folder), report=seen.append)
     assert again.finished
@@ -229,7 +231,7 @@ def test_dying_memory_stops_the_training_and_names_the_share(training: Training)
 
 def test_loss_that_is_no_number_keeps_the_last_good_checkpoint(training: Training) -> None:
     settings = replace(SMALL, epochs=3)
-    folder = training(settings, stop=stop_after(1)).folder
+    folder = training(settings, stopping=stop_after(1)).folder
     content = (folder / CHECKPOINT).read_bytes()
     good = read_checkpoint(folder)
     poisoned = {name: value.clone() for name, value in good.network.items()}
@@ -245,7 +247,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_checkpoint(training: Trainin
 def test_weights_that_are_no_numbers_are_never_saved(training: Training) -> None:
     """The loss of the last step was a number; the weights behind it are not."""
     settings = replace(SMALL, epochs=2)
-    folder = training(settings, stop=stop_after(1)).folder
+    folder = training(settings, stopping=stop_after(1)).folder
     content = (folder / CHECKPOINT).read_bytes()
     good = read_checkpoint(folder)
     broken = {name: torch.full_like(value, float("nan")) for name, value in good.optimiser.items() if "exp_avg" in name}
@@ -349,6 +351,46 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], er
         assert process.poll() is None, f"ended too early: {errors.read_text()}"
         assert time.monotonic() < end, "the training did not start in time"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["bank", "export"])
+def test_interruption_outside_the_steps_leaves_nothing_half_written(
+    good_folder: Path, tmp_path: Path, phase: str, sent: signal.Signals
+) -> None:
+    out, errors = tmp_path / "run", tmp_path / "errors.txt"
+    command = [
+        sys.executable,
+        "-c",
+        "from nnet_edge.cli import main; main()",
+        "train",
+        str(good_folder),
+        "--out",
+        str(out),
+    ]
+    command += ["--protocol", "paper", "--set", "model.memory_slots=32"]
+    long = ["--set", "augmentation.copies=400", "--feature-memory", "0"]  # 800 images through the teacher, to disk
+    command += long if phase == "bank" else ["--epochs", "1"]
+    with errors.open("wb") as written:
+        process = subprocess.Popen(command, stdout=written, stderr=written, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        if phase == "bank":
+            wait_for((out / "training" / "features_2.bin").exists, process, errors)
+        else:
+            wait_for(lambda: "exporting the graph" in errors.read_text(), process, errors)
+        process.send_signal(sent)
+        assert process.wait(timeout=PATIENCE_S) == 130, errors.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    said = errors.read_text()
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert not list((out / "training").glob("features_*"))
+    assert [file.name for file in out.iterdir()] == ["training"]
+    if phase == "export":
+        assert f"nnet-edge export {out / 'training'}" in said
+        read_checkpoint(out / "training").build_network()
 
 
 def test_ctrl_c_and_sigterm_leave_a_usable_checkpoint(good_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -33,6 +34,11 @@ class TorchRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing is held that Python does not free itself."""
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` at once; what is given back gives its outputs."""
+        outputs = self.infer(images, layer_maps)
+        return lambda: outputs
 
     @torch.inference_mode()
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:

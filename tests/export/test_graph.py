@@ -17,13 +17,15 @@ from nnet_edge.checkpoint import read_checkpoint, read_held_out
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluate_verb import open_weights
-from nnet_edge.export.bundling import MARGIN, export_bundle
+from nnet_edge.export.bundling import export_bundle
 from nnet_edge.export.onnx_graph import OPSET, describe_graph
-from nnet_edge.export.parity import check_parity, compare, infer_all
+from nnet_edge.export.parity import check_parity, compare
 from nnet_edge.export.surgery import add_tail
 from nnet_edge.frame import Outputs
 from nnet_edge.protocol import TUNED
+from nnet_edge.runtime.batches import infer_all
 from nnet_edge.runtime.runner import load_runner
+from nnet_edge.scoring import MARGIN
 
 TAIL_ATOL = 1e-5  # FP32 products of matrices whose rows sum to 1, maps up to 64
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import cv2
@@ -19,6 +21,32 @@ from nnet_edge.frame import Frame, Outputs
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}
 TAIL_OUTPUTS = {"anomaly_map": ("N", 1, 256, 256), "image_score": ("N",)}
+
+
+def import_beside(name: str) -> ModuleType:
+    """The module `name` of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+host_device, host_kernels_module = import_beside("host_device"), import_beside("host_kernels")
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The CUDA kernels' arithmetic on the processor; see host_kernels.py."""
+    return host_kernels_module.compile_host_kernels(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture
+def gpu_parts() -> ModuleType:
+    """HostDevice, BlockEngine and block_map: a GPU made of the processor; see host_device.py."""
+    return host_device
 
 
 def constant(name: str, values: object, kind: type = np.float32) -> onnx.TensorProto:
@@ -118,6 +146,9 @@ class BrightnessRunner:
         self.batches.append(len(images))
         anomaly_map = images.mean(axis=3, dtype=np.float32) / 255
         return Outputs(anomaly_map, anomaly_map.max(axis=(1, 2)))
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        return lambda: self.infer(images, layer_maps)
 
 
 @pytest.fixture

@@ -50,6 +50,21 @@ def test_maps_and_scores_are_those_of_the_graph_in_fp32(graph: Path, images: np.
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_two_batches_under_way_give_what_each_gives_alone(
+    graph: Path, images: np.ndarray, kind: str, hint: str
+) -> None:
+    with load_runner(graph, RunnerSettings(kind=kind, hint=hint)) as runner:
+        alone = [runner.infer(part).anomaly_map for part in (images[:3], images[3:])]
+        first, second = runner.start(images[:3]), runner.start(images[3:])
+        np.testing.assert_array_equal(second().anomaly_map, alone[1])
+        np.testing.assert_array_equal(first().anomaly_map, alone[0])
+        runner.start(images)  # never waited for: the end waits for it
+    with pytest.raises(StreamError, match="closed"):
+        first()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_six_layer_maps_come_when_asked(graph: Path, images: np.ndarray, kind: str) -> None:
     with load_runner(graph, RunnerSettings(kind=kind)) as runner:
         layer_maps = runner.infer(images, layer_maps=True).layer_maps
@@ -141,9 +156,9 @@ def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, kind: str) -> None:
 def test_paths_that_cannot_be_meant_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no graph at"):
         load_runner(tmp_path / "absent.onnx")
-    with pytest.raises(ConfigError, match=r"TensorRT engine and engines come with `build-engine`"):
+    with pytest.raises(ConfigError, match=r"there is no engine at .* build one with nnet-edge build-engine"):
         load_runner(tmp_path / "nnet.engine")
-    with pytest.raises(ConfigError, match=r"is no graph: a runner takes a \.onnx file"):
+    with pytest.raises(ConfigError, match=r"is neither graph nor engine: a runner takes \.onnx"):
         load_runner(tmp_path / "nnet.pt")
 
 

@@ -81,6 +81,41 @@ def test_a_live_source_may_be_told_to_wait(make_runner: MakeRunner) -> None:
     assert (report.frames, report.dropped) == (20, 0)
 
 
+def test_a_verdict_never_waits_for_a_later_frame(make_runner: MakeRunner) -> None:
+    seen = threading.Event()
+    waited: list[bool] = []
+
+    def one_then_another_when_the_first_was_seen() -> Iterator[np.ndarray]:
+        yield from pictures(1)
+        waited.append(seen.wait(LIMIT_S))
+        yield from pictures(1)
+
+    run(SyntheticSource(one_then_another_when_the_first_was_seen()), make_runner(),
+        [CallbackSink(lambda prediction: seen.set())], SETTINGS)  # fmt: skip
+    assert waited == [True]
+
+
+def test_the_next_batch_is_started_before_the_last_is_waited_for(make_runner: MakeRunner) -> None:
+    moments: list[str] = []
+
+    class Telling(make_runner):  # type: ignore[misc]
+        def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+            moments.append("start")
+            outputs = super().start(images, layer_maps)
+            time.sleep(0.02)  # the source fills the buffer meanwhile
+
+            def wait() -> Outputs:
+                moments.append("wait")
+                return outputs()
+
+            return wait
+
+    report = run(SyntheticSource(pictures(32)), Telling(), [], SETTINGS)
+    assert report.frames == 32
+    assert moments.count("start") == moments.count("wait")
+    assert ["start", "start", "wait"] in [moments[at : at + 3] for at in range(len(moments))]
+
+
 def test_an_empty_source_ends_at_once(make_runner: MakeRunner) -> None:
     report = run(SyntheticSource([]), make_runner(), [], SETTINGS)
     assert (report.frames, report.frames_per_s, report.ended) == (0, None, "source ended")

@@ -1,0 +1,89 @@
+"""An FP32 graph and real frames in, the same graph in INT8 out: ranges by one of two tools, pairs by `placement.py`.
+
+onnxruntime  computes the graph frame by frame; the ranges follow from histograms (`ranges.py`). Needs nothing more than
+             a runner needs, and takes seconds
+modelopt     NVIDIA Model Optimizer quantizes the graph on the CPU; its activation scales are taken as the ranges. Its
+             own placement, pairs on all inputs of every addition, is not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnet_edge.calibration.placement import Plan, place_pairs
+from nnet_edge.calibration.probe import Probe
+from nnet_edge.calibration.ranges import METHODS, Activations, Progress, measure_histograms, ranges_by
+from nnet_edge.config import require_choice
+from nnet_edge.errors import CalibrationError
+from nnet_edge.kept_frames import require_frames
+
+TOOLS = ("onnxruntime", "modelopt")
+PREFIX = "nnet_edge."  # of the graph's facts
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """How ranges are measured. Raises ConfigError for a tool or method that is unknown."""
+
+    tool: str = "onnxruntime"
+    method: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("calibration tool", self.tool, TOOLS)
+        require_choice("calibration method", self.method, METHODS)
+
+
+def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettings, report: Progress) -> Activations:
+    """Range and channel means of every activation of the plan on `frames`, uint8 RGB (N, 256, 256, 3).
+
+    Raises CalibrationError without frames or for a graph that cannot be computed, ConfigError for frames of another size or a
+    method that the tool lacks, MissingExtraError for a tool that is not installed.
+    """
+    require_frames(frames)
+    if not len(frames):
+        raise CalibrationError("no frame to calibrate on: ranges come from real frames or not at all")
+    probe = Probe(plan.model, plan.tensors, settings.threads)
+    histograms = measure_histograms(probe.infer, frames, len(frames), report)
+    means = {name: histogram.channel_means for name, histogram in histograms.items()}
+    if settings.tool == "modelopt":
+        from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
+
+        return Activations(modelopt_ranges(plan, frames, settings.method), means)
+    return Activations(ranges_by(histograms, settings.method, plan.tensors), means)
+
+
+def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
+    """The plan's graph in INT8 but for the blocks and layers in `kept`; its facts say so.
+
+    Raises CalibrationError for blocks and layers that the graph lacks.
+    """
+    unknown = sorted(set(kept) - set(plan.blocks) - set(plan.layers))
+    if unknown:
+        raise CalibrationError(f"the graph has no block or layer {unknown[0]!r}: blocks are {', '.join(plan.blocks)}")
+    model = place_pairs(plan, activations, kept)
+    state_facts(model, precision="int8", kept_in_fp32=" ".join(kept))
+    return model
+
+
+def state_facts(model: onnx.ModelProto, **facts: str) -> None:
+    """Put facts into the graph's metadata, over those of the same name."""
+    known = {item.key: item.value for item in model.metadata_props}
+    known |= {f"{PREFIX}{name}": value for name, value in facts.items()}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(known.items())))
+
+
+def read_graph(content: bytes, name: str) -> onnx.ModelProto:
+    """The graph of an .onnx file's `content`. Raises CalibrationError when it is none of nnet-edge."""
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own errors
+        raise CalibrationError(f"{name} is no ONNX graph: export it again") from error
+    if not any(item.key == f"{PREFIX}system" for item in model.metadata_props):
+        raise CalibrationError(f"{name} has no facts of nnet-edge in it: give a graph that export wrote")
+    return model

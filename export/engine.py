@@ -1,0 +1,195 @@
+"""A graph in, an engine out: one strongly typed path for TensorRT 10.3 to 11.x and TensorRT-RTX.
+
+The precision is the graph's own (FP16 by its casts, INT8 by its Q/DQ nodes), so no builder flag chooses one. The engine is cut
+at the layer maps: fusion and blur belong to the CUDA kernels. Nothing in it depends on data, so a CUDA graph can capture it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.bundle import now
+from nnet_edge.errors import EngineBuildError
+from nnet_edge.export.build_monitor import build_monitor
+from nnet_edge.export.engine_errors import build_error, parse_error
+from nnet_edge.export.engine_settings import EngineSettings
+from nnet_edge.export.timing_cache import keep_timing_cache, use_timing_cache
+from nnet_edge.runtime.engine_record import EngineRecord, system_here
+from nnet_edge.runtime.gpu_facts import GpuFacts, NoGpu, find_gpu
+from nnet_edge.runtime.graph_facts import fusion_of, read_facts
+from nnet_edge.runtime.graph_runner import INPUT, INPUT_SHAPE
+from nnet_edge.runtime.tensorrt_library import TensorrtLibrary, collecting_log, load_tensorrt
+
+MEBIBYTE = 1 << 20
+DATA_DEPENDENT = {"CONDITION", "NON_ZERO", "NMS", "RECURRENCE", "TRIP_LIMIT", "ITERATOR", "LOOP_OUTPUT"}  # layer types
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine and its record."""
+
+    content: bytes
+    record: EngineRecord
+
+
+def build_engine(
+    graph: Path,
+    settings: EngineSettings,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> BuiltEngine:
+    """The engine of the graph at `graph`; `report` gets steps done and steps in all, `stop` is asked at every step.
+
+    Raises EngineBuildError when TensorRT cannot read the graph or build it, or when the target needs a GPU and there is
+    none; MissingExtraError without the target's TensorRT, ConfigError or BundleError for a file that is no graph of
+    nnet-edge, KeyboardInterrupt when `stop` said so.
+    """
+    fusion = fusion_of(read_facts(graph))
+    library = load_tensorrt(settings.target.flavour)
+    gpu = find_gpu()
+    if settings.target.needs_gpu and isinstance(gpu, NoGpu):
+        raise EngineBuildError(
+            f"--target {settings.target.name} builds on the GPU that the engine is for, and {gpu.reason}: name the cards "
+            "of another machine as --target rtx:sm86,sm89, or use the CPU runners of the graph"
+        )
+    here = gpu if isinstance(gpu, GpuFacts) else None
+    began = time.perf_counter()
+    parsed = EngineNetwork(library, graph)
+    content = parsed.build(settings, here, report, stop)
+    seconds = time.perf_counter() - began
+    target = settings.target
+    record = EngineRecord(
+        tool=library.flavour,
+        version=library.version,
+        system=system_here(),
+        target=target.name,
+        compute_capabilities=target.compute_capabilities or ((here.compute_capability,) if here else ()),
+        gpu=here.name if here else None,
+        cuda=here.cuda if here else None,
+        driver=here.driver if here else None,
+        hardware_compatibility=settings.hardware_compatibility,
+        version_compatible=settings.version_compatible,
+        batch=settings.profile.as_tuple(),
+        workspace_mib=settings.workspace_mib,
+        optimization=settings.optimization,
+        layer_maps=parsed.layer_maps,
+        fusion=asdict(fusion),
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        seconds=round(seconds, 3),
+        when=now(),
+    )
+    return BuiltEngine(content, record)
+
+
+class EngineNetwork:
+    """A parsed graph, cut at its layer maps, and the builder that makes an engine of it.
+
+    Holds whatever TensorRT refers to, for as long as it lives itself: the log, the network that the parser writes to, the
+    parser, whose weights the network points to.
+    """
+
+    def __init__(self, library: TensorrtLibrary, graph: Path) -> None:
+        """Raises EngineBuildError when TensorRT cannot read the graph, or when it lacks the contract's names."""
+        trt = library.trt
+        self.library, self.graph = library, graph
+        self.log = collecting_log(library)
+        try:
+            self.builder = trt.Builder(self.log)
+        except Exception as error:  # pybind's own TypeError, when TensorRT returns nothing
+            raise build_error(library, graph, self.log.problems or [str(error)]) from error
+        self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        self.parser = parser = trt.OnnxParser(self.network, self.log)
+        if not parser.parse(graph.read_bytes()):
+            raise parse_error(library, graph, [parser.get_error(index) for index in range(parser.num_errors)])
+        self.layer_maps = cut_tail(self.network, graph)
+
+    def build(
+        self,
+        settings: EngineSettings,
+        gpu: GpuFacts | None,
+        report: Callable[[int, int], None],
+        stop: Callable[[], bool],
+    ) -> bytes:
+        """The engine. Raises EngineBuildError, or KeyboardInterrupt when `stop` said so."""
+        trt, library = self.library.trt, self.library
+        config = self.builder.create_builder_config()
+        config.builder_optimization_level = settings.optimization
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector tells each layer's precision
+        config.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are too few for cosines; FP32 stays FP32
+        if settings.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * MEBIBYTE)
+        set_compatibility(library, config, settings)
+        profile = self.builder.create_optimization_profile()
+        profile.set_shape(INPUT, *((batch, *INPUT_SHAPE) for batch in settings.profile.as_tuple()))
+        if config.add_optimization_profile(profile) < 0:
+            raise build_error(library, self.graph, self.log.problems)
+        cache = use_timing_cache(library, config, self.graph.parent, gpu)
+        monitor = build_monitor(trt, report, stop)
+        config.progress_monitor = monitor
+        serialized = self.builder.build_serialized_network(self.network, config)
+        if monitor.stopped:
+            raise KeyboardInterrupt
+        if serialized is None:
+            raise build_error(library, self.graph, self.log.problems, settings.workspace_mib, settings.profile.largest)
+        keep_timing_cache(cache, config)
+        return bytes(serialized)
+
+
+def cut_tail(network: Any, graph: Path) -> tuple[str, ...]:
+    """The layer maps that stay the network's only outputs; TensorRT then drops the tail that nobody asks for.
+
+    Cut here and not in the ONNX file, because the box that builds has TensorRT and neither onnx nor graphsurgeon. Raises
+    EngineBuildError when inputs or outputs are not those of nnet-edge, or when a layer's work depends on the data.
+    """
+    inputs = list(map(network.get_input, range(network.num_inputs)))
+    outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
+    layer_maps = tuple(name for name in LAYER_MAPS if name in outputs)
+    found = ", ".join(f"{tensor.name} {tensor.dtype.name} {tuple(tensor.shape)}" for tensor in inputs)
+    wanted = f"{INPUT} UINT8 {(-1, *INPUT_SHAPE)}"
+    if found != wanted or not layer_maps:
+        raise EngineBuildError(
+            f"{graph} is no graph of nnet-edge: it takes {found or 'nothing'} instead of {wanted} and gives "
+            f"{', '.join(outputs)}; write it again with `export`"
+        )
+    for name, tensor in outputs.items():
+        if name not in layer_maps:
+            network.unmark_output(tensor)
+    kinds = {network.get_layer(index).type.name for index in range(network.num_layers)} & DATA_DEPENDENT
+    if kinds:
+        raise EngineBuildError(
+            f"{graph} has layers whose work depends on the data ({', '.join(sorted(kinds))}), which no CUDA graph can "
+            "capture: write it again with `export`"
+        )
+    return layer_maps
+
+
+def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSettings) -> None:
+    """Tell the builder which GPUs and versions the engine is for. Raises EngineBuildError for a level it does not know."""
+    trt = library.trt
+    if library.is_rtx:
+        names = [f"SM{capability.replace('.', '')}" for capability in settings.target.compute_capabilities]
+        wanted = [getattr(trt.ComputeCapability, name) for name in names] or [trt.ComputeCapability.CURRENT]
+        config.num_compute_capabilities = len(wanted)
+        for index, capability in enumerate(wanted):
+            if not config.set_compute_capability(capability, index):
+                raise EngineBuildError(
+                    f"{library.title} does not build for {capability.name}: leave it out of --target"
+                )
+        return
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware_compatibility == "ampere_plus":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    elif settings.hardware_compatibility == "same_compute_capability":
+        if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):
+            raise EngineBuildError(
+                f"{library.title} knows no level same_compute_capability: it came with TensorRT 10.13"
+            )
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY

@@ -1,0 +1,136 @@
+"""What `build-engine` is told: precision, target, profile, limits. Parsed once at the door, values from there on."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnet_edge.config import LARGEST_BATCH, require_between, require_choice
+from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.runtime.engine_record import COMPATIBILITY
+from nnet_edge.runtime.tensorrt_library import FLAVOURS, JETSON_RELEASE, how_to_install, installed_flavours
+
+RTX_TARGETS = {  # target -> compute capability; TensorRT-RTX knows no other (none for Orin, Hopper or Thor)
+    "sm75": "7.5",
+    "sm80": "8.0",
+    "sm86": "8.6",
+    "sm89": "8.9",
+    "sm120": "12.0",
+    "sm121": "12.1",
+}
+BUILDER_OPTIMIZATION = 3  # TensorRT's own default of 0 to 5
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The batches that an engine takes: from `smallest` to `largest`, fastest at `best`."""
+
+    smallest: int = 1
+    best: int = 8
+    largest: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for batches that cannot be meant."""
+        for name, value in (("smallest", self.smallest), ("best", self.best), ("largest", self.largest)):
+            require_between(f"the {name} batch", value, 1, LARGEST_BATCH)
+        if not self.smallest <= self.best <= self.largest:
+            raise ConfigError(
+                f"batches {self.smallest}, {self.best}, {self.largest} do not ascend: give smallest,best,largest as 1,8,32"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """The profile of "1,8,32", or of "8": batches from 1 to 8, fastest at 8. Raises ConfigError."""
+        try:
+            numbers = [int(part) for part in text.split(",")]
+        except ValueError as error:
+            raise ConfigError(
+                f"batch {text!r} is no batch: give one number, or smallest,best,largest as 1,8,32"
+            ) from error
+        if len(numbers) == 1:
+            return cls(1, numbers[0], numbers[0])
+        if len(numbers) != 3:
+            raise ConfigError(
+                f"batch {text!r} has {len(numbers)} numbers: give one, or smallest,best,largest as 1,8,32"
+            )
+        return cls(*numbers)
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        """Smallest, best, largest."""
+        return self.smallest, self.best, self.largest
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an engine is to run, and which TensorRT builds it."""
+
+    name: str  # "local", "jetson" or "rtx:sm86,sm89"
+    flavour: str  # "tensorrt" or "tensorrt_rtx"
+    compute_capabilities: tuple[str, ...] = ()  # of the named cards; empty: the GPU of this machine
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether the engine can only be built on the GPU that it is for."""
+        return not self.compute_capabilities
+
+    @property
+    def slug(self) -> str:
+        """The target in a file name, "rtx-sm86-sm89"."""
+        return self.name.replace(":", "-").replace(",", "-")
+
+
+def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
+    """The target of "local", "jetson" or "rtx:sm86,sm89".
+
+    Raises ConfigError for one that cannot be meant, or that this machine cannot build for; MissingExtraError for "local"
+    where no TensorRT is installed.
+    """
+    if text == "local":
+        flavours = installed_flavours()
+        if not flavours:
+            ways = " or ".join(dict.fromkeys(how_to_install(flavour) for flavour in FLAVOURS))
+            raise MissingExtraError(f"neither TensorRT nor TensorRT-RTX is installed: {ways}")
+        return Target("local", flavours[0])
+    if text == "jetson":
+        if platform.machine() != "aarch64" or not jetson_release.exists():
+            raise ConfigError(
+                "--target jetson: TensorRT builds an engine for a Jetson only on that Jetson; copy the bundle there "
+                "and run the same command (docs/jetson.md)"
+            )
+        return Target("jetson", "tensorrt")
+    kind, _, names = text.partition(":")
+    if kind == "rtx" and names:
+        wanted = list(dict.fromkeys(names.split(",")))
+        unknown = [name for name in wanted if name not in RTX_TARGETS]
+        if unknown:
+            raise ConfigError(
+                f"--target {text}: TensorRT-RTX builds for {', '.join(RTX_TARGETS)}, not for {', '.join(unknown)}"
+            )
+        ordered = [name for name in RTX_TARGETS if name in wanted]
+        return Target(f"rtx:{','.join(ordered)}", "tensorrt_rtx", tuple(RTX_TARGETS[name] for name in ordered))
+    raise ConfigError(f"target {text!r} is unknown: choose local, jetson or rtx: and cards, as rtx:sm86,sm89,sm120")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine is built. Raises ConfigError for a setting that cannot be meant."""
+
+    target: Target
+    profile: Profile = Profile()
+    workspace_mib: int | None = None  # device memory that one layer may use; None: all
+    optimization: int = BUILDER_OPTIMIZATION  # 0 builds quickest, 5 tries most
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workspace_mib is not None:
+            require_between("workspace (MiB)", self.workspace_mib, 1, 1 << 20)
+        require_between("optimization", self.optimization, 0, 5)
+        require_choice("hardware compatibility", self.hardware_compatibility, COMPATIBILITY)
+        if self.target.flavour == "tensorrt_rtx" and self.hardware_compatibility != "none":
+            raise ConfigError(
+                "TensorRT-RTX has no hardware compatibility levels: name the cards instead, as --target rtx:sm86,sm89"
+            )
+        if self.target.flavour == "tensorrt_rtx" and self.version_compatible:
+            raise ConfigError("TensorRT-RTX builds no version compatible engines: leave --version-compatible out")

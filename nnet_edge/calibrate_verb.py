@@ -1,0 +1,124 @@
+"""What `nnet-edge calibrate` does: reads the images, has the graphs made and judged, keeps those that some runner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from nnet_edge.bundle import read_bundle
+from nnet_edge.calibration.frames import choose_frames
+from nnet_edge.calibration.gate import Gate, TestImages
+from nnet_edge.config import CPU_RUNNER_KINDS, RunnerSettings
+from nnet_edge.data import Dataset, load_images, load_mask
+from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
+from nnet_edge.export.calibrating import Bar, Bench, CalibrateSettings, Graph
+from nnet_edge.training_data import with_held_out_images
+
+HEADINGS = ("precision", "runner", "verdict", "metrics", "map error", "flips", "ms", "speed-up", "size")
+
+
+def calibrate_bundle(
+    path: Path,
+    dataset: Dataset,
+    runner: RunnerSettings,
+    settings: CalibrateSettings,
+    skip_bad: bool,
+    bar: Bar,
+    say: Callable[[str], None],
+) -> list[Graph]:
+    """Make the graphs that `settings` name for the bundle at `path`; those that some runner takes are in it afterwards.
+
+    Raises CalibrationError for too few frames, DataError for images that cannot be read, ConfigError for a runner that
+    computes no graph.
+    """
+    bundle = read_bundle(path)
+    for warning in bundle.warnings:
+        say(warning)
+    kinds = runner_kinds(runner.kind)
+    with bar("reading images") as report:
+        images = load_images(dataset.train, skip_bad, report).images
+    frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))
+    if len(frames) < settings.frames:
+        say(
+            f"note: calibrating on the {len(frames)} good images that were not held out; {settings.frames} were asked for"
+        )
+    test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
+    graphs = []
+    with Bench(bundle, frames, test, kinds, runner, settings, bar, say) as bench:
+        for precision in settings.precisions:
+            graph = bench.make(precision)
+            if graph.is_wanted:
+                bundle = bench.keep(bundle, graph)
+            graphs.append(graph)
+    return graphs
+
+
+def runner_kinds(kind: str) -> list[str]:
+    """The runners to judge on: the one that was asked for, or every one of the processor that is installed."""
+    if kind in CPU_RUNNER_KINDS:
+        return [kind]
+    if kind != "auto":
+        raise ConfigError(f"{kind} computes engines, not graphs: build-engine judges those; choose another --runner")
+    kinds = [name for name in CPU_RUNNER_KINDS if find_spec(name) is not None]
+    if not kinds:
+        raise MissingExtraError("neither openvino nor onnxruntime is installed: pip install 'nnet-edge[cpu]'")
+    return kinds
+
+
+def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
+    """The labelled test images of `dataset` with their masks, None when it has none."""
+    if not dataset.test:
+        return None
+    images = load_images([sample.path for sample in dataset.test], skip_bad)
+    sample_of = {sample.path: sample for sample in dataset.test}
+    samples = [sample_of[path] for path in images.paths]
+    masks = np.zeros(images.images.shape[:3], bool)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = load_mask(sample)
+    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
+    return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask)
+
+
+def table_of(graphs: Sequence[Graph]) -> str:
+    """A line for each graph and runner, aligned, and below it why a graph was refused."""
+    rows = [HEADINGS, *((graph.precision, *row_of(gate), size_of(graph)) for graph in graphs for gate in graph.gates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for graph in graphs:
+        for gate in graph.gates:
+            lines += [f"{graph.precision} on {gate.runner}: {reason}" for reason in gate.reasons]
+        if kept := graph.made.get("kept_in_fp32"):
+            lines.append(f"{graph.precision}: FP32 stay {', '.join(kept)}")
+        lines.append(f"{graph.precision}: made in {graph.made['seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def row_of(gate: Gate) -> tuple[str, ...]:
+    """What the table says of a gate: verdict, changes, milliseconds."""
+    verdict = "accepted" if gate.accepted else "taken all the same" if gate.overridden else "REFUSED"
+    change = f"ranks {gate.rank_correlation:.3f}" if gate.metric_points is None else f"{gate.metric_points:+.2f} points"
+    error = f"{gate.map_error['mean']:.2%} mean, {gate.map_error['max']:.1%} max"
+    flips = f"{gate.flips} of {gate.images}, {gate.flips_outside_band} outside the band"
+    if gate.latency_ms is None or gate.speed_up is None:
+        return gate.runner, verdict, change, error, flips, "-", "-"
+    before, after = gate.latency_ms
+    return gate.runner, verdict, change, error, flips, f"{before:.1f} -> {after:.1f}", f"{gate.speed_up:.2f} x"
+
+
+def size_of(graph: Graph) -> str:
+    """The size of the graph's file."""
+    return f"{len(graph.content) / 1e6:.1f} MB"
+
+
+def require_taken(graphs: Sequence[Graph], path: Path) -> None:
+    """Nothing, when some runner takes every graph. Raises CalibrationError that says which none took and what to do."""
+    refused = [graph.precision for graph in graphs if not graph.is_wanted]
+    if refused:
+        raise CalibrationError(
+            f"{' and '.join(refused)} changes the verdicts of {path} too much (the table says how) and was not written: give "
+            "more good images, choose another --method, or say --accept to use it all the same"
+        )

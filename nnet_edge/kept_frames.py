@@ -1,0 +1,77 @@
+"""Frames that a bundle keeps: lossless, named by what they show, so that a changed one is noticed.
+
+The held-out frames let any box choose the threshold of any artefact again, without the data; the calibration frames are
+what the ranges of INT8 were measured on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nnet_edge.errors import BundleError, ConfigError, DataError
+from nnet_edge.files import write_atomically
+from nnet_edge.imaging import SIDE, read_image
+
+FOLDER = "frames"
+DIGITS = 16  # of the SHA-256: 64 bits tell a few thousand frames apart
+
+
+def frame_hash(frame: np.ndarray) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the RGB bytes of `frame`, uint8 (256, 256, 3)."""
+    return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:DIGITS]
+
+
+def write_frames(bundle: Path, frames: np.ndarray) -> list[str]:
+    """Keep `frames`, uint8 RGB (N, 256, 256, 3), in the bundle's folder; gives their hashes in the same order.
+
+    Equal frames are kept once and named as often as they occur. Raises ConfigError for frames of another shape.
+    """
+    require_frames(frames)
+    hashes = [frame_hash(frame) for frame in frames]
+    for name, frame in zip(hashes, frames, strict=True):
+        path = frame_path(bundle, name)
+        if not path.exists():
+            write_atomically(path, to_png(frame))
+    return hashes
+
+
+def read_frames(bundle: Path, hashes: Sequence[str]) -> np.ndarray:
+    """The frames uint8 RGB (N, 256, 256, 3) of these hashes. Raises BundleError for one that is absent or altered."""
+    frames = np.empty((len(hashes), SIDE, SIDE, 3), np.uint8)
+    for place, name in zip(frames, hashes, strict=True):
+        path = frame_path(bundle, name)
+        try:
+            frame = read_image(path)
+        except DataError as error:
+            raise BundleError(f"{error}; copy the whole bundle again") from error
+        if frame.shape != place.shape or frame_hash(frame) != name:
+            raise BundleError(f"{path} does not show what its name says: copy the whole bundle again")
+        place[...] = frame
+    return frames
+
+
+def frame_path(bundle: Path, name: str) -> Path:
+    """Where the frame with that hash lies."""
+    return bundle / FOLDER / f"{name}.png"
+
+
+def to_png(frame: np.ndarray) -> bytes:
+    """`frame`, uint8 RGB (256, 256, 3), as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "PNG")
+    return file.getvalue()
+
+
+def require_frames(frames: np.ndarray) -> None:
+    """Nothing, when `frames` is uint8 RGB (N, 256, 256, 3). Raises ConfigError that says what it is."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIDE, SIDE, 3):
+        raise ConfigError(
+            f"frames are kept as uint8 RGB (N, {SIDE}, {SIDE}, 3), not {frames.dtype} {tuple(frames.shape)}: "
+            "resize with nnet_edge.imaging.resize"
+        )

@@ -1,0 +1,101 @@
+"""When a training ends, decided on good images alone: as soon as damage painted onto held-out ones stands out no better.
+
+N-Net's students learn to follow the teacher everywhere if they are trained for long, on defects too, the shallow stages of
+a small teacher first; the loss over good images does not show it. So the network looks, every so many images, at damaged
+copies of the held-out images, and the pixel AP of their masks is its mark. The weights that are deployed are the earliest
+whose mark no later ones surpass clearly. Good scores of held-out images take no part in the choice, and the threshold is
+chosen on them as before.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnet_edge.anomaly_map import anomaly_map
+from nnet_edge.compute import Compute
+from nnet_edge.damage import damaged_copies
+from nnet_edge.feature_bank import chunks, to_device
+from nnet_edge.metrics import pixel_ap
+from nnet_edge.model.nnet import NNet
+
+COPIES = 48  # damaged images looked at
+FIRST_LOOK = (
+    400  # images shown; before that image scores are not settled (tire: 72 image AUROC after 200, 76 after 400)
+)
+CLEARLY = 1.02  # times the best mark: a gain that counts; on a plateau the earliest weights are kept
+
+
+@dataclass
+class Marks:
+    """The marks so far and the best of them."""
+
+    best: float | None = None  # pixel AP, 0 to 1
+    best_at: int = 0  # images shown by then
+    without_gain: int = 0  # looks since
+    looks: list[tuple[int, float]] = field(default_factory=list)  # (images shown, mark)
+
+    def add(self, shown: int, mark: float) -> bool:
+        """Whether `mark`, after `shown` images, is clearly the best so far."""
+        self.looks.append((shown, mark))
+        if self.best is None or mark > CLEARLY * self.best:
+            self.best, self.best_at, self.without_gain = mark, shown, 0
+            return True
+        self.without_gain += 1
+        return False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the checkpoint and the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Marks:
+        """What `as_dict` wrote."""
+        return cls(**{**values, "looks": [(int(shown), float(mark)) for shown, mark in values["looks"]]})
+
+
+class Watch:
+    """Looks at damaged copies now and then, keeps the best weights, and says when it is enough."""
+
+    def __init__(self, held_out: np.ndarray, every: int, patience: int, seed: int, marks: Marks | None = None) -> None:
+        self.every, self.patience = every, patience
+        self.marks = marks or Marks()
+        self._images, self._masks = damaged_copies(held_out, COPIES, seed)
+        self._network: NNet | None = None
+
+    def is_due(self, before: int, shown: int) -> bool:
+        """Whether a look is due when the images shown went from `before` to `shown`."""
+        return shown >= FIRST_LOOK and shown // self.every > before // self.every
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so many looks in a row brought no clear gain that the training should end."""
+        return self.marks.without_gain >= self.patience
+
+    def look(self, network: NNet, weights: dict[str, Tensor], shown: int, compute: Compute) -> bool:
+        """Mark `weights` of `network`; True when they are the ones to keep."""
+        if self._network is None:
+            self._network = copy.deepcopy(network).requires_grad_(False)
+        self._network.load_state_dict(weights)
+        return self.marks.add(shown, self.mark(self._network.eval(), compute))
+
+    @torch.inference_mode()
+    def mark(self, network: NNet, compute: Compute) -> float:
+        """Pixel AP of the damaged copies' masks, 0 to 1."""
+        found = []
+        for chunk in chunks(self._images):
+            with compute.autocast():
+                layer_maps = network(to_device(chunk, network))
+            maps = {
+                name: values.float().cpu().numpy()
+                for name, values in zip(network.output_names, layer_maps, strict=True)
+            }
+            found.append(anomaly_map(maps, fusion=network.settings.fusion)[:, 0])
+        mark = pixel_ap(self._masks, np.concatenate(found))
+        assert mark is not None  # every copy has damaged pixels
+        return mark

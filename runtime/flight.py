@@ -1,0 +1,94 @@
+"""One batch on its way through the GPU: its outputs, once they are there, and its maps as long as they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from nnet_edge.errors import StreamError
+from nnet_edge.frame import FrameOutputs
+from nnet_edge.runtime.device import CudaStream, Device
+from nnet_edge.runtime.device_ring import Slot
+
+
+class Flight:
+    """A batch of `images` images in `slot`; of `maps` (names) copies are downloaded with the scores, of the rest on demand.
+
+    Errors name the batch by its `label`.
+    """
+
+    def __init__(
+        self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str, maps: Sequence[str]
+    ) -> None:
+        self._device, self._slot, self._stream = device, slot, cuda_stream
+        self._images, self._label, self._maps = images, label, maps
+        self._arrays: dict[str, np.ndarray] | None = None  # once downloaded
+        self._has_slot = True
+
+    def queue_downloads(self) -> None:
+        """Queue the download of peaks and maps, and the mark behind it."""
+        self._device.download(self._slot.host_peaks(self._images), self._slot.peaks.address, self._stream)
+        for name in self._maps:
+            host, address = self._slot.host_maps(name, self._images)
+            self._device.download(host, address, self._stream)
+        self._slot.downloaded.record(self._stream)
+
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """`image_score` (N,) and the maps (N, 1, h, w), float32, in memory of their own; waits for them."""
+        if self._arrays is None:
+            with self._device.current(), self.named():
+                self._slot.downloaded.synchronize()
+            # the largest of the strips' maxima; NumPy's max gives NaN when one is
+            found = {"image_score": self._slot.host_peaks(self._images).max(axis=1)}
+            for name in self._maps:
+                found[name] = self._slot.host_maps(name, self._images)[0].astype(np.float32)
+            self._arrays = found
+        return self._arrays
+
+    def frame_outputs(self) -> FrameOutputs:
+        """The scores, and maps that are fetched when asked for; waits for the scores."""
+        return FrameOutputs(self.arrays()["image_score"], self)
+
+    def __len__(self) -> int:
+        return self._images
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The anomaly map of one image, float32 (256, 256), owned by the caller.
+
+        Raises StreamError when its place on the GPU was given to a later batch.
+        """
+        if not 0 <= index < self._images:
+            raise IndexError(index)
+        found = self.arrays()
+        if "anomaly_map" in found:
+            return found["anomaly_map"][index, 0]
+        if not self._has_slot:
+            raise StreamError(
+                f"{self._label}: the anomaly map has left the GPU, a later batch has its place: ask for it earlier"
+            )
+        with self._device.current(), self.named():
+            host, address = self._slot.host_maps("anomaly_map", 1)
+            self._device.download(host, address + index * host.nbytes, self._stream)
+            self._stream.synchronize()
+        copied: np.ndarray = host[0, 0].copy()
+        return copied
+
+    def make_room(self) -> None:
+        """Leave the slot to the next batch: outputs that nobody has waited for yet are taken down, maps included."""
+        if self._arrays is None and "anomaly_map" not in self._maps:
+            with self.named():
+                self._slot.downloaded.synchronize()
+                self._maps = (*self._maps, "anomaly_map")
+                self.queue_downloads()
+        self.arrays()
+        self._has_slot = False
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """A StreamError in the block says which batch it was."""
+        try:
+            yield
+        except StreamError as error:
+            raise StreamError(f"{self._label}: {error}") from error

@@ -1,0 +1,72 @@
+// Equation 8: the product over the scales of (reverse + weight * forward) ** exponent at 64x64, as `anomaly_map.fuse_maps`.
+#pragma once
+#include "portable.h"
+
+namespace nnet {
+
+constexpr float SMALLEST_DISTANCE = 1e-6f;  // rounding can take a distance of 0 below it, where no power is defined
+
+// The six layer maps of a batch and how they are fused. Same layout as `MAPS` in tables.py: 80 bytes. An address of 0 is a
+// map that the graph does not give; it is left out of its sum, and a scale without any out of the product.
+struct LayerMaps {
+    const void* forward[SCALES];  // FP16 or FP32 (N, 1, h, w) with h = w = 64, 32, 16
+    const void* reverse[SCALES];
+    float forward_weights[SCALES];
+    float exponents[SCALES];
+    int32_t half_forward, half_reverse;  // bit i: the map of scale i is FP16
+};
+
+// Linear interpolation of 64 values between 64, 32 and 16. Same layout as `ENLARGING` in tables.py.
+struct Enlarging {
+    int32_t left[SCALES][FUSED_SIDE];
+    float share[SCALES][FUSED_SIDE];  // of the right neighbour
+};
+
+NNET_HD float read_map(const void* maps, bool is_half, int64_t index) {
+    return is_half ? float_of_half(static_cast<const uint16_t*>(maps)[index]) : static_cast<const float*>(maps)[index];
+}
+
+// forward * weight + reverse of scale number `scale` at one place of the map.
+NNET_HD float sum_at(const LayerMaps& maps, int scale, int64_t index) {
+    float sum = 0.0f;
+    if (maps.forward[scale] && maps.forward_weights[scale] > 0.0f)
+        sum = maps.forward_weights[scale] * read_map(maps.forward[scale], maps.half_forward >> scale & 1, index);
+    if (maps.reverse[scale]) sum += read_map(maps.reverse[scale], maps.half_reverse >> scale & 1, index);
+    return sum;
+}
+
+NNET_HD bool takes_part(const LayerMaps& maps, int scale) {
+    const bool has_forward = maps.forward[scale] && maps.forward_weights[scale] > 0.0f;
+    return maps.exponents[scale] > 0.0f && (has_forward || maps.reverse[scale]);
+}
+
+NNET_HD float enlarged_sum(const LayerMaps& maps, const Enlarging& enlarging, int scale, int image, int y, int x) {
+    const int side = FUSED_SIDE >> scale;
+    const int64_t start = static_cast<int64_t>(image) * side * side;
+    if (scale == 0) return sum_at(maps, scale, start + y * side + x);
+    const int top = enlarging.left[scale][y], left = enlarging.left[scale][x];
+    const int bottom = smaller(top + 1, side - 1), right = smaller(left + 1, side - 1);
+    const float down = enlarging.share[scale][y], across = enlarging.share[scale][x];
+    const float upper = (1.0f - across) * sum_at(maps, scale, start + top * side + left) +
+                        across * sum_at(maps, scale, start + top * side + right);
+    const float lower = (1.0f - across) * sum_at(maps, scale, start + bottom * side + left) +
+                        across * sum_at(maps, scale, start + bottom * side + right);
+    return (1.0f - down) * upper + down * lower;
+}
+
+NNET_HD float power(float factor, float exponent) {
+    if (exponent == 1.0f) return factor;
+    if (factor != factor) return factor;  // a NaN must stay one; the comparison below would lose it
+    return powf(factor > SMALLEST_DISTANCE ? factor : SMALLEST_DISTANCE, exponent);
+}
+
+// The fused map of one image at row `y` and column `x` of 64.
+NNET_HD float fused_at(const LayerMaps& maps, const Enlarging& enlarging, int image, int y, int x) {
+    float product = 1.0f;
+    for (int scale = 0; scale < SCALES; ++scale)
+        if (takes_part(maps, scale))
+            product *= power(enlarged_sum(maps, enlarging, scale, image, y, x), maps.exponents[scale]);
+    return product;
+}
+
+}  // namespace nnet

@@ -1,0 +1,85 @@
+"""From .cu to cubin with the nvcc of this machine, kept: a kernel is compiled once for each GPU, source and compiler.
+
+PTX written by a newer CUDA does not load on an older driver (a Jetson with CUDA 12.6), so nothing is shipped compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
+from nnet_edge.files import write_atomically
+
+SOURCES = Path(__file__).parent
+KERNELS = ("preprocess", "anomaly_map", "overlay")  # file and function of each
+USUAL_PLACE = "/usr/local/cuda/bin"  # where the toolkit lies on a Jetson, which does not put it on PATH
+FLAGS = ("-O3", "-std=c++17")
+TIMEOUT_S = 300.0
+
+
+def default_cache() -> Path:
+    """Where compiled kernels lie unless told otherwise."""
+    return Path.home() / ".cache" / "nnet-edge" / "kernels"
+
+
+def find_nvcc() -> str:
+    """The path of the CUDA compiler. Raises MissingExtraError with the packages that bring it."""
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=USUAL_PLACE)
+    if found is None:
+        raise MissingExtraError(
+            f"the CUDA compiler nvcc is neither on PATH nor in {USUAL_PLACE}, and the kernels are compiled for this GPU: "
+            "install the CUDA toolkit (on a Jetson: sudo apt install cuda-nvcc-12-6 cuda-cudart-dev-12-6)"
+        )
+    return found
+
+
+def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -> bytes:
+    """The machine code of `kernel` for a GPU of that compute capability ("8.9"), compiled when it is not kept yet.
+
+    Raises MissingExtraError without nvcc, EngineBuildError when nvcc refuses, ConfigError for a cache folder that cannot
+    be written. A kept cubin needs no nvcc, as long as the sources are those that it was made of.
+    """
+    cache = cache or default_cache()
+    architecture = f"sm_{compute_capability.replace('.', '')}"
+    kept = cache / f"{kernel}-{architecture}-{source_hash(kernel)}.cubin"
+    if kept.is_file():
+        return kept.read_bytes()
+    cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
+    try:
+        write_atomically(kept, cubin)
+    except OSError as error:
+        raise ConfigError(
+            f"the compiled kernels cannot be kept in {cache} ({error.strerror}): choose another folder with --cache-dir"
+        ) from error
+    return cubin
+
+
+def source_hash(kernel: str) -> str:
+    """16 hexadecimal digits that change with the kernel's source, with any header and with the flags."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for path in (*sorted(SOURCES.glob("*.h")), SOURCES / f"{kernel}.cu"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_kernel(kernel: str, target: tuple[str, ...]) -> bytes:
+    """What nvcc makes of `kernel` with the flags `target`. Raises MissingExtraError and EngineBuildError."""
+    nvcc = find_nvcc()
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-nvcc-") as folder:
+        out = Path(folder) / kernel
+        command = [nvcc, *FLAGS, *target, "-o", str(out), str(SOURCES / f"{kernel}.cu")]
+        try:
+            finished = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise EngineBuildError(f"nvcc took longer than {TIMEOUT_S:.0f} s for {kernel}.cu: try again") from error
+        if finished.returncode != 0 or not out.is_file():
+            said = " ".join((finished.stderr or finished.stdout).split())[-600:] or f"exit code {finished.returncode}"
+            raise EngineBuildError(
+                f"nvcc cannot compile {kernel}.cu with {' '.join(target)}: {said}; it needs a host compiler (g++) that "
+                "it knows, and a CUDA toolkit that knows this GPU"
+            )
+        return out.read_bytes()

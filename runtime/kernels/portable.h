@@ -1,0 +1,59 @@
+// What lets the arithmetic of the kernels compile for the GPU (nvcc) and for the processor (any C++ compiler) alike.
+// Nothing here or in the other headers knows threads, blocks or shared memory as CUDA spells them: a kernel's body is cut
+// into phases, functions of a block's memory and a thread's number, and a .cu file puts barriers between them. The tests
+// run the same phases on the processor, thread by thread.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define NNET_HD __host__ __device__ __forceinline__
+#else
+#define NNET_HD inline
+#endif
+
+namespace nnet {
+
+constexpr int SIDE = 256;        // height and width of the graph's input and of the anomaly map
+constexpr int FUSED_SIDE = 64;   // height and width at which the scales are multiplied
+constexpr int SCALES = 3;        // 64, 32, 16
+
+NNET_HD int smaller(int a, int b) { return a < b ? a : b; }
+NNET_HD int larger(int a, int b) { return a > b ? a : b; }
+
+NNET_HD float float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+NNET_HD uint32_t bits_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// The FP16 number with these 16 bits as FP32, exactly; also subnormals, infinities and NaN.
+NNET_HD float float_of_half(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+    const uint32_t rest = static_cast<uint32_t>(half & 0x7fffu) << 13;
+    const bool is_finite = (half & 0x7c00u) != 0x7c00u;
+    const uint32_t bits =
+        is_finite ? bits_of_float(float_of_bits(rest) * 0x1p112f) : rest | 0x7f800000u;  // 2^(127 - 15)
+    return float_of_bits(sign | bits);
+}
+
+// A whole number that orders floats as their values, with every NaN above infinity: fmaxf would lose a NaN, and a map that
+// holds one must not pass as a good part.
+NNET_HD int32_t order_of_float(float value) {
+    const uint32_t bits = value == value ? bits_of_float(value) : 0x7fc00000u;
+    return static_cast<int32_t>((bits >> 31) ? bits ^ 0x7fffffffu : bits);
+}
+
+NNET_HD float float_of_order(int32_t order) {
+    const uint32_t bits = static_cast<uint32_t>(order);
+    return float_of_bits(order < 0 ? bits ^ 0x7fffffffu : bits);
+}
+
+}  // namespace nnet

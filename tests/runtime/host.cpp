@@ -1,0 +1,79 @@
+// The kernels' arithmetic on the processor: the same phases, thread after thread, with a loop where the GPU has a barrier.
+#include "blur.h"
+#include "overlay.h"
+#include "resize.h"
+#include <cstddef>
+
+using namespace nnet;
+
+extern "C" {
+
+void preprocess(const FrameView* views, uint8_t* images, int batch) {
+    for (int image = 0; image < batch; ++image) {
+        const FrameView view = views[image];
+        if (view.height == 0) continue;
+        for (int block_y = 0; block_y < SIDE / TILE_HEIGHT; ++block_y)
+            for (int block_x = 0; block_x < SIDE / TILE_WIDTH; ++block_x) {
+                TileMemory memory;
+                memset(&memory, 0xee, sizeof memory);  // a place that no phase fills must not be read
+                const Tile tile = tile_of(view, block_x, block_y);
+                Rgb sums[TILE_THREADS];
+                for (Rgb& sum : sums) sum = rounding();
+                for (int chunk = 0; chunk < tile.chunks; ++chunk) {
+                    for (int thread = 0; thread < TILE_THREADS; ++thread) fill_chunk(memory, view, tile, chunk, thread);
+                    for (int thread = 0; thread < TILE_THREADS; ++thread)
+                        add_chunk(sums[thread], memory, view, tile, chunk, thread);
+                }
+                for (int thread = 0; thread < TILE_THREADS; ++thread)
+                    store_pixel(images, image, sums[thread], tile, thread);
+            }
+    }
+}
+
+void anomaly_map(const LayerMaps* maps, const Enlarging* enlarging, const Filter* filter, float* anomaly_maps,
+                 float* peaks, int batch) {
+    for (int image = 0; image < batch; ++image)
+        for (int strip = 0; strip < STRIPS; ++strip) {
+            StripMemory memory;
+            memset(&memory, 0xff, sizeof memory);  // NaN: a place that no phase fills would show
+            for (int t = 0; t < STRIP_THREADS; ++t) fuse_strip(memory, *maps, *enlarging, *filter, image, strip, t);
+            for (int t = 0; t < STRIP_THREADS; ++t) filter_down(memory, *filter, strip, t);
+            for (int t = 0; t < STRIP_THREADS; ++t) filter_across(memory, *filter, anomaly_maps, image, strip, t);
+            for (int distance = STRIP_THREADS / 2; distance > 0; distance /= 2)
+                for (int t = 0; t < STRIP_THREADS; ++t) reduce_orders(memory, distance, t);
+            for (int t = 0; t < STRIP_THREADS; ++t) store_peak(memory, peaks, image, strip, t);
+        }
+}
+
+void fuse(const LayerMaps* maps, const Enlarging* enlarging, float* fused, int batch) {
+    for (int place = 0; place < batch * FUSED_SIDE * FUSED_SIDE; ++place)
+        fused[place] = fused_at(*maps, *enlarging, place / (FUSED_SIDE * FUSED_SIDE),
+                                place / FUSED_SIDE % FUSED_SIDE, place % FUSED_SIDE);
+}
+
+void overlay(const uint8_t* panel, const float* map, const uint8_t* colours, float scale_end, float heat_share, int height,
+             int width, uint8_t* picture) {
+    for (int64_t place = 0; place < static_cast<int64_t>(height) * width; ++place)
+        paint_pixel(panel, map, colours, scale_end, heat_share, height, width, place, picture);
+}
+
+void floats_of_halves(const uint16_t* halves, float* floats, int count) {
+    for (int i = 0; i < count; ++i) floats[i] = float_of_half(halves[i]);
+}
+
+void through_order(const float* values, int32_t* orders, float* back, int count) {
+    for (int i = 0; i < count; ++i) back[i] = float_of_order(orders[i] = order_of_float(values[i]));
+}
+
+// Sizes and offsets as this compiler lays the structures out, in the order of tables.py.
+void layouts(int64_t* out) {
+    const int64_t facts[] = {
+        sizeof(FrameView), offsetof(FrameView, chroma), offsetof(FrameView, columns), offsetof(FrameView, row_bytes),
+        offsetof(FrameView, height), offsetof(FrameView, format),
+        sizeof(LayerMaps), offsetof(LayerMaps, reverse), offsetof(LayerMaps, forward_weights),
+        offsetof(LayerMaps, exponents), offsetof(LayerMaps, half_forward), offsetof(LayerMaps, half_reverse),
+        sizeof(Enlarging), offsetof(Enlarging, share), sizeof(Filter), offsetof(Filter, values),
+        BAND, STRIP_HEIGHT, STRIP_ROWS, COEFFICIENT_BITS};
+    memcpy(out, facts, sizeof facts);
+}
+}

@@ -1,0 +1,103 @@
+"""The kernels' arithmetic in a library of the processor, made by the C++ compiler at hand, and calls with NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnet_edge.runtime.kernels
+from nnet_edge.anomaly_map import Fusion
+from nnet_edge.runtime.kernels.tables import (
+    NV12,
+    STRIPS,
+    VIEW,
+    enlarging_table,
+    fill_maps,
+    filter_table,
+    resize_axis,
+)
+
+SOURCES = Path(nnet_edge.runtime.kernels.__file__).parent
+FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC")
+
+
+class HostKernels:
+    """The kernels on the processor, called as the GPU's are: with addresses and the same tables."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+
+    def preprocess(self, frames: list[np.ndarray], formats: list[int]) -> np.ndarray:
+        """uint8 RGB (N, 256, 256, 3) of frames with any strides between rows; NV12 as (H * 3 / 2, W)."""
+        views = np.zeros(len(frames), VIEW)
+        tables = [
+            (resize_axis(height_of(f, kind)), resize_axis(f.shape[1])) for f, kind in zip(frames, formats, strict=True)
+        ]
+        for view, frame, kind, (rows, columns) in zip(views, frames, formats, tables, strict=True):
+            height = height_of(frame, kind)
+            view["pixels"], view["row_bytes"] = frame.ctypes.data, frame.strides[0]
+            if kind == NV12:
+                view["chroma"], view["chroma_row_bytes"] = frame[height:].ctypes.data, frame.strides[0]
+            view["rows"], view["columns"] = rows.ctypes.data, columns.ctypes.data
+            view["height"], view["width"], view["format"] = height, frame.shape[1], kind
+        images = np.full((len(frames), 256, 256, 3), 77, np.uint8)
+        self.library.preprocess(pointer(views), pointer(images), len(frames))
+        return images
+
+    def anomaly_map(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
+        """Anomaly maps float32 (N, 256, 256) and the peaks of their strips float32 (N, 8)."""
+        batch = len(next(iter(maps.values())))
+        out, peaks = np.full((batch, 256, 256), np.nan, np.float32), np.full((batch, STRIPS), np.nan, np.float32)
+        described = describe(maps, fusion)
+        tables = enlarging_table(fusion), filter_table(fusion)
+        self.library.anomaly_map(pointer(described), *map(pointer, tables), pointer(out), pointer(peaks), batch)
+        return out, peaks
+
+    def fuse(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
+        """The fused maps float32 (N, 64, 64)."""
+        batch = len(next(iter(maps.values())))
+        fused = np.full((batch, 64, 64), np.nan, np.float32)
+        described, table = describe(maps, fusion), enlarging_table(fusion)
+        self.library.fuse(pointer(described), pointer(table), pointer(fused), batch)
+        return fused
+
+    def overlay(
+        self, panel: np.ndarray, anomaly_map: np.ndarray, colours: np.ndarray, end: float, share: float
+    ) -> np.ndarray:
+        """`panel` uint8 BGR (h, w, 3) under the coloured map."""
+        picture = np.zeros_like(panel)
+        self.library.overlay(
+            pointer(panel), pointer(anomaly_map), pointer(colours), ctypes.c_float(end), ctypes.c_float(share),
+            panel.shape[0], panel.shape[1], pointer(picture),
+        )  # fmt: skip
+        return picture
+
+
+def height_of(frame: np.ndarray, kind: int) -> int:
+    return frame.shape[0] * 2 // 3 if kind == NV12 else frame.shape[0]
+
+
+def describe(maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
+    halves = frozenset(name for name, values in maps.items() if values.dtype == np.float16)
+    return fill_maps(fusion, {name: values.ctypes.data for name, values in maps.items()}, halves)
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def compile_host_kernels(folder: Path) -> HostKernels:
+    """The kernels' arithmetic, compiled into `folder` for this processor."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("NO C++ COMPILER: the kernels' arithmetic was NOT tested; install g++ or clang++")
+    library = folder / "kernels.so"
+    source = Path(__file__).with_name("host.cpp")
+    subprocess.run([compiler, *FLAGS, "-I", SOURCES, source, "-o", library], check=True)
+    return HostKernels(library)

@@ -1,0 +1,158 @@
+"""`nnet-edge calibrate` on a small trained bundle: what it writes, what it refuses, and what evaluate and stream make of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nnet_edge.bundle import Bundle, read_bundle
+from nnet_edge.calibrate_verb import require_taken, runner_kinds, table_of
+from nnet_edge.cli import run
+from nnet_edge.errors import BundleError, ConfigError
+from nnet_edge.files import sha256
+from nnet_edge.kept_frames import frame_hash
+
+QUICK = ["--threads", "1", "--skip-bad-images"]
+
+
+@pytest.fixture(scope="module")
+def parts(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(parts_folder, tmp_path_factory.mktemp("calibrate") / "parts"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(trained_run: Path, parts: Path) -> Path:
+    """A bundle with int8 and fp16 graphs, taken whatever the gate says: four epochs make no steady network."""
+    path = Path(shutil.copytree(trained_run / "bundle", parts.parent / "bundle"))
+    assert run(["calibrate", str(path), str(parts), "--accept", "--runner", "openvino", *QUICK]) == 0
+    return path
+
+
+def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated: Path, trained_run: Path) -> None:
+    bundle = read_bundle(calibrated)
+    assert [item.name for item in bundle.artefacts] == ["nnet.onnx", "nnet.fp16.onnx", "nnet.int8.onnx"]
+    int8 = bundle.artefact("int8")
+    assert int8.record["source"] == sha256(bundle.graph)
+    made = int8.record["made"]
+    assert (made["tool"], made["method"], made["frames"]) == ("onnxruntime", "auto", 14)
+    gate = int8.record["gates"]["openvino"]
+    assert set(gate["metrics"]) == {"image_auroc", "pixel_auroc", "pixel_ap", "pro"}
+    assert gate["images"] == 10 + 8
+    assert gate["latency_ms"][0] > 0
+    assert int8.path.stat().st_size < bundle.graph.stat().st_size / 2
+    frames = bundle.frames("calibration")
+    assert len(frames) == 14
+    held_out = set(bundle.manifest["frames"]["held_out"])
+    assert not held_out & {frame_hash(frame) for frame in frames}, "what chose the threshold is not calibrated on"
+    assert bundle.manifest["frames"]["seed"] == 0
+    assert read_bundle(trained_run / "bundle").manifest["artefacts"] == {}
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_evaluate_takes_the_precision_and_its_own_threshold(
+    calibrated: Path, parts: Path, tmp_path: Path, precision: str
+) -> None:
+    arguments = ["evaluate", calibrated, parts, "--precision", precision, "--runner", "openvino", "--out", tmp_path]
+    assert run([str(word) for word in arguments]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["precision"] == precision
+    threshold = read_bundle(calibrated).artefact(precision).threshold_for("openvino")
+    assert found["threshold"] == threshold.value != read_bundle(calibrated).threshold.value
+
+
+def test_stream_takes_the_precision_and_its_own_threshold(calibrated: Path, parts: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    arguments = ["stream", parts / "bad/stain", "--bundle", calibrated, "--precision", "int8", "--json", lines]
+    assert run([str(word) for word in (*arguments, "--runner", "openvino")]) == 0
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    threshold = read_bundle(calibrated).artefact("int8").threshold_for("openvino").value
+    assert len(rows) == 4
+    assert {row["threshold"] for row in rows} == {pytest.approx(threshold)}
+
+
+def test_a_runner_that_never_saw_the_graph_is_told_what_to_run(
+    calibrated: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BundleError, match="measured on openvino and not on onnxruntime"):
+        read_bundle(calibrated).artefact("int8").threshold_for("onnxruntime")
+    words = ["evaluate", str(calibrated), str(parts), "--precision", "int8", "--runner", "onnxruntime"]
+    assert run(words) == 1
+    assert "nnet-edge calibrate" in capsys.readouterr().err
+
+
+def test_a_precision_that_is_not_in_the_bundle_names_the_command(
+    trained_run: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(trained_run / "bundle")
+    for words in (["evaluate", bundle, str(parts)], ["stream", "synthetic:4", "--bundle", bundle]):
+        assert run([*words, "--precision", "fp16"]) == 1
+        assert "holds no fp16 graph" in capsys.readouterr().err
+    assert run(["evaluate", bundle, str(parts), "--torch", "--precision", "int8"]) == 2
+    assert "leave --torch out" in capsys.readouterr().err
+
+
+def test_a_refused_graph_is_not_written(
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate allows nothing here: even FP16 moves some metric by a hair, up or down."""
+    from nnet_edge.calibration import gate
+
+    monkeypatch.setattr(gate.GateLimits, "__init__", strict_limits)
+    path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    words = ["calibrate", str(path), str(parts), "--precision", "fp16", "--runner", "openvino", *QUICK]
+    assert run(words) == 1
+    told = capsys.readouterr()
+    assert "REFUSED" in told.out
+    assert "say --accept" in told.err
+    assert read_bundle(path).manifest == bundle.manifest
+    assert run([*words, "--accept"]) == 0
+    assert "taken all the same" in capsys.readouterr().out
+    assert read_bundle(path).artefact("fp16").record["gates"]["openvino"]["overridden"] is True
+
+
+def strict_limits(self: object, **given: float) -> None:
+    for name, value in {"metric_points": -1000.0, "band": 0.0, "rank_correlation": 2.0}.items():
+        object.__setattr__(self, name, value)
+
+
+def test_too_few_good_images_end_it(
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few"
+    (few / "good").mkdir(parents=True)
+    for image in sorted((parts / "good").iterdir())[:5]:
+        shutil.copy(image, few / "good")
+    assert run(["calibrate", str(bundle.path), str(few)]) == 1
+    assert "at least 8 are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--precision", "int4"], "'int4' cannot be calibrated: choose int8 or fp16"),
+        (["--precision", ""], "cannot be calibrated"),
+        (["--method", "magic"], "magic"),
+        (["--frames", "3"], "3 calibration frames are too few"),
+        (["--tool", "hammer"], "hammer"),
+    ],
+)
+def test_wrong_use(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str], words: list[str], answer: str
+) -> None:
+    assert run(["calibrate", str(bundle.path), str(parts), *words]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_runners_to_judge_on() -> None:
+    assert runner_kinds("auto") == ["openvino", "onnxruntime"]
+    assert runner_kinds("onnxruntime") == ["onnxruntime"]
+    with pytest.raises(ConfigError, match="computes engines, not graphs"):
+        runner_kinds("tensorrt")
+
+
+def test_nothing_made_is_nothing_refused(tmp_path: Path) -> None:
+    require_taken([], tmp_path)
+    assert table_of([]).startswith("precision")

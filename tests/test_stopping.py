@@ -1,0 +1,127 @@
+"""When a training ends: on a plateau of its marks, with the earliest weights that reached it, resumable bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from nnet_edge import stopping
+from nnet_edge.checkpoint import read_checkpoint
+from nnet_edge.protocol import PAPER
+from nnet_edge.stopping import Marks, Watch
+from nnet_edge.train import Trained, TrainOptions, train
+
+SETTINGS = replace(
+    PAPER, epochs=6, batch=2, align_epochs=1, ema_decay=0.9, look_every=4, patience=2,
+    model=replace(PAPER.model, memory_slots=32),
+)  # fmt: skip
+FP32 = TrainOptions(device="cpu", precision="fp32", checkpoint_every=100)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Washers of different brightness, uint8 (6, 256, 256, 3)."""
+    pictures = np.full((6, 256, 256, 3), 50, np.uint8)
+    for number, picture in enumerate(pictures):
+        cv2.circle(picture, (128 + 3 * number, 128), 80, (140 + 9 * number, 150, 160), -1)
+        cv2.circle(picture, (128 + 3 * number, 128), 30, (60, 50, 40), -1)
+    return pictures
+
+
+@pytest.fixture(autouse=True)
+def _early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "FIRST_LOOK", 4)
+    monkeypatch.setattr(stopping, "COPIES", 3)
+
+
+def test_a_plateau_keeps_its_earliest_weights() -> None:
+    marks = Marks()
+    kept = [
+        marks.add(shown, mark) for shown, mark in [(400, 0.40), (600, 0.45), (800, 0.458), (1000, 0.44), (1200, 0.47)]
+    ]
+    assert kept == [True, True, False, False, True]
+    assert (marks.best, marks.best_at, marks.without_gain) == (0.47, 1200, 0)
+    assert Marks.from_dict(json.loads(json.dumps(marks.as_dict()))) == marks
+
+
+def test_nothing_is_kept_twice_on_a_mark_of_zero() -> None:
+    marks = Marks()
+    assert [marks.add(shown, 0.0) for shown in (4, 8)] == [True, False]
+
+
+def test_looks_are_due_once_every_so_many_images(images: np.ndarray) -> None:
+    watch = Watch(images[4:], every=10, patience=1, seed=0)
+    due = [shown for shown in range(2, 60, 2) if watch.is_due(shown - 2, shown)]
+    assert due == [10, 20, 30, 40, 50]
+    uneven = [shown for before, shown in ((0, 7), (7, 14), (14, 19), (19, 26), (26, 33)) if watch.is_due(before, shown)]
+    assert uneven == [14, 26, 33]
+
+
+@pytest.fixture
+def given_marks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the next looks will find; the network is not asked."""
+    marks: list[float] = []
+    monkeypatch.setattr(Watch, "mark", lambda self, network, compute: marks.pop(0))
+    return marks
+
+
+def training(images: np.ndarray, folder: Path, **more: object) -> Trained:
+    return train(images[:4], images[4:], more.pop("settings", SETTINGS), folder, FP32, **more)  # type: ignore[arg-type]
+
+
+def test_it_ends_when_nothing_is_gained_and_deploys_the_best(
+    images: np.ndarray, tmp_path: Path, given_marks: list[float]
+) -> None:
+    given_marks += [0.1, 0.3, 0.3, 0.2, 0.9, 0.9]
+    trained = training(images, tmp_path)
+    assert (trained.finished, trained.epochs) == (True, 4)
+    assert trained.marks is not None
+    assert (trained.marks.best, trained.marks.best_at, len(trained.marks.looks)) == (0.3, 8, 4)
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.is_finished
+    after_two = read_checkpoint(
+        training(images, tmp_path / "two", settings=replace(SETTINGS, epochs=2, look_every=0)).folder
+    )
+    deployed = checkpoint.build_network().state_dict()
+    for name, value in after_two.averaged.items():
+        assert torch.equal(deployed[name], value), name
+    again = training(images, tmp_path, resume=checkpoint)
+    assert (again.finished, again.epochs, again.step_ms) == (True, 4, 0.0)
+
+
+def test_without_an_early_end_the_best_weights_are_deployed_too(
+    images: np.ndarray, tmp_path: Path, given_marks: list[float]
+) -> None:
+    given_marks += [0.5, 0.4, 0.6]
+    trained = training(images, tmp_path, settings=replace(SETTINGS, epochs=3))
+    checkpoint = read_checkpoint(trained.folder)
+    assert trained.epochs == 3
+    assert all(torch.equal(checkpoint.deployed[name], value) for name, value in checkpoint.averaged.items())
+
+
+def test_going_on_between_looks_is_bit_for_bit(images: np.ndarray, tmp_path: Path) -> None:
+    from contextlib import nullcontext
+
+    settings = replace(SETTINGS, epochs=3, patience=9)
+    straight = read_checkpoint(training(images, tmp_path / "straight", settings=settings).folder)
+    asked: Iterator[int] = iter(range(1, 99))
+    stopped = training(
+        images, tmp_path / "cut", settings=settings, stopping=lambda: nullcontext(lambda: next(asked) >= 3)
+    )
+    assert not stopped.finished
+    ended = read_checkpoint(training(images, tmp_path / "cut", resume=read_checkpoint(tmp_path / "cut")).folder)
+    assert ended.facts["marks"] == straight.facts["marks"]
+    assert len(ended.facts["marks"]["looks"]) == 3
+    for part in ("network", "averaged", "best", "optimiser"):
+        one, other = getattr(ended, part), getattr(straight, part)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), part
