@@ -50,7 +50,7 @@ def make_random_bundle(
     network = build_nnet(settings.model, teacher, seed)
     pictures = real_pictures()
     facts = {"teacher": facts_of_teacher(teacher), "data": no_data(len(pictures)), "epoch": 0, "step": 0,
-             "sums": {}, "seconds": 0.0, "precision": "fp32"}  # fmt: skip
+             "sums": {}, "marks": None, "seconds": 0.0, "precision": "fp32"}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nnet-edge-random-") as folder:
         training = Path(folder)
         write_checkpoint(training, Checkpoint(settings, network.state_dict(), {}, {}, facts))

@@ -110,8 +110,8 @@ def judge(
     `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `false_rejects` is what the bundle's threshold
     was chosen for. Raises TrainingError for scores that no working artefact gives.
     """
-    answers = [ask(runner, held_out, test, false_rejects) for runner in (reference, candidate)]
-    return compare(*answers, test, limits, time_both(reference, candidate, held_out))
+    before, after = (ask(runner, held_out, test, false_rejects) for runner in (reference, candidate))
+    return compare(before, after, test, limits, time_both(reference, candidate, held_out))
 
 
 def ask(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+ENDS_OF_HEAD = (*CONVOLUTIONS, "QuantizeLinear")
 SPOILED = frozenset({"Pow", "Sqrt", "Div", "Abs", "Max", "ReduceSum", "ReduceMax", "ReduceL2", "Softmax", "MatMul"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Clip", "Relu", "Neg"})
 ADDRESSES = frozenset({"Softmax", "Div"})  # what follows the convolution of queries and keys
@@ -62,10 +63,13 @@ class Wiring:
 
 
 def head_of(wiring: Wiring) -> set[str]:
-    """Names of the nodes (in graph order, as ONNX demands) that no convolution comes before."""
+    """Names of the nodes (in graph order, as ONNX demands) that work on the images before any convolution or rounding."""
     head: set[str] = set()
+    inputs = {item.name for item in wiring.graph.input}
     for node in wiring.graph.node:
-        if node.op_type not in CONVOLUTIONS and all(source.name in head for source in wiring.sources(node)):
+        sources = wiring.sources(node)
+        sees_images = bool(sources) or not inputs.isdisjoint(node.input)  # constants that are scaled do not
+        if node.op_type not in ENDS_OF_HEAD and sees_images and all(source.name in head for source in sources):
             head.add(node.name)
     return head
 

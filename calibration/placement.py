@@ -30,6 +30,7 @@ from nnet_edge.errors import CalibrationError
 MOVED = 30  # multiplications that take as long as writing and reading one more float, on a processor with INT8 units
 SMALLEST_SHARE = 1e-4  # of all multiplications: below it a convolution gains nothing and still costs precision
 LARGEST_INT8 = 127
+SMALLEST_SCALE = 2.0**-24  # the smallest half float: dead channels must not get a scale that becomes 0 in FP16
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class _Placer:
         if tensor not in self.pairs:
             span = self.ranges[tensor]
             scale, zero = f"{tensor}_scale", f"{tensor}_zero"
-            self.constant(scale, np.float32(span / LARGEST_INT8 if span > 0 else 1))
+            self.constant(scale, np.float32(max(span / LARGEST_INT8, SMALLEST_SCALE)))
             self.constant(zero, np.int8(0))
             self.pairs[tensor] = [
                 helper.make_node("QuantizeLinear", [tensor, scale, zero], [f"{tensor}_int8"], f"Q_{tensor}"),
@@ -204,7 +205,7 @@ class _Placer:
             values = numpy_helper.to_array(self.weights[name])
             others = tuple(n for n in range(values.ndim) if n != axis)
             span = np.abs(values).max(axis=others, keepdims=True)
-            scale = np.where(span > 0, span / LARGEST_INT8, 1).astype(np.float32)
+            scale = np.maximum(span / LARGEST_INT8, SMALLEST_SCALE).astype(np.float32)
             rounded = np.clip(np.rint(values / scale), -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
             self.constant(f"{name}_int8", rounded)
             self.constant(f"{name}_scale", scale.ravel())

@@ -43,7 +43,7 @@ class Checkpoint:
     facts: dict[str, Any]  # epoch and step reached, teacher, data: what the manifest needs
     best: dict[str, Tensor] = field(
         default_factory=dict
-    )  # the weights with the best mark, see stopping.py; empty: none yet
+    )  # the weights that stopping.py keeps; empty: none yet
 
     @property
     def epoch(self) -> int:

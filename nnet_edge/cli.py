@@ -311,7 +311,10 @@ def stream(source: str, bundle: Path, **options: Any) -> None:
 @click.option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", show_default=True)
 @click.option("--frames", type=int, default=64, show_default=True, help="Good images to calibrate on.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; reports say so.")
+@click.option("--metric-points", type=float, default=0.5, show_default=True, help="That any metric may fall.")
+@click.option("--band", type=float, default=0.01, show_default=True,
+              help="Verdicts may flip where FP32's score is so close to its threshold.")  # fmt: skip
+@click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options
 def calibrate(bundle: Path, data: Path, **options: Any) -> None:
     """Make INT8 and FP16 graphs of BUNDLE on good images of DATA; one that changes verdicts is refused.
@@ -319,6 +322,7 @@ def calibrate(bundle: Path, data: Path, **options: Any) -> None:
     Measured against FP32 on every installed runner: metrics where DATA holds defects, verdicts, maps, speed.
     """
     from nnet_edge.calibrate_verb import calibrate_bundle, require_taken, table_of
+    from nnet_edge.calibration.gate import GateLimits
     from nnet_edge.calibration.quantize import QuantizeSettings
     from nnet_edge.export.calibrating import CalibrateSettings
 
@@ -329,6 +333,7 @@ def calibrate(bundle: Path, data: Path, **options: Any) -> None:
         frames=options["frames"],
         seed=options["seed"],
         accept=options["accept"],
+        limits=GateLimits(options["metric_points"], options["band"]),
     )
     dataset = find_dataset(data, options)
     graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say)

@@ -89,3 +89,10 @@ def require_between(what: str, value: int, smallest: int, largest: int) -> None:
     """Nothing, when `value` is a whole number in the range. Raises ConfigError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
         raise ConfigError(f"{what} is {value!r}: it must be a whole number from {smallest} to {largest}")
+
+
+def require_seconds(what: str, value: float, above: float | None = None) -> None:
+    """Nothing, when `value` is a finite number of seconds, 0 or more, or larger than `above`. Raises ConfigError."""
+    if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (above is not None and value <= above):
+        bound = "0 or more" if above is None else f"above {above:g}"
+        raise ConfigError(f"{what} are {value}: it must be a finite number, {bound}")

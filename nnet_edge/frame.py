@@ -11,6 +11,17 @@ if TYPE_CHECKING:  # the command line starts without NumPy
 
 
 @dataclass(frozen=True, slots=True)
+class Crop:
+    """A rectangle of the camera's picture that is judged for itself, pixels."""
+
+    name: str
+    x: int  # left edge
+    y: int  # top edge
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One captured image and when it was taken."""
 
@@ -19,6 +30,14 @@ class Frame:
     captured_s: float  # time.monotonic(), seconds
     stream: str = "camera-0"
     name: str | None = None  # the file that the frame was read from, None for a camera
+    session: str = ""  # of the program's run, so that an index that starts again at 0 makes no second id
+    crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
+
+    @property
+    def id(self) -> str:
+        """The name of this frame, or crop of a frame, that no other has: stream/session/index[/crop]."""
+        name = f"{self.stream}/{self.session}/{self.index}" if self.session else f"{self.stream}/{self.index}"
+        return name if self.crop is None else f"{name}/{self.crop.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +87,28 @@ class Prediction:
     anomaly_map: np.ndarray | None  # float32 (256, 256); None for a good frame whose map no sink asked for
     regions: tuple[Region, ...] = ()
     latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
+    verdict: bool | None = None  # of the frames up to this one (n of m); None: this frame speaks for itself
+    inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
+
+    @property
+    def id(self) -> str:
+        """The id of its frame; what is written twice has it twice."""
+        return self.frame.id
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the image score lies above the threshold."""
+        return self.image_score > self.threshold
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the image score lies above the threshold."""
-        return self.image_score > self.threshold
+        """The verdict: that of n of m frames where the stream asks for one, else whether the score is above."""
+        return self.is_above if self.verdict is None else self.verdict
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a part of the picture is left out of map and score."""
+        return self.inspected is not None
 
     @property
     def relative_score(self) -> float:

@@ -103,7 +103,7 @@ class TrainSettings:
     look_every: int = (
         0  # images shown between two looks at damaged good images, see stopping.py; 0: the length is fixed
     )
-    patience: int = 3  # looks without a clear gain after which the training ends
+    patience: int = 3  # looks in a row, clearly worse than the best, after which the training ends
     augmentation_copies: int = (
         0  # at most; above 0 the augmentation is chosen on good images, see augmentation_choice.py
     )

@@ -328,7 +328,7 @@ class Trainer:
                 self.averaged[name].copy_(value)
 
     def look(self, epoch: int, step: int) -> None:
-        """Mark the weights to deploy, when a look is due, and keep them when they are clearly the best so far."""
+        """Mark the weights, when a look is due, and keep them when they are not clearly worse than the best so far."""
         before, shown = (self.shown(epoch, steps) for steps in (step, step + 1))
         if self.watch is None or not self.watch.is_due(before, shown):
             return

@@ -180,8 +180,9 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
             f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
         )
     say(line)
-    if trained.marks is not None and trained.marks.best is not None:
+    if trained.marks is not None and trained.marks.kept is not None:
+        marks = ", ".join(f"{100 * mark:.1f} after {shown}" for shown, mark in trained.marks.looks)
         say(
-            f"kept the weights after {trained.marks.best_at} images shown: with them damage painted onto held-out parts is "
-            f"found at {100 * trained.marks.best:.1f} pixel AP, and longer training found it no better"
+            f"damage painted onto held-out parts is found with a pixel AP of {marks} images shown: "
+            f"kept the weights after {trained.marks.kept_at}"
         )

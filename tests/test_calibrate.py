@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.calibrate_verb import require_taken, runner_kinds, table_of
+from nnet_edge.calibration.gate import Gate, GateLimits, ask, compare
+from nnet_edge.calibration.placement import Plan
+from nnet_edge.calibration.quantize import QuantizeSettings
+from nnet_edge.calibration.sensitivity import Sensitivity
 from nnet_edge.cli import run
+from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError
+from nnet_edge.export.calibrating import CalibrateSettings
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash
 
 QUICK = ["--threads", "1", "--skip-bad-images"]
+WIDE = ["--metric-points", "100", "--band", "9"]
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +36,9 @@ def parts(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calibrated(trained_run: Path, parts: Path) -> Path:
-    """A bundle with int8 and fp16 graphs, taken whatever the gate says: four epochs make no steady network."""
+    """A bundle with int8 and fp16 graphs that a wide gate took: four epochs make no steady network."""
     path = Path(shutil.copytree(trained_run / "bundle", parts.parent / "bundle"))
-    assert run(["calibrate", str(path), str(parts), "--accept", "--runner", "openvino", *QUICK]) == 0
+    assert run(["calibrate", str(path), str(parts), "--runner", "openvino", *WIDE, *QUICK]) == 0
     return path
 
 
@@ -70,7 +81,7 @@ def test_stream_takes_the_precision_and_its_own_threshold(calibrated: Path, part
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     threshold = read_bundle(calibrated).artefact("int8").threshold_for("openvino").value
     assert len(rows) == 4
-    assert {row["threshold"] for row in rows} == {pytest.approx(threshold)}
+    assert [row["threshold"] for row in rows] == pytest.approx([threshold] * 4)
 
 
 def test_a_runner_that_never_saw_the_graph_is_told_what_to_run(
@@ -95,14 +106,22 @@ def test_a_precision_that_is_not_in_the_bundle_names_the_command(
 
 
 def test_a_refused_graph_is_not_written(
-    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The gate allows nothing here: even FP16 moves some metric by a hair, up or down."""
-    from nnet_edge.calibration import gate
-
-    monkeypatch.setattr(gate.GateLimits, "__init__", strict_limits)
+    """The gate asks for metrics that rise by ten hundredths."""
     path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
-    words = ["calibrate", str(path), str(parts), "--precision", "fp16", "--runner", "openvino", *QUICK]
+    words = [
+        "calibrate",
+        str(path),
+        str(parts),
+        "--precision",
+        "fp16",
+        "--runner",
+        "openvino",
+        "--metric-points",
+        "-1000",
+        *QUICK,
+    ]
     assert run(words) == 1
     told = capsys.readouterr()
     assert "REFUSED" in told.out
@@ -113,9 +132,45 @@ def test_a_refused_graph_is_not_written(
     assert read_bundle(path).artefact("fp16").record["gates"]["openvino"]["overridden"] is True
 
 
-def strict_limits(self: object, **given: float) -> None:
-    for name, value in {"metric_points": -1000.0, "band": 0.0, "rank_correlation": 2.0}.items():
-        object.__setattr__(self, name, value)
+def test_the_gate_says_how_many_blocks_stay_fp32(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Costs that name two blocks, and a gate that holds once both of them are kept."""
+    from nnet_edge.export import calibrating
+
+    wanted = ("teacher.stages.0.0", "fusion.mix.0")
+    path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+
+    def costs(planned: Plan, *rest: object) -> Sensitivity:
+        found = {name: float(name in wanted) for name in planned.blocks}
+        return Sensitivity(found, {}, dict.fromkeys(found, 1.0))
+
+    def judge(bench: calibrating.Bench, model: onnx.ModelProto) -> Gate:
+        facts = {item.key: item.value for item in model.metadata_props}
+        kept = set(facts.get("nnet_edge.kept_in_fp32", "").split())
+        return replace(bench_gate, accepted=kept >= set(wanted), reasons=() if kept >= set(wanted) else ("too rough",))
+
+    monkeypatch.setattr(calibrating, "measure_sensitivity", costs)
+    monkeypatch.setattr(calibrating.Bench, "_judge_quickly", judge)
+    said: list[str] = []
+    copy = read_bundle(path)
+    settings = CalibrateSettings(("int8",), QuantizeSettings(threads=1), frames=8, limits=GateLimits(100, 9))
+    runner = RunnerSettings(threads=1)
+    frames = copy.frames("held_out")[:8]
+    with calibrating.Bench(copy, frames, None, ["openvino"], runner, settings, no_bar, said.append) as bench:
+        answers = ask(bench.references[0], bench.held_out)
+        bench_gate = compare(answers, answers)
+        graph = bench.make("int8")
+        again = bench.keep(copy, graph)
+    assert sorted(graph.made["kept_in_fp32"]) == sorted(wanted)
+    assert again.artefact("int8").record["made"]["kept_in_fp32"] == list(graph.made["kept_in_fp32"])
+    assert any("too rough" in line for line in said)
+    assert "FP32 stay" in table_of([graph])
+
+
+@contextmanager
+def no_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
 
 
 def test_too_few_good_images_end_it(

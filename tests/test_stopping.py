@@ -43,19 +43,18 @@ def _early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "COPIES", 3)
 
 
-def test_a_plateau_keeps_its_earliest_weights() -> None:
+def test_the_latest_weights_are_kept_that_are_not_clearly_worse() -> None:
     marks = Marks()
-    kept = [
-        marks.add(shown, mark) for shown, mark in [(400, 0.40), (600, 0.45), (800, 0.458), (1000, 0.44), (1200, 0.47)]
-    ]
-    assert kept == [True, True, False, False, True]
-    assert (marks.best, marks.best_at, marks.without_gain) == (0.47, 1200, 0)
+    looks = [(400, 0.40), (600, 0.45), (800, 0.445), (1000, 0.44), (1200, 0.43), (1400, 0.46)]
+    assert [marks.add(shown, mark) for shown, mark in looks] == [True, True, True, False, False, True]
+    assert (marks.best, marks.kept, marks.kept_at, marks.worse_in_a_row) == (0.46, 0.46, 1400, 0)
     assert Marks.from_dict(json.loads(json.dumps(marks.as_dict()))) == marks
 
 
-def test_nothing_is_kept_twice_on_a_mark_of_zero() -> None:
+def test_a_slow_decline_is_measured_against_the_best_of_all() -> None:
     marks = Marks()
-    assert [marks.add(shown, 0.0) for shown in (4, 8)] == [True, False]
+    assert [marks.add(shown, 0.5 * 0.99**shown) for shown in range(6)] == [True, True, True, False, False, False]
+    assert marks.worse_in_a_row == 3
 
 
 def test_looks_are_due_once_every_so_many_images(images: np.ndarray) -> None:
@@ -78,14 +77,14 @@ def training(images: np.ndarray, folder: Path, **more: object) -> Trained:
     return train(images[:4], images[4:], more.pop("settings", SETTINGS), folder, FP32, **more)  # type: ignore[arg-type]
 
 
-def test_it_ends_when_nothing_is_gained_and_deploys_the_best(
+def test_it_ends_when_damage_is_found_worse_and_deploys_what_was_better(
     images: np.ndarray, tmp_path: Path, given_marks: list[float]
 ) -> None:
-    given_marks += [0.1, 0.3, 0.3, 0.2, 0.9, 0.9]
+    given_marks += [0.1, 0.3, 0.2, 0.2, 0.9, 0.9]
     trained = training(images, tmp_path)
     assert (trained.finished, trained.epochs) == (True, 4)
     assert trained.marks is not None
-    assert (trained.marks.best, trained.marks.best_at, len(trained.marks.looks)) == (0.3, 8, 4)
+    assert (trained.marks.kept, trained.marks.kept_at, len(trained.marks.looks)) == (0.3, 8, 4)
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.is_finished
     after_two = read_checkpoint(
@@ -101,7 +100,7 @@ def test_it_ends_when_nothing_is_gained_and_deploys_the_best(
 def test_without_an_early_end_the_best_weights_are_deployed_too(
     images: np.ndarray, tmp_path: Path, given_marks: list[float]
 ) -> None:
-    given_marks += [0.5, 0.4, 0.6]
+    given_marks += [0.5, 0.4, 0.5]
     trained = training(images, tmp_path, settings=replace(SETTINGS, epochs=3))
     checkpoint = read_checkpoint(trained.folder)
     assert trained.epochs == 3

@@ -15,7 +15,7 @@ from nnet_edge.scoring import MARGIN, Threshold
 
 HELD_OUT = np.arange(100, 120)  # grey levels: the score of a frame is its level over 100
 GOOD = np.array([101, 110, 115, 118])
-BAD = np.array([125, 150, 180, 240])
+BAD = np.array([120, 150, 180, 240])
 
 
 @dataclass
@@ -83,14 +83,14 @@ def test_scores_that_all_grow_alike_change_no_verdict_as_the_threshold_is_chosen
 
 
 def test_a_flip_far_from_the_threshold_is_refused_and_one_close_to_it_is_not(test_images: TestImages) -> None:
-    far = gate_of(LevelRunner(shifts={125: -0.1}), test_images)
+    far = gate_of(LevelRunner(shifts={150: -0.35}), test_images)
     assert not far.accepted
     assert far.flips == far.flips_outside_band == 1
-    assert "1 of 28 verdicts flip farther than 1.0% from the threshold" in far.reasons[0]
-    close = gate_of(LevelRunner(shifts={118: 0.02}), test_images)
+    assert "1 of 28 verdicts flip farther than 1.0% from the threshold" in far.reasons[-1]
+    close = gate_of(LevelRunner(shifts={120: -0.0105}), test_images)
     assert close.accepted
     assert (close.flips, close.flips_outside_band) == (1, 0)
-    wide = gate_of(LevelRunner(shifts={125: -0.1}), test_images, GateLimits(band=0.06))
+    wide = gate_of(LevelRunner(shifts={150: -0.35}), test_images, GateLimits(metric_points=100, band=0.3))
     assert wide.accepted
 
 
@@ -117,7 +117,7 @@ def test_without_defects_the_order_of_good_scores_counts() -> None:
 
 
 def test_everything_is_kept_as_plain_values(test_images: TestImages) -> None:
-    gate = gate_of(LevelRunner(shifts={125: -0.1}), test_images)
+    gate = gate_of(LevelRunner(shifts={150: -0.35}), test_images)
     plain = json.loads(json.dumps(gate.as_dict(), allow_nan=False))
     assert plain["accepted"] is False
     assert plain["metrics"]["image_auroc"] == [1.0, pytest.approx(gate.metrics["image_auroc"][1])]

@@ -14,7 +14,7 @@ import pytest
 
 from nnet_edge.bundle import Bundle
 from nnet_edge.calibration.placement import plan
-from nnet_edge.calibration.quantize import QuantizeSettings, measure_ranges, quantize, read_graph
+from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
 from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
@@ -31,8 +31,10 @@ THREADS = 1
 
 def int8(model: onnx.ModelProto, frames: np.ndarray) -> onnx.ModelProto:
     found = plan(model)
-    ranges = measure_ranges(found, frames, QuantizeSettings(method="max", threads=THREADS), lambda done, total: None)
-    return quantize(found, ranges)
+    activations = measure_activations(
+        found, frames, QuantizeSettings(method="max", threads=THREADS), lambda done, total: None
+    )
+    return quantize(found, activations)
 
 
 def fp16(model: onnx.ModelProto, frames: np.ndarray) -> onnx.ModelProto:

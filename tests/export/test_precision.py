@@ -104,10 +104,13 @@ def test_an_int8_graph_takes_half_for_the_rest(fp32: onnx.ModelProto, frames: np
     both = to_half(quantize(planned, activations), frames, threads=1)
     onnx.checker.check_model(both)
     types = types_of(both)
-    scales = {
-        types[node.input[1]] for node in both.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-    }
-    assert scales == {TensorProto.FLOAT16}
+    readers = {name: node for node in both.graph.node for name in node.input}
+    pairs = [node for node in both.graph.node if node.op_type == "DequantizeLinear"]
+    scales = Counter(types[node.input[1]] for node in pairs if readers[node.output[0]].op_type in CONVOLUTIONS)
+    assert set(scales) == {TensorProto.FLOAT16}, "a convolution's type is that of its scales"
+    assert scales[TensorProto.FLOAT16] > 150
+    values = {item.name: numpy_helper.to_array(item) for item in both.graph.initializer}
+    assert all((values[node.input[1]] > 0).all() for node in pairs), "TensorRT refuses a scale that became 0 in half"
     assert next(item.value for item in both.metadata_props if item.key == "nnet_edge.precision") == "int8"
 
 

@@ -1,0 +1,57 @@
+"""Predictions and events as JSON holds them: the same fields in the log, at the broker and at the webhook."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+
+
+def to_fields(prediction: Prediction) -> dict[str, object]:
+    """The prediction as JSON holds it; the map stays behind. `time` is the moment of capture, UTC."""
+    frame = prediction.frame
+    captured_ms = round(1e3 * (time.time() - (time.monotonic() - frame.captured_s)))
+    return {
+        "id": frame.id,
+        "stream": frame.stream,
+        "index": frame.index,
+        "name": frame.name,
+        "time": utc_text(captured_ms),
+        "score": prediction.image_score,
+        "relative_score": prediction.relative_score,
+        "threshold": prediction.threshold,
+        "verdict": "anomalous" if prediction.is_anomalous else "good",
+        "regions": [asdict(region) for region in prediction.regions],
+        "latencies_ms": {stage: round(latency_ms, 3) for stage, latency_ms in prediction.latencies_ms.items()},
+    }
+
+
+def event_fields(event: Event) -> dict[str, object]:
+    """The event as JSON holds it; `time` is when it happened, UTC."""
+    return {
+        "id": event_id(event),
+        "event": event.kind,
+        "stream": event.stream,
+        "time": utc_text(round(1e3 * event.at)),
+        "facts": dict(event.facts),
+    }
+
+
+def event_id(event: Event) -> str:
+    """The event's id, the same in every copy: kind, stream and moment in microseconds."""
+    return f"event/{event.kind}/{event.stream or 'line'}/{round(1e6 * event.at)}"
+
+
+def to_json(fields: Mapping[str, object]) -> bytes:
+    """One line of JSON in UTF-8, without its end; what JSON cannot hold becomes text. Raises ValueError for a NaN."""
+    return json.dumps(fields, allow_nan=False, ensure_ascii=False, default=str).encode()
+
+
+def utc_text(since_1970_ms: int) -> str:
+    """A moment as ISO 8601 has it, UTC, to the millisecond."""
+    seconds, rest_ms = divmod(since_1970_ms, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest_ms:03d}Z"

@@ -1,0 +1,195 @@
+"""Verdicts as JSON lines: whole lines only, in files that turn over before they fill the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from nnet_edge.config import require_between, require_seconds
+from nnet_edge.errors import SinkError
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.sinks.base import Message, MessageSink
+from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.turning import cut_torn_line, remove_oldest, turn_over
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger(__name__)
+
+SMALLEST_FILE_BYTES = 1024
+LARGEST_FILE_BYTES = 1 << 40
+
+
+@dataclass(frozen=True)
+class JsonLinesSettings:
+    """How a log of lines is kept. Raises ConfigError for a setting that cannot be meant."""
+
+    is_appended: bool = False  # False: a file that exists is replaced; True: its torn last line, if any, is cut off
+    turn_bytes: int | None = None  # a file that would grow beyond is renamed, None: it grows
+    turn_every_s: float | None = None  # a file open for longer is renamed, None: for however long
+    keep_files: int | None = None  # renamed files that stay, the oldest go first; None: all
+    fsync_every_s: float | None = None  # 0: after every line; None: when the system likes; else at most this long after
+    has_events: bool = False  # whether events of the line are lines too
+
+    def __post_init__(self) -> None:
+        if self.turn_bytes is not None:
+            require_between("bytes of a log file", self.turn_bytes, SMALLEST_FILE_BYTES, LARGEST_FILE_BYTES)
+        if self.turn_every_s is not None:
+            require_seconds("seconds until a log file is turned over", self.turn_every_s, above=0.0)
+        if self.keep_files is not None:
+            require_between("log files to keep", self.keep_files, 0, 1_000_000)
+        if self.fsync_every_s is not None:
+            require_seconds("seconds between two fsyncs of the log", self.fsync_every_s)
+
+
+class JsonLinesSink(MessageSink):
+    """Writes one JSON object a frame, each line whole and on its way at once; without a path to standard output.
+
+    On a full disk the file ends with the last whole line, and the next write opens it anew. A file that is turned over
+    gets a number: verdicts.jsonl becomes verdicts.000001.jsonl, and so on; the largest number is the newest.
+    """
+
+    name = "json lines"
+    wants_maps = False
+    wants_pixels = False
+    largest_batch = 64
+
+    def __init__(self, path: Path | None, settings: JsonLinesSettings | None = None) -> None:
+        self._path = path
+        self._settings = settings or JsonLinesSettings()
+        self._file: RawIOBase | None = None
+        self._is_entered = False
+        self._opened_s = self._synced_s = 0.0  # time.monotonic()
+        self._is_dirty = False
+        self._turns = self._settings.turn_bytes is not None or self._settings.turn_every_s is not None
+        self.wants_events = self._settings.has_events
+
+    def __enter__(self) -> Self:
+        try:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                if not self._settings.is_appended:
+                    self._path.open("wb").close()
+                cut_torn_line(self._path)
+            self._file = self._open()
+        except OSError as error:
+            raise self._fault(error) from error
+        self._is_entered = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_entered = False
+        try:
+            self._sync(is_due=self._settings.fsync_every_s is not None)
+        except OSError as fault:
+            raise self._fault(fault) from fault
+        finally:
+            self._close()
+
+    def to_message(self, prediction: Prediction) -> Message:
+        return Message(prediction.frame.id, (("", to_json(to_fields(prediction)) + b"\n"),))
+
+    def event_message(self, event: Event) -> Message:
+        return Message(event_id(event), (("", to_json(event_fields(event)) + b"\n"),))
+
+    def send(self, messages: Sequence[Message]) -> int:
+        if not self._is_entered:
+            raise SinkError(f"{self._where()} is not open: use the sink in a `with` statement")
+        written = 0
+        try:
+            for message in messages:
+                self._write(message.parts[0][1])
+                written += 1
+            self._sync(self._is_sync_due())
+        except OSError as error:
+            self._close()  # the next send opens it anew: the disk may be another one by then
+            if written == 0 or self._settings.fsync_every_s is not None:
+                raise self._fault(error) from error
+            log.warning("%s", self._fault(error))
+        return written
+
+    def tick(self) -> None:
+        try:
+            self._sync(self._is_sync_due())
+        except OSError as error:
+            self._close()
+            raise self._fault(error) from error
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = self._open()
+        if self._path is not None and self._turns and self._is_full(self._file.tell(), len(line)):
+            self._turn_over(self._path)
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._take_back(len(line) - len(rest))
+            raise
+        self._is_dirty = True
+
+    def _open(self) -> RawIOBase:
+        self._opened_s = self._synced_s = time.monotonic()
+        if self._path is None:
+            return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+        return open(self._path, "ab", buffering=0)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _is_full(self, size_bytes: int, line_bytes: int) -> bool:
+        """Whether the file, which holds at least one line, must be turned over before the next."""
+        is_large = self._settings.turn_bytes is not None and size_bytes + line_bytes > self._settings.turn_bytes
+        age_s = time.monotonic() - self._opened_s
+        is_old = self._settings.turn_every_s is not None and age_s >= self._settings.turn_every_s
+        return size_bytes > 0 and (is_large or is_old)
+
+    def _turn_over(self, path: Path) -> None:
+        """Give the full file its number, take away the oldest, and begin a new one."""
+        self._sync(is_due=self._settings.fsync_every_s is not None)
+        self._close()
+        turn_over(path)
+        if self._settings.keep_files is not None:
+            remove_oldest(path, self._settings.keep_files)
+        self._file = self._open()
+
+    def _is_sync_due(self) -> bool:
+        every_s = self._settings.fsync_every_s
+        return every_s is not None and time.monotonic() - self._synced_s >= every_s
+
+    def _sync(self, is_due: bool) -> None:
+        """Bring what was written to the disk itself; a pipe has nothing to bring."""
+        if is_due and self._is_dirty and self._file is not None:
+            if self._is_regular():
+                os.fsync(self._file.fileno())
+            self._is_dirty, self._synced_s = False, time.monotonic()
+
+    def _take_back(self, written: int) -> None:
+        """Cut off the part of a line that reached a file."""
+        if self._file is not None and self._is_regular():
+            self._file.truncate(self._file.tell() - written)
+
+    def _is_regular(self) -> bool:
+        return self._file is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+
+    def _where(self) -> str:
+        return "standard output" if self._path is None else str(self._path)
+
+    def _fault(self, error: OSError) -> SinkError:
+        return SinkError(f"cannot write verdicts to {self._where()}: {error.strerror or error}")
