@@ -7,15 +7,25 @@ percentile is the geometric middle of its bucket: at most 0.75 % off, with the s
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nnet_edge.frame import Prediction
+from nnet_edge.runtime.buckets import LATENCY_BOUNDS_MS, SCORE_BOUNDS, BucketCounter, MeterSnapshot
+from nnet_edge.runtime.lanes import LaneCounts
 
 SMALLEST_MS = 1e-3
 GROWTH = 1.015
 BUCKETS = 1400  # 1.015 ** 1400 = 1.1e9: the last bucket lies at 18 minutes and takes what is longer
 STAGES = ("waiting", "preprocess", "infer", "postprocess", "total")
+PUBLIC_STAGES = {  # in verdicts -> in histograms
+    "waiting": "queue",
+    "preprocess": "resize",
+    "infer": "inference",
+    "postprocess": "verdict",
+    "total": "total",
+}
 
 
 class LatencyHistogram:
@@ -68,6 +78,10 @@ class StreamReport:
     seconds: float  # from the first captured frame to the last verdict
     latencies: Mapping[str, Percentiles] = field(default_factory=dict)  # stage of STAGES -> its percentiles
     ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
+    captured: int = 0  # = judged + dropped + queued
+    judged: int = 0  # frames; fewer than `frames` where a frame has several crops
+    queued: int = 0  # wait, or have no verdict yet
+    drops: Mapping[str, int] = field(default_factory=dict)  # cause -> frames
 
     @property
     def frames_per_s(self) -> float | None:
@@ -81,6 +95,10 @@ class StreamReport:
             "rejected": self.rejected,
             "dropped": self.dropped,
             "skipped": self.skipped,
+            "captured": self.captured,
+            "judged": self.judged,
+            "queued": self.queued,
+            "drops": dict(self.drops),
             "seconds": self.seconds,
             "frames_per_s": self.frames_per_s,
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()},
@@ -91,9 +109,11 @@ class StreamReport:
         """The report as a person reads it, one fact a line."""
         rate = "no rate" if self.frames_per_s is None else f"{self.frames_per_s:.1f} frames/s"
         skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.drops.items())
+        why = f" ({causes})" if causes else ""
         return [
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate}; "
-            f"{self.rejected} rejected, {self.dropped} dropped{skipped}",
+            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}",
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
         ]
 
@@ -107,35 +127,60 @@ def latency_text(numbers: Percentiles) -> str:
 
 
 class Meters:
-    """Counts frames, rejects and the latencies of every stage."""
+    """Counts verdicts, rejects, scores and the latencies of every stage of one stream; any thread may call any method."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._histograms = {stage: LatencyHistogram() for stage in STAGES}
+        self._buckets = {stage: BucketCounter(LATENCY_BOUNDS_MS) for stage in ("capture", *PUBLIC_STAGES.values())}
+        self._scores = BucketCounter(SCORE_BOUNDS)
         self._frames = 0
         self._rejected = 0
         self._first_s: float | None = None
         self._last_s = 0.0
 
     def add(self, prediction: Prediction, now_s: float) -> None:
-        """Count one judged frame; `now_s` is the moment, on the clock of Frame.captured_s."""
-        self._first_s = prediction.frame.captured_s if self._first_s is None else self._first_s
-        self._last_s = now_s
-        self._frames += 1
-        self._rejected += prediction.is_anomalous
-        for stage, latency_ms in prediction.latencies_ms.items():
-            self._histograms[stage].add(latency_ms)
+        """Count one verdict; `now_s` is the moment, on the clock of Frame.captured_s."""
+        with self._lock:
+            self._first_s = prediction.frame.captured_s if self._first_s is None else self._first_s
+            self._last_s = now_s
+            self._frames += 1
+            self._rejected += prediction.is_anomalous
+            self._scores.add(prediction.relative_score)
+            for stage, latency_ms in prediction.latencies_ms.items():
+                self._histograms[stage].add(latency_ms)
+                self._buckets[PUBLIC_STAGES[stage]].add(latency_ms)
 
-    def report(self, dropped: int, skipped: int = 0, ended: str = "running") -> StreamReport:
-        """The counts so far."""
-        return StreamReport(
-            frames=self._frames,
-            rejected=self._rejected,
-            dropped=dropped,
-            skipped=skipped,
-            seconds=0.0 if self._first_s is None else self._last_s - self._first_s,
-            latencies={stage: percentiles_of(histogram) for stage, histogram in self._histograms.items()},
-            ended=ended,
-        )
+    def add_capture(self, latency_ms: float) -> None:
+        """Count what the source took to give one frame, milliseconds."""
+        with self._lock:
+            self._buckets["capture"].add(latency_ms)
+
+    def snapshot(self) -> MeterSnapshot:
+        """The histograms in fixed buckets, all of one moment."""
+        with self._lock:
+            stages_ms = {stage: buckets.snapshot() for stage, buckets in self._buckets.items()}
+            return MeterSnapshot(self._frames, self._rejected, stages_ms, self._scores.snapshot())
+
+    def report(
+        self, dropped: int, skipped: int = 0, ended: str = "running", counts: LaneCounts | None = None
+    ) -> StreamReport:
+        """The counts so far; `counts` says what became of the frames that have no verdict."""
+        counts = counts or LaneCounts()
+        with self._lock:
+            return StreamReport(
+                frames=self._frames,
+                rejected=self._rejected,
+                dropped=dropped,
+                skipped=skipped,
+                seconds=0.0 if self._first_s is None else self._last_s - self._first_s,
+                latencies={stage: percentiles_of(histogram) for stage, histogram in self._histograms.items()},
+                ended=ended,
+                captured=counts.captured,
+                judged=counts.judged,
+                queued=counts.queued,
+                drops=counts.dropped,
+            )
 
 
 def percentiles_of(histogram: LatencyHistogram) -> Percentiles:

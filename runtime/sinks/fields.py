@@ -19,6 +19,7 @@ def to_fields(prediction: Prediction) -> dict[str, object]:
         "id": frame.id,
         "stream": frame.stream,
         "index": frame.index,
+        "crop": None if frame.crop is None else asdict(frame.crop),
         "name": frame.name,
         "time": utc_text(captured_ms),
         "score": prediction.image_score,

@@ -102,10 +102,11 @@ class RejectPicturesSink(MessageSink):
     def _stem(self, frame: Frame) -> str:
         """The start of the file names, relative to the folder; only letters that every file system takes."""
         stem = f"{frame.index:06d}" + (f"_{Path(frame.name).stem}" if frame.name else "")
+        if frame.crop is not None:
+            stem += f"_{safe_name(frame.crop.name)}"
         if not self._settings.by_stream:
             return stem
-        folder = PurePosixPath(*(safe_name(part) for part in PurePosixPath(frame.id).parts[:-1]))
-        return str(folder / stem)
+        return str(PurePosixPath(safe_name(frame.stream), safe_name(frame.session), stem))
 
     def _fault(self, error: OSError) -> SinkError:
         return SinkError(f"cannot write pictures of rejects to {self._folder}: {error.strerror or error}")

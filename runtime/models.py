@@ -1,0 +1,65 @@
+"""A bundle made ready to judge: its runner loaded and warm, its threshold at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nnet_edge.bundle import read_bundle
+from nnet_edge.config import RunnerSettings
+from nnet_edge.runtime.opening import open_graph
+from nnet_edge.runtime.runner import Runner
+
+WARM_BATCHES = 2  # of the largest size: the first of them allocates
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded bundle; whoever holds it enters and leaves its runner."""
+
+    name: str  # what people call the bundle
+    path: Path | None  # None: a runner without a bundle
+    runner: Runner
+    threshold: float
+    batch_s: float | None = None  # what a full batch took when it was warm
+    manifest: Mapping[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()  # what every report must say of it
+
+    def facts(self) -> dict[str, object]:
+        """What events and pages say of it."""
+        return {
+            "bundle": self.name,
+            "path": None if self.path is None else str(self.path),
+            "runner": self.runner.name,
+            "precision": self.runner.precision,
+            "threshold": self.threshold,
+        }
+
+
+def load_model(path: Path, settings: RunnerSettings, precision: str = "fp32") -> Model:
+    """The bundle at `path`, loaded and warm. Raises what `read_bundle` and `open_graph` raise."""
+    bundle = read_bundle(path)
+    runner, threshold = open_graph(bundle, settings, precision)
+    try:
+        batch_s = warm(runner)
+    except BaseException:
+        with runner:  # the last exit releases it
+            pass
+        raise
+    return Model(bundle.name, path, runner, threshold, batch_s, bundle.manifest, tuple(bundle.warnings))
+
+
+def warm(runner: Runner) -> float:
+    """Seconds that a full batch takes once the runner is warm; a single image goes through as well."""
+    runner.infer(np.zeros((1, *runner.input_shape), np.uint8))
+    images = np.zeros((runner.max_batch, *runner.input_shape), np.uint8)
+    took_s = 0.0
+    for _ in range(WARM_BATCHES):
+        start_s = time.monotonic()
+        runner.infer(images)
+        took_s = time.monotonic() - start_s
+    return took_s

@@ -1,0 +1,186 @@
+"""Verdicts at an MQTT broker, on plain topics; the only file that imports paho.
+
+`PREFIX/STREAM/verdict` gets one JSON object a frame, `PREFIX/STREAM/event` and `PREFIX/event` the events of a stream and
+of the line. `PREFIX/status` says `online`, retained, and the broker itself says `offline` when this program is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from nnet_edge.errors import MissingExtraError, SinkError
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.sinks.base import Message, MessageSink
+from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.mqtt_settings import MqttSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger(__name__)
+
+ONLINE, OFFLINE = b"online", b"offline"
+GOODBYE_LIMIT_S = 1.0  # for the last message and the end of paho's thread
+
+
+class MqttSink(MessageSink):
+    """Publishes predictions and events; a message counts as delivered when the broker has acknowledged it (QoS 1, 2).
+
+    It connects in the first write or tick, not on entering: a broker that is down is no reason for a line to stand.
+    After any fault the connection is made anew and the caller sends again what was not acknowledged, so order holds.
+    """
+
+    name = "mqtt"
+    wants_maps = False
+    wants_pixels = False
+    largest_batch = 64
+
+    def __init__(self, settings: MqttSettings) -> None:
+        self._settings = settings
+        self._paho = load_paho()
+        self._client: Any = None  # paho.mqtt.client.Client, connected
+        self.wants_events = settings.has_events
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # the last will says the same a little later
+            last = client.publish(self._settings.status_topic, OFFLINE, qos=1, retain=True)
+            last.wait_for_publish(GOODBYE_LIMIT_S)
+        let_go(client)
+
+    def wants(self, prediction: Prediction) -> bool:
+        return prediction.is_anomalous or not self._settings.only_rejects
+
+    def to_message(self, prediction: Prediction) -> Message:
+        topic = f"{self._settings.prefix}/{topic_level(prediction.frame.stream)}/verdict"
+        return Message(prediction.frame.id, ((topic, to_json(to_fields(prediction))),))
+
+    def event_message(self, event: Event) -> Message:
+        level = "" if event.stream is None else f"/{topic_level(event.stream)}"
+        return Message(event_id(event), ((f"{self._settings.prefix}{level}/event", to_json(event_fields(event))),))
+
+    def send(self, messages: Sequence[Message]) -> int:
+        self.tick()
+        client, settings = self._client, self._settings
+        deadline_s = time.monotonic() + settings.timeout_s
+        arrived = 0
+        try:
+            promises = [
+                [client.publish(topic, content, qos=settings.qos) for topic, content in message.parts]
+                for message in messages
+            ]
+            for parts in promises:
+                for part in parts:
+                    self._wait(client, part, deadline_s)
+                arrived += 1
+        except (ValueError, RuntimeError, OSError) as error:
+            self._drop()
+            fault = self._fault(str(error))
+            if arrived == 0:
+                raise fault from error
+            log.warning("%s", fault)
+        return arrived
+
+    def tick(self) -> None:
+        """Connect, where there is no connection. Raises SinkError."""
+        if self._client is not None and not self._client.is_connected():
+            self._drop()
+        if self._client is None:
+            self._client = self._connect()
+
+    def _wait(self, client: Any, part: Any, deadline_s: float) -> None:
+        """Until the broker has acknowledged `part`. Raises OSError when it has not in time, or the connection is gone."""
+        while not part.is_published():
+            if not client.is_connected():
+                raise ConnectionError("the connection is lost")
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no acknowledgement within {self._settings.timeout_s:g} s")
+            part.wait_for_publish(min(left_s, 0.2))
+
+    def _connect(self) -> Any:
+        """A connected client of paho that never reconnects by itself. Raises SinkError."""
+        settings, answered, answer = self._settings, threading.Event(), []
+        client = self._paho.Client(
+            self._paho.CallbackAPIVersion.VERSION2, settings.client_id, reconnect_on_failure=False, clean_session=True
+        )
+
+        def on_connect(client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+            answer.append(reason)
+            answered.set()
+
+        client.on_connect = on_connect
+        client.connect_timeout = settings.timeout_s
+        client.max_inflight_messages_set(self.largest_batch)
+        client.will_set(settings.status_topic, OFFLINE, qos=1, retain=True)
+        if settings.user is not None:
+            client.username_pw_set(settings.user, settings.password)
+        try:
+            if settings.has_tls:
+                client.tls_set_context(tls_context(settings))
+            client.connect(settings.host, settings.port, keepalive=settings.keepalive_s)
+        except (OSError, ValueError) as error:
+            let_go(client)
+            raise self._fault(str(error)) from error
+        client.loop_start()
+        if not answered.wait(settings.timeout_s):
+            let_go(client)
+            raise self._fault(f"no answer within {settings.timeout_s:g} s")
+        if answer[0].is_failure:
+            let_go(client)
+            raise self._fault(f"it answered {str(answer[0])!r}: check user, password and what they may do")
+        client.publish(settings.status_topic, ONLINE, qos=1, retain=True)
+        log.info("connected to the MQTT broker %s", settings.where)
+        return client
+
+    def _drop(self) -> None:
+        """Forget the connection and all that paho still holds: what was not acknowledged is sent again by the caller."""
+        client, self._client = self._client, None
+        if client is not None:
+            let_go(client)
+
+    def _fault(self, reason: str) -> SinkError:
+        return SinkError(f"cannot publish to the MQTT broker {self._settings.where}: {reason}")
+
+
+def topic_level(stream: str) -> str:
+    """The stream's name as one level of a topic: what MQTT reserves is written as %XX."""
+    return quote(stream, safe=" !\"$&'()*,-.:;<=>?@[]^_`{|}~") or "_"
+
+
+def tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    """What the settings trust and show. Raises OSError (ssl.SSLError is one) for files that cannot be used."""
+    context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+    if settings.certificate_file is not None:
+        context.load_cert_chain(settings.certificate_file, settings.key_file)
+    return context
+
+
+def let_go(client: Any) -> None:
+    """End the client's connection and its thread, within GOODBYE_LIMIT_S; a thread that hangs is left behind."""
+    client.disconnect()
+    ending = threading.Thread(target=client.loop_stop, name="end of an MQTT connection", daemon=True)
+    ending.start()
+    ending.join(GOODBYE_LIMIT_S)
+
+
+def load_paho() -> ModuleType:
+    """The module paho.mqtt.client. Raises MissingExtraError where it is not installed."""
+    try:
+        import paho.mqtt.client as paho
+    except ImportError as error:
+        raise MissingExtraError("paho-mqtt is not installed: pip install 'nnet-edge[mqtt]'") from error
+    return paho
