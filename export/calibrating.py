@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from nnet_edge import __version__
-from nnet_edge.artefacts import graph_name
+from nnet_edge.artefacts import graph_name, source_name
 from nnet_edge.bundle import Bundle, add_artefact, add_frames, now
 from nnet_edge.calibration.gate import Answers, Gate, GateLimits, TestImages, ask, compare, judge
 from nnet_edge.calibration.placement import Plan, plan
@@ -62,6 +62,7 @@ class Graph:
     content: bytes
     gates: tuple[Gate, ...]  # the deciding runner first
     made: Mapping[str, Any]  # for the manifest: tool, method, seconds, blocks kept in FP32
+    engine_source: bytes | None = None  # of INT8: the same graph with everything else in FP16, for TensorRT
 
     @property
     def is_wanted(self) -> bool:
@@ -108,6 +109,7 @@ class Bench:
         began = time.perf_counter()
         model, made = self._make_int8() if precision == "int8" else self._make_fp16()
         content = model.SerializeToString()
+        source = self._with_fp16_rest(model) if precision == "int8" else None
         made |= {"seconds": round(time.perf_counter() - began, 1), "when": now()}
         gates = []
         for reference in self.references:
@@ -115,7 +117,7 @@ class Bench:
             with self._load(content, precision, reference.name) as candidate:
                 gate = judge(reference, candidate, self.held_out, self.test, self.settings.limits, self._false_rejects)
             gates.append(gate if gate.accepted else replace(gate, overridden=self.settings.accept))
-        return Graph(precision, content, tuple(gates), made)
+        return Graph(precision, content, tuple(gates), made, source)
 
     def keep(self, bundle: Bundle, graph: Graph) -> Bundle:
         """`bundle` with the graph, its record and the frames that it was made with."""
@@ -127,7 +129,11 @@ class Bench:
             "made": dict(graph.made),
             "gates": {gate.runner: gate.as_dict() for gate in graph.gates},
         }
-        return add_artefact(bundle, graph_name(graph.precision), graph.content, record)
+        bundle = add_artefact(bundle, graph_name(graph.precision), graph.content, record)
+        if graph.engine_source is not None:
+            record |= {"kind": "source", "gates": {}}  # no CPU runner runs it; its engines are judged where they run
+            bundle = add_artefact(bundle, source_name(graph.precision), graph.engine_source, record)
+        return bundle
 
     @property
     def _false_rejects(self) -> float | None:
@@ -142,6 +148,11 @@ class Bench:
         with self.bar("looking for overflow in FP16") as report:
             half = to_half(self.model, self.frames, report, self.runner.threads)
         return half, {"tool": "nnet-edge", "version": __version__, "method": "casts", "frames": len(self.frames)}
+
+    def _with_fp16_rest(self, model: onnx.ModelProto) -> bytes:
+        """The INT8 graph as a GPU wants it: what is not INT8 in FP16, but for the island."""
+        with self.bar("looking for overflow in FP16") as report:
+            return to_half(model, self.frames, report, self.runner.threads).SerializeToString()
 
     def _make_int8(self) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The INT8 graph with the fewest layers in FP32 for which the deciding runner's gate holds."""

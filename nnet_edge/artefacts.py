@@ -2,7 +2,7 @@
 
 The manifest's `artefacts` maps a file name to its record:
 
-    kind        "graph" or "engine"
+    kind        "graph", "engine", or "source": an INT8 graph with everything else in FP16, which engines are built of
     precision   "fp32", "fp16" or "int8"
     source      SHA-256 of the graph that it was made from
     made        tool, version, method, seconds, when, ...
@@ -21,10 +21,10 @@ from typing import Any
 from nnet_edge.errors import BundleError
 from nnet_edge.scoring import Threshold
 
-KINDS = ("graph", "engine")
+KINDS = ("graph", "source", "engine")
 PRECISIONS = ("fp32", "fp16", "int8")
 FIELDS = ("kind", "precision", "source", "made", "gates")  # that every record has
-VERBS = {"graph": "calibrate", "engine": "build-engine"}  # kind -> the verb that makes one
+VERBS = {"graph": "calibrate", "source": "calibrate", "engine": "build-engine"}  # kind -> the verb that makes one
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def artefact_of(path: Path, record: Mapping[str, Any]) -> Artefact:
 def graph_name(precision: str) -> str:
     """The file name of the graph of a precision, as nnet.int8.onnx."""
     return "nnet.onnx" if precision == "fp32" else f"nnet.{precision}.onnx"
+
+
+def source_name(precision: str) -> str:
+    """The file name of the graph that engines of a precision are built of, where it is another than the runners'."""
+    return f"nnet.{precision}.source.onnx"
 
 
 def precision_named(graph: Path) -> str | None:

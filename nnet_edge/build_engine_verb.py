@@ -134,7 +134,7 @@ def measure_engines(path: Path, accept: bool, say: Say) -> None:
 
 def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, Artefact]:
     """The bundle with the engine of that precision in it, not measured yet."""
-    graph = bundle.artefact(precision)
+    graph = bundle.engine_source(precision)
     with job.bar(f"{precision} engine") as report:
         built = build_engine(graph.path, job.settings, report, job.stop)
     name = f"nnet.{precision}.{job.settings.target.slug}.engine"

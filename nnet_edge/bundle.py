@@ -84,6 +84,14 @@ class Bundle:
             )
         return found[0]
 
+    def engine_source(self, precision: str) -> Artefact:
+        """The graph that an engine of that precision is built of: its "source" where there is one, else the runners' graph.
+
+        Raises BundleError when there is neither.
+        """
+        sources = [item for item in self.artefacts if (item.kind, item.precision) == ("source", precision)]
+        return sources[0] if sources else self.artefact(precision)
+
     def frames(self, kind: str) -> np.ndarray:
         """The kept frames, uint8 RGB (N, 256, 256, 3), of the kind "held_out" or "calibration"; N may be 0.
 

@@ -289,6 +289,19 @@ class Lanes:
                 lane.drop_all("stopped")
             self._changed.notify_all()
 
+    def give_up(self) -> None:
+        """Count what was taken and has no verdict as stopped: nobody will judge it."""
+        with self._changed:
+            for tally in self._under_way.values():
+                tally.under_way -= 1
+                tally.dropped["stopped"] += 1
+            self._under_way.clear()
+
+    def is_paused(self, name: str) -> bool:
+        """Whether the stream pauses."""
+        with self._changed:
+            return self._lane(name).is_paused
+
     def waiting(self) -> int:
         """Frames that can be taken at once."""
         with self._changed:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,6 +24,7 @@ from nnet_edge.frame import Frame
 from nnet_edge.imaging import IMAGE_SUFFIXES, read_image
 from nnet_edge.runtime.opencv_video import open_capture
 from nnet_edge.runtime.picture_line import moving_line
+from nnet_edge.runtime.source import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,37 +35,6 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpe
 URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "tcp")
 SYNTHETIC_HZ = 25.0
 PROMISE_KEPT = 0.9  # some containers only estimate their number of frames; a file that gives less is cut off
-
-
-class Source(ABC):
-    """Frames in the order in which they were taken. Iterating raises SourceError when the source breaks."""
-
-    is_live = False  # frames are lost, not kept, when nobody takes them
-    rate_hz: float | None = None  # frames a second, where the source knows it before it starts
-    skipped = 0  # files that could not be read and were passed over
-
-    def __init__(self, stream: str) -> None:
-        self.stream = stream
-        self._interrupted = threading.Event()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Frame]: ...
-
-    @abstractmethod
-    def describe(self) -> str:
-        """What this is, for people; without passwords."""
-
-    def interrupt(self) -> None:
-        """Ask a waiting iteration to end soon; any thread may call it."""
-        self._interrupted.set()
 
 
 class ImageFileSource(Source):

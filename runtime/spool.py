@@ -2,13 +2,11 @@
 
 A spool is a folder. Records are appended to numbered segments and read from the oldest; `cursor` says which were taken
 care of. A segment whose records are all done goes. A record is 12 bytes (magic, length, CRC-32) and its payload; a torn
-end is cut off when the spool is opened, and a damaged record costs the rest of its segment, counted.
+end is cut off when the spool is opened, and a damaged record costs the rest of its segment.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import struct
@@ -17,6 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -24,21 +23,19 @@ from typing import IO, TYPE_CHECKING
 from nnet_edge.config import require_between, require_seconds
 from nnet_edge.errors import SinkError
 from nnet_edge.runtime.sinks.base import Message
+from nnet_edge.runtime.spool_records import HEAD_BYTES, LARGEST_RECORD_BYTES, read_record, to_message, to_record
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
-HEAD = struct.Struct("<4sII")  # magic, bytes of the payload, CRC-32 of the payload
 CURSOR = struct.Struct("<QQI")  # number of the segment, offset in it, CRC-32 of the two
-MAGIC = b"nnSP"
-LARGEST_RECORD_BYTES = 1 << 28
 SMALLEST_SPOOL_BYTES = 1 << 16
 
 
 class SpoolFullError(SinkError):
-    """The spool has reached its bound, or its disk is full: the message was not kept."""
+    """The spool has reached its bound: the message was not kept."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class SpoolSettings:
 
     folder: Path
     limit_bytes: int = 1 << 30
-    segment_bytes: int = 1 << 23  # a segment is closed when it is larger; the last record may reach beyond
+    segment_bytes: int = 1 << 23  # a segment is closed when it is larger, or than an eighth of the limit
     fsync_every_s: float | None = 1.0  # 0: after every append; None: when the system likes. A kill loses nothing anyway
 
     def __post_init__(self) -> None:
@@ -68,14 +65,15 @@ class Spool:
         self._folder = settings.folder
         self._changed = threading.Condition()
         self._sizes: dict[int, int] = {}  # segment -> bytes of whole records
-        self._tail: IO[bytes] | None = None
+        self._tail: RawIOBase | None = None
         self._lock_file: IO[bytes] | None = None
-        self._cursor_file: IO[bytes] | None = None
+        self._cursor_file: RawIOBase | None = None
+        self._segment_bytes = min(settings.segment_bytes, settings.limit_bytes // 8)
         self._segment, self._offset = 1, 0  # of the first record that is not done
         self._peeked: list[tuple[int, int]] = []  # segment and offset behind each record that `peek` gave
         self._synced_s = 0.0
         self.waiting = 0  # records that are not done
-        self.damaged_bytes = 0  # that could not be read and were passed over, since opening
+        self.damaged = 0  # records that were appended and could not be read again
 
     def __enter__(self) -> Self:
         try:
@@ -112,21 +110,21 @@ class Spool:
         return sum(self._sizes.values())
 
     def append(self, message: Message) -> None:
-        """Keep the message: once this returns, a kill of the process does not lose it. Raises SpoolFullError."""
-        payload = to_bytes(message)
-        record = HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+        """Keep the message: once this returns, a kill of the process does not lose it.
+
+        Raises SpoolFullError at the bound, SinkError when the disk does not take it; nothing of it stays then.
+        """
+        record = to_record(message)
         with self._changed:
-            if len(payload) > LARGEST_RECORD_BYTES or self.size_bytes + len(record) > self._settings.limit_bytes:
-                raise SpoolFullError(
-                    f"the spool {self._folder} holds {self.size_bytes} of {self._settings.limit_bytes} bytes: "
-                    f"{message.id} was not kept; bring its receiver back or give it more bytes"
-                )
             try:
+                self._turn_over()
+                self._require_room(message, len(record))
                 self._append(record)
             except OSError as error:
-                raise SpoolFullError(f"{self._fault(error)}: {message.id} was not kept") from error
+                raise SinkError(f"{self._fault(error)}; {message.id} was not kept") from error
             self.waiting += 1
             self._changed.notify_all()
+            self._sync()
 
     def peek(self, limit: int, timeout_s: float) -> list[Message]:
         """The oldest 1 to `limit` messages that are not done; none when there is none within `timeout_s`."""
@@ -143,7 +141,8 @@ class Spool:
             except OSError as error:
                 raise self._fault(error) from error
             if not found:
-                self.waiting = 0  # what lay there was damaged, and counted
+                self.damaged += self.waiting
+                self.waiting = 0
             return found
 
     def done(self, count: int) -> None:
@@ -158,15 +157,16 @@ class Spool:
             except OSError as error:
                 raise self._fault(error) from error
 
-    def wake(self) -> None:
-        """Let a `peek` that waits look again."""
-        with self._changed:
-            self._changed.notify_all()
+    def _require_room(self, message: Message, record_bytes: int) -> None:
+        limit_bytes = self._settings.limit_bytes
+        if record_bytes > LARGEST_RECORD_BYTES or self.size_bytes + record_bytes > limit_bytes:
+            raise SpoolFullError(
+                f"the spool {self._folder} holds {self.size_bytes} of {limit_bytes} bytes: {message.id} was not kept; "
+                "bring its receiver back or give the spool more bytes"
+            )
 
     def _append(self, record: bytes) -> None:
         """Write the record behind the last one; what was written of one that does not fit is cut off."""
-        if self._tail is None or self._sizes[max(self._sizes)] >= self._settings.segment_bytes:
-            self._new_segment()
         assert self._tail is not None
         number = max(self._sizes)
         rest = memoryview(record)
@@ -177,55 +177,68 @@ class Spool:
             self._tail.truncate(self._sizes[number])
             raise
         self._sizes[number] += len(record)
-        every_s = self._settings.fsync_every_s
-        if every_s is not None and time.monotonic() - self._synced_s >= every_s:
-            os.fsync(self._tail.fileno())
-            self._synced_s = time.monotonic()
 
-    def _new_segment(self) -> None:
-        number = max(self._sizes, default=self._segment - 1) + 1
-        following = open(self._path(number), "ab", buffering=0)
+    def _turn_over(self) -> None:
+        """Begin a new segment where the last is full; when all records are done, the old ones go."""
+        if self._tail is not None and self._sizes[max(self._sizes)] < self._segment_bytes:
+            return
+        number = max(self._sizes, default=self._segment) + 1
+        following = unbuffered(self._path(number), "ab")
         if self._tail is not None:
-            if self._settings.fsync_every_s is not None:
-                os.fsync(self._tail.fileno())
+            self._sync(is_due=self._settings.fsync_every_s is not None)
             self._tail.close()
         self._tail = following
         self._sizes[number] = 0
+        if self.waiting == 0:
+            self._segment, self._offset = number, 0
+            self._write_cursor()
+            self._remove_before(number)
+
+    def _sync(self, is_due: bool = False) -> None:
+        """Bring the last segment to the disk itself, where it is due; a fault is told in the log, what is written stays."""
+        every_s, now_s = self._settings.fsync_every_s, time.monotonic()
+        if self._tail is None or not (is_due or (every_s is not None and now_s - self._synced_s >= every_s)):
+            return
+        self._synced_s = now_s
+        try:
+            os.fsync(self._tail.fileno())
+        except OSError as error:
+            log.warning("%s: a power cut would lose the newest messages", self._fault(error))
 
     def _recover(self) -> None:
         """Find out what a former process left: segments, cursor, and a torn end, which is cut off."""
-        self._cursor_file = open(self._folder / "cursor", "r+b" if (self._folder / "cursor").exists() else "w+b")
+        path = self._folder / "cursor"
+        self._cursor_file = unbuffered(path, "r+b" if path.exists() else "w+b")
         numbers = sorted(int(path.stem) for path in self._folder.glob("*.segment"))
         self._sizes = {number: self._path(number).stat().st_size for number in numbers}
         self._segment, self._offset = self._read_cursor(numbers)
+        self._write_cursor()  # its place on the disk is taken now, while there is some
         self._remove_before(self._segment)
-        self.waiting = sum(1 for _ in self._records_from(self._segment, self._offset, is_recovering=True))
+        self.waiting = sum(1 for _ in self._records_from(self._segment, self._offset))
         if self._sizes:
-            self._tail = open(self._path(max(self._sizes)), "ab", buffering=0)
+            self._tail = unbuffered(self._path(max(self._sizes)), "ab")
         if self.waiting:
             log.info("the spool %s holds %d messages of an earlier run", self._folder, self.waiting)
 
-    def _records_from(
-        self, segment: int, offset: int, is_recovering: bool = False
-    ) -> Iterator[tuple[int, int, bytes]]:
+    def _records_from(self, segment: int, offset: int) -> Iterator[tuple[int, int, bytes]]:
         """Segment, offset behind it, and payload of each whole record from there on."""
         for number in sorted(number for number in self._sizes if number >= segment):
             start = offset if number == segment else 0
             with self._path(number).open("rb") as file:
                 file.seek(start)
                 while (payload := read_record(file, self._sizes[number] - start)) is not None:
-                    start += HEAD.size + len(payload)
+                    start += HEAD_BYTES + len(payload)
                     yield number, start, payload
             if start < self._sizes[number]:
-                self._pass_over(number, start, is_recovering and number == max(self._sizes))
+                self._cut(number, start)
 
-    def _pass_over(self, number: int, start: int, is_torn_end: bool) -> None:
+    def _cut(self, number: int, start: int) -> None:
         """Cut off what cannot be read behind `start`: a torn record of a killed process, or damage."""
         lost_bytes = self._sizes[number] - start
-        self.damaged_bytes += 0 if is_torn_end else lost_bytes
-        log.warning("the spool %s: %d bytes of segment %d cannot be read", self._folder, lost_bytes, number)
-        if is_torn_end:
-            os.truncate(self._path(number), start)
+        log.warning(
+            "the spool %s: the last %d bytes of %s cannot be read", self._folder, lost_bytes, self._path(number)
+        )
+        os.truncate(self._path(number), start)
         self._sizes[number] = start
 
     def _remove_before(self, segment: int) -> None:
@@ -239,7 +252,10 @@ class Spool:
         held = self._cursor_file.read(CURSOR.size)
         if len(held) == CURSOR.size:
             segment, offset, checksum = CURSOR.unpack(held)
-            if zlib.crc32(held[:16]) == checksum and offset <= self._sizes.get(segment, offset):
+            later = [number for number in numbers if number > segment]
+            if zlib.crc32(held[:16]) == checksum and segment not in self._sizes:
+                return (later[0] if later else segment + 1), 0
+            if zlib.crc32(held[:16]) == checksum and offset <= self._sizes[segment]:
                 return segment, offset
         if held:
             log.warning("the spool %s has a damaged cursor: its messages are sent again", self._folder)
@@ -255,3 +271,24 @@ class Spool:
 
     def _fault(self, error: OSError) -> SinkError:
         return SinkError(f"cannot use the spool {self._folder}: {error.strerror or error}")
+
+
+def unbuffered(path: Path, mode: str) -> RawIOBase:
+    """The open file at `path`: what is written is the system's at once, and survives this process."""
+    return open(path, mode, buffering=0)
+
+
+def lock(path: Path) -> IO[bytes]:
+    """The open file at `path`, locked for this process. Raises SinkError when another one has it."""
+    file = path.open("ab")
+    if os.name == "posix":
+        import fcntl  # Windows has none, and a second process is not kept away there
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise SinkError(
+                f"the spool {path.parent} is used by another process: give each line a spool of its own"
+            ) from error
+    return file

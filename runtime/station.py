@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
 from nnet_edge.runtime.masks import TriggerLine, inspected_part, require_inside
 from nnet_edge.runtime.processing import predict
@@ -181,10 +180,6 @@ class Station:
     def _change(self, settings: VerdictSettings, bundle_threshold: float) -> float:
         rules = Rules(settings, bundle_threshold)
         if self._size is not None:
-            try:
-                rules.fit(*self._size)
-            except ConfigError:
-                if settings.crops == self._rules.settings.crops:
-                    raise
+            rules.fit(*self._size)
         self._rules = rules
         return rules.threshold

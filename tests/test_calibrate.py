@@ -44,7 +44,8 @@ def calibrated(trained_run: Path, parts: Path) -> Path:
 
 def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated: Path, trained_run: Path) -> None:
     bundle = read_bundle(calibrated)
-    assert [item.name for item in bundle.artefacts] == ["nnet.onnx", "nnet.fp16.onnx", "nnet.int8.onnx"]
+    names = ["nnet.onnx", "nnet.fp16.onnx", "nnet.int8.onnx", "nnet.int8.source.onnx"]
+    assert [item.name for item in bundle.artefacts] == names
     int8 = bundle.artefact("int8")
     assert int8.record["source"] == sha256(bundle.graph)
     made = int8.record["made"]
@@ -60,6 +61,21 @@ def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated:
     assert not held_out & {frame_hash(frame) for frame in frames}, "what chose the threshold is not calibrated on"
     assert bundle.manifest["frames"]["seed"] == 0
     assert read_bundle(trained_run / "bundle").manifest["artefacts"] == {}
+
+
+def test_engines_of_int8_are_built_of_a_graph_whose_rest_is_fp16(calibrated: Path) -> None:
+    bundle = read_bundle(calibrated)
+    source = bundle.engine_source("int8")
+    assert (source.name, source.kind) == ("nnet.int8.source.onnx", "source")
+    model = onnx.load(source.path)
+    operators = [node.op_type for node in model.graph.node]
+    plain = [node.op_type for node in onnx.load(bundle.artefact("int8").path).graph.node]
+    for name in ("QuantizeLinear", "DequantizeLinear", "Conv"):
+        assert operators.count(name) == plain.count(name) > 0
+    assert any(item.data_type == onnx.TensorProto.FLOAT16 for item in model.graph.initializer)
+    assert bundle.engine_source("fp16") == bundle.artefact("fp16")
+    with pytest.raises(BundleError, match="was measured on no runner"):
+        source.threshold_for("openvino")
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

@@ -75,6 +75,9 @@ class MessageSink(Sink):
     can_repeat = True
     largest_batch = 1  # messages that one `send` takes
 
+    def require_deliverable(self) -> None:  # noqa: B027  most can
+        """Raise ConfigError when these settings allow no promise that every message arrives."""
+
     @abstractmethod
     def to_message(self, prediction: Prediction) -> Message:
         """The prediction as bytes; needs no receiver."""

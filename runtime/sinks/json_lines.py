@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nnet_edge.config import require_between, require_seconds
-from nnet_edge.errors import SinkError
+from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import Message, MessageSink
@@ -98,6 +98,10 @@ class JsonLinesSink(MessageSink):
             raise self._fault(fault) from fault
         finally:
             self._close()
+
+    def require_deliverable(self) -> None:
+        if self._path is not None and not self._settings.is_appended:
+            raise ConfigError(f"{self._path} is replaced at every start, so nothing it must hold stays: append to it")
 
     def to_message(self, prediction: Prediction) -> Message:
         return Message(prediction.frame.id, (("", to_json(to_fields(prediction)) + b"\n"),))

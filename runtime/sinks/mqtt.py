@@ -13,18 +13,15 @@ import threading
 import time
 from collections.abc import Sequence
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from nnet_edge.errors import MissingExtraError, SinkError
+from nnet_edge.errors import ConfigError, MissingExtraError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import Message, MessageSink
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
 from nnet_edge.runtime.sinks.mqtt_settings import MqttSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +57,10 @@ class MqttSink(MessageSink):
             last = client.publish(self._settings.status_topic, OFFLINE, qos=1, retain=True)
             last.wait_for_publish(GOODBYE_LIMIT_S)
         let_go(client)
+
+    def require_deliverable(self) -> None:
+        if self._settings.qos == 0:
+            raise ConfigError("MQTT with QoS 0 cannot be made to deliver, nobody acknowledges there: choose QoS 1 or 2")
 
     def wants(self, prediction: Prediction) -> bool:
         return prediction.is_anomalous or not self._settings.only_rejects

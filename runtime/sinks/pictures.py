@@ -80,7 +80,8 @@ class RejectPicturesSink(MessageSink):
     def to_message(self, prediction: Prediction) -> Message:
         stem = self._stem(prediction.frame)
         return Message(
-            prediction.frame.id, tuple((f"{stem}{SUFFIX[kind]}", encode(kind, prediction)) for kind in self._settings.kinds)
+            prediction.frame.id,
+            tuple((f"{stem}{SUFFIX[kind]}", encode(kind, prediction)) for kind in self._settings.kinds),
         )
 
     def send(self, messages: Sequence[Message]) -> int:

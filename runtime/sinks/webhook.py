@@ -59,9 +59,9 @@ class WebhookSettings:
 
 
 class WebhookSink(MessageSink):
-    """Posts each prediction as JSON with its id, percent-encoded, in the header `Idempotency-Key`; any 2xx answer means it arrived.
+    """Posts each prediction as JSON; any 2xx answer means that it arrived.
 
-    A receiver that answers 400, 413, 415 or 422 has refused this very message; whatever else it says, or does not, is
+    Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused this very message; whatever else it says, or does not, is
     worth another try.
     """
 

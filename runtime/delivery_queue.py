@@ -1,0 +1,152 @@
+"""The bounded queue before a sink, which also keeps the books: nothing goes in or out without being counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nnet_edge.config import WhenFull
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A prediction or an event on its way to a sink."""
+
+    content: Prediction | Event
+    put_s: float  # time.monotonic()
+    size_bytes: int  # of its image and map
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The counts of a queue at one moment."""
+
+    offered: int
+    recovered: int
+    delivered: int
+    dropped: Mapping[str, int]
+    queued: int
+    spooled: int
+
+
+class DeliveryQueue:
+    """Items between the line and a sink's thread; any thread may call any method."""
+
+    def __init__(self, settings: DeliverySettings) -> None:
+        self._settings = settings
+        self._changed = threading.Condition()
+        self._items: deque[Item] = deque()
+        self._bytes = 0
+        self._is_closed = self._is_abandoned = False
+        self._offered = self._recovered = self._delivered = self._under_way = self._spooled = 0
+        self._dropped: Counter[str] = Counter()
+
+    def put(self, item: Item) -> bool:
+        """Take the item in; False when it, or an older one in its place, was dropped. Never raises."""
+        with self._changed:
+            self._offered += 1
+            if self._settings.when_full is WhenFull.WAIT:
+                self._changed.wait_for(lambda: self._is_closed or self._has_room(item), self._settings.wait_limit_s)
+            if self._is_closed:
+                self._dropped["stopped"] += 1
+                return False
+            is_whole = True
+            while not self._has_room(item):
+                is_whole = False
+                self._dropped["queue full"] += 1
+                if self._settings.when_full is WhenFull.WAIT:
+                    return False
+                self._bytes -= self._items.popleft().size_bytes
+            self._items.append(item)
+            self._bytes += item.size_bytes
+            self._changed.notify_all()
+            return is_whole
+
+    def take(self, limit: int, timeout_s: float) -> list[Item] | None:
+        """The oldest 1 to `limit` items; none when there is none in time; None when it is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._is_closed, timeout_s)
+            if self._is_closed and not self._items:
+                return None
+            taken = [self._items.popleft() for _ in range(min(limit, len(self._items)))]
+            self._bytes -= sum(item.size_bytes for item in taken)
+            self._under_way += len(taken)
+            self._changed.notify_all()
+            return taken
+
+    def settle(self, count: int, cause: str | None = None) -> None:
+        """So many taken items were delivered, or dropped for a cause of CAUSES."""
+        with self._changed:
+            count = min(count, self._under_way)  # 0 after `abandon`: they were counted there
+            self._under_way -= count
+            self._book(count, cause)
+
+    def to_spool(self, count: int) -> None:
+        """So many taken items lie on the disk now."""
+        with self._changed:
+            count = min(count, self._under_way)
+            self._under_way -= count
+            self._spooled += count
+
+    def recover(self, count: int) -> None:
+        """So many messages of an earlier run lie on the disk."""
+        with self._changed:
+            self._recovered += count
+            self._spooled += count
+
+    def settle_spooled(self, count: int, cause: str | None = None) -> None:
+        """So many messages of the disk were delivered, or dropped for a cause of CAUSES."""
+        with self._changed:
+            self._spooled -= count
+            self._book(count, cause)
+
+    def close(self) -> None:
+        """Let nothing more in; what lies here can still be taken."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Close, and count what lies here and what is under way as stopped: nobody will deliver it."""
+        with self._changed:
+            self._is_closed = True
+            self._dropped["stopped"] += len(self._items) + self._under_way
+            self._items.clear()
+            self._bytes = self._under_way = 0
+            self._changed.notify_all()
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Whether nothing lies here or is under way, within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            while self._items or self._under_way:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._changed.wait(min(left_s, 0.1))
+            return True
+
+    def books(self) -> Books:
+        """All counts of one moment."""
+        with self._changed:
+            queued = len(self._items) + self._under_way
+            return Books(
+                self._offered, self._recovered, self._delivered, dict(self._dropped), queued, self._spooled
+            )
+
+    def _has_room(self, item: Item) -> bool:
+        """Whether the item fits; into an empty queue any does."""
+        are_few = len(self._items) < self._settings.queue_items
+        return not self._items or (are_few and self._bytes + item.size_bytes <= self._settings.queue_bytes)
+
+    def _book(self, count: int, cause: str | None) -> None:
+        if cause is None:
+            self._delivered += count
+        elif count:
+            self._dropped[cause] += count

@@ -1,0 +1,99 @@
+"""How a sink is: ok, late or dead; told once when it changes, with the reason."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from nnet_edge.events import Event, Tell
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+
+log = logging.getLogger(__name__)
+
+JITTER = 0.2  # a pause is up to so much shorter or longer, so that sinks do not come back all at once
+
+
+class SinkHealth:
+    """Told of every try and every loss; tells `sink.late`, `sink.dead` and `sink.back`. Any thread may call it."""
+
+    def __init__(self, name: str, settings: DeliverySettings, tell: Tell | None, losses: Callable[[], int]) -> None:
+        self._name = name
+        self._settings = settings
+        self._tell = tell
+        self._losses = losses  # how many items the sink has lost so far
+        self._lock = threading.Lock()
+        self._failing_since_s: float | None = None
+        self._bad_since_s = 0.0
+        self._losses_before = 0
+        self._tries = 0
+        self.state = "ok"
+        self.reason: str | None = None
+
+    def succeeded(self) -> None:
+        """A try was well: a dead sink is back."""
+        with self._lock:
+            self._failing_since_s, self._tries = None, 0
+            if self.state != "dead":
+                return
+        self._is_back()
+
+    def caught_up(self) -> None:
+        """Nothing waits any more: a late sink is back."""
+        if self.state == "late":
+            self._is_back()
+
+    def failed(self, error: Exception) -> None:
+        """A try failed; one that fails for `dead_after_s` is dead."""
+        now_s = time.monotonic()
+        with self._lock:
+            self.reason = str(error)
+            self._tries += 1
+            if self._failing_since_s is None:
+                self._failing_since_s = now_s
+            is_news = self.state != "dead" and self.failing_s >= self._settings.dead_after_s
+        if is_news:
+            self._change("dead", str(error))
+
+    def lost(self, reason: str) -> None:
+        """Something was dropped: a sink that is ok is late from now on."""
+        if self.state == "ok":
+            self._change("late", reason)
+
+    @property
+    def failing_s(self) -> float:
+        """For how long every try has failed, 0 when the last one was well."""
+        since_s = self._failing_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def pause_s(self) -> float:
+        """How long to wait before the next try."""
+        settings = self._settings
+        doubled_s = settings.first_pause_s * 2.0 ** min(max(self._tries - 1, 0), 30)
+        return min(doubled_s, settings.longest_pause_s) * (1 + JITTER * random.uniform(-1, 1))
+
+    def _change(self, state: str, reason: str) -> None:
+        with self._lock:
+            if self.state == state:
+                return
+            if self.state == "ok":
+                self._bad_since_s = time.monotonic() - (self.failing_s if state == "dead" else 0.0)
+                self._losses_before = self._losses()
+            self.state, self.reason = state, reason
+        log.warning("the sink %s is %s: %s", self._name, state, reason)
+        self._say(f"sink.{state}", {"reason": reason, "dropped": self._losses()})
+
+    def _is_back(self) -> None:
+        with self._lock:
+            if self.state == "ok":
+                return
+            self.state, self.reason = "ok", None
+            outage_s, lost = time.monotonic() - self._bad_since_s, self._losses() - self._losses_before
+        log.warning("the sink %s is back after %.1f s", self._name, outage_s)
+        self._say("sink.back", {"outage_s": round(outage_s, 3), "lost": lost})
+
+    def _say(self, kind: str, facts: dict[str, object]) -> None:
+        if self._tell is not None:
+            self._tell(Event(kind, facts={"sink": self._name, **facts}))

@@ -1,0 +1,62 @@
+"""What every source is: a context manager, iterable once, that gives frames and never makes one up."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from nnet_edge.frame import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Size, rate and pixel format, as asked for or as got; None: not asked for, or not known."""
+
+    height: int | None = None
+    width: int | None = None
+    rate_hz: float | None = None
+    pixel_format: str | None = None  # four letters
+
+    def as_dict(self) -> dict[str, object]:
+        """The four facts, ready for JSON."""
+        return asdict(self)
+
+
+class Source(ABC):
+    """Frames in the order in which they were taken. Iterating raises SourceError when the source breaks."""
+
+    is_live = False  # frames are lost, not kept, when nobody takes them; it is opened again when it is lost
+    may_be_silent = False  # a watched folder gives nothing for hours and is well
+    rate_hz: float | None = None  # frames a second, where the source knows it before it starts
+    skipped = 0  # pictures that could not be read and were passed over
+    got: SourceFacts | None = None  # what an opened source says of itself
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self._interrupted = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What this is, for people; without passwords."""
+
+    def interrupt(self) -> None:
+        """Ask a waiting iteration to end soon; any thread may call it."""
+        self._interrupted.set()
