@@ -20,6 +20,7 @@ TRAIN = [
     "safetensors>=0.5",
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
+MQTT = ["paho-mqtt>=2.1"]
 MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
     "nvidia-modelopt>=0.47",
     "onnx>=1.17",
@@ -32,6 +33,7 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
     "lief>=0.16",
     "cppimport>=22.8",
 ]
+WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21"]
 TEST = [
     "pytest>=8.3",
     "hypothesis>=6.100",
@@ -40,6 +42,7 @@ TEST = [
     "scikit-learn>=1.5",
     "tifffile>=2024.8",
     "build>=1.2",
+    "jsonschema>=4.20",
     "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",  # builds engines without a GPU
 ]
 
@@ -58,8 +61,20 @@ setup(
     python_requires=">=3.10",  # JetPack 6 has 3.10, and its tensorrt module works with no other
     packages=["nnet_edge", "nnet_edge.model", *(name for part in PARTS for name in packages_of(part))],
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
-    package_data={"nnet_edge": ["py.typed"], "nnet_edge.runtime": ["kernels/*.cu", "kernels/*.h"]},
-    install_requires=["numpy>=1.26", "opencv-python>=4.9", "pillow>=10.3", "click>=8.1", "rich>=13.7", "psutil>=5.9"],
+    package_data={
+        "nnet_edge": ["py.typed"],
+        "nnet_edge.runtime": ["kernels/*.cu", "kernels/*.h"],
+        "nnet_edge.runtime.web": ["static/*"],
+    },
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python>=4.9",
+        "pillow>=10.3",
+        "click>=8.1",
+        "rich>=13.7",
+        "psutil>=5.9",
+        "tomli>=2.0; python_version < '3.11'",
+    ],
     extras_require={
         "cpu": CPU,
         "train": TRAIN + CPU,
@@ -68,7 +83,9 @@ setup(
         "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],  # a Jetson has it from JetPack, never from pip
         "rtx": ["tensorrt-rtx-cu13>=1.7; 'tegra' not in platform_release"],
         "gpu": ["pycuda>=2024.1"],
-        "test": TEST + TRAIN + CPU,
+        "mqtt": MQTT,
+        "web": WEB,
+        "test": TEST + TRAIN + CPU + MQTT + WEB,
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli:main"]},
 )

@@ -18,6 +18,7 @@ from nnet_edge.config import RunnerSettings
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.parity import Parity, check_parity
 from nnet_edge.files import write_atomically
+from nnet_edge.good_scores import FEWEST_SCORES, describe_scores
 from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import write_frames
 from nnet_edge.model.nnet import NNet
@@ -61,26 +62,29 @@ def export_bundle(
         say("exporting the graph")
         onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
-        threshold, parities, runner = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
+        threshold, parities, runner, scores = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
         draft.manifest |= manifest_of(checkpoint, network, threshold, parities, runner)
+        if len(scores) >= FEWEST_SCORES:
+            draft.manifest["good_scores"] = describe_scores(scores / threshold.value).as_dict()
         draft.manifest["frames"] = {"held_out": write_frames(draft.path, held_out)}
     return Exported(read_bundle(out), tuple(parities))
 
 
 def measure(
     network: NNet, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
-) -> tuple[Threshold, Sequence[Parity], dict[str, Any]]:
-    """Threshold on the deployed runner, parity of all runners with it, and what the deployed runner is."""
+) -> tuple[Threshold, Sequence[Parity], dict[str, Any], np.ndarray]:
+    """Threshold on the deployed runner, parity of all runners with it, what it is, and the held-out scores, float32 (N,)."""
     settings = settings or RunnerSettings()
     with ExitStack() as stack:
         deployed = stack.enter_context(load_runner(graph, settings))
-        threshold = with_margin(choose_threshold(infer_all(deployed, held_out).image_score, false_rejects))
+        scores = infer_all(deployed, held_out).image_score
+        threshold = with_margin(choose_threshold(scores, false_rejects))
         compared: list[Runner] = [
             stack.enter_context(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)))
             for kind in PARITY_RUNNERS
         ]
         parities = check_parity(TorchRunner(network), compared, held_out, threshold.value)
-        return threshold, parities, {"name": deployed.name, "precision": deployed.precision}
+        return threshold, parities, {"name": deployed.name, "precision": deployed.precision}, scores
 
 
 def manifest_of(

@@ -12,7 +12,6 @@ import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +146,6 @@ def schema_of_hint(hint: Any) -> dict[str, Any]:
     return {"type": SCHEMA_TYPES[hint]}
 
 
-@lru_cache(maxsize=64)
 def hints_of(kind: type) -> dict[str, Any]:
     """The types of the dataclass' fields, resolved."""
     return typing.get_type_hints(kind)
@@ -155,7 +153,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 def fields_of(kind: type) -> dict[str, dataclasses.Field[Any]]:
     """The fields of the dataclass by name."""
-    return {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return {field.name: field for field in dataclasses.fields(kind)}
 
 
 def is_needed(field: dataclasses.Field[Any]) -> bool:

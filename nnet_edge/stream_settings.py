@@ -144,7 +144,9 @@ class Trigger:
 
     def __post_init__(self) -> None:
         if self.start == self.end or min(*self.start, *self.end) < 0:
-            raise ConfigError(f"the trigger line from {self.start} to {self.end} cannot be: give two points of the picture")
+            raise ConfigError(
+                f"the trigger line from {self.start} to {self.end} cannot be: give two points of the picture"
+            )
         if not (0 < self.level < 255 and 0 <= self.hysteresis < 128):
             raise ConfigError("a trigger's level lies between 0 and 255 and its hysteresis below 128")
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.config import RunnerSettings, StreamSettings, WhenFull
+from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.runtime.addresses import address_scheme, redact
+from nnet_edge.runtime.delivery import Delivery
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.line import Line
+from nnet_edge.runtime.models import load_model
 from nnet_edge.runtime.opening import open_graph
 from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink, Sink, VideoSink
 from nnet_edge.runtime.sources import Source, open_source
-from nnet_edge.runtime.stream import run, stopping_on_signals
+from nnet_edge.runtime.stream import run, run_line, stopping_on_signals
 from nnet_edge.runtime.terminal import TerminalView
+from nnet_edge.stream_settings import (
+    EVERY_FRAME,
+    FRESHEST,
+    NAME,
+    CameraSettings,
+    LaneSettings,
+    LineStream,
+    VerdictSettings,
+)
 
 
 def stream_bundle(
@@ -50,7 +65,63 @@ def stream_bundle(
     return [f"wrote {path}" for path in written(options)]
 
 
-def open_sinks(source: Source, options: Mapping[str, Any]) -> list[Sink]:
+def stream_line(
+    sources: Sequence[str],
+    path: Path,
+    runner: RunnerSettings,
+    options: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Judge every frame of several sources with one model; gives the lines to say at the end.
+
+    A camera that is lost is tried for ever; a file that breaks costs its own stream. Raises StreamError at the end when a
+    stream failed.
+    """
+    if options["video"] is not None:
+        raise ConfigError("--video shows one source: name one, or run `nnet-edge stream` once for each video")
+    streams = [to_line_stream(source, number, options) for number, source in enumerate(sources)]
+    settings = DeliverySettings(when_full=WhenFull.WAIT)
+    sinks = [Delivery(sink, settings) for sink in open_sinks(None, options)]
+    model = load_model(path, runner, options["precision"])
+    for warning in model.warnings:
+        say(warning)
+    line = Line(model, sinks, lambda other: load_model(other, runner, options["precision"]))
+    for stream in streams:
+        line.add(stream)
+    names = ", ".join(stream.name for stream in streams)
+    say(f"{names} on {model.runner.name} ({model.runner.precision}), threshold of the bundle {model.threshold:.6g}")
+    with stopping_on_signals() as stop, TerminalView(model.name) as view:
+        report = run_line(line, stop, view.show)
+    for name, error in report.errors.items():
+        raise StreamError(f"{name}: {error}")
+    return [f"wrote {path}" for path in written(options)]
+
+
+def to_line_stream(text: str, number: int, options: Mapping[str, Any]) -> LineStream:
+    """The stream that "ADDRESS" or "NAME=ADDRESS" asks for. Raises ConfigError."""
+    name, equals, address = text.partition("=")
+    if not equals or NAME.fullmatch(name) is None:  # an address may hold an equals sign itself
+        name, address = f"camera-{number}", text
+    try:
+        camera = CameraSettings(address, skip_bad_images=options["skip_bad_images"], seed=number)
+    except ConfigError as error:
+        shown = redact(address) if address_scheme(address) else address
+        raise ConfigError(f"{name} ({shown}): {error}") from error
+    verdict = VerdictSettings(options["threshold"], min_area=options["min_area"])
+    return LineStream(name, camera, lane_asked(options), verdict)
+
+
+def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
+    """The lane that --when-full and --buffer ask for; None where neither was given."""
+    if options["when_full"] is None and options["buffer_frames"] is None:
+        return None
+    policy = EVERY_FRAME if options["when_full"] == WhenFull.WAIT.value else FRESHEST
+    if options["when_full"] is None:
+        raise ConfigError("--buffer of several sources needs --when-full: say whether frames wait or the oldest is dropped")
+    return LaneSettings(policy, options["buffer_frames"] or LaneSettings().capacity)
+
+
+def open_sinks(source: Source | None, options: Mapping[str, Any]) -> list[Sink]:
     """The sinks that the options ask for."""
     sinks: list[Sink] = []
     if options["json_path"] is not None:
@@ -58,7 +129,7 @@ def open_sinks(source: Source, options: Mapping[str, Any]) -> list[Sink]:
     if options["rejects"] is not None:
         sinks.append(RejectPicturesSink(options["rejects"]))
     if options["video"] is not None:
-        sinks.append(VideoSink(options["video"], source.rate_hz))
+        sinks.append(VideoSink(options["video"], source.rate_hz if source else None))
     return sinks
 
 

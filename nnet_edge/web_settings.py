@@ -45,7 +45,9 @@ class WebSettings:
         require_between("picture width", self.picture_width, 64, 1920)
         require_between("picture quality", self.picture_quality, 20, 95)
         if not 0 < self.picture_share <= 1:
-            raise ConfigError(f"the share of a core for pictures is {self.picture_share}: it must be above 0, at most 1")
+            raise ConfigError(
+                f"the share of a core for pictures is {self.picture_share}: it must be above 0, at most 1"
+            )
         require_between("viewers", self.viewers, 1, 64)
         require_between("kept scores", self.kept_scores, 10, 10_000)
         require_between("bytes of the gallery", self.gallery_bytes, 2**20, 2**34)
@@ -55,11 +57,13 @@ class WebSettings:
             raise ConfigError("the page may add files, and no source_folder says where they are: give one")
         for name in (self.host, *self.names):
             if HOST_NAME.fullmatch(name) is None and not is_address(name):
-                raise ConfigError(f"{name!r} is neither a host name nor an address: give it without scheme, port and path")
+                raise ConfigError(
+                    f"{name!r} is neither a host name nor an address: give it without scheme, port and path"
+                )
         if self.token_from is None and not self.is_loopback:
             raise ConfigError(
                 f"the page is to be served on {self.host}, where others reach it, without a token: "
-                "set token_from = \"env:NAME\" or \"file:PATH\", or serve it on 127.0.0.1"
+                'set token_from = "env:NAME" or "file:PATH", or serve it on 127.0.0.1'
             )
         if self.token_from is not None:
             require_secret_place("token_from", self.token_from)

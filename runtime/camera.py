@@ -126,13 +126,16 @@ class Camera:
                 self._to("connecting")
                 self._tell("source.connecting", attempt=failures + 1)
                 outcome = self._read(source)
-                if self._stop.is_set() or (outcome is None and not source.is_live):
+                is_final = self._reopen is None or not source.is_live
+                if self._stop.is_set() or (outcome is None and is_final):
                     return
                 if isinstance(outcome, BaseException) and not self._is_worth_a_retry(outcome, source):
                     raise outcome
+            else:
+                self._was_live_s = 0.0
             failures = 1 if self._was_live_s > self._retry_s(failures) else failures + 1
             retry_s = self._retry_s(failures) * (1 + self.settings.jitter * random.uniform(-1, 1))
-            if self._state != "stalled":
+            if self._state != "stalled" or source is None:
                 reason = str(outcome or "the source ended")
                 self._to("lost", reason)
                 self._tell("source.lost", reason=reason, retry_s=round(retry_s, 2))

@@ -116,7 +116,7 @@ class DeliveryQueue:
         """Close, and count what lies here and what is under way as stopped: nobody will deliver it."""
         with self._changed:
             self._is_closed = True
-            self._dropped["stopped"] += len(self._items) + self._under_way
+            self._book(len(self._items) + self._under_way, "stopped")
             self._items.clear()
             self._bytes = self._under_way = 0
             self._changed.notify_all()
@@ -136,9 +136,7 @@ class DeliveryQueue:
         """All counts of one moment."""
         with self._changed:
             queued = len(self._items) + self._under_way
-            return Books(
-                self._offered, self._recovered, self._delivered, dict(self._dropped), queued, self._spooled
-            )
+            return Books(self._offered, self._recovered, self._delivered, dict(self._dropped), queued, self._spooled)
 
     def _has_room(self, item: Item) -> bool:
         """Whether the item fits; into an empty queue any does."""

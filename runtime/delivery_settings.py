@@ -64,7 +64,9 @@ class DeliveryCounts:
     offered: int  # predictions and events that the sink wants and was given
     recovered: int  # messages of an earlier run that lay in the spool
     delivered: int
-    dropped: Mapping[str, int] = field(default_factory=dict)  # cause of CAUSES -> items; causes that never came are absent
+    dropped: Mapping[str, int] = field(
+        default_factory=dict
+    )  # cause of CAUSES -> items; causes that never came are absent
     queued: int = 0  # in memory, the ones being written included
     spooled: int = 0  # on the disk, waiting
 

@@ -31,7 +31,9 @@ class LaneCounts:
 
     captured: int = 0
     judged: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)  # cause of CAUSES -> frames; causes that never came are absent
+    dropped: Mapping[str, int] = field(
+        default_factory=dict
+    )  # cause of CAUSES -> frames; causes that never came are absent
     queued: int = 0
 
     @property
@@ -67,7 +69,7 @@ class Lane:
         self.is_paused = self.is_closed = False
         self.last_put_s = -float("inf")
         self.due_s = -float("inf")  # when the next frame of a paced lane may come
-        self.served = 0  # the turn in which a frame was last taken
+        self.served = 0  # the turn in which a frame was last taken; every frame has its own
 
     @property
     def waits(self) -> bool:
@@ -80,7 +82,8 @@ class Lane:
 
     def drop_all(self, cause: str) -> None:
         """Give up what waits."""
-        self.tally.dropped[cause] += len(self.frames)
+        if self.frames:
+            self.tally.dropped[cause] += len(self.frames)
         self.frames.clear()
 
     def drop_stale(self, now_s: float) -> None:
@@ -204,7 +207,6 @@ class Lanes:
         """The frames whose turn it is."""
         taken: list[Frame] = []
         room, is_full = limit, False
-        self._turn += 1
         while not is_full:
             ready = [lane for lane in self._lanes.values() if lane.frames]
             if not ready:
@@ -214,6 +216,7 @@ class Lanes:
                     is_full = True  # who comes next does not fit: it is first in the next batch
                     break
                 _, frame = lane.frames.popleft()
+                self._turn += 1
                 lane.served = self._turn
                 lane.tally.under_way += 1
                 self._under_way[key_of(frame)] = lane.tally

@@ -62,7 +62,9 @@ class LineReport:
         """The report as a person reads it: the whole, then a line for each stream."""
         rate = "no rate" if self.frames_per_s is None else f"{self.frames_per_s:.1f} frames/s"
         dropped = sum(self.total.dropped.values())
-        first = f"{self.ended}: {self.total.judged} frames of {len(self.streams)} streams in {self.seconds:.1f} s, {rate}"
+        first = (
+            f"{self.ended}: {self.total.judged} frames of {len(self.streams)} streams in {self.seconds:.1f} s, {rate}"
+        )
         return [
             f"{first}; {self.total.captured} captured, {dropped} dropped, {self.total.queued} queued",
             *(f"{name}: {report.lines()[0]}" for name, report in self.streams.items()),

@@ -17,9 +17,7 @@ FRACTION_BITS = 4  # corners are drawn to a sixteenth of a pixel
 HALF_COVERED = 127.5  # of 255: a point of the map counts when at least half of it does
 
 
-def inspected_part(
-    settings: VerdictSettings, height: int, width: int, crop: Crop | None = None
-) -> np.ndarray | None:
+def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Crop | None = None) -> np.ndarray | None:
     """Where the map of a picture (or of its `crop`) counts, bool (256, 256), not to be changed; None: everywhere.
 
     Raises ConfigError for a mask picture of another size, and when nothing is left to inspect.

@@ -156,6 +156,11 @@ class Meters:
         with self._lock:
             self._buckets["capture"].add(latency_ms)
 
+    @property
+    def rejected(self) -> int:
+        """Verdicts that were rejects."""
+        return self._rejected
+
     def snapshot(self) -> MeterSnapshot:
         """The histograms in fixed buckets, all of one moment."""
         with self._lock:

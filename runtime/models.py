@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.config import RunnerSettings
+from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.opening import open_graph
 from nnet_edge.runtime.runner import Runner
 
@@ -63,3 +64,36 @@ def warm(runner: Runner) -> float:
         runner.infer(images)
         took_s = time.monotonic() - start_s
     return took_s
+
+
+class Shelf:
+    """The models that a line has entered; the line's lock guards it."""
+
+    def __init__(self, load: Callable[[Path], Model] | None) -> None:
+        self._load = load
+        self._entered: list[Model] = []
+
+    def load(self, path: Path) -> Model:
+        """A model of the bundle at `path`, loaded anew. Raises ConfigError when the line cannot load bundles."""
+        if self._load is None:
+            raise ConfigError(
+                f"{path} cannot be loaded: this line was made without `load`, which makes a model of a bundle"
+            )
+        return self._load(path)
+
+    def find(self, path: Path) -> Model | None:
+        """The entered model of that bundle."""
+        return next((model for model in self._entered if model.path == path), None)
+
+    def enter(self, model: Model) -> None:
+        """Enter its runner, once."""
+        if not any(model is known for known in self._entered):
+            model.runner.__enter__()
+            self._entered.append(model)
+
+    def leave_all_but(self, used: Iterable[Model] = ()) -> None:
+        """Leave the runners of the models that are not among `used`."""
+        kept = list(used)
+        for model in [model for model in self._entered if not any(model is other for other in kept)]:
+            self._entered.remove(model)
+            model.runner.__exit__(None, None, None)

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import cv2
 
-OPEN_TIMEOUT_MS = 10_000  # a camera that has to wake up on a slow network
-READ_TIMEOUT_MS = 5_000  # a live stream that is silent for so long is dead
+from nnet_edge.errors import SourceError
+
+OPEN_TIMEOUT_S = 10.0  # a camera that has to wake up on a slow network
+READ_TIMEOUT_S = 5.0  # a live stream that is silent for so long is dead
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way to hand options to FFmpeg; OpenCV reads it when it opens
+USERS_OPTIONS = os.environ.get(OPTIONS)  # who sets it knows better
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What is asked of OpenCV's reader; None: its own choice."""
+
+    backend: str = "auto"  # "auto" or "gstreamer"
+    transport: str | None = None  # of rtsp: tcp or udp
+    height: int | None = None
+    width: int | None = None
+    rate_hz: float | None = None
+    pixel_format: str | None = None
+    open_timeout_s: float = OPEN_TIMEOUT_S
+    read_timeout_s: float = READ_TIMEOUT_S
 
 
 def quieten_opencv() -> None:
@@ -20,15 +42,87 @@ def quieten_opencv() -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def open_capture(address: str | int) -> cv2.VideoCapture:
-    """OpenCV's reader for a file, an address or a camera's number, open or not."""
+def has_gstreamer() -> bool:
+    """Whether this OpenCV opens GStreamer pipelines."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def open_capture(address: str | int, settings: CaptureSettings | None = None) -> cv2.VideoCapture:
+    """OpenCV's reader for a file, an address, a camera's number or device, or a pipeline, open or not."""
+    settings = settings or CaptureSettings()
     quieten_opencv()
-    if isinstance(address, int):
-        return cv2.VideoCapture(address)
+    if isinstance(address, int) or address.startswith("/dev/"):
+        capture = cv2.VideoCapture(address)
+        ask(capture, settings)
+        return capture
+    if settings.backend == "gstreamer":
+        return cv2.VideoCapture(address, cv2.CAP_GSTREAMER)
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
-    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
-    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+    timeouts = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(1e3 * settings.open_timeout_s),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(1e3 * settings.read_timeout_s),
+    ]
+    with GATE.opening(settings.transport, settings.open_timeout_s):
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def ask(capture: cv2.VideoCapture, settings: CaptureSettings) -> None:
+    """Ask a camera for pixel format, size and rate, in the order in which drivers want it; they answer with what they can."""
+    if settings.pixel_format is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.pixel_format))
+    if settings.width is not None and settings.height is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.height)
+    if settings.rate_hz is not None:
+        capture.set(cv2.CAP_PROP_FPS, settings.rate_hz)
+
+
+class OptionsGate:
+    """Lets streams of one transport open side by side, and those of another in the gap behind them.
+
+    The options are the process's environment, so two transports cannot be opened at one moment. Who waits is let in before
+    more of the others, so nobody waits for longer than one time limit of opening.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._value: str | None = None
+        self._waiting = 0
+
+    @contextmanager
+    def opening(self, transport: str | None, limit_s: float) -> Iterator[None]:
+        """The environment says `transport` to FFmpeg for as long as the block takes. Raises SourceError when that cannot be."""
+        if transport is None or USERS_OPTIONS is not None:
+            yield
+            return
+        value = f"rtsp_transport;{transport}|fflags;discardcorrupt"
+        with self._changed:
+            self._waiting += 1
+            is_in = self._changed.wait_for(
+                lambda: self._inside == 0 or (self._value == value and self._waiting == 1), 2 * limit_s
+            )
+            self._waiting -= 1
+            if not is_in:
+                raise SourceError(f"other cameras took more than {2 * limit_s:g} s to open: this one is tried again")
+            if self._inside == 0:
+                self._value = value
+                os.environ[OPTIONS] = value
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                if self._inside == 0:
+                    os.environ.pop(OPTIONS, None)
+                self._changed.notify_all()
+
+
+GATE = OptionsGate()
 
 
 def open_writer(path: str, codec: str, rate_hz: float, height: int, width: int) -> cv2.VideoWriter:

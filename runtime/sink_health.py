@@ -19,10 +19,10 @@ JITTER = 0.2  # a pause is up to so much shorter or longer, so that sinks do not
 class SinkHealth:
     """Told of every try and every loss; tells `sink.late`, `sink.dead` and `sink.back`. Any thread may call it."""
 
-    def __init__(self, name: str, settings: DeliverySettings, tell: Tell | None, losses: Callable[[], int]) -> None:
+    def __init__(self, name: str, settings: DeliverySettings, losses: Callable[[], int]) -> None:
         self._name = name
         self._settings = settings
-        self._tell = tell
+        self._tell: Tell | None = None
         self._losses = losses  # how many items the sink has lost so far
         self._lock = threading.Lock()
         self._failing_since_s: float | None = None
@@ -32,10 +32,16 @@ class SinkHealth:
         self.state = "ok"
         self.reason: str | None = None
 
+    def tell_to(self, tell: Tell) -> None:
+        """Tell the events to come."""
+        self._tell = tell
+
     def succeeded(self) -> None:
         """A try was well: a dead sink is back."""
         with self._lock:
             self._failing_since_s, self._tries = None, 0
+            if self.state == "ok":
+                self.reason = None
             if self.state != "dead":
                 return
         self._is_back()
@@ -61,6 +67,10 @@ class SinkHealth:
         """Something was dropped: a sink that is ok is late from now on."""
         if self.state == "ok":
             self._change("late", reason)
+
+    def ended(self, error: BaseException) -> None:
+        """The sink's thread ends with this error: it is dead for good."""
+        self._change("dead", str(error) or type(error).__name__)
 
     @property
     def failing_s(self) -> float:

@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import RawIOBase
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -65,9 +65,9 @@ class Spool:
         self._folder = settings.folder
         self._changed = threading.Condition()
         self._sizes: dict[int, int] = {}  # segment -> bytes of whole records
-        self._tail: RawIOBase | None = None
+        self._tail: FileIO | None = None
         self._lock_file: IO[bytes] | None = None
-        self._cursor_file: RawIOBase | None = None
+        self._cursor_file: FileIO | None = None
         self._segment_bytes = min(settings.segment_bytes, settings.limit_bytes // 8)
         self._segment, self._offset = 1, 0  # of the first record that is not done
         self._peeked: list[tuple[int, int]] = []  # segment and offset behind each record that `peek` gave
@@ -149,6 +149,9 @@ class Spool:
         """The first `count` messages of the last `peek` are taken care of: forget them."""
         with self._changed:
             self._segment, self._offset = self._peeked[count - 1]
+            later = [number for number in self._sizes if number > self._segment]
+            if later and self._offset >= self._sizes[self._segment]:  # a segment that others follow grows no more
+                self._segment, self._offset = min(later), 0
             self._peeked = []
             self.waiting -= count
             try:
@@ -273,9 +276,9 @@ class Spool:
         return SinkError(f"cannot use the spool {self._folder}: {error.strerror or error}")
 
 
-def unbuffered(path: Path, mode: str) -> RawIOBase:
+def unbuffered(path: Path, mode: str) -> FileIO:
     """The open file at `path`: what is written is the system's at once, and survives this process."""
-    return open(path, mode, buffering=0)
+    return FileIO(path, mode)
 
 
 def lock(path: Path) -> IO[bytes]:

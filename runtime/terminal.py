@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from nnet_edge.runtime.line_report import LineReport
 from nnet_edge.runtime.meters import Percentiles, StreamReport
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0  # between two plain lines
 COLUMNS = ("stage", "p50 ms", "p95 ms", "p99 ms", "frames")
+LINE_COLUMNS = ("stream", "p50 ms", "p95 ms", "p99 ms", "frames", "rejected", "dropped")
 
 
 class TerminalView:
@@ -39,7 +41,7 @@ class TerminalView:
     ) -> None:
         self._stop()
 
-    def show(self, report: StreamReport) -> None:
+    def show(self, report: StreamReport | LineReport) -> None:
         """Show `report`: the table anew, or a line when it is time for one; the last report in full."""
         if report.ended != "running":
             self._stop()
@@ -60,11 +62,21 @@ class TerminalView:
             self._live = None
 
 
-def table_of(report: StreamReport, title: str) -> Table:
-    """The report as a table: latencies in rows, counts and rate below."""
+def table_of(report: StreamReport | LineReport, title: str) -> Table:
+    """The report as a table: latencies of stages, or of a line's streams, in rows, counts and rate below."""
+    if isinstance(report, LineReport):
+        return table_of_line(report, title)
     table = Table(*COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
     for stage, numbers in report.latencies.items():
         table.add_row(stage, *cells(numbers))
+    return table
+
+
+def table_of_line(report: LineReport, title: str) -> Table:
+    """One row a stream: from capture to verdict."""
+    table = Table(*LINE_COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
+    for name, stream in report.streams.items():
+        table.add_row(name, *cells(stream.latencies["total"]), str(stream.rejected), str(stream.dropped))
     return table
 
 

@@ -49,6 +49,10 @@ class Work(Protocol):
         """Swap it in; no batch is under way."""
         ...
 
+    def note(self, job: Job, predictions: Sequence[Prediction]) -> None:
+        """Keep and pass on the verdicts on one frame."""
+        ...
+
     def note_batch(self, images: int) -> None:
         """Count a batch."""
         ...
@@ -153,13 +157,14 @@ class Walk:
         return self._judge(batch, 0)
 
     def _judge(self, batch: Batch, number: int) -> list[Prediction]:
-        frame = batch.jobs[number].frame
+        job = batch.jobs[number]
         try:
             found = batch.judge(number, self._work.wants_maps())
         except Exception as error:
-            self._fail(frame, error)
+            self._fail(job.frame, error)
             return []
-        self._work.lanes.judged([frame])
+        self._work.lanes.judged([job.frame])
+        self._work.note(job, found)
         self._failures = 0
         self._judged += 1
         return found

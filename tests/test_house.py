@@ -18,6 +18,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "openvino": ("nnet_edge.runtime.openvino_runner",),
     "onnxruntime": ("nnet_edge.runtime.onnx_runner", "nnet_edge.calibration.probe"),
     "modelopt": ("nnet_edge.calibration.modelopt_ranges",),
+    "paho": ("nnet_edge.runtime.sinks.mqtt",),
     "pycuda": ("nnet_edge.runtime.kernels",),
     "torchvision": ("nnet_edge.model.torchvision_operators",),
     "timm": ("nnet_edge.model.backbone",),

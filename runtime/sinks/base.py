@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nnet_edge.errors import SinkError
-from nnet_edge.events import Event
+from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Sink(ABC):
     def tell(self, event: Event) -> None:  # noqa: B027  most sinks have no use for events
         """Take one event of the line."""
 
+    def report_to(self, tell: Tell) -> None:  # noqa: B027
+        """Tell events of its own (`sink.late`, `sink.dead`, `sink.back`) through `tell`, where it has any."""
+
     def tick(self) -> None:  # noqa: B027
         """Do what is due when nothing is written; called about once a second by a delivery."""
 
@@ -75,7 +78,7 @@ class MessageSink(Sink):
     can_repeat = True
     largest_batch = 1  # messages that one `send` takes
 
-    def require_deliverable(self) -> None:  # noqa: B027  most can
+    def require_deliverable(self) -> None:
         """Raise ConfigError when these settings allow no promise that every message arrives."""
 
     @abstractmethod

@@ -26,6 +26,7 @@ from nnet_edge.runtime.sinks.mqtt_settings import MqttSettings
 log = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
+IN_FLIGHT = 10  # messages without acknowledgement: a broker may hang up on who sends more (mosquitto: 20)
 GOODBYE_LIMIT_S = 1.0  # for the last message and the end of paho's thread
 
 
@@ -125,7 +126,7 @@ class MqttSink(MessageSink):
 
         client.on_connect = on_connect
         client.connect_timeout = settings.timeout_s
-        client.max_inflight_messages_set(self.largest_batch)
+        client.max_inflight_messages_set(IN_FLIGHT)
         client.will_set(settings.status_topic, OFFLINE, qos=1, retain=True)
         if settings.user is not None:
             client.username_pw_set(settings.user, settings.password)
@@ -162,9 +163,21 @@ def topic_level(stream: str) -> str:
     return quote(stream, safe=" !\"$&'()*,-.:;<=>?@[]^_`{|}~") or "_"
 
 
+class TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def tls_context(settings: MqttSettings) -> ssl.SSLContext:
     """What the settings trust and show. Raises OSError (ssl.SSLError is one) for files that cannot be used."""
     context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+    context.sslsocket_class = TlsSocket
     if settings.certificate_file is not None:
         context.load_cert_chain(settings.certificate_file, settings.key_file)
     return context

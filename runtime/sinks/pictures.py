@@ -33,7 +33,9 @@ class PictureSettings:
 
     kinds: tuple[str, ...] = ("overlay",)  # of KINDS
     budget_bytes: int | None = None  # of all pictures in the folder: the oldest rejects go first; None: no limit
-    by_stream: bool = False  # True: a folder for each stream and session, for lines of several cameras
+    by_stream: bool = (
+        False  # True: a folder for each stream and session; False: one stream alone, replaced at a restart
+    )
 
     def __post_init__(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
@@ -57,6 +59,7 @@ class RejectPicturesSink(MessageSink):
     def __init__(self, folder: Path, settings: PictureSettings | None = None) -> None:
         self._folder = folder
         self._settings = settings or PictureSettings()
+        self._stream: str | None = None  # whose pictures lie in a folder that is not by stream
         self._budget = FolderBudget(folder, self._settings.budget_bytes, tuple(SUFFIX.values()))
 
     def __enter__(self) -> Self:
@@ -106,6 +109,12 @@ class RejectPicturesSink(MessageSink):
         if frame.crop is not None:
             stem += f"_{safe_name(frame.crop.name)}"
         if not self._settings.by_stream:
+            self._stream = self._stream or frame.stream
+            if frame.stream != self._stream:
+                raise RefusedError(
+                    f"the pictures of {self._stream} and {frame.stream} would have the same names in {self._folder}: "
+                    "keep them by stream"
+                )
             return stem
         return str(PurePosixPath(safe_name(frame.stream), safe_name(frame.session), stem))
 

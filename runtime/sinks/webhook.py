@@ -61,8 +61,8 @@ class WebhookSettings:
 class WebhookSink(MessageSink):
     """Posts each prediction as JSON; any 2xx answer means that it arrived.
 
-    Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused this very message; whatever else it says, or does not, is
-    worth another try.
+    Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused
+    this very message; whatever else it says, or does not, is worth another try.
     """
 
     name = "webhook"

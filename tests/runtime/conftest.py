@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.anomaly_map import LAYER_MAPS
-from nnet_edge.frame import Frame, Outputs
+from nnet_edge.frame import Frame, Outputs, Prediction, Region
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}
 TAIL_OUTPUTS = {"anomaly_map": ("N", 1, 256, 256), "image_score": ("N",)}
@@ -190,3 +192,39 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def make_prediction(make_frame: Callable[..., Frame]) -> Callable[..., Prediction]:
+    """A function that gives a prediction of a frame with one region, or of a good frame."""
+
+    def make(index: int = 0, is_good: bool = False, name: str | None = None, **facts: Any) -> Prediction:
+        frame = replace(make_frame(index, is_good, name), **facts)
+        anomaly_map = np.zeros((256, 256), np.float32)
+        regions: tuple[Region, ...] = ()
+        if not is_good:
+            anomaly_map[96:128, 96:128] = 3.0
+            regions = (Region(192, 96, 64, 32, 2048.0, 3.0),)
+        return Prediction(frame, float(anomaly_map.max()), 2.0, anomaly_map, regions, {"infer": 12.3456, "total": 20.0})
+
+    return make
+
+
+@pytest.fixture
+def files_up_to() -> Callable[[int], AbstractContextManager[None]]:
+    """A small disk: a function that lets no file of this process grow beyond so many bytes while a block runs.
+
+    Lifted again inside the test: pytest writes its own output, which may be a long file, before fixtures are torn down.
+    """
+    resource = pytest.importorskip("resource", reason="no file size limit on this system")
+
+    @contextmanager
+    def limited(limit_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -17,11 +17,24 @@ from importlib.machinery import PathFinder
 find_installed = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in {absent} else find_installed(name, *rest)
 """
-HEAVY = {"torch", "torchvision", "timm", "scipy", "skimage", "matplotlib", "sklearn", "onnx", "tensorrt", "pycuda"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "scipy",
+    "skimage",
+    "matplotlib",
+    "sklearn",
+    "onnx",
+    "tensorrt",
+    "pycuda",
+    "paho",
+}
 RUNNERS = {"openvino", "onnxruntime"}
 BY_LIBRARY = {"openvino_runner": "openvino", "onnx_runner": "onnxruntime"}  # module -> the library that it needs
 RUNTIME = Path(nnet_edge.runtime.stream.__file__).parent
-NEUTRAL = sorted({path.stem for path in RUNTIME.glob("*.py")} - {"__init__", *BY_LIBRARY})
+SINKS = {f"sinks.{path.stem}" for path in (RUNTIME / "sinks").glob("*.py")} - {"sinks.__init__"} | {"sinks"}
+NEUTRAL = sorted({path.stem for path in RUNTIME.glob("*.py")} - {"__init__", *BY_LIBRARY} | SINKS)
 
 
 def run_in_box(code: str, absent: set[str]) -> subprocess.CompletedProcess[str]:

@@ -269,7 +269,7 @@ def test_a_signal_ends_the_program_cleanly_with_its_report(graph: Path, number: 
     command = [sys.executable, "-c", ENDLESS, str(graph)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith('{"stream": "synthetic"')  # it runs
+        assert process.stdout.readline().startswith('{"id": "synthetic/')  # it runs
         process.send_signal(number)
         output, errors = process.communicate(timeout=10)
     assert process.returncode == 0, errors

@@ -1,0 +1,341 @@
+"""The page's addresses: what is asked, who may ask it, and the answer. The only file that imports Starlette.
+
+GET  /                                  the page, or the form for the token
+GET  /healthz  /readyz  /metrics        for machines
+POST /login  /logout
+GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
+GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
+POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap
+WS   /live                              pictures of what the page says it shows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnet_edge.errors import MissingExtraError, NnetEdgeError
+from nnet_edge.runtime.web.controls import Controls
+from nnet_edge.runtime.web.guard import Caller, Guard, Refusal
+from nnet_edge.runtime.web.live import Broadcast, Outlet
+from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
+from nnet_edge.runtime.web.watch import Watch
+
+try:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+except ImportError as missing:
+    raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.line import Line
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+STATIC_FILES = {"page.css": "text/css", "page.js": "text/javascript", "chart.js": "text/javascript",
+                "regions.js": "text/javascript", "login.js": "text/javascript", "icon.svg": "image/svg+xml"}  # fmt: skip
+LARGEST_BODY = 64 * 1024  # bytes: 32 polygons of 256 corners are less
+BODY_LIMIT_S = 10.0
+KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
+SAFE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status and one sentence."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the addresses answer from."""
+
+    line: Line
+    watch: Watch
+    guard: Guard
+    controls: Controls
+    broadcast: Broadcast
+    exposition: Callable[[], tuple[bytes, str]]
+    cookie: str  # its name: pages on two ports of one machine must not share it
+    is_behind_tls: bool
+    is_ended: Callable[[], bool]
+
+    def app(self) -> Starlette:
+        """The application."""
+        return Starlette(
+            routes=[
+                Route("/", self._open(self.index)),
+                Route("/static/{name}", self._open(self.static)),
+                Route("/healthz", self._open(self.healthz)),
+                Route("/readyz", self._open(self.readyz)),
+                Route("/metrics", self._read(self.metrics)),
+                Route("/login", self._open(self.log_in), methods=["POST"]),
+                Route("/logout", self._write(self.log_out), methods=["POST"]),
+                Route("/api/session", self._read(self.session)),
+                Route("/api/state", self._read(self.state)),
+                Route("/api/rejects", self._read(self.rejects)),
+                Route("/api/rejects/{key}/{kind}", self._read(self.reject)),
+                Route("/api/streams", self._write(self.add_stream), methods=["POST"]),
+                Route("/api/streams/{name}/{verb}", self._write(self.act), methods=["POST"]),
+                Route("/api/swap", self._write(self.swap), methods=["POST"]),
+                WebSocketRoute("/live", self.live),
+            ]
+        )
+
+    # ---- who may ask
+
+    def _open(self, handler: Handler) -> Handler:
+        """The handler behind the check of the host name, with errors as one sentence and safe headers."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                refusal = self.guard.host_refused(request.headers)
+                response = await handler(request) if refusal is None else sentence(refusal.status, refusal.reason)
+            except RefusedError as error:
+                response = sentence(error.refusal.status, error.refusal.reason)
+            except NnetEdgeError as error:
+                response = sentence(400, str(error))
+            for name, value in SAFE_HEADERS.items():
+                response.headers[name] = value
+            return response
+
+        return answer
+
+    def _read(self, handler: Handler) -> Handler:
+        """The handler for whoever may read."""
+
+        async def answer(request: Request) -> Response:
+            self._caller(request)
+            return await handler(request)
+
+        return self._open(answer)
+
+    def _write(self, handler: Handler) -> Handler:
+        """The handler for whoever may write."""
+
+        async def answer(request: Request) -> Response:
+            refusal = self.guard.write_refused(self._caller(request), request.headers)
+            if refusal is not None:
+                raise RefusedError(refusal)
+            return await handler(request)
+
+        return self._open(answer)
+
+    def _caller(self, request: Request | WebSocket) -> Caller:
+        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
+        if isinstance(found, Refusal):
+            raise RefusedError(found)
+        return found
+
+    # ---- pages
+
+    async def index(self, request: Request) -> Response:
+        """The page for a session, the form for the token otherwise; without a token a session begins by itself."""
+        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
+        if isinstance(found, Refusal):
+            return FileResponse(STATIC / "login.html", status_code=200, media_type="text/html")
+        response = FileResponse(STATIC / "index.html", media_type="text/html")
+        if found.session is None and not self.guard.needs_token:
+            session = self.guard.log_in(None)
+            assert isinstance(session, str)
+            self._set_cookie(response, session)
+        return response
+
+    async def static(self, request: Request) -> Response:
+        """One of the page's own files."""
+        name = request.path_params["name"]
+        if name not in STATIC_FILES:
+            return sentence(404, "there is no such file")
+        return FileResponse(STATIC / name, media_type=STATIC_FILES[name])
+
+    async def log_in(self, request: Request) -> Response:
+        """Open a session with the token."""
+        refusal = self.guard.origin_refused(request.headers)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        token = (await body_of(request)).get("token")
+        session = self.guard.log_in(token if isinstance(token, str) else None)
+        if isinstance(session, Refusal):
+            raise RefusedError(session)
+        response = JSONResponse({})
+        self._set_cookie(response, session)
+        return response
+
+    async def log_out(self, request: Request) -> Response:
+        """End the session."""
+        self.guard.log_out(request.cookies.get(self.cookie, ""))
+        response = JSONResponse({})
+        response.delete_cookie(self.cookie)
+        return response
+
+    def _set_cookie(self, response: Response, session: str) -> None:
+        response.set_cookie(self.cookie, session, httponly=True, samesite="strict", secure=self.is_behind_tls)
+
+    # ---- numbers
+
+    async def healthz(self, request: Request) -> Response:
+        """200 while the line runs, 503 afterwards."""
+        return told(alive(self.line, self.is_ended()), True)
+
+    async def readyz(self, request: Request) -> Response:
+        """200 while verdicts are to be expected; else 503, with reasons for whoever may read."""
+        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
+        return told(ready(self.line, self.is_ended()), not isinstance(found, Refusal))
+
+    async def metrics(self, request: Request) -> Response:
+        """Everything for Prometheus."""
+        text, kind = await run_in_threadpool(self.exposition)
+        return Response(text, headers={"content-type": kind})
+
+    async def session(self, request: Request) -> Response:
+        """What the page's writes carry."""
+        caller = self._caller(request)
+        token = None if caller.session is None else self.guard.csrf_token(caller.session)
+        return JSONResponse({"csrf": token, "needs_token": self.guard.needs_token})
+
+    async def state(self, request: Request) -> Response:
+        """The whole line, and the scores that the page has not yet."""
+        after = number_of(request.query_params.get("after"))
+        return await run_in_threadpool(self._state, after)
+
+    def _state(self, after: int) -> Response:
+        found = line_state(self.line, self.watch)
+        rows = {
+            name: [[item.number, item.score, int(item.is_anomalous)] for item in kept]
+            for name, kept in self.watch.scores(after).items()
+        }
+        newest = self.watch.rejects()[:1]
+        return JSONResponse(
+            found
+            | {"scores": rows, "newest_reject": newest[0].key if newest else None}
+            | {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        )
+
+    async def rejects(self, request: Request) -> Response:
+        """The gallery's list, newest first."""
+        found = self.watch.rejects(request.query_params.get("stream"))
+        return JSONResponse([reject_state(reject.fields, reject.key) for reject in found])
+
+    async def reject(self, request: Request) -> Response:
+        """One picture of a reject; ?download names the file."""
+        kind = request.path_params["kind"]
+        found = self.watch.reject(request.path_params["key"])
+        if found is None or kind not in KINDS:
+            return sentence(404, "there is no such picture any more")
+        media = "image/png" if kind == "original" else "image/jpeg"
+        response = Response(getattr(found, kind), media_type=media)
+        if "download" in request.query_params:
+            name = f"{found.fields['stream']}-{found.fields['index']}-{kind}.{KINDS[kind]}"
+            response.headers["content-disposition"] = f'attachment; filename="{name}"'
+        return response
+
+    # ---- controls
+
+    async def add_stream(self, request: Request) -> Response:
+        """Take in a stream."""
+        await run_in_threadpool(self.controls.add, await body_of(request))
+        return JSONResponse({}, status_code=201)
+
+    async def act(self, request: Request) -> Response:
+        """Do something to a stream."""
+        verb = request.path_params["verb"]
+        if verb not in self.controls.verbs:
+            return sentence(404, f"a stream cannot be told to {verb}: {', '.join(self.controls.verbs)}")
+        fields = await body_of(request)
+        return JSONResponse(await run_in_threadpool(self.controls.act, request.path_params["name"], verb, fields))
+
+    async def swap(self, request: Request) -> Response:
+        """Begin to load another bundle."""
+        await run_in_threadpool(self.controls.start_swap, await body_of(request))
+        return JSONResponse({"swap": self.controls.swap_state()}, status_code=202)
+
+    # ---- pictures
+
+    async def live(self, socket: WebSocket) -> None:
+        """Send pictures of what the page says it shows."""
+        refusal = self.guard.host_refused(socket.headers) or self.guard.origin_refused(socket.headers)
+        try:
+            self._caller(socket)
+        except RefusedError as error:
+            refusal = refusal or error.refusal
+        if refusal is not None:
+            await socket.send_denial_response(sentence(refusal.status, refusal.reason))
+            return
+        await socket.accept()
+        try:
+            await self.broadcast.serve(Outlet(socket.receive_text, socket.send_bytes), WebSocketDisconnect)
+        except asyncio.TimeoutError:
+            log.info("a page took no picture for too long: it is left alone")
+        except (ValueError, RuntimeError) as error:
+            await close(socket, 1008, str(error))
+
+
+async def close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close with a reason; a socket that is closed already stays so."""
+    try:
+        await socket.close(code, reason[:100])
+    except RuntimeError as error:
+        log.debug("a page was gone already: %s", error)
+
+
+def told(health: Health, may_know_why: bool) -> Response:
+    """Health as an answer."""
+    fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
+    if may_know_why:
+        fields["reasons"] = list(health.reasons)
+    return JSONResponse(fields, status_code=200 if health.is_good else 503)
+
+
+def sentence(status: int, text: str) -> Response:
+    """An error as an answer: one sentence."""
+    return JSONResponse({"error": " ".join(text.split())}, status_code=status)
+
+
+def number_of(text: str | None) -> int:
+    """A whole number from 0 on; 0 for anything else."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 18 else 0
+
+
+async def body_of(request: Request) -> Mapping[str, Any]:
+    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises RefusedError."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RefusedError(Refusal(415, "send JSON, and say so: content-type: application/json"))
+    body = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            body.extend(part)
+            if len(body) > LARGEST_BODY:
+                raise RefusedError(Refusal(413, f"the body has more than {LARGEST_BODY} bytes"))
+
+    try:
+        await asyncio.wait_for(read(), BODY_LIMIT_S)
+        fields = json.loads(bytes(body) or b"{}")
+    except asyncio.TimeoutError as error:
+        raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(Refusal(400, "the body is no JSON")) from error
+    if not isinstance(fields, dict):
+        raise RefusedError(Refusal(400, "the body is no JSON object"))
+    return fields

@@ -1,0 +1,81 @@
+"""Tells a running line to judge by another bundle: what `nnet-edge swap` does, over the page's own address."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from nnet_edge.errors import ConfigError, StreamError
+
+ANSWER_LIMIT_S = 10.0
+LOOK_S = 0.5
+
+
+class PageClient:
+    """Talks to the page of a line as a program: with a bearer token, or with a session where there is none.
+
+    Every method raises StreamError for a line that does not answer or refuses.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ConfigError("the page's address is none: give http://127.0.0.1:8080")
+        self._url, self._token, self._csrf = url.rstrip("/"), token, ""
+        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy()))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies, NoRedirect())
+
+    def state(self) -> dict[str, Any]:
+        """The line as the page sees it."""
+        return self._ask("api/state?after=999999999")
+
+    def swap(self, bundle: str, stream: str | None = None, limit_s: float = 600.0) -> None:
+        """Load the bundle beside the old one and judge by it; returns when it judges."""
+        if self._token is None:
+            self._ask("", is_json=False)  # a session begins
+            self._csrf = self._ask("api/session")["csrf"] or ""
+        found = self._ask("api/swap", {"bundle": bundle, "stream": stream})["swap"]
+        end_s = time.monotonic() + limit_s
+        while found["state"] == "loading":
+            if time.monotonic() > end_s:
+                raise StreamError(f"the bundle {bundle} is not loaded after {limit_s:g} s: look at the line's log")
+            time.sleep(LOOK_S)
+            found = self.state()["swap"]
+        if found["state"] == "failed":
+            raise StreamError(f"the bundle {bundle} was not swapped in, the old one judges on: {found['reason']}")
+
+    def _ask(self, path: str, fields: Mapping[str, Any] | None = None, is_json: bool = True) -> Any:
+        headers = {"content-type": "application/json", "x-csrf-token": self._csrf}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        body = None if fields is None else json.dumps(fields).encode()
+        request = urllib.request.Request(f"{self._url}/{path}", body, headers)
+        try:
+            with self._opener.open(request, timeout=ANSWER_LIMIT_S) as answer:
+                content = answer.read()
+            return json.loads(content) if is_json else {}
+        except urllib.error.HTTPError as error:
+            raise StreamError(f"the line at {self._url} refuses ({error.code}): {reason_of(error)}") from error
+        except (OSError, ValueError) as error:
+            raise StreamError(f"the line at {self._url} does not answer ({error}): is its page on?") from error
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a token goes to the address that was given, and to no other."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        """No request."""
+
+
+def reason_of(error: urllib.error.HTTPError) -> str:
+    """The sentence that the page gave."""
+    try:
+        return str(json.loads(error.read(4096))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return error.reason or "no reason given"

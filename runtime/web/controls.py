@@ -1,0 +1,235 @@
+"""What people may do to a line from the page: checked values in, the line's own methods called. Knows no web library.
+
+The page is trusted with the line and with nothing else of the machine: it gives no credentials, no pipelines (which run
+programs), files only below a folder that the settings name, and swaps in only bundles that lie below another.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnet_edge.bundle import MANIFEST
+from nnet_edge.errors import ConfigError, NnetEdgeError
+from nnet_edge.runtime.sources import PIPELINE
+from nnet_edge.settings_file import build, unknown_key
+from nnet_edge.stream_settings import LineStream, Polygon
+from nnet_edge.web_settings import WebSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.line import Line
+
+log = logging.getLogger(__name__)
+
+MOST_STREAMS = 64
+MOST_POLYGONS, MOST_CORNERS = 32, 256
+CAMERA_KEYS = ("address", "transport", "width", "height", "rate_hz", "pixel_format", "seed")
+MOST_BUNDLES = 100
+
+
+@dataclass(frozen=True)
+class SwapState:
+    """How the newest swap goes."""
+
+    bundle: str
+    state: str  # "loading", "done" or "failed"
+    reason: str | None = None
+
+
+class Controls:
+    """Does what the page asks for; every method may wait, and raises NnetEdgeError for what cannot be meant or done."""
+
+    def __init__(self, line: Line, settings: WebSettings) -> None:
+        self._line, self._settings = line, settings
+        self._lock = threading.Lock()
+        self._swap: SwapState | None = None
+        path = line.model().path
+        folder = settings.bundle_folder or (None if path is None else path.resolve().parent)
+        self._bundle_folder = None if folder is None else folder.resolve()
+        self._verbs: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
+            "threshold": self._threshold,
+            "regions": self._regions,
+            "pause": self._pause,
+            "resume": self._resume,
+            "remove": self._remove,
+        }
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What can be done to a stream."""
+        return tuple(self._verbs)
+
+    def act(self, stream: str, verb: str, fields: Mapping[str, Any]) -> object:
+        """Do `verb` to the stream."""
+        return self._verbs[verb](stream, fields)
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Take in a stream: name, address, and what is asked of the camera."""
+        known = ("name", "policy", *CAMERA_KEYS)
+        for key in fields:
+            if key not in known:
+                raise ConfigError(unknown_key(key, list(known), "the stream"))
+        if len(self._line.streams()) >= MOST_STREAMS:
+            raise ConfigError(f"there are {MOST_STREAMS} streams: remove one first")
+        camera = {key: value for key, value in fields.items() if key in CAMERA_KEYS and value is not None}
+        address = camera.get("address")
+        if isinstance(address, str):
+            camera["address"] = self._allowed(address.strip())
+        policy = fields.get("policy")
+        lane = {} if policy is None else {"lane": {"policy": policy}}
+        self._line.add(
+            build(LineStream, {"name": fields.get("name", ""), "camera": camera, **lane}, "the stream", Path())
+        )
+
+    def bundles(self) -> list[str]:
+        """The bundles that can be swapped in, by their folders' names below the bundle folder."""
+        folder = self._bundle_folder
+        if folder is None:
+            return []
+        try:
+            found = [
+                item.parent
+                for pattern in (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")
+                for item in folder.glob(pattern)
+            ]
+        except OSError as error:
+            log.warning("the bundle folder cannot be read: %s", error.strerror)
+            return []
+        return sorted(item.relative_to(folder).as_posix() for item in found)[:MOST_BUNDLES]
+
+    def swap_state(self) -> dict[str, object] | None:
+        """How the newest swap goes, None before the first."""
+        with self._lock:
+            return None if self._swap is None else asdict(self._swap)
+
+    def start_swap(self, fields: Mapping[str, Any]) -> None:
+        """Begin to load a bundle; `swap_state` tells how it goes."""
+        path = self._bundle(fields.get("bundle"))
+        stream = fields.get("stream")
+        if stream is not None and stream not in [status.name for status in self._line.streams()]:
+            raise ConfigError(f"there is no stream called {stream!r}")
+        with self._lock:
+            if self._swap is not None and self._swap.state == "loading":
+                raise ConfigError(f"the bundle {self._swap.bundle} is being loaded: wait until it judges")
+            self._swap = SwapState(path.name, "loading")
+        threading.Thread(target=self._do_swap, args=(path, stream), name=f"swap to {path.name}", daemon=True).start()
+
+    def _do_swap(self, path: Path, stream: str | None) -> None:
+        try:
+            self._line.swap(path, stream)
+        except NnetEdgeError as error:
+            found = SwapState(path.name, "failed", str(error))
+        except Exception as error:
+            log.exception("the bundle %s could not be swapped in", path)
+            found = SwapState(path.name, "failed", f"it broke: {error!r}")
+        else:
+            found = SwapState(path.name, "done")
+        with self._lock:
+            self._swap = found
+
+    def _bundle(self, given: object) -> Path:
+        """The bundle's folder, resolved, that lies where bundles may lie."""
+        folder = self._bundle_folder
+        if folder is None:
+            raise ConfigError("bundles cannot be swapped in: set bundle_folder under [web]")
+        if not isinstance(given, str) or not given or "\0" in given:
+            raise ConfigError("a swap needs the bundle's folder: give its name below bundle_folder")
+        path = (folder / given).resolve()
+        if not path.is_relative_to(folder):
+            raise ConfigError(f"the bundle {given} does not lie below the bundle folder of the line: copy it there")
+        if not (path / MANIFEST).is_file():
+            raise ConfigError(f"there is no bundle {given} in the bundle folder of the line: copy it there")
+        return path
+
+    def _allowed(self, address: str) -> str:
+        """The address, when the page may add a source of its kind."""
+        kind = kind_of(address)
+        if kind not in self._settings.addable:
+            may = ", ".join(self._settings.addable) or "nothing"
+            raise ConfigError(
+                f"the page may not add a source of the kind {kind}: it may add {may}; see addable under [web]"
+            )
+        if kind in ("rtsp", "http") and "@" in address:
+            raise ConfigError("the page takes no passwords: give the stream its credentials in the settings file")
+        if kind != "file":
+            return address
+        folder = (self._settings.source_folder or Path()).resolve()
+        path = (folder / address).resolve()
+        if not path.is_relative_to(folder):
+            raise ConfigError("the page may add files and folders below source_folder only")
+        return str(path)
+
+    def _threshold(self, stream: str, fields: Mapping[str, Any]) -> object:
+        value = fields.get("value")
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+        ):
+            raise ConfigError("value must be a number above 0, or null for the bundle's threshold")
+        return {"threshold": self._line.set_threshold(stream, value)}
+
+    def _regions(self, stream: str, fields: Mapping[str, Any]) -> object:
+        interest, ignored = (to_polygons(fields.get(key), key) for key in ("regions_of_interest", "ignored"))
+        if interest is None and ignored is None:
+            raise ConfigError("give regions_of_interest or ignored, each a list of polygons")
+        if interest is not None:
+            self._line.set_regions_of_interest(stream, interest)
+        if ignored is not None:
+            self._line.set_ignored(stream, ignored)
+        return {}
+
+    def _pause(self, stream: str, fields: Mapping[str, Any]) -> object:
+        self._line.pause(stream)
+        return {}
+
+    def _resume(self, stream: str, fields: Mapping[str, Any]) -> object:
+        self._line.resume(stream)
+        return {}
+
+    def _remove(self, stream: str, fields: Mapping[str, Any]) -> object:
+        self._line.remove(stream)
+        return {}
+
+
+def kind_of(address: str) -> str:
+    """camera, rtsp, http, synthetic, pipeline or file: what the address of a source is."""
+    scheme = address.partition("://")[0].lower() if "://" in address else ""
+    if address.isdecimal() or re.fullmatch(r"/dev/video[0-9]+", address):
+        return "camera"
+    if address == "synthetic" or address.startswith("synthetic:"):
+        return "synthetic"
+    if scheme in ("rtsp", "rtsps", "rtspt", "rtspu"):
+        return "rtsp"
+    if scheme in ("http", "https"):
+        return "http"
+    if scheme or address.startswith(PIPELINE):
+        return "pipeline"
+    return "file"
+
+
+def to_polygons(given: object, key: str) -> list[Polygon] | None:
+    """Polygons of (x, y) as the line takes them; None for none given. Raises ConfigError for anything else."""
+    if given is None:
+        return None
+    fault = ConfigError(f"{key} must be a list of at most {MOST_POLYGONS} polygons, each a list of [x, y] in pixels")
+    if not isinstance(given, list) or len(given) > MOST_POLYGONS:
+        raise fault
+    found: list[Polygon] = []
+    for polygon in given:
+        if not isinstance(polygon, list) or len(polygon) > MOST_CORNERS:
+            raise fault
+        corners = []
+        for corner in polygon:
+            is_pair = isinstance(corner, list) and len(corner) == 2
+            if not is_pair or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in corner):
+                raise fault
+            if not all(math.isfinite(v) and abs(v) < 1e6 for v in corner):
+                raise fault
+            corners.append((float(corner[0]), float(corner[1])))
+        found.append(tuple(corners))
+    return found

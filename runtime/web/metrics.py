@@ -1,0 +1,146 @@
+"""The line for Prometheus, read from its meters at each scrape; the only file that imports prometheus_client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nnet_edge import __version__
+from nnet_edge.errors import MissingExtraError
+from nnet_edge.runtime.buckets import Buckets
+from nnet_edge.runtime.camera import STATES
+from nnet_edge.runtime.line_report import StreamStatus
+from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.web.watch import Watch
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.line import Line
+
+PREFIX = "nnet_edge_"
+Family = Any  # prometheus_client.core.Metric; the library is imported when the page starts
+
+
+def make_exposition(line: Line, watch: Watch, sink_times: SinkTimes) -> Callable[[], tuple[bytes, str]]:
+    """A function that gives the metrics of this moment as text, and their content type. Raises MissingExtraError."""
+    try:
+        from prometheus_client import CollectorRegistry, exposition
+    except ImportError as error:
+        raise MissingExtraError("prometheus-client is not installed: pip install 'nnet-edge[web]'") from error
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(LineCollector(line, watch, sink_times))
+    return lambda: (exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4)
+
+
+class LineCollector:
+    """Collects a line; Prometheus' registry calls `collect`."""
+
+    def __init__(self, line: Line, watch: Watch, sink_times: SinkTimes) -> None:
+        from prometheus_client import core
+
+        self._core, self._line, self._watch, self._sink_times = core, line, watch, sink_times
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing: names follow from the line."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """Every family, all streams of one look."""
+        streams = self._line.streams()
+        yield from self._counters(streams)
+        yield from self._gauges(streams)
+        yield from self._histograms(streams)
+        yield from self._sinks()
+        facts = self._line.model().facts()
+        labels = {name: str(facts[name]) for name in ("bundle", "runner", "precision")}
+        yield self._family(
+            "Info", "build", "Version, bundle and runner.", [], [([], {"version": __version__} | labels)]
+        )
+
+    def _counters(self, streams: list[StreamStatus]) -> Iterator[Family]:
+        one = ["stream"]
+        counts = [(status.name, status.counts, self._line.meters(status.name)) for status in streams]
+        yield self._family("Counter", "captured_frames", "Frames taken from the camera.", one,
+                           [([name], found.captured) for name, found, _ in counts])  # fmt: skip
+        yield self._family("Counter", "judged_frames", "Frames with a verdict.", one,
+                           [([name], found.judged) for name, found, _ in counts])  # fmt: skip
+        yield self._family("Counter", "verdicts", "Verdicts; a frame has one for each of its crops.", one,
+                           [([name], meters.frames) for name, _, meters in counts])  # fmt: skip
+        yield self._family("Counter", "rejects", "Verdicts that are anomalous.", one,
+                           [([name], meters.rejected) for name, _, meters in counts])  # fmt: skip
+        yield self._family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"],
+                           [([name, cause], n) for name, found, _ in counts for cause, n in found.dropped.items()])  # fmt: skip
+        yield self._family("Counter", "reconnects", "Times that the source came back.", one,
+                           [([status.name], status.camera.reconnects) for status in streams])  # fmt: skip
+
+    def _gauges(self, streams: list[StreamStatus]) -> Iterator[Family]:
+        one = ["stream"]
+        yield self._family("Gauge", "queued_frames", "Frames that wait or are under way.", one,
+                           [([status.name], status.counts.queued) for status in streams])  # fmt: skip
+        yield self._family("Gauge", "source_state", "1 for the state that the source is in.", ["stream", "state"],
+                           [([status.name, state], float(status.camera.state == state))
+                            for status in streams for state in STATES])  # fmt: skip
+        yield self._family("Gauge", "paused", "1 while the stream is paused.", one,
+                           [([status.name], float(status.is_paused)) for status in streams])  # fmt: skip
+        yield self._family("Gauge", "threshold", "Image score above which a frame is anomalous.", one,
+                           [([status.name], status.threshold) for status in streams])  # fmt: skip
+        drifts = [(status.name, self._watch.drift.now(status.name)) for status in streams]
+        known = [(name, drift) for name, drift in drifts if drift is not None]
+        yield self._family("Gauge", "drift_psi", "Population stability index of good scores against the bundle's.", one,
+                           [([name], drift.psi) for name, drift in known if drift.psi is not None])  # fmt: skip
+        yield self._family("Gauge", "drift_mean_shift", "Shift of the mean good score, in standard deviations.", one,
+                           [([name], drift.mean_shift) for name, drift in known if drift.mean_shift is not None])  # fmt: skip
+        yield self._family("Gauge", "drifted", "1 while good scores count as drifted.", one,
+                           [([name], float(drift.is_drifted)) for name, drift in known])  # fmt: skip
+
+    def _histograms(self, streams: list[StreamStatus]) -> Iterator[Family]:
+        meters = [(status.name, self._line.meters(status.name)) for status in streams]
+        latency = self._core.HistogramMetricFamily(
+            f"{PREFIX}latency_seconds",
+            "Time of each stage; total: from capture to verdict.",
+            labels=["stream", "stage", "sink"],
+        )
+        scores = self._core.HistogramMetricFamily(
+            f"{PREFIX}relative_score", "Image score divided by the threshold; 1 is the line.", labels=["stream"]
+        )
+        for name, found in meters:
+            for stage, buckets in found.stages_ms.items():
+                if buckets.count:
+                    latency.add_metric([name, stage, ""], *to_prometheus(buckets, 1e-3))
+            scores.add_metric([name], *to_prometheus(found.scores))
+        for (sink, stream), buckets in self._sink_times.snapshot().items():
+            latency.add_metric([stream, "sink", sink], *to_prometheus(buckets, 1e-3))
+        yield latency
+        yield scores
+        batches = self._core.HistogramMetricFamily(f"{PREFIX}batch_images", "Images in a batch.", labels=[])
+        batches.add_metric([], *to_prometheus(self._line.batches()))
+        yield batches
+
+    def _sinks(self) -> Iterator[Family]:
+        found = [sink.counts() for sink in self._line.sinks if hasattr(sink, "counts")]
+        yield self._family("Counter", "sink_delivered", "Verdicts and events that the sink took.", ["sink"],
+                           [([counts.name], counts.delivered) for counts in found])  # fmt: skip
+        yield self._family("Counter", "sink_dropped", "Verdicts and events that the sink lost, by cause.", ["sink", "cause"],
+                           [([counts.name, cause], n) for counts in found for cause, n in counts.dropped.items()])  # fmt: skip
+        yield self._family("Gauge", "sink_queued", "Verdicts and events that wait for the sink in memory.", ["sink"],
+                           [([counts.name], counts.queued) for counts in found])  # fmt: skip
+        yield self._family("Gauge", "sink_spooled", "Messages that wait for the sink on disk.", ["sink"],
+                           [([counts.name], counts.spooled) for counts in found])  # fmt: skip
+        yield self._family("Gauge", "sink_state", "1 for the state that the sink is in.", ["sink", "state"],
+                           [([counts.name, state], float(counts.state == state))
+                            for counts in found for state in ("ok", "late", "dead")])  # fmt: skip
+
+    def _family(
+        self, kind: str, name: str, text: str, labels: list[str], values: Iterable[tuple[list[str], Any]]
+    ) -> Family:
+        family = getattr(self._core, f"{kind}MetricFamily")(f"{PREFIX}{name}", text, labels=labels)
+        for label_values, value in values:
+            family.add_metric(label_values, value)
+        return family
+
+
+def to_prometheus(buckets: Buckets, unit: float = 1.0) -> tuple[list[tuple[str, float]], float]:
+    """The buckets as (upper bound, values not above it), and the sum of the values; `unit` turns bounds and sum."""
+    named = [
+        ("+Inf" if bound == float("inf") else f"{bound * unit:.10g}", float(n)) for bound, n in buckets.cumulative()
+    ]
+    return named, buckets.total * unit

@@ -1,0 +1,163 @@
+"""Pictures of the newest verdicts for people who look on: drawn, encoded and paced in a thread of its own.
+
+A picture of a stream is made once for all viewers, only while somebody looks, at most so many times a second, and with
+at most a small share of one core: after t seconds of processor time the thread rests for t (1 / share - 1). Where the
+system has priorities for threads, this one has a low one, so that the inspection goes first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+
+from nnet_edge.frame import Frame, Prediction
+from nnet_edge.runtime.web.verdicts import last_verdict
+from nnet_edge.runtime.web.view import draw_view
+from nnet_edge.web_settings import WebSettings
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # how often an idle thread looks around
+NICE = 15  # of Linux: 19 is the lowest priority
+JOIN_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What somebody looks at."""
+
+    stream: str
+    has_overlay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One encoded picture."""
+
+    key: str  # another one means that there is something new to see
+    verdict: Mapping[str, object] | None  # what it shows, ready for JSON
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Where the newest verdicts come from; None or empty before the first. May raise ConfigError: the stream is gone."""
+
+    frame: Callable[[str], Frame | None]
+    parts: Callable[[str], tuple[Prediction, ...]]
+
+
+class PictureMaker:
+    """Makes pictures of what is watched; use it in a `with` statement. Any thread may watch and read."""
+
+    def __init__(
+        self, newest: Newest, settings: WebSettings, want_maps: Callable[[bool], None] = lambda is_wanted: None
+    ) -> None:
+        self._newest, self._settings, self._want_maps = newest, settings, want_maps
+        self._lock = threading.Lock()
+        self._watched: dict[View, int] = {}
+        self._pictures: dict[View, Picture] = {}
+        self._due_s: dict[View, float] = {}
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="pictures of the page", daemon=True)
+        self.made = 0
+        self.busy_s = 0.0  # of processor time, spent on drawing and encoding
+
+    def __enter__(self) -> PictureMaker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(JOIN_LIMIT_S)
+
+    def watch(self, view: View) -> None:
+        """Make pictures of it until `unwatch` was called as often."""
+        with self._lock:
+            self._watched[view] = self._watched.get(view, 0) + 1
+            self._want_maps(any(known.has_overlay for known in self._watched))
+        self._wake.set()
+
+    def unwatch(self, view: View) -> None:
+        """One viewer fewer."""
+        with self._lock:
+            left = self._watched.get(view, 0) - 1
+            if left > 0:
+                self._watched[view] = left
+            else:
+                for known in (self._watched, self._pictures, self._due_s):
+                    known.pop(view, None)
+            self._want_maps(any(known.has_overlay for known in self._watched))
+
+    def picture(self, view: View) -> Picture | None:
+        """The newest picture of what is watched, None before the first."""
+        with self._lock:
+            return self._pictures.get(view)
+
+    def _work(self) -> None:
+        lower_priority()
+        while not self._stop.is_set():
+            view, wait_s = self._next()
+            if view is None:
+                self._wake.wait(wait_s)
+                self._wake.clear()
+                continue
+            start_s, used_s = time.monotonic(), time.thread_time()
+            try:
+                was_made = self._make(view)
+            except Exception as error:
+                log.warning("no picture of %s: %s", view.stream, error)
+                was_made = False
+            used_s = time.thread_time() - used_s
+            with self._lock:
+                if view in self._watched:
+                    self._due_s[view] = start_s + 1 / self._settings.picture_hz
+            if was_made:
+                self.made += 1
+                self.busy_s += used_s
+                self._stop.wait(used_s * (1 / self._settings.picture_share - 1))
+
+    def _next(self) -> tuple[View | None, float]:
+        """The view whose picture is due longest; else how long to wait for one."""
+        now_s = time.monotonic()
+        with self._lock:
+            if not self._watched:
+                return None, LOOK_S
+            view = min(self._watched, key=lambda view: self._due_s.get(view, 0.0))
+            wait_s = self._due_s.get(view, 0.0) - now_s
+        return (view, 0.0) if wait_s <= 0 else (None, min(wait_s, LOOK_S))
+
+    def _make(self, view: View) -> bool:
+        """Make a picture, unless the newest frame has one already."""
+        frame, parts = self._newest.frame(view.stream), self._newest.parts(view.stream)
+        if frame is None:
+            return False
+        with self._lock:
+            before = self._pictures.get(view)
+        verdict = last_verdict(parts)
+        key = f"{frame.id} {verdict}"
+        if before is not None and before.key == key:
+            return False
+        picture = draw_view(frame, parts, self._settings.picture_width, view.has_overlay)
+        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self._settings.picture_quality])
+        with self._lock:
+            if view in self._watched:
+                self._pictures[view] = Picture(key, verdict, data.tobytes())
+        return True
+
+
+def lower_priority() -> None:
+    """Let every other thread of the machine go first, where the system can."""
+    if sys.platform == "linux":
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        except OSError as error:
+            log.info("the page's pictures keep their priority: %s", error.strerror)

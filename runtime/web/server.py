@@ -1,0 +1,163 @@
+"""Serves the page of a line in a thread of its own; the only file that imports uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
+from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.web.controls import Controls
+from nnet_edge.runtime.web.guard import COOKIE, Guard
+from nnet_edge.runtime.web.live import Broadcast
+from nnet_edge.runtime.web.metrics import make_exposition
+from nnet_edge.runtime.web.pictures import Newest, PictureMaker
+from nnet_edge.runtime.web.watch import Watch
+from nnet_edge.web_settings import DriftSettings, WebSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from nnet_edge.runtime.line import Line
+
+log = logging.getLogger(__name__)
+
+START_LIMIT_S, END_LIMIT_S = 10.0, 5.0
+CONNECTIONS = 128  # at a time; what comes beyond is told 503
+LARGEST_MESSAGE = 16 * 1024  # bytes from a page by WebSocket
+LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
+
+
+class WebServer:
+    """The page of `line`, from `with` to its end. Raises ConfigError for an address that is taken, MissingExtraError."""
+
+    def __init__(
+        self,
+        line: Line,
+        settings: WebSettings,
+        drift: DriftSettings | None = None,
+        sink_times: SinkTimes | None = None,
+    ) -> None:
+        self._line, self.settings = line, settings
+        self._sink_times = sink_times or SinkTimes()
+        self._token = settings.token()
+        self.watch = Watch(line, settings, drift or DriftSettings())
+        self.maker = PictureMaker(Newest(line.latest_frame, line.latest_parts), settings, self._want_maps)
+        self.broadcast = Broadcast(self.maker, settings)
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the page is, for people."""
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"http://{host}:{self.port}/"
+
+    def line_ended(self) -> None:
+        """Say so in /healthz and /readyz."""
+        self._ended.set()
+
+    def __enter__(self) -> Self:
+        uvicorn, page_kind = load_libraries()
+        self._socket = listen(self.settings.host, self.settings.port)
+        self.port: int = self._socket.getsockname()[1]
+        page = page_kind(
+            self._line,
+            self.watch,
+            Guard(self.settings, self._token),
+            Controls(self._line, self.settings),
+            self.broadcast,
+            make_exposition(self._line, self.watch, self._sink_times),
+            f"{COOKIE}_{self.port}",
+            self.settings.is_behind_tls,
+            self._ended.is_set,
+        )
+        config = uvicorn.Config(
+            page.app(),
+            loop="asyncio",
+            http="h11",
+            ws="websockets-sansio",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            ws_max_size=LARGEST_MESSAGE,
+            ws_max_queue=4,
+            ws_per_message_deflate=False,
+            h11_max_incomplete_event_size=LARGEST_HEAD,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="live page", daemon=True)
+        self.watch.__enter__()
+        self.maker.__enter__()
+        self._thread.start()
+        limit_s = time.monotonic() + START_LIMIT_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > limit_s:
+                self.__exit__(None, None, None)
+                raise StreamError(
+                    f"the page did not start within {START_LIMIT_S:g} s: {self._error or 'no reason given'}"
+                )
+            time.sleep(0.01)
+        log.info("the page is at %s", self.address)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(END_LIMIT_S)
+        if self._thread.is_alive():
+            log.warning("the page's server does not answer: it is left to end by itself")
+        self.maker.__exit__()
+        self.watch.__exit__()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        except BaseException as error:
+            self._error = error
+            log.exception("the page's server ended")
+
+    def _want_maps(self, is_wanted: bool) -> None:
+        self._line.is_watched = is_wanted
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0: one that is free. Raises ConfigError."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, number)
+    except OSError as error:
+        raise ConfigError(f"the page cannot be served on {host}: {error.strerror}") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"the page cannot be served on {host}:{port} ({error.strerror}): give another port"
+        ) from error
+    return listening
+
+
+def load_libraries() -> tuple[Any, type[Any]]:
+    """The module uvicorn, and the class Page. Raises MissingExtraError."""
+    try:
+        import uvicorn
+        import websockets  # noqa: F401  uvicorn's WebSocket needs it, and would only say so when a page comes
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
+    from nnet_edge.runtime.web.app import Page
+
+    return uvicorn, Page

@@ -1,0 +1,150 @@
+"""The line as the page and the health checks see it: plain values, ready for JSON, without passwords."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nnet_edge import __version__
+from nnet_edge.runtime.buckets import Buckets
+from nnet_edge.runtime.line_report import StreamStatus
+from nnet_edge.runtime.sinks import event_fields
+from nnet_edge.runtime.web.verdicts import last_verdict
+from nnet_edge.runtime.web.watch import Watch
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.line import Line
+
+SHOWN_EVENTS = 60
+SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a question after the health is answered well, and why not."""
+
+    is_good: bool
+    reasons: tuple[str, ...] = ()
+
+
+def line_state(line: Line, watch: Watch) -> dict[str, object]:
+    """Everything that the page shows but scores and pictures."""
+    return {
+        "version": __version__,
+        "bundle": line.model().facts(),
+        "warnings": list(line.model().warnings),
+        "streams": [stream_state(line, watch, status) for status in line.streams()],
+        "sinks": sink_states(line),
+        "events": [event_fields(event) for event in line.events.newest(SHOWN_EVENTS)][::-1],
+        "rejects_without_picture": watch.missed_rejects,
+    }
+
+
+def stream_state(line: Line, watch: Watch, status: StreamStatus) -> dict[str, object]:
+    """One stream."""
+    meters = line.meters(status.name)
+    camera, counts, drift = status.camera, status.counts, watch.drift.now(status.name)
+    verdict = status.settings.verdict
+    frame = line.latest_frame(status.name)
+    size = None if frame is None else [frame.image.shape[1], frame.image.shape[0]]
+    return {
+        "name": status.name,
+        "what": status.what,
+        "state": "paused" if status.is_paused else camera.state,
+        "source_state": camera.state,
+        "since_s": round(camera.since_s, 1),
+        "reason": camera.reason,
+        "asked": camera.asked.as_dict(),
+        "got": None if camera.got is None else camera.got.as_dict(),
+        "reconnects": camera.reconnects,
+        "skipped": camera.skipped,
+        "is_paused": status.is_paused,
+        "bundle": status.bundle,
+        "threshold": status.threshold,
+        "bundle_threshold": status.bundle_threshold,
+        "smoothing": None if verdict.smoothing is None else [verdict.smoothing.n, verdict.smoothing.m],
+        "captured": counts.captured,
+        "judged": counts.judged,
+        "dropped": dict(counts.dropped),
+        "queued": counts.queued,
+        "verdicts": meters.frames,
+        "rejected": status.rejected,
+        "latency_ms": {stage: about(meters.stages_ms[stage]) for stage in SHOWN_STAGES if stage in meters.stages_ms},
+        "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
+        "ignored": [list(map(list, polygon)) for polygon in verdict.ignored],
+        "size": size,
+        "drift": None if drift is None else drift.as_dict(),
+        "last": last_verdict(line.latest_parts(status.name)),
+    }
+
+
+def about(buckets: Buckets) -> dict[str, float | int | None]:
+    """Mean, and p50, p95, p99 read off the buckets: between two bounds in proportion."""
+    mean_ms = buckets.total / buckets.count if buckets.count else None
+    shares = {f"p{percent}": quantile(buckets, percent / 100) for percent in (50, 95, 99)}
+    return {"count": buckets.count, "mean": mean_ms, **shares}
+
+
+def quantile(buckets: Buckets, share: float) -> float | None:
+    """The value that `share` of the counted ones do not exceed, as Prometheus reads it off a histogram; None without any.
+
+    What lies above the last bound counts as the last bound.
+    """
+    if buckets.count == 0:
+        return None
+    wanted, seen, low = share * buckets.count, 0, 0.0
+    for bound, count in zip(buckets.bounds, buckets.counts, strict=False):
+        if count and seen + count >= wanted:
+            return low + (bound - low) * (wanted - seen) / count
+        seen, low = seen + count, bound
+    return buckets.bounds[-1]
+
+
+def sink_states(line: Line) -> list[dict[str, object]]:
+    """Each sink that has a queue of its own: state and counts."""
+    found = []
+    for sink in line.sinks:
+        if not hasattr(sink, "counts"):
+            continue
+        counts = sink.counts()
+        found.append(
+            {
+                "name": counts.name,
+                "state": counts.state,
+                "reason": counts.reason,
+                "offered": counts.offered,
+                "delivered": counts.delivered,
+                "dropped": dict(counts.dropped),
+                "queued": counts.queued,
+                "spooled": counts.spooled,
+            }
+        )
+    return found
+
+
+def alive(line: Line, is_ended: bool) -> Health:
+    """Whether the program works at all: restart it when it does not."""
+    return Health(False, ("the line has ended",)) if is_ended else Health(True)
+
+
+def ready(line: Line, is_ended: bool) -> Health:
+    """Whether verdicts are to be expected: the line runs, and each stream that is not paused gives frames or has ended well."""
+    if is_ended:
+        return Health(False, ("the line has ended",))
+    reasons = [
+        f"stream {status.name}: its source is {status.camera.state}"
+        for status in line.streams()
+        if not status.is_paused and status.camera.state not in ("live", "ended")
+    ]
+    return Health(not reasons, tuple(reasons))
+
+
+def reject_state(fields: object, key: str) -> dict[str, object]:
+    """A reject in the gallery's list."""
+    assert isinstance(fields, dict)
+    return {name: fields[name] for name in ("id", "stream", "index", "name", "time", "score", "threshold")} | {
+        "key": key
+    }
+
+
+__all__ = ["Health", "alive", "line_state", "ready", "reject_state", "sink_states"]

@@ -1,0 +1,187 @@
+"""What the page remembers of a line: newest scores of each stream, newest rejects as pictures, drift.
+
+The line's thread only appends numbers and queues rejects; pictures are encoded in a thread of their own. Everything has
+a bound, and a reject that finds the queue full is counted, not waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.good_scores import GoodScores
+from nnet_edge.runtime.drift import DriftWatches, reference_of
+from nnet_edge.runtime.overlay import annotate
+from nnet_edge.runtime.sinks import to_fields
+from nnet_edge.runtime.web.pictures import lower_priority
+from nnet_edge.web_settings import DriftSettings, WebSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.line import Line
+
+log = logging.getLogger(__name__)
+
+WAITING_REJECTS = 16  # that have no pictures yet
+REJECTS_A_STREAM = 60
+JPEG_QUALITY = 85
+JOIN_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One verdict as the chart shows it."""
+
+    number: int  # of the page, ascending over all streams
+    score: float
+    is_anomalous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An anomalous frame with its pictures."""
+
+    key: str  # of the page, no name from outside in it
+    fields: Mapping[str, object]  # as the JSON lines have them
+    original: bytes  # PNG
+    overlay: bytes  # JPEG
+    thumbnail: bytes  # JPEG
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its pictures."""
+        return len(self.original) + len(self.overlay) + len(self.thumbnail)
+
+
+class Watch:
+    """Looks at a line from `with` to its end. Any thread may read."""
+
+    def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings) -> None:
+        self._line, self._settings = line, settings
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._scores: dict[str, deque[Score]] = {}
+        self._rejects: OrderedDict[str, Reject] = OrderedDict()  # oldest first
+        self._bytes = 0
+        self._waiting: queue.Queue[Prediction] = queue.Queue(WAITING_REJECTS)
+        self.missed_rejects = 0  # that found the queue full
+        self._thread = threading.Thread(target=self._work, name="reject gallery", daemon=True)
+        self._stop = threading.Event()
+        self.drift = DriftWatches(drift, self._reference, line.events.tell)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        self._line.subscribe(self._take)
+        self._line.events.subscribe(self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._line.unsubscribe(self._take)
+        self._line.events.unsubscribe(self._hear)
+        self._stop.set()
+        self._thread.join(JOIN_LIMIT_S)
+
+    def scores(self, after: int = 0) -> dict[str, list[Score]]:
+        """The newest scores of each stream with a number above `after`, oldest first, all of one moment."""
+        with self._lock:
+            return {name: [score for score in kept if score.number > after] for name, kept in self._scores.items()}
+
+    def rejects(self, stream: str | None = None) -> list[Reject]:
+        """The rejects that are kept, newest first."""
+        with self._lock:
+            found = list(self._rejects.values())[::-1]
+        return [reject for reject in found if stream in (None, reject.fields["stream"])]
+
+    def reject(self, key: str) -> Reject | None:
+        """The reject of that key, None when it was deleted."""
+        with self._lock:
+            return self._rejects.get(key)
+
+    def _reference(self, stream: str) -> GoodScores | None:
+        """The good scores of the bundle that judges the stream; None once the stream is gone."""
+        try:
+            return reference_of(self._line.model(stream).manifest)
+        except ConfigError:
+            return None
+
+    def _take(self, prediction: Prediction) -> None:
+        """Take notice of a verdict, in the line's thread."""
+        stream = prediction.frame.stream
+        score = Score(next(self._numbers), prediction.image_score, prediction.is_anomalous)
+        with self._lock:
+            scores = self._scores.get(stream)
+            if scores is None:
+                scores = self._scores[stream] = deque(maxlen=self._settings.kept_scores)
+            scores.append(score)
+        self.drift.add(prediction)
+        if prediction.is_anomalous and prediction.anomaly_map is not None:
+            try:
+                self._waiting.put_nowait(prediction)
+            except queue.Full:
+                self.missed_rejects += 1
+
+    def _hear(self, event: Event) -> None:
+        """Forget what no longer holds."""
+        if event.kind == "bundle.swapped":
+            self.drift.restart()
+            self._forget_scores(None)
+        elif event.kind == "regions.changed" and event.stream is not None:
+            self.drift.restart(event.stream)
+        elif event.kind == "stream.removed" and event.stream is not None:
+            self.drift.forget(event.stream)
+            self._forget_scores(event.stream)
+
+    def _forget_scores(self, stream: str | None) -> None:
+        with self._lock:
+            self._scores = {} if stream is None else {key: kept for key, kept in self._scores.items() if key != stream}
+
+    def _work(self) -> None:
+        lower_priority()
+        while not self._stop.is_set():
+            try:
+                prediction = self._waiting.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            start_s = time.thread_time()
+            try:
+                self._keep(self._to_reject(prediction))
+            except Exception as error:
+                log.warning("no picture of the reject %s: %s", prediction.id, error)
+            used_s = time.thread_time() - start_s
+            self._stop.wait(min(used_s * (1 / self._settings.picture_share - 1), 5.0))
+
+    def _to_reject(self, prediction: Prediction) -> Reject:
+        fields = to_fields(prediction)
+        overlay = annotate(prediction)
+        scale = 240 / max(1, overlay.shape[1])
+        small = cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        return Reject(
+            str(next(self._numbers)),
+            fields,
+            cv2.imencode(".png", prediction.frame.image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes(),
+            cv2.imencode(".jpg", overlay, quality)[1].tobytes(),
+            cv2.imencode(".jpg", small, quality)[1].tobytes(),
+        )
+
+    def _keep(self, reject: Reject) -> None:
+        """Keep it, and let the oldest go: of its stream above its number, of all above the bytes."""
+        with self._lock:
+            self._rejects[reject.key] = reject
+            self._bytes += reject.size_bytes
+            of_stream = [key for key, kept in self._rejects.items() if kept.fields["stream"] == reject.fields["stream"]]
+            for key in of_stream[: max(0, len(of_stream) - REJECTS_A_STREAM)]:
+                self._bytes -= self._rejects.pop(key).size_bytes
+            while self._bytes > self._settings.gallery_bytes and self._rejects:
+                self._bytes -= self._rejects.popitem(last=False)[1].size_bytes

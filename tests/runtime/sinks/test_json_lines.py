@@ -1,0 +1,273 @@
+"""Whole lines only, whatever happens; files that turn over; what is on the disk when."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, RejectPicturesSink, Sink, VideoSink, utc_text
+from nnet_edge.runtime.sinks.turning import turned_files
+
+FULL_DISK = Path("/dev/full")  # every write to it fails with "No space left on device"
+MakePrediction = Callable[..., Prediction]
+FilesUpTo = Callable[[int], AbstractContextManager[None]]
+
+
+def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path = tmp_path / "new" / "verdicts.jsonl"
+    with JsonLinesSink(path) as sink:
+        sink.write(make_prediction(0, is_good=True))
+        assert len(path.read_text().splitlines()) == 1  # at once, not at the end
+        sink.write(make_prediction(1, name="Löt.png"))
+    good, bad = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    assert (good["verdict"], good["index"], good["regions"], good["name"]) == ("good", 0, [], None)
+    assert abs(datetime.fromisoformat(bad.pop("time")).timestamp() - datetime.now().timestamp()) < 60
+    assert bad == {
+        "id": "test/1",
+        "crop": None,
+        "stream": "test",
+        "index": 1,
+        "name": "Löt.png",
+        "score": 3.0,
+        "relative_score": 1.5,
+        "threshold": 2.0,
+        "verdict": "anomalous",
+        "regions": [{"x": 192, "y": 96, "width": 64, "height": 32, "area": 2048.0, "peak": 3.0}],
+        "latencies_ms": {"infer": 12.346, "total": 20.0},
+    }
+
+
+def test_the_moment_of_capture_is_iso_8601() -> None:
+    assert utc_text(1_700_000_000_007) == "2023-11-14T22:13:20.007Z"
+
+
+def test_without_a_path_lines_go_to_standard_output(
+    make_prediction: MakePrediction, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with JsonLinesSink(None) as sink:
+        sink.write(make_prediction(7))
+    assert json.loads(capfd.readouterr().out)["index"] == 7
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told(make_prediction: MakePrediction) -> None:
+    says = "cannot write verdicts to /dev/full: No space left on device"
+    with JsonLinesSink(FULL_DISK) as sink, pytest.raises(SinkError, match=says):
+        sink.write(make_prediction())
+
+
+def test_on_a_full_disk_the_file_ends_with_a_whole_line(
+    tmp_path: Path, make_prediction: MakePrediction, files_up_to: FilesUpTo
+) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    with JsonLinesSink(path) as sink:
+        sink.write(make_prediction(0))
+        small_disk = files_up_to(path.stat().st_size + 100)
+        with small_disk, pytest.raises(SinkError, match="cannot write verdicts to"):
+            sink.write(make_prediction(1))
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: JsonLinesSink(folder / "file" / "verdicts.jsonl"),
+        lambda folder: RejectPicturesSink(folder / "file" / "rejects"),
+        lambda folder: VideoSink(folder / "file" / "video.mp4"),
+        lambda folder: JsonLinesSink(folder),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_on_entering(tmp_path: Path, make: Callable[[Path], Sink]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SinkError, match=f"cannot write .*{tmp_path}"), make(tmp_path):
+        pass
+
+
+def indices(*paths: Path) -> list[int]:
+    """The frames whose lines the files hold, in their order; fails for a line that is not whole."""
+    return [json.loads(line)["index"] for path in paths for line in path.read_bytes().decode().splitlines()]
+
+
+def test_a_file_that_exists_is_replaced_or_appended_to_as_asked(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    for settings, found in ((None, [0]), (JsonLinesSettings(is_appended=True), [0, 1]), (JsonLinesSettings(), [2])):
+        with JsonLinesSink(path, settings) as sink:
+            sink.write(make_prediction(found[-1]))
+        assert indices(path) == found
+
+
+@pytest.mark.parametrize("torn_bytes", [1, 40, 200_000])
+def test_a_torn_last_line_is_cut_off_before_appending(
+    tmp_path: Path, make_prediction: MakePrediction, torn_bytes: int
+) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    with JsonLinesSink(path) as sink:
+        sink.write(make_prediction(0))
+    with path.open("ab") as file:
+        file.write(b"{" * torn_bytes)
+    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)) as sink:
+        sink.write(make_prediction(1))
+    assert indices(path) == [0, 1]
+
+
+def test_files_turn_over_by_size_and_the_oldest_go(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    (tmp_path / "verdicts.old.jsonl").write_bytes(b"not ours")
+    settings = JsonLinesSettings(is_appended=True, turn_bytes=2000, keep_files=3)
+    for start in (0, 20):  # the numbers go on after a restart
+        with JsonLinesSink(path, settings) as sink:
+            for index in range(start, start + 20):
+                sink.write(make_prediction(index))
+    kept = sorted(tmp_path.glob("verdicts.0*.jsonl"))
+    assert len(kept) == 3
+    assert int(kept[-1].name.split(".")[1]) >= 5
+    assert all(file.stat().st_size <= 2000 for file in [*kept, path])
+    found = indices(*kept, path)
+    assert found == list(range(found[0], 40))
+    assert (tmp_path / "verdicts.old.jsonl").exists()
+
+
+def test_files_turn_over_by_age(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    with JsonLinesSink(path, JsonLinesSettings(turn_every_s=0.05)) as sink:
+        sink.write(make_prediction(0))
+        time.sleep(0.06)
+        sink.write(make_prediction(1))
+        sink.write(make_prediction(2))
+    assert indices(tmp_path / "verdicts.000001.jsonl") == [0]
+    assert indices(path) == [1, 2]
+
+
+def count_fsyncs(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch, every_s: float | None
+) -> int:
+    """How often the system was asked for an fsync while 5 lines were written within a second, until before closing."""
+    asked: list[int] = []
+    true_fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (asked.append(number), true_fsync(number)))
+    with JsonLinesSink(tmp_path / "verdicts.jsonl", JsonLinesSettings(fsync_every_s=every_s)) as sink:
+        for index in range(5):
+            sink.write(make_prediction(index))
+            sink.tick()
+        return len(asked)
+
+
+@pytest.mark.parametrize(("every_s", "fsyncs"), [(None, 0), (0.0, 5), (60.0, 0)])
+def test_lines_reach_the_disk_when_the_policy_says(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch, every_s: float | None, fsyncs: int
+) -> None:
+    assert count_fsyncs(tmp_path, make_prediction, monkeypatch, every_s) == fsyncs
+
+
+def test_an_idle_log_reaches_the_disk_in_time(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "fsync", asked.append)
+    with JsonLinesSink(tmp_path / "verdicts.jsonl", JsonLinesSettings(fsync_every_s=0.05)) as sink:
+        sink.write(make_prediction(0))
+        sink.tick()
+        assert not asked
+        time.sleep(0.06)
+        sink.tick()
+        sink.tick()
+        assert len(asked) == 1
+
+
+def test_events_are_lines_where_they_are_asked_for(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    event = Event("source.lost", "left", 1_700_000_000.0, {"reason": "no frame for 5 s"})
+    for has_events in (False, True):
+        with JsonLinesSink(path, JsonLinesSettings(has_events=has_events)) as sink:
+            sink.tell(event)
+            sink.write(make_prediction(0))
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(lines) == 1 + has_events
+    assert lines[0] == {
+        "id": "event/source.lost/left/1700000000000000",
+        "event": "source.lost",
+        "stream": "left",
+        "time": "2023-11-14T22:13:20.000Z",
+        "facts": {"reason": "no frame for 5 s"},
+    }
+
+
+def test_after_a_full_disk_the_log_goes_on(
+    tmp_path: Path, make_prediction: MakePrediction, files_up_to: FilesUpTo
+) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)) as sink:
+        sink.write(make_prediction(0))
+        small_disk = files_up_to(path.stat().st_size + 100)
+        with small_disk, pytest.raises(SinkError, match="File too large"):
+            sink.write(make_prediction(1))
+        sink.write(make_prediction(2))
+    assert indices(path) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"turn_bytes": 10}, "bytes of a log file is 10"),
+        ({"turn_every_s": 0.0}, "until a log file is turned over are 0.0"),
+        ({"keep_files": -1}, "log files to keep is -1"),
+        ({"fsync_every_s": float("nan")}, "between two fsyncs of the log are nan"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        JsonLinesSettings(**wrong)  # type: ignore[arg-type]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from nnet_edge.frame import Frame, Prediction, Region
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
+
+regions = tuple(Region(1, 2, 3, 4, 5.0, 6.0) for _ in range(300))  # lines of 20 KB: a kill meets many of them half-way
+frame = np.zeros((8, 8, 3), np.uint8)
+with JsonLinesSink(Path(sys.argv[1]), JsonLinesSettings(is_appended=True, turn_bytes=1_000_000)) as sink:
+    for index in range(int(sys.argv[2]), 10**9):
+        sink.write(Prediction(Frame(frame, index, time.monotonic(), "left"), 3.0, 2.0, None, regions))
+"""
+
+
+def test_after_kill_9_every_line_before_the_last_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    next_index = 0
+    for pause_s in (0.02, 0.05, 0.08):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(next_index)])
+        while not path.exists() or path.stat().st_size < 100_000:
+            time.sleep(0.005)
+            assert process.poll() is None
+        time.sleep(pause_s)
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+        *whole, last = b"".join(file.read_bytes() for file in [*turned_files(path), path]).split(b"\n")
+        found = [json.loads(line)["index"] for line in whole]
+        assert found == sorted(set(found))
+        assert len(found) > 3
+        if last:
+            with pytest.raises(ValueError, match="line 1"):
+                json.loads(last)
+        next_index = found[-1] + 1
+    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)):
+        pass
+    assert path.read_bytes().endswith(b"}\n")

@@ -1,0 +1,81 @@
+"""Broker and webhook receiver are down for a minute, both at once, while verdicts come: none is lost, and nobody waits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnet_edge.runtime.delivery import Delivery
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.sinks import MqttSettings, MqttSink, WebhookSettings, WebhookSink
+from nnet_edge.runtime.spool import SpoolSettings
+
+log = logging.getLogger(__name__)
+
+OUTAGE_S = 60.0
+BEFORE_S = 2.0
+RATE_HZ = 40  # verdicts a second, as 4 cameras of 10 frames/s give them
+LONGEST_PUT_S = 0.5  # of one verdict, on a machine whose cores are shared: the file system is not in the way
+
+
+@pytest.mark.slow
+def test_an_outage_of_a_minute_costs_nothing(
+    make_broker: Callable[..., Any],
+    listen: Callable[..., Any],
+    receiver: Any,
+    until: Callable[..., None],
+    make_prediction: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    broker = make_broker("allow_anonymous true", "max_inflight_messages 1")  # or its own queue comes out of order
+    listener = listen(broker)
+    sinks = {
+        "mqtt": MqttSink(MqttSettings("127.0.0.1", broker.port)),
+        "webhook": WebhookSink(WebhookSettings(receiver.url)),
+    }
+    sent, longest_put_s = 0, 0.0
+    with ExitStack() as stack:
+        deliveries = [
+            stack.enter_context(
+                Delivery(sink, DeliverySettings(must_deliver=SpoolSettings(tmp_path / name)), name=name)
+            )
+            for name, sink in sinks.items()
+        ]
+        began_s = time.monotonic()
+        is_down, was_down = False, False
+        while (passed_s := time.monotonic() - began_s) < BEFORE_S + OUTAGE_S + 1:
+            if passed_s > BEFORE_S and not was_down:
+                broker.stop()
+                receiver.stop()
+                is_down = was_down = True
+            if passed_s > BEFORE_S + OUTAGE_S and is_down:
+                assert {delivery.counts().state for delivery in deliveries} == {"dead"}
+                broker.start()
+                receiver.start()
+                is_down = False
+            for delivery in deliveries:
+                put_s = time.monotonic()
+                delivery.write(make_prediction(sent))
+                longest_put_s = max(longest_put_s, time.monotonic() - put_s)
+                assert delivery.counts().is_balanced
+            sent += 1
+            time.sleep(max(0.0, sent / RATE_HZ - (time.monotonic() - began_s)))
+        until(lambda: all(delivery.counts().delivered == sent for delivery in deliveries), 30)
+    wanted = [f"test/{index}" for index in range(sent)]
+    until(lambda: len(set(listener.payloads("nnet-edge/test/verdict"))) == sent)
+    by_mqtt = [json.loads(payload)["id"] for payload in listener.payloads("nnet-edge/test/verdict")]
+    by_webhook = [body["id"] for body in receiver.posted]
+    for name, arrived, delivery in zip(sinks, (by_mqtt, by_webhook), deliveries, strict=True):
+        assert list(dict.fromkeys(arrived)) == wanted  # none lost, in order; a copy has the same id
+        assert delivery.counts().is_balanced
+        assert (delivery.counts().dropped, delivery.counts().spooled) == ({}, 0)
+        copies = len(arrived) - sent
+        log.warning("%s: %d sent, %d copies, longest put %.1f ms", name, sent, copies, 1e3 * longest_put_s)
+    assert longest_put_s < LONGEST_PUT_S

@@ -1,0 +1,195 @@
+"""A true HTTP receiver on loopback: what arrives, what it may answer, and what happens while it is down, slow or wrong."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.events import Event
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.delivery import Delivery
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.sinks import RefusedError, WebhookSettings, WebhookSink
+from nnet_edge.runtime.spool import SpoolSettings
+
+MakePrediction = Callable[..., Prediction]
+QUICK = {"first_pause_s": 0.02, "longest_pause_s": 0.2, "dead_after_s": 0.2}
+SECRET = "hunter2"
+
+
+def test_each_verdict_is_one_post_over_one_connection(receiver: Any, make_prediction: MakePrediction) -> None:
+    settings = WebhookSettings(receiver.url, token=SECRET, has_events=True)
+    with WebhookSink(settings) as sink:
+        for index in range(5):
+            sink.write(make_prediction(index, stream="Lötstelle"))
+        sink.tell(Event("source.lost", "left"))
+    assert [body.get("index") for body in receiver.posted] == [0, 1, 2, 3, 4, None]
+    assert receiver.posted[5]["event"] == "source.lost"
+    assert receiver.paths[0] == f"/hook?key={SECRET}"
+    assert receiver.headers[0]["Content-Type"] == "application/json"
+    assert receiver.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    assert receiver.headers[2]["Idempotency-Key"] == "L%C3%B6tstelle/2"
+    assert receiver.connections == 1
+    assert SECRET not in repr(settings)
+
+
+def test_a_connection_that_the_receiver_closed_is_made_anew(receiver: Any, make_prediction: MakePrediction) -> None:
+    with WebhookSink(WebhookSettings(receiver.url)) as sink:
+        sink.write(make_prediction(0))
+        receiver.stop()
+        receiver.start()
+        sink.write(make_prediction(1))
+    assert [body["index"] for body in receiver.posted] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        (400, RefusedError, "refused test/0: it answered 400"),
+        (413, RefusedError, "it answered 413"),
+        (422, RefusedError, "it answered 422"),
+        (301, SinkError, "it answered 301: give the address that it leads to"),
+        (401, SinkError, "it answered 401"),
+        (429, SinkError, "it answered 429"),
+        (503, SinkError, "it answered 503"),
+    ],
+)
+def test_an_answer_that_is_no_success_is_a_fault(
+    receiver: Any, make_prediction: MakePrediction, status: int, kind: type[SinkError], says: str
+) -> None:
+    receiver.answers = lambda body: status
+    with (
+        WebhookSink(WebhookSettings(receiver.url, token=SECRET)) as sink,
+        pytest.raises(SinkError, match=says) as caught,
+    ):
+        sink.write(make_prediction(0))
+    assert type(caught.value) is kind
+    assert SECRET not in str(caught.value)
+    assert f"http://127.0.0.1:{receiver.port}/hook" in str(caught.value)
+
+
+def test_nobody_there_is_a_fault_without_secrets(receiver: Any, make_prediction: MakePrediction) -> None:
+    receiver.stop()
+    with WebhookSink(WebhookSettings(receiver.url)) as sink, pytest.raises(SinkError, match="refused") as caught:
+        sink.write(make_prediction(0))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_receiver_that_drips_is_cut_off_in_time(make_prediction: MakePrediction) -> None:
+    """One byte of the answer every 50 ms: each read is quick, the whole takes for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        is_over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                for letter in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
+                    if is_over.wait(0.05):
+                        return
+                    try:
+                        connection.sendall(bytes([letter]))
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        settings = WebhookSettings(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
+        began_s = time.monotonic()
+        with WebhookSink(settings) as sink, pytest.raises(SinkError, match=r"no answer within 0\.4 s"):
+            sink.write(make_prediction(0))
+        assert time.monotonic() - began_s < 2
+        is_over.set()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_https_is_checked_against_the_authority(
+    certificates: Path, make_prediction: MakePrediction, make_receiver: Callable[..., Any]
+) -> None:
+    receiver = make_receiver(certificates)
+    receiver.start()
+    try:
+        with WebhookSink(WebhookSettings(receiver.url, ca_file=certificates / "ca.pem")) as sink:
+            sink.write(make_prediction(0))
+        wrong = WebhookSettings(receiver.url, ca_file=certificates / "other.pem")
+        with WebhookSink(wrong) as sink, pytest.raises(SinkError, match="certificate verify failed"):
+            sink.write(make_prediction(1))
+    finally:
+        receiver.stop()
+    assert [body["index"] for body in receiver.posted] == [0]
+
+
+def test_a_receiver_that_is_down_costs_nothing_with_must_deliver(
+    receiver: Any, make_prediction: MakePrediction, until: Callable[..., None], tmp_path: Path
+) -> None:
+    told: list[Event] = []
+    settings = DeliverySettings(must_deliver=SpoolSettings(tmp_path / "spool"), flush_s=0.2, **QUICK)  # type: ignore[arg-type]
+    for run in range(2):  # the second one begins with what the first one left
+        with Delivery(WebhookSink(WebhookSettings(receiver.url, timeout_s=1.0)), settings) as delivery:
+            delivery.report_to(told.append)
+            for index in range(200 * run, 200 * run + 100):
+                delivery.write(make_prediction(index))
+            until(lambda run=run: len(receiver.posted) > 200 * run + 20)
+            receiver.stop()
+            for index in range(200 * run + 100, 200 * run + 200):
+                delivery.write(make_prediction(index))
+            until(lambda: delivery.counts().state == "dead")
+            if run == 1:
+                receiver.start()
+                until(lambda: delivery.counts().spooled == 0)
+            assert delivery.counts().is_balanced
+        if run == 0:
+            assert delivery.counts().spooled > 0
+            receiver.start()
+    found = [body["id"] for body in receiver.posted]
+    assert list(dict.fromkeys(found)) == [f"test/{index}" for index in range(400)]
+    assert [event.kind for event in told] == ["sink.dead", "sink.dead", "sink.back"]
+    assert delivery.counts().is_balanced
+
+
+def test_a_receiver_that_is_overloaded_is_tried_again_with_growing_pauses(
+    receiver: Any, make_prediction: MakePrediction, until: Callable[..., None]
+) -> None:
+    moments_s: list[float] = []
+
+    def answer(body: dict[str, Any]) -> int:
+        moments_s.append(time.monotonic())
+        return 200 if len(moments_s) == 6 else 503
+
+    receiver.answers = answer
+    settings = DeliverySettings(first_pause_s=0.05, longest_pause_s=0.4)
+    with Delivery(WebhookSink(WebhookSettings(receiver.url)), settings) as delivery:
+        delivery.write(make_prediction(0))
+        until(lambda: delivery.counts().delivered == 1)
+    pauses_s = [later - earlier for earlier, later in itertools.pairwise(moments_s)]
+    wanted_s = [0.05, 0.1, 0.2, 0.4, 0.4]
+    assert len(pauses_s) == 5
+    assert all(pause_s >= 0.8 * wanted for pause_s, wanted in zip(pauses_s, wanted_s, strict=True))  # 20 % of jitter
+    assert sum(pauses_s) < 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"url": "ftp://host/"}, "give http://host/path"),
+        ({"url": "http:///x"}, "give http://host/path"),
+        ({"url": "http://host:99999/x"}, "give http://host/path"),
+        ({"url": "http://host/x\r\nX: y"}, "give http://host/path"),
+        ({"url": f"http://line:{SECRET}@host/x"}, r"http://host/x holds a user: give a token"),
+        ({"url": "http://host/x", "token": f"{SECRET}\n"}, "token holds letters"),
+        ({"url": "http://host/x", "ca_file": Path("ca.pem")}, "not https"),
+        ({"url": "http://host/x", "timeout_s": 0.0}, "webhook has to answer are 0.0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        WebhookSettings(**wrong)
+    assert SECRET not in str(caught.value)

@@ -1,0 +1,421 @@
+"""A line of several cameras: shared batches, controls while it runs, faults, hot swap; every frame accounted for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnet_edge.config import RunnerSettings
+from nnet_edge.errors import ConfigError, SourceError, StreamError
+from nnet_edge.events import Event
+from nnet_edge.frame import Crop, Frame, Outputs, Prediction
+from nnet_edge.runtime.line import Line
+from nnet_edge.runtime.line_report import LineReport
+from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.sinks import CallbackSink
+from nnet_edge.runtime.sources import SyntheticSource
+from nnet_edge.runtime.stream import run_line
+from nnet_edge.stream_settings import (
+    EVERY_FRAME,
+    FRESHEST,
+    CameraSettings,
+    LaneSettings,
+    LineStream,
+    Smoothing,
+    VerdictSettings,
+)
+
+LIMIT_S = 5.0
+MakeRunner = Callable[..., Any]
+CAMERA = CameraSettings("synthetic", first_retry_s=0.05)
+
+
+def pictures(values: Any) -> Iterator[np.ndarray]:
+    """Grey pictures, uint8 BGR (32, 32, 3), of these values."""
+    return (np.full((32, 32, 3), value, np.uint8) for value in values)
+
+
+def model_of(runner: Any, name: str = "parts", threshold: float = 0.5) -> Model:
+    return Model(name, Path(name), runner, threshold)
+
+
+def line_of(runner: Any, seen: list[Prediction] | None = None, **more: Any) -> Line:
+    return Line(model_of(runner), [] if seen is None else [CallbackSink(seen.append)], **more)
+
+
+def add(line: Line, name: str, values: Any, rate_hz: float | None = None, **settings: Any) -> None:
+    line.add_source(LineStream(name, CAMERA, **settings), SyntheticSource(pictures(values), rate_hz))
+
+
+def require_balanced(report: LineReport) -> None:
+    """captured = judged + dropped by cause + still queued, of each stream and of all; nothing is queued at the end."""
+    for one in report.streams.values():
+        assert one.captured == one.judged + sum(one.drops.values()) + one.queued
+        assert one.queued == 0
+    assert report.total.is_balanced
+    assert report.total.captured == sum(one.captured for one in report.streams.values())
+
+
+class Running:
+    """A line that runs in a thread of its own; leaving the block stops it, and the report is there."""
+
+    def __init__(self, line: Line) -> None:
+        self.line, self.stop, self.report = line, threading.Event(), LineReport({}, line.lanes.total(), line.batches(), 0.0)
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.report = run_line(self.line, self.stop)
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.stop.set()
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive()
+        if about[0] is None and self.error is None:
+            require_balanced(self.report)
+
+
+def until(is_so: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait until it is so; fail when it is not within the limit."""
+    end_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    until(lambda: not [one for one in threading.enumerate() if one.name.startswith(("capture of", "camera "))], 2.0)
+
+
+def test_several_files_share_batches_and_each_frame_is_judged_once_in_order(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    runner = make_runner(infer_s=0.005)
+    line = line_of(runner, seen)
+    for name, bad in (("a", 3), ("b", 5), ("c", 7)):
+        add(line, name, [255 * (index == bad) for index in range(40)])
+    report = run_line(line)
+    require_balanced(report)
+    for name, bad in (("a", 3), ("b", 5), ("c", 7)):
+        mine = [one for one in seen if one.frame.stream == name]
+        assert [one.frame.index for one in mine] == list(range(40))
+        assert [one.frame.index for one in mine if one.is_anomalous] == [bad]
+    assert len({one.id for one in seen}) == 120
+    assert (report.total.judged, report.ended) == (120, "sources ended")
+    assert max(runner.batches) > 3
+    assert sum(runner.batches) == 120
+    assert line.batches().count == len(runner.batches)
+    assert line.meters("a").stages_ms["inference"].count == 40
+    assert (runner.entered, runner.exited) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
+def test_a_score_does_not_depend_on_the_frames_in_the_batch(graph: Path, kind: str) -> None:
+    """Bit for bit: OpenVINO takes image by image, ONNX Runtime the whole batch."""
+    values = list(range(60, 200, 7))
+    found: list[dict[tuple[str, int], tuple[float, bytes]]] = []
+    for streams, batch in ((["a"], 1), (["a", "b", "c"], 8)):
+        seen: list[Prediction] = []
+        line = Line(model_of(load_runner(graph, RunnerSettings(kind=kind, max_batch=batch))), [CallbackSink(seen.append)])
+        for number, name in enumerate(streams):
+            random = np.random.default_rng(number)
+            images = [(value + random.integers(-20, 20, (48, 64, 3))).astype(np.uint8) for value in values]
+            line.add_source(LineStream(name, CAMERA), SyntheticSource(images))
+        require_balanced(run_line(line))
+        found.append({(one.frame.stream, one.frame.index): (one.image_score, one.anomaly_map.tobytes())  # type: ignore[union-attr]
+                      for one in seen})  # fmt: skip
+    alone, together = found
+    assert len(alone) == len(values)
+    assert all(together[key] == value for key, value in alone.items())
+
+
+def test_live_cameras_that_want_too_much_lose_fairly(make_runner: MakeRunner) -> None:
+    line = line_of(make_runner(infer_s=0.04))
+    for number in range(8):
+        add(line, f"camera-{number}", itertools.repeat(0), rate_hz=50.0)
+    with Running(line) as running:
+        time.sleep(1.5)
+    counts = line.lanes.all_counts()
+    judged = [one.judged for one in counts.values()]
+    assert min(judged) > 10
+    assert max(judged) - min(judged) <= 3
+    assert all(one.dropped["full"] > 5 for one in counts.values())
+    assert running.report.ended == "stopped"
+
+
+def test_streams_are_added_paused_resumed_and_removed_while_it_runs(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    events: list[Event] = []
+    line = line_of(make_runner(), seen, keep_open=True)
+    line.events.subscribe(events.append)
+    with Running(line):
+        add(line, "a", itertools.repeat(0), rate_hz=100.0)
+        until(lambda: line.latest("a"))
+        add(line, "b", itertools.repeat(255), rate_hz=100.0)
+        until(lambda: line.latest("b"))
+        with pytest.raises(ConfigError, match="a stream called 'b' already"):
+            add(line, "b", [])
+        line.pause("b")
+        time.sleep(0.1)
+        judged = line.lanes.counts("b").judged
+        time.sleep(0.2)
+        (status,) = [one for one in line.streams() if one.name == "b"]
+        assert status.is_paused
+        assert status.counts.judged == judged
+        assert status.counts.dropped["paused"] > 5
+        line.resume("b")
+        until(lambda: line.lanes.counts("b").judged > judged)
+        line.remove("a")
+        assert [one.name for one in line.streams()] == ["b"]
+        with pytest.raises(ConfigError, match="no stream called 'a': there are b"):
+            line.latest("a")
+        count = len([one for one in seen if one.frame.stream == "a"])
+        time.sleep(0.1)
+        assert len([one for one in seen if one.frame.stream == "a"]) <= count + 2
+    kinds = Counter((event.kind, event.stream) for event in events)
+    for kind, stream in (("stream.added", "a"), ("source.live", "b"), ("stream.paused", "b"), ("stream.resumed", "b"),
+                         ("stream.removed", "a")):  # fmt: skip
+        assert kinds[kind, stream] == 1
+
+
+def test_a_threshold_and_regions_change_verdicts_at_once(make_runner: MakeRunner) -> None:
+    line = line_of(make_runner())
+    add(line, "a", itertools.repeat(150), rate_hz=100.0)  # score 0.59
+    with Running(line):
+        until(lambda: line.latest("a"))
+        assert line.latest("a").is_anomalous  # type: ignore[union-attr]
+        line.set_threshold("a", 0.8)
+        until(lambda: not line.latest("a").is_anomalous)  # type: ignore[union-attr]
+        assert line.streams()[0].threshold == 0.8
+        line.set_threshold("a", None)
+        until(lambda: line.latest("a").is_anomalous)  # type: ignore[union-attr]
+        line.set_regions_of_interest("a", [((8, 8), (24, 8), (24, 24), (8, 24))])
+        until(lambda: line.latest("a").is_masked)  # type: ignore[union-attr]
+        (region,) = line.latest("a").regions  # type: ignore[union-attr]
+        assert (region.x, region.y) == (8, 8)
+        assert (region.width, region.height) == (pytest.approx(16, abs=1), pytest.approx(16, abs=1))
+        with pytest.raises(ConfigError, match="leave nothing of the picture"):
+            line.set_regions_of_interest("a", [((100, 100), (120, 100), (120, 120))])
+        with pytest.raises(ConfigError, match="threshold is -1"):
+            line.set_threshold("a", -1)
+        until(lambda: len(line.scores("a")) > 10)
+
+
+def test_crops_of_one_picture_are_judged_for_themselves(make_runner: MakeRunner) -> None:
+    image = np.zeros((40, 100, 3), np.uint8)
+    image[:, 60:] = 255
+    crops = (Crop("left", 0, 0, 50, 40), Crop("right", 60, 0, 40, 40))
+    seen: list[Prediction] = []
+    line = line_of(make_runner(), seen)
+    settings = LineStream("a", CAMERA, verdict=VerdictSettings(crops=crops))
+    line.add_source(settings, SyntheticSource([image] * 10))
+    report = run_line(line)
+    require_balanced(report)
+    assert [(one.frame.index, one.frame.crop.name, one.is_anomalous) for one in seen] == [  # type: ignore[union-attr]
+        (index, name, name == "right") for index in range(10) for name in ("left", "right")
+    ]
+    assert seen[1].id.endswith("/0/right")
+    assert (report.total.captured, report.total.judged, report.streams["a"].frames) == (10, 10, 20)
+    assert [one.frame.crop for one in line.latest_parts("a")] == list(crops)
+
+
+def test_one_bad_frame_of_three_rejects_nothing_where_two_are_asked_for(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    line = line_of(make_runner(), seen)
+    add(line, "a", [0, 255, 0, 0, 255, 255, 0, 0], verdict=VerdictSettings(smoothing=Smoothing(2, 3)))
+    require_balanced(run_line(line))
+    assert [one.is_above for one in seen] == [False, True, False, False, True, True, False, False]
+    assert [one.is_anomalous for one in seen] == [False, False, False, False, False, True, True, False]
+
+
+class BreaksAt:
+    """What a runner's `infer` does when one of its images is white at a bad moment."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __call__(self, images: np.ndarray) -> None:
+        if self.times and (images == 255).all(axis=(1, 2, 3)).any():
+            self.times -= 1
+            raise StreamError("the accelerator gave an error")
+
+
+def breaking(make_runner: MakeRunner, breaks: BreaksAt) -> Any:
+    class Breaking(make_runner):  # type: ignore[misc]
+        def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+            breaks(images)
+            return super().infer(images, layer_maps)  # type: ignore[no-any-return]
+
+    return Breaking()
+
+
+@pytest.mark.parametrize(("times", "failed"), [(1, 0), (2, 1)])
+def test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame(
+    make_runner: MakeRunner, times: int, failed: int
+) -> None:
+    seen: list[Prediction] = []
+    events: list[Event] = []
+    line = line_of(breaking(make_runner, BreaksAt(times)), seen)
+    line.events.subscribe(events.append)
+    add(line, "a", [255 * (index == 20) for index in range(40)])
+    report = run_line(line)
+    require_balanced(report)
+    assert report.total.judged == 40 - failed
+    assert report.total.dropped == ({"failed": 1} if failed else {})
+    told = [event for event in events if event.kind == "frame.failed"]
+    assert len(told) == failed
+    assert [str(event.facts["frame"]).rpartition("/")[2] for event in told] == ["20"] * failed
+    assert [one.frame.index for one in seen] == [index for index in range(40) if not (failed and index == 20)]
+
+
+def test_a_runner_that_always_fails_ends_the_line_with_its_error(make_runner: MakeRunner) -> None:
+    line = line_of(breaking(make_runner, BreaksAt(10_000)))
+    add(line, "a", itertools.repeat(255))
+    with pytest.raises(StreamError, match=r"8 frames in a row could not be judged.*the accelerator gave an error"):
+        run_line(line)
+    assert line.lanes.total().is_balanced
+    assert line.lanes.total().queued == 0
+    assert line.lanes.total().dropped["failed"] == 8
+
+
+def test_a_source_that_breaks_costs_its_own_stream_only(make_runner: MakeRunner) -> None:
+    class Breaking(SyntheticSource):
+        def __iter__(self) -> Iterator[Frame]:
+            yield from itertools.islice(super().__iter__(), 3)
+            raise SourceError("the file is cut off")
+
+    line = line_of(make_runner())
+    line.add_source(LineStream("bad", CAMERA), Breaking(pictures(range(10))))
+    add(line, "good", [0] * 200, lane=LaneSettings(EVERY_FRAME, 4))
+    report = run_line(line)
+    require_balanced(report)
+    assert (report.streams["bad"].judged, report.streams["good"].judged) == (3, 200)
+    assert report.errors == {"bad": "the file is cut off"}
+
+
+class Half:
+    """Makes a model whose scores are half of another's, as another bundle would; counts what was left open."""
+
+    def __init__(self, make_runner: MakeRunner) -> None:
+        class Halved(make_runner):  # type: ignore[misc]
+            name = "halved"
+
+            def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+                outputs = super().infer(images, layer_maps)
+                return Outputs(outputs.anomaly_map / 2, outputs.image_score / 2)
+
+        self.runner = Halved()
+
+    def __call__(self, path: Path) -> Model:
+        return model_of(self.runner, path.name, threshold=0.2)
+
+
+def test_a_swap_under_load_loses_no_frame_and_says_what_it_did(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    events: list[Event] = []
+    old, load = make_runner(infer_s=0.002), Half(make_runner)
+    line = Line(model_of(old, "old"), [CallbackSink(seen.append)], load)
+    line.events.subscribe(events.append)
+    for name in ("a", "b"):
+        add(line, name, itertools.chain([204] * 200), lane=LaneSettings(EVERY_FRAME, 8))  # score 0.8
+    with Running(line) as running:
+        until(lambda: len(seen) > 40)
+        line.swap(Path("new"))
+        switched = len(seen)
+        assert (old.exited, load.runner.entered) == (1, 1)
+        until(lambda: line.lanes.has_ended("a") and line.lanes.has_ended("b"))
+    assert 40 < switched < 400
+    assert running.report.total.judged == running.report.total.captured == len(seen) == 400
+    for name in ("a", "b"):
+        mine = [one for one in seen if one.frame.stream == name]
+        assert [one.frame.index for one in mine] == list(range(200))
+        thresholds = [one.threshold for one in mine]
+        assert thresholds == sorted(thresholds, reverse=True)
+        assert set(thresholds) == {0.5, 0.2}
+        assert all(one.image_score == pytest.approx(0.8 if one.threshold == 0.5 else 0.4) for one in mine)
+    (event,) = [event for event in events if event.kind == "bundle.swapped"]
+    assert (event.facts["old"]["bundle"], event.facts["new"]["bundle"]) == ("old", "new")  # type: ignore[index]
+    assert event.facts["streams"] == ["a", "b"]
+    assert load.runner.exited == 1
+
+
+def test_a_swap_that_cannot_be_loaded_leaves_everything_as_it_was(make_runner: MakeRunner) -> None:
+    def load(path: Path) -> Model:
+        raise StreamError(f"{path} is broken")
+
+    line = Line(model_of(make_runner()), [], load)
+    add(line, "a", itertools.repeat(0), rate_hz=100.0)
+    with Running(line):
+        until(lambda: line.latest("a"))
+        with pytest.raises(StreamError, match="new is broken"):
+            line.swap(Path("new"))
+        judged = line.lanes.counts("a").judged
+        until(lambda: line.lanes.counts("a").judged > judged)
+        assert line.model().name == "parts"
+
+
+def test_a_stream_may_have_a_bundle_of_its_own(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    load = Half(make_runner)
+    line = Line(model_of(make_runner()), [CallbackSink(seen.append)], load)
+    add(line, "a", [204] * 20)
+    line.add_source(LineStream("b", CAMERA, bundle=Path("own")), SyntheticSource(pictures([204] * 20)))
+    require_balanced(run_line(line))
+    scores = {(one.frame.stream, round(one.image_score, 3), one.threshold) for one in seen}
+    assert scores == {("a", 0.8, 0.5), ("b", 0.4, 0.2)}
+    assert load.runner.exited == 1
+
+
+def test_a_clock_that_jumps_changes_nothing(make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = line_of(make_runner())
+    lane = LaneSettings(FRESHEST, 4, staleness_s=1.0)
+    add(line, "a", itertools.repeat(0), rate_hz=100.0, lane=lane)
+    with Running(line):
+        until(lambda: line.latest("a"))
+        before, real = line.lanes.counts("a"), time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 86_400 * 365)
+        until(lambda: line.lanes.counts("a").judged > before.judged + 20)
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400 * 365)
+        until(lambda: line.lanes.counts("a").judged > before.judged + 40)
+        assert line.lanes.counts("a").dropped.get("stale", 0) == before.dropped.get("stale", 0)
+
+
+def test_a_slow_subscriber_that_fails_is_only_logged(make_runner: MakeRunner, caplog: pytest.LogCaptureFixture) -> None:
+    line = line_of(make_runner())
+    add(line, "a", [0] * 3)
+
+    def fail(prediction: Prediction) -> None:
+        raise ValueError("no chart")
+
+    line.subscribe(fail)
+    report = run_line(line)
+    assert report.total.judged == 3
+    assert "a subscriber failed" in caplog.text
+
+
+def test_the_report_reads_as_lines_and_json(make_runner: MakeRunner) -> None:
+    line = line_of(make_runner())
+    add(line, "a", [0, 255, 0])
+    report = run_line(line)
+    assert report.lines()[0].startswith("sources ended: 3 frames of 1 streams")
+    assert report.lines()[1].startswith("a: sources ended: 3 frames")
+    assert report.as_dict()["judged"] == 3
+    assert replace(report, seconds=0.0).frames_per_s is None

@@ -1,0 +1,97 @@
+"""A line of four cameras under more load than it can judge gets SIGTERM, or kill -9: every frame is accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LINE = """
+import json, sys
+from pathlib import Path
+from nnet_edge.runtime.delivery import Delivery
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.line import Line
+from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, PictureSettings, RejectPicturesSink
+from nnet_edge.runtime.spool import SpoolSettings
+from nnet_edge.runtime.stream import run_line, stopping_on_signals
+from nnet_edge.stream_settings import CameraSettings, LineStream
+
+folder = Path(sys.argv[2])
+log = JsonLinesSink(folder / "verdicts.jsonl", JsonLinesSettings(is_appended=True))
+deliveries = [
+    Delivery(log, DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))),
+    Delivery(RejectPicturesSink(folder / "rejects", PictureSettings(by_stream=True)), DeliverySettings(queue_items=8)),
+]
+line = Line(Model("distance", None, load_runner(Path(sys.argv[1])), 0.2), deliveries)
+for number in range(4):
+    line.add(LineStream(f"cam{number}", CameraSettings("synthetic", rate_hz=200.0)))
+with stopping_on_signals() as stop:
+    report = run_line(line, stop)
+sinks = {d.name: {"offered": d.counts().offered, "recovered": d.counts().recovered, "delivered": d.counts().delivered,
+    "dropped": dict(d.counts().dropped), "spooled": d.counts().spooled, "is_balanced": d.counts().is_balanced}
+    for d in deliveries}
+print(json.dumps({**report.as_dict(), "is_balanced": report.total.is_balanced, "sinks": sinks}))
+"""
+
+
+def ids(path: Path) -> list[str]:
+    """The ids in a log; fails for a line that is not whole."""
+    return [json.loads(line)["id"] for line in path.read_bytes().splitlines()]
+
+
+def line_until(graph: Path, folder: Path, number: signal.Signals, lines: int) -> tuple[dict[str, Any], int, float]:
+    """What a line said that was given a signal after so many lines of its log, its status, and how long its end took."""
+    path = folder / "verdicts.jsonl"
+    wanted = lines + (len(ids(path)) if path.exists() else 0)
+    with subprocess.Popen([sys.executable, "-c", LINE, str(graph), str(folder)], stdout=subprocess.PIPE) as process:
+        end_s = time.monotonic() + 60
+        while not path.exists() or path.read_bytes().count(b"\n") < wanted:
+            assert process.poll() is None
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        sent_s = time.monotonic()
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    return json.loads(output) if output else {}, process.returncode, time.monotonic() - sent_s
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGTERM")
+def test_sigterm_under_load_and_kill_9_account_for_every_frame(graph: Path, tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    said, status, end_s = line_until(graph, tmp_path, signal.SIGTERM, 100)
+    assert (status, said["ended"], said["is_balanced"], said["queued"]) == (0, "stopped", True, 0)
+    assert said["captured"] == said["judged"] + sum(said["drops"].values())
+    assert end_s < 15
+    found = ids(path)
+    assert len(found) == len(set(found)) == said["judged"]
+    log, pictures = said["sinks"]["json lines"], said["sinks"]["pictures"]
+    assert (log["offered"], log["delivered"], log["dropped"], log["spooled"]) == (said["judged"],) * 2 + ({}, 0)
+    assert pictures["is_balanced"]
+    assert pictures["delivered"] == len(list((tmp_path / "rejects").rglob("*.jpg"))) > 0
+
+    _, status, _ = line_until(graph, tmp_path, signal.SIGKILL, 50)
+    assert status == -signal.SIGKILL
+    said, status, _ = line_until(graph, tmp_path, signal.SIGTERM, 20)  # finds the spool and the log that the kill left
+    assert status == 0
+    log = said["sinks"]["json lines"]
+    assert log["is_balanced"]
+    assert (log["delivered"], log["spooled"]) == (log["offered"] + log["recovered"], 0)
+    after = ids(path)
+    assert after[: len(found)] == found
+    unique = list(dict.fromkeys(after))
+    by_run_and_stream: dict[str, list[int]] = {}
+    for each in unique:
+        stream, _, index = each.rpartition("/")
+        by_run_and_stream.setdefault(stream, []).append(int(index))
+    assert len(by_run_and_stream) == 12  # 3 runs of 4 streams: no id of one run is met in another
+    assert all(indices == sorted(indices) for indices in by_run_and_stream.values())

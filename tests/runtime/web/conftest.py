@@ -1,0 +1,150 @@
+"""A real line with its real page on loopback, and a real browser; pictures are grey with one brighter square."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnet_edge.runtime.line import Line
+from nnet_edge.runtime.line_report import LineReport
+from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.sources import SyntheticSource
+from nnet_edge.runtime.stream import run_line
+from nnet_edge.runtime.web.server import WebServer
+from nnet_edge.stream_settings import CameraSettings, LineStream
+from nnet_edge.web_settings import DriftSettings, WebSettings
+
+HEIGHT, WIDTH = 240, 320
+SQUARE = (slice(60, 140), slice(30, 110))  # rows and columns of the brighter square: in the left half
+BRIGHT = 153  # 0.6 of white: what BrightnessRunner's map has there
+THRESHOLD = 0.8  # above it: a good part
+
+
+def pictures(brightness: int = BRIGHT) -> Iterator[np.ndarray]:
+    """Grey pictures, uint8 BGR (240, 320, 3), with the square and a dark line that wanders through the right half."""
+    number = 0
+    while True:
+        picture = np.full((HEIGHT, WIDTH, 3), 76, np.uint8)
+        picture[SQUARE] = brightness
+        picture[:, 170 + 2 * (number % 70)] = 20
+        number += 1
+        yield picture
+
+
+@dataclass
+class Site:
+    """A line that runs, and its page."""
+
+    line: Line
+    server: WebServer
+    reports: list[LineReport] = field(default_factory=list)
+
+    def ask(
+        self,
+        path: str,
+        fields: Any = None,
+        headers: dict[str, str] | None = None,
+        method: str | None = None,
+        body: bytes | None = None,
+    ) -> tuple[int, Any, http.client.HTTPMessage]:
+        """Status, content (JSON where it is) and headers of one answer; `fields` are posted as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        body = json.dumps(fields).encode() if fields is not None else body
+        kind = {"content-type": "application/json"} if body is not None else {}
+        try:
+            connection.request(method or ("GET" if body is None else "POST"), path, body, kind | (headers or {}))
+            answer = connection.getresponse()
+            content = answer.read()
+            is_json = (answer.headers.get("content-type") or "").startswith("application/json")
+            return answer.status, json.loads(content) if is_json else content, answer.headers
+        finally:
+            connection.close()
+
+    def session(self) -> dict[str, str]:
+        """The headers of a page that was opened: its cookie and its CSRF token."""
+        _, _, headers = self.ask("/")
+        cookie = (headers.get("set-cookie") or "").partition(";")[0]
+        _, found, _ = self.ask("/api/session", headers={"cookie": cookie})
+        return {"cookie": cookie, "x-csrf-token": found["csrf"]}
+
+
+Serve = Callable[..., AbstractContextManager[Site]]
+
+
+@pytest.fixture
+def serve(make_runner: Callable[..., Any]) -> Serve:
+    """A function that serves a line with one stream, `left`, as long as its block runs; every frame is accounted for."""
+
+    @contextmanager
+    def serving(settings: WebSettings | None = None, drift: DriftSettings | None = None, **more: Any) -> Iterator[Site]:
+        path = more.pop("path", None)
+        rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
+        model = Model("parts", path, make_runner(), THRESHOLD, manifest=more.pop("manifest", {}))
+        line = Line(model, keep_open=True, **more)
+        line.add_source(
+            LineStream("left", CameraSettings("synthetic")), SyntheticSource(pictures(brightness), rate_hz)
+        )
+        stop = threading.Event()
+        with WebServer(line, settings or WebSettings(port=0), drift) as server:
+            site = Site(line, server)
+            thread = threading.Thread(target=lambda: site.reports.append(run_line(line, stop)))
+            thread.start()
+            try:
+                until(lambda: line.latest("left") is not None)
+                yield site
+            finally:
+                stop.set()
+                thread.join(10)
+        (report,) = site.reports
+        assert report.total.is_balanced
+        assert report.total.queued == 0
+
+    return serving
+
+
+def until(is_so: Callable[[], object], limit_s: float = 10.0) -> None:
+    """Wait until it is so; fail when it is not within the limit."""
+    end_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., None]:
+    """The function `until`."""
+    return until
+
+
+@pytest.fixture(scope="session")
+def browser_module() -> ModuleType:
+    """tests/runtime/web/browser.py; skips where there is no Chromium."""
+    path = Path(__file__).with_name("browser.py")
+    spec = importlib.util.spec_from_file_location("nnet_edge_test_browser", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    return module
+
+
+@pytest.fixture
+def browser(browser_module: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium."""
+    with browser_module.Browser(tmp_path / "profile") as browser:
+        yield browser

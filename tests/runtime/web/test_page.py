@@ -1,0 +1,119 @@
+"""The page in a real browser: it loads, the picture moves, and what people do there is what the line does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nnet_edge.web_settings import WebSettings
+
+TOKEN = "a-token-of-some-length"
+CARD = "document.querySelector('.card')"
+
+
+def open_page(browser: Any, site: Any) -> None:
+    """The page with one card that shows a picture."""
+    browser.open(site.server.address)
+    browser.wait(f"{CARD} && {CARD}.querySelector('.picture').naturalWidth > 0")
+
+
+@pytest.mark.slow
+def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any, serve: Any, until: Any) -> None:
+    with serve() as site:
+        open_page(browser, site)
+        assert browser.value("document.querySelector('.card .name').textContent") == "left"
+        browser.wait("document.querySelector('.card .state').textContent === 'live'")
+        assert browser.value(f"{CARD}.classList.contains('good')")
+
+        frame = browser.value(f"{CARD}.dataset.frame")
+        pixels = browser.value(SUM_OF_PIXELS)
+        browser.wait(f"{CARD}.dataset.frame !== '{frame}'")
+        browser.wait(f"({SUM_OF_PIXELS}).then((sum) => sum !== {pixels})")
+
+        browser.wait("/ of the last [1-9][0-9]/.test(document.querySelector('.would').textContent)")
+        browser.value(
+            "(() => { const s = document.querySelector('.threshold'); s.value = 250;"
+            " s.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )  # 0.25 of twice the threshold: 0.4, and every frame scores 0.6
+        would = browser.value("document.querySelector('.would').textContent")
+        count = int(would.split("would reject: ")[1].split(" of")[0])
+        assert count == int(would.split("the last ")[1].split(" ")[0]) > 0
+        assert site.line.streams()[0].threshold == pytest.approx(0.8)
+        browser.click(".apply")
+        until(lambda: site.line.streams()[0].threshold == pytest.approx(0.4))
+        browser.wait(f"{CARD}.classList.contains('bad')")
+        browser.wait("document.querySelectorAll('#gallery button').length > 0")
+
+        browser.click(".draw")
+        browser.drag(".regions", (0.55, 0.1), (0.95, 0.9))  # the right half: the square lies in the left one
+        browser.click(".draw-save")
+        until(lambda: site.line.streams()[0].settings.verdict.regions_of_interest)
+        ((x, y), *_), = site.line.streams()[0].settings.verdict.regions_of_interest
+        assert (x, y) == (pytest.approx(0.55 * 320, abs=2), pytest.approx(0.1 * 240, abs=2))
+        browser.wait(f"{CARD}.classList.contains('good')")
+        assert site.line.latest("left").is_masked
+
+        browser.click(".pause")
+        browser.wait("document.querySelector('.card .state').textContent === 'paused'")
+        assert site.line.streams()[0].is_paused
+        browser.click(".pause")
+        browser.wait("document.querySelector('.card .state').textContent === 'live'")
+        assert not browser.complaints
+
+
+SUM_OF_PIXELS = """(async () => {
+  const picture = document.querySelector('.picture'); await picture.decode().catch(() => null);
+  const canvas = new OffscreenCanvas(160, 120), paint = canvas.getContext('2d');
+  paint.drawImage(picture, 0, 0, 160, 120);
+  return paint.getImageData(80, 0, 80, 120).data.reduce((sum, value, place) => sum + value * (place % 997), 0); })()"""
+
+
+@pytest.mark.slow
+def test_streams_are_added_and_removed_and_rejects_opened(browser: Any, serve: Any, until: Any) -> None:
+    with serve(brightness=230) as site:
+        open_page(browser, site)
+        browser.wait("document.querySelectorAll('#gallery img').length > 0")
+        browser.click("#gallery button")
+        browser.wait("document.querySelector('#reject-picture').naturalWidth > 0")
+        assert browser.value(
+            "fetch(document.querySelector('#reject-original').href).then((answer) => answer.headers.get('content-disposition'))"
+        ).startswith("attachment")
+        browser.click("#reject-dialog .cancel")
+
+        browser.click("#add")
+        browser.click("#add-form input[name=name]")
+        browser.write_text("right")
+        browser.click("#add-form input[name=address]")
+        browser.write_text("/etc")
+        browser.click("#add-form button[type=submit]")
+        browser.wait("document.querySelector('.dialog-fault').textContent.includes('may not add')")
+        browser.value("document.querySelector('#add-form input[name=address]').value = 'synthetic'")
+        browser.click("#add-form button[type=submit]")
+        browser.wait("document.querySelectorAll('.card').length === 2")
+        assert [status.name for status in site.line.streams()] == ["left", "right"]
+        browser.click("[data-stream=right] .remove")
+        browser.wait("document.querySelectorAll('.card').length === 1")
+        assert [status.name for status in site.line.streams()] == ["left"]
+
+
+@pytest.mark.slow
+def test_a_bad_token_is_refused_and_the_right_one_opens_the_page(
+    browser: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGE_TOKEN", TOKEN)
+    with serve(WebSettings(port=0, token_from="env:PAGE_TOKEN")) as site:
+        browser.open(site.server.address)
+        browser.click("#token")
+        browser.write_text("a-token-that-is-wrong")
+        browser.click("button[type=submit]")
+        browser.wait("document.querySelector('#fault').textContent === 'the token is wrong'")
+        assert not browser.value("document.querySelector('.card')")
+        browser.click("#token")
+        browser.write_text(TOKEN)
+        browser.click("button[type=submit]")
+        browser.wait(f"{CARD} && {CARD}.querySelector('.picture').naturalWidth > 0")
+        assert TOKEN not in browser.value("document.documentElement.outerHTML + document.cookie")
+        browser.click("#logout")
+        import time; time.sleep(0.5); print(browser.value("document.querySelector('#fault').textContent + document.querySelector('#logout').hidden + innerWidth + JSON.stringify(document.querySelector('#logout').getBoundingClientRect())"), browser.complaints)
+        browser.wait("document.querySelector('#token')")
