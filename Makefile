@@ -5,7 +5,7 @@ PARTS = export runtime calibration benchmarks
 
 GPU = build/gpu
 
-.PHONY: demo test check format lint types tests gpu clean
+.PHONY: demo test check format lint types tests gpu soak clean
 
 demo: .venv/ready
 	$(BIN)/nnet-edge demo --out demo --force
@@ -37,6 +37,12 @@ gpu: .venv/ready
 	-for precision in fp32 fp16 int8; do $(BIN)/nnet-edge build-engine $(GPU)/bundle --precision $$precision --accept; done
 	$(BIN)/pytest -m gpu
 	$(BIN)/python -m nnet_edge.benchmarks.gpu $(GPU)/bundle --json benchmarks/results/gpu.json
+
+# Four cameras for half an hour; memory, threads, file handles and latency must not grow. SOAK=3 for three minutes.
+SOAK ?= 30
+soak: .venv/ready
+	test -d build/soak/bundle || $(BIN)/python -m nnet_edge.benchmarks.random_bundle build/soak/bundle --backbone efficientnet_lite0
+	$(BIN)/python -m nnet_edge.benchmarks.soak build/soak/bundle --minutes $(SOAK)
 
 # torch first and alone: its CPU build satisfies what every later package asks for
 .venv/ready: setup.py constraints.txt

@@ -117,7 +117,9 @@ def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
         return None
     policy = EVERY_FRAME if options["when_full"] == WhenFull.WAIT.value else FRESHEST
     if options["when_full"] is None:
-        raise ConfigError("--buffer of several sources needs --when-full: say whether frames wait or the oldest is dropped")
+        raise ConfigError(
+            "--buffer of several sources needs --when-full: say whether frames wait or the oldest is dropped"
+        )
     return LaneSettings(policy, options["buffer_frames"] or LaneSettings().capacity)
 
 

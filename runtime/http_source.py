@@ -53,7 +53,9 @@ class HttpSource(Source):
             response = self._request()
         except (OSError, HTTPException) as error:
             self._close()
-            raise SourceError(f"{self._what} cannot be opened: is it switched on, reachable, and the address right?") from error
+            raise SourceError(
+                f"{self._what} cannot be opened: is it switched on, reachable, and the address right?"
+            ) from error
         if response.status == 200 and response.headers.get_content_type() == "multipart/x-mixed-replace":
             self._response = response
             self.got = SourceFacts(pixel_format="MJPG")

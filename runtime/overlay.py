@@ -48,6 +48,7 @@ def to_panel(image: np.ndarray) -> np.ndarray:
 def draw_regions(panel: np.ndarray, prediction: Prediction) -> np.ndarray:
     """`panel` with a box around each region, and the region's peak relative to the threshold."""
     picture = panel.copy()
+    draw_inspected(picture, prediction)
     rows, columns = panel.shape[0] / prediction.frame.image.shape[0], panel.shape[1] / prediction.frame.image.shape[1]
     for region in prediction.regions:
         top_left = round(region.x * columns), round(region.y * rows)
@@ -56,6 +57,17 @@ def draw_regions(panel: np.ndarray, prediction: Prediction) -> np.ndarray:
         text_at = top_left[0], max(12, top_left[1] - 5)
         cv2.putText(picture, f"{region.peak / prediction.threshold:.2f}", text_at, FONT, 0.45, RED, 1, cv2.LINE_AA)
     return picture
+
+
+def draw_inspected(picture: np.ndarray, prediction: Prediction) -> None:
+    """Darken in `picture` what is not inspected, and outline what is; nothing where everything is."""
+    if prediction.inspected is None:
+        return
+    height, width = picture.shape[:2]
+    counts = cv2.resize(prediction.inspected.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    picture[counts == 0] //= 2
+    outlines, _ = cv2.findContours(counts, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, GREEN, 1)
 
 
 def draw_heat(panel: np.ndarray, prediction: Prediction) -> np.ndarray:

@@ -58,12 +58,16 @@ class PipeSource(Source):
                 image = whole_picture(picture)
                 if image is None:
                     self.skipped += 1
-                    log.warning("%s gave a picture that is not whole (%d bytes): passed over", self.describe(), len(picture))
+                    log.warning(
+                        "%s gave a picture that is not whole (%d bytes): passed over", self.describe(), len(picture)
+                    )
                     continue
                 yield Frame(image, index, time.monotonic(), self.stream)
                 index += 1
             if len(rest) > LARGEST_PICTURE or (len(rest) >= len(START) and not rest.startswith(START)):
-                raise SourceError(f"{self.describe()} carries no JPEGs, one behind the other: write them with ffmpeg -f mjpeg")
+                raise SourceError(
+                    f"{self.describe()} carries no JPEGs, one behind the other: write them with ffmpeg -f mjpeg"
+                )
         if not self._interrupted.is_set():
             raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
 

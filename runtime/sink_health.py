@@ -29,6 +29,7 @@ class SinkHealth:
         self._bad_since_s = 0.0
         self._losses_before = 0
         self._tries = 0
+        self._has_told_loss = False
         self.state = "ok"
         self.reason: str | None = None
 
@@ -64,9 +65,14 @@ class SinkHealth:
             self._change("dead", str(error))
 
     def lost(self, reason: str) -> None:
-        """Something was dropped: a sink that is ok is late from now on."""
+        """Something was dropped: a sink that is ok is late from now on, and of a dead one it is told once as well."""
+        with self._lock:
+            is_news, self._has_told_loss = not self._has_told_loss, True
         if self.state == "ok":
             self._change("late", reason)
+        elif is_news and self.state == "dead":
+            log.warning("the dead sink %s loses what it is given: %s", self._name, reason)
+            self._say("sink.late", {"reason": reason, "dropped": self._losses()})
 
     def ended(self, error: BaseException) -> None:
         """The sink's thread ends with this error: it is dead for good."""
@@ -99,7 +105,7 @@ class SinkHealth:
         with self._lock:
             if self.state == "ok":
                 return
-            self.state, self.reason = "ok", None
+            self.state, self.reason, self._has_told_loss = "ok", None, False
             outage_s, lost = time.monotonic() - self._bad_since_s, self._losses() - self._losses_before
         log.warning("the sink %s is back after %.1f s", self._name, outage_s)
         self._say("sink.back", {"outage_s": round(outage_s, 3), "lost": lost})

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
+from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region
 from nnet_edge.runtime.masks import TriggerLine, inspected_part, require_inside
 from nnet_edge.runtime.processing import predict
 from nnet_edge.scoring import find_regions
@@ -37,7 +37,7 @@ class Rules:
         if size not in self._masks:
             require_inside(self.settings.crops, height, width)
             crops = self.settings.crops or (None,)
-            masks = {crop and crop.name: inspected_part(self.settings, height, width, crop) for crop in crops}
+            masks = {name_of(crop): inspected_part(self.settings, height, width, crop) for crop in crops}
             self._masks = {size: masks}  # a camera has one size at a time
         return self._masks[size]
 
@@ -102,7 +102,7 @@ class Station:
         rules = self._rules
         masks = rules.fit(*whole.image.shape[:2])
         return [
-            self._judge_one(part, outputs, first + number, rules, masks.get(part.crop and part.crop.name), wants_maps)
+            self._judge_one(part, outputs, first + number, rules, masks.get(name_of(part.crop)), wants_maps)
             for number, part in enumerate(parts)
         ]
 
@@ -124,7 +124,7 @@ class Station:
         verdict = self._smooth(part, prediction.is_above, rules.settings)
         if anomaly_map is None and (isinstance(outputs, Outputs) or wants_maps or prediction.is_above or verdict):
             anomaly_map = outputs.anomaly_map[number]
-        regions = ()
+        regions: tuple[Region, ...] = ()
         if anomaly_map is not None and (prediction.is_above or verdict):
             size = part.image.shape[0], part.image.shape[1]
             regions = find_regions(anomaly_map, rules.pixel_threshold, *size, rules.settings.min_area)
@@ -136,7 +136,7 @@ class Station:
         """The verdict of n of the last m frames; None without smoothing."""
         if settings.smoothing is None:
             return None
-        history = self._above.setdefault(part.crop and part.crop.name, deque(maxlen=settings.smoothing.m))
+        history = self._above.setdefault(name_of(part.crop), deque(maxlen=settings.smoothing.m))
         history.append(is_above)
         return sum(history) >= settings.smoothing.n
 
@@ -183,3 +183,8 @@ class Station:
             rules.fit(*self._size)
         self._rules = rules
         return rules.threshold
+
+
+def name_of(crop: Crop | None) -> str | None:
+    """The crop's name, None for the whole picture."""
+    return None if crop is None else crop.name

@@ -101,7 +101,9 @@ class VideoSource(Source):
         if not self._is_file:
             raise SourceError(f"{self._what} stopped after {frames} frames: is it switched on and connected?")
         if self._state != self._file_state():
-            raise SourceError(f"{self._what} was replaced or altered while it was read, after {frames} frames: read it again")
+            raise SourceError(
+                f"{self._what} was replaced or altered while it was read, after {frames} frames: read it again"
+            )
         promised = self._fact(cv2.CAP_PROP_FRAME_COUNT)
         if frames == 0 or (promised is not None and frames < PROMISE_KEPT * promised):
             of = f" of {promised:.0f}" if promised else ""

@@ -108,6 +108,20 @@ def test_stream_a_folder_into_lines_rejects_and_video(
     assert f"wrote {tmp_path / 'lines.jsonl'}" in capsys.readouterr().err
 
 
+def test_several_sources_are_one_line_with_one_log(
+    bundle_path: Path, parts_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "lines.jsonl"
+    sources = [f"good={parts_folder / 'test_good'}", str(parts_folder / "bad/stain"), "drawn=synthetic:5"]
+    assert run(["stream", *sources, "--bundle", str(bundle_path), "--json", str(lines)]) == 0
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert sorted(item["stream"] for item in found) == ["camera-1"] * 4 + ["drawn"] * 5 + ["good"] * 4
+    assert len({item["id"] for item in found}) == 13
+    assert "13 captured, 0 dropped, 0 queued" in capfd.readouterr().err
+    assert run(["stream", *sources, "--bundle", str(bundle_path), "--video", str(tmp_path / "a.mp4")]) == 2
+    assert "--video shows one source" in capfd.readouterr().err
+
+
 def test_the_stream_and_the_evaluation_give_the_same_score(
     bundle_path: Path, parts_folder: Path, tmp_path: Path
 ) -> None:

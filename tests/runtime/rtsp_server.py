@@ -33,5 +33,6 @@ if len(sys.argv) > 3:
 server.get_mount_points().add_factory("/live", factory)
 if server.attach(None) == 0:
     sys.exit(f"port {sys.argv[1]} is taken")
-print("ready", flush=True)
+sys.stdout.write("ready\n")
+sys.stdout.flush()
 GLib.MainLoop().run()

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import takewhile
 from pathlib import Path
 
+import cv2
 import pytest
 
 from nnet_edge.config import WhenFull
@@ -412,6 +414,50 @@ def test_on_a_full_disk_pictures_are_lost_and_counted_and_none_is_half(
     names = {path.name for path in small_disk.iterdir()} - {"ballast"}
     assert len(names) == counts.delivered > 0
     assert all((small_disk / name).read_bytes().endswith(b"\xff\xd9") for name in names)  # the end of a JPEG
+
+
+def test_a_spool_on_a_full_disk_costs_the_newest_and_goes_on_when_there_is_room(
+    small_disk: Path, make_prediction: MakePrediction
+) -> None:
+    ballast = small_disk / "ballast"
+    sink, told = Receiver(), []
+    sink.is_down.set()
+    with Delivery(sink, must_deliver(small_disk / "spool")) as delivery:
+        delivery.report_to(told.append)
+        ballast.write_bytes(b"x" * 900_000)
+        for index in range(1500):  # records of about 150 bytes
+            delivery.write(make_prediction(index))
+            delivery.flush(1)
+        counts = delivery.counts()
+        assert counts.is_balanced
+        assert counts.dropped == {"spool failed": 1500 - counts.spooled}
+        assert 100 < counts.spooled < 1500
+        ballast.unlink()
+        delivery.write(make_prediction(1500))
+        sink.is_down.clear()
+        until(lambda: delivery.counts().spooled == 0 and delivery.counts().queued == 0)
+    assert sink.got == ids(*range(counts.spooled), 1500)
+    assert delivery.counts().is_balanced
+    assert any("No space left on device" in str(event.facts.get("reason")) for event in told)
+
+
+def test_a_video_is_whole_when_the_line_ends_or_its_fault_is_raised_then(
+    tmp_path: Path, make_prediction: MakePrediction, files_up_to: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with Delivery(VideoSink(tmp_path / "good.avi")) as delivery:
+        for index in range(5):
+            delivery.write(make_prediction(index))
+    assert delivery.counts().delivered == 5
+    assert cv2.VideoCapture(str(tmp_path / "good.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+
+    def film() -> None:
+        with Delivery(VideoSink(tmp_path / "bad.avi")) as delivery:
+            for index in range(20):
+                delivery.write(make_prediction(index))
+
+    with files_up_to(5_000), pytest.raises(SinkError, match="of 20 frames: is the disk full"):
+        film()
+    assert [path.name for path in tmp_path.iterdir()] == ["good.avi"]
 
 
 LINE = """

@@ -62,7 +62,9 @@ def test_a_frame_older_than_the_stream_bears_is_dropped_as_stale() -> None:
     require_balanced(lanes)
 
 
-@pytest.mark.parametrize(("rate_hz", "pace", "expected"), [(25, "paced:5", 50), (25, "paced:10", 100), (5, "paced:10", 50)])
+@pytest.mark.parametrize(
+    ("rate_hz", "pace", "expected"), [(25, "paced:5", 50), (25, "paced:10", 100), (5, "paced:10", 50)]
+)
 def test_a_paced_lane_takes_so_many_frames_a_second(rate_hz: int, pace: str, expected: int) -> None:
     lanes = lanes_of("a", settings=LaneSettings(Policy.from_text(pace), 1000))
     for index in range(10 * rate_hz):  # ten seconds of the camera
@@ -125,7 +127,9 @@ def test_a_batch_waits_for_the_other_streams_until_the_deadline() -> None:
 
 def test_a_file_waits_for_room_and_loses_nothing() -> None:
     lanes = lanes_of("file", settings=LaneSettings(EVERY_FRAME, 2))
-    thread = threading.Thread(target=lambda: ([lanes.put(frame("file", index)) for index in range(50)], lanes.close("file")))
+    thread = threading.Thread(
+        target=lambda: ([lanes.put(frame("file", index)) for index in range(50)], lanes.close("file"))
+    )
     thread.start()
     seen: list[int] = []
     while taken := lanes.take(3):

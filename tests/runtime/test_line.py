@@ -70,7 +70,11 @@ class Running:
     """A line that runs in a thread of its own; leaving the block stops it, and the report is there."""
 
     def __init__(self, line: Line) -> None:
-        self.line, self.stop, self.report = line, threading.Event(), LineReport({}, line.lanes.total(), line.batches(), 0.0)
+        self.line, self.stop, self.report = (
+            line,
+            threading.Event(),
+            LineReport({}, line.lanes.total(), line.batches(), 0.0),
+        )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
 
@@ -134,7 +138,9 @@ def test_a_score_does_not_depend_on_the_frames_in_the_batch(graph: Path, kind: s
     found: list[dict[tuple[str, int], tuple[float, bytes]]] = []
     for streams, batch in ((["a"], 1), (["a", "b", "c"], 8)):
         seen: list[Prediction] = []
-        line = Line(model_of(load_runner(graph, RunnerSettings(kind=kind, max_batch=batch))), [CallbackSink(seen.append)])
+        line = Line(
+            model_of(load_runner(graph, RunnerSettings(kind=kind, max_batch=batch))), [CallbackSink(seen.append)]
+        )
         for number, name in enumerate(streams):
             random = np.random.default_rng(number)
             images = [(value + random.integers(-20, 20, (48, 64, 3))).astype(np.uint8) for value in values]

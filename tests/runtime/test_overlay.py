@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -52,3 +54,12 @@ def test_annotating_leaves_the_frame_alone() -> None:
     image = np.full((300, 400, 3), 90, np.uint8)
     annotate(predict(image, regions=(Region(0, 0, 50, 50, 2500.0, 1.0),)))
     assert np.unique(image).tolist() == [90]
+
+
+def test_what_is_not_inspected_is_dark_and_the_rest_as_it_was() -> None:
+    inspected = np.zeros((256, 256), bool)
+    inspected[:, :128] = True
+    prediction = replace(predict(np.full((300, 400, 3), 90, np.uint8)), inspected=inspected)
+    left = annotate(prediction)[BAR_HEIGHT:, :400]
+    assert np.unique(left[20:280, 20:180]).tolist() == [90]
+    assert np.unique(left[:, 220:]).tolist() == [45]

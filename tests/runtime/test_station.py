@@ -42,7 +42,10 @@ def judge(settings: VerdictSettings, anomaly_map: np.ndarray):  # type: ignore[n
 
 
 def test_a_region_of_interest_decides_what_counts() -> None:
-    everywhere, left = judge(VerdictSettings(), two_spots()), judge(VerdictSettings(regions_of_interest=(LEFT_HALF,)), two_spots())
+    everywhere, left = (
+        judge(VerdictSettings(), two_spots()),
+        judge(VerdictSettings(regions_of_interest=(LEFT_HALF,)), two_spots()),
+    )
     assert (everywhere.image_score, len(everywhere.regions), everywhere.is_masked) == (pytest.approx(0.9), 2, False)
     assert (left.image_score, len(left.regions), left.is_masked) == (pytest.approx(0.6), 1, True)
     assert left.anomaly_map is not None
@@ -84,7 +87,10 @@ def test_a_mask_lies_in_the_cameras_picture_also_where_a_crop_is_judged() -> Non
     [
         (VerdictSettings(regions_of_interest=(((300, 0), (400, 0), (400, 50)),)), "leave nothing of the picture"),
         (VerdictSettings(interest_picture=Path("absent.png")), r"the mask absent\.png cannot be read"),
-        (VerdictSettings(crops=(Crop("wide", 150, 0, 100, 50),)), "the crop wide .*reaches beyond the camera's 200x100"),
+        (
+            VerdictSettings(crops=(Crop("wide", 150, 0, 100, 50),)),
+            "the crop wide .*reaches beyond the camera's 200x100",
+        ),
     ],
 )
 def test_what_does_not_fit_the_camera_is_an_error(settings: VerdictSettings, says: str) -> None:

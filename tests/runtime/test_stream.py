@@ -23,11 +23,19 @@ from nnet_edge.runtime.meters import STAGES, StreamReport
 from nnet_edge.runtime.runner import load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, Sink
 from nnet_edge.runtime.sources import SyntheticSource, open_source
-from nnet_edge.runtime.stream import run
+from nnet_edge.runtime.stream import run as run_stream
 
 LIMIT_S = 1.0
 SETTINGS = StreamSettings(threshold=0.5)
 MakeRunner = Callable[..., Any]
+
+
+def run(*arguments: Any, **options: Any) -> StreamReport:
+    """`run`, and the identity that holds for every stream: captured = judged + dropped by cause + still queued."""
+    report = run_stream(*arguments, **options)
+    assert report.captured == report.judged + sum(report.drops.values()) + report.queued
+    assert (report.queued, report.dropped) == (0, sum(report.drops.values()))
+    return report
 
 
 def pictures(count: int, bad: Iterable[int] = ()) -> Iterator[np.ndarray]:

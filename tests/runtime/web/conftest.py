@@ -94,9 +94,7 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
         rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
         model = Model("parts", path, make_runner(), THRESHOLD, manifest=more.pop("manifest", {}))
         line = Line(model, keep_open=True, **more)
-        line.add_source(
-            LineStream("left", CameraSettings("synthetic")), SyntheticSource(pictures(brightness), rate_hz)
-        )
+        line.add_source(LineStream("left", CameraSettings("synthetic")), SyntheticSource(pictures(brightness), rate_hz))
         stop = threading.Event()
         with WebServer(line, settings or WebSettings(port=0), drift) as server:
             site = Site(line, server)

@@ -1,0 +1,124 @@
+"""What a sink costs the line and how many verdicts a second it takes: `python -m nnet_edge.benchmarks.sinks`.
+
+Two figures for each: how long a put of one verdict holds the line (paced like 4 cameras of 30 frames/s), and how many
+verdicts a second the sink takes when it is given all it can. MQTT is measured with `--broker HOST:PORT`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from nnet_edge.config import WhenFull
+from nnet_edge.frame import Frame, Prediction, Region
+from nnet_edge.runtime.delivery import Delivery
+from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.sinks import (
+    JsonLinesSettings,
+    JsonLinesSink,
+    MqttSettings,
+    MqttSink,
+    RejectPicturesSink,
+    Sink,
+)
+from nnet_edge.runtime.spool import SpoolSettings
+
+RATE_HZ = 120  # verdicts a second while puts are measured
+PACED_S = 5.0
+Make = Callable[[Path], tuple[Sink, DeliverySettings]]
+
+
+def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
+    """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
+
+    def log(folder: Path, **facts: float | None) -> Sink:
+        return JsonLinesSink(folder / "log.jsonl", JsonLinesSettings(is_appended=True, **facts))  # type: ignore[arg-type]
+
+    def spooled(folder: Path) -> DeliverySettings:
+        return DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))
+
+    found: dict[str, tuple[Make, int]] = {
+        "json lines": (lambda folder: (log(folder), DeliverySettings()), 20_000),
+        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), DeliverySettings()), 20_000),
+        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), DeliverySettings()), 2_000),
+        "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
+        "pictures": (lambda folder: (RejectPicturesSink(folder), DeliverySettings()), 200),
+    }
+    if broker is not None:
+        host, _, port = broker.rpartition(":")
+        settings = MqttSettings(host, int(port))
+        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), DeliverySettings()), 5_000)
+        found["mqtt, QoS 1, must deliver"] = (lambda folder: (MqttSink(settings), spooled(folder)), 5_000)
+    return found
+
+
+def verdicts(count: int) -> list[Prediction]:
+    """Rejects of one region, 640x480, all of one picture."""
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    anomaly_map = np.zeros((256, 256), np.float32)
+    anomaly_map[90:120, 90:120] = 3.0
+    regions = (Region(225, 168, 75, 57, 4275.0, 3.0),)
+    stages = {"waiting": 1.2, "preprocess": 0.8, "infer": 20.4, "postprocess": 0.4, "total": 22.8}
+    return [
+        Prediction(Frame(image, index, time.monotonic(), "camera-0"), 3.0, 2.0, anomaly_map, regions, stages)
+        for index in range(count)
+    ]
+
+
+def paced_puts_us(make: Make, folder: Path) -> tuple[np.ndarray, int]:
+    """Microseconds that each put took at RATE_HZ, float64 (n,), and the verdicts that were lost."""
+    sink, settings = make(folder)
+    given = verdicts(int(RATE_HZ * PACED_S))
+    taken_us = np.empty(len(given))
+    with Delivery(sink, settings) as delivery:
+        began_s = time.monotonic()
+        for index, prediction in enumerate(given):
+            time.sleep(max(0.0, index / RATE_HZ - (time.monotonic() - began_s)))
+            put_ns = time.perf_counter_ns()
+            delivery.write(prediction)
+            taken_us[index] = (time.perf_counter_ns() - put_ns) / 1e3
+    return taken_us, sum(delivery.counts().dropped.values())
+
+
+def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
+    """Verdicts a second that arrive when the line waits for the sink."""
+    sink, settings = make(folder)
+    given = verdicts(count)
+    with Delivery(sink, replace(settings, when_full=WhenFull.WAIT)) as delivery:
+        began_s = time.monotonic()
+        for prediction in given:
+            delivery.write(prediction)
+        while delivery.counts().delivered < count:
+            time.sleep(0.001)
+        return count / (time.monotonic() - began_s)
+
+
+def table(rows: Sequence[tuple[str, np.ndarray, int, float]]) -> str:
+    """The figures as a table in Markdown."""
+    lines = ["| sink | put p50 / p99 / largest, µs | lost at 120/s | verdicts/s |", "|---|---|---|---|"]
+    for name, taken_us, lost, rate in rows:
+        middle, late = np.percentile(taken_us, (50, 99))
+        lines.append(f"| {name} | {middle:.0f} / {late:.0f} / {taken_us.max():.0f} | {lost} | {rate:.0f} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--broker", help="HOST:PORT of an MQTT broker without passwords.")
+def main(broker: str | None) -> None:
+    """Measure the sinks on this machine and print a table."""
+    rows = []
+    for name, (make, count) in cases(broker).items():
+        with tempfile.TemporaryDirectory() as paced, tempfile.TemporaryDirectory() as full:
+            taken_us, lost = paced_puts_us(make, Path(paced))
+            rows.append((name, taken_us, lost, verdicts_per_s(make, Path(full), count)))
+    click.echo(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The page's addresses over real HTTP and WebSockets on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.web.app import LARGEST_BODY
+from nnet_edge.runtime.web.client import PageClient
+from nnet_edge.runtime.web.server import WebServer
+from nnet_edge.web_settings import WebSettings
+
+TOKEN = "a-token-of-some-length"
+
+
+def read_picture(message: bytes) -> tuple[dict[str, Any], np.ndarray]:
+    """The header and the picture of one message."""
+    length = int.from_bytes(message[:2], "big")
+    picture = cv2.imdecode(np.frombuffer(message[2 + length :], np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return json.loads(message[2 : 2 + length]), picture
+
+
+def test_the_state_holds_every_stream_and_scores_come_once(serve: Any, until: Any) -> None:
+    with serve() as site:
+        until(lambda: site.line.streams()[0].counts.judged >= 5)
+        status, state, _ = site.ask("/api/state")
+        assert status == 200
+        (stream,) = state["streams"]
+        assert (stream["name"], stream["state"], stream["size"]) == ("left", "live", [320, 240])
+        assert stream["captured"] == stream["judged"] + sum(stream["dropped"].values()) + stream["queued"]
+        assert stream["last"]["is_anomalous"] is False
+        assert stream["latency_ms"]["total"]["p50"] > 0
+        newest = state["scores"]["left"][-1]
+        assert newest[1] == pytest.approx(0.6, abs=0.01)
+        _, later, _ = site.ask(f"/api/state?after={newest[0]}")
+        assert all(number > newest[0] for number, *_ in later["scores"].get("left", []))
+        assert site.ask("/readyz")[:2] == (200, {"status": "ok", "reasons": []})
+        assert site.ask("/healthz")[0] == 200
+        site.server.line_ended()
+        assert site.ask("/healthz")[0] == 503
+        assert site.ask("/readyz")[1]["reasons"] == ["the line has ended"]
+
+
+def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any) -> None:
+    with serve() as site:
+        address = f"http://127.0.0.1:{unused_port()}/video"
+        status, _, _ = site.ask("/api/streams", {"name": "gone", "address": address}, site.session())
+        assert status == 201
+        until(lambda: site.ask("/readyz")[0] == 503)
+        assert "gone" in site.ask("/readyz")[1]["reasons"][0]
+        site.ask("/api/streams/gone/pause", {}, site.session())
+        assert site.ask("/readyz")[0] == 200
+
+
+def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
+    with serve() as site:
+        headers = site.session()
+        assert site.ask("/api/streams/left/threshold", {"value": 0.5}, headers)[:2] == (200, {"threshold": 0.5})
+        until(lambda: site.line.latest("left").is_anomalous)
+        assert site.ask("/api/streams/left/threshold", {"value": None}, headers)[1] == {"threshold": 0.8}
+        assert (
+            site.ask("/api/streams/left/regions", {"ignored": [[[0, 0], [160, 0], [160, 240], [0, 240]]]}, headers)[0]
+            == 200
+        )
+        until(lambda: site.line.latest("left").is_masked)
+        assert site.line.latest("left").image_score < 0.4
+        assert site.ask("/api/streams/left/remove", {}, headers)[0] == 200
+        assert site.line.streams() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/api/streams/left/threshold", {"value": -1}),
+        ("/api/streams/left/threshold", {"value": "0.5"}),
+        ("/api/streams/left/threshold", {"value": True}),
+        ("/api/streams/nobody/pause", {}),
+        ("/api/streams/left/regions", {}),
+        ("/api/streams/left/regions", {"ignored": [[[0, 0], [1, 1]]]}),
+        ("/api/streams/left/regions", {"ignored": [[[0, 0], ["x", 1], [2, 2]]]}),
+        ("/api/streams/left/regions", {"ignored": [[[0, 0], [320, 0], [320, 240], [0, 240]]]}),
+        ("/api/streams", {"name": "x", "address": "/etc"}),
+        ("/api/streams", {"name": "x", "address": "file:///etc/passwd"}),
+        ("/api/streams", {"name": "x", "address": "gstreamer:filesrc location=/etc/passwd ! appsink"}),
+        ("/api/streams", {"name": "x", "address": "rtsp://user:pass@camera/"}),
+        ("/api/streams", {"name": "x", "address": "synthetic", "credentials": "file:/etc/shadow"}),
+        ("/api/streams", {"name": "../x", "address": "synthetic"}),
+        ("/api/streams", {"name": "left", "address": "synthetic"}),
+        ("/api/swap", {"bundle": "x"}),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(serve: Any, path: str, fields: Any) -> None:
+    with serve() as site:
+        status, found, _ = site.ask(path, fields, site.session())
+        assert status == 400
+        assert found["error"]
+        assert "pass" not in found["error"].replace("password", "")
+        assert [item.name for item in site.line.streams()] == ["left"]
+        assert site.line.streams()[0].threshold == 0.8
+
+
+def test_foreign_pages_and_broken_requests_are_refused(serve: Any) -> None:
+    with serve() as site:
+        headers = site.session()
+        path = "/api/streams/left/pause"
+        assert site.ask("/", headers={"host": "evil.example"})[0] == 421
+        assert site.ask(path, {}, {"cookie": headers["cookie"]})[0] == 403
+        assert site.ask(path, {}, {"x-csrf-token": headers["x-csrf-token"]})[0] == 403
+        assert site.ask(path, {}, headers | {"origin": "http://evil.example"})[0] == 403
+        assert site.ask(path, None, headers | {"content-type": "text/plain"}, body=b"{}")[0] == 415
+        assert site.ask(path, None, headers, body=b"{")[0] == 400
+        assert site.ask(path, None, headers, body=b"[]")[0] == 400
+        assert site.ask(path, None, headers, body=b"[" * 60_000)[0] == 400
+        assert site.ask(path, None, headers, body=b" " * (LARGEST_BODY + 1))[0] == 413
+        assert site.ask(path, headers=headers)[0] == 405
+        assert site.ask("/static/../app.py")[0] == 404
+        assert site.ask("/static/%2e%2e%2fapp.py")[0] == 404
+        assert site.ask("/api/rejects/1/__class__")[0] == 404
+        assert site.ask("/api/state?after=x")[0] == 200
+        assert not site.line.streams()[0].is_paused
+        _, _, given = site.ask("/")
+        assert "HttpOnly" in given["set-cookie"]
+        assert "samesite=strict" in given["set-cookie"].lower()
+        assert "frame-ancestors 'none'" in given["content-security-policy"]
+
+
+def test_with_a_token_nothing_is_told_without_it(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PAGE_TOKEN", TOKEN)
+    caplog.set_level(logging.DEBUG)
+    with serve(WebSettings(port=0, token_from="env:PAGE_TOKEN")) as site:
+        for path in ("/api/state", "/api/session", "/api/rejects", "/metrics", "/api/rejects/1/original"):
+            assert site.ask(path)[0] == 401, path
+        assert b"left" not in site.ask("/")[1]
+        assert site.ask("/healthz")[0] == 200
+        assert site.ask("/readyz")[1] == {"status": "ok"}
+        bearer = {"authorization": f"Bearer {TOKEN}"}
+        assert site.ask("/metrics", headers=bearer)[0] == 200
+        assert site.ask("/api/streams/left/pause", {}, bearer)[0] == 200
+        assert site.ask("/api/streams/left/pause", {})[0] == 401
+        with pytest.raises(InvalidStatus) as caught, connect(live(site)):
+            pass
+        assert caught.value.response.status_code == 401
+        with connect(live(site), additional_headers=bearer):
+            pass
+        assert TOKEN not in json.dumps(site.ask("/api/state", headers=bearer)[1])
+    assert TOKEN not in caplog.text
+
+
+def live(site: Any) -> str:
+    """The address of the pictures."""
+    return f"ws://127.0.0.1:{site.server.port}/live"
+
+
+def test_pictures_come_at_a_capped_rate_and_only_while_somebody_looks(serve: Any, until: Any) -> None:
+    settings = WebSettings(port=0, picture_hz=10.0, picture_share=1.0, picture_width=160)
+    with serve(settings, rate_hz=100.0) as site:
+        time.sleep(0.3)
+        assert site.server.maker.made == 0
+        with connect(live(site)) as page:
+            page.send(json.dumps({"views": [{"stream": "left", "overlay": True}]}))
+            first, picture = read_picture(page.recv(5))
+            assert picture.shape == (120, 160, 3)
+            assert (first["stream"], first["overlay"], first["verdict"]["is_anomalous"]) == ("left", True, False)
+            assert site.line.is_watched
+            start_s, count, names = time.monotonic(), 0, {first["verdict"]["id"]}
+            while time.monotonic() - start_s < 1.5:
+                header, _ = read_picture(page.recv(5))
+                assert header["verdict"]["id"] not in names  # no picture comes twice
+                names.add(header["verdict"]["id"])
+                count += 1
+            assert 3 <= count <= 17  # 15 in 1.5 s, and one at each end
+            page.send(json.dumps({"views": []}))
+            until(lambda: not site.line.is_watched)
+        until(lambda: site.server.broadcast.viewers == 0)
+        made = site.server.maker.made
+        time.sleep(0.3)
+        assert site.server.maker.made == made
+
+
+def test_a_page_that_takes_nothing_costs_nobody_else_a_picture(serve: Any) -> None:
+    settings = WebSettings(port=0, picture_hz=20.0, picture_share=1.0)
+    view = json.dumps({"views": [{"stream": "left", "overlay": False}]})
+    with serve(settings, rate_hz=50.0) as site, connect(live(site), max_queue=1) as deaf, connect(live(site)) as page:
+        deaf.send(view)
+        page.send(view)
+        for _ in range(15):
+            page.recv(5)
+        assert site.server.broadcast.viewers == 2
+
+
+def test_messages_that_cannot_be_meant_and_too_many_pages_are_closed(serve: Any, until: Any) -> None:
+    with serve(WebSettings(port=0, viewers=1)) as site:
+        for message in ("x", "{}", '{"views": 1}', '{"views": [1]}', json.dumps({"views": [{"stream": "a"}] * 65})):
+            until(lambda: site.server.broadcast.viewers == 0)
+            with connect(live(site)) as page:
+                page.send(message)
+                with pytest.raises(ConnectionClosed) as caught:
+                    page.recv(5)
+                assert caught.value.rcvd is not None
+                assert caught.value.rcvd.code == 1008
+        until(lambda: site.server.broadcast.viewers == 0)
+        with connect(live(site)):
+            until(lambda: site.server.broadcast.viewers == 1)
+            with connect(live(site)) as second, pytest.raises(ConnectionClosed, match="already"):
+                second.recv(5)
+        with pytest.raises(InvalidStatus) as refused, connect(live(site), origin="http://evil.example"):  # type: ignore[arg-type]
+            pass
+        assert refused.value.response.status_code == 403
+
+
+def test_rejects_can_be_looked_at_and_downloaded(serve: Any, until: Any) -> None:
+    with serve(brightness=230) as site:
+        until(lambda: site.ask("/api/rejects")[1])
+        newest = site.ask("/api/rejects?stream=left")[1][0]
+        assert newest["score"] > newest["threshold"]
+        status, content, headers = site.ask(f"/api/rejects/{newest['key']}/original?download=1")
+        assert status == 200
+        assert headers["content-disposition"] == f'attachment; filename="left-{newest["index"]}-original.png"'
+        original = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert original is not None
+        assert original.shape == (240, 320, 3)
+        assert original[100, 60].tolist() == [230, 230, 230]
+        assert site.ask("/api/rejects?stream=nobody")[1] == []
+
+
+def test_a_bundle_is_swapped_by_the_command_line_without_losing_a_frame(
+    serve: Any, make_runner: Any, tmp_path: Path, until: Any
+) -> None:
+    for name in ("old", "new", "broken"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+
+    def load(path: Path) -> Model:
+        if path.name == "broken":
+            raise ConfigError("the bundle was altered")
+        return Model(path.name, path, make_runner(), 0.3)
+
+    with serve(path=tmp_path / "old", load=load) as site:
+        client = PageClient(site.server.address)
+        client.swap("new")
+        assert client.state()["bundle"]["bundle"] == "new"
+        until(lambda: site.line.latest("left").threshold == 0.3)
+        until(lambda: site.line.latest("left").is_anomalous)
+        with pytest.raises(StreamError, match="the bundle was altered"):
+            client.swap("broken")
+        assert client.state()["bundle"]["bundle"] == "new"
+        for wrong in ("../old", "/etc", "absent"):
+            with pytest.raises(StreamError, match="refuses"):
+                client.swap(wrong)
+    assert site.reports[0].total.captured == site.reports[0].total.judged + sum(site.reports[0].total.dropped.values())
+    assert set(site.reports[0].total.dropped) <= {"stopped", "full"}
+
+
+def test_a_port_that_is_taken_is_an_error_of_one_line(serve: Any) -> None:
+    with serve() as site:
+        with (
+            pytest.raises(ConfigError, match="give another port"),
+            WebServer(site.line, WebSettings(port=site.server.port)),
+        ):
+            pass
+        assert site.ask("/healthz")[0] == 200
+
+
+def test_no_thread_is_left(serve: Any, until: Any) -> None:
+    with serve() as site:
+        assert site.ask("/healthz")[0] == 200
+    names = ("live page", "pictures of the page", "reject gallery")
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name in names])
+
+
+def unused_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
