@@ -1,9 +1,9 @@
 """What a line of 1, 2, 4 and 8 cameras takes: frames a second and latency from capture to verdict, beside the bare runner.
 
 The cameras are synthetic, 640x480, and together ask for more than the runner can do; each shows pictures that were
-drawn before, and all are good: the threshold lies above every score. The bare runner computes the same number of images that lie ready, two batches under way. Python's lock is
-measured from two sides: what share of the processor Python's threads use beside the runner's, and how late a thread that
-sleeps for a millisecond wakes up.
+drawn before, and all are good: the threshold lies above every score. The bare runner computes images that lie ready,
+resized, in full batches, two under way. Python's lock is measured from two sides: what share of the processor Python's
+threads use beside the runner's, and how late a thread that sleeps for a millisecond wakes up.
 
     python -m nnet_edge.benchmarks.line BUNDLE --precision int8 --seconds 10
 """
@@ -123,7 +123,7 @@ def cpu_s(of_python: bool) -> float:
 
 
 def measure(model: Model, cameras: int, rate_hz: float, seconds: float) -> Row:
-    """Run so many cameras, which together give `rate_hz` frames a second. Raises StreamError when a frame is unaccounted for."""
+    """Run so many cameras, which together give `rate_hz` frames a second. Raises StreamError when a frame is missing."""
     line = Line(model)
     for number in range(cameras):
         source = SyntheticSource(itertools.cycle(pictures(number)), rate_hz / cameras)
@@ -186,9 +186,9 @@ def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     lines += [
-        f"| {row.cameras} | {row.frames_per_s:.1f} | {row.bare_hz:.1f} | {row.frames_per_s / row.bare_hz:.0%} | {row.p50_ms:.1f} | {row.p95_ms:.1f} "
-        f"| {row.p99_ms:.1f} | {row.captured} | {row.judged} | {row.dropped} | {row.fewest} to {row.most} "
-        f"| {row.images_a_batch:.1f} | {row.python_share:.0%} | {row.wake_p99_ms:.1f} |"
+        f"| {row.cameras} | {row.frames_per_s:.1f} | {row.bare_hz:.1f} | {row.frames_per_s / row.bare_hz:.0%} "
+        f"| {row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.captured} | {row.judged} | {row.dropped} "
+        f"| {row.fewest} to {row.most} | {row.images_a_batch:.1f} | {row.python_share:.0%} | {row.wake_p99_ms:.1f} |"
         for row in rows
     ]
     return "\n".join(lines)

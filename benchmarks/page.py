@@ -49,6 +49,8 @@ class Figures:
     viewers: int
     alone_hz: tuple[float, ...]  # judged frames a second of each round without viewers
     watched_hz: tuple[float, ...]  # of the round after it
+    alone_per_cpu_s: tuple[float, ...]  # judged frames a second of processor time that the line's process used
+    watched_per_cpu_s: tuple[float, ...]
     pictures_hz: float  # sent to all viewers together, a second
     page_core_share: float  # of one core, that drawing and encoding used while somebody looked
 
@@ -57,11 +59,17 @@ class Figures:
         """Frames a second with viewers, as a share of those without: the median round."""
         return median(watched / alone for alone, watched in zip(self.alone_hz, self.watched_hz, strict=True))
 
+    @property
+    def ratio_per_cpu_s(self) -> float:
+        """The same of frames a second of processor time, which other programs' work does not change."""
+        pairs = zip(self.alone_per_cpu_s, self.watched_per_cpu_s, strict=True)
+        return median(watched / alone for alone, watched in pairs)
+
 
 def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: float) -> Figures:
     """Frames a second of a line that runs, with and without viewers in turn."""
-    alone: list[float] = []
-    watched: list[float] = []
+    alone: list[tuple[float, float]] = []
+    watched: list[tuple[float, float]] = []
     sent, busy_s, watched_s = 0, 0.0, 0.0
     for _ in range(rounds):
         alone.append(rate(line, seconds))
@@ -71,15 +79,20 @@ def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: f
             watched_s += time.monotonic() - start_s
             sent += server.broadcast.sent - sent_before
             busy_s += server.maker.busy_s - busy_before_s
-    return Figures(len(line.streams()), viewers, tuple(alone), tuple(watched), sent / watched_s, busy_s / watched_s)
+    (alone_hz, alone_per_cpu_s), (watched_hz, watched_per_cpu_s) = zip(*alone, strict=True), zip(*watched, strict=True)
+    return Figures(
+        len(line.streams()), viewers, alone_hz, watched_hz, alone_per_cpu_s, watched_per_cpu_s,
+        sent / watched_s, busy_s / watched_s,
+    )  # fmt: skip
 
 
-def rate(line: Line, seconds: float) -> float:
-    """Judged frames a second from now on, for so long."""
+def rate(line: Line, seconds: float) -> tuple[float, float]:
+    """Judged frames a second, and a second of this process's processor time, from now on, for so long."""
     time.sleep(SETTLE_S)
-    judged, start_s = line.lanes.total().judged, time.monotonic()
+    judged, start_s, cpu_s = line.lanes.total().judged, time.monotonic(), time.process_time()
     time.sleep(seconds)
-    return (line.lanes.total().judged - judged) / (time.monotonic() - start_s)
+    judged = line.lanes.total().judged - judged
+    return judged / (time.monotonic() - start_s), judged / (time.process_time() - cpu_s)
 
 
 @contextlib.contextmanager
@@ -165,11 +178,12 @@ def command(
     click.echo(f"{command_text('nnet_edge.benchmarks.page')}: {name}, {cores} cores")
     click.echo(
         f"{figures.cameras} cameras: {median(figures.alone_hz):.1f} frames/s alone, {median(figures.watched_hz):.1f} with "
-        f"{figures.viewers} viewers, median ratio of {rounds} rounds {figures.ratio:.3f}; {figures.pictures_hz:.1f} pictures/s "
+        f"{figures.viewers} viewers, median ratio of {rounds} rounds {figures.ratio:.3f}, "
+        f"for each second of processor time {figures.ratio_per_cpu_s:.3f}; {figures.pictures_hz:.1f} pictures/s "
         f"sent, {figures.page_core_share:.1%} of a core for drawing them"
     )
     if json_path is not None:
-        content = asdict(figures) | {"ratio": figures.ratio}
+        content = asdict(figures) | {"ratio": figures.ratio, "ratio_per_cpu_s": figures.ratio_per_cpu_s}
         json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

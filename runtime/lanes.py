@@ -11,87 +11,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
-from nnet_edge.stream_settings import LaneSettings, When
+from nnet_edge.runtime.lane import CAUSES, Lane, LaneCounts, Tally
+from nnet_edge.stream_settings import LaneSettings
 
-CAUSES = ("full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed")
+__all__ = ["CAUSES", "LaneCounts", "Lanes"]
+
 LONGEST_WAIT_S = 1.0  # a wait without a time limit of its own looks around as often
 ACTIVE_S = 1.0  # a lane that was silent for longer is not waited for
 PAST_STREAMS = 256  # removed streams whose counts are kept by name
-
-
-@dataclass(frozen=True)
-class LaneCounts:
-    """What became of a stream's frames."""
-
-    captured: int = 0
-    judged: int = 0
-    dropped: Mapping[str, int] = field(
-        default_factory=dict
-    )  # cause of CAUSES -> frames; causes that never came are absent
-    queued: int = 0
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether every captured frame is accounted for."""
-        return self.captured == self.judged + sum(self.dropped.values()) + self.queued
-
-    def __add__(self, other: LaneCounts) -> LaneCounts:
-        dropped = dict(Counter(self.dropped) + Counter(other.dropped))
-        return LaneCounts(
-            self.captured + other.captured, self.judged + other.judged, dropped, self.queued + other.queued
-        )
-
-
-class Tally:
-    """The counts of one name; they go on when a stream of that name is removed and added again."""
-
-    def __init__(self) -> None:
-        self.captured = self.judged = self.under_way = 0
-        self.dropped: Counter[str] = Counter()
-
-    def counts(self, waiting: int) -> LaneCounts:
-        """A copy of them; `waiting` frames lie in the lane."""
-        return LaneCounts(self.captured, self.judged, dict(self.dropped), waiting + self.under_way)
-
-
-class Lane:
-    """Frames of one stream that wait; only Lanes touches it, under its lock."""
-
-    def __init__(self, settings: LaneSettings, tally: Tally) -> None:
-        self.settings, self.tally = settings, tally
-        self.frames: deque[tuple[float, Frame]] = deque()  # with the moment at which they came in
-        self.is_paused = self.is_closed = False
-        self.last_put_s = -float("inf")
-        self.due_s = -float("inf")  # when the next frame of a paced lane may come
-        self.served = 0  # the turn in which a frame was last taken; every frame has its own
-
-    @property
-    def waits(self) -> bool:
-        """Whether a frame waits for room, or for the end of a pause."""
-        return self.settings.policy.when is When.EVERY_FRAME
-
-    def has_room(self) -> bool:
-        """Whether a waiting frame may come in."""
-        return self.is_closed or not (self.is_paused or len(self.frames) >= self.settings.capacity)
-
-    def drop_all(self, cause: str) -> None:
-        """Give up what waits."""
-        if self.frames:
-            self.tally.dropped[cause] += len(self.frames)
-        self.frames.clear()
-
-    def drop_stale(self, now_s: float) -> None:
-        """Give up what is older than the stream bears."""
-        limit_s = self.settings.staleness_s
-        while limit_s is not None and self.frames and now_s - self.frames[0][1].captured_s > limit_s:
-            self.frames.popleft()
-            self.tally.dropped["stale"] += 1
 
 
 class Lanes:
@@ -170,7 +101,8 @@ class Lanes:
 
         It waits for a full batch, or one frame of each active stream, at most until `deadline_s` after the first came in.
         Lanes that were served longest ago come first, of these the one with the oldest frame; a lane's frames stay in
-        their order. Each frame taken is under way until `judged` or `failed` names it.
+        their order. A live lane gives one frame at most, so that a batch is no longer than it must be. Each frame taken is
+        under way until `judged` or `failed` names it.
         """
         end_s = time.monotonic() + timeout_s
         with self._changed:
@@ -208,9 +140,9 @@ class Lanes:
         taken: list[Frame] = []
         room, is_full = limit, False
         while not is_full:
-            ready = [lane for lane in self._lanes.values() if lane.frames]
+            ready = [lane for lane in self._lanes.values() if lane.frames and (lane.waits or not taken)]
             if not ready:
-                break
+                break  # of a live lane one frame a batch: its next may be a fresher one by then
             for lane in sorted(ready, key=lambda lane: (lane.served, lane.frames[0][1].captured_s)):
                 if taken and lane.settings.weight > room:
                     is_full = True  # who comes next does not fit: it is first in the next batch

@@ -25,7 +25,7 @@ from nnet_edge.web_settings import WebSettings
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # how often an idle thread looks around
-NICE = 15  # of Linux: 19 is the lowest priority
+NICE = 5  # of Linux, where 19 is the lowest priority: with a lower one, a busy line would leave no picture at all
 JOIN_LIMIT_S = 2.0
 
 
