@@ -18,7 +18,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "openvino": ("nnet_edge.runtime.openvino_runner",),
     "onnxruntime": ("nnet_edge.runtime.onnx_runner", "nnet_edge.calibration.probe"),
     "modelopt": ("nnet_edge.calibration.modelopt_ranges",),
-    "starlette": ("nnet_edge.runtime.web.app",),
+    "starlette": ("nnet_edge.runtime.web.app", "nnet_edge.runtime.web.answers"),
     "uvicorn": ("nnet_edge.runtime.web.server",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
@@ -197,10 +197,12 @@ def test_the_wheel_runs_a_bundle_without_torch(
 
 @pytest.mark.slow
 def test_every_module_of_the_runtime_imports_on_the_camera_box(camera_box: Path, tmp_path: Path) -> None:
-    needs_more = ("kernels", "runtime.web.app")  # pycuda and nvcc; Starlette: the extra that brings it is named
-    names = [
-        name for name in modules() if part_of(name) == "runtime" and not any(part in name for part in needs_more)
-    ]
+    needs_more = (
+        "kernels",
+        "runtime.web.app",
+        "runtime.web.answers",
+    )  # pycuda and nvcc; Starlette: the extra that brings it is named
+    names = [name for name in modules() if part_of(name) == "runtime" and not any(part in name for part in needs_more)]
     probe = (
         "import importlib, sys; [importlib.import_module(n) for n in sys.argv[1:]]; assert 'torch' not in sys.modules"
     )

@@ -1,4 +1,4 @@
-"""The page's addresses: what is asked, who may ask it, and the answer. The only file that imports Starlette.
+"""The page's addresses: what is asked, who may ask it, and the answer.
 
 GET  /                                  the page, or the form for the token
 GET  /healthz  /readyz  /metrics        for machines
@@ -12,18 +12,18 @@ WS   /live                              pictures of what the page says it shows
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import MissingExtraError, NnetEdgeError
+from nnet_edge.runtime.web.answers import SAFE_HEADERS, RefusedError, body_of, number_of, sentence, told
 from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.guard import Caller, Guard, Refusal
 from nnet_edge.runtime.web.live import Broadcast, Outlet
-from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
+from nnet_edge.runtime.web.state import alive, line_state, ready, reject_state
 from nnet_edge.runtime.web.watch import Watch
 
 try:
@@ -44,27 +44,8 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 STATIC_FILES = {"page.css": "text/css", "page.js": "text/javascript", "chart.js": "text/javascript",
                 "regions.js": "text/javascript", "login.js": "text/javascript", "icon.svg": "image/svg+xml"}  # fmt: skip
-LARGEST_BODY = 64 * 1024  # bytes: 32 polygons of 256 corners are less
-BODY_LIMIT_S = 10.0
 KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
-SAFE_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class RefusedError(Exception):
-    """A request that is answered with a status and one sentence."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -280,7 +261,8 @@ class Page:
         except RefusedError as error:
             refusal = refusal or error.refusal
         if refusal is not None:
-            await socket.send_denial_response(sentence(refusal.status, refusal.reason))
+            log.info("pictures were refused: %s", refusal.reason)
+            await socket.close(1008, refusal.reason)  # before it is accepted: the answer is 403
             return
         await socket.accept()
         try:
@@ -297,45 +279,3 @@ async def close(socket: WebSocket, code: int, reason: str) -> None:
         await socket.close(code, reason[:100])
     except RuntimeError as error:
         log.debug("a page was gone already: %s", error)
-
-
-def told(health: Health, may_know_why: bool) -> Response:
-    """Health as an answer."""
-    fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
-    if may_know_why:
-        fields["reasons"] = list(health.reasons)
-    return JSONResponse(fields, status_code=200 if health.is_good else 503)
-
-
-def sentence(status: int, text: str) -> Response:
-    """An error as an answer: one sentence."""
-    return JSONResponse({"error": " ".join(text.split())}, status_code=status)
-
-
-def number_of(text: str | None) -> int:
-    """A whole number from 0 on; 0 for anything else."""
-    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 18 else 0
-
-
-async def body_of(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises RefusedError."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RefusedError(Refusal(415, "send JSON, and say so: content-type: application/json"))
-    body = bytearray()
-
-    async def read() -> None:
-        async for part in request.stream():
-            body.extend(part)
-            if len(body) > LARGEST_BODY:
-                raise RefusedError(Refusal(413, f"the body has more than {LARGEST_BODY} bytes"))
-
-    try:
-        await asyncio.wait_for(read(), BODY_LIMIT_S)
-        fields = json.loads(bytes(body) or b"{}")
-    except asyncio.TimeoutError as error:
-        raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(Refusal(400, "the body is no JSON")) from error
-    if not isinstance(fields, dict):
-        raise RefusedError(Refusal(400, "the body is no JSON object"))
-    return fields

@@ -14,7 +14,7 @@ function drawChart(canvas, scores, threshold, tried, room) {
   scores.forEach(([, score, isAnomalous], place) => {
     const x = width - (scores.length - place - 0.5) * step;
     paint.fillStyle = isAnomalous ? tone("--bad") : tone("--good");
-    const y = row(score), size = Math.max(1.5 * ratio, Math.min(step * 0.8, 4 * ratio));
+    const y = row(score), size = Math.max(2.5 * ratio, Math.min(step * 0.8, 4 * ratio));
     paint.globalAlpha = 0.25;
     paint.fillRect(x - size / 4, y, size / 2, height - y);
     paint.globalAlpha = 1;

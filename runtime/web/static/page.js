@@ -219,7 +219,7 @@ class Card {
     const {stream, scores} = this, slider = this.part("threshold"), tried = this.tried === null ? stream.threshold : this.tried;
     if (this.tried === null) slider.value = Math.round(STEPS * stream.threshold / this.top());
     this.part("apply").disabled = this.tried === null || !(this.tried > 0);
-    this.part("threshold-value").textContent = `${(tried / stream.bundle_threshold).toFixed(3)} × bundle's threshold`;
+    this.part("threshold-value").textContent = `${(tried / stream.bundle_threshold).toFixed(3)} × bundle's`;
     this.part("threshold-value").title = `${tried.toPrecision(5)}; 1 × is the bundle's ${stream.bundle_threshold.toPrecision(5)}`;
     const above = countAbove(scores, tried), now = countAbove(scores, stream.threshold), n = scores.length;
     this.part("would").innerHTML = "";
