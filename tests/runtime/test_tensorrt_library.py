@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,11 +21,21 @@ from nnet_edge.runtime.tensorrt_library import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_module_is_left() -> Iterator[None]:
+    """What a test installed as `tensorrt` is forgotten at its end."""
+    before = sys.modules.get("tensorrt")
+    yield
+    sys.modules.pop("tensorrt", None)
+    if before is not None:
+        sys.modules["tensorrt"] = before
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """Put a module `tensorrt` of that source where Python looks first."""
     (folder / "tensorrt.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    sys.modules.pop("tensorrt", None)
 
 
 def test_versions_are_compared_as_numbers() -> None:
@@ -63,7 +74,6 @@ def test_an_old_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     library = load_tensorrt("tensorrt")
     assert isinstance(library.trt, ModuleType)
     assert (library.title, library.is_rtx) == ("TensorRT 10.16.1.11", False)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
 
 
 def test_errors_are_collected_and_the_rest_is_not() -> None:
