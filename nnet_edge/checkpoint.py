@@ -41,9 +41,7 @@ class Checkpoint:
     averaged: dict[str, Tensor]  # their running mean; empty when none is kept
     optimiser: dict[str, Tensor]
     facts: dict[str, Any]  # epoch and step reached, teacher, data: what the manifest needs
-    best: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # the weights that stopping.py keeps; empty: none yet
+    best: dict[str, Tensor] = field(default_factory=dict)  # the weights that stopping.py keeps; empty: none yet
 
     @property
     def epoch(self) -> int:

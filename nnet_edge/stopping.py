@@ -32,7 +32,9 @@ COPIES = 48  # damaged images looked at
 FIRST_LOOK = (
     400  # images shown; before that image scores are not settled (tire: 72 image AUROC after 200, 76 after 400)
 )
-CLEARLY_WORSE = 0.9  # times the best mark: below it the weights are not deployed; between seeds and looks marks differ by 8 %
+CLEARLY_WORSE = (
+    0.9  # times the best mark: below it the weights are not deployed; between seeds and looks marks differ by 8 %
+)
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nnet_edge.config import WhenFull
@@ -45,6 +46,7 @@ class DeliveryQueue:
         self._bytes = 0
         self._is_closed = self._is_abandoned = False
         self._offered = self._recovered = self._delivered = self._under_way = self._spooled = 0
+        self._being_written = 0  # into the spool, whose answer is still out
         self._dropped: Counter[str] = Counter()
 
     def put(self, item: Item) -> bool:
@@ -87,12 +89,20 @@ class DeliveryQueue:
             self._under_way -= count
             self._book(count, cause)
 
-    def to_spool(self, count: int) -> None:
-        """So many taken items lie on the disk now."""
+    @contextmanager
+    def to_spool(self) -> Iterator[None]:
+        """A taken item is written to the disk in the block; from its start on it counts as spooled, for it may be sent at once."""
         with self._changed:
-            count = min(count, self._under_way)
+            count = min(1, self._under_way)
             self._under_way -= count
             self._spooled += count
+            self._being_written += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._being_written -= 1
+                self._changed.notify_all()
 
     def recover(self, count: int) -> None:
         """So many messages of an earlier run lie on the disk."""
@@ -122,10 +132,10 @@ class DeliveryQueue:
             self._changed.notify_all()
 
     def wait_until_empty(self, timeout_s: float) -> bool:
-        """Whether nothing lies here or is under way, within `timeout_s`."""
+        """Whether nothing lies here, is under way or being written to the spool, within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
-            while self._items or self._under_way:
+            while self._items or self._under_way or self._being_written:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     return False

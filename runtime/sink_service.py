@@ -51,14 +51,15 @@ class Service:
         """Put queued items into the spool until the queue is closed and empty."""
         while (items := self._queue.take(SPOOL_BATCH, LOOK_S)) is not None:
             for item, message in self._encoded(sink, items):
-                self._queue.to_spool(1)
-                try:
-                    spool.append(message)
-                except SinkError as error:
-                    self._queue.settle_spooled(1, "spool full" if isinstance(error, SpoolFullError) else "spool failed")
-                    self._health.lost(str(error))
-                else:
-                    self._observed(item)
+                with self._queue.to_spool():
+                    try:
+                        spool.append(message)
+                    except SinkError as error:
+                        cause = "spool full" if isinstance(error, SpoolFullError) else "spool failed"
+                        self._queue.settle_spooled(1, cause)
+                        self._health.lost(str(error))
+                    else:
+                        self._observed(item)
 
     def serve_spool(self, spool: Spool, sink: MessageSink, filling: threading.Thread) -> None:
         """Send what lies in the spool, in order, until the time is over; the rest stays for the next start."""
