@@ -91,7 +91,7 @@ class DeliveryQueue:
 
     @contextmanager
     def to_spool(self) -> Iterator[None]:
-        """A taken item is written to the disk in the block; from its start on it counts as spooled, for it may be sent at once."""
+        """A taken item is written to the disk in the block; it counts as spooled from the start, for it may be sent at once."""
         with self._changed:
             count = min(1, self._under_way)
             self._under_way -= count
