@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 
-from nnet_edge.machine import find_processor
+from nnet_edge.machine import find_processor, program_output
 from nnet_edge.runtime.gpu_facts import GpuFacts
 from nnet_edge.runtime.tensorrt_library import JETSON_RELEASE
 
-TIMEOUT_S = 20.0
+PATIENCE = 10.0  # times the time that a program is given elsewhere: jetson_clocks is slow
 QUERY = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu", "utilization.gpu")
 
 
@@ -47,10 +45,4 @@ def jetson_state() -> dict[str, str]:
 
 def output(command: list[str]) -> str:
     """What a program writes to standard output, "" when it is absent, fails or does not answer."""
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return finished.stdout if finished.returncode == 0 else ""
+    return program_output(command, PATIENCE)[0] or ""

@@ -152,7 +152,7 @@ def _version(module: str, distributions: Sequence[str]) -> str | None:
     return "unknown version"
 
 
-def _output(command: Sequence[str], patience: float = 1.0) -> tuple[str | None, str]:
+def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str | None, str]:
     """What a program prints within `patience` times TIMEOUT_S, and "" or why it could not be had."""
     timeout_s = patience * TIMEOUT_S
     try:
@@ -198,7 +198,7 @@ def find_cuda() -> Cuda:
     """NVIDIA's GPUs and tools; a driver that does not answer within TIMEOUT_S is a problem, not a wait."""
     nvcc = None
     if compiler := shutil.which("nvcc"):
-        text, _ = _output([compiler, "--version"])
+        text, _ = program_output([compiler, "--version"])
         found = re.search(r"release ([\d.]+)", text or "")
         nvcc = f"{found.group(1) if found else 'unknown version'} at {compiler}"
     tool = shutil.which("nvidia-smi")
@@ -207,7 +207,7 @@ def find_cuda() -> Cuda:
         if isinstance(gpu, NoGpu):
             return Cuda(None, (), nvcc, f"none found: nvidia-smi is not on PATH, and {gpu.reason}")
         return Cuda(gpu.driver, (Gpu(gpu.name, gpu.memory_mib, gpu.compute_capability),), nvcc, None)
-    text, problem = _output(
+    text, problem = program_output(
         [tool, "--query-gpu=driver_version,memory.total,compute_cap,name", "--format=csv,noheader,nounits"]
     )
     driver, gpus = None, []
@@ -265,7 +265,7 @@ def find_video() -> Video:
     if not has_module("cv2"):
         return Video(None, None, (), f"not installed: {pip_line('')}")
     wanted = json.dumps([(code, suffix) for _, code, suffix, _ in _CODECS])
-    text, problem = _output([sys.executable, "-c", _ASK_OPENCV, wanted], patience=5)
+    text, problem = program_output([sys.executable, "-c", _ASK_OPENCV, wanted], patience=5)
     try:
         answer = json.loads(text or "")
     except json.JSONDecodeError:

@@ -7,12 +7,11 @@ first second slow. What cannot be found out is left out, never guessed.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
+from nnet_edge.machine import program_output
+
 SYSTEM = Path("/sys")
-TIMEOUT_S = 2.0
 GPU_DEVICES = ("*gpu*", "*ga10b*", "*gv11b*", "*gp10b*")  # of a Jetson, by the names of its kernels
 SMI_FIELDS = "clocks.sm,clocks.max.sm,clocks.mem,power.limit,pstate"
 
@@ -25,7 +24,7 @@ def power_and_clocks(system: Path = SYSTEM) -> str:
 
 def power_mode() -> str:
     """The power mode that nvpmodel reports, on a Jetson only."""
-    found = re.search(r"Power Mode\s*:\s*(\S+)", _output(["nvpmodel", "-q"]))
+    found = re.search(r"Power Mode\s*:\s*(\S+)", said_by("nvpmodel", "-q"))
     return f"power mode {found.group(1)}" if found else ""
 
 
@@ -52,7 +51,7 @@ def jetson_gpu_clock(system: Path) -> str:
 
 def nvidia_clock() -> str:
     """The clocks of the first card as nvidia-smi reports them."""
-    lines = _output(["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits"]).splitlines()
+    lines = said_by("nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits").splitlines()
     fields = [field.strip() for field in lines[0].split(",")] if lines else []
     if len(fields) != len(SMI_FIELDS.split(",")) or not fields[0].isdigit():
         return ""
@@ -60,18 +59,9 @@ def nvidia_clock() -> str:
     return f"GPU {now} of {most} MHz, memory {memory} MHz, limit {limit} W, state {state}"
 
 
-def _output(command: list[str]) -> str:
+def said_by(*command: str) -> str:
     """What a program prints, "" where it is absent, fails or takes too long."""
-    program = shutil.which(command[0])
-    if program is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, timeout=TIMEOUT_S, errors="replace"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    return program_output(command)[0] or ""
 
 
 def _text(file: Path) -> str:
