@@ -120,7 +120,7 @@ class Station:
         if inspected is not None and np.isfinite(score):
             anomaly_map = np.where(inspected, outputs.anomaly_map[number], np.float32(0))
             score = float(anomaly_map.max())
-        prediction = predict(part, score, rules.threshold, None)
+        prediction = predict(part, score, rules.threshold)
         verdict = self._smooth(part, prediction.is_above, rules.settings)
         if anomaly_map is None and (isinstance(outputs, Outputs) or wants_maps or prediction.is_above or verdict):
             anomaly_map = outputs.anomaly_map[number]

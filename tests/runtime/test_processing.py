@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from nnet_edge.errors import StreamError
-from nnet_edge.frame import Frame, Outputs
+from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.imaging import resize
-from nnet_edge.runtime.processing import postprocess, preprocess
+from nnet_edge.runtime.processing import preprocess
+from nnet_edge.runtime.station import Station
+from nnet_edge.stream_settings import VerdictSettings
+
+
+def judged(frames: Sequence[Frame], outputs: Outputs, threshold: float, min_area: float = 0.0) -> list[Prediction]:
+    """What a station says of the frames."""
+    station = Station(VerdictSettings(min_area=min_area), threshold)
+    return [station.judge(frame, [frame], outputs, number, True)[0] for number, frame in enumerate(frames)]
 
 
 def test_a_batch_is_the_reference_resize_of_each_frame_in_rgb() -> None:
@@ -31,7 +39,7 @@ def test_a_grey_frame_is_taken_too() -> None:
 def test_the_regions_of_a_reject_are_in_pixels_of_the_frame(make_frame: Callable[..., Frame]) -> None:
     frames = [make_frame(0), make_frame(1, is_good=True)]
     maps = preprocess(frames).mean(axis=3, dtype=np.float32) / 255
-    bad, good = postprocess(frames, Outputs(maps, maps.max(axis=(1, 2))), threshold=0.9)
+    bad, good = judged(frames, Outputs(maps, maps.max(axis=(1, 2))), threshold=0.9)
     assert (bad.is_anomalous, good.is_anomalous) == (True, False)
     assert good.regions == ()
     (region,) = bad.regions  # the white square; antialiasing takes at most a column of the map, two of the frame
@@ -45,7 +53,7 @@ def test_the_regions_of_a_reject_are_in_pixels_of_the_frame(make_frame: Callable
 def test_small_regions_are_left_out_when_asked(make_frame: Callable[..., Frame]) -> None:
     frames = [make_frame(0)]
     maps = preprocess(frames).mean(axis=3, dtype=np.float32) / 255
-    (prediction,) = postprocess(frames, Outputs(maps, maps.max(axis=(1, 2))), threshold=0.9, min_area=1e4)
+    (prediction,) = judged(frames, Outputs(maps, maps.max(axis=(1, 2))), threshold=0.9, min_area=1e4)
     assert prediction.is_anomalous
     assert prediction.regions == ()
 
@@ -54,4 +62,4 @@ def test_small_regions_are_left_out_when_asked(make_frame: Callable[..., Frame])
 def test_a_score_that_is_no_number_is_no_verdict(make_frame: Callable[..., Frame], score: float) -> None:
     outputs = Outputs(np.zeros((1, 256, 256), np.float32), np.array([score], np.float32))
     with pytest.raises(StreamError, match=rf"frame 3 \(x\.png\) has the score {score}"):
-        postprocess([make_frame(3, name="x.png")], outputs, threshold=1.0)
+        judged([make_frame(3, name="x.png")], outputs, threshold=1.0)

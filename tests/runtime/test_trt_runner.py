@@ -18,8 +18,10 @@ from nnet_edge.imaging import resize, to_rgb
 from nnet_edge.runtime.runner import FrameRunner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
 from nnet_edge.runtime.sources import open_source
+from nnet_edge.runtime.station import Station
 from nnet_edge.runtime.stream import run
 from nnet_edge.runtime.trt_runner import TrtRunner, batch_sizes
+from nnet_edge.stream_settings import VerdictSettings
 
 RTOL = 1e-5  # FP32 kernels against the reference in float64
 TUNED = Fusion(False, (0.5, 1.0, 2.0), (0.5, 1.0, 0.0))
@@ -258,9 +260,8 @@ def test_an_anomalous_frame_has_its_map_and_regions_anyway(make) -> None:
     frame = Frame(image, 0, time.monotonic())
     with runner:
         score = float(runner.start_frames([frame])().image_score[0])
-        from nnet_edge.runtime.processing import postprocess
-
-        (prediction,) = postprocess([frame], runner.start_frames([frame])(), score / 2, wants_maps=False)
+        station = Station(VerdictSettings(), score / 2)
+        (prediction,) = station.judge(frame, [frame], runner.start_frames([frame])(), 0, wants_maps=False)
     assert prediction.is_anomalous
     (region,) = prediction.regions
     assert region.x < 320 < region.x + region.width
