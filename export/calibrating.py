@@ -18,7 +18,7 @@ import onnx
 from nnet_edge import __version__
 from nnet_edge.artefacts import graph_name, source_name
 from nnet_edge.bundle import Bundle, add_artefact, add_frames, now
-from nnet_edge.calibration.gate import Answers, Gate, GateLimits, TestImages, ask, compare, judge
+from nnet_edge.calibration.gate import Answers, Gate, GateLimits, TestImages, ask, compare, time_both
 from nnet_edge.calibration.placement import Plan, plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
 from nnet_edge.calibration.ranges import Activations
@@ -88,7 +88,7 @@ class Bench:
         self.runner, self.settings, self.bar, self.say = runner, settings, bar, say
         self.held_out = bundle.frames("held_out")
         self.model = read_graph(bundle.graph.read_bytes(), str(bundle.graph))
-        self._expected: Answers | None = None  # of FP32 on the deciding runner
+        self._expected: dict[str, Answers] = {}  # runner -> of FP32, asked once
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
@@ -115,7 +115,9 @@ class Bench:
         for reference in self.references:
             self.say(f"judging {precision} on {reference.name}")
             with self._load(content, precision, reference.name) as candidate:
-                gate = judge(reference, candidate, self.held_out, self.test, self.settings.limits, self._false_rejects)
+                answers = ask(candidate, self.held_out, self.test, self._false_rejects)
+                latency_ms = time_both(reference, candidate, self.held_out)
+            gate = compare(self._expected_of(reference), answers, self.test, self.settings.limits, latency_ms)
             gates.append(gate if gate.accepted else replace(gate, overridden=self.settings.accept))
         return Graph(precision, content, tuple(gates), made, source)
 
@@ -199,9 +201,14 @@ class Bench:
     def _judge_quickly(self, model: onnx.ModelProto) -> Gate:
         """The deciding runner's verdict without timing."""
         reference = self.references[0]
-        if self._expected is None:
-            self.say(f"asking FP32 on {reference.name}")
-            self._expected = ask(reference, self.held_out, self.test, self._false_rejects)
+        expected = self._expected_of(reference)
         with self._load(model.SerializeToString(), "int8", reference.name) as candidate:
             answers = ask(candidate, self.held_out, self.test, self._false_rejects)
-        return compare(self._expected, answers, self.test, self.settings.limits)
+        return compare(expected, answers, self.test, self.settings.limits)
+
+    def _expected_of(self, reference: Runner) -> Answers:
+        """What FP32 says on that runner."""
+        if reference.name not in self._expected:
+            self.say(f"asking FP32 on {reference.name}")
+            self._expected[reference.name] = ask(reference, self.held_out, self.test, self._false_rejects)
+        return self._expected[reference.name]
