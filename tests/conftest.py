@@ -36,6 +36,16 @@ def bad_part(seed: int, side: int = 96) -> tuple[np.ndarray, np.ndarray]:
     return picture, mask > 0
 
 
+@pytest.fixture(scope="session")
+def washers() -> np.ndarray:
+    """Washers of slightly different brightness and place, uint8 RGB (6, 256, 256, 3); not to be written to."""
+    pictures = np.full((6, 256, 256, 3), 50, np.uint8)
+    for number, picture in enumerate(pictures):
+        cv2.circle(picture, (128 + 3 * number, 128), 80, (140 + 9 * number, 150, 160), -1)
+        cv2.circle(picture, (128 + 3 * number, 128), 30, (60, 50, 40), -1)
+    return pictures
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """torch on one thread: the tests' networks are too small to share between threads."""
