@@ -5,7 +5,7 @@ PARTS = export runtime calibration benchmarks
 
 GPU = build/gpu
 
-.PHONY: demo test check format lint types tests gpu soak clean
+.PHONY: demo test check format lint types tests gpu soak faults guard clean
 
 demo: .venv/ready
 	$(BIN)/nnet-edge demo --out demo --force
@@ -43,6 +43,14 @@ SOAK ?= 30
 soak: .venv/ready
 	test -d build/soak/bundle || $(BIN)/python -m nnet_edge.benchmarks.random_bundle build/soak/bundle --backbone efficientnet_lite0
 	$(BIN)/python -m nnet_edge.benchmarks.soak build/soak/bundle --minutes $(SOAK)
+
+# Every fault of a line, caused once with the real component: captured, judged, dropped, lost. Three minutes.
+faults: .venv/ready
+	$(BIN)/python -m nnet_edge.benchmarks.faults
+
+# Ratios of one run against benchmarks/guard.json: fails when runner, stream, export or import became slower. Two minutes.
+guard: .venv/ready
+	$(BIN)/nnet-edge bench guard
 
 # torch first and alone: its CPU build satisfies what every later package asks for
 .venv/ready: setup.py constraints.txt

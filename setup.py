@@ -65,11 +65,13 @@ setup(
         "nnet_edge": ["py.typed"],
         "nnet_edge.runtime": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],
+        "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
     },
     install_requires=[
         "numpy>=1.26",
         "opencv-python>=4.9",
         "pillow>=10.3",
+        "simplejpeg>=1.8",  # the one decoder that tells of damage inside a picture
         "click>=8.1",
         "rich>=13.7",
         "psutil>=5.9",
@@ -85,6 +87,7 @@ setup(
         "gpu": ["pycuda>=2024.1"],
         "mqtt": MQTT,
         "web": WEB,
+        "bench": TRAIN + CPU,  # bench peers: anomalib lives in an environment of its own, which the command makes
         "test": TEST + TRAIN + CPU + MQTT + WEB,
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli:main"]},

@@ -1,13 +1,14 @@
 """Our figures beside those of the paper's Tables 4 to 7 (specification section 13), each row with its gain over row 1.
 
-The paper's figures are means over the 15 categories of MVTec AD from single trainings; ours are of one category, the mean
-over seeds with the range. The gains, taken seed by seed, are what can be compared across data sets.
+The paper's figures are means over the 15 categories of MVTec AD from single trainings; ours are means over the categories
+that were given, then over the seeds, with the range over the seeds. The gains, taken seed by seed, are what can be compared
+across data sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nnet_edge.metrics import Metrics
@@ -77,7 +78,7 @@ class AblationTable:
     header: Mapping[str, str]  # what a reader must know to judge the figures
     warnings: tuple[str, ...]
     seeds: tuple[int, ...]
-    measured: Mapping[str, Sequence[Metrics]]  # row -> one a seed, of those that are done
+    measured: Mapping[str, Mapping[int, Metrics]]  # row -> seed -> figures, of those that are done
 
     @property
     def finished(self) -> bool:
@@ -113,15 +114,45 @@ class AblationTable:
     def _cell(self, row: str, figure: str) -> Cell:
         first = rows_of(self.table)[0]
         ours, base = (self._percents(name, figure) for name in (row, first))
-        both = zip(ours, base, strict=False)  # a table that is not finished has fewer seeds in its later rows
-        gains = () if row == first else tuple(a - b for a, b in both if a is not None and b is not None)
+        gains = () if row == first else tuple(ours[seed] - base[seed] for seed in ours if seed in base)
         paper, paper_base = paper_figure(row, figure), paper_figure(first, figure)
         paper_gain = None if row == first or paper is None or paper_base is None else paper - paper_base
-        return Cell(row, figure, tuple(value for value in ours if value is not None), gains, paper, paper_gain)
+        return Cell(row, figure, tuple(ours.values()), gains, paper, paper_gain)
 
-    def _percents(self, row: str, figure: str) -> list[float | None]:
-        values = [metrics.as_dict()[figure] for metrics in self.measured.get(row, ())]
-        return [None if value is None else 100 * value for value in values]
+    def _percents(self, row: str, figure: str) -> dict[int, float]:
+        """Seed -> our figure in %, of the seeds that have one, in the order of the seeds."""
+        measured = self.measured.get(row, {})
+        found = {seed: measured[seed].as_dict()[figure] for seed in self.seeds if seed in measured}
+        return {seed: 100 * value for seed, value in found.items() if value is not None}
+
+
+def averaged(tables: Sequence[AblationTable]) -> AblationTable:
+    """The mean over the categories, one table each, of the rows and seeds that all of them have.
+
+    A figure that one category cannot have (no masks, say) is averaged over the others. One table is given back as it is.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    measured: dict[str, dict[int, Metrics]] = {}
+    for row in rows_of(first.table):
+        for seed in first.seeds:
+            found = [table.measured[row][seed] for table in tables if seed in table.measured.get(row, {})]
+            if len(found) == len(tables):
+                measured.setdefault(row, {})[seed] = mean_metrics(found)
+    header = dict(first.header) | {"ours": f"mean of {len(tables)} categories: "
+              + "; ".join(table.header["ours"] for table in tables)}  # fmt: skip
+    warnings = tuple(dict.fromkeys(warning for table in tables for warning in table.warnings))
+    return AblationTable(first.table, header, warnings, first.seeds, measured)
+
+
+def mean_metrics(found: Sequence[Metrics]) -> Metrics:
+    """Each figure's mean over those that have it, None where none has."""
+    values: dict[str, float | None] = {}
+    for field in fields(Metrics):
+        known = [value for metrics in found if (value := getattr(metrics, field.name)) is not None]
+        values[field.name] = mean(known) if known else None
+    return Metrics(**values)
 
 
 def rows_of(table: int) -> tuple[str, ...]:

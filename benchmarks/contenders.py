@@ -1,72 +1,39 @@
-"""What takes turns in a speed measurement: torch, the bare runners, and the stream above them."""
+"""What takes turns in a speed measurement: a system in a precision, in one of three scopes, at one batch.
+
+model    images lie ready, decoded and resized; the network gives its layer maps, without tail
+map      images lie ready; upload, network, fusion and blur give anomaly map and score
+camera   a picture file becomes a verdict in a JSON line, as `stream` does it: decode, resize, inference, verdict
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from nnet_edge.benchmarks.energy import EnergyMeter
+from nnet_edge.benchmarks.one_at_a_time import OneAtATime
+from nnet_edge.benchmarks.speed_plan import Opened
 from nnet_edge.benchmarks.speed_report import Round
-from nnet_edge.bundle import Bundle
-from nnet_edge.config import CPU_RUNNER_KINDS, RunnerSettings, StreamSettings, require_between, require_choice
-from nnet_edge.errors import ConfigError
-from nnet_edge.evaluate_verb import load_network
+from nnet_edge.config import StreamSettings
 from nnet_edge.frame import Outputs, Prediction
-from nnet_edge.imaging import SIDE
-from nnet_edge.runtime.graph_runner import cores
-from nnet_edge.runtime.runner import Runner, load_runner
+from nnet_edge.runtime.runner import Runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
-from nnet_edge.runtime.sources import ImageFileSource
+from nnet_edge.runtime.sources import ImageFileSource, Source
 from nnet_edge.runtime.stream import run
 
-if TYPE_CHECKING:
-    pass
-
-WARM_UP_CALLS = 3
+WARM_UP_CALLS, WARM_UP_S = 3, 0.5  # at least so many calls, and more until so much time is over
+FEWEST_CALLS = 2  # of a turn
 NS_PER_S, NS_PER_MS = 1e9, 1e6
 
 
-@dataclass(frozen=True)
-class SpeedSettings:
-    """What is measured and how often. Raises ConfigError for what cannot be meant."""
-
-    frames: int = 64  # of every turn; the pictures of the folder, again from the first when they are fewer
-    repeats: int = 5  # rounds
-    batches: tuple[int, ...] = (1, 8)
-    threads: int | None = None  # of every contender alike; None: one a usable core
-    kinds: tuple[str, ...] = ("openvino", "onnxruntime")
-    with_torch: bool = True
-    with_bf16: bool = False  # torch with BF16 autocast and OpenVINO in BF16 too; their verdicts are not compared here
-
-    def __post_init__(self) -> None:
-        require_between("repeats", self.repeats, 1, 1000)
-        require_between("frames", self.frames, 1, 1_000_000)
-        for kind in self.kinds:
-            require_choice("runner", kind, CPU_RUNNER_KINDS)
-        if not self.batches or not (self.kinds or self.with_torch):
-            raise ConfigError("there is nothing to measure: give a batch, and a runner or torch")
-        for batch in self.batches:
-            require_between("batch", batch, 1, 256)
-            if self.frames % batch:
-                raise ConfigError(f"{self.frames} frames are no multiple of the batch {batch}: give --frames that are")
-
-
-DEFAULTS = SpeedSettings()
-
-
-class Contender(Protocol):
+class Taker(Protocol):
     """Something that takes a turn in every round."""
-
-    kind: str
-    system: str
-    precision: str
-    batch: int
 
     def warm_up(self) -> None:
         """Everything that only the first time costs."""
@@ -77,33 +44,59 @@ class Contender(Protocol):
         ...
 
 
-@dataclass
-class Bare:
-    """Pictures that lie ready, batch after batch through `infer`."""
+class Contender(Taker, Protocol):
+    """A system in a scope, at a batch."""
 
-    kind: str
-    system: str
-    precision: str
-    batch: int
-    infer: Callable[[np.ndarray], object]
-    images: np.ndarray  # uint8 RGB (frames, 256, 256, 3)
+    opened: Opened
+    scope: str
+
+
+class Calls:
+    """Pictures that lie ready, batch after batch through `call`."""
+
+    def __init__(
+        self, call: Callable[[np.ndarray], object], batch: int, images: np.ndarray, turn_s: float, meter: EnergyMeter
+    ) -> None:
+        starts = range(0, max(len(images) // batch, 1) * batch, batch)
+        self._batches = [np.take(images, range(start, start + batch), axis=0, mode="wrap") for start in starts]
+        self._call, self._turn_s, self._meter = call, turn_s, meter
 
     def warm_up(self) -> None:
-        """The first calls, which allocate and choose kernels."""
-        for _ in range(WARM_UP_CALLS):
-            self.infer(self.images[: self.batch])
+        """The first calls, which allocate, choose kernels or compile; then until caches and clocks have settled."""
+        ends_s = None
+        calls = 0
+        while ends_s is None or calls < WARM_UP_CALLS or time.monotonic() < ends_s:
+            self._call(self._batches[0])
+            calls += 1
+            ends_s = ends_s or time.monotonic() + min(WARM_UP_S, self._turn_s)
 
     def measure(self) -> Round:
-        """The time of every call."""
-        self.infer(self.images[: self.batch])
-        took_ns = []
-        for start in range(0, len(self.images), self.batch):
-            images = self.images[start : start + self.batch]
+        """The time of every call, one after another; the first, while another's threads go to sleep, is not counted."""
+        self._call(self._batches[0])
+        took_ns: list[int] = []
+        joules = self._meter.joules()
+        ends_ns = time.perf_counter_ns() + self._turn_s * NS_PER_S
+        for images in cycle(self._batches):
             began_ns = time.perf_counter_ns()
-            self.infer(images)
-            took_ns.append(time.perf_counter_ns() - began_ns)
+            self._call(images)
+            now_ns = time.perf_counter_ns()
+            took_ns.append(now_ns - began_ns)
+            if now_ns >= ends_ns and len(took_ns) >= FEWEST_CALLS:
+                break
         latencies_ms = tuple(value / NS_PER_MS for value in took_ns)
-        return Round(len(self.images), sum(took_ns) / NS_PER_S, latencies_ms, len(took_ns))
+        frames = len(took_ns) * len(self._batches[0])
+        return Round(frames, sum(took_ns) / NS_PER_S, latencies_ms, len(took_ns), self._meter.since(joules))
+
+
+class SystemCalls(Calls):
+    """A system's bare model or its map on pictures that lie ready."""
+
+    def __init__(
+        self, opened: Opened, scope: str, call: Callable[[np.ndarray], object], images: np.ndarray, turn_s: float,
+        meter: EnergyMeter,
+    ) -> None:  # fmt: skip
+        super().__init__(call, opened.batch, images, turn_s, meter)
+        self.opened, self.scope = opened, scope
 
 
 class Sized:
@@ -114,6 +107,8 @@ class Sized:
         self.max_batch = max_batch
         self.calls = 0
         self._runner = runner
+        if hasattr(runner, "start_frames"):  # a GPU takes frames as they are; see FrameRunner
+            self.start_frames = self._counted(runner.start_frames)
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """The runner's own."""
@@ -123,6 +118,13 @@ class Sized:
         """The runner's own."""
         self.calls += 1
         return self._runner.start(images, layer_maps)
+
+    def _counted(self, start: Callable[..., object]) -> Callable[..., object]:
+        def start_frames(frames: Sequence[object]) -> object:
+            self.calls += 1
+            return start(frames)
+
+        return start_frames
 
     def __enter__(self) -> Sized:
         self._runner.__enter__()
@@ -134,92 +136,78 @@ class Sized:
         self._runner.__exit__(kind, error, trace)
 
 
-class Stream:
-    """`nnet-edge stream FOLDER --json FILE`: decode, resize, inference, verdict, JSON lines."""
+class Camera:
+    """`nnet-edge stream FOLDER --json FILE`: as fast as it can for the rate; at batch 1 also one picture at a time.
 
-    kind = "stream"
+    A latency is that of a picture which nothing else waits before: from the file's bytes to the sink.
+    """
 
-    def __init__(self, runner: Runner, batch: int, paths: Sequence[Path], threshold: float, out: Path) -> None:
-        self.system, self.precision, self.batch = runner.name, runner.precision, batch
-        self._runner, self._paths, self._threshold, self._out = runner, paths, threshold, out
+    scope = "camera"
+
+    def __init__(
+        self, opened: Opened, paths: Sequence[Path], turn_s: float, meter: EnergyMeter, out: Path
+    ) -> None:  # fmt: skip
+        self.opened = opened
+        self._paths, self._turn_s, self._meter, self._out = paths, turn_s, meter, out
+        self._frames = 2 * opened.batch  # of a turn, until the warm-up told how many fit
 
     def warm_up(self) -> None:
-        """A short stream, and every batch that a stream may meet: it takes what waits."""
-        for batch in range(1, self.batch + 1):
-            self._runner.infer(np.zeros((batch, SIDE, SIDE, 3), np.uint8))
-        self._stream(self._paths[: 2 * self.batch])
+        """Every batch that a stream may meet, as it takes what waits; then two short streams tell how long a turn is."""
+        for batch in range(1, self.opened.batch + 1):
+            self.opened.runner.infer(np.zeros((batch, *self.opened.runner.input_shape), np.uint8))
+        for _ in range(2):
+            found = self._stream()
+        wanted = found.frames_per_s * self._turn_s
+        self._frames = max(FEWEST_CALLS, round(wanted / self.opened.batch)) * self.opened.batch
 
     def measure(self) -> Round:
         """From the start of the stream to its end."""
-        return self._stream(self._paths)
+        found = self._stream()
+        return found if self.opened.batch > 1 else found.with_latencies(self._alone())
 
-    def _stream(self, paths: Sequence[Path]) -> Round:
-        latencies_ms: list[float] = []
-
-        def keep(prediction: Prediction) -> None:
-            latencies_ms.append(prediction.latencies_ms["total"])
-
-        runner = Sized(self._runner, self.batch)
-        source = ImageFileSource(paths, "folder", "speed")
+    def _stream(self) -> Round:
+        paths = list(islice(cycle(self._paths), self._frames))
+        runner = Sized(self.opened.runner, self.opened.batch)
+        joules = self._meter.joules()
         began_ns = time.perf_counter_ns()
-        report = run(source, runner, [JsonLinesSink(self._out), CallbackSink(keep)], StreamSettings(self._threshold))
+        rejected = self._run(ImageFileSource(paths, "folder", "speed"), runner, lambda prediction: None)
         seconds = (time.perf_counter_ns() - began_ns) / NS_PER_S
-        return Round(report.frames, seconds, tuple(latencies_ms), runner.calls, report.rejected)
+        return Round(len(paths), seconds, (), runner.calls, self._meter.since(joules), rejected)
+
+    def _alone(self) -> tuple[float, ...]:
+        """Milliseconds of each picture when one is under way at a time."""
+        source = OneAtATime(list(islice(cycle(self._paths), self._frames)))
+        self._run(source, Sized(self.opened.runner, 1), source.note)
+        return tuple(source.latencies_ms)
+
+    def _run(self, source: Source, runner: Sized, keep: Callable[[Prediction], None]) -> int:
+        """The pictures through the stream; gives how many were rejected."""
+        sinks = [JsonLinesSink(self._out), CallbackSink(keep)]
+        return run(source, runner, sinks, StreamSettings(self.opened.threshold)).rejected
 
 
-def torch_contenders(
-    bundle: Bundle, images: np.ndarray, settings: SpeedSettings, stack: ExitStack
-) -> Iterator[Contender]:
-    """PyTorch, eager: with the tail as `evaluate --torch` computes it, the network alone, and in BF16 where asked for."""
-    if not settings.with_torch:
-        return
-    import torch
-
-    from nnet_edge.model.torch_runner import TorchRunner
-
-    stack.enter_context(torch_threads(settings.threads or cores()))
-    network = load_network(bundle)
-    runner = TorchRunner(network, max_batch=max(settings.batches))
-
-    @torch.inference_mode()
-    def layer_maps(batch: np.ndarray) -> object:
-        return network(torch.from_numpy(batch))
-
-    def in_bf16(batch: np.ndarray) -> object:
-        with torch.autocast("cpu", torch.bfloat16):
-            return runner.infer(batch)
-
-    for batch in settings.batches:
-        yield Bare("torch eager", "torch", "fp32", batch, runner.infer, images)
-        yield Bare("torch network alone", "torch", "fp32", batch, layer_maps, images)
-        if settings.with_bf16:
-            yield Bare("torch eager", "torch", "bf16 autocast", batch, in_bf16, images)
+def contenders_of(
+    opened: Sequence[Opened], scopes: Sequence[str], images: np.ndarray, paths: Sequence[Path], turn_s: float,
+    meter: EnergyMeter, out: Path,
+) -> Iterator[Contender]:  # fmt: skip
+    """Every opened system in every scope."""
+    for one in opened:
+        if "model" in scopes and one.bare is not None:
+            yield SystemCalls(one, "model", one.bare, images, turn_s, meter)
+        if "map" in scopes:
+            yield SystemCalls(one, "map", one.runner.infer, images, turn_s, meter)
+        if "camera" in scopes:
+            yield Camera(one, paths, turn_s, meter, out)
 
 
-def runner_contenders(
-    bundle: Bundle, images: np.ndarray, paths: Sequence[Path], settings: SpeedSettings, out: Path, stack: ExitStack
-) -> Iterator[Contender]:
-    """Each runner bare and below a stream, at each batch."""
-    precisions = [(kind, "fp32") for kind in settings.kinds]
-    if settings.with_bf16 and "openvino" in settings.kinds:
-        precisions.append(("openvino", "bf16"))
-    threads = settings.threads or cores()
-    for kind, precision in precisions:
-        chosen = RunnerSettings(kind, precision, threads, max_batch=max(settings.batches))
-        runner = stack.enter_context(load_runner(bundle.graph, chosen))
-        for batch in settings.batches:
-            yield Bare("bare", runner.name, runner.precision, batch, runner.infer, images)
-            yield Stream(runner, batch, paths, bundle.threshold.value, out)
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """torch on `number` threads; as before afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def take_turns(
+    contenders: Sequence[Taker], repeats: int, say: Callable[[str], None] = lambda line: None
+) -> list[list[Round]]:
+    """`repeats` rounds of each contender, in the contenders' order; each round starts with another one."""
+    rounds: list[list[Round]] = [[] for _ in contenders]
+    for number in range(repeats):
+        say(f"round {number + 1} of {repeats}")
+        for turn in range(len(contenders)):
+            index = (number + turn) % len(contenders)
+            rounds[index].append(contenders[index].measure())
+    return rounds

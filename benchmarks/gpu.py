@@ -56,9 +56,7 @@ def measure_gpu(
     """
     gpu = find_gpu()
     if isinstance(gpu, NoGpu):
-        raise StreamError(
-            f"{gpu.reason}: this benchmark measures a GPU; nnet_edge.benchmarks.speed measures the processor"
-        )
+        raise StreamError(f"{gpu.reason}: this benchmark measures a GPU; nnet-edge bench speed measures the processor")
     bundle = read_bundle(path)
     machine = describe_gpu(gpu)
     say(", ".join(f"{name}: {value}" for name, value in machine.items()))

@@ -1,16 +1,21 @@
 """What a sink costs the line and how many verdicts a second it takes: `python -m nnet_edge.benchmarks.sinks`.
 
 Two figures for each: how long a put of one verdict holds the line (paced like 4 cameras of 30 frames/s), and how many
-verdicts a second the sink takes when it is given all it can. MQTT is measured with `--broker HOST:PORT`.
+verdicts a second the sink takes when it is given all it can. MQTT is measured with `--broker HOST:PORT`. The webhook's
+receiver is a plain server in this process that answers at once, or after 20 ms as one in another building does: a webhook
+has one request under way, for no receiver promises to handle two in order, so it takes one verdict a round trip.
 """
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import TracebackType
 
 import click
 import numpy as np
@@ -26,12 +31,44 @@ from nnet_edge.runtime.sinks import (
     MqttSink,
     RejectPicturesSink,
     Sink,
+    WebhookSettings,
+    WebhookSink,
 )
 from nnet_edge.runtime.spool import SpoolSettings
 
 RATE_HZ = 120  # verdicts a second while puts are measured
 PACED_S = 5.0
 Make = Callable[[Path], tuple[Sink, DeliverySettings]]
+
+
+class LoopbackWebhook(WebhookSink):
+    """A webhook with a receiver of its own on loopback, which answers after `answer_s`."""
+
+    def __init__(self, answer_s: float) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(answer_s)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *about: object) -> None:
+                """Nothing: a line for each request would be measured too."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
+        super().__init__(WebhookSettings(f"http://127.0.0.1:{self._server.server_address[1]}/"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
@@ -48,6 +85,10 @@ def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
         "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), DeliverySettings()), 20_000),
         "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), DeliverySettings()), 2_000),
         "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
+        "pictures, must deliver": (lambda folder: (RejectPicturesSink(folder), spooled(folder)), 200),
+        "webhook": (lambda folder: (LoopbackWebhook(0.0), DeliverySettings()), 1_000),
+        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), DeliverySettings()), 100),
+        "webhook, must deliver": (lambda folder: (LoopbackWebhook(0.0), spooled(folder)), 1_000),
         "pictures": (lambda folder: (RejectPicturesSink(folder), DeliverySettings()), 200),
     }
     if broker is not None:
@@ -110,10 +151,13 @@ def table(rows: Sequence[tuple[str, np.ndarray, int, float]]) -> str:
 
 @click.command()
 @click.option("--broker", help="HOST:PORT of an MQTT broker without passwords.")
-def main(broker: str | None) -> None:
+@click.option("--only", help="Cases whose name holds this.")
+def main(broker: str | None, only: str | None) -> None:
     """Measure the sinks on this machine and print a table."""
     rows = []
     for name, (make, count) in cases(broker).items():
+        if only is not None and only not in name:
+            continue
         with tempfile.TemporaryDirectory() as paced, tempfile.TemporaryDirectory() as full:
             taken_us, lost = paced_puts_us(make, Path(paced))
             rows.append((name, taken_us, lost, verdicts_per_s(make, Path(full), count)))

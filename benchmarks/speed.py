@@ -1,152 +1,145 @@
-"""How fast a bundle judges pictures on this processor: torch eager, the bare runners, and the stream, in one run.
+"""How fast a bundle judges pictures on this machine: every system that can run it, in three scopes, in one run.
 
-    python -m nnet_edge.benchmarks.speed BUNDLE FOLDER --frames 64 --repeats 5 --json speed.json
+    nnet-edge bench speed BUNDLE FOLDER --out runs/speed
 
 All contenders take turns in every round, the order moving on by one each round; each is warmed up before the first round,
-and bare ones make one uncounted call at the start of a turn, when the thread pools of the one before go to sleep.
+and makes one uncounted call at the start of a turn, when the thread pools of the one before go to sleep. What was asked for
+and cannot run here is in the report with the reason.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 
-import click
-
-from nnet_edge.benchmarks.command_line import command_text, run_command
-from nnet_edge.benchmarks.contenders import DEFAULTS, Contender, SpeedSettings, runner_contenders, torch_contenders
-from nnet_edge.benchmarks.gpu_machine import jetson_state
-from nnet_edge.benchmarks.speed_report import Result, Round, SpeedReport
-from nnet_edge.bundle import Bundle, read_bundle, versions
-from nnet_edge.config import CPU_RUNNER_KINDS as KINDS
+from nnet_edge.benchmarks.contenders import Contender, contenders_of, take_turns
+from nnet_edge.benchmarks.energy import measuring_energy
+from nnet_edge.benchmarks.machine_words import busy_percent, busy_warning, describe_machine, load_words
+from nnet_edge.benchmarks.memory_probe import measure_memory
+from nnet_edge.benchmarks.roofline import measure_roofline, merged
+from nnet_edge.benchmarks.speed_plan import Missing, Opened, Plan
+from nnet_edge.benchmarks.speed_report import Memory, Result, SpeedReport, SystemFacts
+from nnet_edge.benchmarks.speed_settings import DEFAULTS, SpeedSettings
+from nnet_edge.benchmarks.systems import open_all
+from nnet_edge.benchmarks.work_count import Work, count_work
+from nnet_edge.bundle import Bundle, now, read_bundle
 from nnet_edge.data import load_images
-from nnet_edge.errors import DataError
-from nnet_edge.files import write_atomically
+from nnet_edge.errors import DataError, NnetEdgeError
 from nnet_edge.imaging import SIDE, read_size
 from nnet_edge.layouts import find_images
-from nnet_edge.machine import find_processor
-from nnet_edge.power import power_and_clocks
+from nnet_edge.machine import has_module
 from nnet_edge.runtime.graph_runner import cores
-from nnet_edge.runtime.tensorrt_library import JETSON_RELEASE
 
-IDLE_LOOK_S = 1.0
-BUSY_PERCENT = 10.0  # above it the report warns
+Say = Callable[[str], None]
+PICTURES = 64  # of the folder that are taken, the first ones
 
 
 def measure_speed(
-    bundle_path: Path,
-    folder: Path,
-    settings: SpeedSettings = DEFAULTS,
-    command: str = "nnet_edge.benchmarks.speed.measure_speed",
-    say: Callable[[str], None] = lambda line: None,
-) -> SpeedReport:
+    bundle_path: Path, folder: Path, settings: SpeedSettings = DEFAULTS, command: str = "measure_speed",
+    say: Say = lambda line: None,
+) -> SpeedReport:  # fmt: skip
     """How fast the bundle judges the images in `folder` and below; `command` is what the report names as its origin.
 
-    Raises BundleError, DataError for a folder without readable images, ConfigError, MissingExtraError for a runner that
-    is not installed.
+    Raises BundleError, DataError for a folder without readable images; a system that cannot run is part of the report.
     """
     bundle = read_bundle(bundle_path)
-    known = (find_images(folder) if folder.is_dir() else [])[: settings.frames]
+    known = find_images(folder)[:PICTURES] if folder.is_dir() else []
     if not known:
         raise DataError(f"no images in {folder}: give a folder that holds some")
-    paths = list(islice(cycle(known), settings.frames))
-    images = load_images(paths).images
+    images = load_images(list(islice(cycle(known), max(len(known), *settings.batches)))).images
     busy = busy_percent()
+    ceilings = measure_roofline(settings.threads or cores())
     with ExitStack() as stack:
-        out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-speed-"))) / "verdicts.jsonl"
-        contenders = [
-            *torch_contenders(bundle, images, settings, stack),
-            *runner_contenders(bundle, images, paths, settings, out, stack),
-        ]
+        meter = stack.enter_context(measuring_energy())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-speed-")))
+        opened, missing = open_all(bundle, settings, scratch, stack, say)
+        out = scratch / "verdicts.jsonl"
+        contenders = list(contenders_of(opened, settings.scopes, images, known, settings.turn_s, meter, out))
+        contenders, first_call_s, failed = warmed_up(contenders, say)
+        say(estimate(contenders, settings))
         rounds = take_turns(contenders, settings.repeats, say)
-    results = tuple(
-        Result(one.kind, one.system, one.precision, one.batch, tuple(turns))
-        for one, turns in zip(contenders, rounds, strict=True)
+    results = tuple(Result.of(one.opened, one.scope, turns) for one, turns in zip(contenders, rounds, strict=True))
+    machine = describe_machine(settings.threads)
+    return SpeedReport(
+        command=command,
+        when=now(),
+        machine=machine | {"busy before": load_words(busy), "energy": meter.source},
+        bundle=describe_bundle(bundle, known, settings),
+        warnings=(*bundle.warnings, *busy_warning(busy)),
+        work=count_if_possible(bundle),
+        roofline=merged(ceilings, measure_roofline(settings.threads or cores())),
+        systems=tuple(facts_of(bundle_path, opened, first_call_s, settings, say)),
+        results=results,
+        missing=(*missing, *failed),
     )
-    header = {"command": command, **describe(bundle, known, settings), "busy before": f"{busy:.0f} % of all cores"}
-    warnings = [*bundle.warnings]
-    if busy > BUSY_PERCENT:  # threads that wait for each other suffer out of proportion, torch's most
-        warnings.append(f"THE MACHINE WAS NOT IDLE ({busy:.0f} % busy before): quote none of this, measure again")
-    return SpeedReport(header, tuple(warnings), results)
 
 
-def take_turns(
-    contenders: Sequence[Contender], repeats: int, say: Callable[[str], None] = lambda line: None
-) -> list[list[Round]]:
-    """`repeats` rounds of each contender, in the contenders' order; each round starts with another one."""
-    for contender in contenders:
-        contender.warm_up()
-    rounds: list[list[Round]] = [[] for _ in contenders]
-    for number in range(repeats):
-        say(f"round {number + 1} of {repeats}")
-        for turn in range(len(contenders)):
-            index = (number + turn) % len(contenders)
-            rounds[index].append(contenders[index].measure())
-    return rounds
+def warmed_up(
+    contenders: Sequence[Contender], say: Say
+) -> tuple[list[Contender], dict[tuple[Plan, int], float], list[Missing]]:
+    """The contenders that came through their warm-up, the seconds of the first warm-up of each system and batch, and those
+    that did not come through, with the reason.
+    """
+    ready, first_call_s, failed = [], {}, []
+    for one in contenders:
+        plan, batch = one.opened.plan, one.opened.batch
+        began_s = time.monotonic()
+        try:
+            one.warm_up()
+        except NnetEdgeError as error:
+            failed.append(Missing(plan.system, plan.precision, one.scope, f"batch {batch}: {error}"))
+            continue
+        ready.append(one)
+        if (plan, batch) not in first_call_s:
+            first_call_s[plan, batch] = time.monotonic() - began_s
+            say(f"{plan.name}, batch {batch}: warm after {first_call_s[plan, batch]:.1f} s")
+    return ready, first_call_s, failed
 
 
-def describe(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings) -> dict[str, str]:
-    """What a reader must know to judge the numbers."""
-    processor = find_processor()
+def estimate(contenders: Sequence[Contender], settings: SpeedSettings) -> str:
+    """How long the rounds will take, in words; a camera's turn at batch 1 is two streams."""
+    turns = sum(2 if (one.scope, one.opened.batch) == ("camera", 1) else 1 for one in contenders)
+    minutes = settings.repeats * turns * settings.turn_s / 60
+    return (
+        f"{len(contenders)} contenders, {settings.repeats} rounds: {minutes:.1f} minutes, more where two calls take longer "
+        f"than {settings.turn_s:g} s"
+    )
+
+
+def facts_of(
+    bundle: Path,
+    opened: Sequence[Opened],
+    first_call_s: dict[tuple[Plan, int], float],
+    settings: SpeedSettings,
+    say: Say,
+) -> Iterator[SystemFacts]:
+    """What is known of each system beside its speed; its memory in a process of its own, once everything here is closed."""
+    for plan in dict.fromkeys(one.plan for one in opened):
+        artefact = next(one.artefact for one in opened if one.plan == plan)
+        calls = {batch: seconds for (known, batch), seconds in first_call_s.items() if known == plan}
+        memory: Memory | None = None
+        if settings.with_memory and calls:
+            say(f"memory of {plan.name}")
+            memory = measure_memory(bundle, plan, settings)
+        yield SystemFacts(plan.system, plan.precision, artefact.name, artefact.stat().st_size, calls, memory)
+
+
+def count_if_possible(bundle: Bundle) -> Work | None:
+    """The bundle's work; None without torch, which counts it."""
+    return count_work(bundle) if has_module("torch") else None
+
+
+def describe_bundle(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings) -> dict[str, str]:
+    """What was judged."""
     sizes = sorted({read_size(path) for path in paths})
     listed = " to ".join(f"{height}x{width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
     kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in paths}))
     return {
-        "processor": f"{processor.model}, {processor.cores} cores, {processor.usable_cores} usable; "
-        f"{', '.join(processor.features)}",
-        "power and clocks": power_and_clocks(),
-        **(jetson_state() if JETSON_RELEASE.exists() else {}),
-        "threads": f"{settings.threads or cores()} for every contender",
         "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {SIDE}x{SIDE}",
-        "pictures": f"{len(paths)} ({listed} pixels, {kinds}), {settings.frames} a turn, {settings.repeats} turns each",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version is not None),
+        "pictures": f"{len(paths)} ({listed} pixels, {kinds})",
+        "turns": f"{settings.repeats} of {settings.turn_s:g} s for every contender",
     }
-
-
-def busy_percent() -> float:
-    """How busy others keep all cores, 0 to 100, over IDLE_LOOK_S in which this process sleeps."""
-    import psutil
-
-    return float(psutil.cpu_percent(IDLE_LOOK_S))
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--frames", type=int, default=64, show_default=True, help="Frames of every turn.")
-@click.option("--repeats", type=int, default=5, show_default=True, help="Turns of every contender.")
-@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8), show_default=True)
-@click.option("--threads", type=int, help="Of every contender (default: one a usable core).")
-@click.option("--runner", "kinds", type=click.Choice(KINDS), multiple=True, default=KINDS,
-              show_default=True)  # fmt: skip
-@click.option("--no-torch", is_flag=True, help="Leave torch out.")
-@click.option("--bf16", "with_bf16", is_flag=True, help="Measure BF16 too; its verdicts are not compared here.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here too.")
-def command(
-    bundle: Path,
-    folder: Path,
-    frames: int,
-    repeats: int,
-    batches: tuple[int, ...],
-    threads: int | None,
-    kinds: tuple[str, ...],
-    no_torch: bool,
-    with_bf16: bool,
-    json_path: Path | None,
-) -> None:
-    """Measure how fast BUNDLE judges the images of FOLDER: a Markdown table on standard output."""
-    settings = SpeedSettings(frames, repeats, batches, threads, kinds, not no_torch, with_bf16)
-    origin = command_text("nnet_edge.benchmarks.speed")
-    report = measure_speed(bundle, folder, settings, origin, lambda line: click.echo(line, err=True))
-    click.echo(report.markdown())
-    if json_path is not None:
-        write_atomically(json_path, json.dumps(report.as_dict(), indent=2, allow_nan=False).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(command))

@@ -1,18 +1,25 @@
-"""What a speed measurement found: rounds in, medians with their spread, ratios of the same round, a table out.
+"""What a speed measurement found: rounds in, medians with their spread and ratios of the same round out.
 
 Every contender ran once in every round, one after the other, so that whatever slows the machine down slows all of them; a
-ratio is taken inside each round, and its median and range are of those.
+ratio is taken inside each round, and its median and range are of those. `schemas/speed.json` describes the JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.roofline import Roofline
+from nnet_edge.benchmarks.speed_plan import Missing, Opened
+from nnet_edge.benchmarks.work_count import Work
+
+SCHEMA = "nnet-edge speed 1"
 PERCENTS = (50, 95, 99)
+REFERENCE = "torch fp32"  # that everything else is compared with
+MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -21,14 +28,19 @@ class Round:
 
     frames: int
     seconds: float
-    latencies_ms: tuple[float, ...]  # of each call (bare), of each frame from decoded to verdict (stream)
+    latencies_ms: tuple[float, ...]  # of each call (model, map); of each picture alone (camera at batch 1)
     calls: int  # of the runner: frames / calls is the batch that was met
+    joules: float | None = None  # of the whole card or module
     rejected: int | None = None  # frames above the threshold; a reject costs the search for its regions
 
     @property
     def frames_per_s(self) -> float:
         """Frames a second."""
         return self.frames / self.seconds
+
+    def with_latencies(self, latencies_ms: tuple[float, ...]) -> Round:
+        """The round with latencies that were measured beside its rate."""
+        return replace(self, latencies_ms=latencies_ms)
 
 
 @dataclass(frozen=True)
@@ -48,15 +60,31 @@ class Spread:
         return {"median": self.median, "min": self.smallest, "max": self.largest}
 
 
+def spread(values: Sequence[float]) -> Spread:
+    """Median and range of `values`."""
+    return Spread(float(np.median(values)), min(values), max(values))
+
+
 @dataclass(frozen=True)
 class Result:
     """All rounds of one contender."""
 
-    kind: str  # "torch eager", "torch network alone", "bare", "stream"
-    system: str  # the library that computes
+    system: str
     precision: str
+    scope: str  # "model", "map" or "camera"
     batch: int
+    hint: str
     rounds: tuple[Round, ...]
+
+    @classmethod
+    def of(cls, opened: Opened, scope: str, rounds: Sequence[Round]) -> Result:
+        """The rounds of a contender."""
+        return cls(opened.plan.system, opened.plan.precision, scope, opened.batch, opened.hint, tuple(rounds))
+
+    @property
+    def name(self) -> str:
+        """System and precision."""
+        return f"{self.system} {self.precision}"
 
     @property
     def frames_per_s(self) -> Spread:
@@ -64,123 +92,138 @@ class Result:
         return spread([turn.frames_per_s for turn in self.rounds])
 
     @property
-    def latencies_ms(self) -> tuple[float, float, float]:
-        """p50, p95 and p99 over all rounds together."""
-        p50, p95, p99 = np.percentile([value for turn in self.rounds for value in turn.latencies_ms], PERCENTS)
+    def latencies_ms(self) -> tuple[float, float, float] | None:
+        """p50, p95 and p99 over all rounds together; None where none were measured: a full buffer waits for itself."""
+        values = [value for turn in self.rounds for value in turn.latencies_ms]
+        if not values:
+            return None
+        p50, p95, p99 = np.percentile(values, PERCENTS)
         return float(p50), float(p95), float(p99)
-
-    @property
-    def latency_count(self) -> int:
-        """Latencies that the percentiles come from."""
-        return sum(len(turn.latencies_ms) for turn in self.rounds)
 
     @property
     def met_batch(self) -> float:
         """Frames a call of the runner: a stream takes what waits, up to its batch."""
         return sum(turn.frames for turn in self.rounds) / sum(turn.calls for turn in self.rounds)
 
+    @property
+    def joules_per_frame(self) -> float | None:
+        """Over all rounds; None where the machine tells no energy."""
+        joules = [turn.joules for turn in self.rounds if turn.joules is not None]
+        return sum(joules) / sum(turn.frames for turn in self.rounds) if len(joules) == len(self.rounds) else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `rounds` are frames a second in the order they ran."""
-        p50, p95, p99 = self.latencies_ms
+        latencies = self.latencies_ms
+        count = sum(len(turn.latencies_ms) for turn in self.rounds)
         return {
-            "kind": self.kind,
             "system": self.system,
             "precision": self.precision,
+            "scope": self.scope,
             "batch": self.batch,
+            "hint": self.hint,
             "batch_met": self.met_batch,
             "frames_per_s": self.frames_per_s.as_dict(),
             "rounds": [turn.frames_per_s for turn in self.rounds],
-            "latency_ms": {"count": self.latency_count, "p50": p50, "p95": p95, "p99": p99},
+            "latency_ms": None
+            if latencies is None
+            else dict(zip(("p50", "p95", "p99"), latencies, strict=True)) | {"count": count},
+            "joules_per_frame": self.joules_per_frame,
             "rejected": self.rounds[-1].rejected,
         }
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times the frames a second of `below` `above` reaches."""
+    """How many times the frames a second of `to` `of` reaches."""
 
-    above: str
-    below: str
-    precision: str
+    of: str
+    to: str
+    scope: str
     batch: int
     value: Spread
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"of": self.above, "to": self.below, "precision": self.precision, "batch": self.batch,
-                **self.value.as_dict()}  # fmt: skip
+        return {"of": self.of, "to": self.to, "scope": self.scope, "batch": self.batch, **self.value.as_dict()}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a system takes in a process of its own that loads it and infers, MiB of resident memory."""
+
+    peak_mib: float
+    before_mib: float  # Python and the libraries that were imported before the artefact was loaded
+    gpu_mib: float | None  # of the card, as nvidia-smi says it of that process; None without one
+
+
+@dataclass(frozen=True)
+class SystemFacts:
+    """What is known of a system and precision beside its speed."""
+
+    system: str
+    precision: str
+    artefact: str  # the file's name
+    artefact_bytes: int
+    first_call_s: dict[int, float]  # batch -> the warm-up in the scope that came first; torch.compile compiles there
+    memory: Memory | None  # None where it was not asked for
 
 
 @dataclass(frozen=True)
 class SpeedReport:
     """A measurement: what it was made on, and every contender."""
 
-    header: dict[str, str]  # what a person must know to judge the numbers, in this order
-    warnings: tuple[str, ...]  # of the bundle
+    command: str
+    when: str
+    machine: dict[str, str]  # what a person must know to judge the numbers, in this order
+    bundle: dict[str, str]
+    warnings: tuple[str, ...]
+    work: Work | None  # None where torch, which counts it, is not installed
+    roofline: Roofline
+    systems: tuple[SystemFacts, ...]
     results: tuple[Result, ...]
+    missing: tuple[Missing, ...]
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
-        """Every stream against its own runner and against torch, in the same precision, at the same batch."""
+        """Everything against torch eager in FP32 in its scope and batch, and every stream against its own map."""
         found = []
         for result in self.results:
             for other in self.results:
-                if _belong(result, other):
+                if result.batch == other.batch and result is not other and _belong(result, other):
                     pairs = zip(result.rounds, other.rounds, strict=True)
                     value = spread([above.frames_per_s / below.frames_per_s for above, below in pairs])
-                    found.append(Ratio(name_of(result), name_of(other), result.precision, result.batch, value))
+                    to = other.name if other.scope == result.scope else f"{other.name}, {other.scope}"
+                    found.append(Ratio(result.name, to, result.scope, result.batch, value))
         return tuple(found)
+
+    def share_of_matrix_rate(self, result: Result) -> float | None:
+        """Operations a second of the network over the measured matrix rate in that precision; None: not known."""
+        if self.work is None:
+            return None
+        return self.roofline.share(2 * self.work.macs * result.frames_per_s.median, result.precision, result.system)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "header": self.header,
+            "schema": SCHEMA,
+            "command": self.command,
+            "when": self.when,
+            "machine": self.machine,
+            "bundle": self.bundle,
             "warnings": list(self.warnings),
-            "results": [result.as_dict() for result in self.results],
+            "work": None if self.work is None else asdict(self.work),
+            "roofline": self.roofline.as_dict(),
+            "systems": [asdict(one) for one in self.systems],
+            "results": [
+                one.as_dict() | {"share_of_matrix_rate": self.share_of_matrix_rate(one)} for one in self.results
+            ],
             "ratios": [ratio.as_dict() for ratio in self.ratios],
+            "missing": [asdict(one) for one in self.missing],
         }
-
-    def markdown(self) -> str:
-        """The report as two tables below their header."""
-        lines = [*(f"**{warning}**" for warning in self.warnings), ""] if self.warnings else []
-        lines += [f"- {name}: {value}" for name, value in self.header.items()]
-        lines += ["", "| what | precision | batch | frames/s, median (min..max) | p50 / p95 / p99 ms | of | batch met |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
-        for result in self.results:
-            latencies = " / ".join(f"{value:.1f}" for value in result.latencies_ms)
-            unit = "frames" if result.kind == "stream" else "calls"
-            lines.append(f"| {name_of(result)} | {result.precision} | {result.batch} | {result.frames_per_s.text(1)} | "
-                         f"{latencies} | {result.latency_count} {unit} | {result.met_batch:.1f} |")  # fmt: skip
-        if self.ratios:
-            lines += ["", "| frames/s of | to those of | precision | batch | ratio, median (min..max) |",
-                      "|---|---|---|---|---|"]  # fmt: skip
-            for ratio in self.ratios:
-                lines.append(
-                    f"| {ratio.above} | {ratio.below} | {ratio.precision} | {ratio.batch} | {ratio.value.text(2)} |"
-                )
-        return "\n".join([*lines, "", NOTES])
-
-
-NOTES = (
-    "torch and bare: pictures already decoded and resized; a latency is one call. torch eager fuses the layer maps in "
-    "NumPy as `evaluate --torch` does; torch network alone leaves that out, so it does less than the others. stream: "
-    "decode, resize, inference, verdict, JSON lines; a latency is one frame from decoded to verdict, its wait in the full "
-    "buffer included, and frames/s count from start to end, the first decode included."
-)
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Median and range of `values`."""
-    return Spread(float(np.median(values)), min(values), max(values))
-
-
-def name_of(result: Result) -> str:
-    """The contender in a table."""
-    return result.kind if result.kind.startswith("torch") else f"{result.kind} {result.system}"
 
 
 def _belong(result: Result, other: Result) -> bool:
-    """Whether the ratio of the two says something: a stream to its own runner, or to torch."""
-    if result.kind != "stream" or (result.precision, result.batch) != (other.precision, other.batch):
-        return False
-    return other.kind.startswith("torch") or (other.kind == "bare" and other.system == result.system)
+    """Whether the ratio of the two says something: to torch in the same scope, or of a stream to its own map."""
+    if result.scope == other.scope:
+        return other.name == REFERENCE
+    return result.name == other.name and (result.scope, other.scope) == ("camera", "map")

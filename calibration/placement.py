@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from nnet_edge.calibration.folding import find_folds, fold
 from nnet_edge.calibration.island import CONVOLUTIONS, Wiring, block_of, head_of, island_of
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import CalibrationError
@@ -146,9 +147,10 @@ def place_pairs(plan: Plan, activations: Activations, kept: Collection[str] = ()
     """
     model = onnx.ModelProto()
     model.CopyFrom(plan.model)
-    placer = _Placer(model.graph, activations.ranges)
     quantized = set(plan.layers) - plan.layers_in(kept)
     chosen = {plan.layers[layer].name for layer in quantized}
+    activations = fold(model.graph, find_folds(Wiring(model.graph), chosen), activations)
+    placer = _Placer(model.graph, activations.ranges)
     skips = {name: skip for name, (skip, layer) in plan.skips.items() if layer in quantized}
     for node in list(model.graph.node):
         if node.name in chosen:

@@ -50,11 +50,12 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     probe = Probe(plan.model, plan.tensors, settings.threads)
     histograms = measure_histograms(probe.infer, frames, len(frames), report)
     means = {name: histogram.channel_means for name, histogram in histograms.items()}
+    peaks = {name: np.asarray(histogram.peaks) for name, histogram in histograms.items()}
     if settings.tool == "modelopt":
         from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
 
-        return Activations(modelopt_ranges(plan, frames, settings.method), means)
-    return Activations(ranges_by(histograms, settings.method, plan.tensors), means)
+        return Activations(modelopt_ranges(plan, frames, settings.method), means, peaks)
+    return Activations(ranges_by(histograms, settings.method, plan.tensors), means, peaks)
 
 
 def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:

@@ -34,6 +34,7 @@ class Activations:
 
     ranges: Mapping[str, float]  # tensor -> the value that becomes 127
     means: Mapping[str, np.ndarray]  # tensor -> mean of each channel, float64 (C,)
+    peaks: Mapping[str, np.ndarray]  # tensor -> largest absolute value of each channel, float64 (C,)
 
 
 class Histogram:
@@ -41,6 +42,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.sums: np.ndarray | float = 0.0  # of each channel
+        self.peaks: np.ndarray | float = 0.0  # largest absolute value of each channel
         self.positions = 0
         self.counts = np.zeros(BINS, np.int64)
         self.width = 0.0
@@ -48,13 +50,16 @@ class Histogram:
 
     def add(self, values: np.ndarray) -> None:
         """Count the absolute `values` (N, C, H, W). Raises CalibrationError for values that are no numbers."""
-        magnitudes = np.abs(values.ravel())
-        largest = float(magnitudes.max())
+        magnitudes = np.abs(values)
+        peaks = magnitudes.max(axis=(0, 2, 3)).astype(np.float64)
+        magnitudes = magnitudes.ravel()
+        largest = float(peaks.max())
         if not np.isfinite(largest):
             raise CalibrationError("an activation is no finite number: the graph is broken; train and export again")
         if largest > self.width:
             self.widen(largest)
         self.largest = max(self.largest, largest)
+        self.peaks = np.maximum(self.peaks, peaks)
         self.sums = self.sums + values.sum(axis=(0, 2, 3), dtype=np.float64)
         self.positions += values.size // values.shape[1]
         if self.width > 0:

@@ -19,6 +19,7 @@ from nnet_edge.calibration.probe import Probe, map_error
 from nnet_edge.calibration.ranges import Activations, Progress
 
 OUTPUTS = ("anomaly_map", "image_score")
+GROWTH = 1.25  # of the number of blocks kept, from one try to the next
 LOUD_SHARE = 0.95  # of the squared error; what the other blocks cost is not worth looking at twice
 Verdict = TypeVar("Verdict")
 
@@ -89,8 +90,9 @@ def fewest_kept(
 ) -> Found[Verdict]:
     """The shortest beginning of `order` that the gate accepts when these blocks are kept.
 
-    Doubles the number until the gate holds, then halves the gap. At least one block stays INT8; where the gate never holds
-    the verdict is the one with the most blocks kept.
+    Grows the number by a quarter until the gate holds, then halves the gap: rounding errors are noise to the gate, so more
+    blocks kept may do worse than fewer, and doubling would jump over most of what holds. At least one block stays INT8;
+    where the gate never holds the verdict is the one with the most blocks kept.
     """
     verdicts: dict[int, Verdict] = {}
 
@@ -103,7 +105,7 @@ def fewest_kept(
     while not holds_at(min(high, most)):
         if high >= most:
             return Found(tuple(order[:most]), verdicts[most], False, len(verdicts))
-        low, high = high, 2 * high
+        low, high = high, max(high + 1, int(GROWTH * high))
     high = min(high, most)
     while high - low > 1:
         middle = (low + high) // 2

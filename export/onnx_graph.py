@@ -48,9 +48,9 @@ def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
     return model
 
 
-def trace(network: NNet) -> onnx.ModelProto:
-    """The network as torch's exporter writes it: layer maps out, no tail."""
-    images = torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3, dtype=torch.uint8)
+def trace(network: NNet, side: int = SIDE) -> onnx.ModelProto:
+    """The network as torch's exporter writes it for images of `side` x `side`: layer maps out, no tail."""
+    images = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
     network = network.eval().cpu().float()
     try:
         with torch.no_grad(), quiet():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +11,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnet_edge import __version__
+from nnet_edge.bench_verb import bench
+from nnet_edge.cli_line import config_group, stream, swap
+from nnet_edge.cli_options import (
+    FOLDER,
+    dataset_options,
+    false_rejects_option,
+    precision_option,
+    runner_options,
+    runner_precision_option,
+    runner_settings,
+    training_options,
+)
+from nnet_edge.cli_view import say, steps_bar, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_FAILURE, EXIT_WRONG_USE, ConfigError, NnetEdgeError
 
 if TYPE_CHECKING:
-    from nnet_edge.config import RunnerSettings
     from nnet_edge.data import Dataset
-    from nnet_edge.evaluate import Evaluation
-    from nnet_edge.train import Progress
 
 EXIT_INTERRUPTED = 130
-FOLDER = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, dir_okay=False)
-BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 
 
 def main() -> None:
@@ -59,11 +64,6 @@ def complain(message: str, code: int) -> int:
     return code
 
 
-def say(line: str) -> None:
-    """Print a line for the person on standard error; standard output is for data."""
-    click.echo(line, err=True)
-
-
 @click.group()
 @click.version_option(__version__)
 def commands() -> None:
@@ -75,119 +75,8 @@ def commands() -> None:
     """
 
 
-def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """DATA and how it lies on disk."""
-    for option in (
-        click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
-        click.option("--category", help="The category to take where DATA holds several."),
-        click.option(
-            "--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True
-        ),
-        click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
-        click.argument("data", type=FOLDER),
-    ):
-        command = option(command)
-    return command
-
-
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What is trained and how it is computed."""
-    for option in (
-        click.option(
-            "--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold."
-        ),
-        click.option(
-            "--feature-memory",
-            type=float,
-            default=4.0,
-            show_default=True,
-            help="GiB of teacher features; more goes to disk.",
-        ),
-        click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs."),
-        click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
-        click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of protocol.py."
-        ),
-        click.option(
-            "--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."
-        ),
-        click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
-        click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
-        click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
-        click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
-        click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
-        click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for ablate."),
-    ):
-        command = option(command)
-    return command
-
-
-def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which runner computes the graph, and how."""
-    for option in (
-        click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
-        click.option(
-            "--hint", type=click.Choice(["latency", "throughput"]), help="Default: latency; throughput to stream files."
-        ),
-        click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
-        click.option("--runner-batch", type=int, default=8, show_default=True, help="Largest batch of the runner."),
-        click.option(
-            "--runner",
-            type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]),
-            default="auto",
-            show_default=True,
-            help="tensorrt runs the bundle's engine.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def runner_settings(options: dict[str, Any]) -> RunnerSettings:
-    """The settings that `runner_options` stands for; takes its options out of `options`."""
-    from nnet_edge.config import RunnerSettings
-
-    names = {"runner": "kind", "runner_batch": "max_batch"} | {name: name for name in ("threads", "hint", "cache_dir")}
-    settings = {field: options.pop(option) for option, field in names.items()}
-    arithmetic = options.pop("runner_precision", None) or ("bf16" if options.get("precision") == "bf16" else "fp32")
-    return RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
-
-
-runner_precision_option = click.option(
-    "--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True
-)
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="fp16 and int8 come from calibrate and have thresholds of their own.",
-)
-
-
-def false_rejects_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The share of good parts that may be rejected."""
-    text = (
-        "Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support)."
-    )
-    return click.option("--false-rejects", callback=parse_share, help=text)(command)
-
-
-def parse_share(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
-    """0.005 for '1/200' or '0.005'."""
-    if value is None:
-        return None
-    try:
-        above, _, below = value.partition("/")
-        share = float(above) / (float(below) if below else 1.0)
-    except (ValueError, ZeroDivisionError) as error:
-        raise click.BadParameter(f"{value!r} is no share; write 1/200 or 0.005") from error
-    if not 0 < share < 1:
-        raise click.BadParameter(f"{value!r} is not between 0 and 1")
-    return share
+for group in (bench, stream, config_group, swap):
+    commands.add_command(group)
 
 
 @commands.command()
@@ -244,7 +133,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
     from nnet_edge.bundle import record_metrics
     from nnet_edge.evaluate import evaluate as measure
     from nnet_edge.evaluate import write_evaluation
-    from nnet_edge.evaluate_verb import open_artifact
+    from nnet_edge.evaluate_verb import open_artifact, table_of
     from nnet_edge.training_data import with_held_out_images
 
     settings = runner_settings(options)
@@ -273,115 +162,6 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
     click.echo(table_of(found))
     for path in written:
         say(f"wrote {path}")
-
-
-@commands.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1)
-@click.option("--bundle", type=FOLDER, help="The folder that train or export wrote.")
-@click.option(
-    "--config", type=FILE, help="A line's settings file (TOML) instead of SOURCE; other options stand over it."
-)
-@click.option("--json", "json_path", type=FILE, help="One JSON object a frame into this file; - for standard output.")
-@click.option("--rejects", type=FOLDER, help="A picture of every reject into this folder.")
-@click.option("--video", type=FILE, help="Annotated video (.mp4 or .avi).")
-@click.option("--threshold", type=float, help="Instead of the bundle's.")
-@click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
-@click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
-@click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
-@click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them.")
-@precision_option
-@runner_options
-@click.pass_context
-def stream(
-    context: click.Context, sources: tuple[str, ...], bundle: Path | None, config: Path | None, **options: Any
-) -> None:
-    """Judge every frame of SOURCE: an image folder, a video, a camera's number, an rtsp:// or http:// address, synthetic.
-
-    Several sources are one line: they share the model, and each may have a name: left=0 right=rtsp://camera/1.
-    """
-    if config is not None:
-        if sources:
-            raise ConfigError(f"{sources[0]} and --config: give a source, or a settings file that names sources")
-        stream_config(config, typed_options(context))
-        return
-    if not sources or bundle is None:
-        raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml")
-    from nnet_edge.stream_verb import stream_bundle, stream_line
-
-    is_hinted = options["hint"] is not None
-    if len(sources) > 1:
-        for line in stream_line(sources, bundle, runner_settings(options), options, say):
-            say(line)
-        return
-    for line in stream_bundle(sources[0], bundle, runner_settings(options), is_hinted, options, say):
-        say(line)
-
-
-def typed_options(context: click.Context) -> dict[str, Any]:
-    """The options that were typed, by name; defaults are left out."""
-    from click.core import ParameterSource
-
-    return {name: value for name, value in context.params.items()
-            if name != "config" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE}  # fmt: skip
-
-
-def stream_config(config: Path, typed: dict[str, Any]) -> None:
-    """Run the line of the settings file, what was typed over it."""
-    from nnet_edge.line_verb import stream_config as run_config
-
-    names = {
-        "runner": "kind",
-        "runner_batch": "max_batch",
-        "threads": "threads",
-        "hint": "hint",
-        "cache_dir": "cache_dir",
-    }
-    runner = {names[name]: typed.pop(name) for name in list(typed) if name in names}
-    if "cache_dir" in runner:
-        runner["cache_dir"] = str(Path(runner["cache_dir"]).absolute())
-    if "bundle" in typed:
-        typed["bundle"] = Path(typed["bundle"]).absolute()
-    for line in run_config(config, typed | ({"runner": runner} if runner else {}), say):
-        say(line)
-
-
-@commands.group("config")
-def config_group() -> None:
-    """A line's settings file."""
-
-
-@config_group.command("check")
-@click.argument("file", type=FILE)
-def check(file: Path) -> None:
-    """Check every key of FILE without running anything; say what the line would be."""
-    from nnet_edge.line_verb import check_config
-
-    for line in check_config(file):
-        click.echo(line)
-
-
-@config_group.command("schema")
-def print_schema() -> None:
-    """Print the JSON schema of the settings file, for editors."""
-    import json
-
-    from nnet_edge.line_config import schema
-
-    click.echo(json.dumps(schema(), indent=2))
-
-
-@commands.command()
-@click.argument("bundle")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line.")
-@click.option("--stream", "name", help="Only for this stream.")
-@click.option("--token-from", help="env:NAME or file:PATH, which hold the page's token.")
-def swap(bundle: str, url: str, name: str | None, token_from: str | None) -> None:
-    """Let a running line judge by BUNDLE, a folder below its bundle_folder, without losing a frame."""
-    from nnet_edge.runtime.web.client import PageClient
-    from nnet_edge.web_settings import read_secret
-
-    PageClient(url, None if token_from is None else read_secret("--token-from", token_from)).swap(bundle, name)
-    say(f"the line at {url} judges by {bundle}")
 
 
 @commands.command()
@@ -426,29 +206,6 @@ def calibrate(bundle: Path, data: Path, **options: Any) -> None:
     graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say)
     click.echo(table_of(graphs))
     require_taken(graphs, bundle)
-
-
-@commands.command()
-@dataset_options
-@click.option("--table", type=click.IntRange(4, 7), required=True, help="4 modules, 5 inside MF, 6 losses, 7 maps.")
-@click.option("--out", type=FOLDER, help="Where rows and table go (default: runs/NAME OF DATA-tables).")
-@click.option("--seed", "seeds", type=int, multiple=True, default=(111,), show_default=True, help="May be repeated.")
-@training_options
-def ablate(data: Path, table: int, out: Path | None, seeds: tuple[int, ...], **options: Any) -> int:
-    """Run Table 4, 5, 6 or 7 of the paper on DATA and print ours beside it; finished rows are not run again."""
-    from nnet_edge.benchmarks.ablation import AblationSettings, run_table
-    from nnet_edge.train_verb import choose_settings, train_options
-
-    dataset = find_dataset(data, options)
-    training = choose_settings(options | {"seed": seeds[0], "protocol": options["protocol"] or "paper"})
-    settings = AblationSettings(
-        training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
-    )
-    out = out or Path("runs") / f"{dataset.category}-tables"
-    with training_bar() as report, stop_on_signal() as stop:
-        found = run_table(table, dataset, out, settings, report, stop, say)
-    click.echo(found.markdown())
-    return 0 if found.finished else EXIT_INTERRUPTED
 
 
 @commands.command("build-engine")
@@ -512,55 +269,3 @@ def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:
     for note in dataset.notes:
         say(f"note: {note}")
     return dataset
-
-
-def table_of(found: Evaluation) -> str:
-    """The metrics and verdicts as lines for a terminal."""
-    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
-             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
-    values = found.metrics.as_dict()
-    lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
-    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
-    good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
-    lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
-    lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
-    lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
-    if found.skipped:
-        lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
-    if found.mask_disagreements:
-        lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
-    return "\n".join(lines)
-
-
-def percent(value: float | None) -> str:
-    """A share in percent, a dash for what could not be computed."""
-    return "     -" if value is None else f"{100 * value:6.1f} %"
-
-
-@contextmanager
-def training_bar() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar with the losses and the time left; plain lines now and then where there is no terminal."""
-    from nnet_edge.training_view import TrainingView
-
-    with TrainingView() as view:
-        yield view.show
-
-
-@contextmanager
-def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of steps done and steps in all."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Asks whether Ctrl-C or SIGTERM came; the second Ctrl-C kills as usual."""
-    from nnet_edge.runtime.stream import stopping_on_signals
-
-    with stopping_on_signals() as event:
-        yield event.is_set

@@ -13,6 +13,7 @@ from nnet_edge.runtime.opening import open_graph
 from nnet_edge.runtime.runner import Runner
 
 if TYPE_CHECKING:
+    from nnet_edge.evaluate import Evaluation
     from nnet_edge.model.nnet import NNet
 
 
@@ -86,3 +87,26 @@ def load_network(bundle: Bundle) -> NNet:
     network = NNet(model, build_encoder(find_backbone(model.backbone)))
     network.load_state_dict(load_file(bundle.weights))
     return network
+
+
+def table_of(found: Evaluation) -> str:
+    """The metrics and verdicts as lines for a terminal."""
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
+             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
+    values = found.metrics.as_dict()
+    lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
+    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
+    good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
+    lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
+    lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
+    lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
+    if found.skipped:
+        lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
+    if found.mask_disagreements:
+        lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, a dash for what could not be computed."""
+    return "     -" if value is None else f"{100 * value:6.1f} %"

@@ -78,6 +78,21 @@ def read_dataset(
     raise ConfigError(f'layout "{layout}" is unknown: choose auto, mvtec, visa or folder')
 
 
+def find_categories(root: Path, layout: str = "auto", split_csv: Path | None = None) -> tuple[str, ...]:
+    """The categories under `root`, sorted: those that `read_dataset` can be asked for; a plain folder is its own.
+
+    Raises ConfigError and DataError as `read_dataset` does for what is no folder or holds no category.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"data folder {root} does not exist: give the folder that holds the images")
+    chosen = _choose_layout(root, split_csv) if layout == "auto" else layout
+    if chosen == "visa":
+        return tuple(sorted({row["object"] for _, row in _read_rows(_split_table(root, split_csv))}))
+    if chosen == "mvtec" and not _is_category(root):
+        return tuple(sorted(entry.name for entry in _folders(root) if _is_category(entry)))
+    return (root.resolve().name,)
+
+
 def find_images(folder: Path) -> list[Path]:
     """The images in `folder` and below, sorted by path; raises DataError when a folder cannot be read."""
     return sorted(_walk(folder, set(folder.resolve().parents)))  # a link upwards would bring in the whole dataset
@@ -248,10 +263,7 @@ def _count(paths: list[Path], noun: str) -> str:
 
 
 def _read_visa(root: Path, category: str | None, split_csv: Path | None) -> Dataset:
-    table = split_csv or next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
-    if table is None or not table.is_file():
-        wanted = table or " or ".join(str(root / name) for name in SPLIT_FILES)
-        raise ConfigError(f"no split CSV at {wanted}: give it with --split-csv")
+    table = _split_table(root, split_csv)
     rows = _read_rows(table)
     chosen = _choose_category({row["object"] for _, row in rows}, category, table)
     train: list[Path] = []
@@ -272,6 +284,14 @@ def _read_visa(root: Path, category: str | None, split_csv: Path | None) -> Data
     _all_or_no_masks(test)
     good = _learnable(table, sorted(train))
     return Dataset(root, "visa", chosen, good, tuple(sorted(test, key=lambda sample: sample.path)))
+
+
+def _split_table(root: Path, split_csv: Path | None) -> Path:
+    table = split_csv or next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
+    if table is None or not table.is_file():
+        wanted = table or " or ".join(str(root / name) for name in SPLIT_FILES)
+        raise ConfigError(f"no split CSV at {wanted}: give it with --split-csv")
+    return table
 
 
 def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:

@@ -89,7 +89,7 @@ def line_settings(
             raise ConfigError(unknown_key(key, list(known), where))
     rest = {key: value for key, value in table.items() if key not in ("stream", "sink", "$schema")}
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    threshold = given.pop("threshold", None)
+    threshold, spools = given.pop("threshold", None), given.pop("must_deliver", None)
     streams = [
         build(LineStream, from_folder(stream, folder), f"{where}: {title('stream', stream, number)}", folder)
         for number, stream in enumerate(tables(table, "stream", where))
@@ -105,6 +105,9 @@ def line_settings(
             rest[name] = (dict(part) if isinstance(part, Mapping) else {}) | {
                 key: value for key, value in given.pop(name).items() if value is not None
             }
+    if spools is not None:
+        sinks = [sink if sink.must_deliver or sink.kind == "video" else replace(sink, must_deliver=spools / sink.label)
+                 for sink in sinks]  # fmt: skip
     if threshold is not None:
         streams = [replace(item, verdict=replace(item.verdict, threshold=threshold)) for item in streams]
     values = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}

@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from nnet_edge.bundle import read_bundle
 from nnet_edge.config import RunnerSettings, WhenFull
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.line_config import LineSettings, read_line_config
 from nnet_edge.runtime.delivery import Delivery
 from nnet_edge.runtime.delivery_settings import DeliverySettings
 from nnet_edge.runtime.line import Line
 from nnet_edge.runtime.line_report import LineReport
 from nnet_edge.runtime.models import Model, load_model
+from nnet_edge.runtime.opening import choose_runnable
 from nnet_edge.runtime.sink_times import SinkTimes
 from nnet_edge.runtime.sinks import (
     JsonLinesSettings,
@@ -56,6 +58,7 @@ def run_settings(settings: LineSettings, say: Callable[[str], None]) -> list[str
     assert bundle is not None  # LineSettings saw to it
     times = SinkTimes()
     sinks = [deliver(sink, times) for sink in settings.sinks]
+    sinks.sort(key=lambda sink: sink.settings.must_deliver is None)  # on disk there before anybody else hears of it
     model = load_model(bundle, runner, precision)
     for warning in model.warnings:
         say(warning)
@@ -156,10 +159,11 @@ def mqtt_settings(config: MqttConfig) -> MqttSettings:
     )
 
 
-def check_config(path: Path) -> list[str]:
+def check_config(path: Path, has_bundle: bool = True) -> list[str]:
     """What the settings file says, one line a part, with every sink's own settings and every secret's place checked.
 
-    Nothing is opened and nothing connected. Raises ConfigError.
+    With `has_bundle` each bundle is read whole, and must hold the precision and runner that are asked for, with a threshold
+    that was chosen there. Nothing is opened and nothing connected. Raises ConfigError, BundleError.
     """
     from nnet_edge.line_config import describe_line
 
@@ -169,8 +173,23 @@ def check_config(path: Path) -> list[str]:
     if settings.web is not None:
         settings.web.token()
     lines = describe_line(settings)
-    if settings.bundle is not None and not settings.bundle.is_dir():
-        raise ConfigError(
-            f"{path.name}: bundle: there is no folder {settings.bundle}: give the one that train or export wrote"
-        )
+    if has_bundle:
+        lines += [check_bundle(bundle, settings, path.name) for bundle in bundles_of(settings)]
     return [*lines, f"{path} can be used"]
+
+
+def bundles_of(settings: LineSettings) -> list[Path]:
+    """The line's bundle and those that streams have for themselves, each once."""
+    found = [settings.bundle, *(stream.bundle for stream in settings.streams)]
+    return list(dict.fromkeys(bundle for bundle in found if bundle is not None))
+
+
+def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
+    """What the line would judge by. Raises BundleError or ConfigError that names the settings file."""
+    try:
+        bundle = read_bundle(path)
+        artefact, runner, threshold = choose_runnable(bundle, settings.runner, settings.precision)
+    except NnetEdgeError as error:
+        raise type(error)(f"{where}: bundle: {error}") from error
+    warning = "".join(f"; {warning}" for warning in bundle.warnings)
+    return f"bundle {bundle.name} is whole: {artefact.name} on {runner}, threshold {threshold:.6g}{warning}"

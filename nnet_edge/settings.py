@@ -116,6 +116,9 @@ class TrainSettings:
     query_weight: float = 0.002  # delta of equation 7, entropy of the memory's weights
     distance: str = "pixel"  # pixel | global, A-10
     memory_rate: float = 1.0  # learning rate of the memory, as a share of the others'
+    projection_rate: float = (
+        1.0  # that of the feature projection modules, likewise (RD++ gives its projections a fifth)
+    )
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
     ema_decay: float = 0.0  # of the running mean of the weights that is deployed; 0: the weights themselves
     seed: int = 111
@@ -133,7 +136,7 @@ class TrainSettings:
         _at_least("augmentation_copies", self.augmentation_copies, 0)
         _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
         _above_zero("learning_rate", self.learning_rate)
-        for name in ("kd_weight", "align_weight", "query_weight", "memory_rate"):
+        for name in ("kd_weight", "align_weight", "query_weight", "memory_rate", "projection_rate"):
             _from_zero(name, getattr(self, name))
         _at_least("align_epochs", self.align_epochs, 0)
         if not 0 <= self.ema_decay < 1:

@@ -16,8 +16,16 @@ from nnet_edge.runtime.delivery_settings import DeliverySettings
 from nnet_edge.runtime.line import Line
 from nnet_edge.runtime.models import load_model
 from nnet_edge.runtime.opening import open_graph
-from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink, Sink, VideoSink
+from nnet_edge.runtime.sinks import (
+    JsonLinesSettings,
+    JsonLinesSink,
+    PictureSettings,
+    RejectPicturesSink,
+    Sink,
+    VideoSink,
+)
 from nnet_edge.runtime.sources import Source, open_source
+from nnet_edge.runtime.spool import SpoolSettings
 from nnet_edge.runtime.stream import run, run_line, stopping_on_signals
 from nnet_edge.runtime.terminal import TerminalView
 from nnet_edge.stream_settings import (
@@ -72,7 +80,7 @@ def stream_line(
     options: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> list[str]:
-    """Judge every frame of several sources with one model; gives the lines to say at the end.
+    """Judge every frame of several sources, or of one that must be delivered, with one model; gives what to say at the end.
 
     A camera that is lost is tried for ever; a file that breaks costs its own stream. Raises StreamError at the end when a
     stream failed.
@@ -80,8 +88,7 @@ def stream_line(
     if options["video"] is not None:
         raise ConfigError("--video shows one source: name one, or run `nnet-edge stream` once for each video")
     streams = [to_line_stream(source, number, options) for number, source in enumerate(sources)]
-    settings = DeliverySettings(when_full=WhenFull.WAIT)
-    sinks = [Delivery(sink, settings) for sink in open_sinks(None, options)]
+    sinks = [Delivery(sink, delivery_asked(sink, options)) for sink in open_sinks(None, options)]
     model = load_model(path, runner, options["precision"])
     for warning in model.warnings:
         say(warning)
@@ -123,13 +130,21 @@ def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
     return LaneSettings(policy, options["buffer_frames"] or LaneSettings().capacity)
 
 
+def delivery_asked(sink: Sink, options: Mapping[str, Any]) -> DeliverySettings:
+    """How a sink of several sources is served: the line waits for it, or with --must-deliver for its spool alone."""
+    folder = options["must_deliver"]
+    spool = None if folder is None else SpoolSettings(folder / sink.name.replace(" ", "-"))
+    return DeliverySettings(when_full=WhenFull.WAIT, must_deliver=spool)
+
+
 def open_sinks(source: Source | None, options: Mapping[str, Any]) -> list[Sink]:
-    """The sinks that the options ask for."""
+    """The sinks that the options ask for; without `source` they take several streams."""
     sinks: list[Sink] = []
     if options["json_path"] is not None:
-        sinks.append(JsonLinesSink(None if str(options["json_path"]) == "-" else options["json_path"]))
+        path = None if str(options["json_path"]) == "-" else options["json_path"]
+        sinks.append(JsonLinesSink(path, JsonLinesSettings(is_appended=options["must_deliver"] is not None)))
     if options["rejects"] is not None:
-        sinks.append(RejectPicturesSink(options["rejects"]))
+        sinks.append(RejectPicturesSink(options["rejects"], PictureSettings(by_stream=source is None)))
     if options["video"] is not None:
         sinks.append(VideoSink(options["video"], source.rate_hz if source else None))
     return sinks

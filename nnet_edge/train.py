@@ -163,10 +163,18 @@ class Trainer:
         self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All trained parameters, the memory's with a rate of its own (the spec's open point A-12 names such groups)."""
-        memory = [] if self.network.memory is None else [self.network.memory.memory]
-        others = [value for value in self.network.trained_parameters() if all(value is not one for one in memory)]
-        return [{"params": others, "share": 1.0}, {"params": memory, "share": self.settings.memory_rate}]
+        """All trained parameters, those of memory and projections with rates of their own (the spec's open point A-12).
+
+        Projections are a group apart only where their rate differs: an optimiser's state counts parameters by group.
+        """
+        shares = {"memory.": self.settings.memory_rate}
+        if self.settings.projection_rate != 1:
+            shares |= dict.fromkeys(("teacher_projections.", "student_projections."), self.settings.projection_rate)
+        groups: dict[str, list[torch.nn.Parameter]] = {"": [], **{prefix: [] for prefix in shares}}
+        for name, value in self.network.named_parameters():
+            if not name.startswith("teacher."):
+                groups[next((prefix for prefix in shares if name.startswith(prefix)), "")].append(value)
+        return [{"params": params, "share": shares.get(prefix, 1.0)} for prefix, params in groups.items()]
 
     def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
         """Teacher, random students, an empty log, and the held-out images kept."""

@@ -1,10 +1,12 @@
 """A sink with a queue and a thread of its own: slow or dead, it costs its own events only, counted and told.
 
     Delivery.write -> DeliveryQueue | sink's thread: Sink.write, again after a pause when it fails
-    with must-deliver: DeliveryQueue | spooling thread: Spool.append | sink's thread: Spool.peek -> Sink.send -> done
+    with must-deliver: Delivery.write -> Spool.append | sink's thread: Spool.peek -> Sink.send -> done
 
-With must-deliver every message lies on the disk before the first try, so it outlives the process; it may arrive twice,
-with the same id, and never out of order.
+With must-deliver there is no queue in memory: a message lies in the spool when `write` returns, so a kill of the process
+loses nothing that was written (a power cut: nothing older than the spool's `fsync_every_s`). It may arrive twice, with
+the same id, and never out of order. What that costs the line is in the table of `benchmarks/sinks.py`; pictures cost most,
+for they are encoded before `write` returns.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ class Delivery(Sink):
             self.sink.__exit__(None, None, None)
             raise
         self._threads = self._make_threads()
-        self._threads[0].start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -141,23 +144,27 @@ class Delivery(Sink):
         )
 
     def _put(self, content: Prediction | Event, size_bytes: int) -> None:
+        if self._spool is not None and isinstance(self.sink, MessageSink):
+            self._service.keep(self._spool, self.sink, Item(content, time.monotonic(), size_bytes))
+            return
         is_whole = self._queue.put(Item(content, time.monotonic(), size_bytes))
         if not is_whole and not self._tries.is_ending:
             self._raise_if_strict()
             self.health.lost(f"its queue of {self.settings.queue_items} is full")
 
     def _make_threads(self) -> list[threading.Thread]:
-        """The thread of the sink, then that of the spool, where there is one."""
+        """The thread of the sink, then the one that brings its spool to the disk now and then, where that is asked for."""
 
         def thread(kind: str, work: Callable[[], None]) -> threading.Thread:
             return threading.Thread(target=self._guarded, args=(work,), name=f"{kind} {self.name}", daemon=True)
 
-        service, sink, spool = self._service, self.sink, self._spool
-        if spool is None or not isinstance(sink, MessageSink):
+        service, sink, spool, settings = self._service, self.sink, self._spool, self.settings.must_deliver
+        if spool is None or settings is None or not isinstance(sink, MessageSink):
             return [thread("sink", service.serve)]
-        filling = thread("spool", lambda: service.fill(spool, sink))
-        filling.start()
-        return [thread("sink", lambda: service.serve_spool(spool, sink, filling)), filling]
+        threads = [thread("sink", lambda: service.serve_spool(spool, sink))]
+        if every_s := settings.fsync_every_s:
+            threads.append(thread("spool", lambda: service.sync(spool, every_s)))
+        return threads
 
     def _raise_if_strict(self) -> None:
         if self._error is not None:

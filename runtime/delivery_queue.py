@@ -90,19 +90,30 @@ class DeliveryQueue:
             self._book(count, cause)
 
     @contextmanager
-    def to_spool(self) -> Iterator[None]:
-        """A taken item is written to the disk in the block; it counts as spooled from the start, for it may be sent at once."""
+    def to_spool(self) -> Iterator[bool]:
+        """Something is offered and written to the disk in the block; it counts as spooled from the start, for it may be sent
+        at once. Gives False when nothing is let in any more: it was dropped as stopped.
+        """
         with self._changed:
-            count = min(1, self._under_way)
-            self._under_way -= count
-            self._spooled += count
-            self._being_written += 1
+            self._offered += 1
+            is_open = not self._is_closed
+            if is_open:
+                self._spooled += 1
+                self._being_written += 1
+            else:
+                self._book(1, "stopped")
         try:
-            yield
+            yield is_open
         finally:
             with self._changed:
-                self._being_written -= 1
+                self._being_written -= is_open
                 self._changed.notify_all()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is closed and nothing is being written to the spool."""
+        with self._changed:
+            return self._is_closed and not self._being_written
 
     def recover(self, count: int) -> None:
         """So many messages of an earlier run lie on the disk."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -26,6 +27,22 @@ TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, 256, 256) and (N,)
 INPUT_SHAPE = (SIDE, SIDE, 3)
 
 
+@dataclass(frozen=True)
+class Contract:
+    """What a graph takes and gives beside its layer maps. Benchmarks alone make graphs of another side or without the tail."""
+
+    side: int = SIDE  # of the input, pixels
+    tail: tuple[str, ...] = TAIL
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one image."""
+        return (self.side, self.side, 3)
+
+
+DEPLOYED = Contract()
+
+
 class GraphRunner(ABC):
     """A compiled ONNX graph; `infer` gives maps and scores. Ready once made, released when the last `with` is left.
 
@@ -35,13 +52,14 @@ class GraphRunner(ABC):
 
     name: str  # of the library
     version: str  # of the library
-    input_shape = INPUT_SHAPE
     layer_maps: tuple[str, ...]  # that the graph gives, in the order of LAYER_MAPS
 
-    def __init__(self, graph: Path, settings: RunnerSettings) -> None:
+    def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         if not graph.is_file():
             raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
         self.graph = graph
+        self.input_shape = contract.input_shape
+        self._tail = contract.tail
         self.precision = precision_named(graph) or settings.precision
         self.max_batch = settings.max_batch
         self._entered = 0
@@ -70,10 +88,9 @@ class GraphRunner(ABC):
 
     def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
         """`infer` in two steps, see Runner: the errors of the library may come in either."""
-        self._require_open()
-        check_images(images, self.max_batch)
-        wanted = (*TAIL, *self.layer_maps) if layer_maps else TAIL
-        collect = self._start(np.ascontiguousarray(images), wanted)
+        if not self._tail:
+            raise ConfigError(f"{self.graph} has no tail, so it gives no anomaly map: ask for its layer maps alone")
+        collect = self._checked_start(images, (*TAIL, *self.layer_maps) if layer_maps else TAIL)
 
         def outputs() -> Outputs:
             self._require_open()
@@ -85,6 +102,15 @@ class GraphRunner(ABC):
             )
 
         return outputs
+
+    def infer_layer_maps(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Only the layer maps of `images`, float32 (N, 1, h, w) by name; what `infer` raises."""
+        return self._checked_start(images, self.layer_maps)()
+
+    def _checked_start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        self._require_open()
+        check_images(images, self.max_batch, self.input_shape)
+        return self._start(np.ascontiguousarray(images), wanted)
 
     @abstractmethod
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
@@ -99,11 +125,11 @@ class GraphRunner(ABC):
             raise StreamError(f"the {self.name} runner of {self.graph} is closed: load it again")
 
 
-def check_images(images: np.ndarray, max_batch: int) -> None:
+def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]) -> None:
     """Nothing, when a runner can take `images`. Raises ConfigError that says what it got and what it takes."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != INPUT_SHAPE:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
         raise ConfigError(
-            f"a runner takes uint8 RGB (N, {SIDE}, {SIDE}, 3), not {images.dtype} {tuple(images.shape)}: "
+            f"a runner takes uint8 RGB (N, {shape[0]}, {shape[1]}, 3), not {images.dtype} {tuple(images.shape)}: "
             "resize with nnet_edge.imaging.resize"
         )
     if not 1 <= len(images) <= max_batch:
@@ -116,13 +142,15 @@ def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
 
 
-def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+def require_contract(
+    graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], contract: Contract = DEPLOYED
+) -> None:
     """Nothing, when the graph has the names and the number types of the contract (name -> "uint8" or "float32").
 
     Raises BundleError that names what is missing or of another type.
     """
     wanted_inputs = {INPUT: "uint8"}
-    wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *TAIL), "float32")
+    wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *contract.tail), "float32")
     faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
     for kind, wanted, found in (("input", wanted_inputs, inputs), ("output", wanted_outputs, outputs)):
         faults += [f"lacks the {kind} {name}" for name in wanted if name not in found]
@@ -135,12 +163,12 @@ def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[st
         raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
 
 
-def require_input_shape(graph: Path, shape: Sequence[object]) -> None:
-    """Nothing, when `shape` of the input is (N, 256, 256, 3) with a free N, whatever stands for it. Raises BundleError."""
+def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract = DEPLOYED) -> None:
+    """Nothing, when `shape` of the input is the contract's with a free N, whatever stands for it. Raises BundleError."""
     is_free = not isinstance(shape[0], int) if shape else False
-    if not is_free or tuple(shape[1:]) != INPUT_SHAPE:
+    if not is_free or tuple(shape[1:]) != contract.input_shape:
         raise BundleError(
-            f"{graph} takes images of shape {tuple(shape)} and not (N, {SIDE}, {SIDE}, 3) with a free N; "
+            f"{graph} takes images of shape {tuple(shape)} and not (N, {contract.side}, {contract.side}, 3) with a free N; "
             "write it again with `export`"
         )
 

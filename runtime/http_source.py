@@ -13,11 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import cv2
-import numpy as np
-
-from nnet_edge.errors import SourceError
+from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.runtime.jpeg import whole_picture
 from nnet_edge.runtime.opencv_video import CaptureSettings
 from nnet_edge.runtime.source import Source, SourceFacts
 from nnet_edge.runtime.video_source import VideoSource
@@ -29,12 +27,10 @@ log = logging.getLogger(__name__)
 
 LARGEST_PICTURE = 64 << 20  # bytes; what claims to be larger is no picture of a camera
 LONGEST_LINE = 4096  # bytes of a header
-START, END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
-BEHIND_END = 64  # bytes: some cameras fill up after the last one
 
 
 class HttpSource(Source):
-    """A camera behind http:// or https://. A picture that came in half is counted in `skipped`, never shown.
+    """A camera behind http:// or https://. A picture that came in half or damaged is counted in `skipped`, never shown.
 
     `address` may hold a password and is never shown, `what` is.
     """
@@ -85,12 +81,13 @@ class HttpSource(Source):
         index = 0
         try:
             for data in parts_of(self._response):
-                image = whole_picture(data)
                 if self._interrupted.is_set():
                     return
-                if image is None:
+                try:
+                    image = whole_picture(data)
+                except DataError as error:
                     self.skipped += 1
-                    log.warning("%s sent a picture that is not whole (%d bytes): passed over", self._what, len(data))
+                    log.warning("%s sent a picture of %d bytes, passed over: %s", self._what, len(data), error)
                     continue
                 yield Frame(image, index, time.monotonic(), self.stream)
                 index += 1
@@ -178,14 +175,6 @@ def read_until(response: HTTPResponse, marker: bytes) -> tuple[bytes, bytes]:
             return bytes(data.removesuffix(b"\r\n")), line
         data += line
     raise ValueError(f"a picture of more than {LARGEST_PICTURE} bytes came")
-
-
-def whole_picture(data: bytes) -> np.ndarray | None:
-    """The JPEG as uint8 BGR (H, W, 3); None when its beginning or its end is missing, or it cannot be decoded."""
-    if not data.startswith(START) or data.rfind(END, -BEHIND_END - len(END)) < 0:
-        return None
-    image: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return image
 
 
 def reason(error: Exception) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.imaging import IMAGE_SUFFIXES, read_image
+from nnet_edge.runtime.jpeg import require_sound
 from nnet_edge.runtime.source import Source
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2  # between two looks at a watched folder
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change is passed over
 
 
@@ -119,8 +121,14 @@ class WatchedFolderSource(Source):
 
 
 def read_bgr(path: Path) -> np.ndarray:
-    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError."""
-    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
+    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, for a JPEG with damage inside as well."""
+    image = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        try:
+            require_sound(path.read_bytes())
+        except (OSError, DataError) as error:
+            raise DataError(f"the image {path} cannot be used: {error}; take it anew") from error
+    return image
 
 
 def folder_source(folder: Path, skip_bad: bool = False) -> ImageFileSource:

@@ -6,21 +6,19 @@ Every method may be called from any thread, before, while and after `run_line` r
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.events import Events
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.batch import Job
-from nnet_edge.runtime.buckets import BATCH_BOUNDS, BucketCounter, Buckets, MeterSnapshot
+from nnet_edge.runtime.buckets import Buckets, MeterSnapshot
 from nnet_edge.runtime.camera import Camera
-from nnet_edge.runtime.lanes import LaneCounts, Lanes
+from nnet_edge.runtime.lanes import LaneCounts
 from nnet_edge.runtime.line_report import LineReport, StreamStatus
+from nnet_edge.runtime.line_stream import Stream, lane_of
+from nnet_edge.runtime.line_work import LineWork
 from nnet_edge.runtime.meters import Meters, StreamReport
 from nnet_edge.runtime.models import Model, Shelf
 from nnet_edge.runtime.sinks import Sink
@@ -28,36 +26,11 @@ from nnet_edge.runtime.source import Source
 from nnet_edge.runtime.sources import open_source_of
 from nnet_edge.runtime.station import Station
 from nnet_edge.runtime.walk import Pacer
-from nnet_edge.stream_settings import EVERY_FRAME, FRESHEST, LaneSettings, LineStream, Polygon
+from nnet_edge.stream_settings import LineStream, Polygon
 
 log = logging.getLogger(__name__)
 
 SWAP_LIMIT_S = 30.0  # a batch takes no longer; what does is broken
-
-
-@dataclass
-class Stream:
-    """What a line holds of one stream."""
-
-    settings: LineStream
-    source: Source
-    model: Model
-    station: Station
-    meters: Meters
-    camera: Camera
-    error: BaseException | None = None
-    newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
-    frame: Frame | None = None  # that frame, whole
-
-
-@dataclass
-class Swap:
-    """A loaded bundle that waits for the gap between two batches."""
-
-    old: Model
-    new: Model
-    streams: Sequence[str] | None  # None: all that the old one judges
-    is_done: threading.Event = field(default_factory=threading.Event)
 
 
 class Line:
@@ -76,20 +49,14 @@ class Line:
         keep_open: bool = False,
         deadline_s: float | None = None,
     ) -> None:
-        self.events = Events()
-        self.lanes = Lanes(keep_open)
-        self.sinks = tuple(sinks)
-        self.is_watched = False  # whether a page wants maps of good frames too
-        self._model, self._shelf = model, Shelf(load)
-        self._lock = threading.RLock()
-        self._streams: dict[str, Stream] = {}
+        self._shelf = Shelf(load)
+        self.work = LineWork(model, self._shelf, sinks, keep_open)
+        self.events, self.lanes, self.sinks = self.work.events, self.work.lanes, self.work.sinks
+        self._lock, self._streams = self.work.lock, self.work.streams
         self._reports: dict[str, Stream] = {}  # removed ones too, while the lanes remember them
-        self._swaps: list[Swap] = []
         self._is_running = False
         self._began_s = time.monotonic()
         self._ended_s: float | None = None
-        self._batches = BucketCounter(BATCH_BOUNDS)
-        self._subscribers: tuple[Callable[[Prediction], None], ...] = ()
         self.pacer = Pacer(deadline_s, model.batch_s)
 
     # ---- streams
@@ -111,7 +78,7 @@ class Line:
             raise ConfigError(f"there is a stream called {name!r} already: give another name, or remove it first")
         own = None if path is None else self._shelf.find(path) or self._shelf.load(path)
         with self._lock:
-            model = own or self._model
+            model = own or self.work.model
             station = Station(settings.verdict, model.threshold)
             camera = Camera(
                 name,
@@ -173,12 +140,21 @@ class Line:
         self._stream(name).station.set_regions(ignored=polygons)
         self.events.tell("regions.changed", name, ignored=[list(polygon) for polygon in polygons])
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a page wants maps of good frames too."""
+        return self.work.is_watched
+
+    @is_watched.setter
+    def is_watched(self, is_watched: bool) -> None:
+        self.work.is_watched = is_watched
+
     # ---- what is known
 
     def streams(self) -> list[StreamStatus]:
         """Each stream now, in the order in which they were added."""
         with self._lock:
-            return [self._status(stream) for stream in self._streams.values()]
+            return [stream.status(self.lanes) for stream in self._streams.values()]
 
     def latest(self, name: str) -> Prediction | None:
         """The newest prediction of the stream, of its last crop; None before the first."""
@@ -203,22 +179,19 @@ class Line:
 
     def batches(self) -> Buckets:
         """How many images the batches had."""
-        with self._lock:
-            return self._batches.snapshot()
+        return self.work.batches()
 
     def model(self, name: str | None = None) -> Model:
         """The model of the stream, None: of the line."""
-        return self._model if name is None else self._stream(name).model
+        return self.work.model if name is None else self._stream(name).model
 
     def subscribe(self, callback: Callable[[Prediction], None]) -> None:
         """Call `callback` with every prediction, in the line's thread: it must not wait. Events: `line.events`."""
-        with self._lock:
-            self._subscribers = (*self._subscribers, callback)
+        self.work.subscribers.add(callback)
 
     def unsubscribe(self, callback: Callable[[Prediction], None]) -> None:
         """Call `callback` no more; one that never subscribed is no error."""
-        with self._lock:
-            self._subscribers = tuple(known for known in self._subscribers if known != callback)
+        self.work.subscribers.remove(callback)
 
     # ---- another bundle
 
@@ -227,85 +200,16 @@ class Line:
 
         Returns once it judges; not a frame is lost. Raises BundleError when it cannot be loaded: the old one stays.
         """
-        old = self._model if name is None else self._stream(name).model
-        swap = Swap(old, self._shelf.load(path), None if name is None else [name])
-        with self._lock:
-            self._shelf.enter(swap.new)
-            self._swaps.append(swap)
-            is_running = self._is_running
-        if not is_running:
-            self.switch()
+        stream = None if name is None else self._stream(name)
+        new = self._shelf.load(path)
+        swap = self.work.ask_to_swap(new, stream)
+        if not self._is_running:
+            self.work.switch()
         if not swap.is_done.wait(timeout_s):
             raise StreamError(
                 f"the bundle {path} waits for more than {timeout_s:g} s for its turn: does the runner hang?"
             )
-        return swap.new
-
-    # ---- what the walk asks and tells: see Work in runtime/walk.py
-
-    def must_switch(self) -> bool:
-        """Whether a bundle waits to be swapped in."""
-        return bool(self._swaps)
-
-    def switch(self) -> None:
-        """Swap in what waits; no batch is under way."""
-        with self._lock:
-            swaps, self._swaps = self._swaps, []
-            meant = [self._switch_one(swap) for swap in swaps]
-        for swap, names in zip(swaps, meant, strict=True):
-            self.events.tell("bundle.swapped", None, old=swap.old.facts(), new=swap.new.facts(), streams=names)
-            swap.is_done.set()
-
-    def _switch_one(self, swap: Swap) -> list[str]:
-        names = [name for name, stream in self._streams.items()
-                 if (stream.model is swap.old if swap.streams is None else name in swap.streams)]  # fmt: skip
-        for name in names:
-            self._streams[name].model = swap.new
-            self._streams[name].station.use_bundle(swap.new.threshold)
-        if swap.streams is None:
-            self._model = swap.new
-        self._shelf.leave_all_but([self._model, *(stream.model for stream in self._streams.values())])
-        return names
-
-    def job_of(self, frame: Frame) -> Job | None:
-        """How to judge the frame; None when its stream is gone. Raises ConfigError for crops that do not fit it."""
-        stream = self._streams.get(frame.stream)
-        if stream is None or stream.camera.session != frame.session:
-            return None
-        return Job(frame, stream.station.parts(frame), stream.model.runner, stream.station)
-
-    def wants_maps(self) -> bool:
-        """Whether a sink or a page wants maps of good frames too."""
-        return self.is_watched or any(sink.wants_maps for sink in self.sinks)
-
-    def largest_batch(self) -> int:
-        """Images of a full batch."""
-        return self._model.runner.max_batch
-
-    def note_batch(self, images: int) -> None:
-        """Count a batch."""
-        with self._lock:
-            self._batches.add(images)
-
-    def note_failure(self, frame: Frame, error: Exception) -> None:
-        """Tell that a frame could not be judged."""
-        log.warning("frame %s has no verdict: %s", frame.id, error)
-        self.events.tell("frame.failed", frame.stream, frame=frame.id, reason=str(error) or type(error).__name__)
-
-    def note(self, job: Job, predictions: Sequence[Prediction]) -> None:
-        """Keep and pass on the verdicts on one frame."""
-        stream = self._streams.get(job.frame.stream)
-        now_s = time.monotonic()
-        if stream is not None and stream.station is job.station:
-            stream.newest, stream.frame = tuple(predictions), job.frame
-            for prediction in predictions:
-                stream.meters.add(prediction, now_s)
-        for callback in self._subscribers:
-            for prediction in predictions:
-                try:
-                    callback(prediction)
-                except Exception as error:
-                    log.warning("a subscriber failed at frame %s: %r", prediction.id, error)
+        return new
 
     # ---- running
 
@@ -314,7 +218,7 @@ class Line:
         """Runners and sinks open and cameras reading, for as long as the block takes; everything ended behind it."""
         with ExitStack() as stack:
             stack.callback(self._shelf.leave_all_but)
-            self._shelf.enter(self._model)
+            self._shelf.enter(self.work.model)
             for sink in self.sinks:
                 stack.enter_context(sink)
                 sink.report_to(self.events.pass_on)
@@ -343,7 +247,7 @@ class Line:
             with suppress(RuntimeError):  # one that was added in this moment never started
                 camera.join()
         self.lanes.give_up()
-        self.switch()
+        self.work.switch()
 
     def _put(self, station: Station, frame: Frame) -> bool:
         """Count a captured frame and let it wait for its turn; in the capture thread."""
@@ -372,29 +276,11 @@ class Line:
             reports = {name: self.stream_report(name, ended, counts[name]) for name in self._reports if name in counts}
             seconds = (self._ended_s or time.monotonic()) - self._began_s
             errors = {name: str(error) for name, error in self.errors().items()}
-            return LineReport(reports, self.lanes.total(), self._batches.snapshot(), seconds, ended, errors)
+            return LineReport(reports, self.lanes.total(), self.work.batches(), seconds, ended, errors)
 
     def stream_report(self, name: str, ended: str = "running", counts: LaneCounts | None = None) -> StreamReport:
         """What became of one stream's frames so far."""
-        counts = counts or self.lanes.counts(name)
-        stream = self._reports[name]
-        skipped = stream.camera.status().skipped
-        return stream.meters.report(sum(counts.dropped.values()), skipped, ended, counts)
-
-    def _status(self, stream: Stream) -> StreamStatus:
-        name, station = stream.settings.name, stream.station
-        return StreamStatus(
-            name=name,
-            what=stream.source.describe(),
-            camera=stream.camera.status(),
-            is_paused=self.lanes.is_paused(name),
-            threshold=station.threshold,
-            bundle_threshold=station.bundle_threshold,
-            bundle=stream.model.name,
-            settings=replace(stream.settings, verdict=station.settings),
-            counts=self.lanes.counts(name),
-            rejected=stream.meters.rejected,
-        )
+        return self._reports[name].report(ended, counts or self.lanes.counts(name))
 
     def _stream(self, name: str) -> Stream:
         stream = self._streams.get(name)
@@ -402,9 +288,3 @@ class Line:
             known = ", ".join(self._streams) or "none"
             raise ConfigError(f"there is no stream called {name!r}: there are {known}")
         return stream
-
-
-def lane_of(settings: LineStream, is_live: bool, max_batch: int) -> LaneSettings:
-    """The lane that the settings ask for; else files wait in two batches, and of a live source the newest frames."""
-    lane = settings.lane or LaneSettings(FRESHEST if is_live else EVERY_FRAME, 2 if is_live else 2 * max_batch)
-    return replace(lane, weight=max(1, len(settings.verdict.crops)))

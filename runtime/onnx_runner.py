@@ -12,7 +12,9 @@ import numpy as np
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
 from nnet_edge.runtime.graph_runner import (
+    DEPLOYED,
     INPUT,
+    Contract,
     GraphRunner,
     cores,
     layer_maps_of,
@@ -39,8 +41,8 @@ class OnnxRunner(GraphRunner):
 
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, settings: RunnerSettings) -> None:
-        super().__init__(graph, settings)
+    def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
+        super().__init__(graph, settings, contract)
         self.version = onnxruntime.__version__
         if settings.precision != "fp32":
             raise ConfigError(
@@ -50,7 +52,7 @@ class OnnxRunner(GraphRunner):
             raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
         threads = settings.threads or cores()
         alone = settings.hint == "throughput"
-        self._session = open_session(graph, threads=1 if alone else threads)
+        self._session = open_session(graph, 1 if alone else threads, contract)
         self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())
         workers = min(threads, settings.max_batch) if alone else 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
@@ -78,7 +80,7 @@ class OnnxRunner(GraphRunner):
         del self._session
 
 
-def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(graph: Path, threads: int, contract: Contract) -> onnxruntime.InferenceSession:
     """A session on the processor. Raises BundleError when the graph cannot be read or lacks the contract's names."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -89,8 +91,8 @@ def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     except Exception as error:  # see above
         reason = " ".join(str(error).split())
         raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error
-    require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()))
-    require_input_shape(graph, session.get_inputs()[0].shape)
+    require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()), contract)
+    require_input_shape(graph, session.get_inputs()[0].shape, contract)
     return session
 
 

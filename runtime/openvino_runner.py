@@ -18,8 +18,9 @@ import numpy as np
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
 from nnet_edge.runtime.graph_runner import (
+    DEPLOYED,
     INPUT,
-    INPUT_SHAPE,
+    Contract,
     GraphRunner,
     layer_maps_of,
     require_contract,
@@ -41,12 +42,12 @@ class OpenvinoRunner(GraphRunner):
 
     name = "openvino"
 
-    def __init__(self, graph: Path, settings: RunnerSettings) -> None:
-        super().__init__(graph, settings)
+    def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
+        super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
         core = openvino.Core()
         require_precision(core, settings.precision)
-        model = read_graph(core, graph)
+        model = read_graph(core, graph, contract)
         compiled = compile_graph(core, model, graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
@@ -95,16 +96,16 @@ def require_precision(core: openvino.Core, precision: str) -> None:
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
 
-def read_graph(core: openvino.Core, graph: Path) -> openvino.Model:
+def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
     """The graph as OpenVINO reads it, for one image. Raises BundleError when it cannot or the contract is broken."""
     try:
         model = core.read_model(graph)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
-    require_contract(graph, port_types(model.inputs), port_types(model.outputs))
+    require_contract(graph, port_types(model.inputs), port_types(model.outputs), contract)
     sizes = model.input(INPUT).partial_shape
-    require_input_shape(graph, [None if size.is_dynamic else size.get_length() for size in sizes])
-    model.reshape({INPUT: [1, *INPUT_SHAPE]})
+    require_input_shape(graph, [None if size.is_dynamic else size.get_length() for size in sizes], contract)
+    model.reshape({INPUT: [1, *contract.input_shape]})
     return model
 
 

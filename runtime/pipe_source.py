@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from nnet_edge.errors import SourceError
+from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.http_source import END, LARGEST_PICTURE, START, whole_picture
+from nnet_edge.runtime.http_source import LARGEST_PICTURE
+from nnet_edge.runtime.jpeg import END, START, whole_picture
 from nnet_edge.runtime.source import Source, SourceFacts
 
 if TYPE_CHECKING:
@@ -55,12 +56,11 @@ class PipeSource(Source):
         while (data := self._read()) is not None:
             rest += data
             for picture in take_pictures(rest):
-                image = whole_picture(picture)
-                if image is None:
+                try:
+                    image = whole_picture(picture)
+                except DataError as error:
                     self.skipped += 1
-                    log.warning(
-                        "%s gave a picture that is not whole (%d bytes): passed over", self.describe(), len(picture)
-                    )
+                    log.warning("%s gave a picture of %d bytes, passed over: %s", self.describe(), len(picture), error)
                     continue
                 yield Frame(image, index, time.monotonic(), self.stream)
                 index += 1

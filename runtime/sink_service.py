@@ -1,9 +1,8 @@
-"""What the threads of a delivery do: from the queue to the sink, or from the queue to the spool and on to the sink."""
+"""What is done for a sink: from the queue to the sink in its own thread, or into the spool at once and from there on."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,12 +17,11 @@ from nnet_edge.runtime.spool import Spool, SpoolFullError
 
 log = logging.getLogger(__name__)
 
-SPOOL_BATCH = 64  # items that are taken from the queue at once
 Observe = Callable[[Prediction | Event, float], None]
 
 
 class Service:
-    """The work on one sink; each `serve` and `fill` is the whole life of a thread."""
+    """The work on one sink; each `serve...` and `sync` is the whole life of a thread."""
 
     def __init__(
         self, sink: Sink, queue: DeliveryQueue, tries: Tries, health: SinkHealth, observe: Observe | None
@@ -47,21 +45,30 @@ class Service:
         finally:
             self._sink.__exit__(None, None, None)
 
-    def fill(self, spool: Spool, sink: MessageSink) -> None:
-        """Put queued items into the spool until the queue is closed and empty."""
-        while (items := self._queue.take(SPOOL_BATCH, LOOK_S)) is not None:
-            for item, message in self._encoded(sink, items):
-                with self._queue.to_spool():
-                    try:
-                        spool.append(message)
-                    except SinkError as error:
-                        cause = "spool full" if isinstance(error, SpoolFullError) else "spool failed"
-                        self._queue.settle_spooled(1, cause)
-                        self._health.lost(str(error))
-                    else:
-                        self._observed(item)
+    def keep(self, spool: Spool, sink: MessageSink, item: Item) -> None:
+        """Put what is offered into the spool, in the caller's thread: once this returns, a kill does not lose it."""
+        with self._queue.to_spool() as is_open:
+            if not is_open:
+                return
+            try:
+                message = message_of(sink, item.content)
+            except Exception as error:
+                self._tries.failed(error)
+                self._lost(1, "refused", "refused")
+                return
+            try:
+                spool.append(message)
+            except SinkError as error:
+                self._lost(1, "spool full" if isinstance(error, SpoolFullError) else "spool failed", str(error))
+            else:
+                self._observed(item)
 
-    def serve_spool(self, spool: Spool, sink: MessageSink, filling: threading.Thread) -> None:
+    def sync(self, spool: Spool, every_s: float) -> None:
+        """Bring the spool to the disk itself now and then, until the end: neither the line nor the sink waits for it."""
+        while not self._tries.wait_for_end(every_s):
+            spool.sync()
+
+    def serve_spool(self, spool: Spool, sink: MessageSink) -> None:
         """Send what lies in the spool, in order, until the time is over; the rest stays for the next start."""
         try:
             while not self._tries.is_over:
@@ -70,7 +77,7 @@ class Service:
                     count, cause = self._tries.deliver(lambda messages=messages: sink.send(messages))  # type: ignore[misc]
                     if count:
                         self._done(spool, count, cause)
-                elif self._tries.is_ending and not filling.is_alive() and not spool.waiting:
+                elif self._tries.is_ending and self._queue.is_settled and not spool.waiting:
                     break
                 else:
                     self._health.caught_up()
@@ -79,8 +86,8 @@ class Service:
             try:
                 sink.__exit__(None, None, None)
             finally:
-                while filling.is_alive():  # it ends when the queue is closed, on the way out of the delivery
-                    filling.join(LOOK_S)
+                while not self._queue.is_settled:  # what was let in before it was closed is still being written
+                    time.sleep(0.01)
                 spool.close()
 
     def _hand_over(self, items: Sequence[Item]) -> None:
@@ -137,17 +144,22 @@ class Service:
             return []
         finally:
             if spool.damaged > damaged_before:
-                self._queue.settle_spooled(spool.damaged - damaged_before, "spool failed")
-                self._health.lost("messages in its spool cannot be read")
+                self._lost(spool.damaged - damaged_before, "spool failed", "messages in its spool cannot be read")
 
     def _done(self, spool: Spool, count: int, cause: str | None) -> None:
-        self._queue.settle_spooled(count, cause)
-        if cause is not None:
-            self._health.lost(cause)
+        if cause is None:
+            self._queue.settle_spooled(count)
+        else:
+            self._lost(count, cause, cause)
         try:
             spool.done(count)
         except SinkError as error:
             log.warning("%s: what was delivered may arrive twice after a restart", error)
+
+    def _lost(self, count: int, cause: str, reason: str) -> None:
+        """So many messages of the spool are dropped."""
+        self._queue.settle_spooled(count, cause)
+        self._health.lost(reason)
 
     def _observed(self, item: Item) -> None:
         if self._observe is not None:

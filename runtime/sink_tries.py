@@ -35,6 +35,10 @@ class Tries:
         self._end_by_s = time.monotonic() + self._settings.flush_s
         self._ending.set()
 
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Whether `end` was called, within `timeout_s`."""
+        return self._ending.wait(timeout_s)
+
     @property
     def is_ending(self) -> bool:
         """Whether `end` was called."""

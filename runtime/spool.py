@@ -11,7 +11,6 @@ import logging
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from nnet_edge.config import require_between, require_seconds
 from nnet_edge.errors import SinkError
 from nnet_edge.runtime.sinks.base import Message
+from nnet_edge.runtime.spool_files import lock, unbuffered
 from nnet_edge.runtime.spool_records import HEAD_BYTES, LARGEST_RECORD_BYTES, read_record, to_message, to_record
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CURSOR = struct.Struct("<QQI")  # number of the segment, offset in it, CRC-32 of the two
 SMALLEST_SPOOL_BYTES = 1 << 16
+MOST_TURNED = 8  # full segments that wait for `sync`; with more, `append` does it
 
 
 class SpoolFullError(SinkError):
@@ -45,7 +46,7 @@ class SpoolSettings:
     folder: Path
     limit_bytes: int = 1 << 30
     segment_bytes: int = 1 << 23  # a segment is closed when it is larger, or than an eighth of the limit
-    fsync_every_s: float | None = 1.0  # 0: after every append; None: when the system likes. A kill loses nothing anyway
+    fsync_every_s: float | None = 1.0  # 0: after every append; None: at the end only. A kill loses nothing anyway
 
     def __post_init__(self) -> None:
         require_between("bytes of a spool", self.limit_bytes, SMALLEST_SPOOL_BYTES, 1 << 50)
@@ -71,7 +72,7 @@ class Spool:
         self._segment_bytes = min(settings.segment_bytes, settings.limit_bytes // 8)
         self._segment, self._offset = 1, 0  # of the first record that is not done
         self._peeked: list[tuple[int, int]] = []  # segment and offset behind each record that `peek` gave
-        self._synced_s = 0.0
+        self._turned: list[FileIO] = []  # full segments that may not be on the disk itself yet
         self.waiting = 0  # records that are not done
         self.damaged = 0  # records that were appended and could not be read again
 
@@ -93,16 +94,17 @@ class Spool:
     def close(self) -> None:
         """Bring all to the disk and let others have the spool; a second time it does nothing."""
         with self._changed:
+            written = [*self._turned, *([] if self._tail is None else [self._tail])]
             try:
-                if self._tail is not None:
-                    os.fsync(self._tail.fileno())
+                for file in written:
+                    os.fsync(file.fileno())
             except OSError as error:
                 raise self._fault(error) from error
             finally:
-                for file in (self._tail, self._cursor_file, self._lock_file):
-                    if file is not None:
-                        file.close()
-                self._tail = self._cursor_file = self._lock_file = None
+                for open_file in (*written, self._cursor_file, self._lock_file):
+                    if open_file is not None:
+                        open_file.close()
+                self._turned, self._tail, self._cursor_file, self._lock_file = [], None, None, None
 
     @property
     def size_bytes(self) -> int:
@@ -124,7 +126,20 @@ class Spool:
                 raise SinkError(f"{self._fault(error)}; {message.id} was not kept") from error
             self.waiting += 1
             self._changed.notify_all()
-            self._sync()
+            if self._settings.fsync_every_s == 0:
+                self._sync_file(self._tail)
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk itself; nobody else waits for it. A fault is told in the log, what is written
+        stays.
+        """
+        with self._changed:
+            files, self._turned = self._turned, []
+            if self._tail is not None:
+                files.append(FileIO(os.dup(self._tail.fileno())))
+        for file in files:
+            with file:
+                self._sync_file(file)
 
     def peek(self, limit: int, timeout_s: float) -> list[Message]:
         """The oldest 1 to `limit` messages that are not done; none when there is none within `timeout_s`."""
@@ -188,8 +203,10 @@ class Spool:
         number = max(self._sizes, default=self._segment) + 1
         following = unbuffered(self._path(number), "ab")
         if self._tail is not None:
-            self._sync(is_due=self._settings.fsync_every_s is not None)
-            self._tail.close()
+            self._turned.append(self._tail)
+            if not self._settings.fsync_every_s or len(self._turned) > MOST_TURNED:
+                with self._turned.pop(0) as oldest:
+                    self._sync_file(oldest if self._settings.fsync_every_s else None)
         self._tail = following
         self._sizes[number] = 0
         if self.waiting == 0:
@@ -197,16 +214,12 @@ class Spool:
             self._write_cursor()
             self._remove_before(number)
 
-    def _sync(self, is_due: bool = False) -> None:
-        """Bring the last segment to the disk itself, where it is due; a fault is told in the log, what is written stays."""
-        every_s, now_s = self._settings.fsync_every_s, time.monotonic()
-        if self._tail is None or not (is_due or (every_s is not None and now_s - self._synced_s >= every_s)):
-            return
-        self._synced_s = now_s
-        try:
-            os.fsync(self._tail.fileno())
-        except OSError as error:
-            log.warning("%s: a power cut would lose the newest messages", self._fault(error))
+    def _sync_file(self, file: FileIO | None) -> None:
+        if file is not None:
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                log.warning("%s: a power cut would lose the newest messages", self._fault(error))
 
     def _recover(self) -> None:
         """Find out what a former process left: segments, cursor, and a torn end, which is cut off."""
@@ -274,24 +287,3 @@ class Spool:
 
     def _fault(self, error: OSError) -> SinkError:
         return SinkError(f"cannot use the spool {self._folder}: {error.strerror or error}")
-
-
-def unbuffered(path: Path, mode: str) -> FileIO:
-    """The open file at `path`: what is written is the system's at once, and survives this process."""
-    return FileIO(path, mode)
-
-
-def lock(path: Path) -> IO[bytes]:
-    """The open file at `path`, locked for this process. Raises SinkError when another one has it."""
-    file = path.open("ab")
-    if os.name == "posix":
-        import fcntl  # Windows has none, and a second process is not kept away there
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise SinkError(
-                f"the spool {path.parent} is used by another process: give each line a spool of its own"
-            ) from error
-    return file

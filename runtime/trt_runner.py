@@ -123,6 +123,25 @@ class TrtRunner(GraphRunner):
                 self._queue(*self._last)
             self._compute.synchronize()
 
+    def network_alone(self) -> Callable[[int], None]:
+        """What computes the engine without the kernels around it, so many times in a row, on the images of the batch that
+        was started last, and waits; for measurements.
+        """
+        self._require_open()
+        if self._last is None:
+            raise StreamError(f"the {self.name} runner of {self.graph} has computed nothing yet: start a batch first")
+        number, batch = self._last
+        with self._device.current():
+            infer = self._engine.bind(batch, self._slots[number].addresses, self._compute)
+
+        def compute(times: int) -> None:
+            with self._device.current():
+                for _ in range(times):
+                    infer()
+                self._compute.synchronize()
+
+        return compute
+
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         pictures = [Picture(image, RGB8) for image in images]
         maps = tuple(name for name in wanted if name != "image_score")

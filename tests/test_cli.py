@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from nnet_edge.bundle import read_bundle
-from nnet_edge.cli import parse_share, run
+from nnet_edge.cli import run
+from nnet_edge.cli_options import parse_share
 
 Ask = Callable[..., tuple[int, str]]
 
@@ -120,6 +121,20 @@ def test_several_sources_are_one_line_with_one_log(
     assert "13 captured, 0 dropped, 0 queued" in capfd.readouterr().err
     assert run(["stream", *sources, "--bundle", str(bundle_path), "--video", str(tmp_path / "a.mp4")]) == 2
     assert "--video shows one source" in capfd.readouterr().err
+
+
+def test_what_must_be_delivered_goes_through_a_spool_and_is_appended(
+    bundle_path: Path, parts_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines, rejects, spool = tmp_path / "lines.jsonl", tmp_path / "rejects", tmp_path / "spool"
+    options = ["--bundle", str(bundle_path), "--json", str(lines), "--rejects", str(rejects)]
+    options += ["--must-deliver", str(spool)]
+    for sources in (["good=synthetic:3", "bad=synthetic:4"], ["synthetic:5"]):
+        assert run(["stream", *sources, "--threshold", "0.001", *options]) == 0  # every part is a reject
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert sorted(item["stream"] for item in found) == ["bad"] * 4 + ["camera-0"] * 5 + ["good"] * 3
+    assert {path.name for path in spool.iterdir()} == {"json-lines", "pictures"}
+    assert len(list(rejects.rglob("*.jpg"))) == 12  # of each stream its own
 
 
 def test_the_stream_and_the_evaluation_give_the_same_score(

@@ -22,6 +22,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "uvicorn": ("nnet_edge.runtime.web.server",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
+    "simplejpeg": ("nnet_edge.runtime.jpeg",),
     "pycuda": ("nnet_edge.runtime.kernels",),
     "torchvision": ("nnet_edge.model.torchvision_operators",),
     "timm": ("nnet_edge.model.backbone",),

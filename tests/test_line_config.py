@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ def test_flags_stand_over_the_file() -> None:
     assert settings.precision == "int8"
 
 
+def test_every_sink_that_can_must_deliver_when_the_flag_says_so() -> None:
+    sinks = [{"kind": "json-lines", "path": "a"}, {"kind": "video", "path": "a.mp4"},
+             {"kind": "webhook", "url": "http://h/x", "must_deliver": "/own"}]  # fmt: skip
+    settings = read(SMALL | {"sink": sinks}, must_deliver=Path("/spools"))
+    assert [sink.must_deliver for sink in settings.sinks] == [Path("/spools/json-lines"), None, Path("/own")]
+
+
 def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     file = tmp_path / "line.toml"
@@ -157,15 +165,41 @@ def test_the_example_can_be_read_and_its_schema_is_up_to_date() -> None:
     assert json.loads(EXAMPLE.with_name("line.schema.json").read_text(encoding="utf-8")) == schema()
 
 
-def test_config_check_says_what_the_line_would_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "b").mkdir()
+def test_config_check_says_what_the_line_would_be(
+    trained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(trained_run / "bundle", tmp_path / "b"))
     file = tmp_path / "line.toml"
-    file.write_text('bundle = "b"\n[[stream]]\nname = "left"\ncamera.address = "0"\n[web]\n')
-    assert run(["config", "check", str(file)]) == 0
-    assert "page on 127.0.0.1:8080, without a token, this machine only" in capfd.readouterr().out
+    text = 'bundle = "b"\n{}[[stream]]\nname = "left"\ncamera.address = "0"\n{}[web]\n'
+
+    def check(more: str = "", of_stream: str = "", *flags: str) -> tuple[int, str]:
+        file.write_text(text.format(more, of_stream))
+        code = run(["config", "check", str(file), *flags])
+        found = capfd.readouterr()
+        return code, found.out + found.err
+
+    code, said = check()
+    assert code == 0
+    assert "page on 127.0.0.1:8080, without a token, this machine only" in said
+    assert "is whole: nnet.onnx on openvino, threshold" in said
+    code, said = check('precision = "int8"\n')
+    assert (code, "line.toml: bundle: " in said, "holds no int8 graph: make one with nnet-edge calibrate" in said) == (
+        1, True, True)  # fmt: skip
+    code, said = check('[runner]\nkind = "tensorrt"\n')
+    assert code == 1
+    assert "holds no fp32 engine for this machine" in said
+    code, said = check("", 'bundle = "c"\n')
+    assert (code, "there is no bundle at" in said) == (1, True)
+    (bundle / "nnet.onnx").write_bytes(b"altered")
+    assert "was altered after it was written" in check()[1]
+    assert check("", "", "--without-bundle")[0] == 0
+
+
+def test_config_has_a_schema_and_single_source_options_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "line.toml"
     file.write_text('bundle = "c"\n[[stream]]\nname = "left"\ncamera.address = "0"\n')
-    assert run(["config", "check", str(file)]) == 2
-    assert "bundle: there is no folder" in capfd.readouterr().err
     assert run(["config", "schema"]) == 0
     assert json.loads(capfd.readouterr().out) == schema()
     assert run(["stream", "0", "--config", str(file)]) == 2

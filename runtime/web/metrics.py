@@ -67,6 +67,8 @@ class LineCollector:
                            [([name], meters.frames) for name, _, meters in counts])  # fmt: skip
         yield self._family("Counter", "rejects", "Verdicts that are anomalous.", one,
                            [([name], meters.rejected) for name, _, meters in counts])  # fmt: skip
+        yield self._family("Counter", "skipped_pictures", "Pictures that came damaged or could not be read: no frames.", one,
+                           [([status.name], status.camera.skipped) for status in streams])  # fmt: skip
         yield self._family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"],
                            [([name, cause], n) for name, found, _ in counts for cause, n in found.dropped.items()])  # fmt: skip
         yield self._family("Counter", "reconnects", "Times that the source came back.", one,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from threadpoolctl import threadpool_limits
 
-from nnet_edge.benchmarks.contenders import torch_threads
+from nnet_edge.benchmarks.accuracy import run_accuracy
+from nnet_edge.benchmarks.accuracy_table import AccuracyTables
+from nnet_edge.benchmarks.categories import read_datasets
+from nnet_edge.benchmarks.system_torch import torch_threads
+from tests.benchmarks.miniatures import TINY, make_visa
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,3 +20,17 @@ def one_thread() -> Iterator[None]:
     """torch and NumPy on one thread; as before afterwards."""
     with torch_threads(1), threadpool_limits(1):
         yield
+
+
+@pytest.fixture(scope="session")
+def visa(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VisA."""
+    return make_visa(tmp_path_factory.mktemp("VisA"))
+
+
+@pytest.fixture(scope="session")
+def accuracy(visa: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AccuracyTables, Path]:
+    """A category of it trained, exported, calibrated and measured for real, and the folder that this left."""
+    out = tmp_path_factory.mktemp("accuracy")
+    with torch_threads(1), threadpool_limits(1):
+        return run_accuracy(read_datasets([visa], categories=["candle"]), out, TINY, "nnet-edge bench accuracy"), out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from nnet_edge.benchmarks.ablation import AblationSettings, run_table, trained_as, training_row
 from nnet_edge.benchmarks.ablation_table import PAPER as PRINTED
-from nnet_edge.benchmarks.ablation_table import AblationTable, rows_of
+from nnet_edge.benchmarks.ablation_table import AblationTable, averaged, rows_of
+from nnet_edge.benchmarks.claims import claiming
 from nnet_edge.data import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.metrics import Metrics
@@ -32,11 +34,12 @@ def dataset(parts_folder: Path) -> Dataset:
 def measured(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationTable, Path]:
     """Table 7, from one real training, and the folder that it left."""
     out = tmp_path_factory.mktemp("ablation")
-    return run_table(7, dataset, out, TINY), out
+    return run_table(7, [dataset], out, TINY), out
 
 
-def test_table_7_is_one_training_with_three_map_subsets(measured: tuple[AblationTable, Path]) -> None:
+def test_table_7_is_one_training_with_three_map_subsets(dataset: Dataset, measured: tuple[AblationTable, Path]) -> None:
     table, out = measured
+    out = out / dataset.category
     assert table.finished
     assert [path.name for path in out.glob("row_*")] == ["row_4.5"]
     files = sorted(path.name for path in (out / "row_4.5" / "seed_3").glob("*.json"))
@@ -59,7 +62,7 @@ def test_the_file_and_the_markdown_say_the_same_as_the_table(measured: tuple[Abl
     text = table.markdown()
     assert "RANDOM WEIGHTS" in text  # the teacher's, and the table says so
     for row in ("7.1", "7.2", "7.3"):
-        metrics = table.measured[row][0]
+        metrics = table.measured[row][3]
         assert metrics.pixel_ap is not None
         paper = PRINTED[row][0]
         assert paper is not None
@@ -72,9 +75,9 @@ def test_a_finished_row_is_read_not_computed(
     dataset: Dataset, measured: tuple[AblationTable, Path], tmp_path: Path
 ) -> None:
     table, out = measured
-    path = out / "row_4.5" / "seed_3" / "both.json"
+    path = out / dataset.category / "row_4.5" / "seed_3" / "both.json"
     before, told = path.stat().st_mtime_ns, []
-    again = run_table(7, dataset, out, TINY, stop=lambda: pytest.fail("trained again"), say=told.append)
+    again = run_table(7, [dataset], out, TINY, stop=lambda: pytest.fail("trained again"), say=told.append)
     assert again.measured == table.measured
     assert path.stat().st_mtime_ns == before
     assert told == []
@@ -84,7 +87,7 @@ def test_rows_of_other_settings_are_refused(dataset: Dataset, measured: tuple[Ab
     out = measured[1]
     other = replace(TINY, training=replace(TINY.training, epochs=2))
     with pytest.raises(ConfigError, match=r"training\.epochs was 1, is 2.*another --out"):
-        run_table(7, dataset, out, other)
+        run_table(7, [dataset], out, other)
 
 
 def test_a_stopped_row_goes_on_where_it_was(dataset: Dataset, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_a_stopped_row_goes_on_where_it_was(dataset: Dataset, tmp_path: Path) ->
         asked += 1
         return asked == 3  # 14 pictures in batches of 7: two steps an epoch
 
-    table = run_table(6, dataset, tmp_path, settings, stop=stop_in_second_epoch)
+    table = run_table(6, [dataset], tmp_path, settings, stop=stop_in_second_epoch)
     assert not table.finished
     assert dict(table.measured) == {}
     told: list[str] = []
@@ -107,10 +110,14 @@ def test_a_stopped_row_goes_on_where_it_was(dataset: Dataset, tmp_path: Path) ->
         asked_again += 1
         return asked_again == 2
 
-    table = run_table(6, dataset, tmp_path, settings, stop=stop_after_the_first_row, say=told.append)
-    assert told[0] == "row 6.1, seed 3: training on from epoch 2"  # one step was left: the next is of row 6.2
+    table = run_table(6, [dataset], tmp_path, settings, stop=stop_after_the_first_row, say=told.append)
+    assert (
+        told[0] == f"{dataset.category}, row 6.1, seed 3: training on from epoch 2"
+    )  # one step was left: the next is of row 6.2
     assert list(table.measured) == ["6.1"]
-    assert (tmp_path / "row_4.2" / "seed_3" / "both.json").exists()  # 6.1 is 4.2, which Table 4 will find
+    assert (
+        tmp_path / dataset.category / "row_4.2" / "seed_3" / "both.json"
+    ).exists()  # 6.1 is 4.2, which Table 4 will find
     assert json.loads((tmp_path / "table_6.json").read_text())["finished"] is False
     assert "not finished" in table.markdown()
 
@@ -137,7 +144,8 @@ def test_means_ranges_and_gains_over_the_seeds() -> None:
     def metrics(pixel_ap: float) -> Metrics:
         return Metrics(0.99, 0.98, pixel_ap, None, 0.9)
 
-    measured = {row: [metrics(0.5), metrics(0.6)] for row in rows_of(5)} | {"5.3": [metrics(0.52), metrics(0.66)]}
+    measured = {row: {1: metrics(0.5), 2: metrics(0.6)} for row in rows_of(5)}
+    measured["5.3"] = {2: metrics(0.66), 1: metrics(0.52)}  # whichever process was first
     table = AblationTable(5, {}, (), (1, 2), measured)
     cell = next(cell for cell in table.cells if (cell.row, cell.figure) == ("5.3", "pixel_ap"))
     assert cell.difference == pytest.approx(59.0 - 61.26)
@@ -148,15 +156,40 @@ def test_means_ranges_and_gains_over_the_seeds() -> None:
     assert exact.markdown().endswith("| - | - | - | - | - |")  # neither measured here nor printed in the paper
 
 
+def test_categories_are_averaged_over_the_seeds_that_all_of_them_have() -> None:
+    def table(*values: float, pixels: bool = True) -> AblationTable:
+        found = {
+            seed: Metrics(value, None, value if pixels else None, None, None) for seed, value in enumerate(values, 1)
+        }
+        return AblationTable(7, {"ours": "x"}, (), (1, 2), dict.fromkeys(rows_of(7), found))
+
+    both = averaged([table(0.5, 0.7), table(0.9)])
+    assert {seed: metrics.pixel_ap for seed, metrics in both.measured["7.1"].items()} == {1: pytest.approx(0.7)}
+    assert not both.finished
+    without_masks = averaged([table(0.5, 0.7), table(0.9, 0.9, pixels=False)])
+    assert without_masks.measured["7.1"][2] == Metrics(pytest.approx(0.8), None, pytest.approx(0.7), None, None)
+
+
+def test_a_row_that_another_process_claimed_is_passed_over(dataset: Dataset, tmp_path: Path) -> None:
+    told: list[str] = []
+    with claiming(tmp_path / dataset.category / "row_4.5" / "seed_3") as is_mine:
+        assert is_mine
+        table = run_table(7, [dataset], tmp_path, TINY, stop=lambda: pytest.fail("trained"), say=told.append)
+    assert dict(table.measured) == {}
+    assert told[0].startswith(f"{dataset.category}, row 7.1, seed 3: process {os.getpid()} on ")
+
+
 def test_what_cannot_be_meant(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table '3' is unknown: choose 4, 5, 6 or 7"):
-        run_table(3, dataset, tmp_path, TINY)
+        run_table(3, [dataset], tmp_path, TINY)
     with pytest.raises(ConfigError, match="each once"):
         AblationSettings(seeds=(1, 1))
+    with pytest.raises(ConfigError, match=r"categories parts.*each once"):
+        run_table(4, [dataset, dataset], tmp_path, TINY)
     with pytest.raises(DataError, match="no test image"):
-        run_table(4, replace(dataset, test=()), tmp_path, TINY)
-    damaged = tmp_path / "row_4.1" / "seed_3" / "both.json"
+        run_table(4, [replace(dataset, test=())], tmp_path, TINY)
+    damaged = tmp_path / dataset.category / "row_4.1" / "seed_3" / "both.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
     with pytest.raises(DataError, match=r"both\.json cannot be read.*delete it"):
-        run_table(4, dataset, tmp_path, TINY)
+        run_table(4, [dataset], tmp_path, TINY)

@@ -1,23 +1,50 @@
-"""Speed: a random bundle through every contender for real, and the arithmetic of the report on known rounds."""
+"""Speed: a random bundle through every system of this machine for real, and the report's arithmetic on known rounds."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
+from nnet_edge.benchmarks import speed_plan
 from nnet_edge.benchmarks.command_line import run_command
-from nnet_edge.benchmarks.contenders import SpeedSettings
+from nnet_edge.benchmarks.contenders import Camera, take_turns
+from nnet_edge.benchmarks.energy import EVERY_MS, NoMeter, NvmlMeter, measuring_energy, open_nvml, watts_of
+from nnet_edge.benchmarks.machine_words import busy_percent, busy_warning
+from nnet_edge.benchmarks.memory_probe import measure_memory, resident_mib
+from nnet_edge.benchmarks.one_at_a_time import OneAtATime
 from nnet_edge.benchmarks.random_bundle import command as random_bundle_command
 from nnet_edge.benchmarks.random_bundle import make_random_bundle, real_pictures
-from nnet_edge.benchmarks.speed import busy_percent, command, measure_speed, take_turns
+from nnet_edge.benchmarks.roofline import Ceiling, Roofline, merged
+from nnet_edge.benchmarks.speed import measure_speed, warmed_up
+from nnet_edge.benchmarks.speed_plan import Plan
+from nnet_edge.benchmarks.speed_plot import plot_speed
 from nnet_edge.benchmarks.speed_report import Result, Round, SpeedReport
+from nnet_edge.benchmarks.speed_settings import SpeedSettings
+from nnet_edge.benchmarks.speed_table import markdown
+from nnet_edge.benchmarks.work_count import Work, work_of
 from nnet_edge.bundle import Bundle
-from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.cli import run
+from nnet_edge.errors import ConfigError, DataError, StreamError
+from nnet_edge.frame import Outputs
+from nnet_edge.model.backbone import find_backbone
+from nnet_edge.model.nnet import build_nnet
+from nnet_edge.model.teacher_weights import RANDOM, load_teacher
+from nnet_edge.settings import ModelSettings
 
-TINY = SpeedSettings(frames=4, repeats=2, batches=(1, 2), threads=1)
+SCHEMA = json.loads((Path(speed_plan.__file__).parent / "schemas/speed.json").read_text())
+TINY = SpeedSettings(("torch", "onnxruntime", "openvino", "tensorrt_rtx"), ("fp32", "int8"), batches=(1, 2), repeats=2,
+                     turn_s=0.001, threads=1, with_memory=False)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +55,7 @@ def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def report(random_bundle: Bundle, parts_folder: Path) -> SpeedReport:
-    """Two rounds of every contender on four pictures."""
+    """Two short rounds of everything that runs here."""
     return measure_speed(random_bundle.path, parts_folder / "test_good", TINY, "the command")
 
 
@@ -37,7 +64,7 @@ def test_a_random_bundle_says_so_and_holds_no_training(random_bundle: Bundle, re
     assert random_bundle.manifest["trained"]["epochs"] == 0
     assert random_bundle.threshold.held_out == len(real_pictures()) == 12
     assert report.warnings[0] == random_bundle.warnings[0]
-    assert report.markdown().startswith("**THE TEACHER HAS RANDOM WEIGHTS")
+    assert markdown(report).startswith("**THE TEACHER HAS RANDOM WEIGHTS")
 
 
 def test_real_pictures_are_twelve_different_photographs() -> None:
@@ -47,115 +74,231 @@ def test_real_pictures_are_twelve_different_photographs() -> None:
     assert pictures.std(axis=(1, 2, 3)).min() > 10
 
 
-def test_every_contender_took_every_turn(report: SpeedReport) -> None:
-    found = {(one.kind, one.system, one.precision, one.batch) for one in report.results}
-    runners = {(kind, name, "fp32") for kind in ("bare", "stream") for name in ("openvino", "onnxruntime")}
-    torch = {(kind, "torch", "fp32") for kind in ("torch eager", "torch network alone")}
-    assert found == {(*one, batch) for one in runners | torch for batch in (1, 2)}
+def test_every_system_took_every_turn_in_every_scope(report: SpeedReport) -> None:
+    found = {(one.name, one.scope, one.batch) for one in report.results}
+    systems = ("torch fp32", "onnxruntime fp32", "openvino fp32")
+    assert found == {
+        (name, scope, batch) for name in systems for scope in ("model", "map", "camera") for batch in (1, 2)
+    }
     for result in report.results:
-        assert [turn.frames for turn in result.rounds] == [4, 4]
-        assert all(turn.seconds > 0 for turn in result.rounds)
-        latencies = 8 if result.kind == "stream" or result.batch == 1 else 4
-        assert result.latency_count == latencies
+        assert len(result.rounds) == 2
+        assert all(turn.seconds > 0 and turn.frames % result.batch == 0 for turn in result.rounds)
         assert 1 <= result.met_batch <= result.batch
-    assert all(one.rounds[0].rejected is not None for one in report.results if one.kind == "stream")
+        assert (result.latencies_ms is None) is (result.scope == "camera" and result.batch == 2)
+        if result.scope == "camera":
+            assert result.rounds[0].rejected is not None
+            assert all(len(turn.latencies_ms) == (turn.frames if result.batch == 1 else 0) for turn in result.rounds)
 
 
-def test_a_ratio_of_stream_to_its_runner_and_to_torch_for_every_batch(report: SpeedReport) -> None:
-    below = ["torch eager", "torch network alone", "bare openvino"]
-    assert [(r.below, r.batch) for r in report.ratios if r.above == "stream openvino"] == [
-        (name, batch) for batch in (1, 2) for name in below
-    ]
-    assert len(report.ratios) == 12
+class SleepingRunner:
+    """Obeys Runner; a call takes INFER_S."""
+
+    name, precision, max_batch, input_shape = "sleeping", "fp32", 1, (256, 256, 3)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __enter__(self) -> SleepingRunner:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        return None
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        time.sleep(INFER_S)
+        self.calls += 1
+        return Outputs(np.zeros((len(images), 256, 256), np.float32), np.ones(len(images), np.float32))
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        return lambda: self.infer(images)
 
 
-def test_the_header_names_what_made_the_numbers(report: SpeedReport) -> None:
-    assert report.header["command"] == "the command"
-    assert report.header["threads"] == "1 for every contender"
-    assert "96x96 pixels, png" in report.header["pictures"]
-    assert "efficientnet_lite0, input 256x256" in report.header["bundle"]
-    assert "openvino 20" in report.header["versions"]
+INFER_S = 0.02
 
 
-@pytest.mark.parametrize(("busy", "warns"), [(9.0, False), (60.0, True)])
-def test_a_busy_machine_is_named(
-    random_bundle: Bundle, parts_folder: Path, monkeypatch: pytest.MonkeyPatch, busy: float, warns: bool
-) -> None:
-    monkeypatch.setattr("nnet_edge.benchmarks.speed.busy_percent", lambda: busy)
-    one = SpeedSettings(frames=1, repeats=1, batches=(1,), threads=1, kinds=("openvino",), with_torch=False)
-    report = measure_speed(random_bundle.path, parts_folder / "test_good", one)
-    assert ("NOT IDLE (60 % busy" in report.markdown()) is warns
-    assert report.header["busy before"] == f"{busy:.0f} % of all cores"
+def test_a_picture_alone_waits_for_nobody_and_its_latency_holds_everything(parts_folder: Path, tmp_path: Path) -> None:
+    runner = SleepingRunner()
+    opened = speed_plan.Opened(Plan("openvino", "fp32"), 1, runner, None, 2.0, Path(), "")
+    paths = sorted((parts_folder / "test_good").iterdir())
+    camera = Camera(opened, paths, 0.1, NoMeter("not asked for"), tmp_path / "verdicts.jsonl")
+    found = camera.measure()
+    assert (found.frames, found.calls, found.rejected, runner.calls) == (2, 2, 0, 4)
+    assert len(found.latencies_ms) == 2
+    assert min(found.latencies_ms) >= 1e3 * INFER_S
+    source = OneAtATime(paths)
+    frames = iter(source)
+    next(frames)
+    taken = threading.Thread(target=lambda: list(frames), daemon=True)
+    taken.start()
+    taken.join(0.3)
+    assert taken.is_alive()  # no verdict came, so no further picture is read
+    source.interrupt()
+    taken.join(5)
+    assert not taken.is_alive()
 
 
-def test_how_busy_the_machine_is_can_be_asked() -> None:
-    assert 0 <= busy_percent() <= 100
+def test_what_cannot_run_is_listed_with_the_reason(report: SpeedReport) -> None:
+    reasons = {(one.system, one.precision): one.reason for one in report.missing}
+    assert "holds no int8 graph" in reasons["openvino", "int8"]
+    assert "FP32" in reasons["torch", "int8"]
+    assert "holds no fp32 engine of TensorRT-RTX" in reasons["tensorrt_rtx", "fp32"]
+    assert len(reasons) == 5
 
 
-def test_the_command_writes_json_and_a_table(
-    random_bundle: Bundle, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "speed.json"
-    arguments = [random_bundle.path, parts_folder / "good", "--frames", 2, "--repeats", 1, "--batch", 2, "--threads", 1,
-                 "--runner", "openvino", "--no-torch", "--json", out]  # fmt: skip
-    assert run_command(command, [str(value) for value in arguments]) == 0
-    written = json.loads(out.read_text())
-    assert [one["kind"] for one in written["results"]] == ["bare", "stream"]
-    assert written["ratios"][0]["to"] == "bare openvino"
-    printed = capsys.readouterr().out
-    for result in written["results"]:
-        assert f"{result['frames_per_s']['median']:.1f} (" in printed
-    assert "2 (96x96 pixels, png)" in printed  # the first two of 24 pictures
+def test_the_json_obeys_its_schema_and_the_picture_is_drawn(report: SpeedReport, tmp_path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(report.as_dict(), allow_nan=False)), SCHEMA)
+    broken = report.as_dict() | {"results": [report.results[0].as_dict()]}  # lacks its share of the matrix rate
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, SCHEMA)
+    plot_speed(report, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_medians_ranges_percentiles_and_paired_ratios() -> None:
-    def result(kind: str, rates: list[float]) -> Result:
-        rounds = [Round(10, 10 / rate, tuple(range(1, 11)), 5) for rate in rates]
-        return Result(kind, "openvino", "fp32", 8, tuple(rounds))
+def test_the_work_is_that_of_the_specification() -> None:
+    """Its table: 157.40 M parameters, 132.54 M of them trained, 46.02 GMACs with WideResNet-50-2 and 512 slots."""
+    network = build_nnet(ModelSettings("resnet18"), load_teacher(find_backbone("resnet18"), RANDOM), 0)
+    work = work_of(network)
+    assert work.parameters / 1e6 == pytest.approx(31.14, abs=0.05)  # its ResNet-18 variant
+    assert work.macs / 1e9 == pytest.approx(6.98, abs=0.03)
+    assert work.traffic_bytes > 4 * work.parameters  # every weight is read at least once
 
-    report = SpeedReport({}, (), (result("bare", [10, 40, 20]), result("stream", [9, 20, 19])))
-    bare = report.results[0]
-    assert (bare.frames_per_s.median, bare.frames_per_s.smallest, bare.frames_per_s.largest) == (20, 10, 40)
-    assert bare.latencies_ms == pytest.approx((5.5, 10.0, 10.0))
-    assert (bare.latency_count, bare.met_batch) == (30, 2.0)
-    (ratio,) = report.ratios  # of the rounds 0.9, 0.5, 0.95; that of the medians would be 0.95
+
+def test_memory_is_that_of_a_process_of_its_own(random_bundle: Bundle) -> None:
+    ballast = np.ones(600 << 20, np.uint8)  # of this process, which the other one must not be charged with
+    found = measure_memory(random_bundle.path, Plan("openvino", "fp32"), replace(TINY, systems=("openvino",)))
+    assert resident_mib("VmRSS") > 600
+    assert found.before_mib + 25 < found.peak_mib < 600  # the graph alone has 25 MB
+    del ballast
+    with pytest.raises(StreamError, match=r"openvino int8 failed in a process of its own .*holds no int8 graph"):
+        measure_memory(random_bundle.path, Plan("openvino", "int8"), TINY)
+
+
+def test_medians_percentiles_and_ratios_of_the_same_round() -> None:
+    def result(system: str, scope: str, rates: list[float]) -> Result:
+        rounds = [Round(10, 10 / rate, tuple(range(1, 11)), 5, 2.0) for rate in rates]
+        return Result(system, "fp32", scope, 8, "", tuple(rounds))
+
+    roofline = Roofline((Ceiling("processor", "fp32", 100.0, 90.0, 110.0, "a product"),), "processor")
+    results = (result("torch", "map", [10, 40, 20]), result("openvino", "map", [9, 20, 19]))
+    found = SpeedReport("", "", {}, {}, (), Work(1, 1, 10**9, 10**9), roofline, (), results, ())
+    torch, openvino = results
+    assert (torch.frames_per_s.median, torch.frames_per_s.smallest, torch.frames_per_s.largest) == (20, 10, 40)
+    assert torch.latencies_ms == pytest.approx((5.5, 10.0, 10.0))
+    assert (torch.met_batch, torch.joules_per_frame) == (2.0, 0.2)
+    (ratio,) = found.ratios  # of the rounds 0.9, 0.5, 0.95; that of the medians would be 0.95
     assert ratio.value.as_dict() == pytest.approx({"median": 0.9, "min": 0.5, "max": 0.95})
-    assert "0.90 (0.50..0.95)" in report.markdown()
+    assert found.share_of_matrix_rate(openvino) == pytest.approx(2 * 19 / 100)
+    assert merged(roofline, Roofline((Ceiling("processor", "fp32", 80.0, 70.0, 85.0, ""),), "processor")).ceilings[
+        0
+    ] == Ceiling("processor", "fp32", 100.0, 70.0, 110.0, "a product")
 
 
 def test_turns_alternate_and_each_round_starts_with_another() -> None:
     order: list[str] = []
 
     class Recorder:
-        kind = system = precision = "none"
-        batch = 1
-
         def __init__(self, name: str) -> None:
             self.name = name
 
         def warm_up(self) -> None:
-            order.append(f"warm {self.name}")
+            raise AssertionError("a turn never warms up")
 
         def measure(self) -> Round:
             order.append(self.name)
             return Round(1, 1.0, (1.0,), 1)
 
     rounds = take_turns([Recorder("a"), Recorder("b"), Recorder("c")], 3)
-    assert order == ["warm a", "warm b", "warm c", *"abc", *"bca", *"cab"]
+    assert order == [*"abc", *"bca", *"cab"]
     assert [len(turns) for turns in rounds] == [3, 3, 3]
 
 
+def test_what_fails_while_it_warms_up_is_listed_and_the_rest_goes_on() -> None:
+    class Failing:
+        opened = speed_plan.Opened(Plan("torch.compile", "fp32"), 8, None, None, 1.0, Path(), "")
+        scope = "model"
+
+        def warm_up(self) -> None:
+            raise StreamError("no compiler")
+
+        def measure(self) -> Round:
+            raise AssertionError("it was not ready")
+
+    ready, first_s, (missing,) = warmed_up([Failing()], lambda line: None)
+    assert (ready, first_s) == ([], {})
+    assert (missing.system, missing.scope, missing.reason) == ("torch.compile", "model", "batch 8: no compiler")
+
+
+def test_energy_is_told_or_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "tegrastats"
+    line = "RAM 1/2MB CPU [1%@729] VDD_IN 5000mW/5100mW VDD_CPU 900mW/900mW"
+    program.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\nwhile true; do echo '{line}'; sleep 0.{EVERY_MS}; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with measuring_energy() as meter:
+        while meter.joules() is None:
+            time.sleep(0.02)
+        before, began_s = meter.joules(), time.monotonic()
+        time.sleep(0.6)
+        watts = meter.since(before) / (time.monotonic() - began_s)
+    assert watts == pytest.approx(5.0, rel=0.4)  # a line each tenth of a second
+    assert watts_of("RAM 1/2MB POM_5V_IN 2300/2300 POM_5V_GPU 1/1") == 2.3
+    assert watts_of("RAM 1/2MB") is None
+    monkeypatch.setenv("PATH", "")
+    with measuring_energy("libabsent.so") as meter:
+        assert (meter.joules(), meter.since(None)) == (None, None)
+        assert meter.source == "not told: neither tegrastats nor libabsent.so is here"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="NVML's part is played by a library that gcc makes")
+def test_nvml_counts_joules(tmp_path: Path) -> None:
+    source = tmp_path / "nvml.c"
+    source.write_text(
+        "static unsigned long long n = 1000;\nint nvmlInit_v2(void){return 0;}\n"
+        "int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d){*d = &n; return i;}\n"
+        "int nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *e){*e = n += 500; return d != (void*)&n;}\n"
+    )
+    library = tmp_path / "libnvml.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    meter = open_nvml(str(library))
+    assert isinstance(meter, NvmlMeter)
+    assert meter.since(meter.joules()) == 0.5
+
+
+def test_a_busy_machine_is_named() -> None:
+    assert 0 <= busy_percent() <= 100
+    assert busy_warning(9.0) == []
+    assert "NOT IDLE (60 % busy" in busy_warning(60.0)[0]
+
+
+def test_the_verb_writes_json_table_and_picture(
+    random_bundle: Bundle, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [random_bundle.path, parts_folder / "good", "--system", "openvino", "--precision", "fp32", "--batch", 2,
+                 "--repeats", 1, "--turn-seconds", 0.001, "--threads", 1, "--no-memory", "--out", tmp_path]  # fmt: skip
+    assert run(["bench", "speed", *map(str, arguments)]) == 0
+    written = json.loads((tmp_path / "speed.json").read_text())
+    jsonschema.validate(written, SCHEMA)
+    assert [one["scope"] for one in written["results"]] == ["model", "map", "camera"]
+    printed = capsys.readouterr().out
+    assert (tmp_path / "speed.md").read_text().rstrip() == printed.rstrip()
+    for result in written["results"]:
+        assert f"{result['frames_per_s']['median']:.1f} (" in printed
+    assert re.search(r"24 \(96x96 pixels, png\)", printed)
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+
 def test_what_cannot_be_meant(random_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="10 frames are no multiple of the batch 8"):
-        SpeedSettings(frames=10)
-    with pytest.raises(ConfigError, match="nothing to measure"):
-        SpeedSettings(kinds=(), with_torch=False)
+    for wrong, said in (({"batches": (0,)}, "batch is 0"), ({"batches": (2, 2)}, "give each once"),
+                        ({"systems": ()}, "nothing to measure"), ({"turn_s": 0.0}, "seconds of a turn"),
+                        ({"scopes": ("all",)}, "scope 'all' is unknown")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            SpeedSettings(**wrong)
     with pytest.raises(DataError, match="no images in"):
         measure_speed(random_bundle.path, tmp_path, TINY)
-    assert run_command(command, [str(tmp_path / "none"), str(tmp_path)]) == 1
-    assert run_command(command, [str(tmp_path), "--frames"]) == 2
+    assert run(["bench", "speed", str(tmp_path / "none"), str(tmp_path)]) == 1
     assert run_command(random_bundle_command, [str(random_bundle.path)]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in errors] == [True] * 3
     assert "there is no bundle at" in errors[0]
-    assert "exists already" in errors[2]
+    assert "exists already" in errors[1]
+    assert NoMeter("x").source == "not told: x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -144,7 +145,7 @@ def test_the_bias_takes_back_what_rounded_weights_add() -> None:
     only = Plan(model, (model.graph.node[0],), {}, {"dw": 1}, {"dw": 1})
     means = np.linspace(1, 6, 6)
     surface = np.broadcast_to(means[None, :, None, None], (1, 6, 32, 32)).astype(np.float32)
-    rounded = place_pairs(only, Activations({"x": 6.0}, {"x": means}))
+    rounded = place_pairs(only, Activations({"x": 6.0}, {"x": means}, {"x": means}))
     values = values_of(rounded)
     weights = values["dw.weight_int8"] * values["dw.weight_scale"][:, None, None, None]
     plain = mean_response(node, weights, means)
@@ -157,7 +158,7 @@ def test_the_bias_takes_back_what_rounded_weights_add() -> None:
 def test_a_channel_that_is_all_zero_and_an_input_that_never_moves_stay_finite(
     planned: Plan, activations: Activations
 ) -> None:
-    still = Activations(dict.fromkeys(activations.ranges, 0.0), activations.means)
+    still = replace(activations, ranges=dict.fromkeys(activations.ranges, 0.0))
     model = place_pairs(planned, still)
     assert all(
         np.isfinite(value).all() and (value > 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -18,7 +20,7 @@ def test_the_fewest_blocks_are_kept(needed: int) -> None:
     found = fewest_kept(ORDER, len, lambda count: count >= needed)
     assert (found.holds, len(found.kept), found.verdict) == (True, needed, needed)
     assert found.kept == tuple(ORDER[:needed])
-    assert found.tried <= 8
+    assert found.tried <= 11
 
 
 def test_a_gate_that_never_holds_leaves_one_block_and_says_so() -> None:
@@ -52,7 +54,7 @@ def test_costs_of_the_real_graph_show_a_block_that_was_spoiled(
         planned.model, tuple(planned.layers[layer] for layer in layers), {}, planned.multiplications, planned.moved
     )
     spoiled = planned.layers["reverse_student.stages.1.1.body.0"].input[0]
-    wide = Activations({**activations.ranges, spoiled: 1000 * activations.ranges[spoiled]}, activations.means)
+    wide = replace(activations, ranges={**activations.ranges, spoiled: 1000 * activations.ranges[spoiled]})
     steps: list[tuple[int, int]] = []
     found = measure_sensitivity(
         some, wide, frames[:1], 1e-3, lambda done, total: steps.append((done, total)), threads=1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.benchmarks.faults import ROWS_FILE, TESTS, Row
 from nnet_edge.frame import Frame, Outputs, Prediction, Region
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}
@@ -228,3 +231,20 @@ def files_up_to() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def note_fault() -> Callable[..., None]:
+    """A function that says what a fault cost; kept where `nnet_edge.benchmarks.faults` asks for it, and in any case nothing
+    may be unaccounted for.
+    """
+
+    def note(fault: str, captured: int, judged: int, dropped: Any, recovered: str, counted: str = "frames") -> None:
+        assert fault in TESTS
+        row = Row(fault, counted, captured, judged, dict(dropped), recovered)
+        assert row.lost == 0
+        if path := os.environ.get(ROWS_FILE):
+            with open(path, "a", encoding="utf-8") as rows:
+                rows.write(json.dumps(asdict(row)) + "\n")
+
+    return note

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,15 @@ def line_until(graph: Path, folder: Path, number: signal.Signals, lines: int) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGTERM")
-def test_sigterm_under_load_and_kill_9_account_for_every_frame(graph: Path, tmp_path: Path) -> None:
+def test_sigterm_under_load_and_kill_9_account_for_every_frame(
+    graph: Path, tmp_path: Path, note_fault: Callable[..., None]
+) -> None:
     path = tmp_path / "verdicts.jsonl"
     said, status, end_s = line_until(graph, tmp_path, signal.SIGTERM, 100)
     assert (status, said["ended"], said["is_balanced"], said["queued"]) == (0, "stopped", True, 0)
     assert said["captured"] == said["judged"] + sum(said["drops"].values())
     assert end_s < 15
+    note_fault("SIGTERM under load", said["captured"], said["judged"], said["drops"], f"ended after {end_s:.1f} s")
     found = ids(path)
     assert len(found) == len(set(found)) == said["judged"]
     log, pictures = said["sinks"]["json lines"], said["sinks"]["pictures"]

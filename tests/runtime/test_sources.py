@@ -56,6 +56,22 @@ def test_a_corrupt_image_stops_the_folder_and_is_named(tmp_path: Path) -> None:
             next(frames)
 
 
+def test_a_jpeg_with_damage_inside_is_named_though_decoders_show_it(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(data)
+    (tmp_path / "b.jpg").write_bytes(data[:1500] + bytes(300) + data[1800:])
+    assert cv2.imread(str(tmp_path / "b.jpg")) is not None
+    with (
+        open_source(str(tmp_path)) as source,
+        pytest.raises(SourceError, match=r"b\.jpg cannot be used: it is damaged"),
+    ):
+        list(source)
+    with open_source(str(tmp_path), skip_bad=True) as source:
+        assert [frame.name for frame in source] == ["a.jpg"]
+    assert source.skipped == 1
+
+
 def test_a_corrupt_image_is_passed_over_and_counted_when_asked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -214,6 +214,19 @@ def test_the_work_can_be_repeated_for_a_measurement(make, gpu_parts) -> None:
         assert runner.gpu.launches["anomaly_map"] + runner.gpu.graph_launches >= 6
 
 
+def test_the_network_alone_gives_the_same_layer_maps_without_another_kernel(make, gpu_parts) -> None:
+    images = noise(2)
+    with make() as runner:
+        with pytest.raises(StreamError, match="has computed nothing yet"):
+            runner.network_alone()
+        collect = runner.start(images)
+        compute = runner.network_alone()
+        before = runner.gpu.launches["anomaly_map"]
+        compute(3)
+        assert runner.gpu.launches["anomaly_map"] == before
+        np.testing.assert_allclose(collect().anomaly_map, reference(images, gpu_parts), rtol=RTOL)
+
+
 def test_too_many_frames_are_refused(make) -> None:
     frames = [Frame(image, index, 0.0) for index, image in enumerate(noise(3))]
     with make(max_batch=2) as runner:

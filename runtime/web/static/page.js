@@ -189,6 +189,7 @@ class Card {
     const share = stream.verdicts ? ` (${(100 * stream.rejected / stream.verdicts).toFixed(1)} %)` : "";
     const facts = [["judged", stream.judged], ["rejected", `${stream.rejected}${share}`], ["dropped", dropped, causes, dropped > 0],
       ["latency p50 / p99", `${ms(latency.p50)} / ${ms(latency.p99)} ms`], ["reconnects", stream.reconnects], ["camera", got]];
+    if (stream.skipped) facts.push(["damaged pictures", stream.skipped, "came damaged or could not be read: never judged", true]);
     this.part("counts").replaceChildren(...facts.map(([title, value, hint, isAlarm]) => {
       const cell = document.createElement("div"), term = document.createElement("dt"), text = document.createElement("dd");
       term.textContent = title; text.textContent = value; text.dataset.fact = title;

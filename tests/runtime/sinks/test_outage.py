@@ -33,6 +33,7 @@ def test_an_outage_of_a_minute_costs_nothing(
     until: Callable[..., None],
     make_prediction: Callable[..., Any],
     tmp_path: Path,
+    note_fault: Callable[..., None],
 ) -> None:
     broker = make_broker("allow_anonymous true", "max_inflight_messages 1")  # or its own queue comes out of order
     listener = listen(broker)
@@ -40,7 +41,8 @@ def test_an_outage_of_a_minute_costs_nothing(
         "mqtt": MqttSink(MqttSettings("127.0.0.1", broker.port)),
         "webhook": WebhookSink(WebhookSettings(receiver.url)),
     }
-    sent, longest_put_s = 0, 0.0
+    sent, longest_put_s, back_s = 0, 0.0, 0.0
+    caught_up_s: dict[str, float] = {}
     with ExitStack() as stack:
         deliveries = [
             stack.enter_context(
@@ -60,14 +62,19 @@ def test_an_outage_of_a_minute_costs_nothing(
                 broker.start()
                 receiver.start()
                 is_down = False
+                back_s = time.monotonic()
             for delivery in deliveries:
                 put_s = time.monotonic()
                 delivery.write(make_prediction(sent))
                 longest_put_s = max(longest_put_s, time.monotonic() - put_s)
                 assert delivery.counts().is_balanced
+                if not is_down and was_down and delivery.counts().spooled <= 1:
+                    caught_up_s.setdefault(delivery.name, time.monotonic() - back_s)
             sent += 1
             time.sleep(max(0.0, sent / RATE_HZ - (time.monotonic() - began_s)))
         until(lambda: all(delivery.counts().delivered == sent for delivery in deliveries), 30)
+        for delivery in deliveries:
+            caught_up_s.setdefault(delivery.name, time.monotonic() - back_s)
     wanted = [f"test/{index}" for index in range(sent)]
     until(lambda: len(set(listener.payloads("nnet-edge/test/verdict"))) == sent)
     by_mqtt = [json.loads(payload)["id"] for payload in listener.payloads("nnet-edge/test/verdict")]
@@ -78,4 +85,7 @@ def test_an_outage_of_a_minute_costs_nothing(
         assert (delivery.counts().dropped, delivery.counts().spooled) == ({}, 0)
         copies = len(arrived) - sent
         log.warning("%s: %d sent, %d copies, longest put %.1f ms", name, sent, copies, 1e3 * longest_put_s)
+        fault = {"mqtt": "broker down for a minute", "webhook": "webhook receiver down for a minute"}[name]
+        recovered = f"{caught_up_s[name]:.1f} s until all was delivered, {copies} copies"
+        note_fault(fault, sent, delivery.counts().delivered, delivery.counts().dropped, recovered, "verdicts")
     assert longest_put_s < LONGEST_PUT_S

@@ -92,9 +92,11 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
     def serving(settings: WebSettings | None = None, drift: DriftSettings | None = None, **more: Any) -> Iterator[Site]:
         path = more.pop("path", None)
         rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
-        model = Model("parts", path, make_runner(), THRESHOLD, manifest=more.pop("manifest", {}))
+        manifest, lane = more.pop("manifest", {}), more.pop("lane", None)
+        model = more.pop("model", None) or Model("parts", path, make_runner(), THRESHOLD, manifest=manifest)
         line = Line(model, keep_open=True, **more)
-        line.add_source(LineStream("left", CameraSettings("synthetic")), SyntheticSource(pictures(brightness), rate_hz))
+        left = LineStream("left", CameraSettings("synthetic"), lane)
+        line.add_source(left, SyntheticSource(pictures(brightness), rate_hz))
         stop = threading.Event()
         with WebServer(line, settings or WebSettings(port=0), drift) as server:
             site = Site(line, server)

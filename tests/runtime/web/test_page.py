@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnet_edge.config import RunnerSettings
+from nnet_edge.frame import Prediction
+from nnet_edge.runtime.models import load_model
+from nnet_edge.stream_settings import EVERY_FRAME, LaneSettings
 from nnet_edge.web_settings import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -59,6 +66,19 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
         assert site.line.streams()[0].is_paused
         browser.click(".pause")
         browser.wait("document.querySelector('.card .state').textContent === 'live'")
+
+        ground = "getComputedStyle(document.body).backgroundColor"
+        before = browser.value(ground)
+        browser.click("#theme")
+        browser.wait(f"{ground} !== '{before}'")  # dark, or light again
+        for width, height in ((820, 1180), (1180, 820)):  # a tablet, held either way
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True
+            )
+            assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+            sizes = browser.value("[...document.querySelectorAll('.card button')].filter((b) => b.offsetParent)"
+                                  ".map((b) => b.getBoundingClientRect().height)")  # fmt: skip
+            assert min(sizes) >= 28  # pixels of the screen: a finger hits it
         assert not browser.complaints
 
 
@@ -116,3 +136,44 @@ def test_a_bad_token_is_refused_and_the_right_one_opens_the_page(
         assert TOKEN not in browser.value("document.documentElement.outerHTML + document.cookie")
         browser.click("#logout")
         browser.wait("document.querySelector('#token') !== null")
+
+
+@pytest.mark.slow
+def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost(
+    browser: Any, serve: Any, until: Any, trained_run: Path, tmp_path: Path
+) -> None:
+    """Two bundles on OpenVINO; by the second one's threshold, a hundredth, every part is a reject."""
+    for name, share in (("old", 100.0), ("new", 0.01)):
+        folder = Path(shutil.copytree(trained_run / "bundle", tmp_path / "bundles" / name))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["data"]["name"] = name
+        manifest["threshold"]["value"] *= share
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    def load(path: Path) -> Any:
+        return load_model(path, RunnerSettings(kind="openvino", max_batch=2, threads=1))
+
+    seen: list[Prediction] = []
+    first = load(tmp_path / "bundles/old")
+    with serve(model=first, load=load, lane=LaneSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
+        site.line.subscribe(seen.append)
+        begin = site.line.lanes.counts("left").judged
+        open_page(browser, site)
+        browser.wait("document.querySelector('#bundle').textContent.startsWith('old on openvino')")
+        assert browser.value("[...document.querySelector('#bundles').options].map((o) => o.value)") == ["new", "old"]
+        browser.wait(f"{CARD}.classList.contains('good')")
+        browser.value("document.querySelector('#bundles').value = 'new'")
+        browser.click("#swap")
+        browser.wait("document.querySelector('#bundle').textContent.startsWith('new on openvino')", 60)
+        browser.wait(f"{CARD}.classList.contains('bad')")
+        browser.wait("document.querySelector('#events').textContent.includes('bundle.swapped')")
+        until(lambda: sum(one.is_anomalous for one in seen) > 5)
+        assert not browser.complaints
+    (report,) = site.reports
+    indices = [one.frame.index for one in seen]
+    assert indices == list(range(indices[0], indices[0] + len(indices)))  # not one is missing
+    assert indices[0] <= begin + 1
+    verdicts = [one.is_anomalous for one in seen]
+    assert verdicts == sorted(verdicts)  # once, between two frames
+    assert set(verdicts) == {False, True}
+    assert set(report.total.dropped) <= {"stopped"}

@@ -1,0 +1,214 @@
+"""Every lever against the base: a training a variant, category and seed where it needs one, else only another reading.
+
+    OUT/CATEGORY/seed_1/training/                the base; `bench accuracy` with the same --out has the same one
+    OUT/CATEGORY/seed_1/maps_deployed.safetensors  the layer maps of all test images, for readings
+    OUT/CATEGORY/VARIANT/seed_1/...              a variant that was trained
+    OUT/CATEGORY/.../reading_VARIANT.json        figures; never computed twice
+    OUT/levers.json, levers.md                   the table, written anew after every row
+
+The test images are looked at here: what the table shows is how settings compare on them, not how good they are on others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.anomaly_map import image_score
+from nnet_edge.benchmarks.claims import claiming, holder
+from nnet_edge.benchmarks.lever_readings import kept_layer_maps, limited, read_figures, reading_key, slug, write_figures
+from nnet_edge.benchmarks.lever_table import LeverTable, Row
+from nnet_edge.benchmarks.levers import BASE, Variant, find_variants
+from nnet_edge.benchmarks.trainings import RANDOM_TEACHER, Trainings
+from nnet_edge.calibrate_verb import load_test
+from nnet_edge.calibration.gate import TestImages
+from nnet_edge.checkpoint import Checkpoint
+from nnet_edge.compute import choose_device
+from nnet_edge.config import require_between
+from nnet_edge.data import Dataset, fingerprint
+from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.evaluate import measure_known
+from nnet_edge.files import write_atomically
+from nnet_edge.metrics import Metrics
+from nnet_edge.protocol import TUNED
+from nnet_edge.settings import TrainSettings
+from nnet_edge.train import Progress, TrainOptions
+from nnet_edge.training_data import HELD_OUT_SHARE
+
+
+@dataclass(frozen=True)
+class LeverSettings:
+    """What is compared, and what all have in common. Raises ConfigError for what cannot be meant."""
+
+    training: TrainSettings = TUNED
+    options: TrainOptions = field(default_factory=TrainOptions)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    levers: tuple[str, ...] = ()  # in this order; none: all
+    with_training: bool = True  # False: the base is trained, and of the variants only readings are measured
+    test_limit: int | None = None  # good and bad test images each, at most
+    held_out_share: float = HELD_OUT_SHARE
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds {', '.join(map(str, self.seeds)) or 'none'}: give at least one, each once")
+        if self.test_limit is not None:
+            require_between("test limit", self.test_limit, 1, 1_000_000)
+        find_variants(self.levers)
+
+
+class CategoryBench:
+    """The rows of one category."""
+
+    def __init__(self, dataset: Dataset, out: Path, settings: LeverSettings, trainings: Trainings) -> None:
+        self.dataset = limited(dataset, settings.test_limit)
+        self.out, self.settings, self.trainings, self.say = out, settings, trainings, trainings.say
+        self.test_key = {"test": fingerprint([sample.path for sample in self.dataset.test])}
+        self.facts: dict[str, Any] = {}
+
+    @cached_property
+    def test(self) -> TestImages:
+        """The test images with labels and masks."""
+        found = load_test(self.dataset, self.settings.skip_bad)
+        if found is None or not found.labels.any() or found.labels.all():
+            raise DataError(f"{self.dataset.root} needs good and bad test images: levers are compared on them")
+        return found
+
+    def measure(self, variant: Variant, seed: int) -> tuple[Metrics, bool] | None:
+        """The variant's figures, and whether it is the base itself; None when it was stopped or is done elsewhere."""
+        base_folder = self.out / f"seed_{seed}"
+        base = self.trained(base_folder, replace(self.settings.training, seed=seed), f"seed {seed}")
+        if base is None:
+            return None
+        self.facts = base.facts
+        if not variant.is_trained:
+            found = self.read(base_folder, base, variant)
+            return None if found is None else (found, False)
+        wanted = variant.settings(base.settings, self.settings.training.image_steps)
+        images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
+        if wanted.with_length_for(images) == base.settings:
+            found = self.read(base_folder, base, BASE)
+            return None if found is None else (found, True)
+        folder = self.out / slug(variant.name) / f"seed_{seed}"
+        checkpoint = self.trained(folder, wanted, f"{variant.name}, seed {seed}")
+        found = None if checkpoint is None else self.read(folder, checkpoint, variant)
+        return None if found is None else (found, False)
+
+    def trained(self, folder: Path, training: TrainSettings, what: str) -> Checkpoint | None:
+        """The finished training in `folder`; None when it was stopped or another process is at it."""
+        known = self.trainings.finished(training, folder / "training")
+        if known is not None:
+            return known
+        with claiming(folder) as is_mine:
+            if is_mine:
+                return self.trainings.finish(training, folder / "training", f"{self.dataset.category}, {what}")
+        self.say(f"{self.dataset.category}, {what}: {holder(folder)} is at it")
+        return None
+
+    def read(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> Metrics | None:
+        """The figures of this variant's reading of the training in `folder`; None when another process is at it."""
+        path = folder / f"reading_{slug(variant.name)}.json"
+        key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key, "reading": reading_key(variant)}
+        if not path.exists():
+            with claiming(folder) as is_mine:
+                if not is_mine:
+                    return None
+                metrics = self.judge(folder, checkpoint, variant)
+                write_figures(path, key, variant.name, metrics)
+        return read_figures(path, key)
+
+    def judge(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> Metrics:
+        """The figures of the training's layer maps, read as the variant says."""
+        weights = variant.reading.weights
+        key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key}
+        path, device = folder / f"maps_{weights}.safetensors", choose_device(self.settings.options.device)
+        maps = kept_layer_maps(path, key, checkpoint, weights, self.test.images, device)
+        read = variant.reading.maps(maps, checkpoint.settings.model.fusion)
+        return measure_known(self.test.labels, image_score(read), self.test.masks, read, self.test.has_mask)
+
+
+def run_levers(
+    datasets: Sequence[Dataset],
+    out: Path,
+    settings: LeverSettings,
+    command: str,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
+) -> LeverTable:
+    """The table of `settings.levers` over `datasets`: the base first, then readings, then variants that must be trained.
+
+    `stop` is asked after every training step; the table then comes back unfinished and another call goes on from there.
+    Raises ConfigError for an `out` that holds rows of other settings or data, DataError for a data set that cannot be
+    judged on, TrainingError when a row cannot be trained.
+    """
+    names = [dataset.category for dataset in datasets]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"categories {', '.join(names) or 'none'}: give at least one, each once")
+    benches = [
+        CategoryBench(one, out / one.category, settings,
+                      Trainings(one, settings.options, settings.held_out_share, settings.skip_bad, report, stop, say))
+        for one in datasets
+    ]  # fmt: skip
+    chosen = [(lever, variant) for lever, variant in find_variants(settings.levers)
+              if settings.with_training or not variant.is_trained]  # fmt: skip
+    found: dict[tuple[str, str], dict[str, dict[int, Metrics]]] = {}
+    same: dict[tuple[str, str], set[str]] = {}
+    ordered = [("base", BASE), *sorted(chosen, key=lambda pair: pair[1].is_trained)]
+    for lever, variant in ordered:
+        for seed in settings.seeds:
+            for bench in benches:
+                measured = None if stop() else bench.measure(variant, seed)
+                if measured is not None:
+                    name = bench.dataset.category
+                    found.setdefault((lever, variant.name), {}).setdefault(name, {})[seed] = measured[0]
+                    if measured[1]:
+                        same.setdefault((lever, variant.name), set()).add(name)
+        write_table(out, table_of(benches, settings, command, chosen, found, same))
+    return write_table(out, table_of(benches, settings, command, chosen, found, same))
+
+
+def table_of(
+    benches: Sequence[CategoryBench],
+    settings: LeverSettings,
+    command: str,
+    chosen: Sequence[tuple[str, Variant]],
+    found: Mapping[tuple[str, str], Mapping[str, Mapping[int, Metrics]]],
+    same: Mapping[tuple[str, str], set[str]],
+) -> LeverTable:
+    """What was measured so far."""
+    wanted = (1 + len(chosen)) * len(benches) * len(settings.seeds)
+    done = sum(len(by_seed) for by_category in found.values() for by_seed in by_category.values())
+    counts = {one.dataset.category: sum(sample.is_anomalous for sample in one.dataset.test) for one in benches}
+    judged = ", ".join(f"{one.dataset.category}: {len(one.dataset.test) - counts[one.dataset.category]} good and "
+                       f"{counts[one.dataset.category]} bad test images" for one in benches)  # fmt: skip
+    if settings.test_limit is not None:
+        judged += f" (limited to {settings.test_limit} of each kind)"
+    facts = next((one.facts for one in benches if one.facts), None)
+    header = {
+        "command": command,
+        "judged on": judged,
+        "mean ± deviation over seeds": ", ".join(map(str, settings.seeds)),
+    }
+    if facts is not None:
+        header["trained"] = f"{settings.training.model.backbone}, {facts['teacher']['origin']}, in {facts['precision']}"
+    warnings = (RANDOM_TEACHER,) if facts is not None and facts["teacher"]["is_random"] else ()
+    rows = tuple(
+        Row(lever, variant.name, f"{command} --lever {lever}", found.get((lever, variant.name), {}),
+            tuple(sorted(same.get((lever, variant.name), ()))))
+        for lever, variant in chosen
+    )  # fmt: skip
+    base = found.get(("base", BASE.name), {})
+    categories = tuple(one.dataset.category for one in benches)
+    return LeverTable(header, warnings, settings.seeds, categories, base, rows, wanted - done)
+
+
+def write_table(out: Path, table: LeverTable) -> LeverTable:
+    """The table, kept as levers.json and levers.md too."""
+    write_atomically(out / "levers.json", json.dumps(table.as_dict(), indent=2, allow_nan=False).encode() + b"\n")
+    write_atomically(out / "levers.md", table.markdown().encode() + b"\n")
+    return table

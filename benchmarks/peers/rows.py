@@ -1,0 +1,190 @@
+"""How good the peers are: each learns a category in its own environment, and our metric code measures its raw maps.
+
+    OUT/METHOD/CATEGORY/seed_1/fp32.json    a row, as schemas/accuracy_row.json says; never computed twice
+    OUT/METHOD/CATEGORY/seed_1/learned/     what learn.py left: facts, exports, log
+
+A peer sees the pixels that N-Net sees (256x256 after our resize) and learns from every good training image up to
+`images`, those that N-Net holds out for its threshold included.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.benchmarks.peers.environment import run_module
+from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
+from nnet_edge.config import require_between
+from nnet_edge.data import Dataset, load_images, load_mask
+from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.evaluate import measure_known
+from nnet_edge.files import write_atomically
+
+SCHEMA = "nnet-edge accuracy row 1"
+LEARN = "nnet_edge.benchmarks.peers.learn"
+RAW = "maps and scores as the method computes them: exported without anomalib's post-processor, which scales and clamps"
+ADAPTED = {
+    "reverse_distillation": "ResNet-18's bottleneck and decoder behind the taps, split into signs and padded to its widths"
+}
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How the peers learn. Raises ConfigError for what cannot be meant."""
+
+    seed: int = 1
+    images: int = 150  # good training images, at most: PatchCore's coreset takes time with the square of them
+    epochs: int | None = None  # None: anomalib's own
+    minutes: float | None = None  # of one training, at most; what is cut short says so. None: no limit
+    threads: int = 1
+    int8: bool = True  # measure anomalib's INT8 (post-training quantisation by NNCF) too
+
+    def __post_init__(self) -> None:
+        require_between("images", self.images, 2, 1_000_000)
+        require_between("threads", self.threads, 1, 1024)
+        if self.epochs is not None:
+            require_between("epochs", self.epochs, 1, 1_000_000)
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise ConfigError(f"a limit of {self.minutes} minutes cannot be meant: give a positive number")
+
+
+def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
+    """Where a method's row and what it learned lie."""
+    return out / method.name / category / f"seed_{seed}"
+
+
+def learn_row(
+    python: Path, method: Method, dataset: Dataset, out: Path, settings: LearnSettings, command: str
+) -> list[Path]:
+    """The row files of `method` on `dataset`, computed where they are missing.
+
+    Raises DataError when the peer's process fails, with its last line and its log; then no row is written.
+    """
+    folder = row_folder(out, method, dataset.category, settings.seed)
+    learned = folder / "learned"
+    if not (folder / "fp32.json").exists():
+        learned.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
+            job = write_job(Path(scratch), method, dataset, learned, settings)
+            run_job(python, job, learned, settings.threads, f"{method.title} on {dataset.category}")
+            write_rows(method, dataset, folder, settings, command)
+        for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
+            (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
+    return sorted(folder.glob("*.json"))
+
+
+def write_job(scratch: Path, method: Method, dataset: Dataset, learned: Path, settings: LearnSettings) -> Path:
+    """The job file in `scratch`, with the images to learn as PNG files and those to judge as one array."""
+    from PIL import Image
+
+    pngs = scratch / "train"
+    pngs.mkdir()
+    for number, image in enumerate(load_images(chosen(dataset.train, settings)).images):
+        Image.fromarray(image).save(pngs / f"{number:05d}.png", compress_level=1)
+    np.save(scratch / "test.npy", load_images([sample.path for sample in dataset.test]).images)
+    job = {"method": method.name, "backbone": SAME_BACKBONE, "seed": settings.seed, "train": str(pngs),
+           "test": str(scratch / "test.npy"), "out": str(learned.absolute()), "epochs": settings.epochs,
+           "minutes": settings.minutes, "threads": settings.threads, "int8": settings.int8}  # fmt: skip
+    write_atomically(scratch / "job.json", json.dumps(job).encode())
+    return scratch / "job.json"
+
+
+def chosen(paths: Sequence[Path], settings: LearnSettings) -> list[Path]:
+    """At most `settings.images` of the paths, drawn by the seed, in their order."""
+    if len(paths) <= settings.images:
+        return list(paths)
+    drawn = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.images]
+    return [paths[index] for index in sorted(drawn.tolist())]
+
+
+def export_random(python: Path, method: Method, out: Path, threads: int) -> Path:
+    """The folder with exports of `method` as anomalib builds it, with random weights: for its speed and size only."""
+    learned = out / method.name / RANDOM
+    if not (learned / "facts.json").exists():
+        learned.mkdir(parents=True, exist_ok=True)
+        job = {"method": method.name, "backbone": RANDOM, "seed": 0, "out": str(learned.absolute()),
+               "threads": threads, "int8": False}  # fmt: skip
+        write_atomically(learned / "job.json", json.dumps(job).encode())
+        run_job(python, learned / "job.json", learned, threads, f"{method.title} with random weights")
+    return learned
+
+
+def run_job(python: Path, job: Path, learned: Path, threads: int, what: str) -> None:
+    """learn.py on the job. Raises DataError with the last line of its log when it fails."""
+    log = learned / "learn.log"
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-work-") as work:
+        code = run_module(python, LEARN, [str(job)], threads, Path(work), log)
+    if code:
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise DataError(f"{what} failed ({said[-1] if said else f'exit code {code}'}): see {log}")
+
+
+def write_rows(method: Method, dataset: Dataset, folder: Path, settings: LearnSettings, command: str) -> None:
+    """fp32.json, written last, and int8.json where there are maps: the metrics of the maps that learn.py left."""
+    facts = json.loads((folder / "learned" / "facts.json").read_text())
+    labels = np.array([sample.is_anomalous for sample in dataset.test])
+    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in dataset.test])
+    masks = np.zeros((len(labels), 256, 256), bool)
+    for mask, sample in zip(masks, dataset.test, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = load_mask(sample)
+    for precision in ("int8", "fp32"):
+        maps_file = folder / "learned" / f"maps-{precision}.npy"
+        if not maps_file.exists():
+            continue
+        scores = np.load(maps_file.with_name(f"scores-{precision}.npy")).astype(np.float64)
+        metrics = measure_known(labels, scores, masks, np.load(maps_file), has_mask)
+        row = describe_row(method, dataset, precision, settings, facts, command) | {"metrics": metrics.as_dict()}
+        write_atomically(folder / f"{precision}.json", json.dumps(row, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def describe_row(
+    method: Method, dataset: Dataset, precision: str, settings: LearnSettings, facts: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """A row without its metrics: schemas/accuracy_row.json, and what only a peer has under "peer"."""
+    backbone = SAME_BACKBONE if method.name not in ADAPTED else f"{SAME_BACKBONE} (adapted)"
+    anomalous = sum(sample.is_anomalous for sample in dataset.test)
+    return {
+        "schema": SCHEMA,
+        "method": f"{method.title} (anomalib)",
+        "backbone": backbone,
+        "precision": precision,
+        "dataset": dataset.root.name,
+        "category": dataset.category,
+        "seed": settings.seed,
+        "images": {"train": facts["training"]["images"], "good": len(dataset.test) - anomalous, "anomalous": anomalous},
+        "runner": "torch" if precision == "fp32" else "openvino",
+        "training_s": facts["training"]["seconds"],
+        "trained_in": f"anomalib {facts['versions']['anomalib']}",
+        "command": command,
+        "peer": {**facts, "raw": RAW, "adapted": ADAPTED.get(method.name)},
+    }
+
+
+def learn_all(
+    python: Path,
+    methods: Sequence[Method],
+    datasets: Sequence[Dataset],
+    out: Path,
+    settings: LearnSettings,
+    command: str,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Every method with the same backbone on every category; the sentences of those that failed."""
+    failed = []
+    for dataset in datasets:
+        for method in (method for method in methods if method.takes_same_backbone):
+            try:
+                paths = learn_row(python, method, dataset, out, settings, command)
+            except DataError as error:
+                failed.append(str(error))
+                say(f"warning: {error}")
+                continue
+            say(f"{method.title} on {dataset.category}: {', '.join(str(path) for path in paths)}")
+    return failed

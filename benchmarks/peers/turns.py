@@ -1,0 +1,164 @@
+"""Contenders take turns: each is a process that waits at its pipe until it is asked, so environments never meet.
+
+Only one computes at a time. Every round begins with another contender, so that whatever slows the machine down slows all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import select
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from nnet_edge.benchmarks.peers.environment import process_variables
+from nnet_edge.benchmarks.speed_report import Spread, spread
+from nnet_edge.errors import DataError
+
+SERVE = "nnet_edge.benchmarks.peers.serve"
+ANSWER_TIMEOUT_S = 600.0
+PROBE_FRAMES = 2
+MOST_FRAMES = 1000  # of one turn
+MS_PER_S = 1000.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who runs: everything that a process of serve.py is told."""
+
+    name: str  # as the table has it: "PaDiM, anomalib OpenVINO fp32"
+    python: Path
+    system: str  # of serve.SYSTEMS
+    artefact: Path
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """All turns of one contender: the latencies of every frame, a tuple a round."""
+
+    rounds: tuple[tuple[float, ...], ...]  # ms
+
+    @property
+    def frames_per_s(self) -> Spread:
+        """Frames a second, one after the other, over the rounds."""
+        return spread([MS_PER_S * len(turn) / sum(turn) for turn in self.rounds])
+
+    @property
+    def latencies_ms(self) -> tuple[float, float, float]:
+        """p50, p95 and p99 over all frames."""
+        import numpy as np
+
+        p50, p95, p99 = np.percentile([value for turn in self.rounds for value in turn], (50, 95, 99))
+        return float(p50), float(p95), float(p99)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values."""
+        p50, p95, p99 = self.latencies_ms
+        return {
+            "frames_per_s": self.frames_per_s.as_dict(),
+            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "count": sum(len(turn) for turn in self.rounds)},
+            "rounds": [MS_PER_S * len(turn) / sum(turn) for turn in self.rounds],
+        }
+
+
+class Pipe:
+    """A contender's process from `with` to the end of the block. Raises DataError, naming the log, when it dies."""
+
+    def __init__(self, entry: Entry, frames: Path, threads: int, work: Path) -> None:
+        self._entry, self._frames, self._threads, self._work = entry, frames, threads, work
+        self._log = work / "".join(c if c.isalnum() else "-" for c in f"{entry.name}.log")
+
+    def __enter__(self) -> Pipe:
+        entry = self._entry
+        command = [str(entry.python), "-m", SERVE, entry.system, str(entry.artefact.absolute()), str(self._frames),
+                   str(self._threads), entry.precision]  # fmt: skip
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1,
+                cwd=self._work, env=process_variables(self._threads))  # fmt: skip
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=10)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def time(self, frames: int) -> tuple[float, ...]:
+        """The latencies in ms of `frames` frames."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"frames": frames}) + "\n")
+        except BrokenPipeError as error:
+            raise DataError(f"{self._entry.name} ended ({self._last_word()}): see {self._log}") from error
+        return tuple(self._answer()["latencies_ms"])
+
+    def _answer(self) -> dict[str, list[float]]:
+        stdout = self._process.stdout
+        assert stdout is not None
+        ready, _, _ = select.select([stdout], [], [], ANSWER_TIMEOUT_S)
+        line = stdout.readline() if ready else ""
+        if not line:
+            why = self._last_word() if ready else f"no answer within {ANSWER_TIMEOUT_S:g} s"
+            raise DataError(f"{self._entry.name} cannot be timed ({why}): see its log")
+        return dict(json.loads(line))
+
+    def _last_word(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else "no word"
+
+
+def take_turns(
+    entries: Sequence[Entry],
+    frames: Path,
+    threads: int,
+    rounds: int,
+    turn_s: float,
+    work: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, Timed], dict[str, str]]:
+    """(name -> its turns, name -> why it could not be timed); all processes live at once and one computes at a time."""
+    timed: dict[str, list[tuple[float, ...]]] = {}
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        open_pipes: list[tuple[Entry, Pipe, int]] = []
+        round_s = 0.0
+        for entry in entries:
+            try:
+                pipe = stack.enter_context(Pipe(entry, frames, threads, work))
+                once_ms = sum(pipe.time(PROBE_FRAMES)) / PROBE_FRAMES
+            except DataError as error:
+                failed[entry.name] = str(error)
+                say(f"warning: {error}")
+                continue
+            count = max(PROBE_FRAMES, min(MOST_FRAMES, math.ceil(turn_s * MS_PER_S / once_ms)))
+            open_pipes.append((entry, pipe, count))
+            timed[entry.name] = []
+            round_s += (count + 1) * once_ms / MS_PER_S
+        say(f"{len(open_pipes)} contenders, {rounds} rounds: about {rounds * round_s / 60:.1f} minutes")
+        began = time.perf_counter()
+        for number in range(rounds):
+            for turn in range(len(open_pipes)):
+                entry, pipe, count = open_pipes[(number + turn) % len(open_pipes)]
+                timed[entry.name].append(pipe.time(count))
+            left = (time.perf_counter() - began) / (number + 1) * (rounds - number - 1)
+            say(f"round {number + 1} of {rounds}, {left:.0f} s left")
+    return {name: Timed(tuple(turns)) for name, turns in timed.items()}, failed

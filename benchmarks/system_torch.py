@@ -1,0 +1,117 @@
+"""N-Net in PyTorch as a contender: eager or compiled, on the GPU where torch has one, else on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnet_edge.benchmarks.speed_plan import Opened, Plan
+from nnet_edge.benchmarks.speed_settings import SpeedSettings
+from nnet_edge.bundle import Bundle
+from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
+from nnet_edge.frame import Outputs
+from nnet_edge.machine import has_module
+from nnet_edge.runtime.graph_runner import cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnet_edge.model.nnet import NNet
+
+AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}  # precision -> torch's word
+
+
+def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitStack) -> Iterator[Opened]:
+    """The bundle's weights in PyTorch; reduced precisions by autocast, whose verdicts are not compared here.
+
+    Raises MissingExtraError without torch, ConfigError for a precision that PyTorch does not compute these weights in.
+    """
+    if not has_module("torch"):
+        raise MissingExtraError("torch is not installed: pip install 'nnet-edge[train]'")
+    import torch
+
+    from nnet_edge.evaluate_verb import load_network
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if plan.precision == "int8":
+        raise ConfigError("PyTorch has the bundle's weights, which are FP32; INT8 is a graph, see the runners")
+    if plan.precision == "fp16" and device == "cpu":
+        raise ConfigError("FP16 in PyTorch is for a GPU, and this torch has none; BF16 is the processor's half")
+    stack.enter_context(torch_threads(settings.threads or cores()))
+    network = load_network(bundle).eval().to(device)
+    layer_maps = TorchNetwork(network, plan, device)
+    for batch in settings.batches:
+        runner = FusingRunner(layer_maps, network, plan.precision, batch)
+        yield Opened(plan, batch, runner, layer_maps, bundle.threshold.value, bundle.weights, "")
+
+
+class TorchNetwork:
+    """The network alone: images in, layer maps out, on the device; waits for them."""
+
+    def __init__(self, network: NNet, plan: Plan, device: str) -> None:
+        import torch
+
+        self._device = device
+        self._dtype = getattr(torch, AUTOCAST[plan.precision]) if plan.precision in AUTOCAST else None
+        is_compiled = plan.system == "torch.compile"
+        self._network: Callable[..., Any] = torch.compile(network, dynamic=False) if is_compiled else network
+
+    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """The layer maps of `images`, uint8 RGB (N, 256, 256, 3). Raises StreamError when they cannot be computed."""
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
+            try:
+                found: tuple[torch.Tensor, ...] = self._network(torch.from_numpy(images).to(self._device))
+            except RuntimeError as error:  # torch.compile finds no compiler, memory is short
+                raise StreamError(f"PyTorch cannot compute the network: {str(error).splitlines()[0]}") from error
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return found
+
+
+class FusingRunner:
+    """Obeys Runner with a TorchNetwork, and fuses its layer maps in NumPy as `evaluate --torch` does."""
+
+    name = "torch"
+
+    def __init__(self, layer_maps: TorchNetwork, network: NNet, precision: str, max_batch: int) -> None:
+        self.precision, self.max_batch = precision, max_batch
+        self.input_shape = (256, 256, 3)
+        self._layer_maps, self._names, self._fusion = layer_maps, network.output_names, network.settings.fusion
+
+    def __enter__(self) -> FusingRunner:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        """Nothing is held that Python does not free itself."""
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` at once; what is given back gives its outputs."""
+        outputs = self.infer(images, layer_maps)
+        return lambda: outputs
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3)."""
+        from nnet_edge.anomaly_map import anomaly_map, image_score
+
+        found = self._layer_maps(np.ascontiguousarray(images))
+        maps = {name: value.float().cpu().numpy() for name, value in zip(self._names, found, strict=True)}
+        enlarged = anomaly_map(maps, fusion=self._fusion)
+        return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """torch on `number` threads; as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

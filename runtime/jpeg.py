@@ -1,0 +1,48 @@
+"""JPEGs that cameras send: whole and sound, or not shown at all.
+
+OpenCV and Pillow hand out a picture whose data are damaged, with grey or shifted blocks, as if nothing were. libjpeg itself
+knows better, and simplejpeg passes its complaints on. Seen: of pictures with 512 bytes overwritten or 400 lost all 600 were
+noticed; of single flipped bytes 26 %, for the rest is valid data again after a few blocks, and only a checksum would tell.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import simplejpeg
+
+from nnet_edge.errors import DataError
+
+log = logging.getLogger(__name__)
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+BEHIND_END = 64  # bytes: some cameras fill up after the last one
+COLOURS = ("Gray", "RGB", "YCbCr")  # that can be decoded as grey; four inks cannot
+
+
+def whole_picture(data: bytes) -> np.ndarray:
+    """The JPEG as uint8 BGR (H, W, 3), as OpenCV decodes it. Raises DataError for one that is cut off, damaged or none."""
+    if not data.startswith(START):
+        raise DataError("it is no JPEG")
+    if data.rfind(END, -BEHIND_END - len(END)) < 0:
+        raise DataError("its end is missing")
+    try:
+        image: np.ndarray = simplejpeg.decode_jpeg(data, "BGR")
+    except ValueError as error:
+        raise DataError(f"it is damaged: {error}") from error
+    return image
+
+
+def require_sound(data: bytes) -> None:
+    """Nothing, when `data` is no JPEG, or one without damage. Raises DataError.
+
+    All data are read, but an eighth of the size is drawn: a third of the time that decoding takes.
+    """
+    if not data.startswith(START):
+        return
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in COLOURS:
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        raise DataError(f"it is damaged: {error}") from error

@@ -1,0 +1,172 @@
+"""The race against other methods: turns at real pipes, rows from maps, the table's arithmetic, RD++'s true size."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import validate
+
+from nnet_edge.benchmarks.peers import environment, race
+from nnet_edge.benchmarks.peers.figure import Box, draw_figure, places
+from nnet_edge.benchmarks.peers.methods import METHODS, find_methods
+from nnet_edge.benchmarks.peers.rdpp import Counted, measure_claim, verdict
+from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
+from nnet_edge.benchmarks.peers.table import Contender, PeersReport
+from nnet_edge.benchmarks.peers.turns import Entry, Timed, take_turns
+from nnet_edge.benchmarks.random_bundle import make_random_bundle
+from nnet_edge.benchmarks.speed_report import Spread
+from nnet_edge.data import read_dataset
+from nnet_edge.errors import ConfigError
+from nnet_edge.layouts import Dataset
+
+SCHEMAS = Path(__file__).parent.parent.parent / "benchmarks" / "schemas"
+FACTS = {
+    "method": "stfpm", "backbone": "efficientnet_lite0", "seed": 1, "parameters": 5_900_000, "values": 6_000_000,
+    "macs": 950_000_000,
+    "training": {"images": 24, "epochs": 7, "epochs_planned": 100, "steps": 7, "seconds": 120.0, "limit_minutes": 2,
+                 "cut_short": True},
+    "exports": {"torch": {"path": "torch/model.pt", "bytes": 10}, "openvino": {"error": "RuntimeError: no"}},
+    "versions": {"anomalib": "2.7.0"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def parts(parts_folder: Path) -> Dataset:
+    """A small folder with defects and masks."""
+    return read_dataset(parts_folder)
+
+
+def learned(folder: Path, dataset: Dataset) -> Path:
+    """A row's folder as learn.py leaves it: maps that are the masks themselves, so every figure is 1."""
+    from nnet_edge.data import load_mask
+
+    place = folder / "learned"
+    place.mkdir(parents=True)
+    masks = np.stack([load_mask(sample) for sample in dataset.test])
+    np.save(place / "maps-fp32.npy", masks.astype(np.float32))
+    np.save(place / "scores-fp32.npy", np.array([sample.is_anomalous for sample in dataset.test], np.float32))
+    (place / "facts.json").write_text(json.dumps(FACTS))
+    return folder
+
+
+def test_a_row_is_measured_by_our_metrics_and_obeys_the_schema(parts: Dataset, tmp_path: Path) -> None:
+    folder = learned(row_folder(tmp_path, METHODS["stfpm"], parts.category, 1), parts)
+    write_rows(METHODS["stfpm"], parts, folder, LearnSettings(), "the command")
+    row = json.loads((folder / "fp32.json").read_text())
+    validate(row, json.loads((SCHEMAS / "accuracy_row.json").read_text()))
+    assert row["metrics"]["pixel_ap"] == row["metrics"]["image_auroc"] == pytest.approx(1)
+    assert row["metrics"]["pro"] == pytest.approx(1)
+    assert not (folder / "int8.json").exists()  # no maps, no row
+
+
+def test_what_was_cut_short_or_cannot_be_exported_stands_in_the_note(parts: Dataset, tmp_path: Path) -> None:
+    folder = learned(row_folder(tmp_path, METHODS["stfpm"], parts.category, 1), parts)
+    write_rows(METHODS["stfpm"], parts, folder, LearnSettings(), "the command")
+    found = race.contenders_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    torch, openvino = found
+    assert "cut short after 7 of 100 epochs (2.0 min)" in torch.note
+    assert openvino.entry is None
+    assert "RuntimeError: no" in openvino.note
+    assert torch.metrics[parts.category]["pixel_ap"] == pytest.approx(1)
+
+
+def test_the_images_are_drawn_by_the_seed_and_limited() -> None:
+    paths = [Path(f"{n:02d}.png") for n in range(20)]
+    some = chosen(paths, LearnSettings(seed=1, images=5))
+    assert some == sorted(some)
+    assert len(set(some)) == 5
+    assert some == chosen(paths, LearnSettings(seed=1, images=5)) != chosen(paths, LearnSettings(seed=2, images=5))
+    assert chosen(paths, LearnSettings(images=20)) == paths
+
+
+def test_processes_take_turns_and_a_dead_one_is_named(tmp_path: Path) -> None:
+    bundle = make_random_bundle(tmp_path / "bundle", "efficientnet_lite0")
+    frames = tmp_path / "frames.npy"
+    np.save(frames, np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8))
+    ours = Entry("N-Net, openvino fp32", Path(sys.executable), "openvino", bundle.path)
+    dead = Entry("no such bundle", Path(sys.executable), "openvino", tmp_path / "none")
+    timed, failed = take_turns([ours, dead], frames, 1, 2, 0.05, tmp_path)
+    assert list(timed) == [ours.name]
+    assert [len(turn) >= 2 and min(turn) > 0 for turn in timed[ours.name].rounds] == [True, True]
+    assert "there is no bundle at" in failed["no such bundle"]
+
+
+def test_rdpp_is_as_large_as_the_specification_counts() -> None:
+    counted = {one.name: one for one in measure_claim(1, 0)}
+    assert {name: round(one.parameters / 1e6, 2) for name, one in counted.items()} == {
+        "RD4AD": 108.67, "RD++": 124.15, "N-Net": 157.40}  # fmt: skip
+    assert {name: round(one.macs / 1e9, 2) for name, one in counted.items()} == {
+        "RD4AD": 30.45, "RD++": 39.51, "N-Net": 46.02}  # fmt: skip
+
+
+def test_the_verdict_follows_the_numbers() -> None:
+    rate = Spread(2.0, 1.9, 2.1)
+    small = [Counted("RD++", 100, 10, rate), Counted("N-Net", 90, 9, Spread(4.0, 3.9, 4.1))]
+    assert "parameters than RD++ holds" in verdict(small)
+    assert "more speed holds here" in verdict(small)
+    assert "(2.00 times; torch eager" in verdict(small)
+    assert "does not hold" in verdict([small[0], Counted("N-Net", 110, 9, None)])
+
+
+def contender(name: str, pro: dict[str, float | None], rates: list[float]) -> Contender:
+    """A contender with these figures."""
+    metrics = {
+        c: {"image_auroc": 1.0, "pixel_auroc": 0.5, "pixel_ap": 0.5, "pro": v, "pro_rd4ad": v} for c, v in pro.items()
+    }
+    turns = Timed(tuple((1000 / rate,) * 2 for rate in rates))
+    return Contender(name, name, "torch", "fp32", "efficientnet_lite0", 5, 7, 9, 11, metrics, None, "", turns)
+
+
+def test_table_figure_and_json_compare_over_common_categories_only() -> None:
+    header = dict.fromkeys(("command", "processor", "threads", "versions", "categories", "busy before"), "x")
+    one = contender("N-Net", {"a": 0.8, "b": 0.4, "toy": None}, [10, 40, 20])
+    other = contender("PaDiM", {"a": 0.5}, [5, 5, 5])
+    bare = contender("Dinomaly", {}, [1, 1, 1])
+    counted = tuple(Counted(name, 3, 2, None) for name in ("RD4AD", "RD++", "N-Net"))
+    report = PeersReport(header, (), (one, other, bare), counted, "so it is.")
+    assert report.categories == ("a",)
+    assert one.mean_of("pro", report.categories) == 0.8
+    assert one.mean_of("pro", ("a", "b")) == pytest.approx(0.6)
+    assert one.mean_of("pro", ("a", "toy")) is None
+    values = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    validate(values, json.loads((SCHEMAS / "peers.json").read_text()))
+    assert values["contenders"][0]["speed"]["frames_per_s"] == {"median": 20, "min": 10, "max": 40}
+    printed = report.markdown()
+    assert "20.0 (10.0..40.0) | 50.0 / 100.0 / 100.0" in printed
+    assert printed.index("| N-Net |") < printed.index("| PaDiM |") < printed.index("| Dinomaly |")  # fastest first
+    assert "RTX 3080 Ti" in printed
+    assert draw_figure(report).startswith(b"\x89PNG")
+
+
+def test_names_keep_apart() -> None:
+    assert Box(0, 0, 2, 2).overlaps(Box(1, 1, 3, 3))
+    assert not Box(0, 0, 2, 2).overlaps(Box(2, 0, 3, 2))
+    assert len(set(places(40, 20))) == len(places(40, 20)) == 32
+
+
+def test_the_environment_holds_our_versions_and_says_what_pip_said(tmp_path: Path) -> None:
+    wanted = environment.requirements()
+    assert wanted["torch"][0].startswith("torch==")
+    assert "+" not in " ".join(wanted["torch"] + wanted["anomalib"])
+    assert wanted["torch"][0] in wanted["anomalib"]
+    broken = tmp_path / "bin" / "python"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho first >&2\necho 'no such package' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"cannot install torch==.*: no such package"):
+        environment.install(broken, wanted)
+
+
+def test_what_cannot_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown method 'rd'"):
+        find_methods(("rd",))
+    with pytest.raises(ConfigError, match="minutes cannot be meant"):
+        LearnSettings(minutes=0)
+    with pytest.raises(ConfigError, match="turns of 0"):
+        race.RaceSettings(LearnSettings(), turn_s=0)
+    with pytest.raises(ConfigError, match="holds no bundle"):
+        race.our_contenders(tmp_path, [], 1)
