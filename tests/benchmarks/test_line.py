@@ -60,7 +60,9 @@ def test_a_soak_tells_what_grew_or_was_lost() -> None:
     assert faults([*steady[:-1], replace(steady[-1], rss_mb=310.0)], report, 990) == ["memory grew by 3.3%"]
     assert "threads grew from 20 to 21" in faults([*steady[:-1], replace(steady[-1], threads=21)], report, 990)
     assert "handles grew from 30 to 35" in faults([*steady[:-1], replace(steady[-1], handles=35)], report, 990)
-    assert "p99 rose to 90.0 ms" in faults([*steady[:-1], replace(steady[-1], p99_ms=90.0)], report, 990)[0]
+    slow = replace(steady[-1], p99_ms=90.0)
+    assert faults([*steady[:-3], slow, slow, slow], report, 990) == ["p99 rose from 40.0 to 90.0 ms"]
+    assert faults([*steady[:-1], slow], report, 990) == [], "one busy moment is no growth"
     lost = replace(report, total=LaneCounts(1000, 980, {"full": 10}, 0))
     assert "frames are missing" in faults(steady, lost, 980)[0]
     assert "frames are missing" in faults(steady, report, 900)[0]
