@@ -12,7 +12,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import onnx
 import torch
@@ -83,13 +82,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def describe_graph(path: Path) -> dict[str, str]:
-    """The facts that `export_onnx` put into the graph at `path`."""
-    model = onnx.load(path, load_external_data=False)
-    facts = {item.key: item.value for item in model.metadata_props}
-    return {name.removeprefix("nnet_edge."): value for name, value in facts.items() if name.startswith("nnet_edge.")}
 
 
 def facts_of(network: NNet) -> dict[str, str]:

@@ -25,8 +25,6 @@ from nnet_edge.anomaly_map import (
 from nnet_edge.errors import ExportError
 from nnet_edge.imaging import SIDE
 
-TAIL_OUTPUTS = ("anomaly_map", "image_score")
-
 
 def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FUSION) -> onnx.ModelProto:
     """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps, fused by `fusion`.

@@ -18,12 +18,13 @@ from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluate_verb import open_weights
 from nnet_edge.export.bundling import export_bundle
-from nnet_edge.export.onnx_graph import OPSET, describe_graph
+from nnet_edge.export.onnx_graph import OPSET
 from nnet_edge.export.parity import check_parity, compare
 from nnet_edge.export.surgery import add_tail
 from nnet_edge.frame import Outputs
 from nnet_edge.protocol import TUNED
 from nnet_edge.runtime.batches import infer_all
+from nnet_edge.runtime.graph_facts import read_facts
 from nnet_edge.runtime.runner import load_runner
 from nnet_edge.scoring import MARGIN
 
@@ -80,7 +81,7 @@ def test_only_the_cast_sees_uint8_and_nothing_resizes(graph: onnx.ModelProto) ->
 def test_opset_and_metadata(bundle: Bundle, graph: onnx.ModelProto) -> None:
     assert [(item.domain, item.version) for item in graph.opset_import if item.domain == ""] == [("", 18)]
     assert {item.domain for item in graph.opset_import} <= {"", "ai.onnx"}
-    facts = describe_graph(bundle.graph)
+    facts = read_facts(bundle.graph)
     assert facts["system"] == "nnet"
     assert facts["backbone"] == "efficientnet_lite0"
     assert "uint8 RGB NHWC" in facts["input"]
