@@ -29,7 +29,7 @@ class WebSettings:
     picture_hz: float = 5.0  # pictures of a stream a second, at most
     picture_width: int = 480  # pixels of a picture on the page
     picture_quality: int = 75  # of JPEG
-    picture_share: float = 0.03  # of one processor core, at most, for drawing and encoding
+    picture_share: float = 0.012  # of one processor core, at most, for drawing and encoding
     viewers: int = 8  # pages with pictures at a time
     kept_scores: int = 500  # of each stream, for the chart and for trying out a threshold
     gallery_bytes: int = 64 * 2**20  # of rejects in memory, oldest first
