@@ -50,22 +50,21 @@ class Ratio:
 
 def by_clock(work: Callable[[], object]) -> Seconds:
     """Seconds of the clock."""
-
-    def timed() -> float:
-        began_s = time.perf_counter()
-        work()
-        return time.perf_counter() - began_s
-
-    return timed
+    return passed(time.perf_counter, work)
 
 
 def by_processor(work: Callable[[], object]) -> Seconds:
     """Seconds of the processor in this process, all its threads together."""
+    return passed(time.process_time, work)
+
+
+def passed(now: Callable[[], float], work: Callable[[], object]) -> Seconds:
+    """What passes on the clock `now` while `work` is done."""
 
     def timed() -> float:
-        began_s = time.process_time()
+        began_s = now()
         work()
-        return time.process_time() - began_s
+        return now() - began_s
 
     return timed
 

@@ -51,7 +51,11 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises DataError, naming the file, when it is absent, corrupt, truncated, of another format or too large.
     """
-    data = _read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> np.ndarray:
+    """What `read_image` gives for a file at `path` that holds `data`. Raises DataError as it does."""
     try:
         pixels = _pixels(_open(data), data)
     except Exception as error:  # on damaged bytes Pillow raises a dozen types, struct.error and KeyError among them
@@ -64,25 +68,25 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises DataError, naming the file, when it cannot be read or is a JPEG, whose edges are never clean.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     if data.startswith(b"\xff\xd8\xff"):
         raise DataError(f"mask {path} is a JPEG, whose noise would count as defect: save the mask as PNG, BMP or TIFF")
     try:
         values = _pixels(_open(data), data, as_labels=True)
-    except Exception as error:  # as in read_image
+    except Exception as error:  # as in decode_image
         raise _cannot_read("mask", path, error) from error
     return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture at `path`, from its header alone; raises DataError as `read_image`."""
-    data = _read_bytes(path)
+    data = read_bytes(path)
     try:
         picture = _open(data)
         width, height = picture.size
         # A TIFF's size is given as it will be after loading already.
         turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-    except Exception as error:  # as in read_image
+    except Exception as error:  # as in decode_image
         raise _cannot_read("image", path, error) from error
     return (width, height) if turned else (height, width)
 
@@ -127,7 +131,8 @@ def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> 
     raise ConfigError(f'mask rule "{rule}" is unknown: choose "half" or "any"')
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """All of the file at `path`. Raises DataError, naming the file, when it is absent or cannot be read."""
     if not path.is_file():  # a named pipe would make read_bytes wait for ever
         reason = "it is not a file" if path.exists() else "no such file, or a link that leads nowhere"
         raise DataError(f"cannot read {path}: {reason}")

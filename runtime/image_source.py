@@ -13,7 +13,7 @@ import numpy as np
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import IMAGE_SUFFIXES, read_image
+from nnet_edge.imaging import IMAGE_SUFFIXES, decode_image, read_bytes
 from nnet_edge.runtime.jpeg import require_sound
 from nnet_edge.runtime.source import Source
 
@@ -122,11 +122,12 @@ class WatchedFolderSource(Source):
 
 def read_bgr(path: Path) -> np.ndarray:
     """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, for a JPEG with damage inside as well."""
-    image = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
+    data = read_bytes(path)
+    image = cv2.cvtColor(decode_image(data, path), cv2.COLOR_RGB2BGR)
     if path.suffix.lower() in JPEG_SUFFIXES:
         try:
-            require_sound(path.read_bytes())
-        except (OSError, DataError) as error:
+            require_sound(data)
+        except DataError as error:
             raise DataError(f"the image {path} cannot be used: {error}; take it anew") from error
     return image
 
