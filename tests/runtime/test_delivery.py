@@ -117,13 +117,11 @@ def test_a_slow_sink_holds_nobody_up_and_its_losses_are_counted_and_told(make_pr
     with Delivery(sink, settings) as delivery:
         delivery.report_to(told.append)
         prediction = make_prediction(0)
-        longest_s = 0.0
+        began_s = time.monotonic()
         for _ in range(200):
-            began_s = time.monotonic()
             delivery.write(prediction)
-            longest_s = max(longest_s, time.monotonic() - began_s)
             assert delivery.counts().is_balanced
-        assert longest_s < 0.1
+        assert time.monotonic() - began_s < 5  # 20 s, had every write waited for the sink
         counts = delivery.counts()
         assert counts.state == "late"
         assert counts.dropped["queue full"] >= 180
@@ -339,7 +337,7 @@ def test_must_deliver_is_on_disk_when_write_returns_and_the_disk_itself_is_asked
             delivery.write(make_prediction(index))
             assert (delivery.counts().queued, delivery.counts().spooled) == (0, index + 1)
             assert b"test/%d" % index in b"".join(path.read_bytes() for path in tmp_path.glob("*.segment"))
-        assert time.monotonic() - began_s < 0.3  # no write has waited for the disk
+        assert time.monotonic() - began_s < 3  # 9 s, had every write waited for the disk
         until(lambda: asked)
         assert set(asked) == {"spool receiver"}
 
