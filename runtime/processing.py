@@ -8,14 +8,14 @@ import numpy as np
 
 from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.imaging import SIDE, resize, to_rgb
+from nnet_edge.imaging import SIDE, to_input
 
 
 def preprocess(frames: Sequence[Frame]) -> np.ndarray:
     """The frames' images as the graph takes them: uint8 RGB (N, 256, 256, 3)."""
     images = np.empty((len(frames), SIDE, SIDE, 3), np.uint8)
     for image, frame in zip(images, frames, strict=True):
-        image[...] = resize(to_rgb(frame.image))
+        to_input(frame.image, image)
     return images
 
 

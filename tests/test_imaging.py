@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import MAX_PIXELS, read_image, read_mask, read_size, resize, resize_mask, to_rgb
+from nnet_edge.imaging import MAX_PIXELS, read_image, read_mask, read_size, resize, resize_mask, to_input, to_rgb
 
 HEIGHT, WIDTH = 6, 4
 # EXIF orientation -> what brings the stored pixels upright
@@ -293,6 +293,23 @@ def test_to_rgb(rgb: np.ndarray, deep: np.ndarray) -> None:
 def test_to_rgb_refuses_what_no_camera_gives(shape: tuple[int, ...], dtype: str) -> None:
     with pytest.raises(DataError, match="a frame must be uint8 or uint16"):
         to_rgb(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(300, 411), (256, 256), (97, 700)])
+def test_to_input_is_the_resize_of_the_rgb_picture(channels: int, depth: type, size: tuple[int, int]) -> None:
+    shape = (*size, channels) if channels else size
+    frame = np.random.default_rng(channels).integers(0, np.iinfo(depth).max, shape, depth, endpoint=True)
+    for view in (frame, frame[5:-5, 3:-20]):  # whole, and a part that shares the rows of a larger picture
+        into = np.zeros((256, 256, 3), np.uint8)
+        to_input(view, into)
+        np.testing.assert_array_equal(into, resize(to_rgb(view)))
+
+
+def test_to_input_refuses_what_no_camera_gives() -> None:
+    with pytest.raises(DataError, match="a frame must be uint8 or uint16"):
+        to_input(np.zeros((4, 4), np.float32), np.zeros((256, 256, 3), np.uint8))
 
 
 def test_a_mask_is_whatever_is_not_zero(tmp_path: Path) -> None:
