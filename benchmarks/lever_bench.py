@@ -48,6 +48,7 @@ class LeverSettings:
     options: TrainOptions = field(default_factory=TrainOptions)
     seeds: tuple[int, ...] = (1, 2, 3)
     levers: tuple[str, ...] = ()  # in this order; none: all
+    variants: tuple[str, ...] = ()  # of the levers only these; none: all
     with_training: bool = True  # False: the base is trained, and of the variants only readings are measured
     test_limit: int | None = None  # good and bad test images each, at most
     held_out_share: float = HELD_OUT_SHARE
@@ -58,7 +59,7 @@ class LeverSettings:
             raise ConfigError(f"seeds {', '.join(map(str, self.seeds)) or 'none'}: give at least one, each once")
         if self.test_limit is not None:
             require_between("test limit", self.test_limit, 1, 1_000_000)
-        find_variants(self.levers)
+        find_variants(self.levers, self.variants)
 
 
 class CategoryBench:
@@ -154,7 +155,7 @@ def run_levers(
                       Trainings(one, settings.options, settings.held_out_share, settings.skip_bad, report, stop, say))
         for one in datasets
     ]  # fmt: skip
-    chosen = [(lever, variant) for lever, variant in find_variants(settings.levers)
+    chosen = [(lever, variant) for lever, variant in find_variants(settings.levers, settings.variants)
               if settings.with_training or not variant.is_trained]  # fmt: skip
     found: dict[tuple[str, str], dict[str, dict[int, Metrics]]] = {}
     same: dict[tuple[str, str], set[str]] = {}

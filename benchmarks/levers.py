@@ -155,8 +155,14 @@ LEVERS: dict[str, tuple[Variant, ...]] = {  # in the order of expected gain
 }  # fmt: skip
 
 
-def find_variants(levers: tuple[str, ...]) -> tuple[tuple[str, Variant], ...]:
-    """(lever, variant) of the levers named, all of them for none. Raises ConfigError for an unknown one."""
+def find_variants(levers: tuple[str, ...], variants: tuple[str, ...] = ()) -> tuple[tuple[str, Variant], ...]:
+    """(lever, variant) of the levers named, all of them for none, and of their variants only those named, if any.
+
+    Raises ConfigError for a lever that is unknown and for a variant that none of the levers has.
+    """
     for name in levers:
         require_choice("lever", name, tuple(LEVERS))
-    return tuple((name, variant) for name in levers or LEVERS for variant in LEVERS[name])
+    known = [(name, variant) for name in levers or LEVERS for variant in LEVERS[name]]
+    for name in variants:
+        require_choice("variant", name, tuple(variant.name for _, variant in known))
+    return tuple((name, variant) for name, variant in known if not variants or variant.name in variants)

@@ -144,10 +144,13 @@ def measure_ablation(
 @several_datasets
 @click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and table go.")
 @click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
+@click.option("--variant", "variants", multiple=True, help="Only these of the levers, as the table names them.")
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
 @click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
 @training_options
-def levers(data: tuple[Path, ...], out: Path, levers: tuple[str, ...], **options: Any) -> int:
+def levers(
+    data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
+) -> int:
     """Measure what each lever of training and reading changes on DATA, seed by seed against the settings as they are.
 
     Finished rows are not run again, and several processes may share --out. `--protocol paper` makes the paper's settings
@@ -163,6 +166,7 @@ def levers(data: tuple[Path, ...], out: Path, levers: tuple[str, ...], **options
         options=train_options(options),
         seeds=seeds,
         levers=levers,
+        variants=variants,
         with_training=not options["readings_only"],
         test_limit=options["test_limit"],
         held_out_share=options["hold_out"],
@@ -184,8 +188,8 @@ def command_line(verb: str) -> str:
     kept: list[str] = []
     skip = False
     for word in words:
-        if skip or word in ("--out", "--lever", "--readings-only"):
-            skip = word in ("--out", "--lever")
+        if skip or word in ("--out", "--lever", "--variant", "--readings-only"):
+            skip = word in ("--out", "--lever", "--variant")
             continue
         kept.append(word)
     return shlex.join(["nnet-edge", "bench", verb, *kept])

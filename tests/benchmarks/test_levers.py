@@ -89,6 +89,12 @@ def test_every_variant_can_be_trained_and_differs_from_its_fellows() -> None:
     assert found["turned-any-way-4-copies"].with_length_for(4 * 21).epochs == 12
     with pytest.raises(ConfigError, match=r"lever 'luck' is unknown: choose fusion,"):
         find_variants(("luck",))
+    assert [variant.name for _, variant in find_variants(("blur", "rate"), ("sigma 2", "learning_rate=0.01"))] == [
+        "sigma 2",
+        "learning_rate=0.01",
+    ]
+    with pytest.raises(ConfigError, match="variant 'sigma 2' is unknown"):
+        find_variants(("rate",), ("sigma 2",))
 
 
 def some_maps() -> dict[str, np.ndarray]:
