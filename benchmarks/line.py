@@ -2,8 +2,9 @@
 
 The cameras are synthetic, 640x480, and together ask for more than the runner can do; each shows pictures that were
 drawn before, and all are good: the threshold lies above every score. The bare runner computes images that lie ready,
-resized, in full batches, two under way. Python's lock is measured from two sides: what share of the processor Python's
-threads use beside the runner's, and how late a thread that sleeps for a millisecond wakes up.
+resized, in full batches, two under way; the bare loop does the same and resizes each picture before. Python's lock is
+measured from two sides: what share of the processor Python's threads use beside the runner's, and how late a thread
+that sleeps for a millisecond wakes up.
 
     python -m nnet_edge.benchmarks.line BUNDLE --precision int8 --seconds 10
 """
@@ -15,7 +16,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,11 +28,13 @@ import psutil
 from nnet_edge.benchmarks.command_line import command_text, run_command
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import StreamError
+from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.line import Line
 from nnet_edge.runtime.line_report import LineReport
 from nnet_edge.runtime.meters import Percentiles
 from nnet_edge.runtime.models import Model, load_model
+from nnet_edge.runtime.processing import preprocess
 from nnet_edge.runtime.runner import Runner
 from nnet_edge.runtime.stream import run_line
 from nnet_edge.runtime.synthetic_source import SyntheticSource
@@ -50,6 +53,7 @@ class Row:
     cameras: int
     frames_per_s: float
     bare_hz: float  # images a second of the bare runner, mean of just before and just after
+    loop_hz: float  # the same with each picture resized before
     p50_ms: float | None  # capture to verdict, of the slowest camera
     p95_ms: float | None
     p99_ms: float | None
@@ -72,16 +76,28 @@ def pictures(seed: int) -> list[np.ndarray]:
 def bare_rate(runner: Runner, seconds: float) -> float:
     """Images a second that the runner computes in full batches, two under way, resized before."""
     images = np.random.default_rng(0).integers(0, 256, (runner.max_batch, SIDE, SIDE, 3), np.uint8)
-    runner.infer(images)
+    return rate_of(runner, lambda: images, seconds)
+
+
+def loop_rate(runner: Runner, seconds: float) -> float:
+    """Pictures of a camera's size a second that a loop resizes and the runner computes, as `bare_rate` otherwise."""
+    frames = [Frame(image, index, 0.0) for index, image in enumerate(pictures(0)[: runner.max_batch])]
+    return rate_of(runner, lambda: preprocess(frames), seconds)
+
+
+def rate_of(runner: Runner, next_batch: Callable[[], np.ndarray], seconds: float) -> float:
+    """Images a second of batches, each made while the runner computes the one before."""
+    runner.infer(next_batch())
     count, start_s = 0, time.monotonic()
-    under_way = runner.start(images)
+    under_way = runner.start(next_batch())
     while time.monotonic() - start_s < seconds:
-        following = runner.start(images)
+        batch = next_batch()
+        following = runner.start(batch)
         under_way()
-        count += len(images)
+        count += len(batch)
         under_way = following
     under_way()
-    return (count + len(images)) / (time.monotonic() - start_s)
+    return (count + len(batch)) / (time.monotonic() - start_s)
 
 
 class Lateness:
@@ -152,7 +168,8 @@ def row_of(line: Line, report: LineReport, python_share: float, wake_p99_ms: flo
     return Row(
         cameras=len(judged),
         frames_per_s=report.total.judged / report.seconds,
-        bare_hz=float("nan"),  # known when the bare runner was measured again
+        bare_hz=float("nan"),  # both known when they were measured again
+        loop_hz=float("nan"),
         p50_ms=max(one.p50_ms or 0 for one in latencies),
         p95_ms=max(one.p95_ms or 0 for one in latencies),
         p99_ms=max(one.p99_ms or 0 for one in latencies),
@@ -167,17 +184,18 @@ def row_of(line: Line, report: LineReport, python_share: float, wake_p99_ms: flo
     )
 
 
-HEAD = "| cameras | frames/s | bare runner | share | p50 ms | p95 ms | p99 ms | captured | judged | dropped | fewest to most | images a batch | Python's share | wakes late, p99 ms |"  # noqa: E501
+HEAD = "| cameras | frames/s | bare runner | share | bare loop | share | p50 ms | p95 ms | p99 ms | captured | judged | dropped | fewest to most | images a batch | Python's share | wakes late, p99 ms |"  # noqa: E501
 
 
 def measure_all(model: Model, cameras: list[int], rate_hz: float | None, seconds: float) -> list[Row]:
-    """A row for each number of cameras, the bare runner measured before and after each: other programs slow both."""
+    """A row for each number of cameras, runner and loop measured before and after each: other programs slow all of it."""
     rows = []
-    before_hz = bare_rate(model.runner, seconds / 2)
+    before_hz = bare_rate(model.runner, seconds / 2), loop_rate(model.runner, seconds / 2)
     for number in cameras:
-        row = measure(model, number, rate_hz or DEMAND * before_hz, seconds)
-        after_hz = bare_rate(model.runner, seconds / 2)
-        rows.append(replace(row, bare_hz=(before_hz + after_hz) / 2))
+        row = measure(model, number, rate_hz or DEMAND * before_hz[0], seconds)
+        after_hz = bare_rate(model.runner, seconds / 2), loop_rate(model.runner, seconds / 2)
+        bare_hz, loop_hz = ((before + after) / 2 for before, after in zip(before_hz, after_hz, strict=True))
+        rows.append(replace(row, bare_hz=bare_hz, loop_hz=loop_hz))
         before_hz = after_hz
     return rows
 
@@ -187,6 +205,7 @@ def table(rows: list[Row]) -> str:
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     lines += [
         f"| {row.cameras} | {row.frames_per_s:.1f} | {row.bare_hz:.1f} | {row.frames_per_s / row.bare_hz:.0%} "
+        f"| {row.loop_hz:.1f} | {row.frames_per_s / row.loop_hz:.0%} "
         f"| {row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.captured} | {row.judged} | {row.dropped} "
         f"| {row.fewest} to {row.most} | {row.images_a_batch:.1f} | {row.python_share:.0%} | {row.wake_p99_ms:.1f} |"
         for row in rows

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnet_edge.benchmarks.line import bare_rate, measure_all, table
+from nnet_edge.benchmarks.line import bare_rate, loop_rate, measure_all, table
 from nnet_edge.benchmarks.soak import Span, faults
 from nnet_edge.frame import Outputs
 from nnet_edge.runtime.buckets import Buckets
@@ -41,12 +41,14 @@ class SlowRunner:
 def test_the_rows_add_up_and_the_bare_runner_is_what_it_is() -> None:
     runner = SlowRunner()
     assert 0 < bare_rate(runner, 0.3) <= 1 / IMAGE_S
+    assert 0 < loop_rate(runner, 0.3) <= 1 / IMAGE_S
     rows = measure_all(Model("slow", None, runner, 1.0), [1, 3], None, 0.6)
     assert [row.cameras for row in rows] == [1, 3]
     for row in rows:
         assert row.captured == row.judged + row.dropped
         assert row.dropped > 0  # more is asked for than can be done
         assert 0 < row.frames_per_s <= 1 / IMAGE_S
+        assert 0 < row.loop_hz <= 1 / IMAGE_S
         assert row.p50_ms is not None
         assert row.p50_ms > 1e3 * IMAGE_S
         assert row.most - row.fewest <= 2
