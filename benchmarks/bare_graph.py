@@ -48,11 +48,11 @@ def trace_bare(network: NNet, side: int, out: Path) -> Path:
     import onnx
 
     from nnet_edge.export.onnx_graph import trace
-    from nnet_edge.export.surgery import fold_constants
+    from nnet_edge.export.surgery import fold_constants, suit_processors
 
     if side < 1 or side % 32:
         raise ConfigError(f"an image side of {side} cannot be measured: give multiples of 32, the network's strides")
-    onnx.save(fold_constants(trace(network, side)), out)
+    onnx.save(suit_processors(fold_constants(trace(network, side))), out)
     return out
 
 

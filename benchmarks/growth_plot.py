@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.benchmarks.growth_report import Curve, GrowthReport
-from nnet_edge.errors import MissingExtraError
+from nnet_edge.benchmarks.plot import new_figure, save_measured
 
 COLUMNS = 3
 CELL_INCHES = (5.2, 4.6)
@@ -19,24 +19,15 @@ COLOUR, RATE_COLOUR = "#2f6fb0", "#8a8a8a"
 
 def plot_growth(report: GrowthReport, path: Path) -> None:
     """Write the picture to `path` (PNG). Raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib: pip install 'nnet-edge[train]', or say --no-plot") from error
     rows = -(-len(report.curves) // COLUMNS)
     columns = min(COLUMNS, len(report.curves))
-    figure = Figure(figsize=(CELL_INCHES[0] * columns, CELL_INCHES[1] * rows), layout="constrained")
+    figure = new_figure((CELL_INCHES[0] * columns, CELL_INCHES[1] * rows))
     cells = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes, curve in zip(cells, report.curves, strict=False):
         draw(axes, curve)
     for axes in cells[len(report.curves) :]:
         axes.set_axis_off()
-    processor = report.machine["processor"].split(";")[0]
-    figure.suptitle(f"{report.bundle}; {processor}; threads: {report.machine['threads']}", fontsize=10)
-    if report.warnings:
-        figure.supxlabel(report.warnings[0], color="#b00020", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_measured(figure, path, report.bundle, report.machine, report.warnings)
 
 
 def draw(axes: Any, curve: Curve) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.plot import new_figure, save_measured
 from nnet_edge.benchmarks.speed_report import Result, SpeedReport
-from nnet_edge.errors import MissingExtraError
 
 COLOURS = {"torch": "#8a8a8a", "torch.compile": "#4d4d4d", "onnxruntime": "#d08770", "openvino": "#2f6fb0",
            "tensorrt": "#5f9e3f", "tensorrt_rtx": "#2e6b2e"}  # fmt: skip
@@ -21,22 +21,13 @@ INCHES = (15, 9.5)
 
 def plot_speed(report: SpeedReport, path: Path) -> None:
     """Write the picture to `path` (PNG). Raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib: pip install 'nnet-edge[train]', or say --no-plot") from error
-    figure = Figure(figsize=INCHES, layout="constrained")
+    figure = new_figure(INCHES)
     axes = figure.subplots(2, 2, width_ratios=(1.1, 1))
     draw_latencies(axes[0][0], report)
     draw_rates(axes[0][1], report, "map")
     draw_rates(axes[1][1], report, "camera")
     draw_roofline(axes[1][0], report)
-    processor = report.machine["processor"].split(";")[0]
-    figure.suptitle(f"{report.bundle['bundle']}; {processor}; threads: {report.machine['threads']}", fontsize=11)
-    if report.warnings:
-        figure.supxlabel(report.warnings[0], color="#b00020", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_measured(figure, path, report.bundle["bundle"], report.machine, report.warnings)
 
 
 def draw_latencies(axes: Any, report: SpeedReport) -> None:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 ENDS_OF_HEAD = (*CONVOLUTIONS, "QuantizeLinear")
 SPOILED = frozenset({"Pow", "Sqrt", "Div", "Abs", "Max", "ReduceSum", "ReduceMax", "ReduceL2", "Softmax", "MatMul"})
-ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Clip", "Relu", "Neg"})
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Clip", "Relu", "Neg", "Transpose"})
 ADDRESSES = frozenset({"Softmax", "Div"})  # what follows the convolution of queries and keys
+RECALLS = SPOILED | {"Transpose"}  # what comes before the convolution of weights and values
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def belongs(node: onnx.NodeProto, wiring: Wiring, island: set[str]) -> bool:
         is_read = all(user.name in island for user in users)
         return is_fed or (is_read and (bool(users) or any(name in wiring.outputs for name in node.output)))
     if node.op_type == "Conv":
-        recalls = bool(sources) and sources[0].name in island and sources[0].op_type in SPOILED
+        recalls = bool(sources) and sources[0].name in island and sources[0].op_type in RECALLS
         return recalls or any(user.op_type in ADDRESSES and user.name in island for user in users)
     return False
 

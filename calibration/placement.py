@@ -186,20 +186,27 @@ class _Placer:
         self.graph, self.ranges = graph, ranges
         self.weights = {item.name: item for item in graph.initializer}
         self.pairs: dict[str, list[onnx.NodeProto]] = {}  # quantized tensor -> its nodes
+        self.turns = {node.output[0]: node for node in graph.node if node.op_type == "Transpose"}
         self.replaced: set[str] = set()
         self.rounding_errors: dict[str, np.ndarray] = {}  # weight -> rounded less true values
 
     def activation(self, tensor: str) -> str:
-        """The tensor after Q and DQ."""
+        """The tensor after Q and DQ; of one that was transposed, the images, it is the bytes that are."""
         if tensor not in self.pairs:
             span = self.ranges[tensor]
             scale, zero = f"{tensor}_scale", f"{tensor}_zero"
             self.constant(scale, np.float32(max(span / LARGEST_INT8, SMALLEST_SCALE)))
             self.constant(zero, np.int8(0))
+            turn = self.turns.get(tensor)
+            source, rounded = (tensor, f"{tensor}_dq") if turn is None else (turn.input[0], f"{turn.input[0]}_dq")
             self.pairs[tensor] = [
-                helper.make_node("QuantizeLinear", [tensor, scale, zero], [f"{tensor}_int8"], f"Q_{tensor}"),
-                helper.make_node("DequantizeLinear", [f"{tensor}_int8", scale, zero], [f"{tensor}_dq"], f"DQ_{tensor}"),
+                helper.make_node("QuantizeLinear", [source, scale, zero], [f"{tensor}_int8"], f"Q_{tensor}"),
+                helper.make_node("DequantizeLinear", [f"{tensor}_int8", scale, zero], [rounded], f"DQ_{tensor}"),
             ]
+            if turn is not None:
+                (order,) = (list(item.ints) for item in turn.attribute if item.name == "perm")
+                turned = helper.make_node("Transpose", [rounded], [f"{tensor}_dq"], f"turn_{tensor}", perm=order)
+                self.pairs[tensor].append(turned)
         return f"{tensor}_dq"
 
     def weight(self, name: str, axis: int) -> str:
@@ -237,9 +244,10 @@ class _Placer:
             for name in node.input:
                 ordered += waiting.pop(name, [])
             ordered.append(node)
+        read = {name for node in ordered for name in node.input}
+        ordered = [node for node in ordered if node.op_type != "Transpose" or node.output[0] in read]
         del self.graph.node[:]
         self.graph.node.extend(ordered)
-        read = {name for node in ordered for name in node.input}
         unread = self.replaced - read
         kept = [item for item in self.graph.initializer if item.name not in unread]
         del self.graph.initializer[:]

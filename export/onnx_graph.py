@@ -18,7 +18,7 @@ import torch
 
 from nnet_edge import __version__
 from nnet_edge.errors import ExportError
-from nnet_edge.export.surgery import add_tail, fold_constants
+from nnet_edge.export.surgery import add_tail, fold_constants, suit_processors
 from nnet_edge.imaging import SIDE
 from nnet_edge.model.nnet import NNet
 
@@ -33,7 +33,7 @@ def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
 
     Raises ExportError when the exporter refuses, the result is not valid ONNX or it is too large for one file.
     """
-    model = fold_constants(trace(network))
+    model = suit_processors(fold_constants(trace(network)))
     model = add_tail(model, SIDE, network.settings.fusion)
     if model.ByteSize() > LARGEST_PROTOBUF:
         raise ExportError("the graph is larger than 2 GiB, too large for one ONNX file: choose a smaller backbone")

@@ -1,4 +1,4 @@
-"""The head and tail of the graph, put on with onnx-graphsurgeon.
+"""The tail of the graph, put on with onnx-graphsurgeon, and forms that processors compute faster.
 
 The tail makes `anomaly_map` and `image_score` of the layer maps. Enlargement and Gaussian are linear and separable, so both
 are products with the constant matrices of `anomaly_map.py` itself: the symmetric border is exact, no
@@ -58,6 +58,75 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     folded = gs.export_onnx(graph)
     folded.ir_version = model.ir_version
     return folded
+
+
+def suit_processors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, constants folded, in the forms that OpenVINO computes fastest: it keeps the channels last in memory.
+
+    The mean along one axis is a pooling, and what stands between the memory's two convolutions has the slots last, else the
+    softmax has a megabyte brought into another order before it and back behind it (benchmarks/notes.md).
+    """
+    graph = gs.import_onnx(model)
+    for node in graph.nodes:
+        if node.op == "ReduceMean":
+            _pool(node)
+        elif node.op == "Softmax":
+            _put_slots_last(graph, node)
+    suited = gs.export_onnx(graph.cleanup().toposort())
+    suited.ir_version = model.ir_version
+    return suited
+
+
+def _pool(mean: gs.Node) -> None:
+    """Make a mean along height or width an average pooling over all of it, where both are known."""
+    axes = [int(axis) % 4 for axis in np.ravel(mean.inputs[1].values)]
+    shape = mean.inputs[0].shape
+    if len(shape) == 4 and mean.attrs.get("keepdims", 1) and axes in ([2], [3]) and isinstance(shape[axes[0]], int):
+        kernel = [shape[2], 1] if axes == [2] else [1, shape[3]]
+        mean.op, mean.inputs, mean.attrs = "AveragePool", mean.inputs[:1], {"kernel_shape": kernel}
+
+
+def _put_slots_last(graph: gs.Graph, softmax: gs.Node) -> None:
+    """Let everything from the softmax over axis 1 to the next convolution see (N, H, W, slots)."""
+    start = softmax.inputs[0]
+    nodes, ends = _until_convolution(start)
+    plain = all(
+        isinstance(tensor, gs.Variable) or tensor.values.size == 1 for node in nodes for tensor in node.inputs
+    )
+    if softmax.attrs.get("axis") != 1 or len(start.shape) != 4 or not plain or len(ends) != 1:
+        return
+    (end,) = ends
+    first, last = (gs.Variable(f"{tensor.name}_{word}", np.float32)
+                   for tensor, word in ((start, "slots_last"), (end, "slots_first")))  # fmt: skip
+    for convolution in list(end.outputs):
+        convolution.inputs = [last if tensor is end else tensor for tensor in convolution.inputs]
+    for node in nodes:
+        node.inputs = [first if tensor is start else tensor for tensor in node.inputs]
+        for output in node.outputs:
+            batch, channels, height, width = output.shape
+            output.shape = [batch, height, width, channels]
+        if node.op == "Softmax":
+            node.attrs["axis"] = 3
+        if node.op == "ReduceSum":
+            node.inputs[1] = gs.Constant(f"{node.name}_axis", np.array([3], np.int64))
+    graph.nodes.append(gs.Node("Transpose", "node_slots_last", {"perm": [0, 2, 3, 1]}, [start], [first]))
+    graph.nodes.append(gs.Node("Transpose", "node_slots_first", {"perm": [0, 3, 1, 2]}, [end], [last]))
+
+
+def _until_convolution(start: gs.Tensor) -> tuple[list[gs.Node], list[gs.Tensor]]:
+    """The nodes that work on `start` before any convolution, and the tensors that convolutions take of them."""
+    nodes: dict[str, gs.Node] = {}
+    ends: list[gs.Tensor] = []
+    waiting = [start]
+    while waiting:
+        tensor = waiting.pop()
+        for user in tensor.outputs:
+            if user.op == "Conv":
+                ends += [tensor] if not any(tensor is end for end in ends) else []
+            elif user.name not in nodes:
+                nodes[user.name] = user
+                waiting += user.outputs
+    return list(nodes.values()), ends
 
 
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints its warnings past the logging module

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,18 @@ def command_text() -> str:
     return shlex.join(["nnet-edge", *sys.argv[1:]])
 
 
-def write_report(out: Path, name: str, report: dict[str, Any], markdown: str) -> None:
-    """`name`.json and `name`.md in the folder `out`, whole or not at all."""
+def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Callable[[Path], None] | None) -> None:
+    """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`, whole or not at all."""
     from nnet_edge.files import write_atomically
 
+    click.echo(markdown)
     text = json.dumps(report, indent=2, allow_nan=False)
     for file, content in ((f"{name}.json", text), (f"{name}.md", markdown)):
         write_atomically(out / file, f"{content}\n".encode())
         say(f"wrote {out / file}")
+    if plot is not None:
+        plot(out / f"{name}.png")
+        say(f"wrote {out / name}.png")
 
 
 @click.command()
@@ -66,12 +72,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
                              turn_s=options["turn_seconds"], threads=options["threads"],
                              with_memory=not no_memory)  # fmt: skip
     report = measure_speed(bundle, folder, settings, command_text(), say)
-    table = markdown(report)
-    click.echo(table)
-    write_report(out, "speed", report.as_dict(), table)
-    if not no_plot:
-        plot_speed(report, out / "speed.png")
-        say(f"wrote {out / 'speed.png'}")
+    leave(out, "speed", report.as_dict(), markdown(report), None if no_plot else partial(plot_speed, report))
 
 
 @click.command()
@@ -96,12 +97,7 @@ def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **op
     settings = GrowthSettings(curves or CURVES, options["system"], options["precision"], options["repeats"],
                               options["turn_seconds"], options["line_seconds"], options["threads"])  # fmt: skip
     report = measure_growth(bundle, settings, command_text(), say)
-    table = report.markdown()
-    click.echo(table)
-    write_report(out, "growth", report.as_dict(), table)
-    if not no_plot:
-        plot_growth(report, out / "growth.png")
-        say(f"wrote {out / 'growth.png'}")
+    leave(out, "growth", report.as_dict(), report.markdown(), None if no_plot else partial(plot_growth, report))
 
 
 @click.command()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnet_edge.benchmarks.peers.published import PUBLISHED
 from nnet_edge.benchmarks.peers.table import Contender, PeersReport
-from nnet_edge.errors import MissingExtraError
+from nnet_edge.benchmarks.plot import DPI, new_figure, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BUBBLE_PER_ROOT_M = 60.0  # points^2 for each root of a million values: areas that differ 40 times stay readable
 SMALLEST_BUBBLE = 25.0
-DPI = 110
 POINT_PX = 16.0  # half of what a bubble covers
 CHARACTER_PX, LINE_PX = 7.0, 15.0  # of a name at 8 points and DPI
 COLOURS = {"N-Net": "#c0392b", "other": "#2c6fbb", "published": "#777777"}
@@ -25,20 +23,12 @@ def draw_figure(report: PeersReport) -> bytes:
 
     Raises MissingExtraError without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib is not installed: pip install 'nnet-edge[bench]'") from error
-    figure = Figure(figsize=(15, 7), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((15, 7))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     draw_measured(left, report)
     draw_published(right)
     figure.suptitle("Speed, PRO and size (after Figure 4 of the N-Net paper); the two panels are not comparable")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def draw_measured(axes: Axes, report: PeersReport) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnet_edge.model.nnet import NO_ANCHORS, Branches, cosine_distances
+from nnet_edge.model.cosine import NO_ANCHORS, learned_distance
+from nnet_edge.model.nnet import Branches
 from nnet_edge.settings import TrainSettings
 
 ENTROPY_EPSILON = 1e-12
@@ -26,8 +27,8 @@ def distillation_loss(
     """
     if distance == "global":
         target, student = [value.flatten(1) for value in target], [value.flatten(1) for value in student]
-    losses = cosine_distances(target, student, anchors)
-    return torch.stack([loss.mean() for loss in losses]).sum()
+    losses = [learned_distance(*triple).mean() for triple in zip(target, student, anchors, strict=True)]
+    return torch.stack(losses).sum()
 
 
 def query_entropy(weights: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.model.backbone import Backbone, Encoder, Features, build_encoder, find_backbone
+from nnet_edge.model.cosine import NO_ANCHORS, cosine_distances
 from nnet_edge.model.depthwise import with_quick_depthwise
-from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage, unit
+from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
+from nnet_edge.model.relu6 import with_quick_relu6
 from nnet_edge.model.teacher_weights import Teacher
 from nnet_edge.settings import ModelSettings
 
-NO_ANCHORS = (None, None, None)
 ENERGY_RATE = 0.1  # of the running mean of the projections' squared lengths
 
 
@@ -52,7 +53,7 @@ class NNet(nn.Module):
         self.settings = settings
         self.backbone = backbone
         self.teacher = teacher
-        self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
+        self.forward_student = build_student(backbone) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
         self.memory = build_memory(settings, backbone) if settings.use_nfs else None
@@ -152,32 +153,18 @@ class NNet(nn.Module):
         return tuple(name for name in LAYER_MAPS if name.split("_")[0] in kinds)
 
 
-def cosine_distances(
-    targets: Sequence[Tensor], students: Sequence[Tensor], anchors: Sequence[Tensor | None] = NO_ANCHORS
-) -> list[Tensor]:
-    """The distance of each pair of feature maps."""
-    return [cosine_distance(*triple) for triple in zip(targets, students, anchors, strict=True)]
-
-
-def cosine_distance(target: Tensor, student: Tensor, anchor: Tensor | None = None) -> Tensor:
-    """1 - cosine over the channels at every position, (N, 1, H, W) in [0, 2], in FP32 whatever the features are (eq. 1, 2).
-
-    `anchor` is the square of a constant channel that both vectors get beside their own: where a vector is short, as over a
-    featureless background, its direction is noise, and the anchor keeps that noise out of the distance (not in the paper).
-    """
-    with torch.autocast(target.device.type, enabled=False):
-        if anchor is None:
-            return 1 - (unit(target) * unit(student)).sum(dim=1, keepdim=True)
-        target, student = target.float(), student.float()
-        product = (target * student).sum(dim=1, keepdim=True) + anchor
-        lengths = [value.square().sum(dim=1, keepdim=True) + anchor for value in (target, student)]
-        return 1 - product / (lengths[0].sqrt() * lengths[1].sqrt())
-
-
 def project(projections: nn.ModuleList, features: Features) -> Features:
     """P1, P2, P3: each feature map through its own projection."""
     first, second, third = (projection(value) for projection, value in zip(projections, features, strict=True))
     return first, second, third
+
+
+def build_student(backbone: Backbone) -> Encoder:
+    """The forward student: an encoder with random weights that learns quickly on a CPU."""
+    student = build_encoder(backbone)
+    with_quick_depthwise(student)
+    with_quick_relu6(student)
+    return student
 
 
 def build_projections(settings: ModelSettings, backbone: Backbone) -> nn.ModuleList:

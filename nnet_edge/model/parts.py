@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnet_edge.model.backbone import Backbone, Features
+from nnet_edge.model.cosine import unit
 
 NORM_EPSILON = 1e-12  # smallest sum of the memory's weights
-COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
 SHRINK_SOFTNESS = 0.01  # width of the shrinkage's step, in thresholds
 CORESET_POOL = 30_000  # positions that a coreset is chosen from; the choice takes seconds
 MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
@@ -25,13 +25,6 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def unit(features: Tensor) -> Tensor:
-    """Feature vectors of length 1, FP32; half precision would overflow in the squares."""
-    features = features.float()
-    squares = features.square().sum(dim=1, keepdim=True)  # clamped before the root, whose slope at 0 is infinite
-    return features / squares.clamp_min(COSINE_EPSILON**2).sqrt()
 
 
 class FeatureProjection(nn.Module):
@@ -81,13 +74,37 @@ class FeatureStorage(nn.Module):
         self.threshold = lambda_times_slots / slots
         self.addressing = addressing
 
-    def address(self, queries: Tensor) -> Tensor:
-        """Weights (N, slots, H, W), non-negative and summing to 1 over the slots, of queries (N, C, H, W); in FP32."""
-        queries = queries.float()
-        keys: Tensor = self.memory
-        if self.addressing != "dot_softmax":
-            queries, keys = unit(queries), unit(keys)
-        similarity = functional.conv2d(queries, keys[:, :, None, None])
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of; FP32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.recall_rows(features) if self.training else self.recall(features)
+
+    def recall(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, for a graph.
+
+        Both products are 1x1 convolutions: no reshape needs the batch's size, so nothing but the first cast reads the
+        uint8 input (TensorRT refuses even its shape).
+        """
+        queries, keys = self.compared(features)
+        weights = self.weigh(functional.conv2d(queries, keys[:, :, None, None]))
+        recalled = functional.conv2d(weights, self.memory.t()[:, :, None, None])
+        return recalled, weights.permute(0, 2, 3, 1).flatten(0, 2)
+
+    def recall_rows(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by matrix products over the positions: for FP32 1x1 convolutions a CPU copies everything."""
+        queries, keys = self.compared(features.permute(0, 2, 3, 1).flatten(0, 2))
+        weights = self.weigh(queries @ keys.t())
+        recalled = (weights @ self.memory).unflatten(0, (len(features), *features.shape[2:]))
+        return recalled.permute(0, 3, 1, 2), weights
+
+    def compared(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """The queries, channels in dimension 1, and the slots (slots, C), as they are compared; FP32."""
+        if self.addressing == "dot_softmax":
+            return queries.float(), self.memory
+        return unit(queries), unit(self.memory)
+
+    def weigh(self, similarity: Tensor) -> Tensor:
+        """Weights, non-negative and summing to 1 over the slots, which are dimension 1 of `similarity`."""
         if self.addressing == "cos_relu":
             weights = torch.relu(similarity)
         else:
@@ -95,17 +112,6 @@ class FeatureStorage(nn.Module):
         over = weights - self.threshold
         weights = torch.relu(over) * weights / (over.abs() + SHRINK_SOFTNESS * self.threshold)
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(NORM_EPSILON)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of.
-
-        Both products are 1x1 convolutions: no reshape needs the batch's size, so nothing but the first cast reads the
-        uint8 input (TensorRT refuses even its shape).
-        """
-        with torch.autocast(features.device.type, enabled=False):
-            weights = self.address(features)
-            recalled = functional.conv2d(weights, self.memory.t()[:, :, None, None])
-        return recalled, weights.permute(0, 2, 3, 1).flatten(0, 2)
 
     @torch.no_grad()
     def remember(self, features: Tensor, generator: torch.Generator, spread: bool) -> None:

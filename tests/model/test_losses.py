@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.model.losses import distillation_loss, empty_row_share, nnet_losses, query_entropy
-from nnet_edge.model.nnet import NO_ANCHORS, Branches, cosine_distance
+from nnet_edge.model.nnet import Branches
 from nnet_edge.protocol import PAPER
 
 SHAPES = ((2, 3, 4, 4), (2, 5, 2, 2), (2, 7, 1, 1))
