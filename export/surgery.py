@@ -90,27 +90,29 @@ def _put_slots_last(graph: gs.Graph, softmax: gs.Node) -> None:
     """Let everything from the softmax over axis 1 to the next convolution see (N, H, W, slots)."""
     start = softmax.inputs[0]
     nodes, ends = _until_convolution(start)
-    plain = all(
-        isinstance(tensor, gs.Variable) or tensor.values.size == 1 for node in nodes for tensor in node.inputs
-    )
+    plain = all(isinstance(tensor, gs.Variable) or tensor.values.size == 1 for node in nodes for tensor in node.inputs)
     if softmax.attrs.get("axis") != 1 or len(start.shape) != 4 or not plain or len(ends) != 1:
         return
     (end,) = ends
-    first, last = (gs.Variable(f"{tensor.name}_{word}", np.float32)
-                   for tensor, word in ((start, "slots_last"), (end, "slots_first")))  # fmt: skip
+    first = gs.Variable(f"{start.name}_slots_last", np.float32, _channels_last(start.shape))
+    last = gs.Variable(f"{end.name}_slots_first", np.float32, end.shape)
     for convolution in list(end.outputs):
         convolution.inputs = [last if tensor is end else tensor for tensor in convolution.inputs]
     for node in nodes:
         node.inputs = [first if tensor is start else tensor for tensor in node.inputs]
         for output in node.outputs:
-            batch, channels, height, width = output.shape
-            output.shape = [batch, height, width, channels]
+            output.shape = _channels_last(output.shape)
         if node.op == "Softmax":
             node.attrs["axis"] = 3
         if node.op == "ReduceSum":
             node.inputs[1] = gs.Constant(f"{node.name}_axis", np.array([3], np.int64))
     graph.nodes.append(gs.Node("Transpose", "node_slots_last", {"perm": [0, 2, 3, 1]}, [start], [first]))
     graph.nodes.append(gs.Node("Transpose", "node_slots_first", {"perm": [0, 3, 1, 2]}, [end], [last]))
+
+
+def _channels_last(shape: list[int | str]) -> list[int | str]:
+    batch, channels, height, width = shape
+    return [batch, height, width, channels]
 
 
 def _until_convolution(start: gs.Tensor) -> tuple[list[gs.Node], list[gs.Tensor]]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nnet_edge.feature_bank import chunks, to_device
-from nnet_edge.model.nnet import NNet
 from nnet_edge.model.cosine import unit
+from nnet_edge.model.nnet import NNet
 from nnet_edge.settings import Augmentation
 
 NONE = Augmentation()

@@ -37,15 +37,14 @@ from nnet_edge.model.losses import empty_row_share, nnet_losses
 from nnet_edge.model.nnet import build_nnet
 from nnet_edge.model.parts import MAX_EMPTY_ROWS
 from nnet_edge.model.teacher_weights import load_teacher
+from nnet_edge.optimiser import build_optimiser, learning_rate, set_rate
+from nnet_edge.running_mean import RunningMean
 from nnet_edge.settings import TrainSettings
 from nnet_edge.stopping import Marks, Watch
 from nnet_edge.training_log import PICTURE, TrainingLog, read_log
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
-EMA_WARM_UP = 10  # steps; early on the running mean follows the weights closely
-WARM_UP_STEPS = 20
 SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
-LEAST_RATE = 2e-4  # share of the learning rate at the end of the cosine schedule
 
 
 @dataclass(frozen=True)
@@ -149,32 +148,18 @@ class Trainer:
         settings = self.settings
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = torch.optim.Adam(self.parameter_groups(), settings.learning_rate, settings.betas)
+        self.optimiser = build_optimiser(self.network, settings, compute.device)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
         self.bank = self.fill(images)
         if resume is None and settings.model.memory_init != "uniform" and self.network.memory is not None:
             generator = torch.Generator().manual_seed(settings.seed)
             self.network.memory.remember(self.bank.maps[2], generator, settings.model.memory_init == "coreset")
-        self.averaged = self.start_average(resume)
+        self.averaged = RunningMean(self.network, settings.ema_decay, None if resume is None else resume.averaged)
         self.best: dict[str, Tensor] = {} if resume is None else dict(resume.best)
         self.watch = self.start_watch(resume)
         self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
         self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All trained parameters, those of memory and projections with rates of their own (the spec's open point A-12).
-
-        Projections are a group apart only where their rate differs: an optimiser's state counts parameters by group.
-        """
-        shares = {"memory.": self.settings.memory_rate}
-        if self.settings.projection_rate != 1:
-            shares |= dict.fromkeys(("teacher_projections.", "student_projections."), self.settings.projection_rate)
-        groups: dict[str, list[torch.nn.Parameter]] = {"": [], **{prefix: [] for prefix in shares}}
-        for name, value in self.network.named_parameters():
-            if not name.startswith("teacher."):
-                groups[next((prefix for prefix in shares if name.startswith(prefix)), "")].append(value)
-        return [{"params": params, "share": shares.get(prefix, 1.0)} for prefix, params in groups.items()]
 
     def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
         """Teacher, random students, an empty log, and the held-out images kept."""
@@ -219,13 +204,6 @@ class Trainer:
         self.sums = dict(resume.facts["sums"])
         self.seconds_before = float(resume.facts["seconds"])
         self.log = read_log(self.folder, resume.epoch)
-
-    def start_average(self, resume: Checkpoint | None) -> dict[str, Tensor]:
-        """The running mean of the weights, kept when `ema_decay` is above 0."""
-        if not self.settings.ema_decay:
-            return {}
-        start = resume.averaged if resume is not None else self.network.state_dict()
-        return {name: value.detach().clone().to(self.compute.device) for name, value in start.items()}
 
     def start_watch(self, resume: Checkpoint | None) -> Watch | None:
         """What says when to end, as the checkpoint left it; None for a training of fixed length."""
@@ -280,8 +258,7 @@ class Trainer:
 
     def train_step(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, float]:
         """One step of the optimiser on the images in `rows`; gives its losses."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(epoch, step) * group["share"]
+        set_rate(self.optimiser.param_groups, self.learning_rate(epoch, step))
         device = self.compute.device
         normalised = self.network.normalise(to_device(self.bank.images[rows], self.network))
         first, second, third = (values.to(device, non_blocking=True) for values in self.bank.features(rows))
@@ -294,7 +271,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        self.average(epoch * self.steps_an_epoch + step)
+        self.averaged.follow(self.steps_before(epoch) + step)
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
 
     def check(self, loss: float, memory_weights: Tensor | None, epoch: int, step: int) -> None:
@@ -313,34 +290,19 @@ class Trainer:
             )
 
     def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate of a step: constant, or falling as a half cosine after a short warm-up."""
-        rate = self.settings.learning_rate
-        if self.settings.schedule == "cosine":
-            done = (epoch * self.steps_an_epoch + step) / (self.settings.epochs * self.steps_an_epoch)
-            warm_up = min(1.0, (epoch * self.steps_an_epoch + step + 1) / WARM_UP_STEPS)
-            rate *= warm_up * max(0.5 * (1 + math.cos(math.pi * done)), LEAST_RATE)
-        return rate
+        """The rate of a step."""
+        return learning_rate(self.settings, self.steps_before(epoch) + step, self.steps_before(self.settings.epochs))
 
-    @torch.no_grad()
-    def average(self, step: int) -> None:
-        """Move the running mean of the weights and of batch norm's statistics towards their present values."""
-        if not self.averaged:
-            return
-        share = 1 - min(self.settings.ema_decay, (1 + step) / (EMA_WARM_UP + step))
-        for name, value in self.network.state_dict().items():
-            if name.startswith("teacher."):
-                continue
-            if value.dtype.is_floating_point:
-                self.averaged[name].lerp_(value, share)
-            else:
-                self.averaged[name].copy_(value)
+    def steps_before(self, epoch: int) -> int:
+        """Steps of all epochs before `epoch`."""
+        return epoch * self.steps_an_epoch
 
     def look(self, epoch: int, step: int) -> None:
         """Mark the weights, when a look is due, and keep them when they are not clearly worse than the best so far."""
         before, shown = (self.shown(epoch, steps) for steps in (step, step + 1))
         if self.watch is None or not self.watch.is_due(before, shown):
             return
-        weights = self.averaged or self.network.state_dict()
+        weights = self.averaged.tensors or self.network.state_dict()
         if self.watch.look(self.network, weights, shown, self.compute):
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 
@@ -405,7 +367,7 @@ class Trainer:
             "finished": self.is_enough or epoch >= self.settings.epochs,
         }
         state = optimiser_tensors(self.optimiser)
-        checkpoint = Checkpoint(self.settings, network, self.averaged, state, self.facts | position, self.best)
+        checkpoint = Checkpoint(self.settings, network, self.averaged.tensors, state, self.facts | position, self.best)
         write_checkpoint(self.folder, checkpoint)
 
     def last_good_checkpoint(self) -> str:
@@ -416,7 +378,7 @@ class Trainer:
     def seconds_left(self, started: float, steps_done: int) -> float:
         """An estimate from the mean time of the steps so far."""
         epoch, step = self.position
-        steps_left = self.settings.epochs * self.steps_an_epoch - epoch * self.steps_an_epoch - step
+        steps_left = self.steps_before(self.settings.epochs) - self.steps_before(epoch) - step
         return steps_left * (time.perf_counter() - started) / steps_done
 
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:

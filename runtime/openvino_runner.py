@@ -9,6 +9,7 @@ score depends on its neighbours in the batch.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,16 @@ from nnet_edge.runtime.graph_runner import (
     require_input_shape,
 )
 
+CONVERTER = "openvino.tools.ovc"  # half of what importing openvino costs, telemetry included; a line converts nothing
+_converter = sys.modules.get(CONVERTER)
+sys.modules[CONVERTER] = _converter  # type: ignore[assignment]  # None: openvino's own `except ImportError` passes over it
 try:
     import openvino
 except ImportError as error:
     raise MissingExtraError("openvino is not installed: pip install 'nnet-edge[cpu]'") from error
+finally:
+    if _converter is None:  # who wants it imports it by its own name
+        del sys.modules[CONVERTER]
 
 DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
@@ -109,12 +116,37 @@ def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) 
     return model
 
 
-def compile_graph(
-    core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings
+def compile_for(
+    graph: Path, settings: RunnerSettings, batch: int | None, more: Mapping[str, Any] | None = None
 ) -> openvino.CompiledModel:
-    """The graph compiled as `settings` say. Raises ConfigError for an unusable cache folder or another precision."""
+    """Any graph compiled for `batch` images at once, None: a free number, with `more` options; benchmarks compare by it.
+
+    Raises BundleError for a file that OpenVINO cannot read, and what `compile_graph` raises.
+    """
+    core = openvino.Core()
+    require_precision(core, settings.precision)
+    try:
+        model = core.read_model(graph)
+        model.reshape({port.any_name: [batch or -1, *list(port.partial_shape)[1:]] for port in model.inputs})
+    except RuntimeError as error:
+        raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
+    return compile_graph(core, model, graph, settings, more)
+
+
+def compile_graph(
+    core: openvino.Core,
+    model: openvino.Model,
+    graph: Path,
+    settings: RunnerSettings,
+    more: Mapping[str, Any] | None = None,
+) -> openvino.CompiledModel:
+    """The graph compiled as `settings` say, `more` of OpenVINO's options over them.
+
+    Raises ConfigError for an unusable cache folder or another precision.
+    """
     precision = PRECISION_NAMES[settings.precision]
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
+    options |= more or {}
     if settings.threads is not None:
         options["INFERENCE_NUM_THREADS"] = settings.threads
     if settings.cache_dir is not None:

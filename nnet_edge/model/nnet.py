@@ -17,7 +17,6 @@ from nnet_edge.model.backbone import Backbone, Encoder, Features, build_encoder,
 from nnet_edge.model.cosine import NO_ANCHORS, cosine_distances
 from nnet_edge.model.depthwise import with_quick_depthwise
 from nnet_edge.model.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
-from nnet_edge.model.relu6 import with_quick_relu6
 from nnet_edge.model.teacher_weights import Teacher
 from nnet_edge.settings import ModelSettings
 
@@ -53,7 +52,7 @@ class NNet(nn.Module):
         self.settings = settings
         self.backbone = backbone
         self.teacher = teacher
-        self.forward_student = build_student(backbone) if settings.use_forward else None
+        self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
         self.memory = build_memory(settings, backbone) if settings.use_nfs else None
@@ -157,14 +156,6 @@ def project(projections: nn.ModuleList, features: Features) -> Features:
     """P1, P2, P3: each feature map through its own projection."""
     first, second, third = (projection(value) for projection, value in zip(projections, features, strict=True))
     return first, second, third
-
-
-def build_student(backbone: Backbone) -> Encoder:
-    """The forward student: an encoder with random weights that learns quickly on a CPU."""
-    student = build_encoder(backbone)
-    with_quick_depthwise(student)
-    with_quick_relu6(student)
-    return student
 
 
 def build_projections(settings: ModelSettings, backbone: Backbone) -> nn.ModuleList:

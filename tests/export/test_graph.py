@@ -20,7 +20,7 @@ from nnet_edge.evaluate_verb import open_weights
 from nnet_edge.export.bundling import export_bundle
 from nnet_edge.export.onnx_graph import OPSET
 from nnet_edge.export.parity import check_parity, compare
-from nnet_edge.export.surgery import add_tail
+from nnet_edge.export.surgery import add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.protocol import TUNED
 from nnet_edge.runtime.batches import infer_all
@@ -170,3 +170,59 @@ def test_the_threshold_is_the_deployed_runners(trained_run: Path, bundle: Bundle
     assert bundle.threshold.value == pytest.approx(float(scores.max()) * (1 + MARGIN), rel=1e-6)
     assert bundle.manifest["threshold"]["chosen_on"] == {"name": "openvino", "precision": "fp32"}
     assert read_checkpoint(trained_run / "training").epoch == bundle.manifest["trained"]["epochs"] == 4
+
+
+def addressing_graph() -> onnx.ModelProto:
+    """A memory of 5 slots for 3 channels that shrinks its weights, and three means of what it recalls."""
+    keys = np.random.default_rng(1).normal(size=(5, 3, 1, 1)).astype(np.float32)
+    constants = {
+        "keys": keys,
+        "values": keys.transpose(1, 0, 2, 3),
+        "least": np.float32(0.1),
+        "channels": np.array([1]),
+        "height": np.array([2]),
+        "width": np.array([-1]),
+        "both": np.array([2, 3]),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "keys"], ["similarity"]),
+        helper.make_node("Softmax", ["similarity"], ["weights"], axis=1),
+        helper.make_node("Sub", ["weights", "least"], ["over"]),
+        helper.make_node("Relu", ["over"], ["shrunk"]),
+        helper.make_node("Mul", ["shrunk", "weights"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "channels"], ["sum"], keepdims=1),
+        helper.make_node("Div", ["kept", "sum"], ["address"]),
+        helper.make_node("Conv", ["address", "values"], ["recalled"]),
+        *(helper.make_node("ReduceMean", ["recalled", axes], [f"mean_{axes}"], keepdims=1)
+          for axes in ("height", "width", "both")),
+    ]  # fmt: skip
+    for number, node in enumerate(nodes):
+        node.name = f"node_{number}"
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 4, 6])]
+    outputs = [helper.make_tensor_value_info(f"mean_{axes}", TensorProto.FLOAT, ["batch", 3, *size])
+               for axes, size in (("height", [1, 6]), ("width", [4, 1]), ("both", [1, 1]))]  # fmt: skip
+    tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "memory", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_forms_that_processors_compute_faster_compute_the_same() -> None:
+    before = addressing_graph()
+    after = suit_processors(before)
+    onnx.checker.check_model(after, full_check=True)
+    kinds = [node.op_type for node in after.graph.node]
+    assert (kinds.count("AveragePool"), kinds.count("ReduceMean"), kinds.count("Transpose")) == (2, 1, 2)
+    x = np.random.default_rng(2).normal(size=(3, 3, 4, 6)).astype(np.float32)
+    expected, found = (
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+        for model in (before, after)
+    )
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_exported_memory_has_its_slots_last(graph: onnx.ModelProto) -> None:
+    (softmax,) = (node for node in graph.graph.node if node.op_type == "Softmax")
+    assert [item.i for item in softmax.attribute if item.name == "axis"] == [3]
+    assert "ReduceMean" not in {node.op_type for node in graph.graph.node}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnet_edge.model.backbone import build_encoder, find_backbone
-from nnet_edge.model.depthwise import DepthwiseConv2d, with_quick_depthwise
+from nnet_edge.model.depthwise import DepthwiseConv2d, spread_input_gradient, with_quick_depthwise
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -27,6 +27,19 @@ def test_one_convolution(kernel: int, stride: int, size: tuple[int, int]) -> Non
         results.append((output, leaf.grad, network.weight.grad))
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (3, 2, 1), (5, 2, 0), (5, 2, 2)])
+def test_gradient_of_the_input_from_the_spread_out_one(kernel: int, stride: int, padding: int) -> None:
+    """Called itself: a convolution at stride 2 takes this way in BF16 only, which would hide an error of a border."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 15, 18, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(6, 1, kernel, kernel, dtype=torch.float64, generator=generator)
+    output = torch.nn.functional.conv2d(x, weight, None, stride, padding, groups=6)
+    gradient = torch.randn(output.shape, dtype=torch.float64, generator=generator)
+    (expected,) = torch.autograd.grad(output, x, gradient)
+    found = spread_input_gradient(x, weight, gradient, stride, padding)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_whole_student() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nnet_edge.model.cosine import NO_ANCHORS, cosine_distance, learned_distance
 from nnet_edge.model.losses import distillation_loss, empty_row_share, nnet_losses, query_entropy
 from nnet_edge.model.nnet import Branches
 from nnet_edge.protocol import PAPER
@@ -89,18 +91,45 @@ def test_anchors_belong_to_their_own_terms() -> None:
     assert torch.equal(before["reverse"], after["reverse"])
 
 
-def test_empty_features_give_a_number_and_a_gradient() -> None:
+@pytest.mark.parametrize("distance", [cosine_distance, learned_distance])
+def test_empty_features_give_a_number_and_a_gradient(distance: Callable[[Tensor, Tensor], Tensor]) -> None:
     student = torch.zeros(1, 4, 2, 2, requires_grad=True)
-    distance = cosine_distance(torch.ones(1, 4, 2, 2), student)
-    distance.sum().backward()
-    assert torch.equal(distance.detach(), torch.ones(1, 1, 2, 2))
+    found = distance(torch.ones(1, 4, 2, 2), student)
+    found.sum().backward()
+    assert torch.equal(found.detach(), torch.ones(1, 1, 2, 2))
     assert student.grad is not None
     assert bool(torch.isfinite(student.grad).all())
 
 
-def test_large_half_precision_features_do_not_overflow() -> None:
+@pytest.mark.parametrize("distance", [cosine_distance, learned_distance])
+def test_large_half_precision_features_do_not_overflow(distance: Callable[[Tensor, Tensor], Tensor]) -> None:
     features = torch.full((1, 8, 2, 2), 60000.0, dtype=torch.float16)
-    assert float(cosine_distance(features, features).max()) == pytest.approx(0, abs=1e-6)
+    assert float(distance(features, features).max()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("anchor", [None, 0.25, 9.0])
+@pytest.mark.parametrize("is_target_learned", [True, False])
+def test_written_out_gradient_is_that_of_the_formula(anchor: float | None, is_target_learned: bool) -> None:
+    target, student = random_maps(1)[0], random_maps(2)[0]
+    student[0, :, 0, 0] = 0.0  # a vector without a direction
+    anchors = None if anchor is None else torch.tensor(anchor)
+    found = []
+    for distance in (cosine_distance, learned_distance):
+        leaves = target.clone().requires_grad_(is_target_learned), student.clone().requires_grad_()
+        values = distance(*leaves, anchors)
+        (values * torch.linspace(-1, 1, values.numel()).reshape(values.shape)).sum().backward()
+        found.append([values, *(leaf.grad for leaf in leaves if leaf.requires_grad)])
+    assert len(found[1]) == 2 + is_target_learned
+    for expected, value in zip(*found, strict=True):
+        # beside the empty vector the slope is 1e8, as the formula has it
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_has_the_precision_of_its_features() -> None:
+    student = random_maps(2)[0].bfloat16().requires_grad_()
+    learned_distance(random_maps(1)[0], student).sum().backward()
+    assert student.grad is not None
+    assert student.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kept", [1, 2, 5, 8])

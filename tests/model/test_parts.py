@@ -180,6 +180,22 @@ def test_memory_recalls_position_by_position(addressing: str, temperature: float
     assert (np.stack(rows) == 0).any(), "no weight was shrunk: the case tests nothing"
 
 
+@pytest.mark.parametrize("addressing", ["cos_softmax", "dot_softmax", "cos_relu"])
+def test_memory_in_training_recalls_and_learns_as_the_graph_does(addressing: str) -> None:
+    part = random_state(FeatureStorage(24, 6, 0.1, 1.0, addressing), seed=9)
+    found = []
+    for is_training in (False, True):
+        features = random_features(2, 6, 3, 5, seed=10).requires_grad_()
+        part.memory.grad = None
+        recalled, weights = part.train(is_training)(features)
+        (
+            recalled.square().sum() + (weights * torch.linspace(-1, 1, weights.numel()).reshape(weights.shape)).sum()
+        ).backward()
+        found.append((recalled, weights, features.grad, part.memory.grad))
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_softer_shrinkage_stays_near_the_published_one() -> None:
     memory = random_state(FeatureStorage(32, 16, 0.1, 1.0, "cos_softmax"), seed=6)
     features = random_features(1, 16, 4, 4, seed=7)

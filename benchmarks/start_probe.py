@@ -1,0 +1,53 @@
+"""One start of `nnet-edge stream`, from the new process to the first verdict, its phases as a JSON line; `start.py` runs it.
+
+Nothing is imported up here that the phases are to pay for. The arguments: the moment at which the process was started
+(time.monotonic(), seconds), bundle, picture, precision, cache folder or "-", and a module to import before all or "-".
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+
+
+def main(began_s: str, bundle: str, picture: str, precision: str, cache: str, first: str) -> None:
+    """Print phase -> (milliseconds by the clock, milliseconds of the processor)."""
+    phases: dict[str, tuple[float, float]] = {}
+    before_s, before_processor_s = float(began_s), 0.0
+
+    def end(phase: str) -> None:
+        nonlocal before_s, before_processor_s
+        now_s, now_processor_s = time.monotonic(), time.process_time()
+        phases[phase] = 1e3 * (now_s - before_s), 1e3 * (now_processor_s - before_processor_s)
+        before_s, before_processor_s = now_s, now_processor_s
+
+    end("python")
+    if first != "-":
+        importlib.import_module(first)
+    from pathlib import Path
+
+    import nnet_edge.cli
+    import nnet_edge.runtime.openvino_runner
+    import nnet_edge.stream_verb  # noqa: F401
+    from nnet_edge.bundle import read_bundle
+    from nnet_edge.config import RunnerSettings, StreamSettings
+    from nnet_edge.runtime.opening import open_graph
+    from nnet_edge.runtime.sinks import CallbackSink
+    from nnet_edge.runtime.sources import ImageFileSource
+    from nnet_edge.runtime.stream import run
+
+    end("imports")
+    opened = read_bundle(Path(bundle))
+    end("bundle read, hashes checked")
+    settings = RunnerSettings("openvino", hint="throughput", cache_dir=None if cache == "-" else Path(cache))
+    runner, threshold = open_graph(opened, settings, precision)
+    end("graph read and compiled")
+    source = ImageFileSource([Path(picture)], "folder", "start")
+    run(source, runner, [CallbackSink(lambda prediction: end("first verdict"))], StreamSettings(threshold))
+    sys.stdout.write(json.dumps(phases) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
