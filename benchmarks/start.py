@@ -30,7 +30,6 @@ from nnet_edge.errors import StreamError
 
 PHASES = ("python", "imports", "bundle read, hashes checked", "graph read and compiled", "first verdict")
 HELP = "nnet-edge --help"
-WHOLE = "fp32, OpenVINO's converter imported too"
 Phases = Mapping[str, tuple[float, float]]  # milliseconds by the clock and of the processor
 
 
@@ -41,14 +40,13 @@ class Case:
     name: str
     precision: str
     is_cached: bool = False
-    first: str = "-"  # a module that is imported before all
 
 
 def cases_of(bundle: Bundle) -> list[Case]:
     """What is compared: the first is the plain start."""
     held = [item.precision for item in bundle.artefacts if item.kind == "graph" and item.precision in ("fp32", "int8")]
     cached = [Case(f"{precision}, --cache-dir", precision, is_cached=True) for precision in held]
-    return [*(Case(precision, precision) for precision in held), *cached, Case(WHOLE, "fp32", first="openvino")]
+    return [*(Case(precision, precision) for precision in held), *cached]
 
 
 def start(case: Case, bundle: Path, picture: Path, folder: Path) -> Phases:
@@ -56,7 +54,7 @@ def start(case: Case, bundle: Path, picture: Path, folder: Path) -> Phases:
     cache = str(folder / case.precision) if case.is_cached else "-"
     command = [sys.executable, "-m", "nnet_edge.benchmarks.start_probe", str(time.monotonic())]
     done = subprocess.run(
-        [*command, str(bundle), str(picture), case.precision, cache, case.first],
+        [*command, str(bundle), str(picture), case.precision, cache],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

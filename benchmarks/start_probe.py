@@ -1,18 +1,17 @@
 """One start of `nnet-edge stream`, from the new process to the first verdict, its phases as a JSON line; `start.py` runs it.
 
 Nothing is imported up here that the phases are to pay for. The arguments: the moment at which the process was started
-(time.monotonic(), seconds), bundle, picture, precision, cache folder or "-", and a module to import before all or "-".
+(time.monotonic(), seconds), bundle, picture, precision, and cache folder or "-".
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
 
 
-def main(began_s: str, bundle: str, picture: str, precision: str, cache: str, first: str) -> None:
+def main(began_s: str, bundle: str, picture: str, precision: str, cache: str) -> None:
     """Print phase -> (milliseconds by the clock, milliseconds of the processor)."""
     phases: dict[str, tuple[float, float]] = {}
     before_s, before_processor_s = float(began_s), 0.0
@@ -24,8 +23,6 @@ def main(began_s: str, bundle: str, picture: str, precision: str, cache: str, fi
         before_s, before_processor_s = now_s, now_processor_s
 
     end("python")
-    if first != "-":
-        importlib.import_module(first)
     from pathlib import Path
 
     import nnet_edge.cli

@@ -9,7 +9,6 @@ score depends on its neighbours in the batch.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,10 @@ from nnet_edge.runtime.graph_runner import (
     require_input_shape,
 )
 
-CONVERTER = "openvino.tools.ovc"  # half of what importing openvino costs, telemetry included; a line converts nothing
-_converter = sys.modules.get(CONVERTER)
-sys.modules[CONVERTER] = _converter  # type: ignore[assignment]  # None: openvino's own `except ImportError` passes over it
 try:
     import openvino
 except ImportError as error:
     raise MissingExtraError("openvino is not installed: pip install 'nnet-edge[cpu]'") from error
-finally:
-    if _converter is None:  # who wants it imports it by its own name
-        del sys.modules[CONVERTER]
 
 DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words

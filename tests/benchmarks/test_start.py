@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
-from nnet_edge.benchmarks.start import HELP, PHASES, WHOLE, Case, ask_for_help, cases_of, markdown, start
+from nnet_edge.benchmarks.start import HELP, PHASES, Case, ask_for_help, cases_of, markdown, start
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import StreamError
 
@@ -22,7 +20,7 @@ def picture(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def test_every_phase_of_a_real_start_is_timed(bundle: Bundle, picture: Path, tmp_path: Path) -> None:
-    assert [case.name for case in cases_of(bundle)] == ["fp32", "fp32, --cache-dir", WHOLE]
+    assert [case.name for case in cases_of(bundle)] == ["fp32", "fp32, --cache-dir"]
     found = start(Case("fp32, --cache-dir", "fp32", is_cached=True), bundle.path, picture, tmp_path)
     assert tuple(found) == PHASES
     assert all(clock > 0 and processor >= 0 for clock, processor in found.values())
@@ -36,13 +34,3 @@ def test_every_phase_of_a_real_start_is_timed(bundle: Bundle, picture: Path, tmp
 def test_a_start_that_fails_says_why(bundle: Bundle, picture: Path, tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="holds no int8 graph"):
         start(Case("int8", "int8"), bundle.path, picture, tmp_path)
-
-
-def test_openvino_comes_without_its_converter_which_stays_within_reach() -> None:
-    code = (
-        "import sys, nnet_edge.runtime.openvino_runner as ours\n"
-        "print([name for name in sys.modules if 'ovc' in name or 'telemetry' in name], ours.openvino.__version__[:2])\n"
-        "import openvino.tools.ovc"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] 20"
