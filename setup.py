@@ -72,6 +72,7 @@ setup(
         "opencv-python>=4.9",
         "pillow>=10.3",
         "simplejpeg>=1.8",  # the one decoder that tells of damage inside a picture
+        "cykooz-resizer>=4.0; platform_machine == 'x86_64'",  # Pillow's resize in a quarter of its time
         "click>=8.1",
         "rich>=13.7",
         "psutil>=5.9",

@@ -1,7 +1,7 @@
 """Reference image work: reading, resize and colour order. Training, evaluation, calibration and stream all use it.
 
 The resize is Pillow's bilinear filter with antialiasing to 256x256 without keeping the aspect ratio (specification
-section 1, RD4AD's protocol); the CUDA kernel must agree with it within one grey level.
+section 1, RD4AD's protocol); what computes it here (bilinear.py) and the CUDA kernel agree with it within one grey level.
 
 What reading does: the file's first bytes, not its suffix, say which of the four formats it has; EXIF and TIFF
 orientation are applied; 16-bit values are divided by 257 and rounded, never clipped; transparency and colour profiles
@@ -24,6 +24,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from nnet_edge.bilinear import bilinear
 from nnet_edge.errors import ConfigError, DataError
 
 SIDE = 256  # height and width of the graph's input, pixels
@@ -95,7 +96,7 @@ def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     """`image`, uint8 (H, W, 3), at the size of the graph's input: uint8 (side, side, 3), owned by the caller."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise DataError(f"resize needs an image of uint8 (H, W, 3), not {image.dtype} {image.shape}: call to_rgb first")
-    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    return bilinear(image, side, side).copy()
 
 
 def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
@@ -111,14 +112,14 @@ def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
 def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
     """Write resize(to_rgb(frame_bgr)), the graph's input, bit for bit into `into`, uint8 (side, side, 3).
 
-    The colours are put in order after the resize, of its few pixels, and grey is resized once, not three times: it takes
-    0.8 of the time for a 640x480 picture in BGR and 0.3 for one in grey (benchmarks/notes.md). Raises DataError as `to_rgb`.
+    The colours are put in order after the resize, of its few pixels, and grey is resized once, not three times
+    (benchmarks/notes.md). Raises DataError as `to_rgb`.
     """
     frame, conversion = _as_8_bit_frame(frame_bgr)
-    if conversion == cv2.COLOR_BGRA2RGB:  # Pillow would weigh the colours by what it takes for transparency
+    if conversion == cv2.COLOR_BGRA2RGB:
         frame, conversion = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR), cv2.COLOR_BGR2RGB
-    picture = Image.fromarray(frame[..., 0] if conversion == cv2.COLOR_GRAY2RGB and frame.ndim == 3 else frame)
-    cv2.cvtColor(np.asarray(picture.resize(into.shape[1::-1], Image.Resampling.BILINEAR)), conversion, dst=into)
+    flat = frame[..., 0] if conversion == cv2.COLOR_GRAY2RGB and frame.ndim == 3 else frame
+    cv2.cvtColor(bilinear(flat, into.shape[1], into.shape[0]), conversion, dst=into)
 
 
 def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:

@@ -6,14 +6,18 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from nnet_edge.bilinear import IS_VECTORISED, bilinear, pillow_bilinear
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import MAX_PIXELS, read_image, read_mask, read_size, resize, resize_mask, to_input, to_rgb
 
@@ -253,14 +257,35 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path) -> None:
             read(tmp_path / "bomb.png")
 
 
-def test_resize_is_pillows_bilinear(rgb: np.ndarray) -> None:
+@given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from((1, 3)), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_bilinear_is_pillows_within_a_grey_level(
+    height: int, width: int, channels: int, is_black_and_white: bool, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width + 3, channels), np.uint8)
+    image = (np.where(noise < 128, 0, 255).astype(np.uint8) if is_black_and_white else noise)[::-1, 3:]
+    image = image[..., 0] if channels == 1 else image
+    expected = pillow_bilinear(np.ascontiguousarray(image), 256, 256)
+    found = bilinear(image, 256, 256)
+    assert (found.shape, found.dtype) == (expected.shape, np.uint8)
+    assert np.abs(found.astype(int) - expected).max() <= (1 if IS_VECTORISED else 0)
+
+
+def test_bilinear_serves_threads_at_once() -> None:
+    images = [np.random.default_rng(seed).integers(0, 256, (480 + seed, 640, 3), np.uint8) for seed in range(8)]
+    expected = [bilinear(image, 256, 256) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(
+            pool.map(lambda image: bilinear(image, 256, 256), images * 5), expected * 5, strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_resize(rgb: np.ndarray) -> None:
     large = np.random.default_rng(5).integers(0, 256, (300, 700, 3), dtype=np.uint8)
     for image in (large, rgb, large[::-1, ::2]):
-        expected = np.asarray(
-            Image.fromarray(np.ascontiguousarray(image)).resize((256, 256), Image.Resampling.BILINEAR)
-        )
         resized = resize(image)
-        np.testing.assert_array_equal(resized, expected)
+        np.testing.assert_array_equal(resized, bilinear(image, 256, 256))
         assert resized.flags.writeable
     averaged = resize(as_rgb(np.tile(np.array([0, 255], np.uint8), (512, 256))))[:, 2:-2]
     np.testing.assert_allclose(averaged, 127.5, atol=0.5)  # antialiased: stripes of one pixel become grey

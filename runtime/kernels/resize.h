@@ -1,6 +1,5 @@
-// Any camera frame -> 256x256 RGB, as Pillow resizes (bilinear, antialiased, 8 bits): `nnet_edge/imaging.py` on the GPU.
-// Pillow works in whole numbers, columns first, and rounds to 8 bits between the two passes; so does this, bit by bit. From
-// version 13 on Pillow takes the rows first where a picture is much higher than wide: there the two differ by one grey level.
+// Any camera frame -> 256x256 RGB, as Pillow resizes (bilinear, antialiased, 8 bits): `nnet_edge/bilinear.py` on the GPU.
+// Pillow works in whole numbers, horizontally first, and rounds to 8 bits between the two passes; so does this, bit by bit.
 #pragma once
 #include "portable.h"
 

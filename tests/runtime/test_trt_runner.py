@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import PAPER_FUSION, Fusion, anomaly_map
+from nnet_edge.bilinear import pillow_bilinear
 from nnet_edge.config import RunnerSettings, StreamSettings
 from nnet_edge.errors import ConfigError, DataError, StreamError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.imaging import resize, to_rgb
+from nnet_edge.imaging import SIDE, to_rgb
 from nnet_edge.runtime.runner import FrameRunner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
 from nnet_edge.runtime.sources import open_source
@@ -95,7 +96,7 @@ def test_frames_of_any_size_are_resized_on_the_gpu(make, gpu_parts) -> None:
     with make() as runner:
         assert isinstance(runner, FrameRunner)
         outputs = runner.start_frames(frames)()
-        wanted = reference(np.stack([resize(to_rgb(frame.image)) for frame in frames]), gpu_parts)
+        wanted = reference(np.stack([pillow_bilinear(to_rgb(frame.image), SIDE, SIDE) for frame in frames]), gpu_parts)
         for index in range(len(frames)):
             np.testing.assert_allclose(outputs.anomaly_map[index], wanted[index], rtol=RTOL)
         with pytest.raises(IndexError):
@@ -110,7 +111,7 @@ def test_larger_frames_later_get_larger_memory(make, gpu_parts) -> None:
         for side in (20, 700, 30, 900):
             image = cv2.resize(noise(1, side)[0], (side, side))
             outputs = runner.start_frames([Frame(image, 0, 0.0)])()
-            wanted = reference(resize(to_rgb(image))[None], gpu_parts)[0]
+            wanted = reference(pillow_bilinear(to_rgb(image), SIDE, SIDE)[None], gpu_parts)[0]
             np.testing.assert_allclose(outputs.anomaly_map[0], wanted, rtol=RTOL)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
+from nnet_edge.bilinear import pillow_bilinear
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import resize, to_rgb
+from nnet_edge.imaging import SIDE, to_rgb
 from nnet_edge.runtime.device import CudaStream
 from nnet_edge.runtime.device_ring import Picture, Slot, picture_of
 from nnet_edge.runtime.gpu_facts import NoGpu, find_gpu
@@ -28,6 +29,11 @@ pytestmark = pytest.mark.gpu
 RTOL = 1e-5
 MAP_RTOL = 1e-3  # of a point of the map; for scores parity allows 1e-4, points near 0 differ by more
 TUNED = Fusion(False, (0.5, 1.0, 2.0), (0.5, 1.0, 0.0))
+
+
+def by_pillow(rgb: np.ndarray) -> np.ndarray:
+    """The definition that the kernel follows: uint8 RGB (256, 256, 3)."""
+    return pillow_bilinear(rgb, SIDE, SIDE)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,13 +96,13 @@ def test_preprocess_equals_pillow(gpu: PycudaDevice) -> None:
     shapes = [(1080, 1920, 3), (480, 640, 3), (256, 256, 3), (1, 700, 3), (96, 97), (511, 513, 3), (3000, 4000, 3)]
     images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     for found, image in zip(resized(gpu, [picture_of(image) for image in images]), images, strict=True):
-        np.testing.assert_array_equal(found, resize(to_rgb(image)))
+        np.testing.assert_array_equal(found, by_pillow(to_rgb(image)))
 
 
 def test_preprocess_of_nv12_equals_opencv_and_pillow(gpu: PycudaDevice) -> None:
     frame = np.random.default_rng(1).integers(0, 256, (1080 * 3 // 2, 1920), np.uint8)
     (found,) = resized(gpu, [Picture(frame, NV12)])
-    assert np.abs(found.astype(int) - resize(cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_NV12))).max() <= 1
+    assert np.abs(found.astype(int) - by_pillow(cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_NV12))).max() <= 1
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
