@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli_options import FILE, FOLDER, runner_options, runner_settings, training_options
+from nnet_edge.cli_options import FOLDER, runner_options, runner_settings, several_datasets, training_options
 from nnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,22 +16,6 @@ if TYPE_CHECKING:
     from nnet_edge.train import Progress
 
 EXIT_UNFINISHED = 130  # as after Ctrl-C: the same command goes on
-
-
-def several_datasets(command: Callable[..., Any]) -> Callable[..., Any]:
-    """DATA..., each a category or a folder of them."""
-    for option in (
-        click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
-        click.option("--categories", help="Only these, with commas (default: all under DATA)."),
-        click.option(
-            "--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True
-        ),
-        click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
-        click.option("--seeds", default="1,2,3", show_default=True, help="With commas."),
-        click.argument("data", type=FOLDER, nargs=-1, required=True),
-    ):
-        command = option(command)
-    return command
 
 
 def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any], say: Callable[[str], None]) -> list[Dataset]:

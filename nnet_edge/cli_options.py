@@ -16,16 +16,31 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 
 
+_LAYOUT = (
+    click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
+    click.option("--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True),
+    click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
+)
+
+
 def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """DATA and how it lies on disk."""
     for option in (
-        click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
+        *_LAYOUT,
         click.option("--category", help="The category to take where DATA holds several."),
-        click.option(
-            "--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True
-        ),
-        click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
         click.argument("data", type=FOLDER),
+    ):
+        command = option(command)
+    return command
+
+
+def several_datasets(command: Callable[..., Any]) -> Callable[..., Any]:
+    """DATA..., each a category or a folder of them, and the seeds."""
+    for option in (
+        *_LAYOUT,
+        click.option("--categories", help="Only these, with commas (default: all under DATA)."),
+        click.option("--seeds", default="1,2,3", show_default=True, help="With commas."),
+        click.argument("data", type=FOLDER, nargs=-1, required=True),
     ):
         command = option(command)
     return command

@@ -82,7 +82,8 @@ class StreamSettings:
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Nothing, when `value` is one of `choices`. Raises ConfigError otherwise."""
     if value not in choices:
-        raise ConfigError(f"{what} {value!r} is unknown: choose {', '.join(choices[:-1])} or {choices[-1]}")
+        known = f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
+        raise ConfigError(f"{what} {value!r} is unknown: choose {known}")
 
 
 def require_between(what: str, value: int, smallest: int, largest: int) -> None:
