@@ -143,13 +143,10 @@ LEVERS: dict[str, tuple[Variant, ...]] = {  # in the order of expected gain
         Variant("small changes, 4 copies", SMALL, is_recounted=True),
         Variant("turned any way, 4 copies", TURNED, is_recounted=True),
     ),
-    "distance": (
-        Variant("pixel, anchor 0", ("model.anchor=0",)),
-        Variant("global, anchor 0", ("model.anchor=0", "distance=global")),
-    ),
+    "distance": (Variant("global", ("distance=global",)),),
     "features": (
-        Variant("anchor 1", ("model.anchor=1",)),
-        Variant("not standardised", ("model.anchor=0", "model.standardise=false")),
+        Variant("standardised", ("model.standardise=true",)),
+        Variant("standardised, anchor 0.5", ("model.standardise=true", "model.anchor=0.5")),
     ),
     "stages": (Variant("stride 16 after block 3", ("model.backbone=efficientnet_lite0_early",)),),
 }  # fmt: skip

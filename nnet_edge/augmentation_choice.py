@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.feature_bank import chunks, to_device
+from nnet_edge.feature_bank import SMALLEST_DEVIATION, chunks, to_device
 from nnet_edge.model.cosine import unit
 from nnet_edge.model.nnet import NNet
 from nnet_edge.settings import Augmentation
@@ -59,17 +59,22 @@ def choose_augmentation(
     seed: int,
     autocast: Callable[[], contextlib.AbstractContextManager],
 ) -> Choice:
-    """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`; the network is standardised already.
+    """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`.
 
-    With `copies` 1, or fewer than 4 images, there is nothing to choose: none.
+    Distances are cosines of F3 brought to mean 0 and deviation 1 a channel over the compared images: else the channels'
+    constant part, which all images share, outweighs what differs. With `copies` 1, or fewer than 4 images, there is nothing
+    to choose: none.
     """
     if copies == 1 or len(images) < FEWEST_IMAGES:
         return Choice(NONE, None)
     order = np.random.default_rng([seed, 2]).permutation(len(images))[:IMAGES]
     aside = images[order[: len(order) // 4]]
     stored = deepest_vectors(network, images[order[len(order) // 4 :]], autocast)
+    deviation, mean = torch.std_mean(stored, dim=0)
+    deviation = deviation.clamp_min(SMALLEST_DEVIATION * float(deviation.mean()) + 1e-12)
+    known = unit((stored - mean) / deviation)
     unturned, turned = (
-        nearest_distance(deepest_vectors(network, shown, autocast), stored)
+        nearest_distance(unit((deepest_vectors(network, shown, autocast) - mean) / deviation), known)
         for shown in (aside, np.ascontiguousarray(aside[:, ::-1, ::-1]))
     )
     ratio = turned / max(unturned, 1e-6)
@@ -80,13 +85,13 @@ def choose_augmentation(
 def deepest_vectors(
     network: NNet, images: np.ndarray, autocast: Callable[[], contextlib.AbstractContextManager]
 ) -> Tensor:
-    """The vectors of F3 of all images, of length 1, (N * 256, C) in FP32."""
+    """The vectors of F3 of all images, (N * 256, C) in FP32."""
     found = []
     for chunk in chunks(images):
         with autocast():
             third = network.teacher_features(network.normalise(to_device(chunk, network)))[2]
         found.append(third.float().permute(0, 2, 3, 1).flatten(0, 2))
-    return unit(torch.cat(found))
+    return torch.cat(found)
 
 
 def nearest_distance(queries: Tensor, stored: Tensor) -> float:

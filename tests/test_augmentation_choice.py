@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from nnet_edge.augmentation_choice import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
-from nnet_edge.feature_bank import measure_channels
 from nnet_edge.model.backbone import find_backbone
 from nnet_edge.model.nnet import NNet, build_nnet
 from nnet_edge.model.teacher_weights import load_teacher
@@ -31,14 +30,13 @@ def arrow(seed: int, turned: bool) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> NNet:
-    settings = ModelSettings(standardise=True)
+    settings = ModelSettings()
     return build_nnet(settings, load_teacher(find_backbone(settings.backbone)), seed=0).eval()
 
 
 @pytest.mark.parametrize(("turned", "expected"), [(True, TURNED), (False, SMALL)])
 def test_how_parts_lie_decides(network: NNet, turned: bool, expected: object) -> None:
     images = np.stack([arrow(seed, turned) for seed in range(24)])
-    measure_channels(network, images, contextlib.nullcontext)
     choice = choose_augmentation(network, images, copies=4, seed=3, autocast=contextlib.nullcontext)
     assert choice.lie_any_way is turned
     assert choice.augmentation.copies == 4
