@@ -12,7 +12,7 @@ from nnet_edge.calibration import placement
 from nnet_edge.calibration.folding import HEADROOM, LEAST_SHARE, find_folds, fold
 from nnet_edge.calibration.island import Wiring
 from nnet_edge.calibration.placement import LARGEST_INT8, Plan, place_pairs
-from nnet_edge.calibration.probe import Probe, map_error
+from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.ranges import Activations
 
 CHANNELS = 6
@@ -123,16 +123,19 @@ def test_what_cannot_be_folded_is_left(graph: onnx.GraphProto, chosen: set[str],
 def test_folds_make_the_real_graph_more_exact(
     planned: Plan, activations: Activations, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Held against at the projections: their results no fold rescales, and no random map of a small training is between."""
     folds = find_folds(Wiring(planned.model.graph), {node.name for node in planned.convolutions})
     assert sum(each.is_depthwise for each in folds) >= 16, "every depthwise convolution of teacher and student"
-    assert sum(not each.is_depthwise for each in folds) >= 16, "and every projection after one"
-    outputs = ("anomaly_map", "image_score")
-    fp32 = Probe(planned.model, outputs, 1)
+    projections = [each.reader.output[0] for each in folds if not each.is_depthwise]
+    assert len(projections) >= 16, "and every projection after one"
+    fp32 = Probe(planned.model, projections, 1).infer(frames)
 
-    def error() -> float:
-        int8 = Probe(place_pairs(planned, activations), outputs, 1)
-        return float(np.mean([map_error(int8.infer(one[None]), fp32.infer(one[None]), 1.0) for one in frames[:3]]))
+    def errors() -> np.ndarray:
+        int8 = Probe(place_pairs(planned, activations), projections, 1).infer(frames)
+        return np.array([np.linalg.norm(int8[name] - fp32[name]) / np.linalg.norm(fp32[name]) for name in projections])
 
-    with_folds = error()
+    with_folds = errors()
     monkeypatch.setattr(placement, "find_folds", lambda wiring, chosen: [])
-    assert with_folds < error()
+    shares = with_folds / errors()  # seen: 0.73 to 0.90, 0.81 in the middle
+    assert shares.max() < 1
+    assert np.median(shares) < 0.9
