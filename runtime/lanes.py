@@ -39,6 +39,7 @@ class Lanes:
         self._earlier = LaneCounts()  # of removed streams whose names are forgotten
         self._under_way: dict[tuple[str, str, int], Tally] = {}
         self._turn = 0
+        self._moved_s = time.monotonic()  # when a batch was last finished, or the first frame came that waits for one
         self._stopped = False
 
     def add(self, name: str, settings: LaneSettings) -> None:
@@ -92,6 +93,8 @@ class Lanes:
         if len(lane.frames) >= lane.settings.capacity:
             lane.frames.popleft()
             lane.tally.dropped["full"] += 1
+        if not self._has_work():
+            self._moved_s = time.monotonic()
         lane.frames.append((time.monotonic(), frame))
         self._changed.notify_all()
         return None
@@ -165,6 +168,7 @@ class Lanes:
     def judged(self, frames: Iterable[Frame]) -> None:
         """These frames have their verdicts."""
         with self._changed:
+            self._moved_s = time.monotonic()
             for frame in frames:
                 tally = self._under_way.pop(key_of(frame))
                 tally.under_way -= 1
@@ -173,6 +177,7 @@ class Lanes:
     def failed(self, frames: Iterable[Frame], cause: str = "failed") -> None:
         """These frames were taken and will have no verdict."""
         with self._changed:
+            self._moved_s = time.monotonic()
             for frame in frames:
                 tally = self._under_way.pop(key_of(frame))
                 tally.under_way -= 1
@@ -241,6 +246,14 @@ class Lanes:
         """Frames that can be taken at once."""
         with self._changed:
             return sum(len(lane.frames) for lane in self._lanes.values())
+
+    def stalled_s(self) -> float | None:
+        """Seconds since a batch was last finished while frames waited or were under way; None when there are none."""
+        with self._changed:
+            return time.monotonic() - self._moved_s if self._has_work() else None
+
+    def _has_work(self) -> bool:
+        return bool(self._under_way) or any(lane.frames for lane in self._lanes.values())
 
     def has_ended(self, name: str) -> bool:
         """Whether the stream is closed, and nothing of it waits or is under way."""

@@ -181,6 +181,10 @@ class Line:
         """How many images the batches had."""
         return self.work.batches()
 
+    def stalled_s(self) -> float | None:
+        """Seconds since a batch was last finished while frames waited or were under way; None when nothing waits."""
+        return self.lanes.stalled_s()
+
     def model(self, name: str | None = None) -> Model:
         """The model of the stream, None: of the line."""
         return self.work.model if name is None else self._stream(name).model

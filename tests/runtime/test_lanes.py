@@ -50,6 +50,24 @@ def test_a_full_lane_drops_its_oldest_and_says_so() -> None:
     require_balanced(lanes)
 
 
+def test_what_waits_without_a_batch_being_finished_is_stalled() -> None:
+    lanes = lanes_of("a", "b")
+    assert lanes.stalled_s() is None
+    time.sleep(0.1)  # idle: nothing waits, nothing stalls
+    lanes.put(frame("a", 0))
+    lanes.put(frame("b", 0))
+    assert lanes.stalled_s() < 0.1  # type: ignore[operator]
+    taken = lanes.take(8) or []
+    time.sleep(0.3)
+    lanes.put(frame("a", 1))  # what comes does not hide that nothing goes
+    assert lanes.stalled_s() >= 0.3  # type: ignore[operator]
+    lanes.judged(taken[:1])
+    assert lanes.stalled_s() < 0.3  # type: ignore[operator]
+    lanes.failed(taken[1:])
+    lanes.judged(lanes.take(8) or [])
+    assert lanes.stalled_s() is None
+
+
 def test_a_frame_older_than_the_stream_bears_is_dropped_as_stale() -> None:
     lanes = lanes_of("a", settings=LaneSettings(FRESHEST, 4, staleness_s=0.5))
     lanes.put(frame("a", 0, age_s=2.0))
