@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
 from nnet_edge.runtime.sink_times import SinkTimes
 from nnet_edge.runtime.web.controls import Controls
+from nnet_edge.runtime.web.door import Door, guarded
 from nnet_edge.runtime.web.guard import COOKIE, Guard
 from nnet_edge.runtime.web.live import Broadcast
 from nnet_edge.runtime.web.metrics import make_exposition
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_LIMIT_S, END_LIMIT_S = 10.0, 5.0
-CONNECTIONS = 128  # at a time; what comes beyond is told 503
+BACKLOG = 64  # connections that wait to be taken, and that are taken at once: never more descriptors than that
 LARGEST_MESSAGE = 16 * 1024  # bytes from a page by WebSocket
 LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
 
@@ -62,7 +63,7 @@ class WebServer:
         self._ended.set()
 
     def __enter__(self) -> Self:
-        uvicorn, page_kind = load_libraries()
+        uvicorn, http_kind, socket_kind, page_kind = load_libraries()
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = page_kind(
@@ -76,18 +77,19 @@ class WebServer:
             self.settings.is_behind_tls,
             self._ended.is_set,
         )
+        self.door = Door()
         config = uvicorn.Config(
-            page.app(),
+            self.door.watching(page.app()),
             loop="asyncio",
-            http="h11",
-            ws="websockets-sansio",
+            http=guarded(http_kind, self.door),
+            ws=guarded(socket_kind, self.door),
             lifespan="off",
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
+            backlog=BACKLOG,
             ws_max_size=LARGEST_MESSAGE,
             ws_max_queue=4,
             ws_per_message_deflate=False,
@@ -142,7 +144,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(CONNECTIONS)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(
@@ -151,13 +153,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def load_libraries() -> tuple[Any, type[Any]]:
-    """The module uvicorn, and the class Page. Raises MissingExtraError."""
+def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any]]:
+    """The module uvicorn, its protocols for HTTP and WebSockets, and the class Page. Raises MissingExtraError."""
     try:
         import uvicorn
-        import websockets  # noqa: F401  uvicorn's WebSocket needs it, and would only say so when a page comes
+        from uvicorn.protocols.http.h11_impl import H11Protocol
+        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
     except ImportError as error:
         raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
     from nnet_edge.runtime.web.app import Page
 
-    return uvicorn, Page
+    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page
