@@ -176,7 +176,7 @@ class Page:
     # ---- numbers
 
     async def healthz(self, request: Request) -> Response:
-        """200 while the line runs, 503 afterwards."""
+        """200 while the line works; 503 with the reason when it has ended or its runner hangs."""
         return told(alive(self.line, self.is_ended()), True)
 
     async def readyz(self, request: Request) -> Response:

@@ -50,6 +50,8 @@ class LineCollector:
         yield from self._gauges(streams)
         yield from self._histograms(streams)
         yield from self._sinks()
+        stalled = "Seconds since a batch was finished while frames wait or are under way; 0 when none does."
+        yield self._family("Gauge", "stalled_seconds", stalled, [], [([], self._line.stalled_s() or 0.0)])
         facts = self._line.model().facts()
         labels = {name: str(facts[name]) for name in ("bundle", "runner", "precision")}
         yield self._family(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnet_edge.runtime.line import Line
 
 SHOWN_EVENTS = 60
+STALL_LIMIT_S = 30.0  # without a finished batch while frames wait: the slowest batch takes less
 SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
 
 
@@ -37,6 +38,7 @@ def line_state(line: Line, watch: Watch) -> dict[str, object]:
         "sinks": sink_states(line),
         "events": [event_fields(event) for event in line.events.newest(SHOWN_EVENTS)][::-1],
         "rejects_without_picture": watch.missed_rejects,
+        "faults": list(alive(line, False).reasons),
     }
 
 
@@ -124,13 +126,20 @@ def sink_states(line: Line) -> list[dict[str, object]]:
 
 def alive(line: Line, is_ended: bool) -> Health:
     """Whether the program works at all: restart it when it does not."""
-    return Health(False, ("the line has ended",)) if is_ended else Health(True)
+    if is_ended:
+        return Health(False, ("the line has ended",))
+    stalled_s = line.stalled_s()
+    if stalled_s is None or stalled_s <= STALL_LIMIT_S:
+        return Health(True)
+    reason = f"frames wait, and no batch was finished for {stalled_s:.0f} s: the runner hangs, restart the line"
+    return Health(False, (reason,))
 
 
 def ready(line: Line, is_ended: bool) -> Health:
-    """Whether verdicts are to be expected: the line runs, and each stream that is not paused gives frames or has ended well."""
-    if is_ended:
-        return Health(False, ("the line has ended",))
+    """Whether verdicts are to be expected: the line works, each stream that is not paused gives frames or has ended well."""
+    found = alive(line, is_ended)
+    if not found.is_good:
+        return found
     reasons = [
         f"stream {status.name}: its source is {status.camera.state}"
         for status in line.streams()

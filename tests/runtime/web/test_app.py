@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.answers import LARGEST_BODY
 from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
@@ -37,14 +39,14 @@ def read_picture(message: bytes) -> tuple[dict[str, Any], np.ndarray]:
 def test_the_state_holds_every_stream_and_scores_come_once(serve: Any, until: Any) -> None:
     with serve() as site:
         until(lambda: site.line.streams()[0].counts.judged >= 5)
-        status, state, _ = site.ask("/api/state")
+        status, found, _ = site.ask("/api/state")
         assert status == 200
-        (stream,) = state["streams"]
+        (stream,) = found["streams"]
         assert (stream["name"], stream["state"], stream["size"]) == ("left", "live", [320, 240])
         assert stream["captured"] == stream["judged"] + sum(stream["dropped"].values()) + stream["queued"]
         assert stream["last"]["is_anomalous"] is False
         assert stream["latency_ms"]["total"]["p50"] > 0
-        newest = state["scores"]["left"][-1]
+        newest = found["scores"]["left"][-1]
         assert newest[1] == pytest.approx(0.6, abs=0.01)
         _, later, _ = site.ask(f"/api/state?after={newest[0]}")
         assert all(number > newest[0] for number, *_ in later["scores"].get("left", []))
@@ -64,6 +66,22 @@ def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any) ->
         assert "gone" in site.ask("/readyz")[1]["reasons"][0]
         site.ask("/api/streams/gone/pause", {}, site.session())
         assert site.ask("/readyz")[0] == 200
+
+
+def test_a_runner_that_hangs_is_no_good_health(
+    serve: Any, until: Any, make_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "STALL_LIMIT_S", 0.5)
+    runner = make_runner()
+    with serve(model=Model("parts", None, runner, 0.8)) as site:
+        assert site.ask("/healthz")[0] == 200
+        runner.infer_s = 3.0
+        until(lambda: site.ask("/healthz")[0] == 503)
+        until(lambda: "the runner hangs" in str(site.ask("/readyz")[1]["reasons"]))
+        until(lambda: "the runner hangs" in str(site.ask("/api/state")[1]["faults"]))
+        until(lambda: float(re.findall(rb"^nnet_edge_stalled_seconds (\S+)$", site.ask("/metrics")[1], re.M)[0]) > 0.5)
+        runner.infer_s = 0.0
+        until(lambda: site.ask("/healthz")[0] == 200)
 
 
 def test_writes_do_what_they_say(serve: Any, until: Any) -> None:

@@ -85,7 +85,7 @@ def test_sinks_and_their_times_are_told(serve: Any, make_prediction: Any) -> Non
     assert value(found["nnet_edge_latency_seconds"], "nnet_edge_latency_seconds_sum", **labels) == pytest.approx(0.0435)
 
 
-def test_the_dashboard_asks_for_metrics_that_exist(serve: Any) -> None:
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(serve: Any) -> None:
     dashboard = json.loads((EXAMPLES / "grafana.json").read_text(encoding="utf-8"))
     asked = {
         name
@@ -94,8 +94,17 @@ def test_the_dashboard_asks_for_metrics_that_exist(serve: Any) -> None:
         for name in re.findall(r"nnet_edge_\w+", target["expr"])
     }
     assert len(asked) > 10
+    rules = (EXAMPLES / "alerts.yml").read_text(encoding="utf-8")
+    asked |= set(re.findall(r"nnet_edge_\w+", "".join(re.findall(r"^ +expr: (.*)$", rules, re.MULTILINE))))
     with serve() as site:
         text = site.ask("/metrics")[1].decode()
     declared = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     for name in asked:
         assert re.sub(r"_(bucket|sum|count)$", "", name) in declared or name in declared, name
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")
+def test_promtool_reads_the_alerts() -> None:
+    command = [str(PROMTOOL), "check", "rules", str(EXAMPLES / "alerts.yml")]
+    finished = subprocess.run(command, capture_output=True, timeout=30, text=True)
+    assert finished.returncode == 0, finished.stderr
