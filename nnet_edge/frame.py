@@ -89,6 +89,7 @@ class Prediction:
     latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
     verdict: bool | None = None  # of the frames up to this one (n of m); None: this frame speaks for itself
     inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
+    bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
 
     @property
     def id(self) -> str:

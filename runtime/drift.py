@@ -72,15 +72,20 @@ class DriftWatch:
             self._now = Drift("collecting" if reference is None else "bundle", 0)
 
     def add(self, prediction: Prediction) -> Drift | None:
-        """Take notice of one verdict; gives the drift when it has just begun. A reject is no good score."""
+        """Take notice of one verdict; gives the drift when it has just begun.
+
+        Scores are divided by the bundle's threshold, as the reference's are, and what lies above it is no good score: a
+        stream's own threshold changes verdicts, not parts.
+        """
         is_partial = prediction.is_masked or prediction.frame.crop is not None
         if is_partial != self._is_partial:
             self._is_partial = is_partial
             self.restart(self._bundle)
-        if prediction.is_anomalous or prediction.is_above:
+        score = prediction.image_score / (prediction.bundle_threshold or prediction.threshold)
+        if score > 1:
             return None
         with self._lock:
-            self._scores.append(prediction.relative_score)
+            self._scores.append(score)
             self._since_look += 1
             if self._since_look < max(1, self._settings.window // LOOKS_A_WINDOW):
                 return None

@@ -21,32 +21,36 @@ from nnet_edge.stream_settings import Polygon, VerdictSettings, require_positive
 KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold
 
 
+Masks = dict[tuple[int, int], dict[str | None, np.ndarray | None]]  # height, width -> crop name -> where its map counts
+
+
 class Rules:
     """The settings of one moment, with the masks that follow from them; immutable but for its cache of masks."""
 
-    def __init__(self, settings: VerdictSettings, bundle_threshold: float) -> None:
+    def __init__(self, settings: VerdictSettings, bundle_threshold: float, masks: Masks | None = None) -> None:
         self.settings = settings
         self.bundle_threshold = bundle_threshold
         self.threshold = settings.threshold if settings.threshold is not None else bundle_threshold
         self.pixel_threshold = settings.pixel_threshold or self.threshold
-        self._masks: dict[tuple[int, int], dict[str | None, np.ndarray | None]] = {}
+        self.masks = masks or {}
 
     def fit(self, height: int, width: int) -> dict[str | None, np.ndarray | None]:
         """Crop name (None: the whole picture) -> where its map counts. Raises ConfigError for what does not fit."""
         size = height, width
-        if size not in self._masks:
+        if size not in self.masks:
             require_inside(self.settings.crops, height, width)
             crops = self.settings.crops or (None,)
             masks = {name_of(crop): inspected_part(self.settings, height, width, crop) for crop in crops}
-            self._masks = {size: masks}  # a camera has one size at a time
-        return self._masks[size]
+            self.masks = {size: masks}  # a camera has one size at a time
+        return self.masks[size]
 
 
 class Station:
     """Judges the frames of one stream. `admit` belongs to the capture thread, `judge` to the line's, the rest to any."""
 
     def __init__(self, settings: VerdictSettings, bundle_threshold: float) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the scores
+        self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
         self._rules = Rules(settings, bundle_threshold)
         self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
         self._size: tuple[int, int] | None = None  # height and width of the newest picture
@@ -130,7 +134,14 @@ class Station:
             regions = find_regions(anomaly_map, rules.pixel_threshold, *size, rules.settings.min_area)
         with self._lock:
             self._scores.append(score)
-        return replace(prediction, anomaly_map=anomaly_map, regions=regions, verdict=verdict, inspected=inspected)
+        return replace(
+            prediction,
+            anomaly_map=anomaly_map,
+            regions=regions,
+            verdict=verdict,
+            inspected=inspected,
+            bundle_threshold=rules.bundle_threshold,
+        )
 
     def _smooth(self, part: Frame, is_above: bool, settings: VerdictSettings) -> bool | None:
         """The verdict of n of the last m frames; None without smoothing."""
@@ -144,7 +155,8 @@ class Station:
         """Judge by this threshold from the next frame on, None: by the bundle's; gives it. Raises ConfigError."""
         if threshold is not None:
             require_positive("threshold", threshold)
-        return self._change(replace(self._rules.settings, threshold=threshold), self._rules.bundle_threshold)
+        with self._changing:
+            return self._change(replace(self._rules.settings, threshold=threshold))
 
     def set_regions(
         self, regions_of_interest: Sequence[Polygon] | None = None, ignored: Sequence[Polygon] | None = None
@@ -153,32 +165,36 @@ class Station:
 
         Raises ConfigError when nothing would be left to inspect; then the old ones stay.
         """
-        settings = self._rules.settings
-        if regions_of_interest is not None:
-            polygons = tuple(tuple(polygon) for polygon in regions_of_interest)
-            settings = replace(settings, regions_of_interest=polygons, interest_picture=None)
-        if ignored is not None:
-            settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored), ignored_picture=None)
-        self._change(settings, self._rules.bundle_threshold)
+        with self._changing:
+            settings = self._rules.settings
+            if regions_of_interest is not None:
+                polygons = tuple(tuple(polygon) for polygon in regions_of_interest)
+                settings = replace(settings, regions_of_interest=polygons, interest_picture=None)
+            if ignored is not None:
+                settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored), ignored_picture=None)
+            self._change(settings)
 
     def use_bundle(self, bundle_threshold: float) -> float:
         """Judge by another bundle from now on; gives the threshold.
 
         A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's.
         """
-        rules, settings = self._rules, self._rules.settings
-        scale = bundle_threshold / rules.bundle_threshold
-        if settings.threshold is not None:
-            settings = replace(settings, threshold=settings.threshold * scale)
-        if settings.pixel_threshold is not None:
-            settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
+        with self._changing:
+            rules, settings = self._rules, self._rules.settings
+            scale = bundle_threshold / rules.bundle_threshold
+            if settings.threshold is not None:
+                settings = replace(settings, threshold=settings.threshold * scale)
+            if settings.pixel_threshold is not None:
+                settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
+            self._rules = Rules(settings, bundle_threshold, rules.masks)  # the same regions: nothing that could fail
         with self._lock:
             self._scores.clear()  # of another scale
         self._above.clear()
-        return self._change(settings, bundle_threshold)
+        return self._rules.threshold
 
-    def _change(self, settings: VerdictSettings, bundle_threshold: float) -> float:
-        rules = Rules(settings, bundle_threshold)
+    def _change(self, settings: VerdictSettings) -> float:
+        """Replace the rules by ones with other settings that fit the camera; gives the threshold."""
+        rules = Rules(settings, self._rules.bundle_threshold)
         if self._size is not None:
             rules.fit(*self._size)
         self._rules = rules

@@ -68,6 +68,18 @@ def test_rejects_are_no_good_scores_and_few_say_nothing(make_prediction: MakePre
     assert (watch.now.psi, watch.now.scores) == (None, 60)
 
 
+@pytest.mark.parametrize("slider", [1.3, 0.7])
+def test_a_threshold_that_a_person_moved_is_no_drift(make_prediction: MakePrediction, slider: float) -> None:
+    """The scores of the parts are the same; only what is called a reject differs."""
+    watch = DriftWatch(DriftSettings(window=200, smallest=100), describe_scores(scores(300, 0.68)))
+    frame = make_prediction(is_good=True)
+    for value in 3.0 * scores(600, 0.68, seed=1):  # the bundle's threshold is 3
+        told = watch.add(replace(frame, image_score=float(value), threshold=3.0 * slider, bundle_threshold=3.0))
+        assert told is None
+    assert watch.now.scores == 200
+    assert not watch.now.is_drifted
+
+
 def test_without_a_reference_the_first_window_is_one(make_prediction: MakePrediction) -> None:
     watch = DriftWatch(DriftSettings(window=100, smallest=50), None)
     assert watch.now.reference == "collecting"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -154,6 +156,50 @@ def test_another_bundle_keeps_the_distance_of_a_threshold_that_was_set() -> None
     station = Station(VerdictSettings(threshold=0.6), 0.5)
     assert station.use_bundle(5.0) == pytest.approx(6.0)
     assert station.set_threshold(None) == 5.0
+
+
+def at_once(*changes: Callable[[], object]) -> None:
+    """Make the changes in threads of their own that begin together."""
+    together = threading.Barrier(len(changes))
+
+    def make(change: Callable[[], object]) -> None:
+        together.wait(5)
+        change()
+
+    threads = [threading.Thread(target=make, args=(change,)) for change in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+
+def test_a_person_and_a_swap_change_a_station_at_once_and_both_hold() -> None:
+    """Drawing the masks of a large picture takes a while; what changes meanwhile must not be undone behind it."""
+    station = Station(VerdictSettings(), 0.5)
+    station.admit(Frame(np.zeros((3000, 4000, 3), np.uint8), 0, 0.0, "a", session="s"))
+    for number in range(1, 11):
+        left = tuple((x + number, y) for x, y in LEFT_HALF)
+        at_once(
+            lambda left=left: station.set_regions([left]),
+            lambda number=number: station.use_bundle(0.5 + number),
+            lambda number=number: station.set_threshold(number),
+            lambda left=left: station.set_regions(ignored=[((500, 500), (600, 500), (600, 600 + left[0][0]))]),
+        )
+        assert station.bundle_threshold == 0.5 + number
+        assert station.settings.regions_of_interest == (left,)
+        assert station.settings.ignored[0][2] == (600, 600 + number)
+        assert station.threshold != 0.5 + number  # the slider's, before or after the swap
+
+
+def test_a_swap_does_not_fail_because_of_a_mask_that_can_no_longer_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "left.png"
+    assert cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    station = Station(VerdictSettings(interest_picture=path), 0.5)
+    station.admit(frame())
+    path.unlink()
+    assert station.use_bundle(0.7) == 0.7
+    (prediction,) = station.judge(frame(), [frame()], outputs_of(two_spots()), 0, True)
+    assert (prediction.threshold, prediction.bundle_threshold, prediction.is_masked) == (0.7, 0.7, True)
 
 
 @pytest.mark.parametrize(
