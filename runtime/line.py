@@ -202,16 +202,17 @@ class Line:
     def swap(self, path: Path, name: str | None = None, timeout_s: float = SWAP_LIMIT_S) -> Model:
         """Load and warm the bundle at `path` beside the old one, then judge by it, all streams or the one named.
 
-        Returns once it judges; not a frame is lost. Raises BundleError when it cannot be loaded: the old one stays.
+        Returns once it judges; not a frame is lost. Raises BundleError when it cannot be loaded, StreamError when its turn
+        did not come in `timeout_s`: the old one stays.
         """
         stream = None if name is None else self._stream(name)
         new = self._shelf.load(path)
         swap = self.work.ask_to_swap(new, stream)
         if not self._is_running:
             self.work.switch()
-        if not swap.is_done.wait(timeout_s):
+        if not swap.is_done.wait(timeout_s) and self.work.withdraw(swap):
             raise StreamError(
-                f"the bundle {path} waits for more than {timeout_s:g} s for its turn: does the runner hang?"
+                f"the bundle {path} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
             )
         return new
 

@@ -55,7 +55,7 @@ class Stream:
         return self.meters.report(sum(counts.dropped.values()), self.camera.status().skipped, ended, counts)
 
 
-@dataclass
+@dataclass(eq=False)
 class Swap:
     """A loaded bundle that waits for the gap between two batches."""
 

@@ -14,6 +14,7 @@ from nnet_edge.runtime.buckets import BATCH_BOUNDS, BucketCounter, Buckets
 from nnet_edge.runtime.lanes import Lanes
 from nnet_edge.runtime.line_stream import Stream, Subscribers, Swap
 from nnet_edge.runtime.models import Model, Shelf
+from nnet_edge.runtime.runner import Runner
 from nnet_edge.runtime.sinks import Sink
 
 log = logging.getLogger(__name__)
@@ -47,11 +48,21 @@ class LineWork:
         """Whether a bundle waits to be swapped in."""
         return bool(self._swaps)
 
+    def withdraw(self, swap: Swap) -> bool:
+        """Whether the swap still waited: then it will never happen."""
+        with self.lock:
+            if swap not in self._swaps:
+                return False
+            self._swaps.remove(swap)
+            self._leave_unused()
+            return True
+
     def switch(self) -> None:
         """Swap in what waits; no batch is under way."""
         with self.lock:
             swaps, self._swaps = self._swaps, []
             meant = [self._switch_one(swap) for swap in swaps]
+            self._leave_unused()
         for swap, names in zip(swaps, meant, strict=True):
             self.events.tell("bundle.swapped", None, old=swap.old.facts(), new=swap.new.facts(), streams=names)
             swap.is_done.set()
@@ -60,8 +71,18 @@ class LineWork:
         names = swap.switch(self.streams)
         if swap.streams is None:
             self.model = swap.new
-        self.shelf.leave_all_but([self.model, *(stream.model for stream in self.streams.values())])
         return names
+
+    def _leave_unused(self) -> None:
+        """Leave the runners of models that judge nothing and wait for nothing."""
+        used = [self.model, *(stream.model for stream in self.streams.values()), *(swap.new for swap in self._swaps)]
+        self.shelf.leave_all_but(used)
+
+    def runners(self) -> list[Runner]:
+        """Those that judge the streams which have not ended."""
+        with self.lock:
+            models = {name: stream.model for name, stream in self.streams.items()}
+        return [model.runner for name, model in models.items() if not self.lanes.has_ended(name)]
 
     def job_of(self, frame: Frame) -> Job | None:
         """How to judge the frame; None when its stream is gone. Raises ConfigError for crops that do not fit it."""

@@ -15,11 +15,12 @@ from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.batch import Batch, Job
 from nnet_edge.runtime.lanes import Lanes
+from nnet_edge.runtime.runner import Runner
 
 log = logging.getLogger(__name__)
 
 STOP_LOOK_S = 0.1  # how often a wait for frames looks whether it should stop
-FAILURES_IN_A_ROW = 8  # frames that cannot be judged even alone; with so many it is not the frame, it is the runner
+FAILURES_IN_A_ROW = 8  # frames of one runner that cannot be judged even alone; with so many it is not the frame
 DEADLINE_SHARE = 0.25  # of what a batch takes: waiting longer for a fuller one costs more than it saves
 LONGEST_DEADLINE_S = 0.02
 
@@ -39,6 +40,10 @@ class Work(Protocol):
 
     def largest_batch(self) -> int:
         """Images of a full batch."""
+        ...
+
+    def runners(self) -> Sequence[Runner]:
+        """Those that judge the streams which have not ended."""
         ...
 
     def must_switch(self) -> bool:
@@ -86,13 +91,13 @@ class Walk:
 
     def __init__(self, work: Work, pacer: Pacer) -> None:
         self._work, self._pacer = work, pacer
-        self._failures = 0  # in a row
+        self._failures: dict[int, int] = {}  # id of a runner -> its failures in a row
         self._last_failure: Exception | None = None
         self._judged = 0
 
     def predictions(self, stop: threading.Event) -> Iterator[list[Prediction]]:
-        """The predictions of each batch; ends with the sources, or soon after `stop` was set. Raises StreamError when
-        frame after frame cannot be judged.
+        """The predictions of each batch; ends with the sources, or soon after `stop` was set. Raises StreamError when no
+        runner judges anything any more.
         """
         under_way: Batch | None = None
         while True:
@@ -101,6 +106,7 @@ class Walk:
                 under_way = None
             if self._work.must_switch():
                 self._work.switch()
+                self._failures.clear()  # another runner, another chance
             frames = self._take(stop, 0.0 if under_way is not None else self._pacer.deadline_s)
             following = self._start(frames)
             if under_way is not None:
@@ -110,8 +116,8 @@ class Walk:
                 break
         if under_way is not None:
             yield self._finish(under_way)
-        if self._failures and not self._judged:
-            self._give_up()
+        if self._last_failure is not None and not self._judged:
+            self._give_up(self._last_failure)
 
     def _take(self, stop: threading.Event, deadline_s: float) -> list[Frame] | None:
         """Frames for a batch; None when it is time to look around, [] at the end."""
@@ -126,7 +132,7 @@ class Walk:
             try:
                 job = self._work.job_of(frame)
             except Exception as error:
-                self._fail(frame, error)
+                self._fail(frame, error, None)
                 continue
             if job is None:
                 self._work.lanes.failed([frame], "removed")
@@ -151,7 +157,7 @@ class Walk:
             batch = Batch([job])
             batch.wait()
         except Exception as error:
-            self._fail(job.frame, error)
+            self._fail(job.frame, error, job.runner)
             return []
         self._work.note_batch(batch.images)
         return self._judge(batch, 0)
@@ -161,26 +167,28 @@ class Walk:
         try:
             found = batch.judge(number, self._work.wants_maps())
         except Exception as error:
-            self._fail(job.frame, error)
+            self._fail(job.frame, error, job.runner)
             return []
         self._work.lanes.judged([job.frame])
         self._work.note(job, found)
-        self._failures = 0
+        self._failures.pop(id(job.runner), None)
         self._judged += 1
         return found
 
-    def _fail(self, frame: Frame, error: Exception) -> None:
-        """Count and tell a frame that has no verdict; raise when it is one of too many."""
+    def _fail(self, frame: Frame, error: Exception, runner: Runner | None) -> None:
+        """Count and tell a frame that has no verdict; raise when it is one of too many of every runner."""
+        count = self._failures[id(runner)] = self._failures.get(id(runner), 0) + 1
+        is_over = all(self._failures.get(id(one), 0) >= FAILURES_IN_A_ROW for one in self._work.runners())
         self._work.lanes.failed([frame])
-        self._work.note_failure(frame, error)
-        self._failures += 1
         self._last_failure = error
-        if self._failures >= FAILURES_IN_A_ROW:
-            self._give_up()
+        if count < FAILURES_IN_A_ROW or count & (count - 1) == 0:  # then the 8th, 16th, 32nd: a log is no place for all
+            self._work.note_failure(frame, error)
+        if is_over and count >= FAILURES_IN_A_ROW:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
-        error = self._last_failure
-        raise StreamError(f"{self._failures} frames in a row could not be judged, the last one: {error}") from error
+    def _give_up(self, error: Exception) -> None:
+        count = max(self._failures.values(), default=1)
+        raise StreamError(f"{count} frames in a row could not be judged, the last one: {error}") from error
 
     def _log_retry(self, jobs: Sequence[Job], error: Exception) -> None:
         log.warning("a batch of %d frames failed (%s): each is tried once more, alone", len(jobs), error)
