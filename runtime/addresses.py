@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError
 
+SECRET_IN_PATH = re.compile(  # as in /user=admin&password=x&channel=1 or /user=admin_password=x_channel=1.sdp
+    r"([a-z0-9_.-]*(?:pass|pwd|psw|token|key|secret|auth|user|usr|login|cred|sig)[a-z0-9_.-]*(?:=|%3d))[^/&;,]*",
+    re.IGNORECASE,
+)
 URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "tcp")
+NEED_A_HOST = ("rtsp", "rtsps", "http", "https", "rtmp")
 
 
 def address_scheme(text: str) -> str | None:
@@ -17,24 +23,47 @@ def address_scheme(text: str) -> str | None:
 
 
 def redact(address: str) -> str:
-    """`address` without user, password and query, which may hold a key."""
-    parts = urlsplit(address)
+    """`address` for people: without user, password and query, and without what a path says of passwords and keys.
+
+    What cannot be read as an address is not shown but for its scheme; nothing is raised.
+    """
+    scheme, _, rest = address.partition("://")
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return f"{scheme}://***"
+    if "@" not in parts.netloc and ":" in parts.netloc and "@" in rest:  # a password with a / ? or # in it
+        return redact(f"{scheme}://***@{rest.rpartition('@')[2]}")
     secret = "***@" if "@" in parts.netloc else ""
     query = "?***" if parts.query else ""
-    return f"{parts.scheme}://{secret}{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+    path = SECRET_IN_PATH.sub(r"\1***", parts.path)
+    return f"{parts.scheme}://{secret}{parts.netloc.rpartition('@')[2]}{path}{query}"
 
 
 def with_credentials(address: str, credentials: str | None) -> str:
     """`address` with the user and password that `credentials` (file:PATH or env:NAME) names, never to be printed.
 
-    Raises ConfigError when they cannot be read; the message holds neither.
+    Raises ConfigError when they cannot be read, or the address is none; the message holds neither.
     """
+    parts = parts_of(address)
     if credentials is None:
         return address
     user, password = read_credentials(credentials)
-    parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{host}").geturl()
+
+
+def parts_of(address: str) -> SplitResult:
+    """The parts of a network address. Raises ConfigError for one that cannot be meant; the message holds no secret."""
+    try:
+        parts = urlsplit(address)
+        is_usable = bool(parts.hostname) or parts.scheme not in NEED_A_HOST
+        parts.port  # noqa: B018  raises for a port that is no number
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"{redact(address)} is no address: look at its host, its port and its brackets")
+    return parts
 
 
 def read_credentials(credentials: str) -> tuple[str, str]:

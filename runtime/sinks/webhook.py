@@ -28,7 +28,7 @@ ANSWER_BYTES = 64 * 1024  # of an answer that are read; nobody looks at them, bu
 class WebhookSettings:
     """Where verdicts are posted. Raises ConfigError for a setting that cannot be meant."""
 
-    url: str = field(repr=False)  # may hold a token in its query
+    url: str = field(repr=False)  # may hold a token in its path or query
     token: str | None = field(default=None, repr=False)  # sent as `Authorization: Bearer`
     ca_file: Path | None = None  # None: the system's authorities
     timeout_s: float = 5.0  # for a whole request, from connecting to the end of the answer
@@ -37,12 +37,12 @@ class WebhookSettings:
 
     def __post_init__(self) -> None:
         require_seconds("seconds that a webhook has to answer", self.timeout_s, above=0.0)
-        parts = urlsplit(self.url)
         try:
+            parts = urlsplit(self.url)
             is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            is_usable = False
-        if not is_usable or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
+            parts, is_usable = None, False
+        if parts is None or not is_usable or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
             raise ConfigError("the webhook's address is none: give http://host/path or https://host/path")
         if parts.username is not None or parts.password is not None:
             raise ConfigError(f"the webhook's address {self.where} holds a user: give a token instead")
@@ -53,9 +53,9 @@ class WebhookSettings:
 
     @property
     def where(self) -> str:
-        """The address for people: without the query, which may hold a token."""
+        """The address for people: scheme and host; path and query may hold a token."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 class WebhookSink(MessageSink):

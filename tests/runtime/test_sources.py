@@ -14,7 +14,7 @@ import pytest
 
 from nnet_edge.errors import SourceError
 from nnet_edge.runtime.picture_line import DEFECT_EVERY, draw_part
-from nnet_edge.runtime.sources import SyntheticSource, open_source, redact
+from nnet_edge.runtime.sources import SyntheticSource, open_source
 
 WriteVideo = Callable[..., Path]
 
@@ -184,18 +184,6 @@ def test_a_stream_nobody_serves_is_told_without_its_password(capfd: pytest.Captu
     with pytest.raises(SourceError, match=r"rtsp://\*\*\*@127\.0\.0\.1:1/live cannot be opened: is it"), source:
         pass
     assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("rtsp://camera/1", "rtsp://camera/1"),
-        ("rtsp://me:p@ss@camera:554/1", "rtsp://***@camera:554/1"),
-        ("https://host/a?token=1", "https://host/a?***"),
-    ],
-)
-def test_nobody_reads_passwords_in_messages(address: str, shown: str) -> None:
-    assert redact(address) == shown
 
 
 def test_a_synthetic_camera_keeps_its_rate() -> None:

@@ -116,6 +116,8 @@ def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
         ("/api/streams", {"name": "x", "address": "gstreamer:filesrc location=/etc/passwd ! appsink"}),
         ("/api/streams", {"name": "x", "address": "rtsp://user:pass@camera/"}),
         ("/api/streams", {"name": "x", "address": "synthetic", "credentials": "file:/etc/shadow"}),
+        ("/api/streams", {"name": "x", "address": "rtsp://[x"}),
+        ("/api/streams", {"name": "x", "address": "http://camera:port/1"}),
         ("/api/streams", {"name": "../x", "address": "synthetic"}),
         ("/api/streams", {"name": "left", "address": "synthetic"}),
         ("/api/swap", {"bundle": "x"}),
