@@ -2,7 +2,8 @@
 
     connecting -> live -> stalled (no frame for too long) or lost (it ended, broke, or cannot be opened) -> connecting ...
 
-A live source is tried for ever, each wait longer than the last up to a limit. A file ends, or fails, once. Whatever
+A live source is tried for ever, each wait longer than the last up to a limit. A file ends, or fails, once. So does a
+camera whose settings do not fit its first frame; later it may come back with other pixels, and is waited for. Whatever
 happens to a source, no frame is made up, repeated or sent twice.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from nnet_edge.errors import ConfigError, MissingExtraError, NnetEdgeError, SourceError
+from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.source import Source, SourceFacts
 from nnet_edge.stream_settings import CameraSettings
@@ -70,6 +71,8 @@ class Camera:
         self._got: SourceFacts | None = None
         self._times_live = self._skipped = self._next_index = 0
         self._was_live_s = 0.0  # how long the last reader gave frames
+        self._has_given = False  # a frame that was taken in: the settings are such as can be meant
+        self._is_out = False  # whether it was said that it is lost
         self._reader: Reader | None = None
         self._left_behind: list[Reader] = []
         self._thread = threading.Thread(target=self._supervise, name=f"camera {name}", daemon=True)
@@ -139,6 +142,7 @@ class Camera:
                 reason = str(outcome or "the source ended")
                 self._to("lost", reason)
                 self._tell("source.lost", reason=reason, retry_s=round(retry_s, 2))
+            self._say_lost(outcome)
             if self._stop.wait(retry_s):
                 return
             source, outcome = self._make_again()
@@ -151,15 +155,24 @@ class Camera:
             return None, SourceError(f"{len(self._left_behind)} readers of it hang in their driver: is it plugged in?")
         try:
             return self._reopen(), None
-        except NnetEdgeError as error:
-            if isinstance(error, (ConfigError, MissingExtraError)):
+        except Exception as error:
+            if not self._may_be_mended(error):
                 raise
             return None, error
 
     def _is_worth_a_retry(self, error: BaseException, source: Source) -> bool:
-        if self._reopen is None or not source.is_live:
-            return False
-        return isinstance(error, Exception) and not isinstance(error, (ConfigError, MissingExtraError))
+        return self._reopen is not None and source.is_live and self._may_be_mended(error)
+
+    def _may_be_mended(self, error: BaseException) -> bool:
+        """Whether time may mend it; a setting that never fitted is not mended by it."""
+        is_setting = isinstance(error, (ConfigError, MissingExtraError))
+        return isinstance(error, Exception) and (self._has_given or not is_setting)
+
+    def _say_lost(self, outcome: BaseException | None) -> None:
+        """Say it to people, once an outage."""
+        if not self._is_out:
+            self._is_out = True
+            log.warning("%s is lost, and tried until it is back: %s", self.name, outcome or "the source ended")
 
     def _retry_s(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
@@ -213,7 +226,12 @@ class Camera:
         if reader.first_s is None:
             self._go_live(reader, frame)
         self._captured(took_ms)
-        return self._put(replace(frame, index=index, stream=self.name, session=self.session))
+        goes_on = self._put(replace(frame, index=index, stream=self.name, session=self.session))
+        self._has_given = True
+        if self._is_out:
+            self._is_out = False
+            log.warning("%s gives frames again", self.name)
+        return goes_on
 
     def _go_live(self, reader: Reader, frame: Frame) -> None:
         reader.first_s = time.monotonic()

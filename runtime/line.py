@@ -61,15 +61,23 @@ class Line:
 
     # ---- streams
 
-    def add(self, settings: LineStream) -> None:
-        """Take in a stream; its camera starts at once when the line runs.
+    def add(self, settings: LineStream, source: Source | None = None) -> None:
+        """Take in a stream; its camera starts at once when the line runs, and a live one is tried for ever.
 
-        Raises ConfigError for a name that is taken or settings that cannot be meant, SourceError for a source that is
-        absent, BundleError for a bundle of its own that cannot be loaded.
+        `source` is what `open_source_of` made of the same settings, None: it is made here. Raises ConfigError for a name that
+        is taken or settings that cannot be meant, SourceError for a source that is absent, BundleError for a bundle of its
+        own that cannot be loaded.
         """
+        source = source or open_source_of(settings.camera, settings.name)
+        self.add_source(settings, source, (lambda: self._open_again(settings)) if source.is_live else None)
+
+    def _open_again(self, settings: LineStream) -> Source:
+        """The source anew; where something was absent there may be a folder now, and of files every frame counts."""
         source = open_source_of(settings.camera, settings.name)
-        reopen = (lambda: open_source_of(settings.camera, settings.name)) if source.is_live else None
-        self.add_source(settings, source, reopen)
+        if not source.is_live:
+            with suppress(ConfigError):  # the stream was removed in this moment
+                self.lanes.change(settings.name, lane_of(settings, False, self.work.model.runner.max_batch))
+        return source
 
     def add_source(self, settings: LineStream, source: Source, reopen: Callable[[], Source] | None = None) -> None:
         """Take in a stream with a source that is made already; see Camera for `reopen`."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from nnet_edge.errors import SourceError
 from nnet_edge.frame import Frame
 
 if TYPE_CHECKING:
@@ -60,3 +61,22 @@ class Source(ABC):
     def interrupt(self) -> None:
         """Ask a waiting iteration to end soon; any thread may call it."""
         self._interrupted.set()
+
+
+class AbsentSource(Source):
+    """What is not there yet: a device, a pipe, a folder to watch. Entering raises SourceError; a camera tries again."""
+
+    is_live = True
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what)
+        self._what, self._reason = what, reason
+
+    def __enter__(self) -> Self:
+        raise SourceError(self._reason)
+
+    def __iter__(self) -> Iterator[Frame]:
+        raise SourceError(self._reason)
+
+    def describe(self) -> str:
+        return self._what

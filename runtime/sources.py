@@ -17,7 +17,7 @@ from nnet_edge.runtime.http_source import HttpSource
 from nnet_edge.runtime.image_source import ImageFileSource, WatchedFolderSource, folder_source
 from nnet_edge.runtime.opencv_video import CaptureSettings
 from nnet_edge.runtime.pipe_source import PipeSource
-from nnet_edge.runtime.source import Source, SourceFacts
+from nnet_edge.runtime.source import AbsentSource, Source, SourceFacts
 from nnet_edge.runtime.synthetic_source import SyntheticSource, synthetic_source
 from nnet_edge.runtime.video_source import VIDEO_SUFFIXES, VideoSource
 from nnet_edge.stream_settings import CameraSettings
@@ -48,10 +48,11 @@ def open_source(text: str, skip_bad: bool = False, seed: int = 0) -> Source:
     return open_source_of(CameraSettings(text, skip_bad_images=skip_bad, seed=seed))
 
 
-def open_source_of(settings: CameraSettings, stream: str | None = None) -> Source:
+def open_source_of(settings: CameraSettings, stream: str | None = None, may_be_absent: bool = False) -> Source:
     """The source that the settings of a camera ask for; its frames belong to `stream`.
 
-    The address may be a device (/dev/video0), a pipe, or gstreamer:PIPELINE as well. Raises SourceError, ConfigError.
+    The address may be a device (/dev/video0), a pipe, or gstreamer:PIPELINE as well. Raises SourceError, ConfigError. With
+    `may_be_absent` a path that could be a camera's, and is not there, gives a source that says so when it is entered.
     """
     text = settings.address
     if text == "synthetic" or text.startswith("synthetic:"):
@@ -64,7 +65,7 @@ def open_source_of(settings: CameraSettings, stream: str | None = None) -> Sourc
     elif address_scheme(text) is not None:
         source = network_source(settings)
     else:
-        source = file_source(settings)
+        source = file_source(settings, may_be_absent)
     if stream is not None:
         source.stream = stream
     return source
@@ -99,11 +100,14 @@ def network_source(settings: CameraSettings) -> Source:
     return VideoSource(address, shown, shown, True, asked(settings))
 
 
-def file_source(settings: CameraSettings) -> Source:
+def file_source(settings: CameraSettings, may_be_absent: bool) -> Source:
     """The source of a path: folder, picture, video, device or pipe. Raises SourceError, ConfigError."""
     path = Path(settings.address)
-    if not path.exists():
-        raise SourceError(no_such(settings.address))
+    reason = absence(settings)
+    if reason is not None:
+        if may_be_absent and may_be_camera(settings):
+            return AbsentSource(settings.address, reason)
+        raise SourceError(reason)
     if settings.watch and not path.is_dir():
         raise ConfigError(f"{path} is no folder: only a folder can be watched for new images")
     if path.is_dir():
@@ -120,6 +124,25 @@ def file_source(settings: CameraSettings) -> Source:
     raise SourceError(
         f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)})"
     )
+
+
+def absence(settings: CameraSettings) -> str | None:
+    """Why the path that the settings name is not there now; None when it is, or when they name no path."""
+    text = settings.address
+    is_path = not (text.isdecimal() or text.partition(":")[0] in ("synthetic", "gstreamer") or address_scheme(text))
+    try:
+        if is_path:
+            Path(text).stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return no_such(text)
+    except OSError as error:
+        return f"the source {text!r} cannot be read: {error.strerror}"
+    return None
+
+
+def may_be_camera(settings: CameraSettings) -> bool:
+    """Whether an absent path may be that of a device, a pipe or a watched folder; what is named like a file is one."""
+    return settings.watch or Path(settings.address).suffix.lower() not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def no_such(text: str) -> str:

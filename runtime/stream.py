@@ -55,16 +55,18 @@ def run(
     settings: StreamSettings,
     stop: threading.Event | None = None,
     show: Callable[[StreamReport], None] | None = None,
+    reopen: Callable[[], Source] | None = None,
 ) -> StreamReport:
     """Pass every frame of `source` to every sink; return when the source ends or `stop` is set, raise what broke.
 
-    A line of one stream that is opened once. Opens and closes runner, source and sinks. `show` is given the report so
-    far every `settings.show_every_s` and the last report in any case, also when something broke.
+    A line of one stream; opens and closes runner, source and sinks. A live source that is lost is made again by `reopen`,
+    for ever; None: the source is opened once. `show` is given the report so far every `settings.show_every_s` and the last
+    report in any case, also when something broke.
     """
     stop = stop or threading.Event()
     line = Line(Model(runner.name, None, runner, settings.threshold), sinks)
     stream = to_stream(source, settings, runner.max_batch)
-    line.add_source(stream, source)
+    line.add_source(stream, source, reopen)
     view = View(show, settings.show_every_s, lambda ended: line.stream_report(stream.name, ended))
     try:
         walk(line, stop, view)

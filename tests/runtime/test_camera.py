@@ -22,7 +22,7 @@ import pytest
 
 from nnet_edge.errors import SourceError
 from nnet_edge.events import Event
-from nnet_edge.frame import Frame, Prediction
+from nnet_edge.frame import Crop, Frame, Prediction
 from nnet_edge.runtime.line import Line
 from nnet_edge.runtime.models import Model
 from nnet_edge.runtime.pipe_source import take_pictures
@@ -30,7 +30,7 @@ from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.source import Source
 from nnet_edge.runtime.sources import open_source, open_source_of
 from nnet_edge.runtime.stream import run_line
-from nnet_edge.stream_settings import CameraSettings, LineStream
+from nnet_edge.stream_settings import CameraSettings, LineStream, VerdictSettings
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +263,96 @@ def test_waits_grow_to_the_limit_with_jitter(make_runner: MakeRunner) -> None:
     for wait_s, expected_s in zip(waits, (0.05, 0.1, 0.2, 0.4, 0.4, 0.4, 0.4), strict=True):
         assert 0.79 * expected_s <= wait_s <= 1.21 * expected_s + 0.005
     assert len(set(waits[3:])) > 1
+
+
+class OneByOne(Source):
+    """A camera that gives one picture of each of the sizes, and is cut behind it; the last size for ever."""
+
+    is_live = True
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        super().__init__("one by one")
+        self._sizes = sizes
+
+    def __iter__(self) -> Iterator[Frame]:
+        size = self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
+        yield Frame(np.zeros((*size, 3), np.uint8), 0, time.monotonic())
+        raise SourceError("the cable is out")
+
+    def describe(self) -> str:
+        return "a camera with a loose cable"
+
+
+def test_a_camera_that_comes_back_with_other_pixels_is_waited_for(
+    make_runner: MakeRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its crop fits the first and the last size, and none in between; settings that never fitted are an error at once."""
+    crops = VerdictSettings(crops=(Crop("corner", 0, 0, 40, 40),))
+    camera = CameraSettings("one", **QUICK)
+    sizes = [(48, 64), (24, 32), (24, 32), (48, 64)]
+    with Watched(make_runner) as watched:
+        watched.line.add_source(LineStream("a", camera, verdict=crops), OneByOne(sizes), lambda: OneByOne(sizes))
+        never = [(24, 32)]
+        watched.line.add_source(LineStream("b", camera, verdict=crops), OneByOne(never), lambda: OneByOne(never))
+        watched.until(lambda: len(watched.seen) >= 3)
+        watched.until(lambda: watched.state("b") == "failed")
+        lost = [str(event.facts["reason"]) for event in watched.events if event.kind == "source.lost"]
+    assert {one.frame.stream for one in watched.seen} == {"a"}
+    assert sum("reaches beyond the camera's 32x24 pixels" in reason for reason in lost) == 2
+    assert "a is lost, and tried until it is back: the cable is out" in caplog.text
+    assert "a gives frames again" in caplog.text
+    assert watched.kinds("b")["stream.failed"] == 1
+
+
+def test_credentials_that_cannot_be_read_for_a_moment_are_read_again(make_runner: MakeRunner, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("me:geheim\n")
+    camera = Jpegs([jpeg(100)])
+    with Watched(make_runner, stream("a", camera.address, credentials=f"file:{password}")) as watched:
+        watched.until(lambda: watched.seen)
+        password.unlink()
+        watched.until(lambda: any("cannot be read" in str(event.facts.get("reason")) for event in watched.events))
+        password.write_text("me:geheim\n")
+        count = len(watched.seen)
+        watched.until(lambda: len(watched.seen) > count)
+    camera.close()
+
+
+def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    hold = threading.Event()
+    absent = {"pipe": tmp_path / "cam.mjpeg", "device": tmp_path / "video7", "watched": tmp_path / "photos",
+              "folder": tmp_path / "parts"}  # fmt: skip
+    with Watched(make_runner, stream("other", "synthetic")) as watched:
+        for name, path in absent.items():
+            settings = stream(name, str(path), watch=name == "watched")
+            with pytest.raises(SourceError, match="there is no source"):
+                watched.line.add(settings)
+            watched.line.add(settings, open_source_of(settings.camera, name, may_be_absent=True))
+        watched.until(lambda: all(watched.kinds(name)["source.lost"] >= 2 for name in absent))
+        assert {watched.state(name) for name in absent} <= {"lost", "connecting"}
+        judged = watched.line.lanes.counts("other").judged
+        watched.until(lambda: watched.line.lanes.counts("other").judged > judged)
+        os.mkfifo(absent["pipe"])
+        writer = threading.Thread(target=write_jpegs, args=(absent["pipe"], [jpeg(60)], hold), daemon=True)
+        writer.start()
+        for name in ("watched", "folder"):
+            (tmp_path / "new").mkdir()
+            for number in range(20):
+                assert cv2.imwrite(str(tmp_path / "new" / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+            (tmp_path / "new").rename(absent[name])
+        counts = watched.line.lanes.counts
+        watched.until(lambda: counts("pipe").judged and counts("watched").judged == counts("folder").judged == 20)
+        assert watched.state("folder") == "ended"
+        hold.set()
+        writer.join(5)
+
+
+def test_a_path_that_is_named_like_a_file_is_refused_when_it_is_absent(tmp_path: Path) -> None:
+    for name in ("clip.mp4", "part.PNG"):
+        with pytest.raises(SourceError, match="there is no source"):
+            open_source_of(CameraSettings(str(tmp_path / name)), may_be_absent=True)
 
 
 class Jpegs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -87,6 +88,27 @@ def test_a_live_source_may_be_told_to_wait(make_runner: MakeRunner) -> None:
     settings = StreamSettings(threshold=0.5, buffer_frames=2, when_full=WhenFull.WAIT)
     report = run(SyntheticSource(pictures(20), rate_hz=1000), make_runner(infer_s=0.005), [], settings)
     assert (report.frames, report.dropped) == (20, 0)
+
+
+def test_a_single_live_source_is_opened_again_for_ever(make_runner: MakeRunner) -> None:
+    seen: list[int] = []
+    stop = threading.Event()
+    opened = itertools.count(1)
+
+    def open_camera() -> SyntheticSource:
+        if next(opened) == 2:
+            raise SourceError("the camera starts")
+        return SyntheticSource(pictures(3), rate_hz=200)
+
+    def see(prediction: Prediction) -> None:
+        seen.append(prediction.frame.index)
+        if len(seen) == 7:
+            stop.set()
+
+    report = run(open_camera(), make_runner(), [CallbackSink(see)], SETTINGS, stop, reopen=open_camera)
+    assert report.ended == "stopped"
+    assert len(seen) >= 7
+    assert seen == sorted(set(seen))
 
 
 def test_a_verdict_never_waits_for_a_later_frame(make_runner: MakeRunner) -> None:
