@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,11 @@ class Watched:
         assert total.is_balanced
         assert total.queued == 0
         ids = [one.id for one in self.seen]
-        assert len(set(ids)) == len(ids)  # no frame twice
+        assert len(set(ids)) == len(ids)
         assert total.judged == len(ids)
+        for name in {one.frame.stream for one in self.seen}:  # no picture twice: every source here shows each one once
+            shown = [one.frame.image for one in self.seen if one.frame.stream == name]
+            assert not any(np.array_equal(before, after) for before, after in pairwise(shown))
 
     def state(self, name: str) -> str:
         return next(one.camera.state for one in self.line.streams() if one.name == name)
@@ -215,6 +219,17 @@ def test_a_password_comes_from_a_file_or_the_environment_and_is_told_nobody(
     assert "geheim" not in told + caplog.text
 
 
+NUMBERS = count()
+
+
+def numbered(height: int, width: int) -> np.ndarray:
+    """A dark picture with a number of its own in its first pixel, uint8 BGR (height, width, 3)."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    number = next(NUMBERS)
+    picture[0, 0] = number % 64, number // 64 % 64, number // 4096
+    return picture
+
+
 class Hanging(Source):
     """Gives two frames, then hangs in its driver, and gives a third when it is let go."""
 
@@ -226,7 +241,7 @@ class Hanging(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(2):
-            yield Frame(np.zeros((8, 8, 3), np.uint8), index, time.monotonic())
+            yield Frame(numbered(8, 8), index, time.monotonic())
         self._let_go.wait(20)
         yield Frame(np.full((8, 8, 3), 255, np.uint8), 2, time.monotonic())
 
@@ -276,7 +291,7 @@ class OneByOne(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         size = self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
-        yield Frame(np.zeros((*size, 3), np.uint8), 0, time.monotonic())
+        yield Frame(numbered(*size), 0, time.monotonic())
         raise SourceError("the cable is out")
 
     def describe(self) -> str:
@@ -307,7 +322,7 @@ def test_a_camera_that_comes_back_with_other_pixels_is_waited_for(
 def test_credentials_that_cannot_be_read_for_a_moment_are_read_again(make_runner: MakeRunner, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("me:geheim\n")
-    camera = Jpegs([jpeg(100)])
+    camera = Jpegs(lambda connection: [jpeg(100, connection)])
     with Watched(make_runner, stream("a", camera.address, credentials=f"file:{password}")) as watched:
         watched.until(lambda: watched.seen)
         password.unlink()
@@ -340,7 +355,7 @@ def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
         for name in ("watched", "folder"):
             (tmp_path / "new").mkdir()
             for number in range(20):
-                assert cv2.imwrite(str(tmp_path / "new" / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+                assert cv2.imwrite(str(tmp_path / "new" / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
             (tmp_path / "new").rename(absent[name])
         counts = watched.line.lanes.counts
         watched.until(lambda: counts("pipe").judged and counts("watched").judged == counts("folder").judged == 20)
@@ -356,9 +371,9 @@ def test_a_path_that_is_named_like_a_file_is_refused_when_it_is_absent(tmp_path:
 
 
 class Jpegs:
-    """An HTTP camera of raw sockets: each connection is sent the parts, then cut."""
+    """An HTTP camera of raw sockets: each connection is sent the parts that `parts` gives for its number, then cut."""
 
-    def __init__(self, parts: list[bytes], with_length: bool = True) -> None:
+    def __init__(self, parts: Callable[[int], list[bytes]], with_length: bool = True) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._parts, self._with_length = parts, with_length
         self.connections = 0
@@ -379,7 +394,7 @@ class Jpegs:
                     connection.sendall(
                         b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
                     )
-                    for part in self._parts:
+                    for part in self._parts(self.connections):
                         length = b"Content-Length: %d\r\n" % len(part) if self._with_length else b""
                         connection.sendall(b"--x\r\nContent-Type: image/jpeg\r\n" + length + b"\r\n" + part + b"\r\n")
                 except OSError:
@@ -391,8 +406,9 @@ class Jpegs:
         self._thread.join(2)
 
 
-def jpeg(value: int) -> bytes:
-    random = np.random.default_rng(value)
+def jpeg(value: int, seed: int = 0) -> bytes:
+    """A noisy picture of this brightness; of another seed it is another picture."""
+    random = np.random.default_rng((value, seed))
     picture = np.clip(value + random.integers(-20, 20, (48, 64, 3)), 0, 255).astype(np.uint8)
     return bytes(cv2.imencode(".jpg", picture)[1])
 
@@ -404,7 +420,11 @@ def test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown(
     whole = jpeg(100)
     damaged = whole[:800] + bytes(200) + whole[1000:]
     assert cv2.imdecode(np.frombuffer(damaged, np.uint8), 1) is not None  # OpenCV sees nothing
-    parts = [whole, whole[: len(whole) // 2], jpeg(100), b"no picture", b"\xff\xd8\xff\xd9", damaged, jpeg(100)]
+
+    def parts(connection: int) -> list[bytes]:
+        first, second, third = (jpeg(100, 3 * connection + number) for number in range(3))
+        return [first, whole[: len(whole) // 2], second, b"no picture", b"\xff\xd8\xff\xd9", damaged, third]
+
     camera = Jpegs(parts, with_length)
     with Watched(make_runner, stream("a", camera.address)) as watched:
         watched.until(lambda: watched.kinds("a")["source.live"] >= 5)
