@@ -161,18 +161,23 @@ class Station:
     def set_regions(
         self, regions_of_interest: Sequence[Polygon] | None = None, ignored: Sequence[Polygon] | None = None
     ) -> None:
-        """Inspect other regions from the next frame on; None leaves them, () takes them away.
+        """Inspect other regions from the next frame on; None leaves them, () takes them away, and a mask picture too.
 
-        Raises ConfigError when nothing would be left to inspect; then the old ones stay.
+        Beside polygons, a mask picture stays. Raises ConfigError when nothing would be left to inspect; then the old ones
+        stay.
         """
         with self._changing:
             settings = self._rules.settings
             if regions_of_interest is not None:
                 polygons = tuple(tuple(polygon) for polygon in regions_of_interest)
-                settings = replace(settings, regions_of_interest=polygons, interest_picture=None)
+                settings = replace(settings, regions_of_interest=polygons)
+                settings = settings if polygons else replace(settings, interest_picture=None)
             if ignored is not None:
-                settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored), ignored_picture=None)
+                settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored))
+                settings = settings if ignored else replace(settings, ignored_picture=None)
             self._change(settings)
+            with self._lock:
+                self._scores.clear()  # of other regions
 
     def use_bundle(self, bundle_threshold: float) -> float:
         """Judge by another bundle from now on; gives the threshold.

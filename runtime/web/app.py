@@ -123,7 +123,7 @@ class Page:
 
         return self._open(answer)
 
-    def _caller(self, request: Request | WebSocket) -> Caller:
+    def _caller(self, request: Request) -> Caller:
         found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
             raise RefusedError(found)
@@ -203,7 +203,7 @@ class Page:
     def _state(self, after: int) -> Response:
         found = line_state(self.line, self.watch)
         rows = {
-            name: [[item.number, item.score, int(item.is_anomalous)] for item in kept]
+            name: [[item.number, item.score, int(item.is_anomalous), item.crop] for item in kept]
             for name, kept in self.watch.scores(after).items()
         }
         newest = self.watch.rejects()[:1]
@@ -255,18 +255,17 @@ class Page:
 
     async def live(self, socket: WebSocket) -> None:
         """Send pictures of what the page says it shows."""
-        refusal = self.guard.host_refused(socket.headers) or self.guard.origin_refused(socket.headers)
-        try:
-            self._caller(socket)
-        except RefusedError as error:
-            refusal = refusal or error.refusal
-        if refusal is not None:
-            log.info("pictures were refused: %s", refusal.reason)
-            await socket.close(1008, refusal.reason)  # before it is accepted: the answer is 403
+        guard, headers = self.guard, socket.headers
+        refusal = guard.host_refused(headers) or guard.origin_refused(headers)
+        caller = refusal or guard.caller(headers, socket.cookies.get(self.cookie))
+        if isinstance(caller, Refusal):
+            log.info("pictures were refused: %s", caller.reason)
+            await socket.close(1008, caller.reason)  # before it is accepted: the answer is 403
             return
         await socket.accept()
+        outlet = Outlet(socket.receive_text, socket.send_bytes, lambda: guard.is_still(caller))
         try:
-            await self.broadcast.serve(Outlet(socket.receive_text, socket.send_bytes), WebSocketDisconnect)
+            await self.broadcast.serve(outlet, WebSocketDisconnect)
         except asyncio.TimeoutError:
             log.info("a page took no picture for too long: it is left alone")
         except (ValueError, RuntimeError) as error:

@@ -23,7 +23,7 @@ COOKIE = "nnet_edge_session"
 CSRF_HEADER = "x-csrf-token"
 MOST_SESSIONS = 256
 SESSION_S = 12 * 3600.0  # a shift and a half: then the token is asked for again
-FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; then all wait
+FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; then further wrong ones are told to wait
 FAILURE_WINDOW_S = 60.0
 
 
@@ -97,6 +97,10 @@ class Guard:
                 self._sessions.popitem(last=False)
         return session
 
+    def is_still(self, caller: Caller) -> bool:
+        """Whether the caller may still read: its session has neither ended nor been logged out."""
+        return caller.session is None or self._is_open(caller.session)
+
     def log_out(self, session: str) -> None:
         """End the session."""
         with self._lock:
@@ -136,15 +140,16 @@ class Guard:
         return Refusal(403, "the request comes from a foreign page")
 
     def _token_refused(self, token: str) -> Refusal | None:
+        """Why the token is refused; the right one never is, however many wrong ones others send."""
+        assert self._token_digest is not None
+        if hmac.compare_digest(digest(token), self._token_digest):
+            return None
         with self._lock:
             now_s = self._now()
             while self._failures and now_s - self._failures[0] > FAILURE_WINDOW_S:
                 self._failures.popleft()
             if len(self._failures) >= FAILURES:
-                return Refusal(429, f"{FAILURES} wrong tokens within a minute: wait one")
-            assert self._token_digest is not None
-            if hmac.compare_digest(digest(token), self._token_digest):
-                return None
+                return Refusal(429, f"{FAILURES} wrong tokens within a minute: wait one, or give the right one")
             self._failures.append(now_s)
         return Refusal(401, "the token is wrong")
 

@@ -26,6 +26,7 @@ class Outlet:
 
     receive: Callable[[], Awaitable[str]]
     send: Callable[[bytes], Awaitable[None]]
+    may_look: Callable[[], bool] = lambda: True  # False: its session has ended
 
 
 class Broadcast:
@@ -39,8 +40,8 @@ class Broadcast:
     async def serve(self, outlet: Outlet, gone: type[Exception]) -> None:
         """Send pictures until the page is gone, which `gone` says.
 
-        Raises RuntimeError when there are too many pages, ValueError for a message that cannot be meant, TimeoutError for
-        a page that takes nothing.
+        Raises RuntimeError when there are too many pages or the session has ended, ValueError for a message that cannot
+        be meant, TimeoutError for a page that takes nothing.
         """
         if self.viewers >= self._settings.viewers:
             raise RuntimeError(f"{self.viewers} pages look on already: close one")
@@ -74,6 +75,8 @@ class Broadcast:
 
     async def _send(self, outlet: Outlet, wanted: dict[View, str]) -> None:
         while True:
+            if not outlet.may_look():
+                raise RuntimeError("the session has ended: log in again")
             for view, key in list(wanted.items()):
                 picture = self._maker.picture(view)
                 if picture is None or picture.key == key or view not in wanted:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge import __version__
 from nnet_edge.errors import MissingExtraError
-from nnet_edge.runtime.buckets import Buckets
+from nnet_edge.runtime.buckets import Buckets, MeterSnapshot
 from nnet_edge.runtime.camera import STATES
 from nnet_edge.runtime.line_report import StreamStatus
 from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.web.state import of_each
 from nnet_edge.runtime.web.watch import Watch
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class LineCollector:
 
     def collect(self) -> Iterator[Family]:
         """Every family, all streams of one look."""
-        streams = self._line.streams()
-        yield from self._counters(streams)
+        looks = of_each(self._line, lambda status: (status, self._line.meters(status.name)))
+        streams = [status for status, _ in looks]
+        meters = {status.name: found for status, found in looks}
+        yield from self._counters(streams, meters)
         yield from self._gauges(streams)
-        yield from self._histograms(streams)
+        yield from self._histograms(meters)
         yield from self._sinks()
         stalled = "Seconds since a batch was finished while frames wait or are under way; 0 when none does."
         yield self._family("Gauge", "stalled_seconds", stalled, [], [([], self._line.stalled_s() or 0.0)])
@@ -58,17 +61,17 @@ class LineCollector:
             "Info", "build", "Version, bundle and runner.", [], [([], {"version": __version__} | labels)]
         )
 
-    def _counters(self, streams: list[StreamStatus]) -> Iterator[Family]:
+    def _counters(self, streams: list[StreamStatus], meters: Mapping[str, MeterSnapshot]) -> Iterator[Family]:
         one = ["stream"]
-        counts = [(status.name, status.counts, self._line.meters(status.name)) for status in streams]
+        counts = [(status.name, status.counts, meters[status.name]) for status in streams]
         yield self._family("Counter", "captured_frames", "Frames taken from the camera.", one,
                            [([name], found.captured) for name, found, _ in counts])  # fmt: skip
         yield self._family("Counter", "judged_frames", "Frames with a verdict.", one,
                            [([name], found.judged) for name, found, _ in counts])  # fmt: skip
         yield self._family("Counter", "verdicts", "Verdicts; a frame has one for each of its crops.", one,
-                           [([name], meters.frames) for name, _, meters in counts])  # fmt: skip
+                           [([name], snapshot.frames) for name, _, snapshot in counts])  # fmt: skip
         yield self._family("Counter", "rejects", "Verdicts that are anomalous.", one,
-                           [([name], meters.rejected) for name, _, meters in counts])  # fmt: skip
+                           [([name], snapshot.rejected) for name, _, snapshot in counts])  # fmt: skip
         yield self._family("Counter", "skipped_pictures", "Pictures that came damaged or could not be read: no frames.", one,
                            [([status.name], status.camera.skipped) for status in streams])  # fmt: skip
         yield self._family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"],
@@ -96,8 +99,7 @@ class LineCollector:
         yield self._family("Gauge", "drifted", "1 while good scores count as drifted.", one,
                            [([name], float(drift.is_drifted)) for name, drift in known])  # fmt: skip
 
-    def _histograms(self, streams: list[StreamStatus]) -> Iterator[Family]:
-        meters = [(status.name, self._line.meters(status.name)) for status in streams]
+    def _histograms(self, meters: Mapping[str, MeterSnapshot]) -> Iterator[Family]:
         latency = self._core.HistogramMetricFamily(
             f"{PREFIX}latency_seconds",
             "Time of each stage; total: from capture to verdict.",
@@ -106,7 +108,7 @@ class LineCollector:
         scores = self._core.HistogramMetricFamily(
             f"{PREFIX}relative_score", "Image score divided by the threshold; 1 is the line.", labels=["stream"]
         )
-        for name, found in meters:
+        for name, found in meters.items():
             for stage, buckets in found.stages_ms.items():
                 if buckets.count:
                     latency.add_metric([name, stage, ""], *to_prometheus(buckets, 1e-3))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import cv2
 
+from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.web.verdicts import last_verdict
 from nnet_edge.runtime.web.view import draw_view
@@ -113,6 +114,8 @@ class PictureMaker:
             start_s, used_s = time.monotonic(), time.thread_time()
             try:
                 was_made = self._make(view)
+            except ConfigError:  # a stream that is gone, or never was: pages may name any
+                was_made = False
             except Exception as error:
                 log.warning("no picture of %s: %s", view.stream, error)
                 was_made = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nnet_edge import __version__
+from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.buckets import Buckets
 from nnet_edge.runtime.line_report import StreamStatus
 from nnet_edge.runtime.sinks import event_fields
@@ -15,6 +18,7 @@ from nnet_edge.runtime.web.watch import Watch
 if TYPE_CHECKING:
     from nnet_edge.runtime.line import Line
 
+Found = TypeVar("Found")
 SHOWN_EVENTS = 60
 STALL_LIMIT_S = 30.0  # without a finished batch while frames wait: the slowest batch takes less
 SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
@@ -34,12 +38,21 @@ def line_state(line: Line, watch: Watch) -> dict[str, object]:
         "version": __version__,
         "bundle": line.model().facts(),
         "warnings": list(line.model().warnings),
-        "streams": [stream_state(line, watch, status) for status in line.streams()],
+        "streams": of_each(line, lambda status: stream_state(line, watch, status)),
         "sinks": sink_states(line),
         "events": [event_fields(event) for event in line.events.newest(SHOWN_EVENTS)][::-1],
         "rejects_without_picture": watch.missed_rejects,
         "faults": list(alive(line, False).reasons),
     }
+
+
+def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
+    """What `make` gives of each stream; one that is removed meanwhile is left out."""
+    found = []
+    for status in line.streams():
+        with suppress(ConfigError):
+            found.append(make(status))
+    return found
 
 
 def stream_state(line: Line, watch: Watch, status: StreamStatus) -> dict[str, object]:
@@ -74,6 +87,8 @@ def stream_state(line: Line, watch: Watch, status: StreamStatus) -> dict[str, ob
         "latency_ms": {stage: about(meters.stages_ms[stage]) for stage in SHOWN_STAGES if stage in meters.stages_ms},
         "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
         "ignored": [list(map(list, polygon)) for polygon in verdict.ignored],
+        "has_mask_picture": bool(verdict.interest_picture or verdict.ignored_picture),
+        "scores_from": watch.first(status.name),
         "size": size,
         "drift": None if drift is None else drift.as_dict(),
         "last": last_verdict(line.latest_parts(status.name)),
@@ -156,4 +171,4 @@ def reject_state(fields: object, key: str) -> dict[str, object]:
     }
 
 
-__all__ = ["Health", "alive", "line_state", "ready", "reject_state", "sink_states"]
+__all__ = ["Health", "alive", "line_state", "of_each", "ready", "reject_state", "sink_states"]

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ class Score:
     number: int  # of the page, ascending over all streams
     score: float
     is_anomalous: bool
+    crop: str | None = None  # of the frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Watch:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._scores: dict[str, deque[Score]] = {}
+        self._firsts: dict[str, int] = {}  # of each stream, the number that its scores begin with again
+        self._streams: set[str] = set()  # of the line now: a frame of a removed one may still be under way
         self._rejects: OrderedDict[str, Reject] = OrderedDict()  # oldest first
         self._bytes = 0
         self._waiting: queue.Queue[Prediction] = queue.Queue(WAITING_REJECTS)
@@ -82,8 +85,9 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._thread.start()
-        self._line.subscribe(self._take)
         self._line.events.subscribe(self._hear)
+        self._streams |= {status.name for status in self._line.streams()}
+        self._line.subscribe(self._take)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -96,6 +100,11 @@ class Watch:
         """The newest scores of each stream with a number above `after`, oldest first, all of one moment."""
         with self._lock:
             return {name: [score for score in kept if score.number > after] for name, kept in self._scores.items()}
+
+    def first(self, stream: str) -> int:
+        """The number from which on the stream's scores are comparable: of one bundle, and of the same regions."""
+        with self._lock:
+            return self._firsts.get(stream, 0)
 
     def rejects(self, stream: str | None = None) -> list[Reject]:
         """The rejects that are kept, newest first."""
@@ -118,8 +127,12 @@ class Watch:
     def _take(self, prediction: Prediction) -> None:
         """Take notice of a verdict, in the line's thread."""
         stream = prediction.frame.stream
-        score = Score(next(self._numbers), prediction.image_score, prediction.is_anomalous)
+        crop = prediction.frame.crop
+        name = None if crop is None else crop.name
+        score = Score(next(self._numbers), prediction.image_score, prediction.is_anomalous, name)
         with self._lock:
+            if stream not in self._streams:
+                return
             scores = self._scores.get(stream)
             if scores is None:
                 scores = self._scores[stream] = deque(maxlen=self._settings.kept_scores)
@@ -133,18 +146,30 @@ class Watch:
 
     def _hear(self, event: Event) -> None:
         """Forget what no longer holds."""
+        stream = event.stream
         if event.kind == "bundle.swapped":
-            self.drift.restart()
-            self._forget_scores(None)
-        elif event.kind == "regions.changed" and event.stream is not None:
-            self.drift.restart(event.stream)
-        elif event.kind == "stream.removed" and event.stream is not None:
-            self.drift.forget(event.stream)
-            self._forget_scores(event.stream)
+            swapped = event.facts.get("streams")
+            for name in swapped if isinstance(swapped, Sequence) else ():
+                self._begin_again(str(name))
+        elif event.kind == "regions.changed" and stream is not None:
+            self._begin_again(stream)
+        elif event.kind == "stream.added" and stream is not None:
+            with self._lock:
+                self._streams.add(stream)
+        elif event.kind == "stream.removed" and stream is not None:
+            with self._lock:
+                self._streams.discard(stream)
+                self._scores.pop(stream, None)
+                self._firsts.pop(stream, None)
+            self.drift.forget(stream)
 
-    def _forget_scores(self, stream: str | None) -> None:
+    def _begin_again(self, stream: str) -> None:
+        """Forget the scores of a stream that is judged by another bundle, or in other regions."""
+        self.drift.restart(stream)
         with self._lock:
-            self._scores = {} if stream is None else {key: kept for key, kept in self._scores.items() if key != stream}
+            self._scores.pop(stream, None)
+            if stream in self._streams:
+                self._firsts[stream] = next(self._numbers)
 
     def _work(self) -> None:
         lower_priority()

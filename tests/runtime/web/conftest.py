@@ -73,6 +73,11 @@ class Site:
         finally:
             connection.close()
 
+    @property
+    def live(self) -> str:
+        """The address of the pictures."""
+        return f"ws://127.0.0.1:{self.server.port}/live"
+
     def session(self) -> dict[str, str]:
         """The headers of a page that was opened: its cookie and its CSRF token."""
         _, _, headers = self.ask("/")
@@ -121,6 +126,12 @@ def until(is_so: Callable[[], object], limit_s: float = 10.0) -> None:
     while not is_so():
         assert time.monotonic() < end_s
         time.sleep(0.01)
+
+
+@pytest.fixture(name="pictures")
+def pictures_fixture() -> Callable[..., Iterator[np.ndarray]]:
+    """The function `pictures`."""
+    return pictures
 
 
 @pytest.fixture(name="until")

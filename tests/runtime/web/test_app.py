@@ -7,33 +7,27 @@ import logging
 import re
 import socket
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.models import Model
+from nnet_edge.runtime.sources import SyntheticSource
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.answers import LARGEST_BODY
 from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
+from nnet_edge.stream_settings import CameraSettings, LineStream, VerdictSettings
 from nnet_edge.web_settings import WebSettings
 
 TOKEN = "a-token-of-some-length"
-
-
-def read_picture(message: bytes) -> tuple[dict[str, Any], np.ndarray]:
-    """The header and the picture of one message."""
-    length = int.from_bytes(message[:2], "big")
-    picture = cv2.imdecode(np.frombuffer(message[2 + length :], np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return json.loads(message[2 : 2 + length]), picture
 
 
 def test_the_state_holds_every_stream_and_scores_come_once(serve: Any, until: Any) -> None:
@@ -82,6 +76,64 @@ def test_a_runner_that_hangs_is_no_good_health(
         until(lambda: float(re.findall(rb"^nnet_edge_stalled_seconds (\S+)$", site.ask("/metrics")[1], re.M)[0]) > 0.5)
         runner.infer_s = 0.0
         until(lambda: site.ask("/healthz")[0] == 200)
+
+
+def test_a_stream_that_is_removed_meanwhile_is_left_out(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as site:
+        site.ask("/api/streams", {"name": "right", "address": "synthetic"}, site.session())
+        both = site.line.streams()
+        assert [status.name for status in both] == ["left", "right"]
+        site.line.remove("right")
+        monkeypatch.setattr(site.line, "streams", lambda: both)  # the moment between two looks
+        status, found, _ = site.ask("/api/state")
+        assert (status, [stream["name"] for stream in found["streams"]]) == (200, ["left"])
+        status, text, _ = site.ask("/metrics")
+        assert status == 200
+        assert b'stream="left"' in text
+        assert b'stream="right"' not in text
+
+
+def test_scores_begin_again_with_other_regions_and_end_with_their_stream(
+    serve: Any, until: Any, make_prediction: Any
+) -> None:
+    with serve() as site:
+        until(lambda: len(site.server.watch.scores()["left"]) >= 5)
+        before = site.server.watch.scores()["left"][-1].number
+        headers = site.session()
+        site.ask("/api/streams/left/regions", {"ignored": [[[0, 0], [160, 0], [160, 240], [0, 240]]]}, headers)
+        found = site.ask("/api/state")[1]
+        first = found["streams"][0]["scores_from"]
+        assert first > before
+        until(lambda: site.server.watch.scores().get("left"))
+        assert all(number > first for number, *_ in site.ask("/api/state")[1]["scores"]["left"])
+        site.ask("/api/streams/left/remove", {}, headers)
+        late = make_prediction()
+        site.server.watch._take(replace(late, frame=replace(late.frame, stream="left")))  # that was under way
+        assert site.server.watch.scores() == {}
+        assert site.server.watch.drift.now("left") is None
+
+
+def test_a_mask_picture_stays_when_a_region_is_drawn_and_goes_when_all_are_removed(
+    serve: Any, until: Any, pictures: Any, tmp_path: Path
+) -> None:
+    mask = np.full((240, 320), 255, np.uint8)
+    mask[60:140, 30:110] = 0  # not the bright square
+    assert cv2.imwrite(str(tmp_path / "mask.png"), 255 - mask)
+    verdict = VerdictSettings(ignored_picture=tmp_path / "mask.png")
+    with serve() as site:
+        masked = LineStream("masked", CameraSettings("synthetic"), verdict=verdict)
+        site.line.add_source(masked, SyntheticSource(pictures(), 20.0))
+        until(lambda: site.line.latest("masked"))
+        assert site.line.latest("masked").image_score < 0.5
+        headers, path = site.session(), "/api/streams/masked/regions"
+        site.ask(path, {"ignored": [[[300, 0], [310, 0], [310, 10], [300, 10]]]}, headers)
+        newest = site.line.latest("masked").frame.index
+        until(lambda: site.line.latest("masked").frame.index > newest + 3)
+        assert site.line.latest("masked").image_score < 0.5  # the square is left out still
+        assert site.ask("/api/state")[1]["streams"][1]["has_mask_picture"]
+        site.ask(path, {"regions_of_interest": [], "ignored": []}, headers)
+        until(lambda: site.line.latest("masked").image_score > 0.5)
+        assert not site.ask("/api/state")[1]["streams"][1]["has_mask_picture"]
 
 
 def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
@@ -173,76 +225,14 @@ def test_with_a_token_nothing_is_told_without_it(
         assert site.ask("/metrics", headers=bearer)[0] == 200
         assert site.ask("/api/streams/left/pause", {}, bearer)[0] == 200
         assert site.ask("/api/streams/left/pause", {})[0] == 401
-        with pytest.raises(InvalidStatus) as caught, connect(live(site)):
+        with pytest.raises(InvalidStatus) as caught, connect(site.live):
             pass
         assert caught.value.response.status_code == 403
-        with connect(live(site), additional_headers=bearer):
+        with connect(site.live, additional_headers=bearer):
             pass
         assert TOKEN not in json.dumps(site.ask("/api/state", headers=bearer)[1])
     told = [record for record in caplog.records if record.name != "websockets.client"]  # that is this test itself
     assert not [record for record in told if TOKEN in record.getMessage() or record.levelno >= logging.ERROR]
-
-
-def live(site: Any) -> str:
-    """The address of the pictures."""
-    return f"ws://127.0.0.1:{site.server.port}/live"
-
-
-def test_pictures_come_at_a_capped_rate_and_only_while_somebody_looks(serve: Any, until: Any) -> None:
-    settings = WebSettings(port=0, picture_hz=10.0, picture_share=1.0, picture_width=160)
-    with serve(settings, rate_hz=100.0) as site:
-        time.sleep(0.3)
-        assert site.server.maker.made == 0
-        with connect(live(site)) as page:
-            page.send(json.dumps({"views": [{"stream": "left", "overlay": True}]}))
-            first, picture = read_picture(page.recv(5))
-            assert picture.shape == (120, 160, 3)
-            assert (first["stream"], first["overlay"], first["verdict"]["is_anomalous"]) == ("left", True, False)
-            assert site.line.is_watched
-            start_s, count, names = time.monotonic(), 0, {first["verdict"]["id"]}
-            while time.monotonic() - start_s < 1.5:
-                header, _ = read_picture(page.recv(5))
-                assert header["verdict"]["id"] not in names  # no picture comes twice
-                names.add(header["verdict"]["id"])
-                count += 1
-            assert 3 <= count <= 17  # 15 in 1.5 s, and one at each end
-            page.send(json.dumps({"views": []}))
-            until(lambda: not site.line.is_watched)
-        until(lambda: site.server.broadcast.viewers == 0)
-        made = site.server.maker.made
-        time.sleep(0.3)
-        assert site.server.maker.made == made
-
-
-def test_a_page_that_takes_nothing_costs_nobody_else_a_picture(serve: Any) -> None:
-    settings = WebSettings(port=0, picture_hz=20.0, picture_share=1.0)
-    view = json.dumps({"views": [{"stream": "left", "overlay": False}]})
-    with serve(settings, rate_hz=50.0) as site, connect(live(site), max_queue=1) as deaf, connect(live(site)) as page:
-        deaf.send(view)
-        page.send(view)
-        for _ in range(15):
-            page.recv(5)
-        assert site.server.broadcast.viewers == 2
-
-
-def test_messages_that_cannot_be_meant_and_too_many_pages_are_closed(serve: Any, until: Any) -> None:
-    with serve(WebSettings(port=0, viewers=1)) as site:
-        for message in ("x", "{}", '{"views": 1}', '{"views": [1]}', json.dumps({"views": [{"stream": "a"}] * 65})):
-            until(lambda: site.server.broadcast.viewers == 0)
-            with connect(live(site)) as page:
-                page.send(message)
-                with pytest.raises(ConnectionClosed) as caught:
-                    page.recv(5)
-                assert caught.value.rcvd is not None
-                assert caught.value.rcvd.code == 1008
-        until(lambda: site.server.broadcast.viewers == 0)
-        with connect(live(site)):
-            until(lambda: site.server.broadcast.viewers == 1)
-            with connect(live(site)) as second, pytest.raises(ConnectionClosed, match="already"):
-                second.recv(5)
-        with pytest.raises(InvalidStatus) as refused, connect(live(site), origin="http://evil.example"):  # type: ignore[arg-type]
-            pass
-        assert refused.value.response.status_code == 403
 
 
 def test_rejects_can_be_looked_at_and_downloaded(serve: Any, until: Any) -> None:
