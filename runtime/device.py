@@ -12,6 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
+from nnet_edge.errors import StreamError
+
+CPU_RUNNER = "use a CPU runner (--runner openvino)"
+
+
+def used_up(what: str) -> StreamError:
+    """The error for a GPU without memory left; `what` was tried."""
+    return StreamError(
+        f"the GPU's memory is used up ({what}): lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
+    )
+
 
 class Buffer(Protocol):
     """Device memory that the runner owns."""

@@ -65,17 +65,19 @@ class Tables:
     """The constant numbers of the kernel `anomaly_map` on the device."""
 
     def __init__(self, device: Device, fusion: Fusion) -> None:
-        cuda_stream = device.stream()
-        self._pinned = []
-        self._buffers = []
-        for table in (enlarging_table(fusion), filter_table(fusion)):
-            host, buffer = device.pinned(table.nbytes), device.allocate(table.nbytes)
-            host[:] = np.frombuffer(table.tobytes(), np.uint8)
-            device.upload(buffer.address, host, cuda_stream)
-            self._pinned.append(host)
-            self._buffers.append(buffer)
-        cuda_stream.synchronize()
+        tables = (enlarging_table(fusion), filter_table(fusion))
+        self._buffers = [device.allocate(table.nbytes) for table in tables]
+        for table, buffer in zip(tables, self._buffers, strict=True):
+            upload_constant(device, table, buffer)
         self.enlarging, self.filter = (buffer.address for buffer in self._buffers)
+
+
+def upload_constant(device: Device, constant: np.ndarray, there: Buffer) -> None:
+    """Copy `constant` to the device once and for all; waits for it."""
+    host, cuda_stream = device.pinned(constant.nbytes), device.stream()
+    host[:] = np.frombuffer(constant.tobytes(), np.uint8)
+    device.upload(there.address, host, cuda_stream)
+    cuda_stream.synchronize()
 
 
 class Slot:
@@ -109,12 +111,7 @@ class Slot:
     def _upload_constants(self, fusion: Fusion) -> None:
         halves = frozenset(name for name, kind in self._types.items() if kind == np.float16)
         addresses = {name: address for name, address in self.addresses.items() if name != "images"}
-        maps = fill_maps(fusion, addresses, halves)
-        self._constants = self._device.pinned(maps.nbytes)
-        self._constants[:] = np.frombuffer(maps.tobytes(), np.uint8)
-        cuda_stream = self._device.stream()
-        self._device.upload(self.layer_maps.address, self._constants, cuda_stream)
-        cuda_stream.synchronize()
+        upload_constant(self._device, fill_maps(fusion, addresses, halves), self.layer_maps)
 
     def fill(self, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
         """Put the pictures into pinned memory; gives what to upload to `views` and to `bulk_address`."""
@@ -147,11 +144,16 @@ class Slot:
     def _bulk_of(self, size: int) -> tuple[np.ndarray, Buffer]:
         """Pinned and device memory of at least `size` bytes; what is too small is replaced by the next power of two."""
         if self._bulk is None or self._bulk_there is None or self._bulk_there.size < size:
-            if self._bulk_there is not None:
-                self._bulk_there.free()
+            smaller, self._bulk, self._bulk_there = (
+                self._bulk_there,
+                None,
+                None,
+            )  # where memory ends, nothing stale stays
+            if smaller is not None:
+                smaller.free()
             larger = 1 << (size - 1).bit_length()
-            self._bulk_there = self._device.allocate(larger)
             self._bulk = self._device.pinned(larger)
+            self._bulk_there = self._device.allocate(larger)
         return self._bulk, self._bulk_there
 
     def host_peaks(self, images: int) -> np.ndarray:

@@ -16,34 +16,37 @@ from nnet_edge.runtime.device_ring import Slot
 class Flight:
     """A batch of `images` images in `slot`; of `maps` (names) copies are downloaded with the scores, of the rest on demand.
 
-    Errors name the batch by its `label`.
+    It holds the slot until a later batch needs it or the runner is closed. Errors name the batch by its `label`.
     """
 
     def __init__(
         self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str, maps: Sequence[str]
     ) -> None:
-        self._device, self._slot, self._stream = device, slot, cuda_stream
+        self._device, self._stream = device, cuda_stream
+        self._slot: Slot | None = slot
+        self._is_closed = False
         self._images, self._label, self._maps = images, label, maps
         self._arrays: dict[str, np.ndarray] | None = None  # once downloaded
-        self._has_slot = True
 
     def queue_downloads(self) -> None:
         """Queue the download of peaks and maps, and the mark behind it."""
-        self._device.download(self._slot.host_peaks(self._images), self._slot.peaks.address, self._stream)
+        slot = self._require_slot()
+        self._device.download(slot.host_peaks(self._images), slot.peaks.address, self._stream)
         for name in self._maps:
-            host, address = self._slot.host_maps(name, self._images)
+            host, address = slot.host_maps(name, self._images)
             self._device.download(host, address, self._stream)
-        self._slot.downloaded.record(self._stream)
+        slot.downloaded.record(self._stream)
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """`image_score` (N,) and the maps (N, 1, h, w), float32, in memory of their own; waits for them."""
         if self._arrays is None:
+            slot = self._require_slot()
             with self._device.current(), self.named():
-                self._slot.downloaded.synchronize()
+                slot.downloaded.synchronize()
             # the largest of the strips' maxima; NumPy's max gives NaN when one is
-            found = {"image_score": self._slot.host_peaks(self._images).max(axis=1)}
+            found = {"image_score": slot.host_peaks(self._images).max(axis=1)}
             for name in self._maps:
-                found[name] = self._slot.host_maps(name, self._images)[0].astype(np.float32)
+                found[name] = slot.host_maps(name, self._images)[0].astype(np.float32)
             self._arrays = found
         return self._arrays
 
@@ -57,19 +60,16 @@ class Flight:
     def __getitem__(self, index: int) -> np.ndarray:
         """The anomaly map of one image, float32 (256, 256), owned by the caller.
 
-        Raises StreamError when its place on the GPU was given to a later batch.
+        Raises StreamError when its place on the GPU was given to a later batch, or back.
         """
         if not 0 <= index < self._images:
             raise IndexError(index)
         found = self.arrays()
         if "anomaly_map" in found:
             return found["anomaly_map"][index, 0]
-        if not self._has_slot:
-            raise StreamError(
-                f"{self._label}: the anomaly map has left the GPU, a later batch has its place: ask for it earlier"
-            )
+        slot = self._require_slot()
         with self._device.current(), self.named():
-            host, address = self._slot.host_maps("anomaly_map", 1)
+            host, address = slot.host_maps("anomaly_map", 1)
             self._device.download(host, address + index * host.nbytes, self._stream)
             self._stream.synchronize()
         copied: np.ndarray = host[0, 0].copy()
@@ -79,11 +79,24 @@ class Flight:
         """Leave the slot to the next batch: outputs that nobody has waited for yet are taken down, maps included."""
         if self._arrays is None and "anomaly_map" not in self._maps:
             with self.named():
-                self._slot.downloaded.synchronize()
+                self._require_slot().downloaded.synchronize()
                 self._maps = (*self._maps, "anomaly_map")
                 self.queue_downloads()
         self.arrays()
-        self._has_slot = False
+        self._slot = None
+
+    def close(self) -> None:
+        """Let go of the slot, whose memory goes: what was not fetched by now is an error from here on."""
+        self._slot, self._is_closed = None, True
+
+    def _require_slot(self) -> Slot:
+        if self._slot is not None:
+            return self._slot
+        if self._is_closed:
+            raise StreamError(f"{self._label}: the runner is closed: ask for scores and maps before")
+        raise StreamError(
+            f"{self._label}: the anomaly map has left the GPU, a later batch has its place: ask for it earlier"
+        )
 
     @contextmanager
     def named(self) -> Iterator[None]:

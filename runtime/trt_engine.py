@@ -5,6 +5,7 @@ Every context works in the same device memory: all of them queue into one stream
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import BundleError, StreamError
-from nnet_edge.runtime.device import CudaStream, Device
+from nnet_edge.runtime.device import CPU_RUNNER, CudaStream, Device, used_up
 from nnet_edge.runtime.engine_record import EngineRecord
 from nnet_edge.runtime.graph_runner import INPUT, INPUT_SHAPE
 from nnet_edge.runtime.tensorrt_library import TensorrtLibrary, collecting_log, plain
+
+NO_MEMORY = r"out ?of ?memory|memory .*could not be allocated"  # how TensorRT says it, and CUDA's errors in its words
 
 
 class TrtEngine:
@@ -25,26 +28,44 @@ class TrtEngine:
     """
 
     def __init__(self, path: Path, record: EngineRecord, library: TensorrtLibrary, device: Device) -> None:
-        """`path` was checked against `record` before. Raises BundleError for an engine that does not load or is not ours."""
-        trt: Any = library.trt
+        """`path` was checked against `record` before. Raises BundleError for an engine that does not load or is not ours,
+        StreamError without enough of the GPU's memory.
+        """
         self._library, self._path = library, path
         self._log = collecting_log(library)
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
+        self._contexts: list[Any] = []
+        self._cache: Any = None  # of TensorRT-RTX: kernels that it compiled for this GPU, shared by the contexts
+        self._runtime: Any = library.trt.Runtime(self._log)
+        self._engine: Any = None
+        try:
+            self._load(record, device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, record: EngineRecord, device: Device) -> None:
+        trt: Any = self._library.trt
+        runtime, path = self._runtime, self._path
+        if (
+            record.version_compatible
+        ):  # such an engine brings code of its builder's version along; its record vouches for it
+            runtime.engine_host_code_allowed = True
+        engine = self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            reason = self._reason()
+            if re.search(NO_MEMORY, reason, re.IGNORECASE):
+                raise used_up(f"load {path}")
             raise BundleError(
-                f"{library.title} cannot load {path}: {self._reason()}; build it again here with nnet-edge build-engine "
+                f"{self._library.title} cannot load {path}: {reason}; build it again here with nnet-edge build-engine "
                 f"{path.parent}"
             )
         self._check(record)
-        shapes = self._engine.get_tensor_profile_shape(INPUT, 0)
+        shapes = engine.get_tensor_profile_shape(INPUT, 0)
         self.smallest, self.largest = int(shapes[0][0]), int(shapes[2][0])
         self.layer_maps: Mapping[str, np.dtype] = {
-            name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in record.layer_maps
+            name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in record.layer_maps
         }
-        self._memory = device.allocate(max(int(self._engine.device_memory_size_v2), 1))
-        self._contexts: list[Any] = []
-        self._cache: Any = None  # of TensorRT-RTX: kernels that it compiled for this GPU, shared by the contexts
+        self._memory = device.allocate(max(int(engine.device_memory_size_v2), 1))
 
     @property
     def can_capture(self) -> bool:
@@ -75,7 +96,7 @@ class TrtEngine:
     def close(self) -> None:
         """Let go of TensorRT's objects, contexts first; the device's memory goes with the device."""
         self._contexts.clear()
-        del self._cache, self._engine, self._runtime
+        self._cache = self._engine = self._runtime = None
 
     def _make_context(self) -> Any:
         """An execution context that allocates nothing itself."""
@@ -119,11 +140,16 @@ class TrtEngine:
 
     def _require(self, worked: Any, what: str) -> None:
         if not worked:
+            reason = self._reason()
+            if re.search(NO_MEMORY, reason, re.IGNORECASE):
+                raise used_up(f"{what} with {self._path}")
             raise StreamError(
-                f"{self._library.title} could not {what} with {self._path}: {self._reason()}; start again, or use a CPU "
-                "runner (--runner openvino)"
+                f"{self._library.title} could not {what} with {self._path}: {reason}; start again, or {CPU_RUNNER}"
             )
 
     def _reason(self) -> str:
-        """What TensorRT logged last."""
-        return plain(self._log.problems[-1]) if self._log.problems else "it gave no reason"
+        """What TensorRT logged last, or that it had no memory where it said so before; a later error does not hear of it."""
+        problems = [plain(problem) for problem in self._log.problems]
+        self._log.problems.clear()
+        told = [problem for problem in problems if re.search(NO_MEMORY, problem, re.IGNORECASE)] or problems
+        return told[-1] if told else "it gave no reason"

@@ -7,6 +7,7 @@ captured) and one download of 32 bytes an image. Maps stay on the GPU until some
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -67,7 +68,12 @@ def load_trt_runner(path: Path, settings: RunnerSettings) -> TrtRunner:
         require_engine(path, place)
         with device.current():
             engine = TrtEngine(path, record, tensorrt, device)
-        runner = TrtRunner(path, settings, device, engine, record.as_fusion())
+            try:
+                runner = TrtRunner(path, settings, device, engine, record.as_fusion())
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
+                engine.close()
+                raise
     except BaseException:
         device.close()
         raise
@@ -96,10 +102,11 @@ class TrtRunner(GraphRunner):
         self._queued: set[tuple[int, int]] = set()  # that ran once, so that they can be captured
         self._number = 0
         self._last: tuple[int, int] | None = None  # slot and batch that were computed last
+        capacity, layer_maps = self._batches[-1], engine.layer_maps
         with device.current():
             self._upload, self._compute, self._download = (device.stream() for _ in range(3))
             self._tables = Tables(device, fusion)
-            self._slots = [Slot(device, self._batches[-1], engine.layer_maps, fusion) for _ in range(ring)]
+            self._slots = [Slot(device, capacity, layer_maps, fusion) for _ in range(ring)]
 
     def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
         """Begin to judge `frames`, of any size, 1 to max_batch; the answer waits for the scores. Maps stay on the GPU.
@@ -111,7 +118,12 @@ class TrtRunner(GraphRunner):
         if not 1 <= len(frames) <= self.max_batch:
             raise ConfigError(f"{label}: this runner takes 1 to {self.max_batch} at a time")
         flight = self._fly([picture_of(frame.image) for frame in frames], label, ())
-        return flight.frame_outputs
+
+        def outputs() -> FrameOutputs:
+            self._require_open()
+            return flight.frame_outputs()
+
+        return outputs
 
     def compute_again(self, times: int) -> None:
         """Compute the batch that was started last `times` more in a row, without its upload, and wait; for measurements."""
@@ -124,8 +136,8 @@ class TrtRunner(GraphRunner):
             self._compute.synchronize()
 
     def network_alone(self) -> Callable[[int], None]:
-        """What computes the engine without the kernels around it, so many times in a row, on the images of the batch that
-        was started last, and waits; for measurements.
+        """What computes the engine without the kernels around it, as a CUDA graph where the runner uses one, so many times in
+        a row, on the images of the batch that was started last, and waits; for measurements.
         """
         self._require_open()
         if self._last is None:
@@ -133,8 +145,13 @@ class TrtRunner(GraphRunner):
         number, batch = self._last
         with self._device.current():
             infer = self._engine.bind(batch, self._slots[number].addresses, self._compute)
+            if self._engine.can_capture:
+                infer()  # once as it is, as `_queue` does: what TensorRT sets up the first time cannot be captured
+                self._compute.synchronize()
+                infer = self._device.capture(infer, self._compute) or infer
 
         def compute(times: int) -> None:
+            self._require_open()
             with self._device.current():
                 for _ in range(times):
                     infer()
@@ -158,14 +175,18 @@ class TrtRunner(GraphRunner):
             flight = Flight(self._device, slot, self._download, len(pictures), label, tuple(maps))
             with flight.named():
                 views, bulk = slot.fill(pictures)
-                self._device.upload(slot.views.address, views, self._upload)
-                self._device.upload(slot.bulk_address, bulk, self._upload)
-                slot.uploaded.record(self._upload)
-                self._compute.wait(slot.uploaded)
-                self._queue(number, next(size for size in self._batches if size >= len(pictures)))
-                slot.computed.record(self._compute)
-                self._download.wait(slot.computed)
-                flight.queue_downloads()
+                try:
+                    self._device.upload(slot.views.address, views, self._upload)
+                    self._device.upload(slot.bulk_address, bulk, self._upload)
+                    slot.uploaded.record(self._upload)
+                    self._compute.wait(slot.uploaded)
+                    self._queue(number, next(size for size in self._batches if size >= len(pictures)))
+                    slot.computed.record(self._compute)
+                    self._download.wait(slot.computed)
+                    flight.queue_downloads()
+                except BaseException:
+                    self._settle("after an error of")  # the slot is used again: nothing may still read or write it
+                    raise
         slot.flight = flight
         return flight
 
@@ -200,21 +221,30 @@ class TrtRunner(GraphRunner):
         return queue
 
     def _release(self) -> None:
-        """Once the GPU is broken it refuses this too: that is logged, so that the error that names the frames stays."""
+        self._settle("closing")
+        with self._device.current():
+            for slot in self._slots:
+                if isinstance(slot.flight, Flight):
+                    slot.flight.close()
+            self._work.clear()
+            self._engine.close()
+            # streams and pinned memory go with the last that knows them, while the device is there
+            del self._slots, self._tables, self._upload, self._compute, self._download
+        try:
+            self._device.close()
+        except StreamError as error:
+            log.warning("closing the %s runner: %s", self.name, error)
+
+    def _settle(self, when: str) -> None:
+        """Wait for all that was queued. A broken GPU refuses this too: that is logged, so that the error that names the
+        frames stays.
+        """
         try:
             with self._device.current():
                 for cuda_stream in (self._upload, self._compute, self._download):
                     cuda_stream.synchronize()
         except StreamError as error:
-            log.warning("closing the %s runner: %s", self.name, error)
-        with self._device.current():
-            self._work.clear()
-            self._slots.clear()  # their pinned memory goes while the device is there
-            self._engine.close()
-        try:
-            self._device.close()
-        except StreamError as error:
-            log.warning("closing the %s runner: %s", self.name, error)
+            log.warning("%s the %s runner: %s", when, self.name, error)
 
 
 def batch_sizes(smallest: int, largest: int) -> tuple[int, ...]:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import MissingExtraError, StreamError
-from nnet_edge.runtime.device import Buffer, CudaEvent, CudaStream
+from nnet_edge.runtime.device import CPU_RUNNER, Buffer, CudaEvent, CudaStream, used_up
 from nnet_edge.runtime.gpu_facts import NoGpu, find_gpu
 from nnet_edge.runtime.kernels.cuda_graph import CudaGraph, capture_graph, load_driver
 from nnet_edge.runtime.kernels.launches import ARGUMENTS
 from nnet_edge.runtime.kernels.nvcc import KERNELS, cubin_for
 
-CPU_RUNNER = "use a CPU runner (--runner openvino)"
 MEBIBYTE = 1 << 20
 
 
@@ -52,9 +51,7 @@ def translating(cuda: Any, what: str) -> Iterator[None]:
     try:
         yield
     except cuda.MemoryError as error:
-        raise StreamError(
-            f"the GPU's memory is used up ({what}): lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
-        ) from error
+        raise used_up(what) from error
     except cuda.Error as error:
         reason = " ".join(str(error).split())
         raise StreamError(f"CUDA could not {what}: {reason}; start again, or {CPU_RUNNER}") from error
@@ -160,15 +157,17 @@ class PycudaDevice:
             return float(ended.time_since(began))
 
     def close(self) -> None:
-        """Wait for the GPU and give everything back."""
-        with self.current(), translating(self._cuda, "give the GPU's memory back"):
-            self._context.synchronize()
-            for graph in self._graphs:
-                graph.close()
-            for buffer in tuple(self._buffers):
-                buffer.free()
-            self._graphs, self._functions = [], {}
-        self._context.detach()
+        """Wait for the GPU and give everything back; of a GPU that is broken the context at least."""
+        try:
+            with self.current(), translating(self._cuda, "give the GPU's memory back"):
+                self._context.synchronize()
+                for graph in self._graphs:
+                    graph.close()
+                for buffer in tuple(self._buffers):
+                    buffer.free()
+                self._graphs, self._functions = [], {}
+        finally:
+            self._context.detach()
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CudaGraph:
-    """Captured work that one call queues again. `close` it before its stream and memory go."""
+    """Captured work that one call queues again; it owns `graph` once it is made. `close` it before the memory goes."""
 
     def __init__(self, driver: ctypes.CDLL, graph: ctypes.c_void_p, handle: int) -> None:
         self._driver, self._graph, self._stream = driver, graph, ctypes.c_void_p(handle)
@@ -45,22 +45,28 @@ def load_driver(library: str = DRIVER_LIBRARY) -> ctypes.CDLL:
 
 
 def capture_graph(driver: ctypes.CDLL, work: Callable[[], None], handle: int) -> CudaGraph | None:
-    """What `work` queues in the stream, as a graph; None, with a warning in the log, when it cannot be captured.
+    """What `work` queues in the stream, as a graph; None, with a warning in the log, when it cannot be captured, as when
+    TensorRT refuses to compute meanwhile.
 
-    The stream leaves capture mode in any case, also when `work` raises.
+    The stream leaves capture mode in any case, and a graph that nobody gets is given back.
     """
     stream, graph = ctypes.c_void_p(handle), ctypes.c_void_p()
     check(driver, "cuStreamBeginCapture_v2", stream, ctypes.c_int(THREAD_LOCAL))
     try:
-        work()
-    except BaseException:
-        driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-        raise
-    status = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-    if status != 0 or not graph.value:
-        log.warning("no CUDA graph for this engine: it cannot be captured (%s)", error_name(driver, status))
+        try:
+            work()
+        finally:
+            status = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
+        if status != 0 or not graph.value:
+            raise StreamError(error_name(driver, status))
+        return CudaGraph(driver, graph, handle)
+    except BaseException as error:
+        if graph.value:
+            driver.cuGraphDestroy(graph)
+        if not isinstance(error, StreamError):
+            raise
+        log.warning("no CUDA graph for this engine: it cannot be captured (%s)", error)
         return None
-    return CudaGraph(driver, graph, handle)
 
 
 def check(driver: ctypes.CDLL, call: str, *arguments: object) -> None:

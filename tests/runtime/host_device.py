@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import StreamError
+from nnet_edge.runtime.device import used_up
 
 
 class HostBuffer:
@@ -63,7 +65,10 @@ class HostEvent:
 
 
 class HostDevice:
-    """Obeys Device. `fails` names a method that raises as a GPU's driver would; `launches` counts kernels by name."""
+    """Obeys Device. `fails` names a method that raises as a GPU's driver would; `launches` counts kernels by name.
+
+    `memory_bytes` is all that its buffers may have together; `in_use` counts pinned arrays and events that somebody holds.
+    """
 
     title, compute_capability = "the processor", "0.0"
 
@@ -78,13 +83,17 @@ class HostDevice:
         self.graphs = self.graph_launches = 0
         self.capturing: tuple[HostStream, list[Callable[[], bool]]] | None = None
         self.fails: str | None = None
+        self.memory_bytes = float("inf")
+        self.given: list[weakref.ref[Any]] = []
         self.is_current = self.is_closed = False
 
     @contextmanager
     def current(self) -> Iterator[None]:
         before, self.is_current = self.is_current, True
-        yield
-        self.is_current = before
+        try:
+            yield
+        finally:
+            self.is_current = before
 
     def require(self, call: str) -> None:
         assert self.is_current, f"{call} without a current context"
@@ -94,19 +103,30 @@ class HostDevice:
 
     def allocate(self, size: int) -> HostBuffer:
         self.require("allocate")
+        if sum(buffer.size for buffer in self.buffers) + size > self.memory_bytes:
+            raise used_up(f"allocate {size} bytes")
         buffer = HostBuffer(size, self.buffers.discard)
         self.buffers.add(buffer)
         return buffer
 
     def pinned(self, size: int) -> np.ndarray:
-        return np.full(size, 0xDD, np.uint8)
+        return self.remember(np.full(size, 0xDD, np.uint8))
 
     def stream(self) -> HostStream:
         self.streams.append(HostStream(self, len(self.streams) + 1))
         return self.streams[-1]
 
     def event(self) -> HostEvent:
-        return HostEvent(self)
+        return self.remember(HostEvent(self))
+
+    def remember(self, given: Any) -> Any:
+        """The same, which is counted from now on."""
+        self.given.append(weakref.ref(given))
+        return given
+
+    @property
+    def in_use(self) -> int:
+        return sum(reference() is not None for reference in self.given)
 
     def record(self, cuda_stream: HostStream, work: Callable[[], bool]) -> None:
         """Queue `work`, or keep it for the graph that is being captured."""

@@ -175,9 +175,9 @@ def load(tmp_path: Path, host_kernels: Any, gpu_parts: Any) -> Any:
     path = tmp_path / "nnet.engine"
     path.write_bytes(b"engine")
     device = gpu_parts.HostDevice(host_kernels)
-    record = SimpleNamespace(layer_maps=LAYERS)
 
-    def load_engine(found: Any) -> tuple[TrtEngine, Any]:
+    def load_engine(found: Any, version_compatible: bool = False) -> tuple[TrtEngine, Any]:
+        record = SimpleNamespace(layer_maps=LAYERS, version_compatible=version_compatible)
         with device.current():
             return TrtEngine(path, record, found, device), device
 
@@ -233,6 +233,83 @@ def test_every_call_is_asked_whether_it_worked(load: Any, call: str, says: str) 
     engine, device = load(library("tensorrt", [], **{call: False}))
     with pytest.raises(StreamError, match=rf"TensorRT 10\.3\.0 {says} with .*nnet\.engine.*--runner openvino"):
         engine.bind(4, dict.fromkeys(("images", *LAYERS), 1), device.stream())()
+
+
+@pytest.mark.parametrize("version_compatible", [True, False])
+def test_only_a_version_compatible_engine_may_bring_code_along(load: Any, version_compatible: bool) -> None:
+    calls: list[tuple[Any, ...]] = []
+    load(library("tensorrt", calls), version_compatible)
+    names = [call[0] for call in calls]
+    assert (("engine_host_code_allowed", True) in calls) is version_compatible
+    if version_compatible:
+        assert names.index("engine_host_code_allowed") < names.index("deserialize_cuda_engine")
+
+
+NO_MEMORY = (
+    "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+    "[engine.cpp::read::1] Error Code 2: OutOfMemory (Requested size was 5 bytes.)",
+    "Requested amount of GPU memory (5 bytes) could not be allocated. There may not be enough free memory.",
+)
+
+
+@pytest.mark.parametrize("message", NO_MEMORY)
+@pytest.mark.parametrize("fails", ["load", "context", "compute"])
+def test_a_gpu_without_memory_left_says_so(load: Any, message: str, fails: str) -> None:
+    """TensorRT answers None or False and says why in its log, and then what followed from it."""
+    found = library("tensorrt", [])
+    make_runtime = found.trt.Runtime
+
+    def complain(log: Any, answer: Any) -> Any:
+        log.log(found.trt.ILogger.Severity.ERROR, message)
+        log.log(found.trt.ILogger.Severity.ERROR, "[x.cpp::y::1] Error Code 4: Internal Error (it did not work)")
+        return answer
+
+    def runtime(log: Any) -> Any:
+        made = make_runtime(log)
+        engine = made.deserialize_cuda_engine(b"")
+        if fails == "load":
+            return Recorder([], deserialize_cuda_engine=lambda content: complain(log, None))
+        if fails == "context":
+            engine.answers["create_execution_context"] = lambda argument: complain(log, None)
+        else:
+            context = engine.create_execution_context("")
+            context.answers["execute_async_v3"] = lambda handle: complain(log, False)
+        return made
+
+    found.trt.Runtime = runtime
+
+    def use() -> None:
+        engine, device = load(found)
+        engine.bind(4, dict.fromkeys(("images", *LAYERS), 1), device.stream())()
+
+    with pytest.raises(
+        StreamError, match=r"the GPU's memory is used up \(.*nnet\.engine\): lower --runner-batch, close"
+    ):
+        use()
+
+
+def test_an_error_does_not_name_the_reason_of_an_earlier_one(load: Any) -> None:
+    answers = iter([False, False])
+    found = library("tensorrt", [], execute_async_v3=lambda handle: next(answers))
+    logs: list[Any] = []
+    make_runtime = found.trt.Runtime
+    found.trt.Runtime = lambda log: (logs.append(log), make_runtime(log))[1]
+    engine, device = load(found)
+    queue = engine.bind(4, dict.fromkeys(("images", *LAYERS), 1), device.stream())
+    logs[0].log(found.trt.ILogger.Severity.ERROR, "[x.cpp::y::1] Error Code 9: not while capturing")
+    with pytest.raises(StreamError, match="not while capturing"):
+        queue()
+    with pytest.raises(StreamError, match="it gave no reason"):
+        queue()
+
+
+def test_an_engine_that_is_not_taken_lets_go_of_tensorrt(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[TrtEngine] = []
+    close = TrtEngine.close
+    monkeypatch.setattr(TrtEngine, "close", lambda engine: (closed.append(engine), close(engine))[1])
+    with pytest.raises(BundleError):
+        load(library("tensorrt", [], outputs=("logits",)))
+    assert closed[0]._engine is closed[0]._runtime is None
 
 
 def test_an_engine_with_other_outputs_is_not_ours(load: Any) -> None:

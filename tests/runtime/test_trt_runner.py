@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ from nnet_edge.config import RunnerSettings, StreamSettings
 from nnet_edge.errors import ConfigError, DataError, StreamError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.imaging import SIDE, to_rgb
+from nnet_edge.runtime import kernels, trt_engine, trt_runner
 from nnet_edge.runtime.runner import FrameRunner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
 from nnet_edge.runtime.sources import open_source
@@ -228,6 +230,14 @@ def test_the_network_alone_gives_the_same_layer_maps_without_another_kernel(make
         np.testing.assert_allclose(collect().anomaly_map, reference(images, gpu_parts), rtol=RTOL)
 
 
+def test_the_network_alone_is_a_cuda_graph_where_the_runner_has_one(make) -> None:
+    with make() as runner:
+        runner.start(noise(2))()
+        graphs = runner.gpu.graphs
+        runner.network_alone()(3)
+        assert (runner.gpu.graphs - graphs, runner.gpu.graph_launches) == (1, 3)
+
+
 def test_too_many_frames_are_refused(make) -> None:
     frames = [Frame(image, index, 0.0) for index, image in enumerate(noise(3))]
     with make(max_batch=2) as runner:
@@ -239,13 +249,105 @@ def test_too_many_frames_are_refused(make) -> None:
 
 def test_leaving_gives_everything_back_once(make) -> None:
     runner = make()
+    frames = [Frame(noise(1)[0], 4, 0.0, name="part.png")]
     with runner, runner:
-        pending = runner.start(noise(1))
+        judged = runner.start_frames(frames)()
+        pending, pending_frames = runner.start(noise(1)), runner.start_frames(frames)
+        alone = runner.network_alone()
     assert runner.engine.is_closed
     assert runner.gpu.is_closed
-    for use in (lambda: runner.infer(noise(1)), lambda: runner.start_frames([]), pending):
+    uses = (lambda: runner.infer(noise(1)), lambda: runner.start_frames([]), pending, pending_frames, lambda: alone(1))
+    for use in uses:
         with pytest.raises(StreamError, match="is closed: load it again"):
             use()
+    assert judged.image_score.shape == (1,)
+    with pytest.raises(
+        StreamError, match=r"frame 4 \(part\.png\): the runner is closed: ask for scores and maps before"
+    ):
+        _ = judged.anomaly_map[0]
+
+
+def test_nothing_pinned_outlives_the_device(make) -> None:
+    runner = make()
+    gpu = runner.gpu
+    with runner:
+        pending = runner.start_frames([Frame(noise(1)[0], 0, 0.0)])
+        assert gpu.in_use > 9
+    assert gpu.in_use == 0
+    assert pending is not None  # an answer that nobody asked for holds nothing
+
+
+def test_a_frame_that_does_not_fit_into_the_gpu_costs_that_frame_alone(make, gpu_parts) -> None:
+    """Larger memory is asked for after the smaller was given back: nothing may point there any more."""
+    small, large = noise(1)[0], np.zeros((2000, 3000, 3), np.uint8)
+    wanted = reference(to_rgb(small)[None], gpu_parts)[0]
+    with make() as runner:
+        for number in range(3):  # of each slot
+            runner.start_frames([Frame(small, number, 0.0)])()
+        runner.gpu.memory_bytes = sum(buffer.size for buffer in runner.gpu.buffers) + large.nbytes // 2
+        for number in range(3, 9):
+            with pytest.raises(StreamError, match=rf"frame {number} \(large\.png\): the GPU's memory is used up"):
+                runner.start_frames([Frame(large, number, 0.0, name="large.png")])
+            outputs = runner.start_frames([Frame(small, number, 0.0)])()
+            np.testing.assert_allclose(outputs.anomaly_map[0], wanted, rtol=RTOL)
+        runner.gpu.memory_bytes = float("inf")
+        assert runner.start_frames([Frame(large, 9, 0.0)])().image_score[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_that_has_no_context_costs_that_batch_alone(make, gpu_parts, seed: int) -> None:
+    """TensorRT has no memory for the context of a second batch size, once its upload is under way."""
+    images = noise(4)
+    with make(seed) as runner:
+        bind, memory = runner.engine.bind, runner.gpu.memory_bytes
+
+        def bind_small(batch: int, *rest: Any) -> Any:
+            if batch > 1:
+                runner.gpu.allocate(1 << 20)
+            return bind(batch, *rest)
+
+        runner.engine.bind = bind_small
+        runner.infer(images[:1])
+        runner.gpu.memory_bytes = sum(buffer.size for buffer in runner.gpu.buffers) + (1 << 19)
+        for _ in range(4):
+            with pytest.raises(StreamError, match=r"a batch of 4 images: the GPU's memory is used up .*--runner-batch"):
+                runner.infer(images)
+            found = runner.infer(images[:1]).anomaly_map
+            np.testing.assert_allclose(found, reference(images[:1], gpu_parts), rtol=RTOL)
+        runner.gpu.memory_bytes = memory
+        np.testing.assert_allclose(runner.infer(images).anomaly_map, reference(images, gpu_parts), rtol=RTOL)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_runner_that_does_not_fit_into_the_gpu_leaves_nothing_there(
+    make, gpu_parts, host_kernels, share: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Loading an engine ends in the middle: engine, pinned memory and device are given back, in this order."""
+    needed = sum(buffer.size for buffer in make().gpu.buffers)
+    device = gpu_parts.HostDevice(host_kernels)
+    device.memory_bytes = share * needed
+    order: list[str] = []
+
+    class ClosingEngine(gpu_parts.BlockEngine):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(device)
+
+        def close(self) -> None:
+            assert device.in_use == 0
+            order.append("engine")
+
+    record = SimpleNamespace(tool="tensorrt", as_fusion=lambda: PAPER_FUSION)
+    library = SimpleNamespace(flavour="tensorrt", version="10.3.0")
+    close = device.close
+    monkeypatch.setattr(device, "close", lambda: (order.append("device"), close()))
+    monkeypatch.setattr(trt_runner, "read_engine", lambda path: (None, record))
+    monkeypatch.setattr(trt_runner, "require_engine", lambda path, place: record)
+    monkeypatch.setattr(trt_runner, "load_tensorrt", lambda tool: library)
+    monkeypatch.setattr(kernels, "open_gpu", lambda cache: device)
+    monkeypatch.setattr(trt_engine, "TrtEngine", ClosingEngine)
+    with pytest.raises(StreamError, match="the GPU's memory is used up"):
+        trt_runner.load_trt_runner(tmp_path / "nnet.engine", RunnerSettings())
+    assert order == ["engine", "device"]
 
 
 @pytest.mark.parametrize("wants_maps", [True, False])

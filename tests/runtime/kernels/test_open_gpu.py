@@ -100,15 +100,65 @@ def test_work_that_cannot_be_captured_is_a_warning_and_no_graph(caplog: pytest.L
     assert "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED" in caplog.text
 
 
-def test_a_stream_leaves_capture_when_the_work_fails() -> None:
+def test_work_that_is_refused_while_capturing_is_no_graph_either(caplog: pytest.LogCaptureFixture) -> None:
+    """TensorRT answers False: the stream leaves capture mode, what was captured so far is given back, the runner goes on."""
     driver = Driver()
 
     def fail() -> None:
-        raise StreamError("out of luck")
+        raise StreamError("TensorRT could not compute a batch of 4")
 
-    with pytest.raises(StreamError, match="out of luck"):
-        capture_graph(driver, fail, 5)
-    assert driver.calls == ["cuStreamBeginCapture_v2", "cuStreamEndCapture"]
+    assert capture_graph(driver, fail, 5) is None
+    assert driver.calls == ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy"]
+    assert "it cannot be captured (TensorRT could not compute a batch of 4)" in caplog.text
+
+
+def test_a_stream_leaves_capture_when_the_user_stops() -> None:
+    driver = Driver()
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture_graph(driver, stop, 5)
+    assert driver.calls == ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy"]
+
+
+def test_a_graph_that_is_not_instantiated_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Driver("cuGraphInstantiateWithFlags")
+    assert capture_graph(driver, lambda: None, 5) is None
+    assert driver.calls[-1] == "cuGraphDestroy"
+    assert "the CUDA driver refused cuGraphInstantiateWithFlags" in caplog.text
+
+
+class Pycuda:
+    """pycuda.driver's errors and a context that counts its holders; `broken` refuses to be waited for."""
+
+    Error, MemoryError = CUDA.Error, CUDA.MemoryError
+
+    def __init__(self) -> None:
+        self.detached = 0
+        self.pushed = 0
+
+    def push(self) -> None:
+        self.pushed += 1
+
+    def pop(self) -> None:
+        self.pushed -= 1
+
+    def synchronize(self) -> None:
+        raise CUDA.Error("an illegal memory access was encountered")
+
+    def detach(self) -> None:
+        self.detached += 1
+
+
+def test_a_broken_gpu_is_given_back_all_the_same() -> None:
+    device, cuda = object.__new__(kernels.PycudaDevice), Pycuda()
+    device._cuda = device._context = cuda
+    device._graphs, device._buffers = [], set()
+    with pytest.raises(StreamError, match="could not give the GPU's memory back: an illegal memory access"):
+        device.close()
+    assert (cuda.detached, cuda.pushed) == (1, 0)
 
 
 def test_a_refused_launch_names_the_call() -> None:
