@@ -6,9 +6,11 @@ PTX written by a newer CUDA does not load on an older driver (a Jetson with CUDA
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
@@ -26,9 +28,14 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "nnet-edge" / "kernels"
 
 
+def installed_nvcc() -> str | None:
+    """The path of the CUDA compiler, None where there is none."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path=USUAL_PLACE)
+
+
 def find_nvcc() -> str:
     """The path of the CUDA compiler. Raises MissingExtraError with the packages that bring it."""
-    found = shutil.which("nvcc") or shutil.which("nvcc", path=USUAL_PLACE)
+    found = installed_nvcc()
     if found is None:
         raise MissingExtraError(
             f"the CUDA compiler nvcc is neither on PATH nor in {USUAL_PLACE}, and the kernels are compiled for this GPU: "
@@ -41,14 +48,17 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
     """The machine code of `kernel` for a GPU of that compute capability ("8.9"), compiled when it is not kept yet.
 
     Raises MissingExtraError without nvcc, EngineBuildError when nvcc refuses, ConfigError for a cache folder that cannot
-    be written. A kept cubin needs no nvcc, as long as the sources are those that it was made of.
+    be written. Where there is no nvcc any more, the newest kept cubin of the same sources serves.
     """
     cache = cache or default_cache()
     architecture = f"sm_{compute_capability.replace('.', '')}"
-    kept = cache / f"{kernel}-{architecture}-{source_hash(kernel)}.cubin"
-    if kept.is_file():
-        return kept.read_bytes()
+    name = f"{kernel}-{architecture}-{source_hash(kernel)}"
+    nvcc = installed_nvcc()
+    version = "*" if nvcc is None else compiler_version(nvcc)
+    if there := sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime):
+        return there[-1].read_bytes()
     cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
+    kept = cache / f"{name}-{version}.cubin"
     try:
         write_atomically(kept, cubin)
     except OSError as error:
@@ -56,6 +66,19 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
             f"the compiled kernels cannot be kept in {cache} ({error.strerror}): choose another folder with --cache-dir"
         ) from error
     return cubin
+
+
+@lru_cache(maxsize=4)
+def compiler_version(nvcc: str) -> str:
+    """The version of the compiler at `nvcc`, "13.0.88"; "unknown" where it does not say."""
+    try:
+        said = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    found = re.search(r"\bV(\d+(\.\d+)*)", said)
+    return found.group(1) if found else "unknown"
 
 
 def source_hash(kernel: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
 from nnet_edge.runtime.kernels import nvcc
-from nnet_edge.runtime.kernels.nvcc import KERNELS, compile_kernel, cubin_for, find_nvcc, source_hash
+from nnet_edge.runtime.kernels.nvcc import KERNELS, compile_kernel, compiler_version, cubin_for, find_nvcc, source_hash
 
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
 ELF = b"\x7fELF"
@@ -34,11 +36,41 @@ def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
     first = cubin_for("overlay", "8.9", tmp_path)
     assert first.startswith(ELF)
     (kept,) = tmp_path.iterdir()
-    assert kept.name == f"overlay-sm_89-{source_hash('overlay')}.cubin"
+    version = compiler_version(find_nvcc())
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert kept.name == f"overlay-sm_89-{source_hash('overlay')}-{version}.cubin"
     monkeypatch.setattr(nvcc, "find_nvcc", lambda: pytest.fail("compiled again"))
     assert cubin_for("overlay", "8.9", tmp_path) == first
     with pytest.raises(pytest.fail.Exception):
         cubin_for("overlay", "9.0", tmp_path)  # another GPU
+
+
+def test_another_compiler_compiles_again_and_none_uses_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def install(version: str) -> None:
+        program = tmp_path / version / "nvcc"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release 1.0, V{version}'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    def compile_here(kernel: str, target: tuple[str, ...]) -> bytes:
+        compiled.append(compiler_version(find_nvcc()))
+        return compiled[-1].encode()
+
+    monkeypatch.setattr(nvcc, "compile_kernel", compile_here)
+    monkeypatch.setattr(nvcc, "USUAL_PLACE", "")
+    cache = tmp_path / "cache"
+    for version in ("12.6.85", "13.0.88"):
+        install(version)
+        assert cubin_for("overlay", "8.9", cache) == cubin_for("overlay", "8.9", cache) == version.encode()
+    assert compiled == ["12.6.85", "13.0.88"]
+    os.utime(next(cache.glob("*12.6.85*")), (1, 1))
+    monkeypatch.setenv("PATH", "")
+    assert cubin_for("overlay", "8.9", cache) == b"13.0.88"
 
 
 def test_the_hash_follows_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
