@@ -64,6 +64,7 @@ class Delivery(Sink):
         self._tries = Tries(sink, self.settings, self.health)
         self._service = Service(sink, self._queue, self._tries, self.health, observe)
         self._error: BaseException | None = None
+        self._end_by_s: float | None = None  # beyond it a thread is left behind
         self._threads: list[threading.Thread] = []
         self._spool: Spool | None = None
         if self.settings.must_deliver is not None:
@@ -89,16 +90,28 @@ class Delivery(Sink):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tries.end()
-        self._queue.close()
-        limit_s = time.monotonic() + self.settings.flush_s + END_LIMIT_S
+        end_by_s = self._begin_to_end()
         for thread in reversed(self._threads):
-            thread.join(max(0.0, limit_s - time.monotonic()))
+            thread.join(max(0.0, end_by_s - time.monotonic()))
             if thread.is_alive():
                 log.error("%s hangs and is left behind", thread.name)
         self._queue.abandon()
         if self._error is not None and kind is None:
             raise self._error
+
+    def _begin_to_end(self) -> float:
+        """Let nothing more in and flush; gives the moment by which the threads have ended. Once only."""
+        if self._end_by_s is None:
+            self._end_by_s = time.monotonic() + self.settings.flush_s + END_LIMIT_S
+            self._tries.end()
+            self._queue.close()
+        return self._end_by_s
+
+    def end_soon(self) -> None:
+        self._begin_to_end()
+
+    def stop_with(self, stop: threading.Event) -> None:
+        self._queue.stop_with(stop)
 
     def report_to(self, tell: Tell) -> None:
         self.health.tell_to(tell)
@@ -120,7 +133,7 @@ class Delivery(Sink):
         self._put(prediction, prediction.frame.image.nbytes + maps_bytes)
 
     def tell(self, event: Event) -> None:
-        """Queue the event where the sink wants events; it never hears of itself."""
+        """Queue the event where the sink wants events; it never hears of itself. Waits for nothing."""
         if self.sink.wants_events and event.facts.get("sink") != self.name:
             self._put(event, 0)
 

@@ -14,6 +14,10 @@ from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.delivery_settings import DeliverySettings
 
+LOOK_S = 0.1  # how often a put that waits looks whether the line stops
+STOP_WAIT_S = 1.0  # that puts wait, all together, once it does: a sink that is well takes what it was given
+EVENTS_ROOM = 64  # events never wait: where predictions do, so many lie beside a full queue of them
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -42,6 +46,8 @@ class DeliveryQueue:
     def __init__(self, settings: DeliverySettings) -> None:
         self._settings = settings
         self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._stopped_s: float | None = None  # when a put saw that it is set
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._is_closed = self._is_abandoned = False
@@ -49,12 +55,16 @@ class DeliveryQueue:
         self._being_written = 0  # into the spool, whose answer is still out
         self._dropped: Counter[str] = Counter()
 
+    def stop_with(self, stop: threading.Event) -> None:
+        """Once `stop` is set, puts wait for a moment at most."""
+        self._stop = stop
+
     def put(self, item: Item) -> bool:
-        """Take the item in; False when it, or an older one in its place, was dropped. Never raises."""
+        """Take the item in; False when it, or an older one in its place, was dropped. Never raises; an event never waits."""
         with self._changed:
             self._offered += 1
-            if self._settings.when_full is WhenFull.WAIT:
-                self._changed.wait_for(lambda: self._is_closed or self._has_room(item), self._settings.wait_limit_s)
+            if self._settings.when_full is WhenFull.WAIT and not isinstance(item.content, Event):
+                self._wait_for_room(item)
             if self._is_closed:
                 self._dropped["stopped"] += 1
                 return False
@@ -69,6 +79,18 @@ class DeliveryQueue:
             self._bytes += item.size_bytes
             self._changed.notify_all()
             return is_whole
+
+    def _wait_for_room(self, item: Item) -> None:
+        """Wait as long as the settings say, or until the line has been stopping for long enough."""
+        end_s = time.monotonic() + self._settings.wait_limit_s
+        while not (self._is_closed or self._has_room(item)):
+            now_s = time.monotonic()
+            if self._stop.is_set():
+                self._stopped_s = self._stopped_s or now_s
+                end_s = min(end_s, self._stopped_s + STOP_WAIT_S)
+            if now_s >= end_s:
+                return
+            self._changed.wait(min(LOOK_S, end_s - now_s))
 
     def take(self, limit: int, timeout_s: float) -> list[Item] | None:
         """The oldest 1 to `limit` items; none when there is none in time; None when it is closed and empty."""
@@ -161,7 +183,8 @@ class DeliveryQueue:
 
     def _has_room(self, item: Item) -> bool:
         """Whether the item fits; into an empty queue any does."""
-        are_few = len(self._items) < self._settings.queue_items
+        is_aside = self._settings.when_full is WhenFull.WAIT and isinstance(item.content, Event)
+        are_few = len(self._items) < self._settings.queue_items + (EVENTS_ROOM if is_aside else 0)
         return not self._items or (are_few and self._bytes + item.size_bytes <= self._settings.queue_bytes)
 
     def _book(self, count: int, cause: str | None) -> None:

@@ -27,7 +27,7 @@ class DeliverySettings:
     queue_items: int = 256  # predictions and events that wait in memory
     queue_bytes: int = 256 << 20  # of their images and maps, where the sink wants them
     when_full: WhenFull = WhenFull.DROP_OLDEST  # WAIT for files, where every frame counts
-    wait_limit_s: float = 30.0  # with WAIT: after this the newest is dropped, so that a dead sink ends nothing
+    wait_limit_s: float = 30.0  # with WAIT: after this a new prediction is dropped, so that a dead sink ends nothing
     retry_s: float = 60.0  # a sink that fails for longer costs what it was given; with must-deliver nothing, ever
     first_pause_s: float = 0.1  # between two tries; doubles up to the longest
     longest_pause_s: float = 10.0
@@ -75,3 +75,10 @@ class DeliveryCounts:
         """Whether everything is accounted for."""
         there = self.delivered + sum(self.dropped.values()) + self.queued + self.spooled
         return self.offered + self.recovered == there
+
+    def losses(self) -> str | None:
+        """What was lost, as a person reads it; None when nothing was."""
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.dropped.items())
+        return (
+            f"the sink {self.name} lost {sum(self.dropped.values())} verdicts and events: {causes}" if causes else None
+        )

@@ -6,6 +6,7 @@ Every method may be called from any thread, before, while and after `run_line` r
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -227,14 +228,19 @@ class Line:
     # ---- running
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Runners and sinks open and cameras reading, for as long as the block takes; everything ended behind it."""
+    def running(self, stop: threading.Event | None = None) -> Iterator[None]:
+        """Runners and sinks open and cameras reading, for as long as the block takes; everything ended behind it.
+
+        Once `stop` is set nothing in the block waits for a sink.
+        """
         with ExitStack() as stack:
             stack.callback(self._shelf.leave_all_but)
             self._shelf.enter(self.work.model)
             for sink in self.sinks:
                 stack.enter_context(sink)
                 sink.report_to(self.events.pass_on)
+                if stop is not None:
+                    sink.stop_with(stop)
                 if sink.wants_events:
                     self.events.subscribe(sink.tell)
                     stack.callback(self.events.unsubscribe, sink.tell)
@@ -247,6 +253,8 @@ class Line:
                 yield
             finally:
                 self._end()
+                for sink in self.sinks:
+                    sink.end_soon()
 
     def _end(self) -> None:
         """End lanes, cameras and swaps that still wait."""

@@ -80,7 +80,7 @@ def run(
 
 def walk(line: Line, stop: threading.Event, view: View[StreamReport] | View[LineReport]) -> None:
     """Judge frames and hand the verdicts to the sinks."""
-    with line.running():
+    with line.running(stop):
         for predictions in Walk(line.work, line.pacer).predictions(stop):
             for prediction in predictions:
                 for sink in line.sinks:

@@ -6,6 +6,7 @@ is never lost in silence. Several streams share a sink through `runtime/delivery
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ class Sink(ABC):
 
     def report_to(self, tell: Tell) -> None:  # noqa: B027
         """Tell events of its own (`sink.late`, `sink.dead`, `sink.back`) through `tell`, where it has any."""
+
+    def stop_with(self, stop: threading.Event) -> None:  # noqa: B027
+        """Wait for nothing in `write` any more once `stop` is set."""
+
+    def end_soon(self) -> None:  # noqa: B027
+        """Begin to end; `__exit__` follows. Several sinks that have much to do then do it side by side."""
 
     def tick(self) -> None:  # noqa: B027
         """Do what is due when nothing is written; called about once a second by a delivery."""

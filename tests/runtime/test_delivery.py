@@ -24,6 +24,8 @@ from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.delivery import Delivery
 from nnet_edge.runtime.delivery_settings import DeliverySettings
+from nnet_edge.runtime.line import Line
+from nnet_edge.runtime.models import Model
 from nnet_edge.runtime.sinks import (
     CallbackSink,
     JsonLinesSettings,
@@ -82,6 +84,18 @@ class Receiver(MessageSink):
         taken = list(takewhile(lambda each: each not in self.refused, (message.id for message in messages[:3])))
         self.got += taken
         return len(taken)
+
+
+class NoRunner:
+    """Is entered and left, and asked for nothing."""
+
+    max_batch = 8
+
+    def __enter__(self) -> NoRunner:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        return None
 
 
 def until(is_true: Callable[[], bool], limit_s: float = 5.0) -> None:
@@ -183,6 +197,40 @@ def test_waiting_for_a_sink_ends(make_prediction: MakePrediction) -> None:
     assert counts.dropped == {"queue full": 3, "stopped": 2}
 
 
+def test_an_event_never_waits_for_a_dead_sink(make_prediction: MakePrediction) -> None:
+    """Where predictions do: an event comes from a camera's thread, which has to open its camera again."""
+    sink = Receiver()
+    sink.is_down.set()
+    settings = DeliverySettings(queue_items=1, when_full=WhenFull.WAIT, flush_s=0.1, **QUICK)
+    with Delivery(sink, settings) as delivery:
+        delivery.write(make_prediction(0))
+        until(lambda: sink.tries > 0)  # it is in the sink's hand
+        delivery.write(make_prediction(1))
+        began_s = time.monotonic()
+        for _ in range(100):
+            delivery.tell(Event("source.lost", "test"))
+        assert time.monotonic() - began_s < 5  # of 30 s each
+        counts = delivery.counts()
+        assert (counts.queued, counts.dropped) == (66, {"queue full": 36})  # they are bounded, and counted
+    assert delivery.counts().is_balanced
+
+
+def test_a_line_that_stops_waits_for_no_dead_sink(make_prediction: MakePrediction) -> None:
+    sink, stop = Receiver(), threading.Event()
+    sink.is_down.set()
+    settings = DeliverySettings(queue_items=1, when_full=WhenFull.WAIT, flush_s=0.1, **QUICK)
+    with Delivery(sink, settings) as delivery:
+        delivery.stop_with(stop)
+        threading.Timer(0.3, stop.set).start()
+        began_s = time.monotonic()
+        for index in range(20):
+            delivery.write(make_prediction(index))
+        assert time.monotonic() - began_s < 10  # of 30 s for each of 18
+    counts = delivery.counts()
+    assert counts.is_balanced
+    assert counts.losses() == "the sink receiver lost 20 verdicts and events: 18 queue full, 2 stopped"
+
+
 def test_a_dead_sink_is_told_once_and_its_return_too(make_prediction: MakePrediction) -> None:
     sink, told = Receiver(), []
     sink.is_down.set()
@@ -266,6 +314,27 @@ def test_a_sink_that_hangs_ends_with_the_line_and_is_counted(
     release.set()
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "sink callback"])
     assert delivery.counts() == counts
+
+
+def test_sinks_that_hang_end_together(make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.delivery.END_LIMIT_S", 1.5)
+    release, ended_s = threading.Event(), [0.0]
+
+    class Hanging(Receiver):
+        def send(self, messages: Sequence[Message]) -> int:
+            release.wait(30)
+            return super().send(messages)
+
+    sinks = [Delivery(Hanging(), DeliverySettings(flush_s=0.1), f"hanging-{number}") for number in range(4)]
+    line = Line(Model("parts", None, NoRunner(), 0.5), sinks)  # type: ignore[arg-type]
+    with line.running():
+        for sink in sinks:
+            sink.write(make_prediction(0))
+        ended_s[0] = time.monotonic()
+    assert time.monotonic() - ended_s[0] < 4  # 6.4 one after the other
+    assert all(sink.counts().dropped == {"stopped": 1} for sink in sinks)
+    release.set()
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("sink ")])
 
 
 def test_a_strict_sink_raises_its_first_fault_in_the_caller(make_prediction: MakePrediction) -> None:
