@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from nnet_edge.bundle import read_bundle
 from nnet_edge.calibration.frames import choose_frames
-from nnet_edge.calibration.gate import Gate, TestImages
+from nnet_edge.calibration.gate import Gate
 from nnet_edge.config import CPU_RUNNER_KINDS, RunnerSettings
-from nnet_edge.data import Dataset, load_images, load_mask
+from nnet_edge.data import Dataset, load_images
 from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
 from nnet_edge.export.calibrating import Bar, Bench, CalibrateSettings, Graph
+from nnet_edge.labelled_images import load_test
 from nnet_edge.training_data import with_held_out_images
 
 HEADINGS = ("precision", "runner", "verdict", "metrics", "map error", "flips", "ms", "speed-up", "size")
@@ -66,21 +65,6 @@ def runner_kinds(kind: str) -> list[str]:
     if not kinds:
         raise MissingExtraError("neither openvino nor onnxruntime is installed: pip install 'nnet-edge[cpu]'")
     return kinds
-
-
-def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
-    """The labelled test images of `dataset` with their masks, None when it has none."""
-    if not dataset.test:
-        return None
-    images = load_images([sample.path for sample in dataset.test], skip_bad)
-    sample_of = {sample.path: sample for sample in dataset.test}
-    samples = [sample_of[path] for path in images.paths]
-    masks = np.zeros(images.images.shape[:3], bool)
-    for mask, sample in zip(masks, samples, strict=True):
-        if sample.mask_path is not None:
-            mask[:] = load_mask(sample)
-    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
-    return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask)
 
 
 def table_of(graphs: Sequence[Graph]) -> str:
