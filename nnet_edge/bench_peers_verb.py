@@ -13,7 +13,11 @@ from nnet_edge.cli_options import FOLDER
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, default=Path("runs/peers"), show_default=True, help="Rows, exports, table, figure.")
-@click.option("--ours", type=FOLDER, help="What `bench accuracy` left as its --out: our bundles and their rows.")
+@click.option(
+    "--ours",
+    type=FOLDER,
+    help="What `bench accuracy` left as its --out: N-Net's bundles and rows. Without it N-Net is not in the race.",
+)
 @click.option("--categories", help="Only these, with commas (default: all under DATA).")
 @click.option("--method", "methods", multiple=True, help="May be repeated (default: all that anomalib is asked for).")
 @click.option("--seed", type=int, default=1, show_default=True)
@@ -29,7 +33,9 @@ from nnet_edge.cli_options import FOLDER
 def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
     """Measure anomalib's methods beside N-Net: accuracy on DATA, speed in turns; a table, JSON and the paper's Figure 4.
 
-    anomalib is installed into an environment of its own. Finished rows in --out are not computed again.
+    N-Net runs with --ours: train and measure it first (nnet-edge bench accuracy DATA --out runs/accuracy), then give that
+    folder. anomalib is installed into an environment of its own. Finished rows in --out are not computed again; rows of other
+    settings or images are refused. The table says why a method has no row.
     """
     from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
     from nnet_edge.benchmarks.peers.rows import LearnSettings

@@ -1,21 +1,27 @@
 """The peers' own environment: a virtual environment below a cache folder, made once, which never touches ours.
 
 torch goes in first and alone, in our version, so that no later requirement brings another build of it; torchvision, timm,
-OpenVINO and NumPy are held to our versions too, so that no difference of a library's is measured as one of a method's. Our
-code is copied in beside theirs, without our requirements: learn.py and serve.py run there. pip takes its index and its
-options from its own configuration and PIP_ variables.
+OpenVINO and NumPy are held to our versions too, so that no difference of a library's is measured as one of a method's. pip
+takes its index and its options from its own configuration and PIP_ variables.
+
+Our code runs there too (learn.py, serve.py), without our requirements: a copy of each state of it lies in a folder of its
+own, CODE-HASH/, with a Python that finds it. So a second run, also one of changed code, takes nothing from the first.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,22 +41,39 @@ def default_cache() -> Path:
 
 
 def ensure_environment(cache: Path, say: Callable[[str], None] = lambda line: None) -> Path:
-    """The environment's Python; the environment is made where there is none for these requirements, in a minute or two.
+    """The environment's Python, which finds our code too; made where there is none for these requirements, in minutes.
 
     Raises MissingExtraError when our own torch is missing, ConfigError when pip cannot install (its last line in the text).
     """
     wanted = requirements()
+    folder = environment_folder(cache, wanted)
+    with alone_in(folder, say):
+        if not (folder / MARK).exists():
+            say(f"making the environment of anomalib {ANOMALIB} in {folder}: downloads about 600 MB, takes minutes")
+            shutil.rmtree(folder, ignore_errors=True)
+            venv.create(folder, with_pip=True)
+            install(folder / "bin" / "python", wanted)
+            write_atomically(folder / MARK, json.dumps(wanted).encode())
+        return python_with_our_code(folder)
+
+
+def environment_folder(cache: Path, wanted: dict[str, list[str]]) -> Path:
+    """Where the environment of these requirements lies."""
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
-    folder = cache.absolute() / f"anomalib-{ANOMALIB}-{key}"
-    python = folder / "bin" / "python"
-    if not (folder / MARK).exists():
-        say(f"making the environment of anomalib {ANOMALIB} in {folder}: downloads about 600 MB, takes minutes")
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        install(python, wanted)
-        write_atomically(folder / MARK, json.dumps(wanted).encode())
-    copy_our_code(folder)
-    return python
+    return cache.absolute() / f"anomalib-{ANOMALIB}-{key}"
+
+
+@contextmanager
+def alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """No other process makes this environment meanwhile; waits for one that does. The lock ends with its process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("a+b") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process makes {folder}: waiting for it")
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield
 
 
 def requirements() -> dict[str, list[str]]:
@@ -84,18 +107,36 @@ def install(python: Path, wanted: dict[str, list[str]]) -> None:
             raise ConfigError(f"pip cannot install {packages[0]} into {python.parent.parent}: {said}")
 
 
-def copy_our_code(folder: Path) -> None:
-    """Our package as it stands now, into the environment's site-packages: the words, the model and benchmarks/peers."""
+def python_with_our_code(folder: Path) -> Path:
+    """A script that is the environment's Python with our package as it stands now: the words, the model, benchmarks/peers."""
+    files = our_files()
+    held = hashlib.sha256(b"".join(name.encode() + b"\0" + content + b"\0" for name, content in sorted(files.items())))
+    place = folder / f"code-{held.hexdigest()[:12]}"
+    if not place.exists():
+        made = Path(tempfile.mkdtemp(prefix="code-", suffix=".unfinished", dir=folder))
+        for name, content in files.items():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content)
+        script = (
+            f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(place))} exec {shlex.quote(str(folder / "bin/python"))} "$@"\n'
+        )
+        (made / "python").write_text(script)
+        (made / "python").chmod(0o755)
+        made.rename(place)
+    return place / "python"
+
+
+def our_files() -> dict[str, bytes]:
+    """What a contender's process imports of us: path below its folder -> content."""
     import nnet_edge.benchmarks.peers as peers
 
-    (site,) = folder.glob("lib/python*/site-packages")
-    target = site / "nnet_edge"
-    shutil.rmtree(target, ignore_errors=True)
-    only_code = shutil.ignore_patterns("__pycache__", "*_verb.py")
-    shutil.copytree(Path(nnet_edge.__file__).parent, target, ignore=only_code)
-    shutil.rmtree(target / "benchmarks", ignore_errors=True)  # where a wheel holds all parts in one folder
-    shutil.copytree(peers.__path__[0], target / "benchmarks" / "peers", ignore=only_code)
-    (target / "benchmarks" / "__init__.py").touch()
+    words, race = Path(nnet_edge.__file__).parent, Path(peers.__path__[0])
+    found = {f"nnet_edge/{path.relative_to(words)}": path for path in words.rglob("*.py")}
+    parts = ("benchmarks", "export", "calibration", "runtime")  # in the same folder where a wheel put them there
+    found = {name: path for name, path in found.items()
+             if name.split("/")[1] not in parts and not name.endswith("_verb.py")}  # fmt: skip
+    found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in race.glob("*.py")}
+    return {name: path.read_bytes() for name, path in found.items()} | {"nnet_edge/benchmarks/__init__.py": b""}
 
 
 def process_variables(threads: int) -> dict[str, str]:

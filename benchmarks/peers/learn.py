@@ -145,13 +145,13 @@ def export(model: Any, method: Method, job: dict[str, Any]) -> dict[str, Any]:
     for name, make in makers.items():
         try:
             path = Path(make())
-        except Exception as error:  # whatever the export raises is the peer's answer, and goes into the table
+            if name == "openvino-int8":
+                judge_int8(path, np.load(job["test"], mmap_mode="r"), out, job["threads"])
+        except Exception as error:  # whatever export or inferencer raises is the peer's answer, and goes into the table
             found[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             continue
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
         found[name] = {"path": os.fspath(path.relative_to(out)), "bytes": size}
-        if name == "openvino-int8":
-            judge_int8(path, np.load(job["test"], mmap_mode="r"), out, job["threads"])
     return found
 
 

@@ -1,6 +1,7 @@
 """How good the peers are: each learns a category in its own environment, and our metric code measures its raw maps.
 
-    OUT/METHOD/CATEGORY/seed_1/fp32.json    a row, as schemas/accuracy_row.json says; never computed twice
+    OUT/METHOD/CATEGORY/seed_1/fp32.json    a row, as schemas/accuracy_row.json says; never computed twice, and refused
+                                            where its key says that it is of other settings or other images
     OUT/METHOD/CATEGORY/seed_1/learned/     what learn.py left: facts, exports, log
 
 A peer sees the pixels that N-Net sees (256x256 after our resize) and learns from every good training image up to
@@ -18,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.benchmarks.peers.environment import run_module
+from nnet_edge.benchmarks.peers.environment import ANOMALIB, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
+from nnet_edge.benchmarks.trainings import require_same
 from nnet_edge.config import require_between
-from nnet_edge.data import Dataset, load_images, load_mask
+from nnet_edge.data import Dataset, fingerprint, load_images, load_mask
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluate import measure_known
 from nnet_edge.files import write_atomically
 
+INT8_EXPORT = "openvino-int8"  # as learn.py names it
 SCHEMA = "nnet-edge accuracy row 1"
 LEARN = "nnet_edge.benchmarks.peers.learn"
 RAW = "maps and scores as the method computes them: exported without anomalib's post-processor, which scales and clamps"
@@ -53,6 +56,29 @@ class LearnSettings:
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ConfigError(f"a limit of {self.minutes} minutes cannot be meant: give a positive number")
 
+    def key(self, method: Method) -> dict[str, Any]:
+        """What tells a training of `method` from another; limits count only where they can cut one short."""
+        limited = method.is_iterative and self.minutes is not None
+        return {
+            "seed": self.seed,
+            "images": self.images,
+            "epochs": self.epochs if method.is_iterative else None,
+            "minutes": self.minutes if limited else None,
+            "threads": self.threads if limited else None,  # what a minute is worth
+            "backbone": SAME_BACKBONE,
+            "anomalib": ANOMALIB,
+        }
+
+
+def data_key(dataset: Dataset) -> dict[str, Any]:
+    """What tells this category's images and masks from others."""
+    return {
+        "category": dataset.category,
+        "train": fingerprint(dataset.train),
+        "test": fingerprint([sample.path for sample in dataset.test]),
+        "masks": fingerprint([sample.mask_path for sample in dataset.test if sample.mask_path is not None]),
+    }
+
 
 def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
     """Where a method's row and what it learned lie."""
@@ -62,13 +88,16 @@ def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
 def learn_row(
     python: Path, method: Method, dataset: Dataset, out: Path, settings: LearnSettings, command: str
 ) -> list[Path]:
-    """The row files of `method` on `dataset`, computed where they are missing.
+    """The row files of `method` on `dataset`, computed where they are missing; anew where INT8 was left out and is wanted.
 
-    Raises DataError when the peer's process fails, with its last line and its log; then no row is written.
+    Raises DataError when the peer's process fails, with its last line and its log; then no row is written. ConfigError when
+    the row that is there is of other settings or images.
     """
     folder = row_folder(out, method, dataset.category, settings.seed)
     learned = folder / "learned"
-    if not (folder / "fp32.json").exists():
+    if not is_done(method, dataset, out, settings):
+        for row in folder.glob("*.json"):
+            row.unlink()
         learned.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
             job = write_job(Path(scratch), method, dataset, learned, settings)
@@ -77,6 +106,34 @@ def learn_row(
         for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
             (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
     return sorted(folder.glob("*.json"))
+
+
+def is_done(method: Method, dataset: Dataset, out: Path, settings: LearnSettings) -> bool:
+    """Whether the rows are there, INT8 among them when it is wanted and could be made.
+
+    Raises ConfigError when they are of other settings or images.
+    """
+    path = row_folder(out, method, dataset.category, settings.seed) / "fp32.json"
+    row = read_row(path)
+    if row is None:
+        return False
+    wanted = {"learning": settings.key(method), "data": data_key(dataset)}
+    require_same(path, row.get("key", {}), wanted)
+    return not settings.int8 or INT8_EXPORT in row["peer"]["exports"]
+
+
+def require_images(path: Path, dataset: Dataset) -> None:
+    """Nothing, when the row `path`, if there is one, is of these images. Raises ConfigError otherwise."""
+    if row := read_row(path):
+        require_same(path, row.get("key", {}).get("data", {}), data_key(dataset))
+
+
+def read_row(path: Path) -> dict[str, Any] | None:
+    """A row file, None where there is none. Raises DataError when it cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it, and the row is made again") from error
 
 
 def write_job(scratch: Path, method: Method, dataset: Dataset, learned: Path, settings: LearnSettings) -> Path:
@@ -164,6 +221,7 @@ def describe_row(
         "trained_in": f"anomalib {facts['versions']['anomalib']}",
         "command": command,
         "peer": {**facts, "raw": RAW, "adapted": ADAPTED.get(method.name)},
+        "key": {"learning": settings.key(method), "data": data_key(dataset)},
     }
 
 
@@ -175,15 +233,22 @@ def learn_all(
     settings: LearnSettings,
     command: str,
     say: Callable[[str], None],
-) -> list[str]:
-    """Every method with the same backbone on every category; the sentences of those that failed."""
-    failed = []
+) -> dict[tuple[str, str], str]:
+    """Every method with the same backbone on every category; (method, category) -> why it failed.
+
+    Raises ConfigError, before anything is learned, when `out` holds rows of other settings or images.
+    """
+    failed = {}
+    learners = [method for method in methods if method.takes_same_backbone]
     for dataset in datasets:
-        for method in (method for method in methods if method.takes_same_backbone):
+        for method in learners:
+            is_done(method, dataset, out, settings)
+    for dataset in datasets:
+        for method in learners:
             try:
                 paths = learn_row(python, method, dataset, out, settings, command)
             except DataError as error:
-                failed.append(str(error))
+                failed[method.name, dataset.category] = str(error)
                 say(f"warning: {error}")
                 continue
             say(f"{method.title} on {dataset.category}: {', '.join(str(path) for path in paths)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
@@ -33,6 +33,7 @@ class Contender:
     entry: Entry | None  # None: it cannot run
     note: str = ""
     timed: Timed | None = None
+    metrics_from: str = ""  # the system whose maps the metrics are of; "" where it has none
 
     def mean_of(self, figure: str, categories: tuple[str, ...]) -> float | None:
         """The mean of a figure over these categories, None unless it is known for each."""
@@ -51,9 +52,19 @@ class Contender:
         return {
             "name": self.name, "method": self.method, "system": self.system, "precision": self.precision,
             "backbone": self.backbone, "parameters": self.parameters, "values": self.values, "macs": self.macs,
-            "artefact_bytes": self.artefact_bytes, "metrics": self.metrics, "note": self.note,
+            "artefact_bytes": self.artefact_bytes, "metrics": self.metrics, "metrics_from": self.metrics_from,
+            "note": self.note,
             "speed": None if self.timed is None else self.timed.as_dict(),
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Why a method has no row of a category."""
+
+    method: str
+    category: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class PeersReport:
     contenders: tuple[Contender, ...]
     claim: tuple[Counted, ...]
     verdict: str
+    absent: tuple[Absent, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -86,6 +98,7 @@ class PeersReport:
             "warnings": list(self.warnings),
             "compared_over": list(self.categories),
             "contenders": [one.as_dict() for one in self.contenders],
+            "absent": [asdict(one) for one in self.absent],
             "rdpp": {"verdict": self.verdict, "counted": [one.as_dict() for one in self.claim]},
             "published": [one.as_dict() for one in PUBLISHED],
         }
@@ -94,23 +107,24 @@ class PeersReport:
         """The report."""
         lines = [f"**{warning}**" for warning in self.warnings]
         lines += [*([""] if lines else []), *(f"- {name}: {value}" for name, value in self.header.items()), ""]
-        lines += [*self._speed_table(), "", *self._accuracy_table(), "", self.verdict, "", *self._claim_table(), ""]
+        lines += [*self._speed_table(), "", *self._accuracy_table(), "", *self._absent_table(), ""]
+        lines += [self.verdict, "", *self._claim_table(), ""]
         return "\n".join([*lines, *published_table(), "", NOTES])
 
     def _speed_table(self) -> list[str]:
         over = ", ".join(self.categories) or "no common category"
         lines = [f"| contender | backbone | frames/s, median (min..max) | p50 / p95 / p99 ms | M parameters | M values | "
-                 f"GMACs | MiB | PRO, mean of {over} | note |",
-                 "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+                 f"GMACs | file MiB | process MiB | PRO, mean of {over} (of whose maps) | note |",
+                 "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for one in sorted(self.contenders, key=lambda one: -(one.timed.frames_per_s.median if one.timed else 0)):
             rate = one.timed.frames_per_s.text(1) if one.timed else "-"
             latencies = " / ".join(f"{value:.1f}" for value in one.timed.latencies_ms) if one.timed else "-"
             size = "-" if one.artefact_bytes is None else f"{one.artefact_bytes / MEBIBYTE:.1f}"
+            held = "-" if one.timed is None or one.timed.memory_mib is None else f"{one.timed.memory_mib:.0f}"
             pro = one.mean_of("pro", self.categories) if self.categories else None
-            counted = f"{one.parameters / MEGA:.2f} | {one.values / MEGA:.2f} | {one.macs / GIGA:.2f} | {size}"
-            lines.append(
-                f"| {one.name} | {one.backbone} | {rate} | {latencies} | {counted} | {percent(pro)} | {one.note} |"
-            )
+            good = percent(pro) if pro is None else f"{percent(pro)} ({one.metrics_from})"
+            counted = f"{one.parameters / MEGA:.2f} | {one.values / MEGA:.2f} | {one.macs / GIGA:.2f} | {size} | {held}"
+            lines.append(f"| {one.name} | {one.backbone} | {rate} | {latencies} | {counted} | {good} | {one.note} |")
         return lines
 
     def _accuracy_table(self) -> list[str]:
@@ -128,6 +142,12 @@ class PeersReport:
             ]
             lines.append(f"| {one.method}, {one.precision} | {' | '.join(cells)} |")
         return lines
+
+    def _absent_table(self) -> list[str]:
+        if not self.absent:
+            return ["Every method has a row of every category."]
+        lines = ["| no row of | category | why |", "|---|---|---|"]
+        return [*lines, *(f"| {one.method} | {one.category} | {one.reason} |" for one in self.absent)]
 
     def _claim_table(self) -> list[str]:
         lines = ["| WideResNet-50-2, random weights | M parameters | GMACs | frames/s, torch eager FP32 |",
@@ -159,7 +179,9 @@ NOTES = (
     "process of its own, all take turns. Peers run in anomalib's TorchInferencer and OpenVINOInferencer on anomalib's own "
     "exports, made for a batch of one and without its post-processor, whose scaling and clamping would lose information: "
     "less work than their default. They learn from every good training image up to the limit, those that N-Net holds out "
-    "included; nothing is chosen on test images. FP32 accuracy of peers is that of their torch module, INT8 (NNCF, "
-    "calibrated on half of the training images) that of their OpenVINO graph; both by this project's metrics on raw maps. "
+    "included; nothing is chosen on test images. Metrics are measured once a precision and stand beside every system that "
+    "computes it, with the one whose maps they are of: peers' FP32 their torch module's, their INT8 (NNCF, calibrated on half "
+    "of the training images) their OpenVINO graph's, ours the runner's of bench accuracy; all by this project's metrics on raw "
+    "maps. Process MiB: its own pages and its share of those that several map. "
     "M values adds memory banks and stored statistics to the parameters."
 )

@@ -1,6 +1,8 @@
 """Contenders take turns: each is a process that waits at its pipe until it is asked, so environments never meet.
 
 Only one computes at a time. Every round begins with another contender, so that whatever slows the machine down slows all.
+All stay in memory to the end; what each takes there is part of the answer, and one that the memory left would not hold does
+not start.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from nnet_edge.errors import DataError
 SERVE = "nnet_edge.benchmarks.peers.serve"
 ANSWER_TIMEOUT_S = 600.0
 PROBE_FRAMES = 2
+LEAST_FREE_MIB = 2048.0  # to start one more: torch, anomalib and the largest artefact took 1.3 GiB
 MOST_FRAMES = 1000  # of one turn
 MS_PER_S = 1000.0
+MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Timed:
     """All turns of one contender: the latencies of every frame, a tuple a round."""
 
     rounds: tuple[tuple[float, ...], ...]  # ms
+    memory_mib: float | None = None  # of its process: its own pages, and its share of those that several map
 
     @property
     def frames_per_s(self) -> Spread:
@@ -64,7 +69,11 @@ class Timed:
             "frames_per_s": self.frames_per_s.as_dict(),
             "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "count": sum(len(turn) for turn in self.rounds)},
             "rounds": [MS_PER_S * len(turn) / sum(turn) for turn in self.rounds],
+            "memory_mib": self.memory_mib,
         }
+
+
+Running = tuple[Entry, "Pipe", int]  # with its frames a turn
 
 
 class Pipe:
@@ -108,22 +117,32 @@ class Pipe:
         try:
             self._process.stdin.write(json.dumps({"frames": frames}) + "\n")
         except BrokenPipeError as error:
-            raise DataError(f"{self._entry.name} ended ({self._last_word()}): see {self._log}") from error
+            raise DataError(f"{self._entry.name} cannot be timed ({self._last_word()})") from error
         return tuple(self._answer()["latencies_ms"])
+
+    def memory_mib(self) -> float | None:
+        """What its process takes of the memory now; None where the system does not say."""
+        import psutil
+
+        try:
+            return float(psutil.Process(self._process.pid).memory_full_info().pss) / MEBIBYTE
+        except (psutil.Error, AttributeError):
+            return None
 
     def _answer(self) -> dict[str, list[float]]:
         stdout = self._process.stdout
         assert stdout is not None
         ready, _, _ = select.select([stdout], [], [], ANSWER_TIMEOUT_S)
         line = stdout.readline() if ready else ""
-        if not line:
+        try:
+            return dict(json.loads(line))
+        except ValueError as error:  # nothing, or half a line of one that was killed
             why = self._last_word() if ready else f"no answer within {ANSWER_TIMEOUT_S:g} s"
-            raise DataError(f"{self._entry.name} cannot be timed ({why}): see its log")
-        return dict(json.loads(line))
+            raise DataError(f"{self._entry.name} cannot be timed ({why})") from error
 
     def _last_word(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "no word"
+        return lines[-1][:200] if lines else "it ended without a word"
 
 
 def take_turns(
@@ -135,30 +154,62 @@ def take_turns(
     work: Path,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, Timed], dict[str, str]]:
-    """(name -> its turns, name -> why it could not be timed); all processes live at once and one computes at a time."""
+    """(name -> its turns, name -> why it could not be timed); all processes live at once and one computes at a time.
+
+    One that dies in a round is left out of the answer and of the rounds to come; the others go on.
+    """
     timed: dict[str, list[tuple[float, ...]]] = {}
     failed: dict[str, str] = {}
+
+    def lose(entry: Entry, error: DataError, when: str = "") -> None:
+        timed.pop(entry.name, None)
+        failed[entry.name] = f"{error}{when}"
+        say(f"warning: {failed[entry.name]}")
+
     with ExitStack() as stack:
-        open_pipes: list[tuple[Entry, Pipe, int]] = []
+        running: list[Running] = []
         round_s = 0.0
         for entry in entries:
             try:
+                require_memory(entry)
                 pipe = stack.enter_context(Pipe(entry, frames, threads, work))
                 once_ms = sum(pipe.time(PROBE_FRAMES)) / PROBE_FRAMES
             except DataError as error:
-                failed[entry.name] = str(error)
-                say(f"warning: {error}")
+                lose(entry, error)
                 continue
             count = max(PROBE_FRAMES, min(MOST_FRAMES, math.ceil(turn_s * MS_PER_S / once_ms)))
-            open_pipes.append((entry, pipe, count))
+            running.append((entry, pipe, count))
             timed[entry.name] = []
             round_s += (count + 1) * once_ms / MS_PER_S
-        say(f"{len(open_pipes)} contenders, {rounds} rounds: about {rounds * round_s / 60:.1f} minutes")
+        say(f"{len(running)} contenders, {rounds} rounds: about {rounds * round_s / 60:.1f} minutes")
         began = time.perf_counter()
         for number in range(rounds):
-            for turn in range(len(open_pipes)):
-                entry, pipe, count = open_pipes[(number + turn) % len(open_pipes)]
-                timed[entry.name].append(pipe.time(count))
+            for entry, pipe, count in in_turn(running, number):
+                if entry.name not in timed:
+                    continue
+                try:
+                    timed[entry.name].append(pipe.time(count))
+                except DataError as error:
+                    lose(entry, error, f" in round {number + 1} of {rounds}: its turns before are left out")
             left = (time.perf_counter() - began) / (number + 1) * (rounds - number - 1)
             say(f"round {number + 1} of {rounds}, {left:.0f} s left")
-    return {name: Timed(tuple(turns)) for name, turns in timed.items()}, failed
+        memory = {entry.name: pipe.memory_mib() for entry, pipe, _ in running if entry.name in timed}
+    return {name: Timed(tuple(turns), memory[name]) for name, turns in timed.items()}, failed
+
+
+def in_turn(running: Sequence[Running], number: int) -> list[Running]:
+    """All, beginning with another one each round."""
+    first = number % len(running) if running else 0
+    return [*running[first:], *running[:first]]
+
+
+def require_memory(entry: Entry) -> None:
+    """Raises DataError where the memory left would not hold one more contender."""
+    import psutil
+
+    free = psutil.virtual_memory().available / MEBIBYTE
+    if free < LEAST_FREE_MIB:
+        raise DataError(
+            f"{entry.name} was not started: {free:.0f} MiB of memory are free, {LEAST_FREE_MIB:.0f} are kept for each; "
+            "race fewer with --method"
+        )
