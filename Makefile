@@ -27,16 +27,18 @@ types: .venv/ready
 	ln -s $(addprefix $(CURDIR)/,$(PARTS)) build/types/nnet_edge/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p nnet_edge
 
-# Everything that needs a GPU, where there is one. A build that this GPU or TensorRT refuses does not end it: the report names
-# it, and torch stands in for the engine where none is left.
+# Everything that needs a GPU, where there is one; first of all, whether TensorRT-RTX runs on it. A build that this GPU or
+# TensorRT refuses does not end it: the report names it, and torch stands in for the engine where none is left. A test that
+# fails does not keep the report from being written, and fails the target at the end.
 gpu: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[gpu]' -c constraints.txt
+	$(BIN)/python -m nnet_edge.benchmarks.gpu_question
 	test -d $(GPU)/line || $(BIN)/python -c 'from pathlib import Path; from nnet_edge.demo_parts import make_line; make_line(Path("$(GPU)/line"), 0)'
 	test -d $(GPU)/bundle || $(BIN)/python -m nnet_edge.benchmarks.random_bundle $(GPU)/bundle --backbone wide_resnet50_2
 	test -f $(GPU)/bundle/nnet.int8.onnx || $(BIN)/nnet-edge calibrate $(GPU)/bundle $(GPU)/line --frames 16 --accept
 	-for precision in fp32 fp16 int8; do $(BIN)/nnet-edge build-engine $(GPU)/bundle --precision $$precision --accept; done
-	$(BIN)/pytest -m gpu
-	$(BIN)/python -m nnet_edge.benchmarks.gpu $(GPU)/bundle --json benchmarks/results/gpu.json
+	$(BIN)/pytest -m gpu; tests=$$?; \
+	$(BIN)/python -m nnet_edge.benchmarks.gpu $(GPU)/bundle --json benchmarks/results/gpu.json && exit $$tests
 
 # Four cameras for half an hour; memory, threads, file handles and latency must not grow. SOAK=3 for three minutes.
 SOAK ?= 30

@@ -1,4 +1,5 @@
-"""Everything that can be measured on a GPU, in one run: ceilings, kernels, engines, torch beside them; one JSON file.
+"""Everything that can be measured on a GPU, in one run: whether TensorRT-RTX runs, ceilings, kernels, engines, torch beside
+them; one JSON file.
 
     python -m nnet_edge.benchmarks.gpu BUNDLE --json benchmarks/results/gpu.json
 
@@ -31,6 +32,7 @@ from nnet_edge.benchmarks.gpu_engines import (
 )
 from nnet_edge.benchmarks.gpu_kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
 from nnet_edge.benchmarks.gpu_machine import describe_gpu
+from nnet_edge.benchmarks.gpu_question import ask_tensorrt_rtx
 from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import NnetEdgeError, StreamError
@@ -60,6 +62,8 @@ def measure_gpu(
     bundle = read_bundle(path)
     machine = describe_gpu(gpu)
     say(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    answer = ask_tensorrt_rtx(gpu)
+    say(answer.sentence())
     ceilings, kernels = measure_device(batches, say)
     can_torch = with_torch and torch_has_cuda()
     product = matrix_rate() if can_torch else None
@@ -71,6 +75,7 @@ def measure_gpu(
         "command": command_text("nnet_edge.benchmarks.gpu"),
         "when": now(),
         "machine": machine,
+        "tensorrt_rtx_runs_here": answer.as_dict(),
         "bundle": {"name": bundle.name, "backbone": bundle.manifest["backbone"]},
         "warnings": [*bundle.warnings, *missing(rates)],
         "versions": versions(),

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Rate:
     precision: str
     batch: int
     what: (
-        str  # "network" (images lie on the GPU), "end to end, 1920x1080 BGR8" (upload, resize, network, kernels, score)
+        str  # "network" (images lie on the GPU), "network and kernels", "end to end, 1920x1080 BGR8" (upload to score)
     )
     images_per_s: float
     ms_per_batch: float  # median
@@ -58,12 +59,16 @@ def rate(system: str, precision: str, batch: int, what: str, seconds: float, wor
 
 
 def measure_runner(runner: TrtRunner, batches: tuple[int, ...] = BATCHES, work: float | None = None) -> Iterator[Rate]:
-    """The runner's network and kernels alone, then end to end with frames of 1920x1080 in pageable memory, three under way."""
+    """The runner's network alone (what torch's rows are), with the kernels around it, and end to end with frames of 1920x1080
+    in pageable memory, three under way.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (max(batches), SIDE, SIDE, 3), np.uint8)
     frames = [Frame(rng.integers(0, 256, (1080, 1920, 3), np.uint8), index, 0.0) for index in range(max(batches))]
     for batch in (size for size in batches if size <= runner.max_batch):
         runner.start(images[:batch])()
+        seconds = median_s(partial(runner.network_alone(), CALLS), ROUNDS) / CALLS
+        yield rate(runner.name, runner.precision, batch, "network", seconds, work)
         seconds = median_s(lambda: runner.compute_again(CALLS), ROUNDS) / CALLS
         yield rate(runner.name, runner.precision, batch, "network and kernels", seconds, work)
         seconds = median_s(lambda: overlapping(runner, frames[:batch], CALLS), ROUNDS) / CALLS  # noqa: B023

@@ -98,6 +98,37 @@ def test_a_rate_and_its_share() -> None:
     assert rate("torch eager", "fp16", 8, "network", 0.004, None).share_of_matrix_rate is None
 
 
+class Waiting:
+    """A runner, as far as the benchmark measures one; it notes what it was asked to do."""
+
+    name, precision, max_batch = "tensorrt", "fp16", 8
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def start(self, images: np.ndarray) -> Any:
+        return lambda: self.asked.add("start")
+
+    def start_frames(self, frames: Any) -> Any:
+        return lambda: self.asked.add("frames")
+
+    def compute_again(self, times: int) -> None:
+        self.asked.add("with kernels")
+
+    def network_alone(self) -> Any:
+        return lambda times: self.asked.add("alone")
+
+
+def test_an_engine_is_measured_as_torch_is_and_as_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one `what` are rows of the same work: the network alone, for torch and for engines."""
+    monkeypatch.setattr(gpu_engines, "ROUNDS", 1)
+    runner = Waiting()
+    found = [(row.batch, row.what) for row in gpu_engines.measure_runner(runner, (1, 8, 32))]
+    kinds = ["network", "network and kernels", "end to end, 1920x1080 BGR8"]
+    assert found == [(batch, what) for batch in (1, 8) for what in kinds]
+    assert runner.asked == {"start", "alone", "with kernels", "frames"}
+
+
 def test_operations_are_counted(bundle) -> None:
     assert 1e8 < operations(bundle) < 1e11
 
