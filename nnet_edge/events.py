@@ -67,7 +67,6 @@ class Events:
         self._lock = threading.Lock()
         self._subscribers: list[Tell] = []
         self._newest: deque[Event] = deque(maxlen=KEPT)
-        self._counts: dict[tuple[str, str | None], int] = {}
 
     def subscribe(self, callback: Tell) -> None:
         """Call `callback` with every event to come, in the thread that tells it: it must not wait."""
@@ -89,8 +88,6 @@ class Events:
         """Tell an event that was made elsewhere, by a sink for one."""
         with self._lock:
             self._newest.append(event)
-            key = (event.kind, event.stream)
-            self._counts[key] = self._counts.get(key, 0) + 1
             subscribers = tuple(self._subscribers)
         for callback in subscribers:
             try:
@@ -102,13 +99,3 @@ class Events:
         """The newest `limit` events, oldest first."""
         with self._lock:
             return list(self._newest)[-limit:]
-
-    def count(self, kind: str, stream: str | None = None) -> int:
-        """How often this kind was told of this stream since the start."""
-        with self._lock:
-            return self._counts.get((kind, stream), 0)
-
-    def forget(self, stream: str) -> None:
-        """Drop the counts of a stream that was removed for good."""
-        with self._lock:
-            self._counts = {key: count for key, count in self._counts.items() if key[1] != stream}

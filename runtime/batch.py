@@ -74,9 +74,12 @@ class Batch:
             position += len(mine)
 
     def wait(self) -> None:
-        """Wait until everything is computed; raises what a runner raised, now or when the batch was started."""
-        for chunk in self._chunks:
-            chunk.wait()
+        """Wait until everything is computed; raises what a runner raised first, now or when the batch was started."""
+        for chunk in self._chunks:  # all of them: what nobody waits for stays under way
+            try:
+                chunk.wait()
+            except Exception as error:
+                self._error = self._error or error
         if self._error is not None:
             raise self._error
 

@@ -85,8 +85,11 @@ class Line:
         name, meters, path = settings.name, Meters(), settings.bundle
         if name in self._streams:
             raise ConfigError(f"there is a stream called {name!r} already: give another name, or remove it first")
-        own = None if path is None else self._shelf.find(path) or self._shelf.load(path)
+        known = None if path is None else self._shelf.find(path)
+        own = known or (None if path is None else self._shelf.load(path))
         with self._lock:
+            if path is not None and known is not None and self._shelf.find(path) is not known:
+                own = self._shelf.load(path)  # it was let go in this moment
             model = own or self.work.model
             station = Station(settings.verdict, model.threshold)
             camera = Camera(
@@ -117,6 +120,7 @@ class Line:
             known = self.lanes.all_counts()
             self._reports = {name: stream for name, stream in self._reports.items() if name in known}
         stream.camera.ask_to_stop()
+        self.work.let_go(stream.model)
         if self._is_running:
             stream.camera.join()
         self.events.tell("stream.removed", name)

@@ -33,6 +33,7 @@ class LineWork:
         self.is_watched = False  # whether a page wants maps of good frames too
         self.subscribers = Subscribers()
         self._swaps: list[Swap] = []
+        self._has_unused = False  # a model, whose runner is left in the next gap
         self._batches = BucketCounter(BATCH_BOUNDS)
 
     def ask_to_swap(self, new: Model, stream: Stream | None) -> Swap:
@@ -45,8 +46,8 @@ class LineWork:
             return swap
 
     def must_switch(self) -> bool:
-        """Whether a bundle waits to be swapped in."""
-        return bool(self._swaps)
+        """Whether a bundle waits to be swapped in, or out."""
+        return self._has_unused or bool(self._swaps)
 
     def withdraw(self, swap: Swap) -> bool:
         """Whether the swap still waited: then it will never happen."""
@@ -57,10 +58,15 @@ class LineWork:
             self._leave_unused()
             return True
 
-    def switch(self) -> None:
-        """Swap in what waits; no batch is under way."""
+    def let_go(self, model: Model) -> None:
+        """Leave the runner of a model in the next gap between two batches, unless a stream judges by it."""
         with self.lock:
-            swaps, self._swaps = self._swaps, []
+            self._has_unused = model is not self.model and all(one.model is not model for one in self.streams.values())
+
+    def switch(self) -> None:
+        """Swap in what waits, and leave what is not used any more; no batch is under way."""
+        with self.lock:
+            swaps, self._swaps, self._has_unused = self._swaps, [], False
             meant = [self._switch_one(swap) for swap in swaps]
             self._leave_unused()
         for swap, names in zip(swaps, meant, strict=True):

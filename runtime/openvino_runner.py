@@ -62,9 +62,10 @@ class OpenvinoRunner(GraphRunner):
             for image in images:
                 request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
                 self._busy[request] = image
-                request.start_async({INPUT: image[np.newaxis]}, share_inputs=True)
                 requests.append(request)
+                request.start_async({INPUT: image[np.newaxis]}, share_inputs=True)
         except RuntimeError as error:
+            self._give_up(requests)
             raise StreamError(f"OpenVINO could not compute {len(images)} images: {reason(error)}") from error
 
         def collect() -> Mapping[str, np.ndarray]:
@@ -77,16 +78,23 @@ class OpenvinoRunner(GraphRunner):
                     del self._busy[request]
                     self._idle.append(request)
             except RuntimeError as error:
+                self._give_up(requests)
                 raise StreamError(f"OpenVINO could not compute {len(images)} images: {reason(error)}") from error
             return outputs
 
         return collect
 
+    def _give_up(self, requests: Sequence[openvino.InferRequest]) -> None:
+        """Wait for those of the requests that are under way; none of them is used again, their images are let go."""
+        for request in requests:
+            if request in self._busy:
+                with contextlib.suppress(RuntimeError):  # nobody asks for its outputs any more
+                    request.wait()
+                del self._busy[request]
+
     def _release(self) -> None:
-        for request in self._busy:
-            with contextlib.suppress(RuntimeError):  # nobody waits for its outputs any more
-                request.wait()
-        self._busy, self._idle = {}, []
+        self._give_up(list(self._busy))
+        self._idle = []
         del self._compiled
 
 

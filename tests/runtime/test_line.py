@@ -40,7 +40,7 @@ from nnet_edge.stream_settings import (
     VerdictSettings,
 )
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 MakeRunner = Callable[..., Any]
 CAMERA = CameraSettings("synthetic", first_retry_s=0.05)
 
@@ -497,6 +497,21 @@ def test_a_stream_may_have_a_bundle_of_its_own(make_runner: MakeRunner) -> None:
     scores = {(one.frame.stream, round(one.image_score, 3), one.threshold) for one in seen}
     assert scores == {("a", 0.8, 0.5), ("b", 0.4, 0.2)}
     assert load.runner.exited == 1
+
+
+def test_the_model_of_a_removed_stream_is_let_go(make_runner: MakeRunner) -> None:
+    load = Half(make_runner)
+    line = line_of(make_runner(), load=load)
+    add(line, "a", itertools.repeat(0), rate_hz=100.0)
+    with Running(line):
+        for number in range(3):
+            add(line, "b", itertools.repeat(0), rate_hz=100.0, bundle=Path(f"own-{number}"))
+            until(lambda: line.latest("b"))
+            line.remove("b")
+            until(lambda number=number: load.runner.exited == number + 1)
+        judged = line.lanes.counts("a").judged
+        until(lambda: line.lanes.counts("a").judged > judged)
+    assert load.runner.entered == 3
 
 
 def test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing(
