@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-STATIC_FILES = {"page.css": "text/css", "page.js": "text/javascript", "chart.js": "text/javascript",
-                "regions.js": "text/javascript", "login.js": "text/javascript", "icon.svg": "image/svg+xml"}  # fmt: skip
+SCRIPTS = ("page.js", "card.js", "chart.js", "panels.js", "regions.js", "login.js")
+STATIC_FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(SCRIPTS, "text/javascript")
 KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -81,7 +81,7 @@ class Door:
         """The ASGI application, with its requests watched."""
 
         async def watched(scope: Message, receive: Any, send: Any) -> None:
-            visit = self._by_peer.get(tuple(scope.get("client") or ()))  # type: ignore[arg-type]
+            visit = self._by_peer.get(tuple(scope.get("client") or ()))
             if visit is None:
                 await app(scope, receive, send)
                 return
@@ -125,7 +125,7 @@ class Door:
 def guarded(kind: type[Any], door: Door) -> type[Any]:
     """The asyncio protocol `kind`, whose connections go through the door."""
 
-    class Guarded(kind):  # type: ignore[misc]
+    class Guarded(kind):
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._guarded_transport = transport
             door.enter(transport)

@@ -36,6 +36,7 @@ def line_state(line: Line, watch: Watch) -> dict[str, object]:
     """Everything that the page shows but scores and pictures."""
     return {
         "version": __version__,
+        "run": watch.run,
         "bundle": line.model().facts(),
         "warnings": list(line.model().warnings),
         "streams": of_each(line, lambda status: stream_state(line, watch, status)),

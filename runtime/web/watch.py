@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections import OrderedDict, deque
@@ -70,6 +71,7 @@ class Watch:
 
     def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings) -> None:
         self._line, self._settings = line, settings
+        self.run = secrets.token_hex(8)  # numbers and keys of another run mean something else
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._scores: dict[str, deque[Score]] = {}

@@ -33,7 +33,19 @@ function chartTop(scores, threshold, tried) {
   return Math.max(2 * threshold, 1.1 * (tried === null ? 0 : tried));
 }
 
-/** How many of `scores` lie above `threshold`. */
-function countAbove(scores, threshold) {
-  return scores.reduce((found, [, score]) => found + (score > threshold ? 1 : 0), 0);
+/**
+ * How many of `scores` ([number, score, isAnomalous, crop], oldest first) would be rejects at `threshold`; with `smoothing`
+ * [n, m] those where n of the last m of the same crop lie above it.
+ */
+function countRejects(scores, threshold, smoothing) {
+  const [n, m] = smoothing || [1, 1], histories = new Map();
+  let found = 0;
+  for (const [, score, , crop] of scores) {
+    const history = histories.get(crop) || [];
+    histories.set(crop, history);
+    history.push(score > threshold);
+    if (history.length > m) history.shift();
+    if (history.filter(Boolean).length >= n) found += 1;
+  }
+  return found;
 }

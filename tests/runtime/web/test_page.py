@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nnet_edge.config import RunnerSettings
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.models import load_model
-from nnet_edge.stream_settings import EVERY_FRAME, LaneSettings
+from nnet_edge.runtime.station import Station
+from nnet_edge.stream_settings import EVERY_FRAME, LaneSettings, Smoothing, VerdictSettings
 from nnet_edge.web_settings import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -38,6 +41,8 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
         browser.wait(f"{CARD}.dataset.frame !== '{frame}'")
         browser.wait(f"({SUM_OF_PIXELS}).then((sum) => sum !== {pixels})")
 
+        assert not browser.value("document.querySelector('.threshold').offsetParent")  # no slip of a finger moves it
+        browser.click(".adjust")
         browser.wait("/ of the last [1-9][0-9]/.test(document.querySelector('.would').textContent)")
         browser.value(
             "(() => { const s = document.querySelector('.threshold'); s.value = 250;"
@@ -60,10 +65,15 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
         assert (x, y) == (pytest.approx(0.55 * 320, abs=2), pytest.approx(0.1 * 240, abs=2))
         browser.wait(f"{CARD}.classList.contains('good')")
         assert site.line.latest("left").is_masked
+        browser.wait(
+            "document.querySelector('.would').textContent.startsWith('rejects: 0 of the last ')"
+        )  # of these regions
 
         browser.click(".pause")
         browser.wait("document.querySelector('.card .state').textContent === 'paused'")
         assert site.line.streams()[0].is_paused
+        browser.wait("document.querySelector('.card .word').textContent === 'PAUSED'")  # no old verdict is shown as new
+        assert not browser.value(f"{CARD}.classList.contains('good')")
         browser.click(".pause")
         browser.wait("document.querySelector('.card .state').textContent === 'live'")
 
@@ -80,6 +90,37 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
                                   ".map((b) => b.getBoundingClientRect().height)")  # fmt: skip
             assert min(sizes) >= 28  # pixels of the screen: a finger hits it
         assert not browser.complaints
+
+
+@pytest.mark.slow
+def test_what_a_threshold_would_reject_is_counted_as_the_line_judges(browser: Any, serve: Any) -> None:
+    """Every verdict is that of a real station with the same smoothing, for each crop by itself."""
+    scores = [0.2, 0.9, 0.3, 0.8, 0.7, 0.1, 0.2, 0.9, 0.1, 0.95, 0.9, 0.3]
+    crops = [Crop("nut", 0, 0, 8, 8), Crop("bolt", 8, 0, 8, 8)]
+    whole = Frame(np.zeros((8, 16, 3), np.uint8), 0, 0.0)
+    with serve() as site:
+        open_page(browser, site)
+        for n, m, in_crops in ((1, 1, False), (2, 3, False), (3, 5, False), (1, 3, True), (2, 2, True)):
+            settings = VerdictSettings(0.5, smoothing=Smoothing(n, m), crops=tuple(crops) if in_crops else ())
+            station, rows = Station(settings, 0.5), []
+            for number, score in enumerate(scores):
+                crop = crops[number % 2] if in_crops else None
+                outputs = Outputs(np.full((1, 256, 256), score, np.float32), np.array([score], np.float32))
+                (found,) = station.judge(whole, [replace(whole, crop=crop)], outputs, 0, False)
+                rows.append([number, score, int(found.is_anomalous), None if crop is None else crop.name])
+            counted = browser.value(f"countRejects({json.dumps(rows)}, 0.5, [{n}, {m}])")
+            assert counted == sum(row[2] for row in rows) > 0
+        assert browser.value(f"countRejects({json.dumps(rows)}, 0.5, null)") == sum(score > 0.5 for score in scores)
+
+
+@pytest.mark.slow
+def test_a_line_that_answers_no_more_shows_no_verdict(browser: Any, serve: Any) -> None:
+    with serve() as site:
+        open_page(browser, site)
+        browser.wait(f"{CARD}.classList.contains('good')")
+        site.server._server.should_exit = True
+        browser.wait("document.querySelector('.card .word').textContent === 'NO ANSWER'")
+        assert not browser.value(f"{CARD}.classList.contains('good')")
 
 
 SUM_OF_PIXELS = """(async () => {
@@ -112,6 +153,7 @@ def test_streams_are_added_and_removed_and_rejects_opened(browser: Any, serve: A
         browser.click("#add-form button[type=submit]")
         browser.wait("document.querySelectorAll('.card').length === 2")
         assert [status.name for status in site.line.streams()] == ["left", "right"]
+        browser.click("[data-stream=right] .adjust")
         browser.click("[data-stream=right] .remove")
         browser.wait("document.querySelectorAll('.card').length === 1")
         assert [status.name for status in site.line.streams()] == ["left"]
