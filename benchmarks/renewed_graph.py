@@ -28,7 +28,8 @@ def renew(bundle: Bundle, precision: str, folder: Path, threads: int) -> Path | 
     if precision == "int8":
         kept = bundle.artefact("int8").record["made"]["kept_in_fp32"]
         planned = plan(new)
-        frames = bundle.frames("calibration")[:FRAMES]
+        kept = [unit for unit in kept if unit in {*planned.blocks, *planned.layers}]  # the first layers always are
+        frames = bundle.frames("int8")[:FRAMES]
         settings = QuantizeSettings(threads=threads)
         new = quantize(planned, measure_activations(planned, frames, settings, lambda done, total: None), kept)
     path = folder / f"renewed.{precision}.onnx"

@@ -2,24 +2,23 @@
 
 Judged are all verdicts, each with a threshold chosen again on the held-out frames, and the four metrics; without defects,
 the order of the good scores. Speed and map error are reported and decide nothing: what is slow or rough may still be right.
+An artefact that gives no number for some image, or no threshold, is refused whatever else it does.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from nnet_edge.evaluate import measure_known
-from nnet_edge.frame import Outputs
-from nnet_edge.runtime.batches import infer_all
+from nnet_edge.calibration.answers import Answers, TestImages, ask
+from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.runtime.runner import Runner
-from nnet_edge.scoring import Threshold, choose_threshold, with_margin
+from nnet_edge.scoring import Threshold
 
-METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 ROUNDS = 24  # of timing; the median of so many stands still to about a percent on an idle machine
 WARM_UP = 3
 
@@ -34,48 +33,19 @@ class GateLimits:
 
 
 @dataclass(frozen=True)
-class TestImages:
-    """Labelled images that nothing was chosen on."""
-
-    __test__ = False  # pytest: no class of tests
-
-    images: np.ndarray  # uint8 RGB (N, 256, 256, 3)
-    labels: np.ndarray  # bool (N,), True: anomalous
-    masks: np.ndarray  # bool (N, 256, 256)
-    has_mask: np.ndarray  # bool (N,)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one runner says of all images."""
-
-    runner: str
-    held_out: Outputs
-    test: Outputs | None
-    threshold: Threshold
-    metrics: Mapping[str, float | None]  # empty without defects
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Scores over the threshold, held-out frames first, float64 (N,)."""
-        parts = [self.held_out] if self.test is None else [self.held_out, self.test]
-        return np.concatenate([part.image_score.astype(np.float64) for part in parts]) / self.threshold.value
-
-
-@dataclass(frozen=True)
 class Gate:
     """The verdict on a precision, with every number that it rests on."""
 
     accepted: bool
     reasons: tuple[str, ...]  # why not
     runner: str
-    threshold: Threshold  # chosen with the candidate
+    threshold: Threshold | None  # chosen with the candidate; None where that cannot be
     images: int  # that verdicts were compared on
     flips: int
     flips_outside_band: int
     metrics: Mapping[str, tuple[float, float]]  # FP32, candidate; empty without defects
     rank_correlation: float  # of the good scores
-    map_error: Mapping[str, float]  # mean, p99.9, max of |difference|, in FP32's thresholds
+    map_error: Mapping[str, float]  # mean, p99.9, max of |difference|, in FP32's thresholds; empty without a threshold
     latency_ms: tuple[float, float] | None  # FP32, candidate; one image, medians; None where it was not timed
     overridden: bool = False  # taken all the same, by --accept
 
@@ -85,16 +55,31 @@ class Gate:
         return None if self.latency_ms is None else self.latency_ms[0] / self.latency_ms[1]
 
     @property
-    def metric_points(self) -> float | None:
-        """The largest change of a metric in hundredths, with its sign; None without defects."""
-        return max((100 * (new - old) for old, new in self.metrics.values()), key=abs, default=None)
+    def metric_points(self) -> dict[str, float]:
+        """The change of each metric in hundredths, with its sign; empty without defects."""
+        return {name: 100 * (new - old) for name, (old, new) in self.metrics.items()}
+
+    def overridden_by(self, accept: bool) -> Gate:
+        """The gate, taken all the same where it refuses and `accept` says so.
+
+        Raises CalibrationError where that cannot be: without a threshold there are no verdicts.
+        """
+        if self.accepted or not accept:
+            return self
+        if self.threshold is None:
+            raise CalibrationError(
+                f"what was made gives no verdicts on {self.runner} ({'; '.join(self.reasons)}), so --accept cannot take it: "
+                "use another precision or another --method"
+            )
+        return replace(self, overridden=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        plain = asdict(self) | {"threshold": self.threshold.as_dict(), "reasons": list(self.reasons)}
+        threshold = None if self.threshold is None else self.threshold.as_dict()
+        plain = asdict(self) | {"threshold": threshold, "reasons": list(self.reasons)}
         plain["metrics"] = {name: list(pair) for name, pair in self.metrics.items()}
         plain["latency_ms"] = None if self.latency_ms is None else list(self.latency_ms)
-        return plain | {"speed_up": self.speed_up}
+        return plain | {"metric_points": self.metric_points, "speed_up": self.speed_up}
 
 
 def judge(
@@ -108,24 +93,10 @@ def judge(
     """The verdict on `candidate` against `reference`, FP32 on the same kind of runner, with their speed.
 
     `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `false_rejects` is what the bundle's threshold
-    was chosen for. Raises TrainingError for scores that no working artefact gives.
+    was chosen for. Raises TrainingError for scores of FP32 that no working artefact gives.
     """
     before, after = (ask(runner, held_out, test, false_rejects) for runner in (reference, candidate))
     return compare(before, after, test, limits, time_both(reference, candidate, held_out))
-
-
-def ask(
-    runner: Runner, held_out: np.ndarray, test: TestImages | None = None, false_rejects: float | None = None
-) -> Answers:
-    """What `runner` says, with its threshold and, where there are defects, its metrics."""
-    kept = infer_all(runner, held_out, layer_maps=False)
-    tested = None if test is None else infer_all(runner, test.images, layer_maps=False)
-    threshold = with_margin(choose_threshold(kept.image_score, false_rejects))
-    metrics: dict[str, float | None] = {}
-    if test is not None and tested is not None and test.labels.any():
-        found = measure_known(test.labels, tested.image_score, test.masks, tested.anomaly_map, test.has_mask).as_dict()
-        metrics = {name: found[name] for name in METRICS}
-    return Answers(runner.name, kept, tested, threshold, metrics)
 
 
 def compare(
@@ -135,8 +106,13 @@ def compare(
     limits: GateLimits | None = None,
     latency_ms: tuple[float, float] | None = None,
 ) -> Gate:
-    """The verdict on two sets of answers to the same images."""
+    """The verdict on two sets of answers to the same images. Raises TrainingError where FP32 itself gives no verdicts."""
     limits = limits or GateLimits()
+    if reference.fault:
+        raise TrainingError(f"FP32 on {reference.runner} is nothing to measure against: {reference.fault}; train again")
+    if candidate.fault:
+        images = sum(len(part.image_score) for part in candidate.parts)
+        return Gate(False, (candidate.fault,), candidate.runner, None, images, 0, 0, {}, 0.0, {}, latency_ms)
     old, new = reference.scores, candidate.scores
     flipped = (old > 1) != (new > 1)
     outside = int((flipped & (np.abs(old - 1) > limits.band)).sum())
@@ -175,9 +151,8 @@ def compare(
 
 def map_errors(reference: Answers, candidate: Answers) -> dict[str, float]:
     """Mean, 99.9 % point and maximum of the absolute differences of the anomaly maps, in FP32's thresholds."""
-    pairs = [(reference.held_out, candidate.held_out)]
-    if reference.test is not None and candidate.test is not None:
-        pairs.append((reference.test, candidate.test))
+    assert reference.threshold is not None
+    pairs = zip(reference.parts, candidate.parts, strict=True)
     errors = np.concatenate([np.abs(old.anomaly_map - new.anomaly_map).ravel() for old, new in pairs])
     errors /= reference.threshold.value
     return {"mean": float(errors.mean(dtype=np.float64)), "p99.9": float(np.quantile(errors, 0.999)),
@@ -185,11 +160,20 @@ def map_errors(reference: Answers, candidate: Answers) -> dict[str, float]:
 
 
 def rank_correlation(old: np.ndarray, new: np.ndarray) -> float:
-    """Spearman's correlation of two sets of scores (N,); 1 where ranks say nothing (fewer than two images)."""
+    """Spearman's correlation of two sets of scores (N,), ties at their mean rank; 0 where one set has no order, 1 where
+    ranks say nothing (fewer than two images)."""
     if len(old) < 2:
         return 1.0
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (old, new)]
+    ranks = [mean_ranks(values) for values in (old, new)]
+    if min(np.ptp(values) for values in ranks) == 0:
+        return 0.0
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each of `values` (N,), from 0; equal ones share the mean of their ranks, float64 (N,)."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[group], np.float64)
 
 
 def time_both(reference: Runner, candidate: Runner, images: np.ndarray) -> tuple[float, float]:

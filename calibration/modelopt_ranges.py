@@ -16,23 +16,21 @@ import onnx
 from onnx import numpy_helper
 
 from nnet_edge.calibration.placement import LARGEST_INT8, Plan
-from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
+from nnet_edge.errors import CalibrationError, MissingExtraError
 
-METHODS = {"max": "max", "entropy": "entropy", "auto": "entropy"}  # ours -> its name
+METHODS = {"max": "max", "entropy": "entropy", "auto": "entropy"}  # ours -> its own for INT8: it has no other
 SLOWEST_CHOICE = "cpu"
 
 
 def modelopt_ranges(plan: Plan, frames: np.ndarray, method: str) -> dict[str, float]:
     """Activation -> the value that becomes 127, as Model Optimizer finds it on `frames`, uint8 RGB (N, 256, 256, 3).
 
-    Raises MissingExtraError where it is not installed, ConfigError for a method that it lacks, CalibrationError when it
-    fails or leaves an activation of the plan without a scale.
+    `method` is "max" or "entropy". Raises MissingExtraError where it is not installed, CalibrationError when it fails or
+    leaves an activation of the plan without a scale.
     """
-    if method not in METHODS:
-        raise ConfigError(f"Model Optimizer has no calibration method {method!r}: choose {' or '.join(METHODS)}")
     if find_spec("modelopt") is None:
         raise MissingExtraError("nvidia-modelopt is not installed: pip install 'nnet-edge[modelopt]'")
-    quantized = run_modelopt(plan, frames, METHODS[method])
+    quantized = run_modelopt(plan, frames, method)
     values = {item.name: item for item in quantized.graph.initializer}
     scales = {
         node.input[0]: float(numpy_helper.to_array(values[node.input[1]]))

@@ -1,41 +1,61 @@
 """An FP32 graph and real frames in, the same graph in INT8 out: ranges by one of two tools, pairs by `placement.py`.
 
 onnxruntime  computes the graph frame by frame; the ranges follow from histograms (`ranges.py`). Needs nothing more than
-             a runner needs, and takes seconds
+             a runner needs, and takes seconds. Has the methods max, entropy, percentile, and auto: the best for each tensor
 modelopt     NVIDIA Model Optimizer quantizes the graph on the CPU; its activation scales are taken as the ranges. Its
-             own placement, pairs on all inputs of every addition, is not
+             own placement, pairs on all inputs of every addition, is not. Has max and entropy; auto is entropy
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import onnx
 
+from nnet_edge import __version__
+from nnet_edge.calibration.modelopt_ranges import METHODS as MODELOPT_METHODS
+from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
 from nnet_edge.calibration.placement import Plan, place_pairs
 from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.ranges import METHODS, Activations, Progress, measure_histograms, ranges_by
 from nnet_edge.config import require_choice
-from nnet_edge.errors import CalibrationError
+from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.kept_frames import require_frames
 
-TOOLS = ("onnxruntime", "modelopt")
+TOOLS = {"onnxruntime": {name: name for name in METHODS}, "modelopt": MODELOPT_METHODS}  # -> method -> what runs
 PREFIX = "nnet_edge."  # of the graph's facts
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """How ranges are measured. Raises ConfigError for a tool or method that is unknown."""
+    """How ranges are measured. Raises ConfigError for a tool or method that is unknown, or a method that the tool lacks."""
 
     tool: str = "onnxruntime"
     method: str = "auto"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        require_choice("calibration tool", self.tool, TOOLS)
+        require_choice("calibration tool", self.tool, tuple(TOOLS))
         require_choice("calibration method", self.method, METHODS)
+        if self.method not in TOOLS[self.tool]:
+            raise ConfigError(
+                f"{self.tool} has no calibration method {self.method!r}: choose {', '.join(TOOLS[self.tool])}, or another tool"
+            )
+
+    @property
+    def method_that_runs(self) -> str:
+        """The method by the tool's own name: modelopt's "auto" is entropy."""
+        return TOOLS[self.tool][self.method]
+
+    def origin(self) -> dict[str, str]:
+        """Whose arithmetic the ranges are, and what computed the activations, with versions; for the manifest."""
+        computed = f"onnxruntime {metadata.version('onnxruntime')}"
+        if self.tool == "modelopt":
+            return {"by": f"nvidia-modelopt {metadata.version('nvidia-modelopt')}", "activations": computed}
+        return {"by": f"nnet-edge {__version__}", "activations": computed}
 
 
 def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettings, report: Progress) -> Activations:
@@ -52,9 +72,7 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     means = {name: histogram.channel_means for name, histogram in histograms.items()}
     peaks = {name: np.asarray(histogram.peaks) for name, histogram in histograms.items()}
     if settings.tool == "modelopt":
-        from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
-
-        return Activations(modelopt_ranges(plan, frames, settings.method), means, peaks)
+        return Activations(modelopt_ranges(plan, frames, settings.method_that_runs), means, peaks)
     return Activations(ranges_by(histograms, settings.method, plan.tensors), means, peaks)
 
 

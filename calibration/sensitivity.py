@@ -60,7 +60,7 @@ def measure_sensitivity(
         error = float(np.mean([map_error(probe.infer(frame[None]), truth, threshold) for frame, truth in pairs]))
         done += 1
         report(done, total)
-        return error
+        return error if np.isfinite(error) else np.inf  # maps that are no numbers: nothing is worse
 
     blocks = {name: cost(layers, len(plan.blocks)) for name, layers in plan.blocks.items()}
     apart = [layer for name in loudest(blocks) for layer in plan.blocks[name] if len(plan.blocks[name]) > 1]
@@ -69,8 +69,10 @@ def measure_sensitivity(
 
 
 def loudest(costs: Mapping[str, float]) -> list[str]:
-    """The fewest blocks that make 95 % of the sum of squared costs, the loudest first."""
+    """The fewest blocks that make 95 % of the sum of squared costs, the loudest first; or those without a finite cost."""
     names = sorted(costs, key=lambda name: -costs[name])
+    if endless := [name for name in names if np.isinf(costs[name])]:
+        return endless
     sums = np.cumsum([costs[name] ** 2 for name in names])
     return names[: int(np.searchsorted(sums, LOUD_SHARE * sums[-1])) + 1]
 

@@ -93,13 +93,21 @@ class Bundle:
         return sources[0] if sources else self.artefact(precision)
 
     def frames(self, kind: str) -> np.ndarray:
-        """The kept frames, uint8 RGB (N, 256, 256, 3), of the kind "held_out" or "calibration"; N may be 0.
+        """The kept frames, uint8 RGB (N, 256, 256, 3): the "held_out" ones, or those that the graph of a precision
+        ("int8", "fp16") was made with; N may be 0.
 
-        Raises BundleError for a frame that is absent or does not show what its name says.
+        Raises BundleError for a frame that is absent or does not show what its name says, and for a precision without one.
         """
-        hashes = self.manifest["frames"].get(kind)
+        frames: Mapping[str, Any] = self.manifest["frames"]
+        if kind == "held_out":
+            return read_frames(self.path, frames["held_out"])
+        hashes = self.artefact(kind).record.get(
+            "frames", frames.get("calibration")
+        )  # older bundles name those of the last
         if hashes is None:
-            raise BundleError(f"{self.path} keeps no {kind} frames: run nnet-edge calibrate {self.path} DATA")
+            raise BundleError(
+                f"{self.path} keeps no frames of its {kind} graph: run nnet-edge calibrate {self.path} DATA --precision {kind}"
+            )
         return read_frames(self.path, hashes)
 
     @property
@@ -229,12 +237,11 @@ def record_gates(bundle: Bundle, name: str, gates: Mapping[str, Any]) -> Bundle:
     return changed(bundle, artefacts=records)
 
 
-def add_frames(bundle: Bundle, kind: str, frames: np.ndarray, **facts: Any) -> Bundle:
-    """The bundle with `frames`, uint8 RGB (N, 256, 256, 3), kept as those of `kind`; `facts` (a seed) go beside them."""
+def keep_frames(bundle: Bundle, frames: np.ndarray) -> tuple[Bundle, list[str]]:
+    """The bundle with the files of `frames`, uint8 RGB (N, 256, 256, 3), in it, and their hashes for an artefact's record."""
     hashes = write_frames(bundle.path, frames)
     names = {f"frames/{name}.png": sha256(frame_path(bundle.path, name)) for name in hashes}
-    kept = bundle.manifest["frames"] | {kind: hashes, **facts}
-    return changed(bundle, files=bundle.manifest["files"] | names, frames=kept)
+    return changed(bundle, files=bundle.manifest["files"] | names), hashes
 
 
 def changed(bundle: Bundle, **parts: Any) -> Bundle:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.calibration.frames import choose_frames
@@ -13,10 +14,13 @@ from nnet_edge.config import CPU_RUNNER_KINDS, RunnerSettings
 from nnet_edge.data import Dataset, load_images
 from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
 from nnet_edge.export.calibrating import Bar, Bench, CalibrateSettings, Graph
+from nnet_edge.export.graph_judge import GraphJudge
 from nnet_edge.labelled_images import load_test
 from nnet_edge.training_data import with_held_out_images
 
-HEADINGS = ("precision", "runner", "verdict", "metrics", "map error", "flips", "ms", "speed-up", "size")
+HEADINGS = ("precision", "runner", "verdict", "points", "map error", "flips", "ms", "speed-up", "size")
+METRIC_NAMES = {"image_auroc": "image", "pixel_auroc": "pixel", "pixel_ap": "AP", "pro": "PRO"}
+UNSEEN = "(unseen half)"  # in the column of verdicts, as it decides nothing
 
 
 def calibrate_bundle(
@@ -46,7 +50,8 @@ def calibrate_bundle(
         )
     test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
     graphs = []
-    with Bench(bundle, frames, test, kinds, runner, settings, bar, say) as bench:
+    with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:
+        bench = Bench(judge, frames, settings, bar, say)
         for precision in settings.precisions:
             graph = bench.make(precision)
             if graph.is_wanted:
@@ -68,8 +73,11 @@ def runner_kinds(kind: str) -> list[str]:
 
 
 def table_of(graphs: Sequence[Graph]) -> str:
-    """A line for each graph and runner, aligned, and below it why a graph was refused."""
-    rows = [HEADINGS, *((graph.precision, *row_of(gate), size_of(graph)) for graph in graphs for gate in graph.gates)]
+    """A line for each graph and runner, aligned, and below it why a graph was refused and what its layers rest on."""
+    rows = [HEADINGS]
+    for graph in graphs:
+        rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size_of(graph)) for gate in graph.gates]
+        rows += [(graph.precision, *row_of(gate, UNSEEN), "") for gate in graph.unseen]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for graph in graphs:
@@ -77,20 +85,55 @@ def table_of(graphs: Sequence[Graph]) -> str:
             lines += [f"{graph.precision} on {gate.runner}: {reason}" for reason in gate.reasons]
         if kept := graph.made.get("kept_in_fp32"):
             lines.append(f"{graph.precision}: FP32 stay {', '.join(kept)}")
+        if search := graph.made.get("search"):
+            lines.append(f"{graph.precision}: {sentence_of(search)}")
         lines.append(f"{graph.precision}: made in {graph.made['seconds']:.0f} s")
     return "\n".join(lines)
 
 
-def row_of(gate: Gate) -> tuple[str, ...]:
-    """What the table says of a gate: verdict, changes, milliseconds."""
-    verdict = "accepted" if gate.accepted else "taken all the same" if gate.overridden else "REFUSED"
-    change = f"ranks {gate.rank_correlation:.3f}" if gate.metric_points is None else f"{gate.metric_points:+.2f} points"
+def verdict_of(gate: Gate) -> str:
+    """The verdict in the table's words."""
+    return "accepted" if gate.accepted else "taken all the same" if gate.overridden else "REFUSED"
+
+
+def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
+    """What the table says of a gate: verdict, changes with their signs, milliseconds."""
+    if gate.threshold is None:
+        return gate.runner, verdict, "-", "-", "-", "-", "-"
+    change = changes_of(gate.metric_points) or f"ranks {gate.rank_correlation:.3f}"
     error = f"{gate.map_error['mean']:.2%} mean, {gate.map_error['max']:.1%} max"
     flips = f"{gate.flips} of {gate.images}, {gate.flips_outside_band} outside the band"
     if gate.latency_ms is None or gate.speed_up is None:
         return gate.runner, verdict, change, error, flips, "-", "-"
     before, after = gate.latency_ms
     return gate.runner, verdict, change, error, flips, f"{before:.1f} -> {after:.1f}", f"{gate.speed_up:.2f} x"
+
+
+def changes_of(points: Mapping[str, float]) -> str:
+    """Every metric's change in hundredths: falls and rises."""
+    return ", ".join(f"{METRIC_NAMES[name]} {change:+.2f}" for name, change in points.items())
+
+
+def sentence_of(search: Mapping[str, Any]) -> str:
+    """What the layers in FP32 were chosen on, and what images that they were not chosen on say."""
+    if search["on"] == "half":
+        return (
+            f"these layers were chosen on {search['seen']} labelled images; {search['unseen']} others, {UNSEEN} above, say "
+            "what to expect of new ones"
+        )
+    text = "these layers were chosen on all the images that judge them: new images may say less good things"
+    failed = search.get("failed_half")
+    if failed is None:
+        return text
+    unseen, layers = failed["unseen"], len(failed["kept_in_fp32"])
+    text += (
+        f"; the {layers} blocks and layers found on one half alone fail on all ({'; '.join(failed['all']['reasons'])})"
+    )
+    if unseen is not None:
+        text += (
+            f", on the unseen half {changes_of(unseen['metric_points'])}, {unseen['flips']} of {unseen['images']} flip"
+        )
+    return text
 
 
 def size_of(graph: Graph) -> str:
@@ -100,6 +143,12 @@ def size_of(graph: Graph) -> str:
 
 def require_taken(graphs: Sequence[Graph], path: Path) -> None:
     """Nothing, when some runner takes every graph. Raises CalibrationError that says which none took and what to do."""
+    broken = [graph.precision for graph in graphs if all(gate.threshold is None for gate in graph.gates)]
+    if broken:
+        raise CalibrationError(
+            f"{' and '.join(broken)} gives no verdicts on {path} (the table says why) and was not written, which --accept does "
+            "not change: choose another --method or --precision, or give more good images"
+        )
     refused = [graph.precision for graph in graphs if not graph.is_wanted]
     if refused:
         raise CalibrationError(

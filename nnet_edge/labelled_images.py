@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnet_edge.calibration.gate import TestImages
+from nnet_edge.calibration.answers import TestImages
 from nnet_edge.data import Dataset, load_images, load_mask
 
 
@@ -20,4 +20,5 @@ def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
         if sample.mask_path is not None:
             mask[:] = load_mask(sample)
     has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
-    return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask)
+    kinds = tuple(sample.defect for sample in samples)
+    return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask, kinds)

@@ -19,7 +19,7 @@ from nnet_edge.bundle import (
     MANIFEST,
     Bundle,
     add_artefact,
-    add_frames,
+    keep_frames,
     read_bundle,
     record_gates,
     without_artefact,
@@ -197,15 +197,30 @@ def test_the_held_out_frames_are_in_the_bundle(bundle: Bundle, trained_run: Path
         assert np.array_equal(cv2.imread(str(bundle.path / "frames" / f"{name}.png"))[..., ::-1], frame)
 
 
-def test_calibration_frames_join_them(copy: Bundle) -> None:
-    with pytest.raises(BundleError, match="keeps no calibration frames: run nnet-edge calibrate"):
-        copy.frames("calibration")
-    frames = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
-    add_frames(copy, "calibration", frames, seed=7)
+def test_each_graph_has_its_own_calibration_frames(copy: Bundle) -> None:
+    with pytest.raises(BundleError, match="holds no int8 graph"):
+        copy.frames("int8")
+    held_out = copy.frames("held_out")
+    frames = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), np.uint8)
+    for precision, own in (("int8", frames[:3]), ("fp16", frames[2:])):
+        copy, hashes = keep_frames(copy, own)
+        record = record_of_nothing() | {"precision": precision, "frames": hashes}
+        copy = add_artefact(copy, f"nnet.{precision}.onnx", b"graph", record)
     again = read_bundle(copy.path)
-    assert np.array_equal(again.frames("calibration"), frames)
-    assert again.manifest["frames"]["seed"] == 7
-    assert np.array_equal(again.frames("held_out"), copy.frames("held_out"))
+    assert np.array_equal(again.frames("int8"), frames[:3])
+    assert np.array_equal(again.frames("fp16"), frames[2:])
+    assert np.array_equal(again.frames("held_out"), held_out)
+
+
+def test_a_bundle_that_named_only_the_last_frames_is_still_read(copy: Bundle) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    copy, hashes = keep_frames(copy, frames)
+    copy = add_artefact(copy, "nnet.fp16.onnx", b"graph", record_of_nothing())
+    with pytest.raises(BundleError, match="keeps no frames of its fp16 graph: run nnet-edge calibrate"):
+        copy.frames("fp16")
+    manifest = copy.manifest | {"frames": {**copy.manifest["frames"], "calibration": hashes, "seed": 7}}
+    (copy.path / "manifest.json").write_text(json.dumps(manifest))
+    assert np.array_equal(read_bundle(copy.path).frames("fp16"), frames)
 
 
 def test_a_frame_that_was_changed_or_lost_is_noticed(tmp_path: Path) -> None:

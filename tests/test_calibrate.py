@@ -14,7 +14,8 @@ import pytest
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.calibrate_verb import require_taken, runner_kinds, table_of
-from nnet_edge.calibration.gate import Gate, GateLimits, ask, compare
+from nnet_edge.calibration.answers import ask
+from nnet_edge.calibration.gate import Gate, GateLimits, compare
 from nnet_edge.calibration.placement import Plan
 from nnet_edge.calibration.quantize import QuantizeSettings
 from nnet_edge.calibration.sensitivity import Sensitivity
@@ -22,6 +23,7 @@ from nnet_edge.cli import run
 from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.export.calibrating import CalibrateSettings
+from nnet_edge.export.graph_judge import GraphJudge
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash
 
@@ -49,17 +51,22 @@ def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated:
     int8 = bundle.artefact("int8")
     assert int8.record["source"] == sha256(bundle.graph)
     made = int8.record["made"]
-    assert (made["tool"], made["method"], made["frames"]) == ("onnxruntime", "auto", 14)
+    assert (made["tool"], made["method"], made["frames"], made["seed"]) == ("nnet-edge", "auto", 14, 0)
+    assert made["ranges"]["by"].startswith("nnet-edge ")
+    assert made["ranges"]["activations"].startswith("onnxruntime ")
     gate = int8.record["gates"]["openvino"]
     assert set(gate["metrics"]) == {"image_auroc", "pixel_auroc", "pixel_ap", "pro"}
+    assert gate["metric_points"] == {
+        name: pytest.approx(100 * (new - old)) for name, (old, new) in gate["metrics"].items()
+    }
     assert gate["images"] == 10 + 8
     assert gate["latency_ms"][0] > 0
     assert int8.path.stat().st_size < bundle.graph.stat().st_size / 2
-    frames = bundle.frames("calibration")
+    frames = bundle.frames("int8")
     assert len(frames) == 14
     held_out = set(bundle.manifest["frames"]["held_out"])
     assert not held_out & {frame_hash(frame) for frame in frames}, "what chose the threshold is not calibrated on"
-    assert bundle.manifest["frames"]["seed"] == 0
+    assert list(bundle.manifest["frames"]) == ["held_out"]
     assert read_bundle(trained_run / "bundle").manifest["artefacts"] == {}
 
 
@@ -154,32 +161,34 @@ def test_the_gate_says_how_many_blocks_stay_fp32(
     """Costs that name two blocks, and a gate that holds once both of them are kept."""
     from nnet_edge.export import calibrating
 
-    wanted = ("teacher.stages.0.0", "fusion.mix.0")
+    wanted = ("teacher.stages.0.2.0", "fusion.mix.0")
     path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
 
     def costs(planned: Plan, *rest: object) -> Sensitivity:
         found = {name: float(name in wanted) for name in planned.blocks}
         return Sensitivity(found, {}, dict.fromkeys(found, 1.0))
 
-    def judge(bench: calibrating.Bench, model: onnx.ModelProto) -> Gate:
-        facts = {item.key: item.value for item in model.metadata_props}
+    def verdict(judge: GraphJudge, content: bytes, precision: str, rows: object = None) -> Gate:
+        facts = {item.key: item.value for item in onnx.load_model_from_string(content).metadata_props}
         kept = set(facts.get("nnet_edge.kept_in_fp32", "").split())
-        return replace(bench_gate, accepted=kept >= set(wanted), reasons=() if kept >= set(wanted) else ("too rough",))
+        return replace(any_gate, accepted=kept >= set(wanted), reasons=() if kept >= set(wanted) else ("too rough",))
 
     monkeypatch.setattr(calibrating, "measure_sensitivity", costs)
-    monkeypatch.setattr(calibrating.Bench, "_judge_quickly", judge)
+    monkeypatch.setattr(GraphJudge, "judge", verdict)
     said: list[str] = []
     copy = read_bundle(path)
     settings = CalibrateSettings(("int8",), QuantizeSettings(threads=1), frames=8, limits=GateLimits(100, 9))
     runner = RunnerSettings(threads=1)
     frames = copy.frames("held_out")[:8]
-    with calibrating.Bench(copy, frames, None, ["openvino"], runner, settings, no_bar, said.append) as bench:
-        answers = ask(bench.references[0], bench.held_out)
-        bench_gate = compare(answers, answers)
+    with GraphJudge(copy, None, ["openvino"], runner, settings.limits, said.append) as judge:
+        bench = calibrating.Bench(judge, frames, settings, no_bar, said.append)
+        answers = ask(judge.references[0], judge.held_out)
+        any_gate = compare(answers, answers)
         graph = bench.make("int8")
         again = bench.keep(copy, graph)
     assert sorted(graph.made["kept_in_fp32"]) == sorted(wanted)
     assert again.artefact("int8").record["made"]["kept_in_fp32"] == list(graph.made["kept_in_fp32"])
+    assert again.artefact("int8").record["made"]["search"] == {"on": "all"}
     assert any("too rough" in line for line in said)
     assert "FP32 stay" in table_of([graph])
 
@@ -208,6 +217,7 @@ def test_too_few_good_images_end_it(
         (["--method", "magic"], "magic"),
         (["--frames", "3"], "3 calibration frames are too few"),
         (["--tool", "hammer"], "hammer"),
+        (["--tool", "modelopt", "--method", "percentile"], "choose max, entropy, auto, or another tool"),
     ],
 )
 def test_wrong_use(

@@ -8,8 +8,11 @@ from types import TracebackType
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from nnet_edge.calibration.gate import Gate, GateLimits, TestImages, ask, compare, judge, rank_correlation, time_both
+from nnet_edge.calibration.answers import TestImages, ask
+from nnet_edge.calibration.gate import Gate, GateLimits, compare, judge, rank_correlation, time_both
+from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.frame import Outputs
 from nnet_edge.scoring import MARGIN, Threshold
 
@@ -68,7 +71,7 @@ def test_the_same_runner_is_accepted_with_nothing_changed(test_images: TestImage
     assert gate.accepted
     assert (gate.flips, gate.flips_outside_band, gate.images) == (0, 0, 28)
     assert gate.metrics["image_auroc"] == (1.0, 1.0)
-    assert gate.metric_points == 0
+    assert gate.metric_points == {"image_auroc": 0, "pixel_auroc": 0, "pixel_ap": 0, "pro": 0}
     assert gate.map_error == {"mean": 0, "p99.9": 0, "max": 0}
     assert gate.rank_correlation == pytest.approx(1)
     assert gate.speed_up is not None
@@ -78,6 +81,7 @@ def test_scores_that_all_grow_alike_change_no_verdict_as_the_threshold_is_chosen
     gate = gate_of(LevelRunner(scale=1.3), test_images)
     assert gate.accepted
     assert gate.flips == 0
+    assert gate.threshold is not None
     assert gate.threshold.value == pytest.approx(1.3 * 1.19 * (1 + MARGIN), rel=1e-6)
     assert gate.map_error["max"] > 0.3
 
@@ -99,12 +103,12 @@ def test_a_metric_that_falls_is_refused_and_one_that_rises_is_not(test_images: T
     assert not elsewhere.accepted
     assert [reason.split()[0] for reason in elsewhere.reasons] == ["pixel_auroc", "pixel_ap", "pro"]
     assert "falls by" in elsewhere.reasons[0]
-    assert elsewhere.metric_points is not None
-    assert elsewhere.metric_points < -1
+    assert elsewhere.metric_points["pixel_ap"] < -1
+    assert elsewhere.metric_points["image_auroc"] == 0
     better = judge(LevelRunner(corner=(9, 9)), LevelRunner(), flat(HELD_OUT), test_images)
     assert better.accepted
-    assert better.metric_points is not None
-    assert better.metric_points > 1
+    assert better.metric_points["pixel_ap"] > 1
+    assert better.as_dict()["metric_points"] == better.metric_points
 
 
 def test_without_defects_the_order_of_good_scores_counts() -> None:
@@ -112,8 +116,62 @@ def test_without_defects_the_order_of_good_scores_counts() -> None:
     shuffled = LevelRunner(shifts={int(level): 0.19 - 2 * (level - 100) / 100 for level in HELD_OUT})
     gate = gate_of(shuffled, None)
     assert not gate.accepted
-    assert gate.metric_points is None
+    assert gate.metric_points == {}
     assert "ranks of good scores correlate by -1.000" in gate.reasons[0]
+
+
+def test_a_candidate_whose_good_scores_are_all_alike_is_refused_without_defects() -> None:
+    collapsed = LevelRunner(shifts={int(level): 1.0 - level / 100 for level in HELD_OUT})
+    gate = gate_of(collapsed, None)
+    assert gate.rank_correlation == 0
+    assert "correlate by 0.000" in gate.reasons[-1]
+
+
+@pytest.mark.parametrize("level", [104, 101, 240], ids=["held out", "good", "anomalous"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_a_reason_and_can_not_be_accepted(
+    test_images: TestImages, level: int, value: float
+) -> None:
+    gate = gate_of(LevelRunner(shifts={level: value}), test_images)
+    assert not gate.accepted
+    assert "images get a score or a map that is no number" in gate.reasons[0]
+    assert gate.threshold is None
+    assert json.loads(json.dumps(gate.as_dict(), allow_nan=False))["threshold"] is None
+    with pytest.raises(CalibrationError, match=r"gives no verdicts on level .* so --accept cannot take it"):
+        gate.overridden_by(accept=True)
+    assert gate.overridden_by(accept=False) == gate
+
+
+def test_a_map_that_is_no_number_counts_with_good_images_alone() -> None:
+    test = TestImages(flat(GOOD), np.zeros(4, bool), np.zeros((4, 256, 256), bool), np.ones(4, bool))
+    gate = gate_of(LevelRunner(shifts={118: np.nan}), test)
+    assert gate.reasons == ("2 of 24 images get a score or a map that is no number",)
+
+
+def test_a_candidate_that_sees_nothing_is_refused_and_an_fp32_that_sees_nothing_ends_it() -> None:
+    gate = gate_of(LevelRunner(scale=0.0), None)
+    assert "the threshold would be 0" in gate.reasons[0]
+    with pytest.raises(TrainingError, match="FP32 on level is nothing to measure against: the threshold would be 0"):
+        judge(LevelRunner(scale=0.0), LevelRunner(), flat(HELD_OUT))
+
+
+def test_accept_overrides_a_refusal(test_images: TestImages) -> None:
+    refused = gate_of(LevelRunner(shifts={150: -0.35}), test_images)
+    assert refused.overridden_by(accept=True).overridden
+    assert not refused.overridden_by(accept=False).overridden
+
+
+def test_some_rows_are_judged_alone_with_the_threshold_of_all(test_images: TestImages) -> None:
+    """Of eight labelled images the last four, one of which flips; the held-out frames do not count then."""
+    fp32, other = (ask(LevelRunner(shifts=shifts), flat(HELD_OUT), test_images) for shifts in ({}, {150: -0.35}))
+    for rows, flips in ((np.arange(4, 8), 1), (np.array([0, 1, 4]), 0)):
+        gate = compare(*(some.of(test_images, rows, held_out=False) for some in (fp32, other)), test_images.rows(rows))
+        assert (gate.images, gate.flips) == (len(rows), flips)
+        assert gate.threshold == other.threshold
+    rows = np.array([0, 1, 4])
+    half = compare(*(some.of(test_images, rows, held_out=True) for some in (fp32, other)), test_images.rows(rows))
+    assert half.images == 20 + 3
+    assert set(half.metrics) == {"image_auroc", "pixel_auroc", "pixel_ap", "pro"}
 
 
 def test_everything_is_kept_as_plain_values(test_images: TestImages) -> None:
@@ -128,6 +186,7 @@ def test_everything_is_kept_as_plain_values(test_images: TestImages) -> None:
 
 def test_the_asked_share_of_false_rejects_is_kept() -> None:
     answers = ask(LevelRunner(), flat(HELD_OUT), false_rejects=0.1)
+    assert answers.threshold is not None
     assert answers.threshold.asked == 0.1
     assert answers.threshold.rank == 19
     assert compare(answers, answers).latency_ms is None
@@ -136,6 +195,9 @@ def test_the_asked_share_of_false_rejects_is_kept() -> None:
 def test_ranks_and_times() -> None:
     assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 20, 30])) == pytest.approx(1)
     assert rank_correlation(np.array([1.0]), np.array([2.0])) == 1
+    tied = rank_correlation(np.array([1.0, 2, 2, 3, 5]), np.array([2.0, 1, 4, 4, 4]))
+    assert tied == pytest.approx(spearmanr([1, 2, 2, 3, 5], [2, 1, 4, 4, 4]).statistic)
+    assert rank_correlation(np.arange(20.0), np.ones(20)) == 0
     before, after = time_both(LevelRunner(), LevelRunner(), flat(HELD_OUT))
     assert before > 0
     assert after > 0

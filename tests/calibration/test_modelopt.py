@@ -9,6 +9,7 @@ import pytest
 
 from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
 from nnet_edge.calibration.placement import Plan
+from nnet_edge.calibration.quantize import QuantizeSettings
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import ConfigError, MissingExtraError
 
@@ -28,11 +29,14 @@ def test_its_ranges_by_max_are_those_that_onnxruntime_measures(
     assert len(largest) < len(planned.tensors) / 4, "on half the frames most maxima lie near the ranges of auto"
 
 
-def test_a_method_that_it_lacks_and_its_absence_are_said(
-    planned: Plan, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigError, match="no calibration method 'percentile'"):
-        modelopt_ranges(planned, frames, "percentile")
+def test_a_method_that_it_lacks_is_refused_and_the_one_that_runs_is_named() -> None:
+    with pytest.raises(ConfigError, match="modelopt has no calibration method 'percentile': choose max, entropy, auto"):
+        QuantizeSettings("modelopt", "percentile")
+    assert QuantizeSettings("modelopt").method_that_runs == "entropy"
+    assert QuantizeSettings("onnxruntime").method_that_runs == "auto"
+
+
+def test_its_absence_is_said(planned: Plan, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnet_edge.calibration.modelopt_ranges.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nnet-edge\[modelopt\]'"):
         modelopt_ranges(planned, frames, "max")

@@ -32,6 +32,7 @@ def test_a_gate_that_never_holds_leaves_one_block_and_says_so() -> None:
 def test_loud_blocks_make_nearly_all_of_the_error() -> None:
     assert loudest({"a": 0.1, "b": 10.0, "c": 0.2, "d": 5.0}) == ["b", "d"]
     assert loudest({"a": 1.0}) == ["a"]
+    assert loudest({"a": 0.1, "b": np.inf, "c": 3.0}) == ["b"], "maps that are no numbers drown all others"
 
 
 def test_the_order_weighs_cost_against_work() -> None:
