@@ -12,6 +12,7 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.buckets import Buckets
 from nnet_edge.runtime.line_report import StreamStatus
 from nnet_edge.runtime.sinks import event_fields
+from nnet_edge.runtime.watchdog import STALL_LIMIT_S
 from nnet_edge.runtime.web.verdicts import last_verdict
 from nnet_edge.runtime.web.watch import Watch
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 SHOWN_EVENTS = 60
-STALL_LIMIT_S = 30.0  # without a finished batch while frames wait: the slowest batch takes less
 SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
 
 
