@@ -92,6 +92,12 @@ def test_a_camera_box_gets_no_torch_and_no_onnx(metadata: Message) -> None:
     assert not {"torch", "torchvision", "onnx", "onnxscript"} & PC.names(metadata, *CAMERA_BOX).keys()
 
 
+@pytest.mark.parametrize(("box", "extras"), [(PC, ("rtx", "gpu")), (PC, ("tensorrt", "gpu")), (JETPACK_6, ("gpu",))])
+def test_a_box_with_a_gpu_can_judge_its_engines(box: Box, extras: tuple[str, ...], metadata: Message) -> None:
+    """Against a CPU runner, with a threshold whose interval scipy computes."""
+    assert {"pycuda", "openvino", "onnxruntime", "scipy"} <= box.names(metadata, *extras).keys()
+
+
 @pytest.mark.parametrize("box", [JETPACK_6, JETPACK_7], ids=lambda box: box.name)
 def test_every_other_package_has_a_wheel_for_aarch64(box: Box, metadata: Message, tmp_path: Path) -> None:
     """Resolved by pip with the box's tags, what they require in turn too; nothing is downloaded but metadata."""
