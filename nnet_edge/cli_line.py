@@ -23,6 +23,7 @@ from nnet_edge.errors import ConfigError
 @click.option("--video", type=FILE, help="Annotated video (.mp4 or .avi).")
 @click.option("--must-deliver", type=FOLDER,
               help="Spool verdicts here first: a dead receiver, a full disk or a kill loses none.")  # fmt: skip
+@click.option("--page", metavar="[HOST:]PORT", help="Serve the page there; with --config.")
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
@@ -45,6 +46,8 @@ def stream(
         return
     if not sources or bundle is None:
         raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml")
+    if options.pop("page") is not None:
+        raise ConfigError("--page belongs to a line: write a settings file and give it as --config")
     from nnet_edge.stream_verb import stream_bundle, stream_line
 
     is_hinted = options["hint"] is not None
@@ -81,8 +84,18 @@ def stream_config(config: Path, typed: dict[str, Any]) -> None:
     for name in ("bundle", "must_deliver"):
         if name in typed:
             typed[name] = Path(typed[name]).absolute()
+    if "page" in typed:
+        typed["web"] = page_place(typed.pop("page"))
     for line in run_config(config, typed | ({"runner": runner} if runner else {}), say):
         say(line)
+
+
+def page_place(text: str) -> dict[str, Any]:
+    """Port, and host where one is given, of "8080", "127.0.0.1:8080" or "[::1]:8080". Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal()) or (colon and not host):
+        raise ConfigError(f"--page {text} is neither a port nor HOST:PORT: give 8080 or 127.0.0.1:8080")
+    return {"port": int(port)} | ({"host": host.removeprefix("[").removesuffix("]")} if colon else {})
 
 
 @click.group("config")

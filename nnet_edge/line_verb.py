@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from nnet_edge.runtime.sinks import (
 )
 from nnet_edge.runtime.spool import SpoolSettings
 from nnet_edge.runtime.stream import run_line, stopping_on_signals
+from nnet_edge.runtime.watchdog import Watchdog
 from nnet_edge.sink_config import JsonLinesConfig, MqttConfig, RejectsConfig, SinkConfig, VideoConfig, WebhookConfig
 from nnet_edge.web_settings import read_secret
 
@@ -73,6 +75,7 @@ def run_settings(settings: LineSettings, say: Callable[[str], None]) -> list[str
 
             server = page.enter_context(WebServer(line, settings.web, settings.drift, times))
             say(f"the page is at {server.address}")
+        page.enter_context(Watchdog(line.stalled_s, os.environ))
         try:
             report = run_line(line, stop, now_and_then(say), SAY_EVERY_S)
         finally:
