@@ -1,34 +1,34 @@
 """What `nnet-edge build-engine` does: build engines from a bundle's graphs, keep them in it, measure those that run here.
 
-An engine that was built for this machine is judged at once against the FP32 graph on a CPU runner, on the held-out frames
-that the bundle keeps, and gets a threshold of its own. One that was built for another machine is judged there, by
-`build-engine --measure`.
+An engine that was built for this machine is judged at once (`engine_judging.py`) and gets a threshold of its own. One that
+was built for another machine is judged there, by `build-engine --measure`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnet_edge.artefacts import PRECISIONS, Artefact
-from nnet_edge.bundle import Bundle, add_artefact, read_bundle, record_gates, without_artefact
-from nnet_edge.config import RunnerSettings
-from nnet_edge.errors import BundleError, ConfigError, EngineBuildError
+from nnet_edge.bundle import Bundle, add_artefact, changed, read_bundle, without_artefact
+from nnet_edge.engine_judging import Judging, judge_engine, require_accepted, require_judging, runs_here, time_engines
+from nnet_edge.errors import BundleError, CalibrationError, ConfigError, EngineBuildError, StreamError
 from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
-from nnet_edge.runtime.engine_record import faults_here, record_of
+from nnet_edge.runtime.engine_record import faults_here, faults_of, record_of
 from nnet_edge.runtime.gpu_facts import NoGpu, find_gpu
-from nnet_edge.runtime.runner import load_runner
 
-if TYPE_CHECKING:
-    from nnet_edge.calibration.gate import Gate
-
-Say = Callable[[str], None]
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 Stop = Callable[[], bool]
+FAILURES = (
+    EngineBuildError,
+    StreamError,
+    BundleError,
+    CalibrationError,
+)  # of one engine, which leave the others as they are
 MEGABYTE = 1e6
 
 
@@ -37,8 +37,7 @@ class EngineJob:
     """What is asked for, and who is told about it."""
 
     settings: EngineSettings
-    accept: bool  # use an engine that the gate refuses
-    say: Say
+    judging: Judging
     bar: Bar  # title -> a progress bar's context, which gives a function of steps done and steps in all
     stop: Stop
 
@@ -59,77 +58,101 @@ def build_engines(path: Path, precision: str, job: EngineJob) -> None:
     """Build the engine of that precision into the bundle at `path`; "best": all, of which the fastest accepted one stays.
 
     Raises EngineBuildError when TensorRT cannot build it or the gate refuses it, BundleError when the bundle lacks the graph,
-    ConfigError for "best" where no GPU can measure. The bundle is whole after each of them.
+    ConfigError for "best" where no GPU can measure, MissingExtraError before the build where judging would lack something.
+    The bundle is whole after each of them.
     """
     bundle = read_bundle(path)
     if precision == "best":
         build_best(bundle, job)
         return
+    if runs_here(job.settings.target):
+        require_judging()
     bundle, artefact = build_one(bundle, precision, job)
     if faults := faults_here(record_of(artefact)):
-        job.say(
+        job.judging.say(
             f"not measured: {'; '.join(faults)}. On the machine that it is for, run "
             f"nnet-edge build-engine {bundle.path} --measure"
         )
         return
-    _, gate = measure(bundle, artefact, job.accept, job.say)
+    _, gate = judge_engine(bundle, artefact, job.judging)
     require_accepted(artefact, gate)
 
 
 def build_best(bundle: Bundle, job: EngineJob) -> None:
-    """Build every precision that the bundle has a graph of, measure each here, and keep the fastest that the gate accepts."""
+    """Build every precision that the bundle has a graph of, judge each here, and keep the fastest that the gate accepts.
+
+    One that cannot be built, loaded or accepted is told and left out. Raises EngineBuildError, with every reason, when none
+    is left; what was built stays then.
+    """
+    say = job.judging.say
     if isinstance(gpu := find_gpu(), NoGpu):
         raise ConfigError(f"--precision best measures on the GPU, and {gpu.reason}: choose fp32, fp16 or int8")
+    require_judging()
     graphs = [item.precision for item in bundle.artefacts if item.kind == "graph"]
-    found: dict[str, tuple[Artefact, Gate]] = {}
+    built: list[Artefact] = []
+    accepted: dict[str, Artefact] = {}
+    failed: dict[str, str] = {}
     for precision in (name for name in PRECISIONS if name in graphs):
-        bundle, artefact = build_one(bundle, precision, job)
-        if faults := faults_here(record_of(artefact)):
-            raise ConfigError(f"--precision best measures what it builds, and {'; '.join(faults)}: say --target local")
-        bundle, gate = measure(bundle, artefact, job.accept, job.say)
-        found[precision] = (artefact, gate)
-    chosen = fastest({precision: gate for precision, (_, gate) in found.items()})
-    for precision, (artefact, _) in found.items():
-        if precision != chosen:
-            bundle = without_artefact(bundle, artefact.name)
-    job.say(f"best on this machine: {chosen} of {', '.join(found)}; it stays in {bundle.path}, the others do not")
-
-
-def fastest(gates: dict[str, Gate]) -> str:
-    """The accepted precision with the lowest latency. Raises EngineBuildError, with every reason, when none was accepted."""
-    accepted = {
-        precision: gate.latency_ms[1]
-        for precision, gate in gates.items()
-        if (gate.accepted or gate.overridden) and gate.latency_ms is not None
-    }
+        try:
+            bundle, artefact = build_one(bundle, precision, job)
+            built.append(artefact)
+            if faults := faults_here(record_of(artefact)):
+                raise ConfigError(
+                    f"--precision best measures what it builds, and {'; '.join(faults)}: say --target local"
+                )
+            bundle, gate = judge_engine(bundle, artefact, job.judging)
+            require_accepted(artefact, gate)
+            accepted[precision] = artefact
+        except FAILURES as error:
+            failed[precision] = str(error)
+            say(f"{precision} is left out: {error}")
     if not accepted:
-        reasons = "; ".join(f"{precision}: {', '.join(gate.reasons)}" for precision, gate in gates.items())
-        raise EngineBuildError(
-            f"the gate accepts no precision on this machine ({reasons}): use a CPU runner of the graph"
-        )
-    return min(accepted, key=lambda precision: accepted[precision])
+        reasons = "; ".join(f"{precision}: {reason}" for precision, reason in failed.items())
+        raise EngineBuildError(f"no precision can be used on this machine ({reasons}): use a CPU runner of the graph")
+    chosen, best = choose_fastest(bundle, accepted, job)
+    for artefact in built:
+        if artefact != accepted[chosen]:
+            bundle = without_artefact(bundle, artefact.name)
+    records = bundle.manifest["artefacts"]
+    name = accepted[chosen].name
+    bundle = changed(bundle, artefacts=records | {name: records[name] | {"best": best}})
+    times = ", ".join(f"{precision} {ms:.2f} ms" for precision, ms in best["ms"].items())
+    say(f"best on this machine: {chosen} ({times} for {best['batch']} images); it alone stays in {bundle.path}")
 
 
-def measure_engines(path: Path, accept: bool, say: Say) -> None:
-    """Measure every engine of the bundle at `path` that fits this machine; nothing is built.
+def choose_fastest(bundle: Bundle, engines: Mapping[str, Artefact], job: EngineJob) -> tuple[str, dict[str, Any]]:
+    """The precision whose engine takes least time, and the times for the manifest: `batch` images, `ms` by precision."""
+    batch = job.settings.profile.best
+    paths = {precision: artefact.path for precision, artefact in engines.items()}
+    times = time_engines(paths, batch, bundle.frames("held_out"), job.judging.say)
+    return min(times, key=lambda precision: times[precision]), {"batch": batch, "ms": times}
 
-    Raises BundleError when it holds none that fits, EngineBuildError when the gate refuses one.
+
+def measure_engines(path: Path, judging: Judging) -> None:
+    """Judge every engine of the bundle at `path` that fits this machine; nothing is built.
+
+    Raises BundleError when it holds none that fits; EngineBuildError, after all were judged, for those that do not load or
+    that the gate refuses.
     """
     bundle = read_bundle(path)
     engines = [item for item in bundle.artefacts if item.kind == "engine"]
-    faults = {item.name: faults_here(record_of(item)) for item in engines}
-    fitting = [item for item in engines if not faults[item.name]]
+    faults = {item.name: faults_of(item) for item in engines}
     for name, reasons in faults.items():
         if reasons:
-            say(f"{name} is not for this machine: {'; '.join(reasons)}")
+            judging.say(f"{name} is not measured: {'; '.join(reasons)}")
+    fitting = [item for item in engines if not faults[item.name]]
     if not fitting:
         raise BundleError(f"{path} holds no engine for this machine: build one with nnet-edge build-engine {path}")
-    gates = []
+    require_judging()
+    failed: list[str] = []
     for artefact in fitting:
-        bundle, gate = measure(bundle, artefact, accept, say)
-        gates.append(gate)
-    for artefact, gate in zip(fitting, gates, strict=True):
-        require_accepted(artefact, gate)
+        try:
+            bundle, gate = judge_engine(bundle, artefact, judging)
+            require_accepted(artefact, gate)
+        except FAILURES as error:
+            failed.append(str(error))
+    if failed:
+        raise EngineBuildError("; ".join(failed))
 
 
 def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, Artefact]:
@@ -147,40 +170,8 @@ def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, A
     }
     bundle = add_artefact(bundle, name, built.content, entry)
     (artefact,) = (item for item in bundle.artefacts if item.name == name)
-    job.say(
+    job.judging.say(
         f"wrote {artefact.path}: {len(built.content) / MEGABYTE:.1f} MB in {built.record.seconds:.1f} s for compute "
         f"capability {', '.join(built.record.compute_capabilities)}"
     )
     return bundle, artefact
-
-
-def measure(bundle: Bundle, artefact: Artefact, accept: bool, say: Say) -> tuple[Bundle, Gate]:
-    """The bundle with the gate's verdict on an engine that fits this machine, and the verdict."""
-    from nnet_edge.calibration.gate import judge
-
-    with load_runner(bundle.graph) as reference, load_runner(artefact.path, RunnerSettings()) as candidate:
-        gate = judge(reference, candidate, bundle.frames("held_out"), false_rejects=bundle.threshold.asked)
-        name = candidate.name
-    if not gate.accepted and accept:
-        gate = replace(gate, overridden=True)
-    say(sentence(artefact, gate, reference.name))
-    return record_gates(bundle, artefact.name, {name: gate.as_dict()}), gate
-
-
-def sentence(artefact: Artefact, gate: Gate, reference: str) -> str:
-    """The verdict in one line."""
-    verdict = "accepted" if gate.accepted else "refused, used all the same" if gate.overridden else "refused"
-    speed = "" if gate.latency_ms is None else f", {gate.latency_ms[1]:.2f} ms an image"
-    return (
-        f"{artefact.name} on {gate.runner} against fp32 on {reference}: {verdict}; {gate.flips} of {gate.images} verdicts "
-        f"flip, map error {gate.map_error['max']:.1e} of the threshold at most{speed}"
-    )
-
-
-def require_accepted(artefact: Artefact, gate: Gate) -> None:
-    """Nothing, when the engine may be used. Raises EngineBuildError with the gate's reasons."""
-    if not (gate.accepted or gate.overridden):
-        raise EngineBuildError(
-            f"{artefact.path} was built, and the gate refuses it on {gate.runner}: {'; '.join(gate.reasons)}; use another "
-            "--precision, or say --accept"
-        )

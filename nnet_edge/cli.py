@@ -17,6 +17,7 @@ from nnet_edge.cli_options import (
     FOLDER,
     dataset_options,
     false_rejects_option,
+    labelled_data_options,
     precision_option,
     runner_options,
     runner_precision_option,
@@ -223,16 +224,19 @@ def calibrate(bundle: Path, data: Path, **options: Any) -> None:
 @click.option(
     "--measure", "only_measure", is_flag=True, help="Build nothing: measure the engines that fit this machine."
 )
+@labelled_data_options
 def build_engine(bundle: Path, precision: str, only_measure: bool, **options: Any) -> None:
     """Build a TensorRT engine of BUNDLE's graph into BUNDLE, and judge it here if this machine runs it."""
     from nnet_edge.build_engine_verb import EngineJob, build_engines, engine_settings, measure_engines
+    from nnet_edge.engine_judging import Judging, load_labelled
 
+    dataset = None if options["data"] is None else find_dataset(options["data"], options)
+    judging = Judging(options["accept"], load_labelled(bundle, dataset, options["skip_bad_images"]), say)
     with stop_on_signal() as stop:
-        accept = options.pop("accept")
         if only_measure:
-            measure_engines(bundle, accept, say)
+            measure_engines(bundle, judging)
         else:
-            build_engines(bundle, precision, EngineJob(engine_settings(options), accept, say, steps_bar, stop))
+            build_engines(bundle, precision, EngineJob(engine_settings(options), judging, steps_bar, stop))
 
 
 @commands.command()

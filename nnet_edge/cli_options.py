@@ -34,6 +34,17 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def labelled_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data DATA and how it lies on disk, for verbs that can do without."""
+    for option in (
+        *_LAYOUT,
+        click.option("--category", help="The category to take where DATA holds several."),
+        click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
+    ):
+        command = option(command)
+    return command
+
+
 def several_datasets(command: Callable[..., Any]) -> Callable[..., Any]:
     """DATA..., each a category or a folder of them, and the seeds."""
     for option in (
@@ -120,8 +131,7 @@ runner_precision_option = click.option(
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
+    show_default="fp32; with --runner tensorrt the engine that build-engine kept as best",
     help="fp16 and int8 come from calibrate and have thresholds of their own.",
 )
 

@@ -27,11 +27,12 @@ class Artifact:
     warnings: tuple[str, ...]
 
 
-def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str = "fp32") -> Artifact:
+def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str | None = None) -> Artifact:
     """The artifact at `path`: a bundle, or the training folder (or checkpoint file) that train left.
 
     `precision` picks the bundle's graph and with it the threshold that was chosen there; "bf16" is FP32's graph, computed in
-    BF16. Raises BundleError when the bundle holds no such graph or its gate refused it, ConfigError where only FP32 can be.
+    BF16; None is FP32's, or TensorRT's best engine. Raises BundleError when the bundle holds no such graph or its gate refused
+    it, ConfigError where only FP32 can be.
     A checkpoint alone has no threshold chosen on a deployed runner: it is chosen here, in PyTorch, on its held-out images.
     """
     if path.is_file() or (
@@ -47,9 +48,9 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
     return Artifact(runner, threshold, bundle, tuple(bundle.warnings))
 
 
-def require_fp32(precision: str, what: str) -> None:
+def require_fp32(precision: str | None, what: str) -> None:
     """Nothing for FP32. Raises ConfigError for any other precision."""
-    if precision != "fp32":
+    if precision not in (None, "fp32"):
         raise ConfigError(f"{what} is evaluated in fp32, not in {precision}: give a bundle and leave --torch out")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnet_edge.anomaly_map import Fusion
-from nnet_edge.artefacts import Artefact, artefact_of, graph_name
+from nnet_edge.artefacts import Artefact, artefact_of, graph_name, source_name
 from nnet_edge.bundle import MANIFEST, Bundle, read_manifest
 from nnet_edge.errors import BundleError, ConfigError, NnetEdgeError
 from nnet_edge.files import sha256
@@ -138,9 +138,10 @@ def file_faults(artefact: Artefact, record: EngineRecord) -> list[str]:
         return [f"the file has {size} bytes and had {record.size} when it was built (it was cut off or replaced)"]
     if sha256(artefact.path) != record.sha256:
         return ["the file was altered after it was built (its SHA-256 differs)"]
-    graph = graph_name(artefact.precision)
-    known = read_manifest(artefact.path.parent).get("files", {}).get(graph)
-    if known != artefact.record["source"]:
+    files = read_manifest(artefact.path.parent).get("files", {})
+    source = source_name(artefact.precision)
+    graph = source if source in files else graph_name(artefact.precision)
+    if files.get(graph) != artefact.record["source"]:
         return [f"it was built from another {graph} than the one in the bundle (their SHA-256 differ)"]
     return []
 
@@ -175,21 +176,39 @@ def faults_here(record: EngineRecord) -> list[str]:
     return place_faults(record, Place(library.flavour, library.version, system_here(), gpu.compute_capability))
 
 
-def engine_here(bundle: Bundle, precision: str) -> Artefact:
-    """The engine of that precision that fits this machine, the newest of several.
+def faults_of(artefact: Artefact) -> list[str]:
+    """Why this machine cannot load that engine: its entry, its file or the machine itself; empty when it can."""
+    try:
+        record = record_of(artefact)
+    except BundleError as error:
+        return [str(error)]
+    return [*file_faults(artefact, record), *faults_here(record)]
 
-    Raises BundleError that says of each why it does not fit, and names the command that builds one.
+
+def engine_here(bundle: Bundle, precision: str | None = None) -> Artefact:
+    """The engine of that precision that fits this machine, the newest of several; without a precision the one that
+    `build-engine` found best, or the only one.
+
+    Raises BundleError that says of each why it does not fit, or which of several may be meant, with the command that helps.
     """
-    engines = [item for item in bundle.artefacts if (item.kind, item.precision) == ("engine", precision)]
-    faults = {item.name: [*file_faults(item, record), *faults_here(record)]
-              for item in engines for record in (record_of(item),)}  # fmt: skip
+    engines = [item for item in bundle.artefacts if item.kind == "engine" and precision in (None, item.precision)]
+    faults = {item.name: faults_of(item) for item in engines}
     fitting = [item for item in engines if not faults[item.name]]
     if not fitting:
         why = "".join(f"; {name}: {', '.join(reasons)}" for name, reasons in faults.items())
+        kind, option = (f"{precision} engine", f" --precision {precision}") if precision else ("engine", "")
         raise BundleError(
-            f"{bundle.path} holds no {precision} engine for this machine{why}: build one here with "
-            f"nnet-edge build-engine {bundle.path} --precision {precision}, or use a CPU runner of the graph"
+            f"{bundle.path} holds no {kind} for this machine{why}: build one here with "
+            f"nnet-edge build-engine {bundle.path}{option}, or use a CPU runner of the graph"
         )
+    if precision is None:
+        fitting = [item for item in fitting if "best" in item.record] or fitting
+        found = list(dict.fromkeys(item.precision for item in fitting if "best" not in item.record))
+        if len(found) > 1:
+            raise BundleError(
+                f"{bundle.path} holds engines of {' and '.join(found)} for this machine, and build-engine compared none of "
+                f"them: say --precision, or let nnet-edge build-engine {bundle.path} find the best"
+            )
     return max(fitting, key=lambda item: str(item.record["made"]["when"]))
 
 

@@ -41,7 +41,7 @@ class Model:
         }
 
 
-def load_model(path: Path, settings: RunnerSettings, precision: str = "fp32") -> Model:
+def load_model(path: Path, settings: RunnerSettings, precision: str | None = None) -> Model:
     """The bundle at `path`, loaded and warm. Raises what `read_bundle` and `open_graph` raise."""
     bundle = read_bundle(path)
     runner, threshold = open_graph(bundle, settings, precision)

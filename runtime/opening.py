@@ -7,33 +7,37 @@ from importlib.util import find_spec
 from nnet_edge.artefacts import Artefact
 from nnet_edge.bundle import Bundle
 from nnet_edge.config import RunnerSettings
-from nnet_edge.errors import MissingExtraError
+from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.runtime.runner import Runner, installed_kind, load_runner
 
 GRAPH_OF = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}  # precision asked for -> that of the graph
 
 
-def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str = "fp32") -> tuple[Runner, float]:
+def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None = None) -> tuple[Runner, float]:
     """The runner of the bundle's artefact of that precision, and the threshold that was chosen with both.
 
-    It is the graph, for TensorRT the engine that fits this machine. Raises BundleError when there is none, or when its gate
-    refused it or never saw this runner.
+    It is the graph, for TensorRT the engine that fits this machine. Without a precision it is the FP32 graph, or the engine
+    that `build-engine` found best here. Raises BundleError when there is none, or when its gate refused it or never saw
+    this runner; what `load_runner` raises.
     """
-    artefact = choose_artefact(bundle, settings, precision)
-    runner = load_runner(artefact.path, settings)
-    return runner, artefact.threshold_for(runner.name).value
+    artefact, _, threshold = choose_runnable(bundle, settings, precision)
+    return load_runner(artefact.path, settings), threshold
 
 
-def choose_artefact(bundle: Bundle, settings: RunnerSettings, precision: str) -> Artefact:
-    """The engine that fits this machine for TensorRT, else the graph, of that precision."""
-    if settings.kind == "tensorrt":
-        from nnet_edge.runtime.engine_record import engine_here
+def choose_artefact(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> Artefact:
+    """The engine that fits this machine for TensorRT, else the graph, of that precision; see `open_graph` for None."""
+    if settings.kind != "tensorrt":
+        return bundle.artefact(GRAPH_OF[precision or "fp32"])
+    if precision == "bf16":
+        raise ConfigError(
+            "engines are of fp32, fp16 or int8, and bf16 is for the processor: choose another --precision"
+        )
+    from nnet_edge.runtime.engine_record import engine_here
 
-        return engine_here(bundle, precision)
-    return bundle.artefact(GRAPH_OF[precision])
+    return engine_here(bundle, precision)
 
 
-def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str) -> tuple[Artefact, str, float]:
+def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> tuple[Artefact, str, float]:
     """The artefact, the runner's name and the threshold that `open_graph` would take; nothing is loaded.
 
     Raises BundleError as it does, MissingExtraError when the runner's library is not installed.
@@ -42,4 +46,5 @@ def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str) ->
     if kind != "tensorrt" and find_spec(kind) is None:
         raise MissingExtraError(f"{kind} is not installed: pip install 'nnet-edge[cpu]'")
     artefact = choose_artefact(bundle, settings, precision)
-    return artefact, kind, artefact.threshold_for(kind).value
+    name = str(artefact.record["made"]["tool"]) if artefact.kind == "engine" else kind
+    return artefact, name, artefact.threshold_for(name).value

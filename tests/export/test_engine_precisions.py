@@ -82,6 +82,7 @@ def test_wide_resnet_is_built_for_all_cards_in_every_precision(bundle: Bundle, t
     network = build_nnet(settings, load_teacher(find_backbone(backbone), RANDOM), seed=0)
     model = export_onnx(network, facts_of(network))
     frames = bundle.frames("held_out")[:1]
-    sizes = {name: engine_size(MAKERS[name](model, frames), tmp_path, ALL_CARDS) for name in ("fp32", "fp16", "int8")}
+    deployed = ("fp32", "fp16", "int8 in fp16")  # what `engine_source` gives for each precision of a calibrated bundle
+    sizes = {name: engine_size(MAKERS[name](model, frames), tmp_path, ALL_CARDS) for name in deployed}
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
-    assert sizes["int8"] < 0.7 * sizes["fp16"]
+    assert sizes["int8 in fp16"] < 0.7 * sizes["fp16"]
