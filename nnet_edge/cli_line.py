@@ -23,10 +23,14 @@ from nnet_edge.errors import ConfigError
 @click.option("--video", type=FILE, help="Annotated video (.mp4 or .avi).")
 @click.option("--must-deliver", type=FOLDER,
               help="Spool verdicts here first: a dead receiver, a full disk or a kill loses none.")  # fmt: skip
+@click.option("--credentials", metavar="FILE|env:NAME",
+              help="What holds user:password of the cameras: a file, or env: and a variable's name.")  # fmt: skip
 @click.option("--page", metavar="[HOST:]PORT", help="Serve the page there; with --config.")
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
+@click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10),
+              help="Seconds that a frame waits for other sources (default: a quarter of what a batch takes).")  # fmt: skip
 @click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
 @click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them.")
 @precision_option
@@ -50,13 +54,25 @@ def stream(
         raise ConfigError("--page belongs to a line: write a settings file and give it as --config")
     from nnet_edge.stream_verb import stream_bundle, stream_line
 
+    options["credentials"] = credentials_place(options["credentials"], sources)
     is_hinted = options["hint"] is not None
     if len(sources) > 1 or options["must_deliver"] is not None:
         for line in stream_line(sources, bundle, runner_settings(options), options, say):
             say(line)
         return
+    if options["deadline_s"] is not None:
+        raise ConfigError("--deadline belongs to several sources: a single one waits for no other")
     for line in stream_bundle(sources[0], bundle, runner_settings(options), is_hinted, options, say):
         say(line)
+
+
+def credentials_place(text: str | None, sources: tuple[str, ...]) -> str | None:
+    """ "file:PATH" or "env:NAME" of what was typed. Raises ConfigError where no source could use it."""
+    if text is None:
+        return None
+    if not any("://" in source for source in sources):
+        raise ConfigError("--credentials belongs to a network address: none of the sources is one")
+    return text if text.startswith(("file:", "env:")) else f"file:{text}"
 
 
 def typed_options(context: click.Context) -> dict[str, Any]:

@@ -32,14 +32,19 @@ from nnet_edge.runtime.sinks import (
     WebhookSettings,
     WebhookSink,
 )
+from nnet_edge.runtime.sources import absence, may_be_camera, open_source_of
 from nnet_edge.runtime.spool import SpoolSettings
 from nnet_edge.runtime.stream import run_line, stopping_on_signals
 from nnet_edge.runtime.watchdog import Watchdog
 from nnet_edge.sink_config import JsonLinesConfig, MqttConfig, RejectsConfig, SinkConfig, VideoConfig, WebhookConfig
+from nnet_edge.stream_verb import losses
 from nnet_edge.web_settings import read_secret
 
 SAY_EVERY_S = 60.0
-NO_OVERRIDE = ("json_path", "rejects", "video", "buffer_frames", "when_full", "min_area", "skip_bad_images")
+NO_OVERRIDE = (
+    *("json_path", "rejects", "video", "credentials"),
+    *("buffer_frames", "when_full", "min_area", "skip_bad_images"),
+)
 
 
 def stream_config(path: Path, given: Mapping[str, Any], say: Callable[[str], None]) -> list[str]:
@@ -65,8 +70,12 @@ def run_settings(settings: LineSettings, say: Callable[[str], None]) -> list[str
     for warning in model.warnings:
         say(warning)
     line = Line(model, sinks, loader(runner, precision), settings.web is not None, settings.deadline_s)
+    line.events.subscribe(times.hear)
     for stream in settings.streams:
-        line.add(stream)
+        line.add(stream, open_source_of(stream.camera, stream.name, may_be_absent=True))
+    waits = [sink.label for sink in settings.sinks if sink.every_frame]
+    if waits and any(stream.source.is_live for stream in line.work.streams.values()):
+        say(f"note: live cameras wait for the sink {waits[0]} too while it is slow or dead, for it has every_frame")
     with stopping_on_signals() as stop, ExitStack() as page:
         say(f"{len(settings.streams)} streams on {model.runner.name} ({model.runner.precision}), bundle {model.name}")
         server = None
@@ -81,10 +90,10 @@ def run_settings(settings: LineSettings, say: Callable[[str], None]) -> list[str
         finally:
             if server is not None:
                 server.line_ended()
-    return report.lines()
+    return [*report.lines(), *losses(sinks)]
 
 
-def loader(runner: RunnerSettings, precision: str) -> Callable[[Path], Model]:
+def loader(runner: RunnerSettings, precision: str | None) -> Callable[[Path], Model]:
     """How the line loads other bundles: as its first one."""
     return lambda path: load_model(path, runner, precision)
 
@@ -173,9 +182,14 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
     settings = read_line_config(path)
     for sink in settings.sinks:
         make_sink(sink)
+    absent = [(stream, absence(stream.camera)) for stream in settings.streams]
     if settings.web is not None:
         settings.web.token()
     lines = describe_line(settings)
+    for stream, reason in absent:
+        if reason is not None:
+            then = "it is tried until it is there" if may_be_camera(stream.camera) else "the line would be refused"
+            lines.append(f"note: stream {stream.name}: {reason}; {then}")
     if has_bundle:
         lines += [check_bundle(bundle, settings, path.name) for bundle in bundles_of(settings)]
     return [*lines, f"{path} can be used"]

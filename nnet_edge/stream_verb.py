@@ -24,7 +24,7 @@ from nnet_edge.runtime.sinks import (
     Sink,
     VideoSink,
 )
-from nnet_edge.runtime.sources import Source, open_source
+from nnet_edge.runtime.sources import Source, open_source_of
 from nnet_edge.runtime.spool import SpoolSettings
 from nnet_edge.runtime.stream import run, run_line, stopping_on_signals
 from nnet_edge.runtime.terminal import TerminalView
@@ -49,9 +49,15 @@ def stream_bundle(
 ) -> list[str]:
     """Judge every frame of the source; gives the lines to say at the end.
 
-    Unless `is_hinted`, the runner works for throughput on files: nobody waits for a single one of them.
+    Unless `is_hinted`, the runner works for throughput on files: nobody waits for a single one of them. A live source that
+    is lost is opened again for ever, and a sink that is dead costs it nothing but the verdicts that the sink loses.
     """
-    source = open_source(source_text, options["skip_bad_images"])
+    camera = to_camera(source_text, "the source", options)
+    source = open_source_of(camera)
+    reopen = (lambda: open_source_of(camera)) if source.is_live else None
+    sinks = open_sinks(source, options)
+    if source.is_live:
+        sinks = [Delivery(sink, delivery_asked(sink, [source], options)) for sink in sinks]
     bundle = read_bundle(path)
     for warning in bundle.warnings:
         say(warning)
@@ -69,8 +75,8 @@ def stream_bundle(
     )
     say(f"{source.describe()} on {loaded.name} ({loaded.precision}), threshold {settings.threshold:.6g}")
     with stopping_on_signals() as stop, TerminalView(bundle.name) as view:
-        run(source, loaded, open_sinks(source, options), settings, stop, view.show)
-    return [f"wrote {path}" for path in written(options)]
+        run(source, loaded, sinks, settings, stop, view.show, reopen)
+    return [*losses(sinks), *(f"wrote {path}" for path in written(options))]
 
 
 def stream_line(
@@ -82,23 +88,28 @@ def stream_line(
 ) -> list[str]:
     """Judge every frame of several sources, or of one that must be delivered, with one model; gives what to say at the end.
 
-    A camera that is lost is tried for ever; a file that breaks costs its own stream. Raises StreamError at the end when a
-    stream failed.
+    A camera that is lost, or absent at the start, is tried for ever; a file that breaks costs its own stream. Raises
+    StreamError at the end when a stream failed.
     """
     if options["video"] is not None:
         raise ConfigError("--video shows one source: name one, or run `nnet-edge stream` once for each video")
     streams = [to_line_stream(source, number, options) for number, source in enumerate(sources)]
-    sinks = [Delivery(sink, delivery_asked(sink, options)) for sink in open_sinks(None, options)]
+    opened = [open_source_of(stream.camera, stream.name, len(sources) > 1) for stream in streams]
+    sinks = [Delivery(sink, delivery_asked(sink, opened, options)) for sink in open_sinks(None, options)]
     model = load_model(path, runner, options["precision"])
     for warning in model.warnings:
         say(warning)
-    line = Line(model, sinks, lambda other: load_model(other, runner, options["precision"]))
-    for stream in streams:
-        line.add(stream)
+    line = Line(
+        model, sinks, lambda other: load_model(other, runner, options["precision"]), deadline_s=options["deadline_s"]
+    )
+    for stream, source in zip(streams, opened, strict=True):
+        line.add(stream, source)
     names = ", ".join(stream.name for stream in streams)
     say(f"{names} on {model.runner.name} ({model.runner.precision}), threshold of the bundle {model.threshold:.6g}")
     with stopping_on_signals() as stop, TerminalView(model.name) as view:
         report = run_line(line, stop, view.show)
+    for lost in losses(sinks):
+        say(lost)
     for name, error in report.errors.items():
         raise StreamError(f"{name}: {error}")
     return [f"wrote {path}" for path in written(options)]
@@ -109,13 +120,19 @@ def to_line_stream(text: str, number: int, options: Mapping[str, Any]) -> LineSt
     name, equals, address = text.partition("=")
     if not equals or NAME.fullmatch(name) is None:  # an address may hold an equals sign itself
         name, address = f"camera-{number}", text
+    camera = to_camera(address, name, options, number)
+    verdict = VerdictSettings(options["threshold"], min_area=options["min_area"])
+    return LineStream(name, camera, lane_asked(options), verdict)
+
+
+def to_camera(address: str, name: str, options: Mapping[str, Any], seed: int = 0) -> CameraSettings:
+    """The camera of an address that was typed. Raises ConfigError that begins with `name`."""
+    credentials = options["credentials"] if address_scheme(address) else None
     try:
-        camera = CameraSettings(address, skip_bad_images=options["skip_bad_images"], seed=number)
+        return CameraSettings(address, credentials=credentials, skip_bad_images=options["skip_bad_images"], seed=seed)
     except ConfigError as error:
         shown = redact(address) if address_scheme(address) else address
         raise ConfigError(f"{name} ({shown}): {error}") from error
-    verdict = VerdictSettings(options["threshold"], min_area=options["min_area"])
-    return LineStream(name, camera, lane_asked(options), verdict)
 
 
 def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
@@ -130,11 +147,27 @@ def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
     return LaneSettings(policy, options["buffer_frames"] or LaneSettings().capacity)
 
 
-def delivery_asked(sink: Sink, options: Mapping[str, Any]) -> DeliverySettings:
-    """How a sink of several sources is served: the line waits for it, or with --must-deliver for its spool alone."""
+def delivery_asked(sink: Sink, sources: Sequence[Source], options: Mapping[str, Any]) -> DeliverySettings:
+    """How a sink is served: files wait for it, live sources never do; with --must-deliver its spool is all that is waited for.
+
+    Where standard output goes to ends the program when it closes, as it does in any pipe.
+    """
     folder = options["must_deliver"]
     spool = None if folder is None else SpoolSettings(folder / sink.name.replace(" ", "-"))
-    return DeliverySettings(when_full=WhenFull.WAIT, must_deliver=spool)
+    are_files = not any(source.is_live for source in sources)
+    waits = are_files or options["when_full"] == WhenFull.WAIT.value
+    is_piped = isinstance(sink, JsonLinesSink) and str(options["json_path"]) == "-"
+    return DeliverySettings(
+        when_full=WhenFull.WAIT if waits else WhenFull.DROP_OLDEST,
+        is_strict=is_piped and spool is None,
+        must_deliver=spool,
+    )
+
+
+def losses(sinks: Sequence[Sink]) -> list[str]:
+    """What each sink lost, one line a sink that did."""
+    found = [sink.counts().losses() for sink in sinks if isinstance(sink, Delivery)]
+    return [line for line in found if line is not None]
 
 
 def open_sinks(source: Source | None, options: Mapping[str, Any]) -> list[Sink]:

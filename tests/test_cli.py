@@ -177,6 +177,11 @@ def test_wrong_use_of_the_command_line(ask: Ask, tmp_path: Path, parts_folder: P
         (["stream", "synthetic:4"], "--bundle"),
         (["stream", "synthetic:4", "--bundle", bundle_path, "--threshold", "-1"], "above 0"),
         (["stream", "synthetic:4", "--bundle", bundle_path, "--runner-batch", "0"], "batch"),
+        (["stream", "synthetic:4", "--bundle", bundle_path, "--credentials", "env:LOGIN"], "network address"),
+        (["stream", "rtsp://c/1", "--bundle", bundle_path, "--credentials", "env:NO_SUCH_LOGIN"], "NO_SUCH_LOGIN"),
+        (["stream", "rtsp://c/1", "a=0", "--bundle", bundle_path, "--credentials", tmp_path / "no"], "cannot be read"),
+        (["stream", "synthetic:4", "--bundle", bundle_path, "--deadline", "0.1"], "several sources"),
+        (["stream", "rtsp://me:geheim@[c/1", "--bundle", bundle_path], "rtsp://*** is no address"),
         (["stream", "synthetic:4", "--bundle", bundle_path, "--video", tmp_path / "v.txt"], "suffix"),
     ):
         code, line = ask(*arguments)
@@ -200,6 +205,7 @@ def test_failures_that_are_nobodys_typing(ask: Ask, tmp_path: Path, parts_folder
         (["stream", "synthetic:4", "--bundle", broken], "altered"),
         (["stream", "synthetic:4", "--bundle", tmp_path / "gone"], "does not exist"),
         (["stream", "who knows", "--bundle", bundle_path], "no source"),
+        (["stream", "synthetic:4", "gone.mp4", "--bundle", bundle_path], "no source 'gone.mp4'"),
         (["stream", tmp_path / "empty", "--bundle", bundle_path], "empty"),
     ):
         code, line = ask(*arguments)
