@@ -45,16 +45,15 @@ function describe(facts) {
 
 function showSinks(sinks) {
   by("sinks-panel").hidden = !sinks.length;
-  by("sinks").replaceChildren(...sinks.map((sink) => row([
-    named(sink), chip(sink.state), sink.delivered, sink.queued + sink.spooled, total(sink.dropped)], [2, 3, 4])));
+  by("sinks").replaceChildren(...sinks.flatMap((sink) => [row([
+    sink.name, chip(sink.state), sink.delivered, sink.queued + sink.spooled, total(sink.dropped)], [2, 3, 4]), ...(sink.reason ? [why(sink.reason)] : [])]));
 }
 
-/** A sink's name, and why it takes nothing. */
-function named(sink) {
-  const name = document.createElement("span"), why = document.createElement("small");
-  name.textContent = sink.name; why.textContent = sink.reason ? ` ${sink.reason}` : "";
-  name.append(why);
-  return name;
+/** Why the sink above takes nothing. */
+function why(reason) {
+  const line = row([reason]);
+  line.className = "why"; line.firstChild.colSpan = 5;
+  return line;
 }
 
 function clock(time) { return new Date(time).toLocaleTimeString([], {hour12: false}); }
