@@ -6,7 +6,9 @@ The manifest's `artefacts` maps a file name to its record:
     precision   "fp32", "fp16" or "int8"
     source      SHA-256 of the graph that it was made from
     made        tool, version, method, seconds, when, ...
+    frames      hashes of the frames that a graph was calibrated on
     gates       runner name -> what was measured there against FP32, the verdict, and the threshold chosen again
+    unseen      the same on the labelled images that a graph's layers were not chosen on; decides nothing
 
 `nnet.onnx` itself needs no record: it is what every other artefact is measured against.
 """
@@ -50,7 +52,8 @@ class Artefact:
         if self.fp32_threshold is not None:
             return self.fp32_threshold
         gate = self.record["gates"].get(runner)
-        again = f"nnet-edge {VERBS[self.kind]} {self.path.parent} --precision {self.precision}"
+        data = "" if self.kind == "engine" else " DATA"
+        again = f"nnet-edge {VERBS[self.kind]} {self.path.parent}{data} --precision {self.precision}"
         if gate is None:
             known = ", ".join(self.record["gates"]) or "no runner"
             raise BundleError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from nnet_edge.errors import StreamError
-from nnet_edge.frame import FrameOutputs
+from nnet_edge.frame import Frame, FrameOutputs
 from nnet_edge.runtime.device import CudaStream, Device
 from nnet_edge.runtime.device_ring import Slot
 
@@ -105,3 +105,13 @@ class Flight:
             yield
         except StreamError as error:
             raise StreamError(f"{self._label}: {error}") from error
+
+
+def label_of(frames: Sequence[Frame]) -> str:
+    """The frames, for an error: "frames 7 to 9 of camera-0" or "frame 7 (part.png)"."""
+    if not frames:
+        return "no frames"
+    first, last = frames[0], frames[-1]
+    if len(frames) == 1:
+        return f"frame {first.index} ({first.name or first.stream})"
+    return f"frames {first.index} to {last.index} ({first.name or first.stream} to {last.name or last.stream})"

@@ -21,7 +21,7 @@ from nnet_edge.frame import Frame, FrameOutputs
 from nnet_edge.runtime.device import CudaStream, Device
 from nnet_edge.runtime.device_ring import RING, Picture, Slot, Tables, picture_of
 from nnet_edge.runtime.engine_record import Place, read_engine, require_engine, system_here
-from nnet_edge.runtime.flight import Flight
+from nnet_edge.runtime.flight import Flight, label_of
 from nnet_edge.runtime.graph_runner import GraphRunner
 from nnet_edge.runtime.kernels.launches import launch_anomaly_map, launch_preprocess
 from nnet_edge.runtime.kernels.tables import RGB8
@@ -255,13 +255,3 @@ def batch_sizes(smallest: int, largest: int) -> tuple[int, ...]:
     largest = max(smallest, largest)
     powers = (1 << bits for bits in range(largest.bit_length()))
     return tuple(sorted({smallest, largest, *(power for power in powers if smallest < power < largest)}))
-
-
-def label_of(frames: Sequence[Frame]) -> str:
-    """The frames, for an error: "frames 7 to 9 of camera-0" or "frame 7 (part.png)"."""
-    if not frames:
-        return "no frames"
-    first, last = frames[0], frames[-1]
-    if len(frames) == 1:
-        return f"frame {first.index} ({first.name or first.stream})"
-    return f"frames {first.index} to {last.index} ({first.name or first.stream} to {last.name or last.stream})"

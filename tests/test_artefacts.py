@@ -156,7 +156,7 @@ def test_a_runner_without_a_gate_or_refused_by_it_has_no_threshold(copy: Bundle)
         "onnxruntime": gate(copy, 0.6, accepted=False, overridden=True),
     }
     artefact = add_artefact(copy, "nnet.int8.onnx", b"graph", record(copy, **gates)).artefact("int8")
-    with pytest.raises(BundleError, match=r"not on tensorrt, .* nnet-edge calibrate \S+ --precision int8"):
+    with pytest.raises(BundleError, match=r"not on tensorrt, .* nnet-edge calibrate \S+ DATA --precision int8"):
         artefact.threshold_for("tensorrt")
     with pytest.raises(BundleError, match=r"refused on openvino \(5 flips\): .* --accept"):
         artefact.threshold_for("openvino")

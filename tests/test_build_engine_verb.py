@@ -460,6 +460,8 @@ def test_the_best_engine_of_this_gpu_is_built_and_measured(copied: Path) -> None
     assert run(["build-engine", str(copied), "--batch", "1,4,8"]) == 0
     bundle = read_bundle(copied)
     engine = engine_here(bundle, "fp32")
+    assert engine_here(bundle) == engine
+    assert engine.record["best"]["ms"].keys() == {"fp32"}
     gates = engine.record["gates"]
     assert gates[record_of(engine).tool]["accepted"]
     assert engine.threshold_for(record_of(engine).tool).value == pytest.approx(bundle.threshold.value, rel=0.01)
