@@ -20,7 +20,9 @@ from nnet_edge.errors import ConfigError
 )
 @click.option("--json", "json_path", type=FILE, help="One JSON object a frame into this file; - for standard output.")
 @click.option("--rejects", type=FOLDER, help="A picture of every reject into this folder.")
-@click.option("--video", type=FILE, help="Annotated video (.mp4 or .avi).")
+@click.option(
+    "--video", type=FILE, help="Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes."
+)
 @click.option("--must-deliver", type=FOLDER,
               help="Spool verdicts here first: a dead receiver, a full disk or a kill loses none.")  # fmt: skip
 @click.option("--credentials", metavar="FILE|env:NAME",

@@ -28,6 +28,7 @@ from nnet_edge.runtime.sinks import (
     PictureSettings,
     RejectPicturesSink,
     Sink,
+    VideoSettings,
     VideoSink,
     WebhookSettings,
     WebhookSink,
@@ -139,7 +140,8 @@ def make_sink(config: SinkConfig) -> Sink:
     if isinstance(config, RejectsConfig):
         return RejectPicturesSink(config.folder, PictureSettings(config.pictures, config.budget_bytes, by_stream=True))
     if isinstance(config, VideoConfig):
-        return VideoSink(config.path, config.rate_hz)
+        pieces = VideoSettings(config.piece_s, config.piece_bytes, config.budget_bytes, True, config.stream)
+        return VideoSink(config.path, config.rate_hz, pieces)
     if isinstance(config, MqttConfig):
         return MqttSink(mqtt_settings(config))
     assert isinstance(config, WebhookConfig)

@@ -78,12 +78,16 @@ class RejectsConfig(SinkConfig):
 
 @dataclass(frozen=True)
 class VideoConfig(SinkConfig):
-    """An annotated video of one stream."""
+    """Annotated videos, one of each stream, cut into numbered pieces; the oldest are deleted first."""
 
     kind = "video"
 
-    path: Path = Path()  # needed
+    path: Path = Path()  # needed; with line.mp4 the pieces are line.STREAM.000001.mp4 and so on
     rate_hz: float | None = None
+    stream: str | None = None  # only this one; None: all
+    piece_s: float = 600.0
+    piece_bytes: int = 1 << 30
+    budget_bytes: int | None = 10 * 2**30  # of all pieces
 
     def __post_init__(self) -> None:
         super().__post_init__()

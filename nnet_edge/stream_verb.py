@@ -22,6 +22,7 @@ from nnet_edge.runtime.sinks import (
     PictureSettings,
     RejectPicturesSink,
     Sink,
+    VideoSettings,
     VideoSink,
 )
 from nnet_edge.runtime.sources import Source, open_source_of
@@ -37,6 +38,9 @@ from nnet_edge.stream_settings import (
     LineStream,
     VerdictSettings,
 )
+
+VIDEO_PIECE_S = 600.0  # of a live source: what a kill or a power cut costs at most
+VIDEO_PIECE_BYTES = 1 << 30
 
 
 def stream_bundle(
@@ -179,11 +183,15 @@ def open_sinks(source: Source | None, options: Mapping[str, Any]) -> list[Sink]:
     if options["rejects"] is not None:
         sinks.append(RejectPicturesSink(options["rejects"], PictureSettings(by_stream=source is None)))
     if options["video"] is not None:
-        sinks.append(VideoSink(options["video"], source.rate_hz if source else None))
+        is_live = source is not None and source.is_live
+        pieces = VideoSettings(VIDEO_PIECE_S, VIDEO_PIECE_BYTES) if is_live else VideoSettings()
+        sinks.append(VideoSink(options["video"], source.rate_hz if source else None, pieces))
     return sinks
 
 
 def written(options: Mapping[str, Any]) -> list[Path]:
     """The files and folders that the sinks wrote."""
     paths = [options[name] for name in ("json_path", "rejects", "video") if options[name] is not None]
-    return [path for path in paths if str(path) != "-"]
+    found = [path for path in paths if str(path) != "-"]
+    return [path.with_name(f"{path.stem}.*{path.suffix}") if path == options["video"] and not path.exists() else path
+            for path in found]  # fmt: skip

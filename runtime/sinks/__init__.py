@@ -7,7 +7,8 @@ from nnet_edge.runtime.sinks.json_lines import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sinks.mqtt import MqttSink
 from nnet_edge.runtime.sinks.mqtt_settings import MqttSettings
 from nnet_edge.runtime.sinks.pictures import PictureSettings, RejectPicturesSink
-from nnet_edge.runtime.sinks.video import VideoSink, fit
+from nnet_edge.runtime.sinks.video import VideoSettings, VideoSink
+from nnet_edge.runtime.sinks.video_file import fit
 from nnet_edge.runtime.sinks.webhook import WebhookSettings, WebhookSink
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "RefusedError",
     "RejectPicturesSink",
     "Sink",
+    "VideoSettings",
     "VideoSink",
     "WebhookSettings",
     "WebhookSink",

@@ -16,11 +16,16 @@ def turned_files(path: Path) -> list[Path]:
     return [entry for _, entry in sorted(found)]
 
 
-def turn_over(path: Path) -> Path:
-    """Rename the file at `path` to its next number, and give the new path. Raises OSError."""
+def next_turned(path: Path) -> Path:
+    """The name that the next file of `path` gets: its own with the number after the highest that is there."""
     files = turned_files(path)
     number = 1 + (int(files[-1].name[len(path.stem) + 1 : len(files[-1].name) - len(path.suffix)]) if files else 0)
-    target = path.with_name(f"{path.stem}.{number:06d}{path.suffix}")
+    return path.with_name(f"{path.stem}.{number:06d}{path.suffix}")
+
+
+def turn_over(path: Path) -> Path:
+    """Rename the file at `path` to its next number, and give the new path. Raises OSError."""
+    target = next_turned(path)
     path.rename(target)
     return target
 

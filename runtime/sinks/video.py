@@ -1,106 +1,158 @@
-"""An annotated video: every frame with its verdict, whole or not there."""
+"""Annotated videos: every frame with its verdict, each file whole or not there; one file, or pieces for weeks."""
 
 from __future__ import annotations
 
-import logging
+import re
+from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from nnet_edge.config import require_between, require_seconds
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.opencv_video import count_frames, open_writer
 from nnet_edge.runtime.overlay import annotate
 from nnet_edge.runtime.sinks.base import Sink
+from nnet_edge.runtime.sinks.pictures import safe_name
+from nnet_edge.runtime.sinks.turning import next_turned
+from nnet_edge.runtime.sinks.video_file import CODECS, VideoFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger(__name__)
-
-CODECS = {".mp4": ("vp09", "mp4v"), ".avi": ("MJPG",)}  # browsers play VP9; an OpenCV without it writes MPEG-4
 NO_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
+SMALLEST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a video that goes on for weeks becomes files. Raises ConfigError for what cannot be meant."""
+
+    piece_s: float | None = None  # an older file is closed, and a new one begun; None: never
+    piece_bytes: int | None = None  # a larger one too
+    budget_bytes: int | None = None  # of all pieces: the oldest go first; None: no limit
+    by_stream: bool = False  # True: numbered pieces of each stream; False: one stream alone
+    stream: str | None = None  # only this one is shown; None: all
+
+    def __post_init__(self) -> None:
+        if self.piece_s is not None:
+            require_seconds("seconds of a piece of a video", self.piece_s, above=0.0)
+        if self.piece_bytes is not None:
+            require_between("bytes of a piece of a video", self.piece_bytes, SMALLEST_BYTES, 1 << 50)
+        if self.budget_bytes is not None:
+            require_between("bytes of all pieces of a video", self.budget_bytes, self.piece_bytes or 1, 1 << 50)
 
 
 class VideoSink(Sink):
-    """Writes an annotated video, .mp4 or .avi. It gets its name when it is whole, read back and counted.
+    """Writes annotated videos, .mp4 or .avi. A file gets its name when it is whole, read back and counted.
 
-    All frames get the size of the first; one of other proportions gets a dark border.
+    One stream becomes the file `path`; cut into pieces it is `line.000001.mp4` and so on, and of several streams
+    `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one piece that is not whole, and goes.
     """
 
     name = "video"
 
-    def __init__(self, path: Path, rate_hz: float | None = None) -> None:
+    def __init__(self, path: Path, rate_hz: float | None = None, settings: VideoSettings | None = None) -> None:
         if path.suffix.lower() not in CODECS:
             raise ConfigError(f"{path} has no suffix of a video that can be written: use {', '.join(CODECS)}")
         if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
             raise ConfigError(f"a video of {rate_hz} frames/s cannot be: give a rate above 0")
         self._path = path
-        self._part = path.with_name(f".{path.stem}.part{path.suffix.lower()}")
         self._rate_hz = rate_hz or NO_RATE_HZ
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)  # height, width
-        self._written = 0
+        self._settings = settings or VideoSettings()
+        self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
+        self._is_cut = self._settings.by_stream  # whether files have numbers
+        self._stream: str | None = None  # of a video that is not by stream
 
     def __enter__(self) -> Self:
-        self._written = 0
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._part.write_bytes(b"")
+            for part in self._path.parent.glob(f".{escape(self._path.stem)}.*part{self._path.suffix.lower()}"):
+                part.unlink(missing_ok=True)  # a kill left it
+            probe = self._part(self._path.stem)
+            probe.write_bytes(b"")
+            probe.unlink()
         except OSError as error:
-            raise SinkError(f"cannot write the video {self._path}: {error.strerror or error}") from error
+            raise self._fault(error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.release()
-                self._writer = None
-                self._require_whole()
-                self._part.replace(self._path)
-        except OSError as fault:
-            raise SinkError(f"cannot write the video {self._path}: {fault.strerror or fault}") from fault
-        finally:
-            self._part.unlink(missing_ok=True)
+        faults = []
+        for stream in list(self._files):
+            try:
+                self._close(stream)
+            except SinkError as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+
+    def wants(self, prediction: Prediction) -> bool:
+        return self._settings.stream in (None, prediction.frame.stream)
 
     def write(self, prediction: Prediction) -> None:
-        picture = annotate(prediction)
-        if self._writer is None:
-            self._size = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # codecs want even sides
-            self._writer = self._open()
-        self._writer.write(fit(picture, *self._size))
-        self._written += 1
+        if not self.wants(prediction):
+            return
+        self.tick()
+        stream, picture = prediction.frame.stream, annotate(prediction)
+        if stream not in self._files:
+            self._files[stream] = self._begin(stream, picture)
+        self._files[stream].write(picture)
 
-    def _open(self) -> cv2.VideoWriter:
-        codecs = CODECS[self._part.suffix]
-        for codec in codecs:
-            writer = open_writer(str(self._part), codec, self._rate_hz, *self._size)
-            if writer.isOpened():
-                log.info("%s is written as %s", self._path, codec)
-                return writer
-        raise SinkError(f"this OpenCV cannot write {self._path} ({' or '.join(codecs)}): try another suffix")
+    def tick(self) -> None:
+        """Close the pieces that are old or large enough, also those of a stream that gives no frames any more."""
+        for stream in [stream for stream, file in self._files.items() if self._is_full(file)]:
+            self._is_cut = True
+            self._close(stream)
 
-    def _require_whole(self) -> None:
-        """OpenCV does not say when a write fails, so the frames are counted."""
-        found = count_frames(str(self._part))
-        if found < self._written:
-            raise SinkError(
-                f"the video {self._path} holds {found} of {self._written} frames: is the disk full? It was taken away"
-            )
+    def _begin(self, stream: str, picture: np.ndarray) -> VideoFile:
+        if not self._settings.by_stream:
+            self._stream = self._stream or stream
+            if stream != self._stream:
+                raise SinkError(f"the video {self._path} shows {self._stream}, not {stream}: keep videos by stream")
+        return VideoFile(self._part(self._stem(stream)), self._rate_hz, picture)
 
+    def _is_full(self, file: VideoFile) -> bool:
+        piece_s, piece_bytes = self._settings.piece_s, self._settings.piece_bytes
+        try:
+            is_large = piece_bytes is not None and file.size_bytes >= piece_bytes
+        except OSError as error:
+            raise self._fault(error) from error
+        return is_large or (piece_s is not None and file.age_s >= piece_s)
 
-def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`picture` at `height` x `width`: as it is, but for a row or a column, or shrunk or enlarged on a dark ground."""
-    if picture.shape[0] - height in (0, 1) and picture.shape[1] - width in (0, 1):
-        return np.ascontiguousarray(picture[:height, :width])
-    scale = min(height / picture.shape[0], width / picture.shape[1])
-    inner_height = min(height, max(1, round(picture.shape[0] * scale)))
-    inner_width = min(width, max(1, round(picture.shape[1] * scale)))
-    ground = np.zeros((height, width, 3), np.uint8)
-    ground[:inner_height, :inner_width] = cv2.resize(picture, (inner_width, inner_height))
-    return ground
+    def _close(self, stream: str) -> None:
+        """Finish the file of the stream; room is made for it in the budget."""
+        target = self._path.with_name(f"{self._stem(stream)}{self._path.suffix}")
+        try:
+            target = next_turned(target) if self._is_cut else target
+            self._files.pop(stream).close(target)
+            self._keep_to_budget(target)
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def _keep_to_budget(self, newest: Path) -> None:
+        """Take the oldest pieces away, whatever stream they show, until the rest is small enough."""
+        if self._settings.budget_bytes is None:
+            return
+        piece = re.compile(re.escape(self._path.stem) + r"\.(?:.+\.)?\d{6,}" + re.escape(self._path.suffix))
+        found = [(path.stat(), path) for path in self._path.parent.iterdir() if piece.fullmatch(path.name)]
+        found.sort(key=lambda entry: (entry[0].st_mtime_ns, entry[1].name))
+        used_bytes = sum(facts.st_size for facts, _ in found)
+        for facts, path in found:
+            if used_bytes <= self._settings.budget_bytes or path == newest:
+                return
+            path.unlink(missing_ok=True)
+            used_bytes -= facts.st_size
+
+    def _stem(self, stream: str) -> str:
+        return f"{self._path.stem}.{safe_name(stream)}" if self._settings.by_stream else self._path.stem
+
+    def _part(self, stem: str) -> Path:
+        return self._path.with_name(f".{stem}.part{self._path.suffix.lower()}")
+
+    def _fault(self, error: OSError) -> SinkError:
+        return SinkError(f"cannot write the video {self._path}: {error.strerror or error}")

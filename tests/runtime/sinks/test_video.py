@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import VideoSink, fit
+from nnet_edge.runtime.sinks import VideoSettings, VideoSink, fit
 
 MakePrediction = Callable[..., Prediction]
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
@@ -57,6 +58,67 @@ def test_a_video_on_a_full_disk_is_told_and_taken_away(
     ):
         record()
     assert os.listdir(tmp_path) == []
+
+
+def frames_of(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+def test_several_streams_become_pieces_of_their_own_that_are_whole_while_it_runs(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    (tmp_path / ".line.left.part.avi").write_bytes(b"what a kill left")
+    (tmp_path / "line.left.000007.avi").write_bytes(b"a piece of an earlier run")
+    with VideoSink(tmp_path / "line.avi", settings=VideoSettings(piece_s=0.5, by_stream=True)) as sink:
+        for index in range(6):
+            for stream in ("left", "right"):
+                sink.write(make_prediction(index, stream=stream))
+        time.sleep(0.6)
+        sink.tick()  # nothing comes any more: the piece is closed all the same
+        assert sorted(path.name for path in tmp_path.glob("line*")) == [
+            "line.left.000007.avi", "line.left.000008.avi", "line.right.000001.avi"]  # fmt: skip
+        sink.write(make_prediction(6, stream="left"))
+    assert sorted(os.listdir(tmp_path)) == ["line.left.000007.avi", "line.left.000008.avi", "line.left.000009.avi",
+                                            "line.right.000001.avi"]  # fmt: skip
+    assert [frames_of(tmp_path / f"line.{name}.avi") for name in ("left.000008", "right.000001", "left.000009")] == [
+        6,
+        6,
+        1,
+    ]
+
+
+def test_pieces_are_cut_by_size_and_the_oldest_go_first(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    random = np.random.default_rng(0)
+    prediction = make_prediction()
+    prediction.frame.image[...] = random.integers(0, 256, prediction.frame.image.shape, np.uint8)
+    (tmp_path / "line.of-somebody.avi").write_bytes(bytes(10**6))
+    settings = VideoSettings(piece_bytes=500_000, budget_bytes=1_500_000)
+    with VideoSink(tmp_path / "line.avi", settings=settings) as sink:
+        for _ in range(60):
+            sink.write(prediction)
+    pieces = sorted(path for path in tmp_path.iterdir() if path.name != "line.of-somebody.avi")
+    numbers = [int(path.name.split(".")[1]) for path in pieces]
+    assert numbers[0] > 1
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert sum(path.stat().st_size for path in pieces) <= 1_500_000
+    assert all(frames_of(path) for path in pieces)
+    assert (tmp_path / "line.of-somebody.avi").exists()
+
+
+def test_only_the_stream_that_was_asked_for_is_shown(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    with VideoSink(tmp_path / "line.avi", settings=VideoSettings(stream="left")) as sink:
+        assert not sink.wants(make_prediction(stream="right"))
+        for stream in ("left", "right", "left"):
+            sink.write(make_prediction(stream=stream))
+    assert frames_of(tmp_path / "line.avi") == 2
+    with VideoSink(tmp_path / "other.avi") as sink:
+        sink.write(make_prediction(stream="left"))
+        with pytest.raises(SinkError, match="shows left, not right: keep videos by stream"):
+            sink.write(make_prediction(stream="right"))
 
 
 def test_a_stream_without_frames_leaves_no_video(tmp_path: Path) -> None:
