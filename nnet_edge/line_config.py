@@ -26,7 +26,7 @@ from typing import Any
 from nnet_edge.config import RunnerSettings, require_between, require_choice
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.settings_file import build, schema_of, schema_of_field, unknown_key
-from nnet_edge.sink_config import SINK_KINDS, SinkConfig, read_sink, sink_schemas
+from nnet_edge.sink_config import SINK_KINDS, SinkConfig, VideoConfig, read_sink, sink_schemas
 from nnet_edge.stream_settings import LineStream
 from nnet_edge.web_settings import DriftSettings, WebSettings
 
@@ -65,6 +65,10 @@ class LineSettings:
         if same:
             raise ConfigError(f"two sinks are called {same[0]!r}: give them different names")
         require_between("streams", len(self.streams), 0, 256)
+        for sink in self.sinks:
+            shown = sink.stream if isinstance(sink, VideoConfig) else None
+            if shown is not None and shown not in names and self.web is None:  # a page may add it later
+                raise ConfigError(f"the sink {sink.label!r} shows the stream {shown!r}: there are {', '.join(names)}")
 
 
 SECRET_KEYS = ("credentials", "token_from", "password_from")
@@ -124,9 +128,17 @@ def from_folder(table: Any, folder: Path) -> Any:
         if isinstance(value, str) and value.startswith("file:") and value != "file:":
             found[key] = f"file:{folder / Path(value.removeprefix('file:')).expanduser()}"
     address = found.get("address")
-    if isinstance(address, str) and address and "://" not in address and (folder / address).exists():
+    if isinstance(address, str) and is_path(address, folder):
         found["address"] = str(folder / address)
     return found
+
+
+def is_path(address: str, folder: Path) -> bool:
+    """Whether the address of a camera is a path, there or not yet: a mount or a pipe may come later."""
+    if not address or "://" in address:
+        return False
+    named = address.isdecimal() or address.partition(":")[0] in ("synthetic", "gstreamer")
+    return not named or (folder / address).exists()
 
 
 def build_line(

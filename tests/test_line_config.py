@@ -105,6 +105,11 @@ def test_a_secret_that_was_written_out_is_refused_and_not_repeated() -> None:
         assert secret not in str(caught.value)
 
 
+def test_the_deadline_that_was_typed_stands_over_the_file() -> None:
+    assert read(SMALL | {"deadline_s": 0.5}, deadline_s=0.1).deadline_s == 0.1
+    assert read(SMALL | {"deadline_s": 0.5}, deadline_s=None).deadline_s == 0.5
+
+
 def test_flags_stand_over_the_file() -> None:
     settings = read(SMALL | {"runner": {"threads": 2}, "precision": "int8"}, bundle=Path("/other"), threshold=0.4,
                     runner={"kind": "openvino", "hint": None}, precision=None)  # fmt: skip
@@ -195,6 +200,20 @@ def test_config_check_says_what_the_line_would_be(
     assert check("", "", "--without-bundle")[0] == 0
 
 
+def test_config_check_tells_what_is_absent_and_paths_that_may_come_start_at_the_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "line.toml"
+    table = '[[stream]]\nname = "{0}"\ncamera.address = "{0}"\n'
+    file.write_text('bundle = "b"\n' + "".join(map(table.format, ("cam0", "clip.mp4", "synthetic", "7"))))
+    assert run(["config", "check", str(file), "--without-bundle"]) == 0
+    notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("note")]
+    assert len(notes) == 2
+    assert f"stream cam0: there is no source '{tmp_path}/cam0'" in notes[0]
+    assert notes[0].endswith("it is tried until it is there")
+    assert notes[1].endswith("the line would be refused")
+
+
 def test_config_has_a_schema_and_single_source_options_are_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,3 +224,5 @@ def test_config_has_a_schema_and_single_source_options_are_refused(
     assert run(["stream", "0", "--config", str(file)]) == 2
     assert run(["stream", "--config", str(file), "--video", "x.mp4"]) == 2
     assert "--video belongs to a single source" in capfd.readouterr().err
+    assert run(["stream", "--config", str(file), "--credentials", "env:LOGIN"]) == 2
+    assert "--credentials belongs to a single source" in capfd.readouterr().err
