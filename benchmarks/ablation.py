@@ -2,7 +2,8 @@
 
     OUT/CATEGORY/row_4.5/seed_111/training/   checkpoint and log; a training that was stopped goes on from there
     OUT/CATEGORY/row_4.5/seed_111/both.json   its evaluation with the maps both, reverse or forward; never computed twice
-    OUT/table_4.json                          the table over all categories, written anew after every row
+    OUT/table_4.json                          the table over all categories (schemas/ablation.json), written anew after every
+                                              row and never without one
 
 Rows that are the same network have one training: 5.1 is 4.1, 5.4 is 4.3, 6.1 is 4.2, 6.4 is 4.4, and all of Table 7 is
 4.5 with other maps. With one OUT the four tables need nine trainings a seed and category. Several processes may share an
@@ -18,9 +19,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from nnet_edge import __version__
 from nnet_edge.benchmarks.ablation_table import TABLES, AblationTable, averaged, rows_of
 from nnet_edge.benchmarks.claims import claiming, holder
 from nnet_edge.benchmarks.trainings import RANDOM_TEACHER, Key, Trainings, require_same
+from nnet_edge.bundle import made_on, now
 from nnet_edge.checkpoint import Checkpoint
 from nnet_edge.compute import choose_device
 from nnet_edge.config import require_choice
@@ -39,6 +42,8 @@ from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings import TrainSettings
 from nnet_edge.train import Progress, TrainOptions
 from nnet_edge.training_data import HELD_OUT_SHARE
+
+SCHEMA = "nnet-edge ablation 1"
 
 
 class Outcome(Enum):
@@ -77,6 +82,7 @@ def run_table(
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda line: None,
+    command: str = "run_table",
 ) -> AblationTable:
     """Table 4, 5, 6 or 7 measured on `datasets` and averaged; rows that `out` holds already are not computed again.
 
@@ -93,18 +99,32 @@ def run_table(
         raise ConfigError(f"categories {', '.join(names) or 'none'}: give at least one, each once")
     benches = [Bench(dataset, out / dataset.category, settings, report, stop, say) for dataset in datasets]
 
+    head = {"command": command, "categories": names, "made": {"nnet_edge": __version__, "when": now(), **made_on()}}
+
     def write() -> AblationTable:
         found = averaged([bench.table(table) for bench in benches])
-        content = json.dumps(found.as_dict(), indent=2, allow_nan=False)
-        write_atomically(out / f"table_{table}.json", content.encode() + b"\n")
+        if any(bench.measured for bench in benches):
+            content = json.dumps({"schema": SCHEMA, **head, **found.as_dict()}, indent=2, allow_nan=False)
+            write_atomically(out / f"table_{table}.json", content.encode() + b"\n")
         return found
 
-    for seed in settings.seeds:
-        for row in rows_of(table):
-            for bench in benches:
-                if bench.measure(row, seed) is Outcome.STOPPED:
-                    return write()
-                write()
+    todo = [(row, seed, bench) for seed in settings.seeds for row in rows_of(table) for bench in benches]
+    elsewhere = []
+    for row, seed, bench in sorted(todo, key=lambda one: not one[2].is_done(*one[:2])):
+        outcome = bench.measure(row, seed)
+        if outcome is Outcome.STOPPED:
+            return write()
+        if outcome is Outcome.ELSEWHERE:
+            elsewhere.append((row, seed, bench))
+        write()
+    left = 0
+    for row, seed, bench in elsewhere:  # again: what other processes finished, or gave up, meanwhile
+        outcome = bench.measure(row, seed)
+        if outcome is Outcome.STOPPED:
+            return write()
+        left += outcome is Outcome.ELSEWHERE
+    if left:
+        say(f"{left} of {len(todo)} are under way elsewhere: the same command reads them when they are done")
     return write()
 
 
@@ -131,11 +151,20 @@ class Bench:
             "mask_rule": settings.mask_rule,
         }
 
+    def path(self, row: str, seed: int) -> Path:
+        """The file of the row with this seed."""
+        folder = self.out / f"row_{training_row(self.settings.training, row)}" / f"seed_{seed}"
+        return folder / f"{trained_as(self.settings.training, row, seed)[1]}.json"
+
+    def is_done(self, row: str, seed: int) -> bool:
+        """Whether the row's file is there."""
+        return self.path(row, seed).exists()
+
     def measure(self, row: str, seed: int) -> Outcome:
         """The row's figures with this seed, computed or read."""
         training, maps = trained_as(self.settings.training, row, seed)
-        folder = self.out / f"row_{training_row(self.settings.training, row)}" / f"seed_{seed}"
-        path, key = folder / f"{maps}.json", self.trainings.key(training) | {"test": self.test_key}
+        path, key = self.path(row, seed), self.trainings.key(training) | {"test": self.test_key}
+        folder = path.parent
         what = f"{self.dataset.category}, row {row}, seed {seed}"
         if not path.exists():
             with claiming(folder) as is_mine:

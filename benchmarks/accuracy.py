@@ -3,10 +3,11 @@
     OUT/CATEGORY/seed_1/training/    checkpoint; a training that was stopped goes on from there
     OUT/CATEGORY/seed_1/bundle/      what `train` and `calibrate` would leave
     OUT/CATEGORY/seed_1/fp32.json    a row (schemas/accuracy_row.json); never computed twice
-    OUT/accuracy.json, accuracy.md   the tables, written anew after every row
+    OUT/accuracy.json, accuracy.md   the tables, written anew after every row; never without one
 
 The test images decide nothing: weights, threshold, calibration and what stays FP32 are chosen on good training images.
-Several processes may share an OUT: each category and seed is done by the one that claims it (claims.py).
+Several processes may share an OUT: each category and seed is done by the one that claims it (claims.py), and what others
+were at is asked for again at the end.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class CategoryRows:
         self.test_key = {
             "test": fingerprint([sample.path for sample in dataset.test]),
             "mask_rule": settings.mask_rule,
+            "runner": kind,
         }
 
     def paths(self, seed: int) -> dict[str, Path]:
@@ -170,7 +172,8 @@ class CategoryRows:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             row, found = row_from(known, str(path)), known["key"]
-        except (OSError, ValueError, KeyError) as error:
+            found["test"].setdefault("runner", known["runner"])  # older keys lack it
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}): delete it, and the row is measured again") from error
         require_same(path, found, self.trainings.key(training) | {"test": self.test_key})
         return row
@@ -203,21 +206,30 @@ def run_accuracy(
                      Trainings(one, settings.options, settings.held_out_share, settings.skip_bad, report, stop, say))
         for one in datasets
     ]  # fmt: skip
-    found: list[AccuracyRow] = []
+    found: dict[tuple[int, CategoryRows], list[AccuracyRow]] = {}
     todo = [(seed, bench) for seed in settings.seeds for bench in benches]
-    tables = write_tables(out, AccuracyTables(command, tuple(names), settings.seeds, (), tuple(peers)))
+    done_first = sorted(
+        todo, key=lambda one: not one[1].is_done(one[0])
+    )  # another run's are refused before work begins
+    tables = AccuracyTables(command, tuple(names), settings.seeds, (), tuple(peers))
     minutes: list[float] = []
-    for seed, bench in todo:
+    for seed, bench in (*done_first, *done_first):  # again: what other processes finished, or gave up, meanwhile
+        if (seed, bench) in found or stop():
+            continue
         began, was_done = time.perf_counter(), bench.is_done(seed)
-        rows = None if stop() else bench.rows(seed)
+        rows = bench.rows(seed)
         if rows is None:
             continue
-        found += rows
-        tables = write_tables(out, replace(tables, ours=tuple(found)))
+        found[seed, bench] = rows
+        tables = write_tables(out, replace(tables, ours=tuple(row for one in todo for row in found.get(one, ()))))
         left = sum(not other.is_done(number) for number, other in todo)
         if not was_done and left:
             minutes.append((time.perf_counter() - began) / 60)
             say(f"{left} of {len(todo)} categories and seeds left, about {left * mean(minutes):.0f} min")
+    if len(found) < len(todo) and not stop():
+        say(
+            f"{len(todo) - len(found)} of {len(todo)} are under way elsewhere: the same command reads them when they are done"
+        )
     return tables
 
 

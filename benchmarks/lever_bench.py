@@ -25,7 +25,7 @@ from nnet_edge.benchmarks.lever_table import LeverTable, Row
 from nnet_edge.benchmarks.levers import BASE, Variant, find_variants
 from nnet_edge.benchmarks.trainings import RANDOM_TEACHER, Trainings
 from nnet_edge.calibrate_verb import load_test
-from nnet_edge.calibration.gate import TestImages
+from nnet_edge.calibration.answers import TestImages
 from nnet_edge.checkpoint import Checkpoint
 from nnet_edge.compute import choose_device
 from nnet_edge.config import require_between
@@ -160,17 +160,23 @@ def run_levers(
     found: dict[tuple[str, str], dict[str, dict[int, Metrics]]] = {}
     same: dict[tuple[str, str], set[str]] = {}
     ordered = [("base", BASE), *sorted(chosen, key=lambda pair: pair[1].is_trained)]
-    for lever, variant in ordered:
+    for lever, variant in (*ordered, *ordered):  # again: what other processes finished, or gave up, meanwhile
         for seed in settings.seeds:
             for bench in benches:
-                measured = None if stop() else bench.measure(variant, seed)
+                name = bench.dataset.category
+                if seed in found.get((lever, variant.name), {}).get(name, {}) or stop():
+                    continue
+                measured = bench.measure(variant, seed)
                 if measured is not None:
-                    name = bench.dataset.category
                     found.setdefault((lever, variant.name), {}).setdefault(name, {})[seed] = measured[0]
                     if measured[1]:
                         same.setdefault((lever, variant.name), set()).add(name)
-        write_table(out, table_of(benches, settings, command, chosen, found, same))
-    return write_table(out, table_of(benches, settings, command, chosen, found, same))
+        if found:
+            write_table(out, table_of(benches, settings, command, chosen, found, same))
+    table = table_of(benches, settings, command, chosen, found, same)
+    if table.missing and not stop():
+        say(f"{table.missing} rows are under way elsewhere: the same command reads them when they are done")
+    return table
 
 
 def table_of(
@@ -208,8 +214,7 @@ def table_of(
     return LeverTable(header, warnings, settings.seeds, categories, base, rows, wanted - done)
 
 
-def write_table(out: Path, table: LeverTable) -> LeverTable:
+def write_table(out: Path, table: LeverTable) -> None:
     """The table, kept as levers.json and levers.md too."""
     write_atomically(out / "levers.json", json.dumps(table.as_dict(), indent=2, allow_nan=False).encode() + b"\n")
     write_atomically(out / "levers.md", table.markdown().encode() + b"\n")
-    return table

@@ -1,7 +1,8 @@
 """The trainings that tables are made of: each begun once, gone on with where it was stopped, and never mixed with another.
 
-A training lies in a folder of its own beside the key that it was begun with: its settings and what it learned from. A
-folder of another key is refused, so one `--out` holds rows of one kind only.
+A training lies in a folder of its own beside the key that it was begun with: its settings, what it learned from, its
+teacher's weights and the precision that was asked for. A folder of another key is refused, so one `--out` holds rows of one
+kind only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from nnet_edge.train import Progress, TrainOptions, train
 from nnet_edge.training_data import HELD_OUT_SHARE, TrainingData, load_training_data
 
 Key = dict[str, Any]
+BEFORE_IT_WAS_KEPT = {
+    "computed.precision": "auto",
+    "computed.teacher": "default",
+}  # what older keys, which lack it, meant
 RANDOM_TEACHER = "THE TEACHER HAS RANDOM WEIGHTS: the figures mean nothing"
 
 
@@ -46,11 +51,13 @@ class Trainings:
             "train": fingerprint(dataset.train),
             "held_out_share": held_out_share,
         }
+        self.computed = {"precision": options.precision, "teacher": weights_key(options.teacher_weights)}
         self.load = lru_cache(maxsize=1)(self._load)  # every row of a seed learns from the same images
 
     def key(self, training: TrainSettings) -> Key:
         """What tells this training from another, as JSON gives it back."""
-        values: Key = json.loads(json.dumps({"training": training.as_dict(), "data": self.data_key}))
+        values: Key = json.loads(json.dumps({"training": training.as_dict(), "data": self.data_key,
+                                             "computed": self.computed}))  # fmt: skip
         return values
 
     def finished(self, training: TrainSettings, folder: Path) -> Checkpoint | None:
@@ -97,9 +104,18 @@ class Trainings:
         return data
 
 
+def weights_key(teacher_weights: str | None) -> str:
+    """What tells the teacher's weights from others: "default", "random", or what the file holds."""
+    if teacher_weights is None or teacher_weights == "random":
+        return teacher_weights or "default"
+    return fingerprint([Path(teacher_weights)])
+
+
 def require_same(path: Path, found: Key, wanted: Key) -> None:
     """Nothing, when the two keys agree. Raises ConfigError that names the first difference."""
     before, now = dict(flat(found)), dict(flat(wanted))
+    for name in (name for name in BEFORE_IT_WAS_KEPT if name in now):
+        before.setdefault(name, BEFORE_IT_WAS_KEPT[name])
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):
             raise ConfigError(

@@ -119,7 +119,7 @@ def measure_ablation(
     settings = AblationSettings(
         training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
     )
-    found = run_table(table, datasets, out, settings, report, stop, say)
+    found = run_table(table, datasets, out, settings, report, stop, say, command_line("accuracy"))
     click.echo(found.markdown())
     return found.finished
 

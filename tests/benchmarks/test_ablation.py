@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ from nnet_edge.metrics import Metrics
 from nnet_edge.protocol import ABLATIONS, PAPER
 from nnet_edge.train import TrainOptions
 
+SCHEMA = Path(__file__).parents[2] / "benchmarks/schemas/ablation.json"
 OPTIONS = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")
 TINY = AblationSettings(replace(PAPER, epochs=1, batch=7), OPTIONS, seeds=(3,), batch=8)
 
@@ -34,7 +37,7 @@ def dataset(parts_folder: Path) -> Dataset:
 def measured(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationTable, Path]:
     """Table 7, from one real training, and the folder that it left."""
     out = tmp_path_factory.mktemp("ablation")
-    return run_table(7, [dataset], out, TINY), out
+    return run_table(7, [dataset], out, TINY, command="nnet-edge bench accuracy --table 7"), out
 
 
 def test_table_7_is_one_training_with_three_map_subsets(dataset: Dataset, measured: tuple[AblationTable, Path]) -> None:
@@ -54,10 +57,15 @@ def test_table_7_is_one_training_with_three_map_subsets(dataset: Dataset, measur
     assert scores["both.json"] != scores["forward.json"] != scores["reverse.json"]
 
 
-def test_the_file_and_the_markdown_say_the_same_as_the_table(measured: tuple[AblationTable, Path]) -> None:
+def test_the_file_and_the_markdown_say_the_same_as_the_table(
+    dataset: Dataset, measured: tuple[AblationTable, Path]
+) -> None:
     table, out = measured
     written = json.loads((out / "table_7.json").read_text())
-    assert written == json.loads(json.dumps(table.as_dict()))
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(written)
+    assert written.items() >= json.loads(json.dumps(table.as_dict())).items()
+    assert (written["command"], written["categories"]) == ("nnet-edge bench accuracy --table 7", [dataset.category])
+    assert "libraries" in written["made"]
     assert written["finished"] is True
     text = table.markdown()
     assert "RANDOM WEIGHTS" in text  # the teacher's, and the table says so
@@ -177,6 +185,25 @@ def test_a_row_that_another_process_claimed_is_passed_over(dataset: Dataset, tmp
         table = run_table(7, [dataset], tmp_path, TINY, stop=lambda: pytest.fail("trained"), say=told.append)
     assert dict(table.measured) == {}
     assert told[0].startswith(f"{dataset.category}, row 7.1, seed 3: process {os.getpid()} on ")
+    assert told[-1].startswith("3 of 3 are under way elsewhere")
+    assert not (tmp_path / "table_7.json").exists()  # no table without a row
+
+
+def test_a_row_that_another_process_finished_meanwhile_is_read_at_the_end(
+    dataset: Dataset, measured: tuple[AblationTable, Path], tmp_path: Path
+) -> None:
+    done = measured[1] / dataset.category / "row_4.5" / "seed_3"
+    folder = tmp_path / dataset.category / "row_4.5" / "seed_3"
+
+    def other_process(line: str) -> None:
+        if ", row 7.3, " in line:
+            for name in ("both.json", "forward.json", "reverse.json"):
+                shutil.copy(done / name, folder)
+
+    with claiming(folder):
+        table = run_table(7, [dataset], tmp_path, TINY, say=other_process)
+    assert table.finished
+    assert table.measured == measured[0].measured
 
 
 def test_what_cannot_be_meant(dataset: Dataset, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from nnet_edge.benchmarks.categories import MVTEC_TEXTURES, PAPER_SETS, read_dat
 from nnet_edge.benchmarks.claims import claiming, holder
 from nnet_edge.benchmarks.paper_tables import TABLE_1, TABLE_3, TABLE_3_AVERAGES
 from nnet_edge.benchmarks.peer_rows import read_peer_rows
+from nnet_edge.benchmarks.trainings import weights_key
 from nnet_edge.cli import run
+from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.metrics import Metrics
 from tests.benchmarks.miniatures import TINY, put
@@ -89,8 +93,43 @@ def test_finished_rows_are_read_and_rows_of_another_run_refused(
     again = run_accuracy(datasets, out, TINY, tables.command, report=lambda progress: pytest.fail("trained again"))
     assert again == tables
     other = replace(TINY, training=replace(TINY.training, batch=8))
+    kept = {name: (out / name).read_bytes() for name in ("accuracy.json", "accuracy.md")}
     with pytest.raises(ConfigError, match=r"training\.batch was 7, is 8.*another --out"):
         run_accuracy(datasets, out, other, "")
+    for options, was in (
+        (replace(TINY.options, precision="auto"), "computed.precision was fp32, is auto"),
+        (replace(TINY.options, teacher_weights=None), "computed.teacher was random, is default"),
+    ):
+        with pytest.raises(ConfigError, match=was):
+            run_accuracy(datasets, out, replace(TINY, options=options), "")
+    with pytest.raises(ConfigError, match=r"test.runner was \w+, is onnxruntime"):
+        run_accuracy(datasets, out, replace(TINY, runner=RunnerSettings("onnxruntime", threads=1)), "")
+    assert {name: (out / name).read_bytes() for name in kept} == kept  # a refused run costs no table
+
+
+def test_rows_of_before_the_key_had_all_are_read_where_they_are_of_the_defaults(
+    visa: Path, accuracy: tuple[AccuracyTables, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "candle" / "seed_3"
+    folder.mkdir(parents=True)
+    for precision in ("fp32", "int8"):
+        known = json.loads((accuracy[1] / f"candle/seed_3/{precision}.json").read_text())
+        del known["key"]["computed"], known["key"]["test"]["runner"]
+        (folder / f"{precision}.json").write_text(json.dumps(known))
+    datasets = read_datasets([visa], categories=["candle"])
+    defaults = replace(TINY, options=replace(TINY.options, precision="auto", teacher_weights=None))
+    assert run_accuracy(datasets, tmp_path, defaults, "").ours == accuracy[0].ours
+    with pytest.raises(ConfigError, match=r"computed.precision was auto, is fp32"):
+        run_accuracy(datasets, tmp_path, TINY, "")
+
+
+def test_weights_of_the_teacher_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    one.write_bytes(b"weights")
+    other.write_bytes(b"weights")
+    assert weights_key(str(one)) == weights_key(str(other))
+    other.write_bytes(b"others")
+    assert len({weights_key(str(one)), weights_key(str(other)), weights_key(None), weights_key("random")}) == 4
 
 
 def test_what_another_process_claimed_is_left_to_it(visa: Path, tmp_path: Path) -> None:
@@ -99,7 +138,28 @@ def test_what_another_process_claimed_is_left_to_it(visa: Path, tmp_path: Path) 
         datasets = read_datasets([visa], categories=["pcb1"])
         tables = run_accuracy(datasets, tmp_path, TINY, "", stop=lambda: False, say=told.append)
     assert not tables.finished
-    assert told == [f"pcb1, seed 3: {holder(tmp_path / 'pcb1/seed_3')} is at it"]
+    assert told[0] == f"pcb1, seed 3: {holder(tmp_path / 'pcb1/seed_3')} is at it"
+    assert told[-1] == "1 of 1 are under way elsewhere: the same command reads them when they are done"
+    assert not (tmp_path / "accuracy.json").exists()  # no table without a row
+
+
+def test_what_another_process_finished_meanwhile_is_read_at_the_end(
+    visa: Path, accuracy: tuple[AccuracyTables, Path], tmp_path: Path
+) -> None:
+    done = accuracy[1] / "candle" / "seed_3"
+    with ExitStack() as stack:
+        stack.enter_context(claiming(tmp_path / "candle" / "seed_3"))
+
+        def other_process(line: str) -> None:
+            if line.startswith("candle, seed 3: process"):
+                for precision in ("fp32", "int8"):
+                    shutil.copy(done / f"{precision}.json", tmp_path / "candle" / "seed_3")
+
+        datasets = read_datasets([visa], categories=["candle"])
+        tables = run_accuracy(datasets, tmp_path, TINY, "", say=other_process)
+    assert tables.finished
+    assert tables.ours == accuracy[0].ours
+    assert json.loads((tmp_path / "accuracy.json").read_text())["finished"] is True
 
 
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
