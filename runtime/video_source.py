@@ -29,6 +29,11 @@ class VideoSource(Source):
     """A video file, a camera or a network stream, as OpenCV decodes it.
 
     `address` may hold a password and is never shown, `what` is. `at_own_rate` shows a file as a camera would.
+
+    What a lost packet tore out of a coded picture is not seen: FFmpeg fills it from the picture before, and OpenCV passes
+    it on without FFmpeg's flags. Options reach the demuxer (`discardcorrupt`), not the decoder: err_detect and skip_frame
+    changed nothing on an RTSP stream with losses (OpenCV 5.0). RTSP over TCP, the default, loses no packet on its way; an
+    HTTP camera's JPEGs are checked one by one.
     """
 
     def __init__(
