@@ -21,6 +21,7 @@ from nnet_edge.benchmarks.one_at_a_time import OneAtATime
 from nnet_edge.benchmarks.speed_plan import Opened
 from nnet_edge.benchmarks.speed_report import Round
 from nnet_edge.config import StreamSettings
+from nnet_edge.errors import NnetEdgeError
 from nnet_edge.frame import Outputs, Prediction
 from nnet_edge.runtime.runner import Runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
@@ -201,13 +202,29 @@ def contenders_of(
 
 
 def take_turns(
-    contenders: Sequence[Taker], repeats: int, say: Callable[[str], None] = lambda line: None
+    contenders: Sequence[Taker],
+    repeats: int,
+    say: Callable[[str], None] = lambda line: None,
+    lose: Callable[[int, NnetEdgeError], None] | None = None,
 ) -> list[list[Round]]:
-    """`repeats` rounds of each contender, in the contenders' order; each round starts with another one."""
+    """`repeats` rounds of each contender, in the contenders' order; each round starts with another one.
+
+    One that fails has no rounds, and `lose` is told its place; without `lose` its error is raised.
+    """
     rounds: list[list[Round]] = [[] for _ in contenders]
+    lost: set[int] = set()
     for number in range(repeats):
         say(f"round {number + 1} of {repeats}")
         for turn in range(len(contenders)):
             index = (number + turn) % len(contenders)
-            rounds[index].append(contenders[index].measure())
+            if index in lost:
+                continue
+            try:
+                rounds[index].append(contenders[index].measure())
+            except NnetEdgeError as error:
+                if lose is None:
+                    raise
+                lost.add(index)
+                rounds[index].clear()
+                lose(index, error)
     return rounds

@@ -2,7 +2,9 @@
 
 Both are measured with the libraries at hand, on as many threads as the contenders have, before the rounds and after them; a
 processor that gives way to its neighbours shows in the spread. A share of the matrix rate is of the network's own
-operations; fusion, blur and everything else count as nothing done.
+operations; fusion, blur and everything else count as nothing done. The roof of an intensity, operations a byte, is what can
+be attained when every byte is copied to where it is computed: min(matrix rate, intensity x copy rate). work_count.py says
+which bytes are counted.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ PRODUCT_SIDE = 1536  # large enough that the product, not the call, is measured;
 COPY_BYTES = 64 << 20  # a thread; many times the caches
 REPEATS, SHORTEST_S = 5, 0.1  # of each, and each at least so long
 GIGA = 1e9
+FP32_BYTES, BYTES = 4, {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 IN_FP32_ON_CPU = ("fp16",)  # CPU runners widen the numbers of that graph before they multiply
 
 
@@ -49,20 +52,39 @@ class Roofline:
         """The ceiling of that name, None where no library at hand measures it."""
         return next((one for one in self.ceilings if (one.device, one.what) == (device, what)), None)
 
+    def device_of(self, system: str) -> str:
+        """Where a system computes."""
+        return "gpu" if system in TITLES else self.torch_device if system.startswith("torch") else "processor"
+
     def ceiling_of(self, system: str, precision: str) -> Ceiling | None:
         """The matrix rate that a system and precision are held against."""
-        device = "gpu" if system in TITLES else self.torch_device if system.startswith("torch") else "processor"
-        is_widened = device == "processor" and precision in IN_FP32_ON_CPU
-        return self.find(device, "fp32" if is_widened else precision)
+        device = self.device_of(system)
+        return self.find(device, computed_in(device, precision))
 
     def share(self, operations_per_s: float, precision: str, system: str) -> float | None:
         """The share of the matrix rate; None where that rate was not measured."""
         ceiling = self.ceiling_of(system, precision)
         return None if ceiling is None else operations_per_s / (GIGA * ceiling.median)
 
+    def share_of_roof(
+        self, operations_per_s: float, fp32_intensity: float, precision: str, system: str
+    ) -> float | None:
+        """The share of min(matrix rate, intensity x copy rate), of operations a byte in FP32; None where one is not known."""
+        device = self.device_of(system)
+        matrix, copy = self.ceiling_of(system, precision), self.find(device, "copy")
+        if matrix is None or copy is None:
+            return None
+        intensity = fp32_intensity * FP32_BYTES / BYTES[computed_in(device, precision)]
+        return operations_per_s / (GIGA * min(matrix.median, intensity * copy.median))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {"torch_device": self.torch_device, "ceilings": [vars(one) for one in self.ceilings]}
+
+
+def computed_in(device: str, precision: str) -> str:
+    """The precision whose products a graph of `precision` is made of on the device."""
+    return "fp32" if device == "processor" and precision in IN_FP32_ON_CPU else precision
 
 
 def measure_roofline(threads: int) -> Roofline:

@@ -61,8 +61,15 @@ def measure_speed(
         contenders = list(contenders_of(opened, settings.scopes, images, known, settings.turn_s, meter, out))
         contenders, first_call_s, failed = warmed_up(contenders, say)
         say(estimate(contenders, settings))
-        rounds = take_turns(contenders, settings.repeats, say)
-    results = tuple(Result.of(one.opened, one.scope, turns) for one, turns in zip(contenders, rounds, strict=True))
+
+        def lose(place: int, error: NnetEdgeError) -> None:
+            failed.append(missing_of(contenders[place], f"failed in its turn: {error}"))
+            say(f"warning: {failed[-1].reason}")
+
+        rounds = take_turns(contenders, settings.repeats, say, lose)
+    raced = [(one, turns) for one, turns in zip(contenders, rounds, strict=True) if turns]
+    results = tuple(Result.of(one.opened, one.scope, turns) for one, turns in raced)
+    systems = tuple(facts_of(bundle_path, opened, first_call_s, settings, failed, say))
     machine = describe_machine(settings.threads)
     return SpeedReport(
         command=command,
@@ -72,7 +79,7 @@ def measure_speed(
         warnings=(*bundle.warnings, *busy_warning(busy)),
         work=count_if_possible(bundle),
         roofline=merged(ceilings, measure_roofline(settings.threads or cores())),
-        systems=tuple(facts_of(bundle_path, opened, first_call_s, settings, say)),
+        systems=systems,
         results=results,
         missing=(*missing, *failed),
     )
@@ -91,13 +98,19 @@ def warmed_up(
         try:
             one.warm_up()
         except NnetEdgeError as error:
-            failed.append(Missing(plan.system, plan.precision, one.scope, f"batch {batch}: {error}"))
+            failed.append(missing_of(one, str(error)))
             continue
         ready.append(one)
         if (plan, batch) not in first_call_s:
             first_call_s[plan, batch] = time.monotonic() - began_s
             say(f"{plan.name}, batch {batch}: warm after {first_call_s[plan, batch]:.1f} s")
     return ready, first_call_s, failed
+
+
+def missing_of(contender: Contender, reason: str) -> Missing:
+    """Why a contender has no figures."""
+    plan = contender.opened.plan
+    return Missing(plan.system, plan.precision, contender.scope, f"batch {contender.opened.batch}: {reason}")
 
 
 def estimate(contenders: Sequence[Contender], settings: SpeedSettings) -> str:
@@ -115,16 +128,24 @@ def facts_of(
     opened: Sequence[Opened],
     first_call_s: dict[tuple[Plan, int], float],
     settings: SpeedSettings,
+    failed: list[Missing],
     say: Say,
 ) -> Iterator[SystemFacts]:
-    """What is known of each system beside its speed; its memory in a process of its own, once everything here is closed."""
+    """What is known of each system beside its speed; its memory in a process of its own, once everything here is closed.
+
+    A process that fails or is not ready in time is put into `failed`: the rounds are measured by then.
+    """
     for plan in dict.fromkeys(one.plan for one in opened):
         artefact = next(one.artefact for one in opened if one.plan == plan)
         calls = {batch: seconds for (known, batch), seconds in first_call_s.items() if known == plan}
         memory: Memory | None = None
         if settings.with_memory and calls:
             say(f"memory of {plan.name}")
-            memory = measure_memory(bundle, plan, settings)
+            try:
+                memory = measure_memory(bundle, plan, settings)
+            except NnetEdgeError as error:
+                failed.append(Missing(plan.system, plan.precision, "memory", str(error)))
+                say(f"warning: {error}")
         yield SystemFacts(plan.system, plan.precision, artefact.name, artefact.stat().st_size, calls, memory)
 
 

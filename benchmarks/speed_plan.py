@@ -32,7 +32,7 @@ class Missing:
 
     system: str
     precision: str
-    scope: str | None  # None: none of them
+    scope: str | None  # or "memory"; None: none of them
     reason: str
 
 

@@ -103,7 +103,8 @@ def draw_roofline(axes: Any, report: SpeedReport) -> None:
         if own:
             best = max(own, key=lambda one: one.frames_per_s.median)
             ceiling = report.roofline.ceiling_of(best.system, best.precision)
-            place = report.work.intensity * NARROWER.get(ceiling.what if ceiling else best.precision, 1)
+            narrower = NARROWER.get(ceiling.what if ceiling else best.precision, 1)
+            place = report.work.intensity_at(round(best.met_batch)) * narrower
             rate = 2 * report.work.macs * best.frames_per_s.median / 1e9
             axes.plot(
                 place, rate, MARKERS[best.precision], color=COLOURS[best.system], label=f"{name}, batch {best.batch}"

@@ -202,6 +202,13 @@ class SpeedReport:
             return None
         return self.roofline.share(2 * self.work.macs * result.frames_per_s.median, result.precision, result.system)
 
+    def share_of_roof(self, result: Result) -> float | None:
+        """The same over min(matrix rate, intensity x copy rate), which that traffic would allow at most; None: not known."""
+        if self.work is None:
+            return None
+        rate, batch = 2 * self.work.macs * result.frames_per_s.median, round(result.met_batch)
+        return self.roofline.share_of_roof(rate, self.work.intensity_at(batch), result.precision, result.system)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -215,7 +222,9 @@ class SpeedReport:
             "roofline": self.roofline.as_dict(),
             "systems": [asdict(one) for one in self.systems],
             "results": [
-                one.as_dict() | {"share_of_matrix_rate": self.share_of_matrix_rate(one)} for one in self.results
+                one.as_dict()
+                | {"share_of_matrix_rate": self.share_of_matrix_rate(one), "share_of_roof": self.share_of_roof(one)}
+                for one in self.results
             ],
             "ratios": [ratio.as_dict() for ratio in self.ratios],
             "missing": [asdict(one) for one in self.missing],

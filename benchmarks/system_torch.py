@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnet_edge.anomaly_map import (
+    FUSED_SIDE,
+    IMAGE_SIDE,
+    SCALES,
+    SMALLEST_DISTANCE,
+    Fusion,
+    blurring_matrix,
+    enlarging_matrix,
+)
 from nnet_edge.benchmarks.speed_plan import Opened, Plan
-from nnet_edge.benchmarks.speed_settings import SpeedSettings
+from nnet_edge.benchmarks.speed_settings import LARGEST_BATCH, PRECISIONS, SpeedSettings
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
 from nnet_edge.frame import Outputs
@@ -41,6 +51,8 @@ def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitS
     if plan.precision == "fp16" and device == "cpu":
         raise ConfigError("FP16 in PyTorch is for a GPU, and this torch has none; BF16 is the processor's half")
     stack.enter_context(torch_threads(settings.threads or cores()))
+    if plan.system == "torch.compile":
+        stack.enter_context(every_shape_compiled())
     network = load_network(bundle).eval().to(device)
     layer_maps = TorchNetwork(network, plan, device)
     for batch in settings.batches:
@@ -73,15 +85,27 @@ class TorchNetwork:
         return found
 
 
+@contextmanager
+def every_shape_compiled() -> Iterator[None]:
+    """torch.compile compiles each batch, up to the largest in every precision, and fails where it would fall back to eager."""
+    from torch._dynamo import config
+
+    shapes = LARGEST_BATCH * len(PRECISIONS)
+    limits = {"recompile_limit": shapes, "accumulated_recompile_limit": shapes, "fail_on_recompile_limit_hit": True}
+    with config.patch(limits):
+        yield
+
+
 class FusingRunner:
-    """Obeys Runner with a TorchNetwork, and fuses its layer maps in NumPy as `evaluate --torch` does."""
+    """Obeys Runner with a TorchNetwork, and fuses its layer maps on the same device and threads, in FP32."""
 
     name = "torch"
 
     def __init__(self, layer_maps: TorchNetwork, network: NNet, precision: str, max_batch: int) -> None:
         self.precision, self.max_batch = precision, max_batch
         self.input_shape = (256, 256, 3)
-        self._layer_maps, self._names, self._fusion = layer_maps, network.output_names, network.settings.fusion
+        self._layer_maps, self._names = layer_maps, network.output_names
+        self._fuse = torch_fusion(network.settings.fusion)
 
     def __enter__(self) -> FusingRunner:
         return self
@@ -96,12 +120,43 @@ class FusingRunner:
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3)."""
-        from nnet_edge.anomaly_map import anomaly_map, image_score
+        import torch
 
         found = self._layer_maps(np.ascontiguousarray(images))
-        maps = {name: value.float().cpu().numpy() for name, value in zip(self._names, found, strict=True)}
-        enlarged = anomaly_map(maps, fusion=self._fusion)
-        return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})
+        with torch.inference_mode():
+            maps = {name: value.float() for name, value in zip(self._names, found, strict=True)}
+            enlarged = self._fuse(maps)
+            scores = enlarged.amax(dim=(1, 2, 3))
+        kept = {name: value.cpu().numpy() for name, value in maps.items()} if layer_maps else {}
+        return Outputs(enlarged[:, 0].cpu().numpy(), scores.cpu().numpy(), kept)
+
+
+def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """What `anomaly_map` computes, in torch: layer maps (N, 1, h, w) to maps float32 (N, 1, 256, 256), on their device."""
+    import torch
+
+    matrices = {scale: enlarging_matrix(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
+    last = blurring_matrix(IMAGE_SIDE) @ enlarging_matrix(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
+
+    @lru_cache(maxsize=8)
+    def matrix(scale: int | None, device: torch.device) -> torch.Tensor:
+        values = last if scale is None else matrices[scale]
+        return torch.from_numpy(np.array(values, np.float32)).to(device)
+
+    def fuse(maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        device = next(iter(maps.values())).device
+        factors = []
+        for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
+            weighed = [fusion.weight(name) * maps[name] for name in (f"forward_{scale}", f"reverse_{scale}")
+                       if name in maps and fusion.weight(name) > 0]  # fmt: skip
+            if weighed and exponent > 0:
+                rows = matrix(scale, device)
+                factor = rows @ torch.stack(weighed).sum(dim=0) @ rows.T
+                factors.append(factor if exponent == 1 else factor.clamp_min(SMALLEST_DISTANCE) ** exponent)
+        rows = matrix(None, device)
+        return rows @ torch.stack(factors).prod(dim=0) @ rows.T
+
+    return fuse
 
 
 @contextmanager

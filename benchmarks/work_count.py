@@ -34,10 +34,10 @@ class Work:
     traffic_bytes: int  # of the counted operators, FP32, nothing fused, no cache
     counted_by: str = COUNTED_BY
 
-    @property
-    def intensity(self) -> float:
-        """Operations for each byte of that traffic."""
-        return 2 * self.macs / self.traffic_bytes
+    def intensity_at(self, batch: int) -> float:
+        """Operations for each byte of that traffic, FP32, when a batch reads the weights once."""
+        spared = FP32_BYTES * self.parameters * (1 - 1 / batch)
+        return 2 * self.macs / (self.traffic_bytes - spared)
 
 
 def count_work(bundle: Bundle) -> Work:
