@@ -5,19 +5,22 @@
 
 A ratio is the median over rounds in which both sides take turns; one above its limit, baseline * (1 + noise), is measured
 again, up to ATTEMPTS times, and its best counts: what is busy now and then makes a ratio worse and never better. The noise
-is at most LARGEST_NOISE, so that 1.5 times slower cannot hide in it. A ratio to a matrix product belongs to a processor: on
-one without a baseline the limits of the first are widened by ELSEWHERE, and the report says so.
+is at most LARGEST_NOISE, so that 1.5 times slower cannot hide in it. A ratio to a matrix product belongs to a processor and
+its number of cores: on one without a baseline the limits of the first are widened by ELSEWHERE, and the report says so. What
+the stream adds to its runner is the same everywhere, and so is its limit.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,17 @@ from nnet_edge.benchmarks.guard_work import Ratio, open_ratios
 from nnet_edge.benchmarks.machine_words import busy_percent, known_versions
 from nnet_edge.benchmarks.speed_table import table_of
 from nnet_edge.bundle import now
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.files import write_atomically
 from nnet_edge.machine import find_processor
+from nnet_edge.runtime.graph_runner import cores
 
 SCHEMA = "nnet-edge guard 1"
 BASELINES = Path(__file__).with_name("guard.json")
 ATTEMPTS = 3
 BUDGET_S = 80.0  # after which no further attempt begins
+ENOUGH_S = 100.0  # after which a ratio is the median of the rounds that it has
+CAP_S = 120.0  # after which the guard fails: something hangs
 BASELINE_ATTEMPTS = 7  # that a baseline is the median of
 SMALLEST_NOISE, LARGEST_NOISE = 0.20, 0.35
 SPREADS = 1.5  # the noise in widths of what was seen above the median
@@ -83,40 +89,74 @@ class Verdict:
 
 def guard(file: Path = BASELINES, say: Say = lambda line: None) -> list[Verdict]:
     """The verdict on every guarded ratio. Raises ConfigError for a file of baselines that cannot be read."""
-    limits, widened = limits_here(read_baselines(file), processor_here())
+    limits, widened = limits_here(read_baselines(file), processor_here(), cores())
     if widened > 1:
-        say(f"no baseline for this processor ({processor_here()}): limits of another, {widened:g} times as wide")
-    with ExitStack() as stack:
+        say(
+            f"no baseline for this processor ({processor_here()}, {cores()} cores): ratios to the matrix product get the "
+            f"limits of another, {widened:g} times as wide"
+        )
+    ends_s = time.monotonic() + ENOUGH_S
+    with capped(CAP_S), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
-        return judge(open_ratios(folder, stack), limits, widened, say)
+        return judge(open_ratios(folder, stack), limits, widened, say, ends_s)
+
+
+@contextmanager
+def capped(seconds: float) -> Iterator[None]:
+    """Raises NnetEdgeError in the block when it takes longer; for the main thread."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise NnetEdgeError(
+            f"the guard is not done after {seconds:g} s: something hangs, or this machine is far too busy to measure on"
+        )
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def judge(
-    ratios: Sequence[Ratio], limits: Mapping[str, Limit], widened: float = 1.0, say: Say = lambda line: None
+    ratios: Sequence[Ratio],
+    limits: Mapping[str, Limit],
+    widened: float = 1.0,
+    say: Say = lambda line: None,
+    enough_s: float = math.inf,
 ) -> list[Verdict]:
-    """Each ratio against its limit, worse ones measured again. Raises ConfigError when a ratio has no limit."""
+    """Each ratio against its limit, worse ones measured again; from time.monotonic() `enough_s` on a round each is enough.
+
+    Limits of ratios that belong to a processor are `widened`. Raises ConfigError when a ratio has no limit.
+    """
     if missing := [ratio.name for ratio in ratios if ratio.name not in limits]:
         raise ConfigError(f"no baseline for {', '.join(missing)}: measure it with nnet-edge bench guard --write")
     ends_s = time.monotonic() + BUDGET_S
-    verdicts = [Verdict(ratio.name, (measure(ratio),), limits[ratio.name], widened) for ratio in ratios]
+    verdicts = [
+        Verdict(ratio.name, (measure(ratio, enough_s),), limits[ratio.name], widened if ratio.is_of_processor else 1.0)
+        for ratio in ratios
+    ]
     for _ in range(ATTEMPTS - 1):
         for place, (ratio, verdict) in enumerate(zip(ratios, verdicts, strict=True)):
             if verdict.is_worse and time.monotonic() < ends_s:
                 say(
-                    f"{verdict.name} is {verdict.best:.2f}, above {verdict.limit.largest * widened:.2f}: measuring again"
+                    f"{verdict.name} is {verdict.best:.2f}, above {verdict.limit.largest * verdict.widened:.2f}: "
+                    "measuring again"
                 )
-                again = (*verdict.attempts, measure(ratio))
-                verdicts[place] = Verdict(ratio.name, again, verdict.limit, widened)
+                verdicts[place] = replace(verdict, attempts=(*verdict.attempts, measure(ratio, enough_s)))
     return verdicts
 
 
-def measure(ratio: Ratio) -> float:
-    """The median over the rounds; in each, the reference is measured before and after."""
+def measure(ratio: Ratio, enough_s: float = math.inf) -> float:
+    """The median over the rounds, one at least by `enough_s`; in each, the reference is measured before and after."""
     found, before_s = [], ratio.to()
     for _ in range(ratio.rounds):
         took_s, after_s = ratio.of(), ratio.to()
         found.append(2 * took_s / (before_s + after_s))
         before_s = after_s
+        if time.monotonic() > enough_s:
+            break
     return statistics.median(found)
 
 
@@ -149,10 +189,10 @@ def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
         limits = measure_baseline(open_ratios(folder, stack), say)
-    here = processor_here()
-    entry = {"processor": here, "command": command, "when": now(), "versions": known_versions(),
+    here, count = processor_here(), cores()
+    entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
              "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
-    kept = [entry, *(old for old in entries if old["processor"] != here)]
+    kept = [entry, *(old for old in entries if not is_of(old, here, count))]
     text = json.dumps({"schema": SCHEMA, "baselines": kept}, indent=2, allow_nan=False)
     write_atomically(file, f"{text}\n".encode())
 
@@ -180,11 +220,16 @@ def limits_of(entry: Mapping[str, Any]) -> dict[str, Limit]:
             for name, value in entry["ratios"].items()}  # fmt: skip
 
 
-def limits_here(entries: Sequence[Mapping[str, Any]], processor: str) -> tuple[dict[str, Limit], float]:
+def is_of(entry: Mapping[str, Any], processor: str, cores: int) -> bool:
+    """Whether a baseline is of that processor with so many usable cores; older ones do not say how many."""
+    return bool(entry["processor"] == processor and entry.get("cores", cores) == cores)
+
+
+def limits_here(entries: Sequence[Mapping[str, Any]], processor: str, cores: int) -> tuple[dict[str, Limit], float]:
     """The limits for this processor, and 1; or those of the first baseline, and ELSEWHERE. Raises ConfigError without any."""
     if not entries:
         raise ConfigError("no baseline was measured yet: measure one with nnet-edge bench guard --write")
-    own = next((entry for entry in entries if entry["processor"] == processor), None)
+    own = next((entry for entry in entries if is_of(entry, processor, cores)), None)
     return (limits_of(entries[0]), ELSEWHERE) if own is None else (limits_of(own), 1.0)
 
 

