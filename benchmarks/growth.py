@@ -9,6 +9,7 @@ memory's slots: the bundle's network with a memory of another size and random co
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from nnet_edge.benchmarks.bare_graph import load_bare, trace_bare
 from nnet_edge.benchmarks.contenders import Calls, take_turns
 from nnet_edge.benchmarks.energy import NoMeter
 from nnet_edge.benchmarks.growth_report import Curve, GrowthReport, Point
-from nnet_edge.benchmarks.line import measure_all
+from nnet_edge.benchmarks.line import Row, measure_all
 from nnet_edge.benchmarks.machine_words import busy_percent, busy_warning, describe_machine, load_words
 from nnet_edge.benchmarks.speed_report import Round, spread
 from nnet_edge.bundle import Bundle, now, read_bundle
@@ -58,7 +59,7 @@ class GrowthSettings:
     precision: str = "fp32"  # of the curves batch and cameras; side and slots are traced anew, in FP32
     repeats: int = 5
     turn_s: float = 0.5
-    line_s: float = 6.0  # for each number of cameras
+    line_s: float = 3.0  # of a turn of each number of cameras
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -102,11 +103,19 @@ POINTS = {"batch": BATCHES, "cameras": CAMERAS, "side": SIDES, "picture": PICTUR
 
 def grow_batch(bundle: Bundle, settings: GrowthSettings, folder: Path) -> Curve:
     """Milliseconds of a call over its images: upload, network, map and score, one call after another."""
-    chosen = settings.runner("throughput", max(BATCHES))
-    artefact = choose_artefact(bundle, chosen, settings.precision)
-    with load_runner(artefact.path, chosen) as runner:
-        points = interleaved({batch: (runner.infer, batch, SIDE) for batch in BATCHES}, settings)
-    return Curve("batch", f"{settings.system} {settings.precision}, map and score", "images in a call", points)
+    with ExitStack() as stack:
+        runners = {}
+        for hint, largest in (
+            ("latency", 1),
+            ("throughput", max(BATCHES)),
+        ):  # one alone, as who has one would ask for it
+            chosen = settings.runner(hint, largest)
+            artefact = choose_artefact(bundle, chosen, settings.precision)
+            runners[hint] = stack.enter_context(load_runner(artefact.path, chosen))
+        calls = {batch: (runners["latency" if batch == 1 else "throughput"].infer, batch, SIDE) for batch in BATCHES}
+        points = interleaved(calls, settings)
+    what = f"{settings.system} {settings.precision}, map and score; hint latency for 1, throughput for more"
+    return Curve("batch", what, "images in a call", points)
 
 
 def grow_cameras(bundle: Bundle, settings: GrowthSettings, folder: Path) -> Curve:
@@ -115,12 +124,21 @@ def grow_cameras(bundle: Bundle, settings: GrowthSettings, folder: Path) -> Curv
     artefact = choose_artefact(bundle, chosen, settings.precision)
     with load_runner(artefact.path, chosen) as runner:
         model = Model(bundle.name, None, runner, bundle.threshold.value)
-        rows = measure_all(model, list(CAMERAS), None, settings.line_s)
-    points = tuple(
-        Point(row.cameras, spread([1e3 / row.frames_per_s]), row.judged, row.frames_per_s / row.bare_hz, row.p99_ms)
-        for row in rows
-    )
+        rounds = []
+        for number in range(settings.repeats):  # each begins with another number of cameras
+            first = number % len(CAMERAS)
+            rounds.append(measure_all(model, [*CAMERAS[first:], *CAMERAS[:first]], None, settings.line_s))
+    points = tuple(line_point([row for rows in rounds for row in rows if row.cameras == number]) for number in CAMERAS)
     return Curve("cameras", f"{settings.system} {settings.precision}, a line of 640x480", "cameras", points)
+
+
+def line_point(rows: Sequence[Row]) -> Point:
+    """The turns of a line with so many cameras: medians, and the range of its milliseconds a frame."""
+    share = statistics.median(row.frames_per_s / row.bare_hz for row in rows)
+    known_ms = [row.p99_ms for row in rows if row.p99_ms is not None]
+    judged = sum(row.judged for row in rows)
+    spread_ms = spread([1e3 / row.frames_per_s for row in rows])
+    return Point(rows[0].cameras, spread_ms, judged, share, statistics.median(known_ms) if known_ms else None)
 
 
 def grow_side(bundle: Bundle, settings: GrowthSettings, folder: Path) -> Curve:

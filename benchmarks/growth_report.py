@@ -26,8 +26,10 @@ class Point:
     place: int  # batch, cameras, pixels or slots
     ms: Spread  # milliseconds an image
     images: int  # that were measured
-    share_of_bare: float | None = None  # cameras only: of the bare runner's rate just before and after
-    p99_ms: float | None = None  # cameras only: capture to verdict, of the slowest camera
+    share_of_bare: float | None = (
+        None  # cameras only: of the bare runner's rate just before and after, median of the rounds
+    )
+    p99_ms: float | None = None  # cameras only: capture to verdict, of the slowest camera, median of the rounds
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

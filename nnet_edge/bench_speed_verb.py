@@ -86,7 +86,9 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
               help="Of the curves batch and cameras.")  # fmt: skip
 @click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every point has a turn in each.")
 @click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every turn.")
-@click.option("--line-seconds", type=float, default=6.0, show_default=True, help="For each number of cameras.")
+@click.option(
+    "--line-seconds", type=float, default=3.0, show_default=True, help="Of every turn of a number of cameras."
+)
 @click.option("--threads", type=int, help="Default: one a usable core.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -12,9 +13,10 @@ import pytest
 
 from nnet_edge.benchmarks import growth
 from nnet_edge.benchmarks.bare_graph import cut_tail, load_bare, trace_bare
-from nnet_edge.benchmarks.growth import GrowthSettings, measure_growth, with_slots
+from nnet_edge.benchmarks.growth import GrowthSettings, line_point, measure_growth, with_slots
 from nnet_edge.benchmarks.growth_plot import plot_growth
 from nnet_edge.benchmarks.growth_report import Curve, GrowthReport, Point, exponent, slope
+from nnet_edge.benchmarks.line import Row
 from nnet_edge.benchmarks.speed_report import spread
 from nnet_edge.bundle import Bundle
 from nnet_edge.config import RunnerSettings
@@ -42,6 +44,8 @@ def test_the_curves_are_measured_and_obey_their_schema(
     batch, cameras, picture = report.curves
     assert [(point.place, point.images % point.place) for point in batch.points] == [(1, 0), (4, 0)]
     assert picture.points[-1].ms.median > picture.points[0].ms.median  # 1024 x 1024 beside what needs no resize
+    assert "hint latency for 1" in batch.what
+    assert all(point.ms.smallest < point.ms.largest for point in cameras.points)  # two rounds each
     # No bounds: each number comes from half a second, in which another process may have the processor.
     assert all((point.p99_ms or 0) > 0 and (point.share_of_bare or 0) > 0 for point in cameras.points)
     assert batch.sentence in report.markdown()
@@ -94,6 +98,15 @@ def test_sentences_say_what_the_points_say() -> None:
     assert line.sentence.startswith("8 cameras get 40.0 frames a second together, 0.80 times what one gets, 90%")
     report = GrowthReport("c", "w", {"processor": "p; x", "threads": "1"}, "b", ("WARNING",), (line,))
     assert report.markdown().startswith("**WARNING**")
+
+
+def test_a_point_of_cameras_holds_all_its_rounds() -> None:
+    row = Row(4, 10.0, 20.0, 18.0, 1.0, 2.0, 30.0, 60, 50, 10, 12, 13, 4.0, 0.1, 1.0)
+    point = line_point(
+        [row, replace(row, frames_per_s=20.0, p99_ms=50.0), replace(row, frames_per_s=16.0, p99_ms=40.0)]
+    )
+    assert (point.place, point.images, point.share_of_bare, point.p99_ms) == (4, 150, 0.8, 40.0)
+    assert (point.ms.smallest, point.ms.median, point.ms.largest) == (50.0, 62.5, 100.0)
 
 
 def test_what_cannot_be_meant() -> None:
