@@ -266,6 +266,7 @@ def test_a_bundle_is_swapped_by_the_command_line_without_losing_a_frame(
         client = PageClient(site.server.address)
         client.swap("new")
         assert client.state()["bundle"]["bundle"] == "new"
+        assert client.state()["streams"][0]["scores_from"] > 0  # older ones are of another scale
         until(lambda: site.line.latest("left").threshold == 0.3)
         until(lambda: site.line.latest("left").is_anomalous)
         with pytest.raises(StreamError, match="the bundle was altered"):

@@ -66,7 +66,7 @@ def noise() -> Iterator[np.ndarray]:
 def test_a_page_that_takes_nothing_is_left_alone_and_costs_nobody_else_a_picture(
     serve: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SEND_LIMIT_S", 1.0)
+    monkeypatch.setattr(live, "SEND_LIMIT_S", 2.0)
     settings = WebSettings(port=0, picture_hz=30.0, picture_share=1.0, picture_width=640, picture_quality=95)
     view = json.dumps({"views": [{"stream": "noise", "overlay": False}]})
     with serve(settings) as site, socket.socket() as small:
