@@ -32,7 +32,8 @@ def choose_halves(test: TestImages, held_out: np.ndarray, seed: int) -> Halves |
     rng = np.random.default_rng(seed)
     known = {frame_hash(frame) for frame in held_out}
     kinds = np.array(test.kinds) if test.kinds else test.labels.astype(str)
-    seen, unseen = [], []
+    seen: list[int] = []
+    unseen: list[int] = []
     for kind in np.unique(kinds):
         rows = [row for row in np.flatnonzero(kinds == kind) if frame_hash(test.images[row]) not in known]
         ahead = len(seen) > len(unseen)  # the odd one goes where there are fewer

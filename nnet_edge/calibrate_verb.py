@@ -74,7 +74,7 @@ def runner_kinds(kind: str) -> list[str]:
 
 def table_of(graphs: Sequence[Graph]) -> str:
     """A line for each graph and runner, aligned, and below it why a graph was refused and what its layers rest on."""
-    rows = [HEADINGS]
+    rows: list[tuple[str, ...]] = [HEADINGS]
     for graph in graphs:
         rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size_of(graph)) for gate in graph.gates]
         rows += [(graph.precision, *row_of(gate, UNSEEN), "") for gate in graph.unseen]

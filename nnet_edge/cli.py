@@ -174,7 +174,7 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
     type=click.Choice(["auto", "max", "entropy", "percentile"]),
     default="auto",
     show_default=True,
-    help="How ranges follow from activations; auto: the best of the three for each tensor.",
+    help="How ranges follow from activations; auto: the best of the three for each tensor. modelopt has max and entropy.",
 )
 @click.option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", show_default=True)
 @click.option("--frames", type=int, default=64, show_default=True, help="Good images to calibrate on.")

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -24,6 +26,7 @@ from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.export.calibrating import CalibrateSettings
 from nnet_edge.export.graph_judge import GraphJudge
+from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash
 
@@ -68,6 +71,42 @@ def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated:
     assert not held_out & {frame_hash(frame) for frame in frames}, "what chose the threshold is not calibrated on"
     assert list(bundle.manifest["frames"]) == ["held_out"]
     assert read_bundle(trained_run / "bundle").manifest["artefacts"] == {}
+
+
+def test_each_graph_keeps_its_own_frames_and_seed(calibrated: Path, parts: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(calibrated, tmp_path / "bundle"))
+    before = read_bundle(path).artefact("int8").record
+    words = ["--precision", "fp16", "--frames", "8", "--seed", "5", "--runner", "openvino", *WIDE, *QUICK]
+    assert run(["calibrate", str(path), str(parts), *words]) == 0
+    bundle = read_bundle(path)
+    assert bundle.artefact("int8").record == before
+    assert [frame_hash(frame) for frame in bundle.frames("int8")] == before["frames"]
+    assert (len(bundle.frames("int8")), len(bundle.frames("fp16"))) == (14, 8)
+    assert [bundle.artefact(name).record["made"]["seed"] for name in ("int8", "fp16")] == [0, 5]
+
+
+def test_a_graph_that_gives_no_numbers_is_not_taken_with_accept_either(
+    bundle: Bundle, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weight of the FP16 graph is no number; good images alone, whose maps no metric looks at."""
+    from nnet_edge.export import calibrating
+
+    def spoiled(*arguments: Any) -> onnx.ModelProto:
+        half = to_half(*arguments)
+        last = [item for item in half.graph.initializer if "conv_pwl.weight" in item.name][-1]
+        last.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(last) * np.nan, last.name))
+        return half
+
+    monkeypatch.setattr(calibrating, "to_half", spoiled)
+    path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    good = Path(shutil.copytree(parts, tmp_path / "parts", ignore=shutil.ignore_patterns("bad", "masks")))
+    words = ["calibrate", str(path), str(good), "--precision", "fp16", "--runner", "openvino", "--accept", *QUICK]
+    assert run(words) == 1
+    told = capsys.readouterr()
+    assert "REFUSED" in told.out
+    assert "images get a score or a map that is no number" in told.out
+    assert "fp16 gives no verdicts" in told.err
+    assert read_bundle(path).manifest == bundle.manifest
 
 
 def test_engines_of_int8_are_built_of_a_graph_whose_rest_is_fp16(calibrated: Path) -> None:
