@@ -71,7 +71,7 @@ class LineSettings:
                 raise ConfigError(f"the sink {sink.label!r} shows the stream {shown!r}: there are {', '.join(names)}")
 
 
-SECRET_KEYS = ("credentials", "token_from", "password_from")
+SECRET_KEYS = ("credentials", "token_from", "password_from", "url")
 TABLES = {"streams": "stream", "sinks": "sink"}  # field -> its key in the file, where one entry stands for itself
 
 

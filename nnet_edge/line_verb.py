@@ -146,8 +146,9 @@ def make_sink(config: SinkConfig) -> Sink:
         return MqttSink(mqtt_settings(config))
     assert isinstance(config, WebhookConfig)
     token = None if config.token_from is None else read_secret("token_from", config.token_from)
+    url = read_secret("url", config.url) if config.url.startswith(("env:", "file:")) else config.url
     return WebhookSink(
-        WebhookSettings(config.url, token, config.ca_file, config.timeout_s, config.only_rejects, config.events)
+        WebhookSettings(url, token, config.ca_file, config.timeout_s, config.only_rejects, config.events)
     )
 
 

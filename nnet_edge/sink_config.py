@@ -131,7 +131,7 @@ class WebhookConfig(SinkConfig):
 
     kind = "webhook"
 
-    url: str = ""  # needed
+    url: str = ""  # needed; or "env:NAME" or "file:PATH", which hold it where its path is a secret
     token_from: str | None = None  # "env:NAME" or "file:PATH", sent as a bearer token
     ca_file: Path | None = None
     timeout_s: float = 5.0
@@ -141,8 +141,13 @@ class WebhookConfig(SinkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_given(self, "url")
-        if "?" in self.url or "@" in self.url:
-            raise ConfigError("the url of a webhook holds no user and no query, which may be a secret: use token_from")
+        if self.url.startswith(("env:", "file:")):
+            require_secret_place("url", self.url)
+        elif "?" in self.url or "@" in self.url:
+            raise ConfigError(
+                "the url of a webhook holds no user and no query, which may be a secret: use token_from, "
+                'or url = "env:NAME" or "file:PATH", which hold it'
+            )
         if self.token_from is not None:
             require_secret_place("token_from", self.token_from)
 

@@ -1,4 +1,4 @@
-"""What is typed beside a line's settings file stands over it."""
+"""What is typed beside a line's settings file stands over it, and what the file only points to is read where it lies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from nnet_edge.cli import run
 from nnet_edge.cli_line import page_place
 from nnet_edge.errors import ConfigError
 from nnet_edge.line_config import read_line_config
+from nnet_edge.line_verb import make_sink
+from nnet_edge.runtime.sinks import WebhookSink
 
 LINE = "bundle = 'part'\n[[stream]]\nname = 'left'\ncamera.address = 'synthetic'\n"
 
@@ -44,6 +46,26 @@ def test_the_page_that_is_typed_stands_over_the_files(tmp_path: Path) -> None:
     web = read_line_config(config, {"web": page_place("8081")}).web
     assert web is not None  # there is a page where the file asks for none
     assert web.port == 8081
+
+
+def test_the_address_of_a_webhook_may_lie_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "line.toml"
+    config.write_text(LINE + "[[sink]]\nkind = 'webhook'\nurl = 'file:hook'\n")
+    (sink,) = read_line_config(config).sinks
+    with pytest.raises(ConfigError, match=r"url: the file .*hook cannot be read"):
+        make_sink(sink)
+    (tmp_path / "hook").write_text("https://chat.example/services/geheim\n")
+    assert isinstance(make_sink(sink), WebhookSink)
+    (tmp_path / "hook").write_text("geheim\n")
+    with pytest.raises(ConfigError, match="webhook's address is none") as caught:
+        make_sink(sink)
+    assert "geheim" not in str(caught.value)
+    monkeypatch.setenv("HOOK", "https://chat.example/services/geheim?key=geheim")
+    config.write_text(LINE + "[[sink]]\nkind = 'webhook'\nurl = 'env:HOOK'\n")
+    assert run(["config", "check", "--without-bundle", str(config)]) == 0
+    assert "geheim" not in "".join(capfd.readouterr())
 
 
 def test_a_page_that_others_reach_needs_the_files_token(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
