@@ -41,7 +41,7 @@ class LineSettings:
 
     streams: tuple[LineStream, ...]
     bundle: Path | None = None  # None: each stream has its own
-    precision: str = "fp32"
+    precision: str | None = None  # None: fp32; of TensorRT the engine that build-engine found best
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     deadline_s: float | None = None  # that a frame waits for others to fill the batch; None: from the runner's latency
     sinks: tuple[SinkConfig, ...] = ()
@@ -49,7 +49,8 @@ class LineSettings:
     drift: DriftSettings = field(default_factory=DriftSettings)
 
     def __post_init__(self) -> None:
-        require_choice("precision", self.precision, PRECISIONS)
+        if self.precision is not None:
+            require_choice("precision", self.precision, PRECISIONS)
         names = [stream.name for stream in self.streams]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -158,7 +159,7 @@ class LineParts:
     """The keys of a line that are no list of streams or sinks; the defaults are LineSettings'."""
 
     bundle: Path | None = None
-    precision: str = "fp32"
+    precision: str | None = None  # None: fp32; of TensorRT the engine that build-engine found best
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     deadline_s: float | None = None
     web: WebSettings | None = None
@@ -217,7 +218,8 @@ def schema() -> dict[str, Any]:
 
 def describe_line(settings: LineSettings) -> list[str]:
     """What the settings say, one line a part, for people; without secrets."""
-    lines = [f"bundle {settings.bundle}, {settings.precision}, runner {settings.runner.kind}"]
+    precision = settings.precision or ("best engine" if settings.runner.kind == "tensorrt" else "fp32")
+    lines = [f"bundle {settings.bundle}, {precision}, runner {settings.runner.kind}"]
     lines += [f"stream {item.name}" for item in settings.streams]
     lines += [
         f"sink {sink.label} ({sink.kind}){', must deliver' if sink.must_deliver else ''}" for sink in settings.sinks
