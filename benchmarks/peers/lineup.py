@@ -156,6 +156,8 @@ def training_note(method: Method, rows: dict[str, Any], is_random: bool, made: d
         notes.append(f"speed and size only: {method.lacks or 'its own backbone has no weights here'}")
     for name, row in rows.items():
         training = row["peer"]["training"]
+        if training["epochs_planned"] < method.epochs:
+            notes.append(f"{name}: {training['epochs_planned']} epochs as told, not anomalib's {method.epochs}")
         if training["cut_short"]:
             notes.append(f"{name}: cut short after {training['epochs']} of {training['epochs_planned']} epochs "
                          f"({training['seconds'] / 60:.1f} min)")  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.claims import claiming, holder
 from nnet_edge.benchmarks.peers.environment import ANOMALIB, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.benchmarks.trainings import require_same
@@ -90,21 +91,25 @@ def learn_row(
 ) -> list[Path]:
     """The row files of `method` on `dataset`, computed where they are missing; anew where INT8 was left out and is wanted.
 
-    Raises DataError when the peer's process fails, with its last line and its log; then no row is written. ConfigError when
-    the row that is there is of other settings or images.
+    Raises DataError when the peer's process fails, with its last line and its log, and when another process is at it; then
+    no row is written. ConfigError when the row that is there is of other settings or images.
     """
     folder = row_folder(out, method, dataset.category, settings.seed)
     learned = folder / "learned"
+    what = f"{method.title} on {dataset.category}"
     if not is_done(method, dataset, out, settings):
-        for row in folder.glob("*.json"):
-            row.unlink()
-        learned.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
-            job = write_job(Path(scratch), method, dataset, learned, settings)
-            run_job(python, job, learned, settings.threads, f"{method.title} on {dataset.category}")
-            write_rows(method, dataset, folder, settings, command)
-        for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
-            (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
+        with claiming(folder) as is_mine:
+            if not is_mine:
+                raise DataError(f"{what}: {holder(folder)} is at it")
+            for row in folder.glob("*.json"):
+                row.unlink()
+            learned.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
+                job = write_job(Path(scratch), method, dataset, learned, settings)
+                run_job(python, job, learned, settings.threads, what)
+                write_rows(method, dataset, folder, settings, command)
+            for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
+                (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
     return sorted(folder.glob("*.json"))
 
 

@@ -13,7 +13,8 @@ from jsonschema import validate
 
 from nnet_edge.benchmarks.accuracy_table import AccuracyTables
 from nnet_edge.benchmarks.categories import read_datasets
-from nnet_edge.benchmarks.peers import environment
+from nnet_edge.benchmarks.claims import claiming
+from nnet_edge.benchmarks.peers import environment, turns
 from nnet_edge.benchmarks.peers.lineup import WITHOUT_OURS, our_contenders
 from nnet_edge.benchmarks.peers.methods import METHODS
 from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
@@ -21,7 +22,7 @@ from nnet_edge.benchmarks.peers.rows import LearnSettings, is_done, learn_row
 from nnet_edge.benchmarks.peers.table import PeersReport
 from nnet_edge.cli import run
 from nnet_edge.data import read_dataset
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.layouts import Dataset
 
 SCHEMAS = Path(__file__).parent.parent.parent / "benchmarks" / "schemas"
@@ -57,6 +58,12 @@ else:
     (out / "facts.json").write_text(json.dumps(facts | {"exports": exports}))
 """
 LEARNING = LearnSettings(images=12)
+
+
+@pytest.fixture(autouse=True)
+def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else takes memory now."""
+    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
 
 
 @pytest.fixture
@@ -136,6 +143,16 @@ def test_rows_of_other_settings_or_images_are_refused(parts: Dataset, cache: Pat
         with pytest.raises(ConfigError, match=r"is of another run \(data\."):
             learn_row(python, padim, other, tmp_path, LEARNING, "x")
     assert row.read_bytes() == before
+
+
+def test_two_processes_never_learn_one_row(parts: Dataset, cache: Path, tmp_path: Path) -> None:
+    python, padim = environment.ensure_environment(cache), METHODS["padim"]
+    with (
+        claiming(tmp_path / "padim" / parts.category / "seed_1"),
+        pytest.raises(DataError, match=r"PaDiM on \w+: process \d+ on .* is at it"),
+    ):
+        learn_row(python, padim, parts, tmp_path, LEARNING, "x")
+    assert learn_row(python, padim, parts, tmp_path, LEARNING, "x")
 
 
 def test_int8_that_was_left_out_is_made_when_it_is_wanted(parts: Dataset, cache: Path, tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ FACTS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else takes memory now."""
+    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
+
+
 @pytest.fixture
 def parts(parts_folder: Path) -> Dataset:
     """A small folder with defects and masks."""
@@ -69,6 +75,12 @@ def test_what_was_cut_short_or_cannot_be_exported_stands_in_the_note(parts: Data
     found = lineup.contenders_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
     torch, openvino = found
     assert "cut short after 7 of 100 epochs (2.0 min)" in torch.note
+    assert "as told" not in torch.note
+    row = json.loads((folder / "fp32.json").read_text())
+    row["peer"]["training"] |= {"epochs_planned": 7, "cut_short": False}
+    (folder / "fp32.json").write_text(json.dumps(row))
+    short = lineup.contenders_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    assert "7 epochs as told, not anomalib's 100" in short[0].note
     assert openvino.entry is None
     assert "RuntimeError: no" in openvino.note
     assert openvino.metrics_from == "torch"  # the table says whose maps the figures are of
