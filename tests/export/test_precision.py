@@ -21,7 +21,10 @@ from nnet_edge.export.precision import cast_graph, to_half
 from nnet_edge.runtime.batches import infer_all
 from nnet_edge.runtime.runner import load_runner
 
-HALF_LAYER_MAP_ATOL = 0.02  # half has 11 significant bits; layer maps lie in [0, 2] and sum hundreds of products
+HALF_LAYER_MAP_MEAN = 0.005  # half has 11 significant bits; layer maps lie in [0, 2] and sum hundreds of products
+HALF_LAYER_MAP_ATOL = (
+    0.05  # at the worst place: where a feature is short its direction is rough, and the network trains here
+)
 HALF_SCORE_RTOL = 0.02
 
 
@@ -74,7 +77,9 @@ def test_both_runners_compute_it_as_fp32_within_half(
         assert runner.precision == "fp16"
         expected, found = infer_all(reference, frames), infer_all(runner, frames)
     for name, layer_map in expected.layer_maps.items():
-        assert np.abs(layer_map - found.layer_maps[name]).max() < HALF_LAYER_MAP_ATOL
+        error = np.abs(layer_map - found.layer_maps[name])
+        assert error.mean() < HALF_LAYER_MAP_MEAN
+        assert error.max() < HALF_LAYER_MAP_ATOL
     assert found.image_score == pytest.approx(expected.image_score, rel=HALF_SCORE_RTOL)
 
 
