@@ -103,17 +103,22 @@ def guard(file: Path = BASELINES, say: Say = lambda line: None) -> list[Verdict]
 
 @contextmanager
 def capped(seconds: float) -> Iterator[None]:
-    """Raises NnetEdgeError in the block when it takes longer; for the main thread."""
+    """Raises NnetEdgeError when the block takes longer; for the main thread."""
+
+    class TimeIsUp(BaseException):  # not an Exception: torch's exporter takes those for its own
+        pass
 
     def give_up(number: int, frame: object) -> None:
-        raise NnetEdgeError(
-            f"the guard is not done after {seconds:g} s: something hangs, or this machine is far too busy to measure on"
-        )
+        raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except TimeIsUp:
+        raise NnetEdgeError(
+            f"the guard is not done after {seconds:g} s: something hangs, or this machine is far too busy to measure on"
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
