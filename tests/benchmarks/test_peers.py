@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jsonschema import validate
 
 from nnet_edge.benchmarks.peers import environment, lineup, race, turns
 from nnet_edge.benchmarks.peers.figure import Box, draw_figure, places
+from nnet_edge.benchmarks.peers.learn import in_a_process
 from nnet_edge.benchmarks.peers.methods import METHODS, find_methods
 from nnet_edge.benchmarks.peers.rdpp import Counted, count_claim, frames_per_s, verdict
 from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
@@ -233,3 +235,11 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
         race.RaceSettings(LearnSettings(), turn_s=0)
     with pytest.raises(ConfigError, match="holds no bundle"):
         lineup.our_contenders(tmp_path, [], 1)
+
+
+def test_what_dies_in_a_process_of_its_own_costs_only_itself() -> None:
+    in_a_process(os.getpid)
+    with pytest.raises(RuntimeError, match="abort died of SIGABRT"):
+        in_a_process(os.abort)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        in_a_process(sys.exit, 3)

@@ -24,7 +24,7 @@ Events = Counter[str]
 SIGNS: dict[str, Callable[[Events, Events], bool]] = {  # what a profile shows with and without each choice
     "teacher's features": lambda there, undone: undone["aten::conv2d"] > there["aten::conv2d"],
     "BF16": lambda there, undone: undone["aten::_to_copy"] < there["aten::_to_copy"],
-    "channels_last": lambda there, undone: 4 * undone[CHANNELS_LAST] < there[CHANNELS_LAST],  # 6 and 62: vectors
+    "channels_last": lambda there, undone: 4 * undone[CHANNELS_LAST] < there[CHANNELS_LAST],  # 6 and 62 seen
     "quick depthwise": lambda there, undone: there["_DepthwiseBackward"] == 11 and undone["_DepthwiseBackward"] == 0,
     "memory by": lambda there, undone: undone["aten::mm"] == 0 < there["aten::mm"],
     "cosine": lambda there, undone: undone["_DistanceBackward"] == 0 < there["_DistanceBackward"],
