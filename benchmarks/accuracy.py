@@ -119,7 +119,7 @@ class CategoryRows:
         bundle = folder / "bundle"
         if not (bundle / MANIFEST).exists():
             export_bundle(folder / "training", bundle, None, self.runner, True, self.say)
-        if precision == "int8" and not (bundle / graph_name(precision)).exists():
+        if precision == "int8" and all(item.name != graph_name(precision) for item in read_bundle(bundle).artefacts):
             blind = replace(self.dataset, test=())  # the gate judges on good images: the test images choose nothing
             settings = CalibrateSettings(precisions=(precision,), accept=True)
             calibrate_bundle(bundle, blind, self.runner, settings, self.settings.skip_bad, silent_bar, self.say)

@@ -168,7 +168,8 @@ def evaluate(bundle: Path, data: Path, out: Path | None, in_torch: bool, record:
 @commands.command()
 @click.argument("bundle", type=FOLDER)
 @dataset_options
-@click.option("--precision", default="int8,fp16", show_default=True, help="int8, fp16 or both, with a comma.")
+@click.option("--precision", "precisions", multiple=True, default=["int8,fp16"], show_default=True,
+              help="int8, fp16 or both, with a comma or said twice.")  # fmt: skip
 @click.option(
     "--method",
     type=click.Choice(["auto", "max", "entropy", "percentile"]),
@@ -196,7 +197,7 @@ def calibrate(bundle: Path, data: Path, **options: Any) -> None:
 
     runner = runner_settings(options)
     settings = CalibrateSettings(
-        precisions=tuple(name.strip() for name in options["precision"].split(",")),
+        precisions=tuple(dict.fromkeys(name.strip() for said in options["precisions"] for name in said.split(","))),
         quantize=QuantizeSettings(options["tool"], options["method"], runner.threads),
         frames=options["frames"],
         seed=options["seed"],

@@ -253,6 +253,7 @@ def test_too_few_good_images_end_it(
     [
         (["--precision", "int4"], "'int4' cannot be calibrated: choose int8 or fp16"),
         (["--precision", ""], "cannot be calibrated"),
+        (["--precision", "int4", "--precision", "fp16"], "'int4' cannot be calibrated"),  # the first one counts too
         (["--method", "magic"], "magic"),
         (["--frames", "3"], "3 calibration frames are too few"),
         (["--tool", "hammer"], "hammer"),
