@@ -144,11 +144,8 @@ class Slot:
     def _bulk_of(self, size: int) -> tuple[np.ndarray, Buffer]:
         """Pinned and device memory of at least `size` bytes; what is too small is replaced by the next power of two."""
         if self._bulk is None or self._bulk_there is None or self._bulk_there.size < size:
-            smaller, self._bulk, self._bulk_there = (
-                self._bulk_there,
-                None,
-                None,
-            )  # where memory ends, nothing stale stays
+            smaller = self._bulk_there
+            self._bulk = self._bulk_there = None  # where memory ends, nothing stale stays
             if smaller is not None:
                 smaller.free()
             larger = 1 << (size - 1).bit_length()

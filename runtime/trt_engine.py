@@ -46,9 +46,7 @@ class TrtEngine:
     def _load(self, record: EngineRecord, device: Device) -> None:
         trt: Any = self._library.trt
         runtime, path = self._runtime, self._path
-        if (
-            record.version_compatible
-        ):  # such an engine brings code of its builder's version along; its record vouches for it
+        if record.version_compatible:  # it brings code of its builder's version along; its record vouches for it
             runtime.engine_host_code_allowed = True
         engine = self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:

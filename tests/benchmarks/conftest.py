@@ -11,7 +11,10 @@ from threadpoolctl import threadpool_limits
 from nnet_edge.benchmarks.accuracy import run_accuracy
 from nnet_edge.benchmarks.accuracy_table import AccuracyTables
 from nnet_edge.benchmarks.categories import read_datasets
+from nnet_edge.benchmarks.peers import turns
 from nnet_edge.benchmarks.system_torch import torch_threads
+from nnet_edge.data import read_dataset
+from nnet_edge.layouts import Dataset
 from tests.benchmarks.miniatures import TINY, make_visa
 
 
@@ -34,3 +37,15 @@ def accuracy(visa: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Accu
     out = tmp_path_factory.mktemp("accuracy")
     with torch_threads(1), threadpool_limits(1):
         return run_accuracy(read_datasets([visa], categories=["candle"]), out, TINY, "nnet-edge bench accuracy"), out
+
+
+@pytest.fixture(autouse=True)
+def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else takes memory now."""
+    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
+
+
+@pytest.fixture
+def parts(parts_folder: Path) -> Dataset:
+    """A small folder with defects and masks."""
+    return read_dataset(parts_folder)

@@ -14,14 +14,13 @@ from jsonschema import validate
 from nnet_edge.benchmarks.accuracy_table import AccuracyTables
 from nnet_edge.benchmarks.categories import read_datasets
 from nnet_edge.benchmarks.claims import claiming
-from nnet_edge.benchmarks.peers import environment, turns
+from nnet_edge.benchmarks.peers import environment
 from nnet_edge.benchmarks.peers.lineup import WITHOUT_OURS, our_contenders
 from nnet_edge.benchmarks.peers.methods import METHODS
 from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
 from nnet_edge.benchmarks.peers.rows import LearnSettings, is_done, learn_row
 from nnet_edge.benchmarks.peers.table import PeersReport
 from nnet_edge.cli import run
-from nnet_edge.data import read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.layouts import Dataset
 
@@ -58,18 +57,6 @@ else:
     (out / "facts.json").write_text(json.dumps(facts | {"exports": exports}))
 """
 LEARNING = LearnSettings(images=12)
-
-
-@pytest.fixture(autouse=True)
-def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever else takes memory now."""
-    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
-
-
-@pytest.fixture
-def parts(parts_folder: Path) -> Dataset:
-    """A small folder with defects and masks."""
-    return read_dataset(parts_folder)
 
 
 @pytest.fixture

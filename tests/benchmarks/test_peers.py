@@ -20,7 +20,6 @@ from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, w
 from nnet_edge.benchmarks.peers.table import Absent, Contender, PeersReport
 from nnet_edge.benchmarks.peers.turns import Entry, Timed, take_turns
 from nnet_edge.benchmarks.random_bundle import make_random_bundle
-from nnet_edge.data import read_dataset
 from nnet_edge.errors import ConfigError
 from nnet_edge.layouts import Dataset
 
@@ -33,18 +32,6 @@ FACTS = {
     "exports": {"torch": {"path": "torch/model.pt", "bytes": 10}, "openvino": {"error": "RuntimeError: no"}},
     "versions": {"anomalib": "2.7.0"},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever else takes memory now."""
-    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
-
-
-@pytest.fixture
-def parts(parts_folder: Path) -> Dataset:
-    """A small folder with defects and masks."""
-    return read_dataset(parts_folder)
 
 
 def learned(folder: Path, dataset: Dataset) -> Path:
