@@ -85,7 +85,8 @@ setup(
         "modelopt": MODELOPT,
         "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],  # a Jetson has it from JetPack, never from pip
         "rtx": ["tensorrt-rtx-cu13>=1.7; 'tegra' not in platform_release"],
-        "gpu": [*CPU, "pycuda>=2024.1", "scipy>=1.13"],  # an engine is judged against a CPU runner, with a threshold of its own
+        # an engine is judged against a CPU runner, with a threshold of its own
+        "gpu": [*CPU, "pycuda>=2024.1", "scipy>=1.13"],
         "mqtt": MQTT,
         "web": WEB,
         "bench": TRAIN + CPU,  # bench peers: anomalib lives in an environment of its own, which the command makes

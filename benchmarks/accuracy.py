@@ -108,6 +108,8 @@ class CategoryRows:
                 if checkpoint is None:
                     return None
                 for precision, path in paths.items():
+                    if self.trainings.stop():
+                        return None
                     if not path.exists():
                         self.say(f"{what}: measuring {precision} on {self.runner.kind}")
                         found = self.measure(folder, checkpoint, precision)

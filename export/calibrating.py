@@ -13,7 +13,7 @@ import onnx
 
 from nnet_edge import __version__
 from nnet_edge.artefacts import graph_name, source_name
-from nnet_edge.bundle import Bundle, add_artefact, keep_frames, now
+from nnet_edge.bundle import Bundle, add_artefact, keep_frames, now, without_unnamed_frames
 from nnet_edge.calibration.gate import Gate, GateLimits
 from nnet_edge.calibration.placement import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
@@ -133,7 +133,7 @@ class Bench:
             # No CPU runner runs it; its engines are judged where they run.
             record |= {"kind": "source", "gates": {}, "unseen": {}}
             bundle = add_artefact(bundle, source_name(graph.precision), graph.engine_source, record)
-        return bundle
+        return without_unnamed_frames(bundle)
 
     def _make_fp16(self) -> Made:
         with self.bar("looking for overflow in FP16") as report:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli_options import FOLDER, runner_options, runner_settings, several_datasets, training_options
+from nnet_edge.cli_options import (
+    FOLDER,
+    Verb,
+    runner_options,
+    runner_settings,
+    several_datasets,
+    training_options,
+)
 from nnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ def parse_numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: give whole numbers with commas, as 1,2,3") from error
 
 
-@click.command()
+@click.command(cls=Verb)
 @several_datasets
 @click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and tables go.")
 @click.option("--table", "tables", type=click.Choice(["1", "3", "4", "5", "6", "7"]), multiple=True,
@@ -124,7 +131,7 @@ def measure_ablation(
     return found.finished
 
 
-@click.command()
+@click.command(cls=Verb)
 @several_datasets
 @click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and table go.")
 @click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")

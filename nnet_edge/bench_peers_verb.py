@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from nnet_edge.cli_options import FOLDER
+from nnet_edge.cli_options import FOLDER, Verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, default=Path("runs/peers"), show_default=True, help="Rows, exports, table, figure.")
 @click.option(

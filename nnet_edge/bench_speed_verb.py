@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from nnet_edge.cli_options import FILE, FOLDER
+from nnet_edge.cli_options import FILE, FOLDER, Verb
 from nnet_edge.cli_view import say
 from nnet_edge.errors import EXIT_FAILURE
 
@@ -41,7 +41,7 @@ def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Cal
         say(f"wrote {out / name}.png")
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("bundle", type=FOLDER)
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, default=Path("runs/bench-speed"), show_default=True, help="speed.json, .md, .png.")
@@ -75,7 +75,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
     leave(out, "speed", report.as_dict(), markdown(report), None if no_plot else partial(plot_speed, report))
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("bundle", type=FOLDER)
 @click.option(
     "--out", type=FOLDER, default=Path("runs/bench-growth"), show_default=True, help="growth.json, .md, .png."
@@ -102,7 +102,7 @@ def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **op
     leave(out, "growth", report.as_dict(), report.markdown(), None if no_plot else partial(plot_growth, report))
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
 @click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
 def guard(write: bool, baselines: Path | None) -> int:

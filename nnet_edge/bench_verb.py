@@ -10,9 +10,10 @@ import click
 from nnet_edge.bench_accuracy_verb import accuracy, levers
 from nnet_edge.bench_peers_verb import peers
 from nnet_edge.bench_speed_verb import growth, guard, speed
+from nnet_edge.cli_options import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def bench() -> None:
     """Measure speed and accuracy on this machine: every figure with its command, its spread and the machine in words."""
 

@@ -25,7 +25,7 @@ from nnet_edge import __version__
 from nnet_edge.artefacts import VERBS, Artefact, artefact_of
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import sha256, write_atomically, writing_folder
-from nnet_edge.kept_frames import frame_path, read_frames, write_frames
+from nnet_edge.kept_frames import FOLDER, frame_path, read_frames, write_frames
 from nnet_edge.scoring import Threshold
 
 if TYPE_CHECKING:
@@ -240,8 +240,20 @@ def record_gates(bundle: Bundle, name: str, gates: Mapping[str, Any]) -> Bundle:
 def keep_frames(bundle: Bundle, frames: np.ndarray) -> tuple[Bundle, list[str]]:
     """The bundle with the files of `frames`, uint8 RGB (N, 256, 256, 3), in it, and their hashes for an artefact's record."""
     hashes = write_frames(bundle.path, frames)
-    names = {f"frames/{name}.png": sha256(frame_path(bundle.path, name)) for name in hashes}
+    names = {f"{FOLDER}/{name}.png": sha256(frame_path(bundle.path, name)) for name in hashes}
     return changed(bundle, files=bundle.manifest["files"] | names), hashes
+
+
+def without_unnamed_frames(bundle: Bundle) -> Bundle:
+    """The bundle without the frames of graphs that it no longer holds; a file is deleted once the manifest names it no more."""
+    lists = [*bundle.manifest["frames"].values(), *(one.get("frames") for one in bundle.manifest["artefacts"].values())]
+    named = {f"{FOLDER}/{name}.png" for names in lists if isinstance(names, list) for name in names}
+    files = bundle.manifest["files"]
+    stale = [name for name in files if name.startswith(f"{FOLDER}/") and name not in named]
+    bundle = changed(bundle, files={name: value for name, value in files.items() if name not in stale})
+    for name in stale:
+        (bundle.path / name).unlink(missing_ok=True)
+    return bundle
 
 
 def changed(bundle: Bundle, **parts: Any) -> Bundle:

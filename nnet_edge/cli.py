@@ -15,6 +15,7 @@ from nnet_edge.bench_verb import bench
 from nnet_edge.cli_line import config_group, stream, swap
 from nnet_edge.cli_options import (
     FOLDER,
+    Verbs,
     dataset_options,
     false_rejects_option,
     labelled_data_options,
@@ -65,7 +66,7 @@ def complain(message: str, code: int) -> int:
     return code
 
 
-@click.group()
+@click.group(cls=Verbs)
 @click.version_option(__version__)
 def commands() -> None:
     """From a folder of good photographs to a live verdict on every part.

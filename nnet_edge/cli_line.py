@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from nnet_edge.cli_options import FILE, FOLDER, precision_option, runner_options, runner_settings
+from nnet_edge.cli_options import FILE, FOLDER, Verb, Verbs, precision_option, runner_options, runner_settings
 from nnet_edge.cli_view import say
 from nnet_edge.errors import ConfigError
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option("--bundle", type=FOLDER, help="The folder that train or export wrote.")
 @click.option(
@@ -116,7 +116,7 @@ def page_place(text: str) -> dict[str, Any]:
     return {"port": int(port)} | ({"host": host.removeprefix("[").removesuffix("]")} if colon else {})
 
 
-@click.group("config")
+@click.group("config", cls=Verbs)
 def config_group() -> None:
     """A line's settings file."""
 
@@ -142,7 +142,7 @@ def print_schema() -> None:
     click.echo(json.dumps(schema(), indent=2))
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("bundle")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line.")
 @click.option("--stream", "name", help="Only for this stream.")

@@ -16,6 +16,25 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 
 
+class Verb(click.Command):
+    """A command that refuses an option said twice, of which click alone would silently keep the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments that are left. Raises UsageError that names the option."""
+        _, _, said = self.make_parser(ctx).parse_args(list(args))
+        for one in said:
+            once = isinstance(one, click.Option) and not (one.multiple or one.count)
+            if once and said.count(one) > 1:
+                raise click.UsageError(f"{' / '.join(one.opts + one.secondary_opts)} was given twice: say it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Verbs(click.Group):
+    """A group of them."""
+
+    command_class = Verb
+
+
 _LAYOUT = (
     click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
     click.option("--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True),

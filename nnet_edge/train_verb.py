@@ -38,6 +38,9 @@ def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options["epochs"] is not None:
         settings = replace(settings, image_steps=0, look_every=0)
+    names = [change.partition("=")[0].strip() for change in options["overrides"]]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--set {twice[0]} was given twice: say it once")
     for change in options["overrides"]:
         settings = overridden(settings, change)
     return settings

@@ -23,6 +23,7 @@ from nnet_edge.bundle import (
     read_bundle,
     record_gates,
     without_artefact,
+    without_unnamed_frames,
 )
 from nnet_edge.checkpoint import read_held_out
 from nnet_edge.errors import BundleError, ConfigError
@@ -210,6 +211,21 @@ def test_each_graph_has_its_own_calibration_frames(copy: Bundle) -> None:
     assert np.array_equal(again.frames("int8"), frames[:3])
     assert np.array_equal(again.frames("fp16"), frames[2:])
     assert np.array_equal(again.frames("held_out"), held_out)
+
+
+def test_frames_of_a_replaced_graph_go_with_it(copy: Bundle) -> None:
+    held_out = copy.frames("held_out")
+    frames = np.random.default_rng(2).integers(0, 256, (5, 256, 256, 3), np.uint8)
+    for own in (frames[:3], frames[2:]):
+        copy, hashes = keep_frames(copy, own)
+        record = record_of_nothing() | {"precision": "int8", "frames": hashes}
+        copy = without_unnamed_frames(add_artefact(copy, "nnet.int8.onnx", b"graph", record))
+    again = read_bundle(copy.path)
+    assert np.array_equal(again.frames("int8"), frames[2:])
+    assert np.array_equal(again.frames("held_out"), held_out)
+    kept = {frame_hash(frame) for frame in (*held_out, *frames[2:])}
+    assert {path.stem for path in (copy.path / "frames").iterdir()} == kept
+    assert {Path(name).stem for name in copy.manifest["files"] if name.startswith("frames/")} == kept
 
 
 def test_a_bundle_that_named_only_the_last_frames_is_still_read(copy: Bundle) -> None:

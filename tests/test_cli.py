@@ -283,3 +283,25 @@ def test_doctor_speaks_to_people_and_programs(capsys: pytest.CaptureFixture[str]
     assert "openvino" in capsys.readouterr().out
     assert run(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verbs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "photos", "--seed", "1", "--seed", "1"], "--seed"),
+        (["train", "photos", "--resume", "--resume"], "--resume"),
+        (["train", "PARTS", "--set", "kd_weight=0", "--set", " kd_weight =1"], "--set kd_weight"),
+        (["stream", "0", "--bundle", "a", "--bundle=b"], "--bundle"),
+        (["config", "check", "line.toml", *2 * ["--without-bundle"]], "--without-bundle"),
+        (["bench", "peers", "photos", "--out", "a", "--out", "b"], "--out"),
+    ],
+)
+def test_an_option_said_twice_is_refused(ask: Ask, parts_folder: Path, arguments: list[str], said: str) -> None:
+    code, error = ask(*(parts_folder if word == "PARTS" else word for word in arguments))
+    assert (code, error) == (2, f"nnet-edge: error: {said} was given twice: say it once")
+
+
+def test_what_may_be_repeated_still_may(ask: Ask, tmp_path: Path) -> None:
+    code, error = ask("bench", "speed", tmp_path, "--precision", "fp32", "--precision", "int8")
+    assert "twice" not in error
+    assert code
