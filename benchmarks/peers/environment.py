@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,11 +151,10 @@ def our_python() -> Path:
     return Path(sys.executable)
 
 
-def run_module(python: Path, module: str, arguments: Sequence[str], threads: int, folder: Path, log: Path) -> int:
-    """The exit code of `python -m module`, its words in the file `log`, its working folder `folder`."""
-    # PatchCore's coreset keeps a small tensor between every two of 23 MB; glibc's heap then grows by 23 MB a step (seen: 20 GB
-    # on 100 images). Above a fixed threshold every block is a mapping of its own, which goes back when it is freed.
-    variables = process_variables(threads) | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+def run_module(
+    python: Path, module: str, arguments: Sequence[str], variables: Mapping[str, str], folder: Path, log: Path
+) -> int:
+    """The exit code of `python -m module` in these environment variables, its words in the file `log`, its folder `folder`."""
     with log.open("wb") as file:
         command = [str(python), "-m", module, *arguments]
         return subprocess.run(command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT).returncode

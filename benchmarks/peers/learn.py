@@ -11,6 +11,7 @@ folders and limits (rows.py writes it); it leaves in its `out`:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import signal
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +173,28 @@ def judge_int8(graph: Path, images: Path, out: Path, threads: int) -> None:
 def in_a_process(work: Callable[..., None], *arguments: Any) -> None:
     """Do `work` where its death costs nothing else: OpenVINO 2026.4 dies of PaDiM's INT8 graph on a processor without AMX.
 
-    Raises RuntimeError when it fails; what it said stands in the log.
+    Raises RuntimeError when it fails, with its error where it could still tell one.
     """
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    spawning = multiprocessing.get_context("spawn")
+    mine, its = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=telling, args=(its, work, *arguments))
     process.start()
+    its.close()
+    with contextlib.suppress(EOFError):  # it said nothing
+        raise RuntimeError(f"{work.__name__}: {mine.recv()}")
     process.join()
     if code := process.exitcode:
         died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise RuntimeError(f"{work.__name__} {died}: the log has its last words")
+
+
+def telling(its: Connection, work: Callable[..., None], *arguments: Any) -> None:
+    """`work`, whose error goes through the pipe."""
+    try:
+        work(*arguments)
+    except Exception as error:
+        its.send(f"{type(error).__name__}: {error}")
+        raise
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.benchmarks.claims import claiming, holder
-from nnet_edge.benchmarks.peers.environment import ANOMALIB, run_module
+from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.benchmarks.trainings import require_same
 from nnet_edge.config import require_between
@@ -106,7 +106,7 @@ def learn_row(
             learned.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
                 job = write_job(Path(scratch), method, dataset, learned, settings)
-                run_job(python, job, learned, settings.threads, what)
+                run_job(python, method, job, learned, settings.threads, what)
                 write_rows(method, dataset, folder, settings, command)
             for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
                 (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
@@ -173,15 +173,16 @@ def export_random(python: Path, method: Method, out: Path, threads: int) -> Path
         job = {"method": method.name, "backbone": RANDOM, "seed": 0, "out": str(learned.absolute()),
                "threads": threads, "int8": False}  # fmt: skip
         write_atomically(learned / "job.json", json.dumps(job).encode())
-        run_job(python, learned / "job.json", learned, threads, f"{method.title} with random weights")
+        run_job(python, method, learned / "job.json", learned, threads, f"{method.title} with random weights")
     return learned
 
 
-def run_job(python: Path, job: Path, learned: Path, threads: int, what: str) -> None:
+def run_job(python: Path, method: Method, job: Path, learned: Path, threads: int, what: str) -> None:
     """learn.py on the job. Raises DataError with the last line of its log when it fails."""
     log = learned / "learn.log"
     with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-work-") as work:
-        code = run_module(python, LEARN, [str(job)], threads, Path(work), log)
+        variables = process_variables(threads) | method.variables
+        code = run_module(python, LEARN, [str(job.absolute())], variables, Path(work), log)
     if code:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise DataError(f"{what} failed ({said[-1] if said else f'exit code {code}'}): see {log}")

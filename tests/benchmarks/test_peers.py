@@ -230,3 +230,10 @@ def test_what_dies_in_a_process_of_its_own_costs_only_itself() -> None:
         in_a_process(os.abort)
     with pytest.raises(RuntimeError, match="exit code 3"):
         in_a_process(sys.exit, 3)
+    with pytest.raises(RuntimeError, match="loads: JSONDecodeError: Expecting value"):
+        in_a_process(json.loads, "no JSON")
+
+
+def test_trainings_by_gradients_run_in_the_allocator_s_own_ways() -> None:
+    changed = {method.name for method in METHODS.values() if method.variables}
+    assert changed == {"patchcore"}
