@@ -85,9 +85,12 @@ class PeersReport:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories with masks that every contender with metrics was measured on."""
+        """The categories with masks that every FP32 contender with metrics was measured on.
+
+        An INT8 graph that dies on one of them costs its own contender the mean, and nobody else's.
+        """
         sets = [{name for name, found in one.metrics.items() if found["pro"] is not None}
-                for one in self.contenders if one.metrics]  # fmt: skip
+                for one in self.contenders if one.metrics and one.precision == "fp32"]  # fmt: skip
         return tuple(sorted(set.intersection(*sets))) if sets else ()
 
     def as_dict(self) -> dict[str, Any]:

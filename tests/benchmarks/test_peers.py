@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,10 @@ def test_table_figure_and_json_compare_over_common_categories_only() -> None:
     report = PeersReport(header, (), (one, other, bare), counted, "so it is.", absent)
     assert report.categories == ("a",)
     assert one.mean_of("pro", report.categories) == 0.8
+    int8 = replace(contender("PatchCore", {"b": 0.9}, [7, 7, 7]), precision="int8")  # died on a
+    with_int8 = replace(report, contenders=(one, other, int8))
+    assert with_int8.categories == ("a",)
+    assert int8.mean_of("pro", with_int8.categories) is None
     assert one.mean_of("pro", ("a", "b")) == pytest.approx(0.6)
     assert one.mean_of("pro", ("a", "toy")) is None
     values = json.loads(json.dumps(report.as_dict(), allow_nan=False))
