@@ -26,6 +26,7 @@ Key = dict[str, Any]
 BEFORE_IT_WAS_KEPT = {
     "computed.precision": "auto",
     "computed.teacher": "default",
+    "training.model.exponent_power": 0.0,
 }  # what older keys, which lack it, meant
 RANDOM_TEACHER = "THE TEACHER HAS RANDOM WEIGHTS: the figures mean nothing"
 

@@ -25,7 +25,8 @@ TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and
         memory_slots=1024,
         memory_temperature=0.02,
         recall_residual=True,
-        scale_exponents=(0.3, 0.3, 1.0),
+        scale_exponents=(0.3, 0.3, 1.0),  # where too few images are held out to choose
+        exponent_power=4.0,
         forward_weights=(1.0, 1.0, 0.1),
     ),
 )
@@ -66,6 +67,8 @@ def ablated(settings: TrainSettings, row: str) -> TrainSettings:
 def overridden(settings: TrainSettings, change: str) -> TrainSettings:
     """`settings` with one changed, as "model.memory_slots=50", "augmentation.copies=4" or "kd_weight=0".
 
+    Exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0.
+
     Raises ConfigError for an unknown name or a value of another kind.
     """
     name, equals, text = change.partition("=")
@@ -76,7 +79,10 @@ def overridden(settings: TrainSettings, change: str) -> TrainSettings:
     known = [item.name for item in fields(target) if not is_dataclass(getattr(target, item.name))]
     if inner not in known:
         raise ConfigError(f"--set {change}: there is no setting {name}; known are {', '.join(known)}")
-    changed = replace(target, **{inner: _parse(change, text.strip(), getattr(target, inner))})
+    values = {inner: _parse(change, text.strip(), getattr(target, inner))}
+    if inner == "scale_exponents":
+        values["exponent_power"] = 0.0
+    changed = replace(target, **values)
     return replace(settings, **{part: changed}) if part else changed
 
 

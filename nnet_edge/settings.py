@@ -39,6 +39,7 @@ class ModelSettings:
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     align_corners: bool = True
     scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
+    exponent_power: float = 0.0  # above 0: the exponents are chosen on good images, see scale_choice.py
     forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the forward maps in the sums of the scales 64, 32, 16
     standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
 
@@ -56,6 +57,7 @@ class ModelSettings:
         _above_zero("memory_temperature", self.memory_temperature)
         _from_zero("memory_lambda_times_slots", self.memory_lambda_times_slots)
         _from_zero("anchor", self.anchor)
+        _from_zero("exponent_power", self.exponent_power)
         self.fusion  # noqa: B018 - exponents that cannot be meant
         if self.anchor and not self.standardise:
             raise ConfigError("anchor needs standardised features, whose mean length is known: set standardise to true")

@@ -14,7 +14,7 @@ any good one: no good image shows that, so the length has a limit besides (`imag
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ from torch import Tensor
 from nnet_edge.anomaly_map import anomaly_map
 from nnet_edge.compute import Compute
 from nnet_edge.damage import damaged_copies
-from nnet_edge.feature_bank import chunks, to_device
 from nnet_edge.metrics import pixel_ap
 from nnet_edge.model.nnet import NNet
+from nnet_edge.scale_choice import IMAGES, choose_exponents, layer_maps_of
 
 COPIES = 48  # damaged images looked at
 FIRST_LOOK = (
@@ -73,6 +73,7 @@ class Watch:
     def __init__(self, held_out: np.ndarray, every: int, patience: int, seed: int, marks: Marks | None = None) -> None:
         self.every, self.patience = every, patience
         self.marks = marks or Marks()
+        self._held_out = held_out[:IMAGES]
         self._images, self._masks = damaged_copies(held_out, COPIES, seed)
         self._network: NNet | None = None
 
@@ -94,16 +95,10 @@ class Watch:
 
     @torch.inference_mode()
     def mark(self, network: NNet, compute: Compute) -> float:
-        """Pixel AP of the damaged copies' masks, 0 to 1."""
-        found = []
-        for chunk in chunks(self._images):
-            with compute.autocast():
-                layer_maps = network(to_device(chunk, network))
-            maps = {
-                name: values.float().cpu().numpy()
-                for name, values in zip(network.output_names, layer_maps, strict=True)
-            }
-            found.append(anomaly_map(maps, fusion=network.settings.fusion)[:, 0])
-        mark = pixel_ap(self._masks, np.concatenate(found))
+        """Pixel AP of the damaged copies' masks, 0 to 1, with the exponents that suit these weights."""
+        exponents = choose_exponents(network, self._held_out, compute)
+        fusion = replace(network.settings.fusion, exponents=exponents)
+        maps = anomaly_map(layer_maps_of(network, self._images, compute), fusion=fusion)[:, 0]
+        mark = pixel_ap(self._masks, maps)
         assert mark is not None  # every copy has damaged pixels
         return mark

@@ -6,6 +6,7 @@ one that was never interrupted.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.augment import augmented_copies
-from nnet_edge.augmentation_choice import TURNED_SCALE_EXPONENTS, choose_augmentation
+from nnet_edge.augmentation_choice import choose_augmentation
 from nnet_edge.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -39,6 +40,7 @@ from nnet_edge.model.parts import MAX_EMPTY_ROWS
 from nnet_edge.model.teacher_weights import load_teacher
 from nnet_edge.optimiser import build_optimiser, learning_rate, set_rate
 from nnet_edge.running_mean import RunningMean
+from nnet_edge.scale_choice import choose_exponents
 from nnet_edge.settings import TrainSettings
 from nnet_edge.stopping import Marks, Watch
 from nnet_edge.training_log import PICTURE, TrainingLog, read_log
@@ -188,10 +190,6 @@ class Trainer:
             )
             self.say(choice.sentence())
             settings = replace(settings, augmentation=choice.augmentation, augmentation_copies=0)
-            if choice.lie_any_way:
-                model = replace(settings.model, scale_exponents=TURNED_SCALE_EXPONENTS)
-                settings = replace(settings, model=model)
-                self.network.settings = model
         return settings.with_length_for(len(images) * settings.augmentation.copies)
 
     def go_on(self, resume: Checkpoint) -> None:
@@ -251,6 +249,8 @@ class Trainer:
                     self.save(started)
                     return self.ended(False, started, step_ms)
             self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
+            if self.is_at_its_end:
+                self.settle_exponents()
             if self.is_time_to_save(epoch):
                 self.save(started)
         self.log.draw()
@@ -328,6 +328,22 @@ class Trainer:
         self.log.add(row)
         self.position, self.sums = (epoch + 1, 0), {}
 
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether no step is left to do."""
+        return self.is_enough or self.position[0] >= self.settings.epochs
+
+    def settle_exponents(self) -> None:
+        """Keep the exponents that suit the weights that are deployed."""
+        deployed = copy.deepcopy(self.network).requires_grad_(False)
+        deployed.load_state_dict(self.best or self.averaged.tensors or self.network.state_dict())
+        exponents = choose_exponents(deployed.eval(), self.held_out, self.compute)
+        if exponents != self.settings.model.scale_exponents:
+            values = ", ".join(f"{value:g}" for value in exponents)
+            self.say(f"exponents of strides 4, 8 and 16: {values}, by how steady each is over good parts")
+        self.settings = replace(self.settings, model=replace(self.settings.model, scale_exponents=exponents))
+        self.network.settings = self.settings.model
+
     def is_time_to_save(self, epoch: int) -> bool:
         """Whether this epoch ends with a checkpoint."""
         return (epoch + 1) % self.options.checkpoint_every == 0 or epoch + 1 == self.settings.epochs or self.is_enough
@@ -364,7 +380,7 @@ class Trainer:
             "seconds": seconds,
             "precision": self.compute.precision,
             "marks": None if self.watch is None else self.watch.marks.as_dict(),
-            "finished": self.is_enough or epoch >= self.settings.epochs,
+            "finished": self.is_at_its_end,
         }
         state = optimiser_tensors(self.optimiser)
         checkpoint = Checkpoint(self.settings, network, self.averaged.tensors, state, self.facts | position, self.best)
