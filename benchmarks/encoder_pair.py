@@ -70,7 +70,8 @@ class Grouped(nn.Module):
                 )
             else:
                 continue
-            one.weight, one.bias = parameter(one.weight, other.weight), parameter(one.bias, other.bias)
+            for name in ("weight", "bias"):
+                setattr(one, name, parameter(getattr(one, name), getattr(other, name)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `Pair` gives them."""
@@ -100,7 +101,7 @@ class FromBytes(nn.Module):
         return tuple(self.network(((images.float() - 127.5) / 127.5).permute(0, 3, 1, 2)))
 
 
-def build_sides(backbone: str) -> dict[str, nn.Module]:
+def build_sides(backbone: str) -> dict[str, FromBytes]:
     """One after the other, and grouped; random weights, evaluation mode. Raises ConfigError when the two differ."""
     torch.manual_seed(0)
     teacher, student = (build_encoder(find_backbone(backbone)) for _ in range(2))
@@ -127,7 +128,7 @@ def to_onnx(network: nn.Module, path: Path) -> Path:
 
 def in_torch(network: nn.Module) -> Callable[[np.ndarray], object]:
     """Computes images (N, 256, 256, 3) in eager torch, FP32, channels_last as a training has it."""
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def compute(images: np.ndarray) -> object:
         with torch.inference_mode():

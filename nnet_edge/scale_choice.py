@@ -51,7 +51,9 @@ def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> 
                 if name in layer_maps and fusion.weight(name) > 0]  # fmt: skip
     if not weighted:
         return None
-    logarithms = np.log(np.maximum(enlarge(sum(weighted), FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE))
+    logarithms = np.log(
+        np.maximum(enlarge(sum(weighted[1:], start=weighted[0]), FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE)
+    )
     return float(np.sqrt(logarithms.var(axis=0, ddof=1).mean()))
 
 

@@ -181,7 +181,7 @@ def run_job(python: Path, method: Method, job: Path, learned: Path, threads: int
     """learn.py on the job. Raises DataError with the last line of its log when it fails."""
     log = learned / "learn.log"
     with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-work-") as work:
-        variables = process_variables(threads) | method.variables
+        variables = {**process_variables(threads), **method.variables}
         code = run_module(python, LEARN, [str(job.absolute())], variables, Path(work), log)
     if code:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
