@@ -22,6 +22,7 @@ from nnet_edge.model.nnet import NNet
 
 IMAGES = 32  # looked at
 FEWEST_IMAGES = 4  # fewer say nothing of what varies: the exponents stay
+LEAST = 0.1  # below it a scale no longer sharpens the outline of what the deepest one sees
 DECIMALS = 3
 
 
@@ -37,11 +38,11 @@ def choose_exponents(network: NNet, images: np.ndarray, compute: Compute) -> tup
 
 
 def exponents_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: float) -> tuple[float, ...]:
-    """Each scale's exponent by the layer maps (N, 1, h, w) of good images: at most 1, and 1 for the deepest that has a map."""
+    """Each scale's exponent by the layer maps (N, 1, h, w) of good images: 0.1 to 1, and 1 for the deepest that has a map."""
     spreads = [spread(layer_maps, scale, fusion) for scale in SCALES]
     deepest = next(value for value in reversed(spreads) if value is not None)
     ratios = [1.0 if value is None else deepest / max(value, SMALLEST_DISTANCE) for value in spreads]
-    return tuple(round(min(1.0, ratio) ** power, DECIMALS) for ratio in ratios)
+    return tuple(round(max(LEAST, min(1.0, ratio) ** power), DECIMALS) for ratio in ratios)
 
 
 def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> float | None:

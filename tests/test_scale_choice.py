@@ -14,7 +14,7 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.model.backbone import build_encoder, find_backbone
 from nnet_edge.model.nnet import NNet
 from nnet_edge.protocol import PAPER, TUNED, overridden
-from nnet_edge.scale_choice import IMAGES, choose_exponents, exponents_of, layer_maps_of, spread
+from nnet_edge.scale_choice import IMAGES, LEAST, choose_exponents, exponents_of, layer_maps_of, spread
 from tests.conftest import good_part
 
 CPU = Compute("cpu", "fp32")
@@ -43,8 +43,9 @@ def test_the_spread_is_of_the_images_and_not_of_the_positions() -> None:
 
 
 def test_a_scale_that_varies_counts_less_and_none_more_than_the_paper_lets_it() -> None:
-    shallow, middle, deep = exponents_of(good_maps({64: 0.4, 32: 0.2, 16: 0.1}), Fusion(), 2)
-    assert (shallow, middle, deep) == (pytest.approx(1 / 16, rel=0.3), pytest.approx(1 / 4, rel=0.3), 1)
+    shallow, middle, deep = exponents_of(good_maps({64: 0.2, 32: 0.15, 16: 0.1}), Fusion(), 2)
+    assert (shallow, middle, deep) == (pytest.approx(1 / 4, rel=0.3), pytest.approx(4 / 9, rel=0.3), 1)
+    assert exponents_of(good_maps({64: 0.9, 32: 0.9, 16: 0.1}), Fusion(), 4) == (LEAST, LEAST, 1)
     assert exponents_of(good_maps({64: 0.05, 32: 0.1, 16: 0.2}), Fusion(), 4) == (1, 1, 1)
     maps = good_maps({64: 0.4, 32: 0.2, 16: 0.1})
     without_deepest = {name: maps[name] for name in maps if "16" not in name}
@@ -65,7 +66,7 @@ def test_the_choice_is_of_the_network_s_own_maps_on_the_first_images(network: NN
     assert {name: values.shape[0] for name, values in maps.items()} == dict.fromkeys(network.output_names, IMAGES)
     assert chosen == exponents_of(maps, network.settings.fusion, network.settings.exponent_power)
     assert chosen[2] == 1
-    assert all(0 <= value <= 1 for value in chosen)
+    assert all(LEAST <= value <= 1 for value in chosen)
     assert choose_exponents(network, images[:3], CPU) == network.settings.scale_exponents  # too few to say
     network.settings = replace(network.settings, exponent_power=0.0)
     assert choose_exponents(network, images, CPU) == network.settings.scale_exponents
