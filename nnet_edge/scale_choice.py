@@ -41,12 +41,12 @@ def exponents_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: fl
     """Each scale's exponent by the layer maps (N, 1, h, w) of good images: 0.1 to 1, and 1 for the deepest that has a map."""
     spreads = [spread(layer_maps, scale, fusion) for scale in SCALES]
     deepest = next(value for value in reversed(spreads) if value is not None)
-    ratios = [1.0 if value is None else deepest / max(value, SMALLEST_DISTANCE) for value in spreads]
+    ratios = [1.0 if value is None else deepest / value for value in spreads]
     return tuple(round(max(LEAST, min(1.0, ratio) ** power), DECIMALS) for ratio in ratios)
 
 
 def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> float | None:
-    """Deviation of the logarithm of a scale's sum at one position over the images; None for a scale without a map."""
+    """Deviation of the logarithm of a scale's sum at one position over the images, above 0; None for a scale without a map."""
     weighted = [fusion.weight(name) * np.asarray(layer_maps[name], np.float64)
                 for name in (f"forward_{scale}", f"reverse_{scale}")
                 if name in layer_maps and fusion.weight(name) > 0]  # fmt: skip
@@ -55,7 +55,7 @@ def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> 
     logarithms = np.log(
         np.maximum(enlarge(sum(weighted[1:], start=weighted[0]), FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE)
     )
-    return float(np.sqrt(logarithms.var(axis=0, ddof=1).mean()))
+    return max(float(np.sqrt(logarithms.var(axis=0, ddof=1).mean())), SMALLEST_DISTANCE)
 
 
 @torch.inference_mode()

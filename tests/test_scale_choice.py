@@ -47,6 +47,11 @@ def test_a_scale_that_varies_counts_less_and_none_more_than_the_paper_lets_it() 
     assert (shallow, middle, deep) == (pytest.approx(1 / 4, rel=0.3), pytest.approx(4 / 9, rel=0.3), 1)
     assert exponents_of(good_maps({64: 0.9, 32: 0.9, 16: 0.1}), Fusion(), 4) == (LEAST, LEAST, 1)
     assert exponents_of(good_maps({64: 0.05, 32: 0.1, 16: 0.2}), Fusion(), 4) == (1, 1, 1)
+    assert exponents_of(good_maps({64: 0, 32: 0, 16: 0}), Fusion(), 4) == (
+        1,
+        1,
+        1,
+    )  # the same photograph again and again
     maps = good_maps({64: 0.4, 32: 0.2, 16: 0.1})
     without_deepest = {name: maps[name] for name in maps if "16" not in name}
     assert exponents_of(without_deepest, Fusion(), 2)[1:] == (1, 1)
