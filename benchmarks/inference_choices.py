@@ -62,10 +62,6 @@ class Way:
         for request in busy:
             request.wait()
 
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of that output of the first request."""
-        return np.array(self._requests[0].get_tensor(name).data)
-
     def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps, float32 (N, 256, 256), and scores, float32 (N,), one image at a time."""
         maps, scores = [], []
