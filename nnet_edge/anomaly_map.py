@@ -82,18 +82,28 @@ def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSIO
     check_layer_maps(layer_maps)
     fused = None
     for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
-        branches = [
-            layer_maps[name] * np.asarray(fusion.weight(name), layer_maps[name].dtype)
-            for name in (f"forward_{scale}", f"reverse_{scale}")
-            if name in layer_maps and fusion.weight(name) > 0
-        ]
-        if branches and exponent > 0:
-            factor = enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, fusion.align_corners)
+        factor = scale_sum(layer_maps, scale, fusion) if exponent > 0 else None
+        if factor is not None:
             factor = factor if exponent == 1 else np.maximum(factor, SMALLEST_DISTANCE) ** exponent
             fused = factor if fused is None else fused * factor
     if fused is None:
         raise ConfigError(f"{fusion} leaves none of {', '.join(layer_maps)}")
     return fused
+
+
+def scale_sum(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> np.ndarray | None:
+    """Weighted forward map + reverse map of one scale, enlarged to (N, 1, 64, 64); None for a scale without any map.
+
+    Keeps the maps' float type.
+    """
+    branches = [
+        layer_maps[name] * np.asarray(fusion.weight(name), layer_maps[name].dtype)
+        for name in (f"forward_{scale}", f"reverse_{scale}")
+        if name in layer_maps and fusion.weight(name) > 0
+    ]
+    if not branches:
+        return None
+    return enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, fusion.align_corners)
 
 
 def enlarge(maps: np.ndarray, side: int, align_corners: bool = True) -> np.ndarray:

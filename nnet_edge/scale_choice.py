@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from nnet_edge.anomaly_map import FUSED_SIDE, SCALES, SMALLEST_DISTANCE, Fusion, enlarge
+from nnet_edge.anomaly_map import SCALES, SMALLEST_DISTANCE, Fusion, scale_sum
 from nnet_edge.compute import Compute
 from nnet_edge.feature_bank import chunks, to_device
 from nnet_edge.model.nnet import NNet
@@ -47,14 +47,10 @@ def exponents_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: fl
 
 def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> float | None:
     """Deviation of the logarithm of a scale's sum at one position over the images, above 0; None for a scale without a map."""
-    weighted = [fusion.weight(name) * np.asarray(layer_maps[name], np.float64)
-                for name in (f"forward_{scale}", f"reverse_{scale}")
-                if name in layer_maps and fusion.weight(name) > 0]  # fmt: skip
-    if not weighted:
+    summed = scale_sum({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, scale, fusion)
+    if summed is None:
         return None
-    logarithms = np.log(
-        np.maximum(enlarge(sum(weighted[1:], start=weighted[0]), FUSED_SIDE, fusion.align_corners), SMALLEST_DISTANCE)
-    )
+    logarithms = np.log(np.maximum(summed, SMALLEST_DISTANCE))
     return max(float(np.sqrt(logarithms.var(axis=0, ddof=1).mean())), SMALLEST_DISTANCE)
 
 

@@ -249,7 +249,7 @@ class Trainer:
                     self.save(started)
                     return self.ended(False, started, step_ms)
             self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
-            if self.is_at_its_end:
+            if self.is_at_its_end and self.settings.model.exponent_power:
                 self.settle_exponents()
             if self.is_time_to_save(epoch):
                 self.save(started)
