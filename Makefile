@@ -33,7 +33,7 @@ types: .venv/ready
 gpu: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[gpu]' -c constraints.txt
 	$(BIN)/python -m nnet_edge.benchmarks.gpu_question
-	test -d $(GPU)/line || $(BIN)/python -c 'from pathlib import Path; from nnet_edge.demo_parts import make_line; make_line(Path("$(GPU)/line"), 0)'
+	test -d $(GPU)/line || $(BIN)/python -c 'from pathlib import Path; from nnet_edge.data.example_parts import make_line; make_line(Path("$(GPU)/line"), 0)'
 	test -d $(GPU)/bundle || $(BIN)/python -m nnet_edge.benchmarks.random_bundle $(GPU)/bundle --backbone wide_resnet50_2
 	test -f $(GPU)/bundle/nnet.int8.onnx || $(BIN)/nnet-edge calibrate $(GPU)/bundle $(GPU)/line --frames 16 --accept
 	-for precision in fp32 fp16 int8; do $(BIN)/nnet-edge build-engine $(GPU)/bundle --precision $$precision --accept; done

@@ -59,11 +59,14 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",  # JetPack 6 has 3.10, and its tensorrt module works with no other
-    packages=["nnet_edge", "nnet_edge.model", *(name for part in PARTS for name in packages_of(part))],
+    packages=[
+        *find_packages(include=["nnet_edge", "nnet_edge.*"]),
+        *(name for part in PARTS for name in packages_of(part)),
+    ],
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
     package_data={
         "nnet_edge": ["py.typed"],
-        "nnet_edge.runtime": ["kernels/*.cu", "kernels/*.h"],
+        "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],
         "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
     },
@@ -92,5 +95,5 @@ setup(
         "bench": TRAIN + CPU,  # bench peers: anomalib lives in an environment of its own, which the command makes
         "test": TEST + TRAIN + CPU + MQTT + WEB,
     },
-    entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli:main"]},
+    entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

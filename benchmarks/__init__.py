@@ -1,0 +1,1 @@
+"""Measurements: speed, accuracy, other methods, the line."""

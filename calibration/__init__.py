@@ -1,0 +1,1 @@
+"""INT8: frames, ranges, Q/DQ insertion, the gate."""

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from nnet_edge.calibration.island import Wiring
+from nnet_edge.calibration.fp32_region import Wiring
 from nnet_edge.calibration.ranges import Activations
 
 RELUS = ("Relu", "Clip")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.calibration.answers import Answers, TestImages, ask
+from nnet_edge.calibration.predictions import Answers, TestImages, ask
 from nnet_edge.errors import CalibrationError, TrainingError
-from nnet_edge.runtime.runner import Runner
+from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.scoring import Threshold
 
 ROUNDS = 24  # of timing; the median of so many stands still to about a percent on an idle machine

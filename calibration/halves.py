@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnet_edge.calibration.answers import TestImages
+from nnet_edge.calibration.predictions import TestImages
 from nnet_edge.kept_frames import frame_hash
 
 LEAST_DEFECTS = 5  # in each half: with fewer, one image moves a metric by more than the gate allows

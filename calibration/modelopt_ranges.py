@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from nnet_edge.calibration.placement import LARGEST_INT8, Plan
+from nnet_edge.calibration.qdq import LARGEST_INT8, Plan
 from nnet_edge.errors import CalibrationError, MissingExtraError
 
 METHODS = {"max": "max", "entropy": "entropy", "auto": "entropy"}  # ours -> its own for INT8: it has no other

@@ -18,12 +18,12 @@ import onnx
 from nnet_edge import __version__
 from nnet_edge.calibration.modelopt_ranges import METHODS as MODELOPT_METHODS
 from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
-from nnet_edge.calibration.placement import Plan, place_pairs
 from nnet_edge.calibration.probe import Probe
+from nnet_edge.calibration.qdq import Plan, place_pairs
 from nnet_edge.calibration.ranges import METHODS, Activations, Progress, measure_histograms, ranges_by
-from nnet_edge.config import require_choice
 from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.kept_frames import require_frames
+from nnet_edge.settings.runner import require_choice
 
 TOOLS = {"onnxruntime": {name: name for name in METHODS}, "modelopt": MODELOPT_METHODS}  # -> method -> what runs
 PREFIX = "nnet_edge."  # of the graph's facts

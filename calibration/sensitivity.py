@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from nnet_edge.calibration.island import block_of
-from nnet_edge.calibration.placement import Plan, place_pairs
+from nnet_edge.calibration.fp32_region import block_of
 from nnet_edge.calibration.probe import Probe, map_error
+from nnet_edge.calibration.qdq import Plan, place_pairs
 from nnet_edge.calibration.ranges import Activations, Progress
 
 OUTPUTS = ("anomaly_map", "image_score")

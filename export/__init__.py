@@ -1,0 +1,1 @@
+"""Model in, graph and engine out."""

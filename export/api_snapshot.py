@@ -29,7 +29,7 @@ from typing import Any
 import click
 
 from nnet_edge.errors import ConfigError, NnetEdgeError
-from nnet_edge.runtime.tensorrt_library import FLAVOURS
+from nnet_edge.runtime.runners.trt.library import FLAVOURS
 
 BINDINGS = re.compile(r"(tensorrt_bindings|tensorrt_rtx_bindings)/(tensorrt|tensorrt_rtx)\.so$")
 SYSTEM_LIBRARIES = re.compile(r"lib(stdc\+\+|m|gcc_s|c|rt|dl|pthread)\.so|ld-linux")

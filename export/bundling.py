@@ -13,19 +13,17 @@ import onnx
 from safetensors.torch import save
 
 from nnet_edge.bundle import GRAPH, WEIGHTS, Bundle, read_bundle, writing_bundle
-from nnet_edge.checkpoint import Checkpoint, read_checkpoint, read_held_out
-from nnet_edge.config import RunnerSettings
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.parity import Parity, check_parity
 from nnet_edge.files import write_atomically
-from nnet_edge.good_scores import FEWEST_SCORES, describe_scores
 from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import write_frames
-from nnet_edge.model.nnet import NNet
-from nnet_edge.model.torch_runner import TorchRunner
-from nnet_edge.runtime.batches import infer_all
-from nnet_edge.runtime.runner import Runner, load_runner
-from nnet_edge.scoring import Threshold, choose_threshold, rank_of, with_margin
+from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.torch_runner import TorchRunner
+from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
+from nnet_edge.scoring import FEWEST_SCORES, Threshold, choose_threshold, describe_scores, rank_of, with_margin
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.training.checkpoint import Checkpoint, read_checkpoint, read_held_out
 
 PARITY_RUNNERS = ("onnxruntime", "openvino")
 

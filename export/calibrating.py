@@ -6,23 +6,37 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
 from nnet_edge import __version__
-from nnet_edge.artefacts import graph_name, source_name
-from nnet_edge.bundle import Bundle, add_artefact, keep_frames, now, without_unnamed_frames
+from nnet_edge.bundle import (
+    Bundle,
+    add_artefact,
+    graph_name,
+    keep_frames,
+    now,
+    read_bundle,
+    source_name,
+    without_unnamed_frames,
+)
+from nnet_edge.calibration.frames import choose_frames
 from nnet_edge.calibration.gate import Gate, GateLimits
-from nnet_edge.calibration.placement import plan
+from nnet_edge.calibration.predictions import load_test
+from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
 from nnet_edge.calibration.sensitivity import measure_sensitivity
-from nnet_edge.errors import ConfigError
+from nnet_edge.data.images import Dataset, load_images, with_held_out_images
+from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.export.graph_judge import GraphJudge
 from nnet_edge.export.layer_search import Choice, LayerSearch
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
+from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
 PRECISIONS = ("int8", "fp16")
 SENSITIVITY_FRAMES = 6  # costs of blocks differ by factors; more frames change their order little
@@ -170,3 +184,52 @@ class Bench:
             "search": choice.search,
         }
         return Made(quantize(planned, activations, choice.kept), facts, choice.unseen)
+
+
+def calibrate_bundle(
+    path: Path,
+    dataset: Dataset,
+    runner: RunnerSettings,
+    settings: CalibrateSettings,
+    skip_bad: bool,
+    bar: Bar,
+    say: Callable[[str], None],
+) -> list[Graph]:
+    """Make the graphs that `settings` name for the bundle at `path`; those that some runner takes are in it afterwards.
+
+    Raises CalibrationError for too few frames, DataError for images that cannot be read, ConfigError for a runner that
+    computes no graph.
+    """
+    bundle = read_bundle(path)
+    for warning in bundle.warnings:
+        say(warning)
+    kinds = runner_kinds(runner.kind)
+    with bar("reading images") as report:
+        images = load_images(dataset.train, skip_bad, report).images
+    frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))
+    if len(frames) < settings.frames:
+        say(
+            f"note: calibrating on the {len(frames)} good images that were not held out; {settings.frames} were asked for"
+        )
+    test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
+    graphs = []
+    with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:
+        bench = Bench(judge, frames, settings, bar, say)
+        for precision in settings.precisions:
+            graph = bench.make(precision)
+            if graph.is_wanted:
+                bundle = bench.keep(bundle, graph)
+            graphs.append(graph)
+    return graphs
+
+
+def runner_kinds(kind: str) -> list[str]:
+    """The runners to judge on: the one that was asked for, or every one of the processor that is installed."""
+    if kind in CPU_RUNNER_KINDS:
+        return [kind]
+    if kind != "auto":
+        raise ConfigError(f"{kind} computes engines, not graphs: build-engine judges those; choose another --runner")
+    kinds = [name for name in CPU_RUNNER_KINDS if find_spec(name) is not None]
+    if not kinds:
+        raise MissingExtraError("neither openvino nor onnxruntime is installed: pip install 'nnet-edge[cpu]'")
+    return kinds

@@ -19,12 +19,12 @@ from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.build_monitor import build_monitor
 from nnet_edge.export.engine_errors import build_error, parse_error
 from nnet_edge.export.engine_settings import EngineSettings
+from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.export.timing_cache import keep_timing_cache, use_timing_cache
-from nnet_edge.runtime.engine_record import EngineRecord, system_here
-from nnet_edge.runtime.gpu_facts import GpuFacts, NoGpu, find_gpu
-from nnet_edge.runtime.graph_facts import fusion_of, read_facts
-from nnet_edge.runtime.graph_runner import INPUT, INPUT_SHAPE
-from nnet_edge.runtime.tensorrt_library import TensorrtLibrary, collecting_log, load_tensorrt
+from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
+from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, collecting_log, load_tensorrt
+from nnet_edge.runtime.runners.trt.record import EngineRecord, system_here
 
 MEBIBYTE = 1 << 20
 DATA_DEPENDENT = {"CONDITION", "NON_ZERO", "NMS", "RECURRENCE", "TRIP_LIMIT", "ITERATOR", "LOOP_OUTPUT"}  # layer types

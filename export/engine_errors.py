@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnet_edge.errors import EngineBuildError
-from nnet_edge.runtime.tensorrt_library import TensorrtLibrary, plain
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, plain
 
 SHOWN = 3  # messages; the first ones name the cause, the rest follow from it
 ADVICE = (  # what TensorRT says -> what to do; the first that fits

@@ -6,10 +6,10 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnet_edge.config import LARGEST_BATCH, require_between, require_choice
 from nnet_edge.errors import ConfigError, MissingExtraError
-from nnet_edge.runtime.engine_record import COMPATIBILITY
-from nnet_edge.runtime.tensorrt_library import FLAVOURS, JETSON_RELEASE, how_to_install, installed_flavours
+from nnet_edge.runtime.runners.trt.library import FLAVOURS, JETSON_RELEASE, how_to_install, installed_flavours
+from nnet_edge.runtime.runners.trt.record import COMPATIBILITY
+from nnet_edge.settings.runner import LARGEST_BATCH, require_between, require_choice
 
 RTX_TARGETS = {  # target -> compute capability; TensorRT-RTX knows no other (none for Orin, Hopper or Thor)
     "sm75": "7.5",

@@ -11,12 +11,11 @@ from types import TracebackType
 
 import numpy as np
 
-from nnet_edge.artefacts import graph_name
-from nnet_edge.bundle import Bundle
-from nnet_edge.calibration.answers import Answers, TestImages, ask
+from nnet_edge.bundle import Bundle, graph_name
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, time_both
-from nnet_edge.config import RunnerSettings
-from nnet_edge.runtime.runner import Runner, load_runner
+from nnet_edge.calibration.predictions import Answers, TestImages, ask
+from nnet_edge.runtime.runners.base import Runner, load_runner
+from nnet_edge.settings.runner import RunnerSettings
 
 
 class GraphJudge:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.halves import choose_halves
-from nnet_edge.calibration.placement import Plan
+from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import quantize
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Found, Sensitivity, fewest_kept

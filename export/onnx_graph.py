@@ -20,7 +20,7 @@ from nnet_edge import __version__
 from nnet_edge.errors import ExportError
 from nnet_edge.export.surgery import add_tail, fold_constants, suit_processors
 from nnet_edge.imaging import SIDE
-from nnet_edge.model.nnet import NNet
+from nnet_edge.methods.nnet.network import NNet
 
 OPSET = 18
 INPUT = "images"

@@ -10,8 +10,7 @@ import numpy as np
 
 from nnet_edge.errors import ParityError
 from nnet_edge.frame import Outputs
-from nnet_edge.runtime.batches import infer_all
-from nnet_edge.runtime.runner import Runner
+from nnet_edge.runtime.runners.base import Runner, infer_all
 
 LAYER_MAP_ATOL = 1e-4  # FP32 sums in another order; layer maps lie in [0, 2]
 SCORE_RTOL = 1e-4  # the score is a product of three sums of layer maps

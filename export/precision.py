@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nnet_edge.calibration.island import Wiring, head_of, island_of
+from nnet_edge.calibration.fp32_region import Wiring, head_of, island_of
 from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.quantize import state_facts
 from nnet_edge.calibration.ranges import Progress

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nnet_edge.files import write_atomically
-from nnet_edge.runtime.gpu_facts import GpuFacts
-from nnet_edge.runtime.tensorrt_library import TensorrtLibrary
+from nnet_edge.gpu import GpuFacts
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary
 
 logger = logging.getLogger(__name__)
 

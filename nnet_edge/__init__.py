@@ -2,6 +2,9 @@
 
 from nnet_edge.errors import NnetEdgeError
 from nnet_edge.frame import Frame, Outputs, Prediction, Region
+from nnet_edge.moved import install
 
 __version__ = "0.1.0"
 __all__ = ["Frame", "NnetEdgeError", "Outputs", "Prediction", "Region", "__version__"]
+
+install()

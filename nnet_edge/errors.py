@@ -14,6 +14,7 @@ NnetEdgeError
 
 EXIT_FAILURE = 1
 EXIT_WRONG_USE = 2
+EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C; the same command goes on
 
 
 class NnetEdgeError(Exception):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnet_edge.runtime.gpu_facts import NoGpu, find_gpu
+from nnet_edge.gpu import NoGpu, find_gpu
 
 TIMEOUT_S = 2.0  # for each foreign program
 GIBIBYTE = 1024**3

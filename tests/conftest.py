@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nnet_edge.bundle import Bundle, read_bundle
-from nnet_edge.cli import run
+from nnet_edge.cli.main import run
 
 LEARNED, HELD_OUT = 14, 10
 

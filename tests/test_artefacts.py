@@ -13,22 +13,25 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.artefacts import Artefact, artefact_of, graph_name, precision_named
 from nnet_edge.bundle import (
     GRAPH,
     MANIFEST,
+    Artefact,
     Bundle,
     add_artefact,
+    artefact_of,
+    graph_name,
     keep_frames,
+    precision_named,
     read_bundle,
     record_gates,
     without_artefact,
     without_unnamed_frames,
 )
-from nnet_edge.checkpoint import read_held_out
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash, read_frames, write_frames
+from nnet_edge.training.checkpoint import read_held_out
 
 Change = Callable[[dict[str, Any]], object]
 

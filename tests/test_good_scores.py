@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import DataError
-from nnet_edge.good_scores import FEWEST_SCORES, GoodScores, counts_between, describe_scores
+from nnet_edge.scoring import FEWEST_SCORES, GoodScores, counts_between, describe_scores
 
 
 def test_bins_hold_about_as_many() -> None:

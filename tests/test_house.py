@@ -15,17 +15,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = ("export", "runtime", "calibration", "benchmarks")
 ONE_IMPORTER = {  # heavy library -> the only module of a part that may import it
-    "openvino": ("nnet_edge.runtime.openvino_runner",),
-    "onnxruntime": ("nnet_edge.runtime.onnx_runner", "nnet_edge.calibration.probe"),
+    "openvino": ("nnet_edge.runtime.runners.openvino_runner",),
+    "onnxruntime": ("nnet_edge.runtime.runners.onnx_runner", "nnet_edge.calibration.probe"),
     "modelopt": ("nnet_edge.calibration.modelopt_ranges",),
-    "starlette": ("nnet_edge.runtime.web.app", "nnet_edge.runtime.web.answers"),
+    "starlette": ("nnet_edge.runtime.web.app", "nnet_edge.runtime.web.app"),
     "uvicorn": ("nnet_edge.runtime.web.server",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
-    "simplejpeg": ("nnet_edge.runtime.jpeg",),
-    "pycuda": ("nnet_edge.runtime.kernels",),
-    "torchvision": ("nnet_edge.model.torchvision_operators",),
-    "timm": ("nnet_edge.model.backbone",),
+    "simplejpeg": ("nnet_edge.runtime.sources.jpeg",),
+    "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
+    "torchvision": ("nnet_edge.methods.torchvision_operators",),
+    "timm": ("nnet_edge.methods.backbone",),
     "onnx_graphsurgeon": ("nnet_edge.export.surgery",),
 }
 NEVER_BELOW_RUNTIME = {"torch", "torchvision", "timm", "scipy", "skimage", "matplotlib", "sklearn"}
@@ -102,7 +102,9 @@ def test_arrows_between_the_parts_point_one_way() -> None:
             ours, theirs = part_of(module), part_of(target)
             if ours and theirs and ours != theirs and RANK[ours] <= RANK[theirs]:
                 wrong.append(f"{module} -> {target}")
-            if ours in ("runtime", "calibration") and target.startswith(("nnet_edge.model", "nnet_edge.train")):
+            if ours in ("runtime", "calibration") and target.startswith(
+                ("nnet_edge.methods", "nnet_edge.training.loop")
+            ):
                 wrong.append(f"{module} -> {target}")
     assert not wrong
 

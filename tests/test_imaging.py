@@ -17,9 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nnet_edge.bilinear import IS_VECTORISED, bilinear, pillow_bilinear
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import MAX_PIXELS, read_image, read_mask, read_size, resize, resize_mask, to_input, to_rgb
+from nnet_edge.imaging import (
+    IS_VECTORISED,
+    MAX_PIXELS,
+    bilinear,
+    pillow_bilinear,
+    read_image,
+    read_mask,
+    read_size,
+    resize,
+    resize_mask,
+    to_input,
+    to_rgb,
+)
 
 HEIGHT, WIDTH = 6, 4
 # EXIF orientation -> what brings the stored pixels upright

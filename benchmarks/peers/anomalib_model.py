@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.errors import ConfigError
-from nnet_edge.model.backbone import build_network, find_backbone
-from nnet_edge.model.teacher_weights import copy_weights, find_weights, read_weights
-from nnet_edge.model.torchvision_operators import import_torchvision
+from nnet_edge.methods.backbone import build_network, find_backbone
+from nnet_edge.methods.teacher_weights import copy_weights, find_weights, read_weights
+from nnet_edge.methods.torchvision_operators import import_torchvision
 
 TIMM_NAME = "tf_efficientnet_lite0"
 RESNET18_CHANNELS = (64, 128, 256)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nnet_edge.benchmarks.harness.plot import DPI, new_figure, png_of
 from nnet_edge.benchmarks.peers.published import PUBLISHED
 from nnet_edge.benchmarks.peers.table import Contender, PeersReport
-from nnet_edge.benchmarks.plot import DPI, new_figure, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

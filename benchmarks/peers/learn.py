@@ -33,7 +33,7 @@ JUDGED_AT_ONCE = 4  # PatchCore's distances to its whole bank take 60 MB an imag
 
 def main(job: dict[str, Any]) -> None:
     """Do `job`; facts.json is written last, so a job without it is not done."""
-    from nnet_edge.model.torchvision_operators import import_torchvision
+    from nnet_edge.methods.torchvision_operators import import_torchvision
 
     import_torchvision()  # before lightning, which imports it by itself
     import lightning

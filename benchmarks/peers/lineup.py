@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnet_edge.benchmarks.accuracy_table import row_from
+from nnet_edge.benchmarks.accuracy.grid import require_same
+from nnet_edge.benchmarks.accuracy.tables import row_from
+from nnet_edge.benchmarks.harness.work_count import count_work
 from nnet_edge.benchmarks.peers.environment import our_python
 from nnet_edge.benchmarks.peers.methods import RANDOM, Method
 from nnet_edge.benchmarks.peers.rows import LearnSettings, export_random, read_row, require_images, row_folder
 from nnet_edge.benchmarks.peers.table import Absent, Contender
 from nnet_edge.benchmarks.peers.turns import Entry
-from nnet_edge.benchmarks.trainings import require_same
-from nnet_edge.benchmarks.work_count import count_work
 from nnet_edge.bundle import Bundle, read_bundle
-from nnet_edge.data import Dataset, fingerprint
+from nnet_edge.data.images import Dataset, fingerprint
 from nnet_edge.errors import BundleError, ConfigError, DataError
 
 WITHOUT_OURS = "N-NET IS NOT IN THIS RACE: give --ours FOLDER, what `nnet-edge bench accuracy` filled as its --out"

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnet_edge.benchmarks.categories import read_datasets
-from nnet_edge.benchmarks.machine_words import busy_percent, busy_warning, describe_machine, load_words
+from nnet_edge.benchmarks.accuracy.grid import read_datasets
+from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine, load_words
 from nnet_edge.benchmarks.peers.environment import default_cache, ensure_environment
 from nnet_edge.benchmarks.peers.lineup import absent_rows, our_contenders, peer_contenders
 from nnet_edge.benchmarks.peers.methods import find_methods
@@ -27,10 +27,10 @@ from nnet_edge.benchmarks.peers.rdpp import count_claim, time_claim, verdict
 from nnet_edge.benchmarks.peers.rows import LearnSettings, learn_all
 from nnet_edge.benchmarks.peers.table import Contender, PeersReport
 from nnet_edge.benchmarks.peers.turns import take_turns
-from nnet_edge.config import require_between
-from nnet_edge.data import Dataset, load_images
+from nnet_edge.data.images import Dataset, load_images
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import write_atomically
+from nnet_edge.settings.runner import require_between
 
 FRAMES = 32  # different pictures that a contender meets, again and again
 

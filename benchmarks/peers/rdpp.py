@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnet_edge.benchmarks.speed_report import Spread, spread
-from nnet_edge.benchmarks.system_torch import torch_threads
+from nnet_edge.benchmarks.speed.report import Spread, spread
+from nnet_edge.benchmarks.speed.system_torch import torch_threads
 from nnet_edge.imaging import SIDE
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def build_networks() -> dict[str, tuple[nn.Module, Tensor]]:
     """RD4AD, RD++ and N-Net (the paper's settings), WideResNet-50-2, random weights, up to their maps; each with its input."""
     import torch
 
-    from nnet_edge.model.backbone import build_encoder, find_backbone
-    from nnet_edge.model.nnet import NNet
-    from nnet_edge.protocol import PAPER
+    from nnet_edge.methods.backbone import build_encoder, find_backbone
+    from nnet_edge.methods.nnet.network import NNet
+    from nnet_edge.methods.nnet.settings import PAPER
 
     nnet = NNet(replace(PAPER.model, backbone=BACKBONE), build_encoder(find_backbone(BACKBONE)))
     image = torch.rand(1, 3, SIDE, SIDE)
@@ -68,8 +68,8 @@ def distiller(with_projections: bool) -> nn.Module:
     """Reverse distillation up to the decoder's three feature maps, with RD++'s projections or without."""
     from torch import nn
 
-    from nnet_edge.model.backbone import build_encoder, find_backbone
-    from nnet_edge.model.parts import Decoder, FeatureFusion
+    from nnet_edge.methods.backbone import build_encoder, find_backbone
+    from nnet_edge.methods.nnet.parts import Decoder, FeatureFusion
 
     backbone = find_backbone(BACKBONE)
 

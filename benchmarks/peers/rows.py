@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.benchmarks.claims import claiming, holder
+from nnet_edge.benchmarks.accuracy.grid import claiming, holder, require_same
 from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
-from nnet_edge.benchmarks.trainings import require_same
-from nnet_edge.config import require_between
-from nnet_edge.data import Dataset, fingerprint, load_images, load_mask
+from nnet_edge.data.images import Dataset, fingerprint, load_images, load_mask
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.evaluate import measure_known
+from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
+from nnet_edge.settings.runner import require_between
 
 INT8_EXPORT = "openvino-int8"  # as learn.py names it
 SCHEMA = "nnet-edge accuracy row 1"

@@ -49,7 +49,7 @@ def main(system: str, artefact: Path, frames: Path, threads: int, precision: str
 def anomalib_torch(artefact: Path, threads: int, precision: str = "fp32") -> Judge:
     """anomalib's TorchInferencer on its own torch export."""
     os.environ["TRUST_REMOTE_CODE"] = "1"  # the file was written by learn.py on this machine
-    from nnet_edge.model.torchvision_operators import import_torchvision
+    from nnet_edge.methods.torchvision_operators import import_torchvision
 
     import_torchvision()
     import torch
@@ -68,7 +68,7 @@ def anomalib_torch(artefact: Path, threads: int, precision: str = "fp32") -> Jud
 
 def anomalib_openvino(artefact: Path, threads: int, precision: str = "fp32") -> Judge:
     """anomalib's OpenVINOInferencer on its own export; FP32 is computed in FP32, as our runner does."""
-    from nnet_edge.model.torchvision_operators import import_torchvision
+    from nnet_edge.methods.torchvision_operators import import_torchvision
 
     import_torchvision()
     from anomalib.deploy import OpenVINOInferencer
@@ -98,8 +98,8 @@ def our_torch(artefact: Path, threads: int, precision: str) -> Judge:
     import torch
 
     from nnet_edge.bundle import read_bundle
-    from nnet_edge.evaluate_verb import load_network
-    from nnet_edge.model.torch_runner import TorchRunner
+    from nnet_edge.evaluation.artefact import load_network
+    from nnet_edge.methods.torch_runner import TorchRunner
 
     torch.set_num_threads(threads)
     return runner_judge(TorchRunner(load_network(read_bundle(artefact)), max_batch=1))
@@ -110,8 +110,8 @@ def our_graph(kind: str) -> Callable[[Path, int, str], Judge]:
 
     def open_it(artefact: Path, threads: int, precision: str) -> Judge:
         from nnet_edge.bundle import read_bundle
-        from nnet_edge.config import RunnerSettings
-        from nnet_edge.runtime.runner import load_runner
+        from nnet_edge.runtime.runners.base import load_runner
+        from nnet_edge.settings.runner import RunnerSettings
 
         graph = read_bundle(artefact).artefact(precision).path
         runner = load_runner(graph, RunnerSettings(kind, "fp32", threads, max_batch=1))

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nnet_edge.benchmarks.peers.environment import process_variables
-from nnet_edge.benchmarks.speed_report import Spread, spread
+from nnet_edge.benchmarks.speed.report import Spread, spread
 from nnet_edge.errors import DataError
 
 SERVE = "nnet_edge.benchmarks.peers.serve"

@@ -4,8 +4,7 @@ from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, Sin
 from nnet_edge.runtime.sinks.callback import CallbackSink
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json, utc_text
 from nnet_edge.runtime.sinks.json_lines import JsonLinesSettings, JsonLinesSink
-from nnet_edge.runtime.sinks.mqtt import MqttSink
-from nnet_edge.runtime.sinks.mqtt_settings import MqttSettings
+from nnet_edge.runtime.sinks.mqtt import MqttSettings, MqttSink
 from nnet_edge.runtime.sinks.pictures import PictureSettings, RejectPicturesSink
 from nnet_edge.runtime.sinks.video import VideoSettings, VideoSink
 from nnet_edge.runtime.sinks.video_file import fit

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from nnet_edge.config import require_between, require_seconds
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import Message, MessageSink
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
-from nnet_edge.runtime.sinks.turning import cut_torn_line, remove_oldest, turn_over
+from nnet_edge.runtime.sinks.rotation import cut_torn_line, remove_oldest, turn_over
+from nnet_edge.settings.runner import require_between, require_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from nnet_edge.config import require_between, require_choice
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.overlay import SCALE_END, annotate
 from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError
 from nnet_edge.runtime.sinks.budget import FolderBudget
+from nnet_edge.runtime.sinks.overlay import SCALE_END, annotate
+from nnet_edge.settings.runner import require_between, require_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Self

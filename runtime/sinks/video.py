@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnet_edge.config import require_between, require_seconds
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.overlay import annotate
 from nnet_edge.runtime.sinks.base import Sink
+from nnet_edge.runtime.sinks.overlay import annotate
 from nnet_edge.runtime.sinks.pictures import safe_name
-from nnet_edge.runtime.sinks.turning import next_turned
+from nnet_edge.runtime.sinks.rotation import next_turned
 from nnet_edge.runtime.sinks.video_file import CODECS, VideoFile
+from nnet_edge.settings.runner import require_between, require_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from nnet_edge.errors import SinkError
-from nnet_edge.runtime.opencv_video import count_frames, open_writer
+from nnet_edge.runtime.sources.opencv_video import count_frames, open_writer
 
 log = logging.getLogger(__name__)
 

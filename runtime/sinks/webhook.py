@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote, urlsplit
 
-from nnet_edge.config import require_seconds
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.settings.runner import require_seconds
 
 REFUSALS = {400, 413, 415, 422}  # what says that this message is wrong; other answers can become better by waiting
 ANSWER_BYTES = 64 * 1024  # of an answer that are read; nobody looks at them, but a kept connection needs its end

@@ -7,24 +7,95 @@ GET  /api/session  /api/state?after=N   numbers of the line; scores above number
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
 POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap
 WS   /live                              pictures of what the page says it shows
+
+What the page's addresses have in common: bodies that are read within bounds, errors as one sentence, safe headers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import MissingExtraError, NnetEdgeError
-from nnet_edge.runtime.web.answers import SAFE_HEADERS, RefusedError, body_of, number_of, sentence, told
+from nnet_edge.runtime.web.auth import Caller, Guard, Refusal
 from nnet_edge.runtime.web.controls import Controls
-from nnet_edge.runtime.web.guard import Caller, Guard, Refusal
+from nnet_edge.runtime.web.gallery import Watch
 from nnet_edge.runtime.web.live import Broadcast, Outlet
-from nnet_edge.runtime.web.state import alive, line_state, ready, reject_state
-from nnet_edge.runtime.web.watch import Watch
+from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
+
+try:
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+except ImportError as missing:
+    raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
+
+LARGEST_BODY = 64 * 1024  # bytes: 32 polygons of 256 corners are less
+BODY_LIMIT_S = 10.0
+SAFE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status and one sentence."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+def told(health: Health, may_know_why: bool) -> Response:
+    """Health as an answer."""
+    fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
+    if may_know_why:
+        fields["reasons"] = list(health.reasons)
+    return JSONResponse(fields, status_code=200 if health.is_good else 503)
+
+
+def sentence(status: int, text: str) -> Response:
+    """An error as an answer: one sentence."""
+    return JSONResponse({"error": " ".join(text.split())}, status_code=status)
+
+
+def number_of(text: str | None) -> int:
+    """A whole number from 0 on; 0 for anything else."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 18 else 0
+
+
+async def body_of(request: Request) -> Mapping[str, Any]:
+    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises RefusedError."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RefusedError(Refusal(415, "send JSON, and say so: content-type: application/json"))
+    body = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            body.extend(part)
+            if len(body) > LARGEST_BODY:
+                raise RefusedError(Refusal(413, f"the body has more than {LARGEST_BODY} bytes"))
+
+    try:
+        await asyncio.wait_for(read(), BODY_LIMIT_S)
+        fields = json.loads(bytes(body) or b"{}")
+    except asyncio.TimeoutError as error:
+        raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(Refusal(400, "the body is no JSON")) from error
+    if not isinstance(fields, dict):
+        raise RefusedError(Refusal(400, "the body is no JSON object"))
+    return fields
+
 
 try:
     from starlette.applications import Starlette
@@ -37,7 +108,7 @@ except ImportError as missing:
     raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
 
 if TYPE_CHECKING:
-    from nnet_edge.runtime.line import Line
+    from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge.bundle import MANIFEST
 from nnet_edge.errors import ConfigError, NnetEdgeError
-from nnet_edge.runtime.sources import PIPELINE
-from nnet_edge.settings_file import build, unknown_key
-from nnet_edge.stream_settings import LineStream, Polygon
-from nnet_edge.web_settings import WebSettings
+from nnet_edge.runtime.sources.open import PIPELINE
+from nnet_edge.settings.reader import build, unknown_key
+from nnet_edge.settings.stream import LineStream, Polygon
+from nnet_edge.settings.web import WebSettings
 
 if TYPE_CHECKING:
-    from nnet_edge.runtime.line import Line
+    from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
 

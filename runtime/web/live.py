@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nnet_edge.runtime.web.pictures import Picture, PictureMaker, View
-from nnet_edge.web_settings import WebSettings
+from nnet_edge.settings.web import WebSettings
 
 MOST_VIEWS = 64
 SEND_LIMIT_S = 10.0  # a page that takes nothing for so long is gone

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge import __version__
 from nnet_edge.errors import MissingExtraError
-from nnet_edge.runtime.buckets import Buckets, MeterSnapshot
-from nnet_edge.runtime.camera import STATES
-from nnet_edge.runtime.line_report import StreamStatus
-from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.sources.camera import STATES
+from nnet_edge.runtime.stream.meters import Buckets, MeterSnapshot, SinkTimes
+from nnet_edge.runtime.stream.report import StreamStatus
+from nnet_edge.runtime.web.gallery import Watch
 from nnet_edge.runtime.web.state import of_each
-from nnet_edge.runtime.web.watch import Watch
 
 if TYPE_CHECKING:
-    from nnet_edge.runtime.line import Line
+    from nnet_edge.runtime.stream.line import Line
 
 PREFIX = "nnet_edge_"
 Family = Any  # prometheus_client.core.Metric; the library is imported when the page starts

@@ -10,20 +10,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.stream.meters import SinkTimes
+from nnet_edge.runtime.web.auth import COOKIE, Guard
+from nnet_edge.runtime.web.connections import Door, guarded
 from nnet_edge.runtime.web.controls import Controls
-from nnet_edge.runtime.web.door import Door, guarded
-from nnet_edge.runtime.web.guard import COOKIE, Guard
+from nnet_edge.runtime.web.gallery import Watch
 from nnet_edge.runtime.web.live import Broadcast
 from nnet_edge.runtime.web.metrics import make_exposition
 from nnet_edge.runtime.web.pictures import Newest, PictureMaker
-from nnet_edge.runtime.web.watch import Watch
-from nnet_edge.web_settings import DriftSettings, WebSettings
+from nnet_edge.settings.web import DriftSettings, WebSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from nnet_edge.runtime.line import Line
+    from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
 

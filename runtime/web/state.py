@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
-from nnet_edge.runtime.buckets import Buckets
-from nnet_edge.runtime.line_report import StreamStatus
 from nnet_edge.runtime.sinks import event_fields
-from nnet_edge.runtime.watchdog import STALL_LIMIT_S
-from nnet_edge.runtime.web.verdicts import last_verdict
-from nnet_edge.runtime.web.watch import Watch
+from nnet_edge.runtime.stream.meters import Buckets
+from nnet_edge.runtime.stream.report import StreamStatus
+from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
+from nnet_edge.runtime.web.gallery import Watch
+from nnet_edge.runtime.web.pictures import last_verdict
 
 if TYPE_CHECKING:
-    from nnet_edge.runtime.line import Line
+    from nnet_edge.runtime.stream.line import Line
 
 Found = TypeVar("Found")
 SHOWN_EVENTS = 60

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
-from nnet_edge.benchmarks.accuracy import run_accuracy
-from nnet_edge.benchmarks.accuracy_table import AccuracyTables
-from nnet_edge.benchmarks.categories import read_datasets
+from nnet_edge.benchmarks.accuracy.accuracy import run_accuracy
+from nnet_edge.benchmarks.accuracy.grid import read_datasets
+from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
 from nnet_edge.benchmarks.peers import turns
-from nnet_edge.benchmarks.system_torch import torch_threads
-from nnet_edge.data import read_dataset
-from nnet_edge.layouts import Dataset
+from nnet_edge.benchmarks.speed.system_torch import torch_threads
+from nnet_edge.data.images import read_dataset
+from nnet_edge.data.layouts import Dataset
 from tests.benchmarks.miniatures import TINY, make_visa
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nnet_edge.benchmarks.accuracy import AccuracySettings
-from nnet_edge.config import RunnerSettings
-from nnet_edge.protocol import PAPER
-from nnet_edge.train import TrainOptions
+from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings
+from nnet_edge.methods.nnet.settings import PAPER
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.training.loop import TrainOptions
 from tests.conftest import bad_part, good_part
 
 OPTIONS = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")

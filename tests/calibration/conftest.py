@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from nnet_edge.bundle import read_bundle
-from nnet_edge.calibration.placement import Plan, plan
+from nnet_edge.calibration.qdq import Plan, plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations
 from nnet_edge.calibration.ranges import Activations
 

@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from nnet_edge.calibration import placement
+from nnet_edge.calibration import qdq as placement
 from nnet_edge.calibration.folding import HEADROOM, LEAST_SHARE, find_folds, fold
-from nnet_edge.calibration.island import Wiring
-from nnet_edge.calibration.placement import LARGEST_INT8, Plan, place_pairs
+from nnet_edge.calibration.fp32_region import Wiring
 from nnet_edge.calibration.probe import Probe
+from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, place_pairs
 from nnet_edge.calibration.ranges import Activations
 
 CHANNELS = 6

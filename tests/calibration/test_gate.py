@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from nnet_edge.calibration.answers import TestImages, ask
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, judge, rank_correlation, time_both
+from nnet_edge.calibration.predictions import TestImages, ask
 from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.frame import Outputs
 from nnet_edge.scoring import MARGIN, Threshold

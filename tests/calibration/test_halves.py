@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnet_edge.calibration.answers import TestImages
 from nnet_edge.calibration.halves import LEAST_DEFECTS, choose_halves
+from nnet_edge.calibration.predictions import TestImages
 
 NOTHING = np.zeros((0, 256, 256, 3), np.uint8)
 

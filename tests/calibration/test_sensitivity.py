@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from nnet_edge.calibration.placement import Plan, place_pairs
+from nnet_edge.calibration.qdq import Plan, place_pairs
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Sensitivity, fewest_kept, loudest, measure_sensitivity
 

@@ -14,7 +14,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from nnet_edge.anomaly_map import LAYER_MAPS
 
 SETTINGS = {"align_corners": False, "scale_exponents": [0.1, 0.1, 1.0], "forward_weights": [1.0, 1.0, 0.5]}
-FACTS = {"nnet_edge.system": "nnet", "nnet_edge.settings": json.dumps(SETTINGS), "nnet_edge.backbone": "small"}
+FACTS = {
+    "nnet_edge.system": "nnet",
+    "nnet_edge.methods.nnet.settings": json.dumps(SETTINGS),
+    "nnet_edge.backbone": "small",
+}
 HEAD = (
     helper.make_node("Cast", ["images"], ["numbers"], "cast", to=TensorProto.FLOAT),
     helper.make_node("Transpose", ["numbers"], ["planes"], "transpose", perm=[0, 3, 1, 2]),

@@ -15,9 +15,9 @@ from nnet_edge.errors import BundleError, ConfigError, EngineBuildError
 from nnet_edge.export.build_monitor import STEPS
 from nnet_edge.export.engine import BuiltEngine, EngineNetwork, build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
-from nnet_edge.runtime.engine_record import system_here
-from nnet_edge.runtime.gpu_facts import GpuFacts, find_gpu
-from nnet_edge.runtime.tensorrt_library import load_tensorrt
+from nnet_edge.gpu import GpuFacts, find_gpu
+from nnet_edge.runtime.runners.trt.library import load_tensorrt
+from nnet_edge.runtime.runners.trt.record import system_here
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'nnet-edge[test]' (x86-64)")
 WriteGraph = Callable[..., Path]

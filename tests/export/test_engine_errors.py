@@ -13,7 +13,7 @@ from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_errors import advice, build_error, telling
 from nnet_edge.export.engine_settings import EngineSettings, parse_target
-from nnet_edge.runtime.tensorrt_library import TensorrtLibrary
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary
 
 WriteGraph = Callable[..., Path]
 LIBRARY = TensorrtLibrary("tensorrt", "10.3.0", None)

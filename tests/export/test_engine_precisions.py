@@ -13,16 +13,16 @@ import onnx
 import pytest
 
 from nnet_edge.bundle import Bundle
-from nnet_edge.calibration.placement import plan
+from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
 from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.precision import to_half
-from nnet_edge.model.backbone import find_backbone
-from nnet_edge.model.nnet import build_nnet
-from nnet_edge.model.teacher_weights import RANDOM, load_teacher
-from nnet_edge.settings import ModelSettings
+from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.nnet.network import build_nnet
+from nnet_edge.methods.nnet.settings import ModelSettings
+from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'nnet-edge[test]' (x86-64)")
 ALL_CARDS = "rtx:sm75,sm86,sm89,sm120"

@@ -13,20 +13,19 @@ from onnx import TensorProto, helper
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.bundle import Bundle
-from nnet_edge.checkpoint import read_checkpoint, read_held_out
-from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import ExportError, ParityError
-from nnet_edge.evaluate_verb import open_weights
+from nnet_edge.evaluation.artefact import open_weights
 from nnet_edge.export.bundling import export_bundle
+from nnet_edge.export.graph_facts import read_facts
 from nnet_edge.export.onnx_graph import OPSET
 from nnet_edge.export.parity import check_parity, compare
 from nnet_edge.export.surgery import add_tail, suit_processors
 from nnet_edge.frame import Outputs
-from nnet_edge.protocol import TUNED
-from nnet_edge.runtime.batches import infer_all
-from nnet_edge.runtime.graph_facts import read_facts
-from nnet_edge.runtime.runner import load_runner
+from nnet_edge.methods.nnet.settings import TUNED
+from nnet_edge.runtime.runners.base import infer_all, load_runner
 from nnet_edge.scoring import MARGIN
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
 
 TAIL_ATOL = 1e-5  # FP32 products of matrices whose rows sum to 1, maps up to 64
 

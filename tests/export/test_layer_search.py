@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from nnet_edge.calibration.answers import TestImages
 from nnet_edge.calibration.gate import Gate
-from nnet_edge.calibration.placement import Plan
+from nnet_edge.calibration.predictions import TestImages
+from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Sensitivity
 from nnet_edge.export.layer_search import Choice, LayerSearch

@@ -10,16 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from nnet_edge.artefacts import graph_name
-from nnet_edge.bundle import Bundle
-from nnet_edge.calibration.island import CONVOLUTIONS, Wiring, head_of, island_of
-from nnet_edge.calibration.placement import plan
+from nnet_edge.bundle import Bundle, graph_name
+from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, head_of, island_of
+from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize
-from nnet_edge.config import RunnerSettings
 from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.export.precision import cast_graph, to_half
-from nnet_edge.runtime.batches import infer_all
-from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.runners.base import infer_all, load_runner
+from nnet_edge.settings.runner import RunnerSettings
 
 HALF_LAYER_MAP_MEAN = 0.005  # half has 11 significant bits; layer maps lie in [0, 2] and sum hundreds of products
 HALF_LAYER_MAP_ATOL = (

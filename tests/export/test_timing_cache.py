@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nnet_edge.export.timing_cache import cache_path, keep_timing_cache, use_timing_cache
-from nnet_edge.runtime.gpu_facts import GpuFacts
-from nnet_edge.runtime.tensorrt_library import TensorrtLibrary, collecting_log, load_tensorrt
+from nnet_edge.gpu import GpuFacts
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, collecting_log, load_tensorrt
 
 GPU = GpuFacts("NVIDIA RTX 4000 SFF Ada Generation", "8.9", "580.65.06", "13.0", 20_475)
 

@@ -21,7 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.anomaly_map import LAYER_MAPS
-from nnet_edge.benchmarks.faults import ROWS_FILE, TESTS, Row
+from nnet_edge.benchmarks.line.faults import ROWS_FILE, TESTS, Row
 from nnet_edge.frame import Frame, Outputs, Prediction, Region
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import StreamError
-from nnet_edge.runtime.device import used_up
+from nnet_edge.runtime.runners.trt.device import used_up
 
 
 class HostBuffer:

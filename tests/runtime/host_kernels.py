@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import nnet_edge.runtime.kernels
+import nnet_edge.runtime.runners.trt.kernels
 from nnet_edge.anomaly_map import Fusion
-from nnet_edge.runtime.kernels.tables import (
+from nnet_edge.runtime.runners.trt.kernels.tables import (
     NV12,
     STRIPS,
     VIEW,
@@ -23,7 +23,7 @@ from nnet_edge.runtime.kernels.tables import (
     resize_axis,
 )
 
-SOURCES = Path(nnet_edge.runtime.kernels.__file__).parent
+SOURCES = Path(nnet_edge.runtime.runners.trt.kernels.__file__).parent
 FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC")
 
 

@@ -19,7 +19,7 @@ from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, RejectPicturesSink, Sink, VideoSink, utc_text
-from nnet_edge.runtime.sinks.turning import turned_files
+from nnet_edge.runtime.sinks.rotation import turned_files
 
 FULL_DISK = Path("/dev/full")  # every write to it fails with "No space left on device"
 MakePrediction = Callable[..., Prediction]

@@ -18,10 +18,10 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.delivery import Delivery
-from nnet_edge.runtime.delivery_settings import DeliverySettings
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink
-from nnet_edge.runtime.spool import SpoolSettings
+from nnet_edge.runtime.sinks.queue import DeliverySettings
+from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks.spool import SpoolSettings
 
 MakePrediction = Callable[..., Prediction]
 Make = Callable[..., Any]

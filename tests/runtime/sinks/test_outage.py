@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from nnet_edge.runtime.delivery import Delivery
-from nnet_edge.runtime.delivery_settings import DeliverySettings
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink, WebhookSettings, WebhookSink
-from nnet_edge.runtime.spool import SpoolSettings
+from nnet_edge.runtime.sinks.queue import DeliverySettings
+from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks.spool import SpoolSettings
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.delivery import Delivery
-from nnet_edge.runtime.delivery_settings import DeliverySettings
 from nnet_edge.runtime.sinks import RefusedError, WebhookSettings, WebhookSink
-from nnet_edge.runtime.spool import SpoolSettings
+from nnet_edge.runtime.sinks.queue import DeliverySettings
+from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks.spool import SpoolSettings
 
 MakePrediction = Callable[..., Prediction]
 QUICK = {"first_pause_s": 0.02, "longest_pause_s": 0.2, "dead_after_s": 0.2}

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.runtime.line import Line
-from nnet_edge.runtime.line_report import LineReport
-from nnet_edge.runtime.models import Model
-from nnet_edge.runtime.sources import SyntheticSource
-from nnet_edge.runtime.stream import run_line
+from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.model import Model
+from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.stream_settings import CameraSettings, LineStream
-from nnet_edge.web_settings import DriftSettings, WebSettings
+from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.web import DriftSettings, WebSettings
 
 HEIGHT, WIDTH = 240, 320
 SQUARE = (slice(60, 140), slice(30, 110))  # rows and columns of the brighter square: in the left half

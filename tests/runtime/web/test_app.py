@@ -18,14 +18,14 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.runtime.models import Model
-from nnet_edge.runtime.sources import SyntheticSource
+from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
-from nnet_edge.runtime.web.answers import LARGEST_BODY
+from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.stream_settings import CameraSettings, LineStream, VerdictSettings
-from nnet_edge.web_settings import WebSettings
+from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
 

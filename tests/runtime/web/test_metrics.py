@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nnet_edge.runtime.sink_times import SinkTimes
+from nnet_edge.runtime.stream.meters import SinkTimes
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.web_settings import WebSettings
+from nnet_edge.settings.web import WebSettings
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PROMTOOL = shutil.which("promtool")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.config import RunnerSettings
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
-from nnet_edge.runtime.models import load_model
-from nnet_edge.runtime.station import Station
-from nnet_edge.stream_settings import EVERY_FRAME, LaneSettings, Smoothing, VerdictSettings
-from nnet_edge.web_settings import WebSettings
+from nnet_edge.runtime.stream.judge import Station
+from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import EVERY_FRAME, LaneSettings, Smoothing, VerdictSettings
+from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
 CARD = "document.querySelector('.card')"

@@ -1,0 +1,1 @@
+"""How exact the methods are, and what each choice brings."""

@@ -1,0 +1,8 @@
+"""`python -m nnet_edge.benchmarks.gpu`."""
+
+import sys
+
+from nnet_edge.benchmarks.harness.command_line import run_command
+from nnet_edge.benchmarks.gpu.all import command
+
+sys.exit(run_command(command))

@@ -1,0 +1,176 @@
+"""Everything that can be measured on a GPU, in one run: whether TensorRT-RTX runs, ceilings, kernels, engines, torch beside
+them; one JSON file.
+
+    python -m nnet_edge.benchmarks.gpu BUNDLE --json benchmarks/results/gpu.json
+
+`make gpu` makes the bundle and its engines first, and runs the tests that need a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nnet_edge.benchmarks.gpu.engines import (
+    BATCHES,
+    STAND_IN,
+    Rate,
+    engines_of,
+    matrix_rate,
+    measure_runner,
+    measure_torch,
+    operations,
+    torch_runner,
+)
+from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
+from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command
+from nnet_edge.benchmarks.harness.machine import describe_gpu
+from nnet_edge.bundle import Bundle, now, read_bundle, versions
+from nnet_edge.errors import NnetEdgeError, StreamError
+from nnet_edge.files import write_atomically
+from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.machine import has_module
+from nnet_edge.runtime.runners.trt.kernels import open_gpu
+from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, load_trt_runner
+from nnet_edge.settings.runner import RunnerSettings
+
+Say = Callable[[str], None]
+TERA = 1e12
+
+log = logging.getLogger(__name__)
+
+
+def measure_gpu(
+    path: Path, batches: tuple[int, ...] = BATCHES, with_torch: bool = True, say: Say = log.info
+) -> dict[str, Any]:
+    """The whole report as plain values.
+
+    Raises StreamError without a GPU, BundleError for a bundle that cannot be read, MissingExtraError without pycuda or nvcc.
+    An engine that does not load is part of the report, with the reason.
+    """
+    gpu = find_gpu()
+    if isinstance(gpu, NoGpu):
+        raise StreamError(f"{gpu.reason}: this benchmark measures a GPU; nnet-edge bench speed measures the processor")
+    bundle = read_bundle(path)
+    machine = describe_gpu(gpu)
+    say(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    answer = ask_tensorrt_rtx(gpu)
+    say(answer.sentence())
+    ceilings, kernels = measure_device(batches, say)
+    can_torch = with_torch and torch_has_cuda()
+    product = matrix_rate() if can_torch else None
+    work = operations(bundle) / product if product else None
+    rates, refused = measure_engines(bundle, batches, work, can_torch, say)
+    if can_torch:
+        rates += told(list(measure_torch(bundle, batches, work)), say)
+    return {
+        "command": command_text("nnet_edge.benchmarks.gpu"),
+        "when": now(),
+        "machine": machine,
+        "tensorrt_rtx_runs_here": answer.as_dict(),
+        "bundle": {"name": bundle.name, "backbone": bundle.manifest["backbone"]},
+        "warnings": [*bundle.warnings, *missing(rates)],
+        "versions": versions(),
+        "ceilings_gb_per_s": asdict(ceilings),
+        "matrix_rate_tflop_per_s": None if product is None else product / TERA,
+        "kernels": [kernel.as_dict() for kernel in kernels],
+        "rates": [rate.as_dict() for rate in rates],
+        "engines_that_did_not_load": refused,
+    }
+
+
+def measure_device(batches: tuple[int, ...], say: Say) -> tuple[Ceilings, list[KernelTime]]:
+    """Bandwidths and kernels of the GPU."""
+    device = open_gpu()
+    try:
+        with device.current():
+            ceilings = measure_ceilings(device)
+            say(f"copy {ceilings.copy:.0f} GB/s, upload {ceilings.upload:.1f}, download {ceilings.download:.1f}")
+            kernels = []
+            for kernel in measure_kernels(device, ceilings.copy, batches):
+                say(
+                    f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
+                )
+                kernels.append(kernel)
+    finally:
+        device.close()
+    return ceilings, kernels
+
+
+def measure_engines(
+    bundle: Bundle, batches: tuple[int, ...], work: float | None, can_torch: bool, say: Say
+) -> tuple[list[Rate], dict[str, str]]:
+    """The rates of every engine of the bundle that loads here, and why the others do not; torch stands in for none at all."""
+    rates: list[Rate] = []
+    refused: dict[str, str] = {}
+    settings = RunnerSettings(max_batch=max(batches))
+    for path in engines_of(bundle):
+        try:
+            runner = load_trt_runner(path, settings)
+        except NnetEdgeError as error:
+            refused[path.name] = str(error)
+            say(f"{path.name} does not load here: {error}")
+            continue
+        rates += measure_and_close(runner, batches, work, say)
+    if not rates and can_torch:
+        say("no engine of the bundle runs here: TORCH STANDS IN for the engine, the kernels are real")
+        rates += measure_and_close(torch_runner(bundle, open_gpu(), max(batches)), batches, work, say)
+    return rates, refused
+
+
+def measure_and_close(runner: TrtRunner, batches: tuple[int, ...], work: float | None, say: Say) -> list[Rate]:
+    """The rates of one runner, which is closed then."""
+    with runner:
+        return told(list(measure_runner(runner, batches, work)), say)
+
+
+def missing(rates: list[Rate]) -> list[str]:
+    """What a reader must not take the rates for."""
+    systems = {rate.system for rate in rates}
+    if not rates:
+        return ["NO NETWORK WAS MEASURED: no engine of the bundle loads here and torch has no CUDA"]
+    if STAND_IN in systems:
+        return ["NO ENGINE RAN: torch stands in for it between the same kernels"]
+    return [] if systems & {"tensorrt", "tensorrt_rtx"} else ["NO ENGINE RAN"]
+
+
+def told(rates: list[Rate], say: Say) -> list[Rate]:
+    """The same rates, after a line for each."""
+    for rate in rates:
+        say(f"{rate.system} {rate.precision} x{rate.batch} ({rate.what}): {rate.images_per_s:.0f} images/s")
+    return rates
+
+
+def torch_has_cuda() -> bool:
+    """Whether torch is here and was built for CUDA."""
+    if not has_module("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--batch", "batches", type=int, multiple=True, default=BATCHES, show_default=True)
+@click.option("--no-torch", is_flag=True, help="Leave torch and the matrix rate out.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here.")
+def command(bundle: Path, batches: tuple[int, ...], no_torch: bool, json_path: Path | None) -> None:
+    """Measure kernels and engines of BUNDLE on this machine's GPU: JSON on standard output."""
+    report = measure_gpu(bundle, batches, not no_torch, lambda line: click.echo(line, err=True))
+    text = json.dumps(report, indent=2, allow_nan=False)
+    click.echo(text)
+    if json_path is not None:
+        write_atomically(json_path, text.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command))

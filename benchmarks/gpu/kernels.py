@@ -1,0 +1,171 @@
+"""Each CUDA kernel's time, the bytes that it must move, and how near it comes to the measured copy bandwidth.
+
+Bytes are counted, not measured: what has to be read once and written once. A small batch repeats on data that the L2 holds,
+so its share can exceed 1; the large batches do not fit there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
+from nnet_edge.runtime.runners.trt.device import CudaStream
+from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
+from nnet_edge.runtime.runners.trt.kernels.launches import launch_anomaly_map, launch_overlay, launch_preprocess
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, STRIPS
+from nnet_edge.runtime.runners.trt.ring import IMAGE_BYTES, MAP_BYTES, Picture, Slot, Tables
+from nnet_edge.runtime.sinks.overlay import HEAT_SHARE, SCALE_END, colour_table
+
+BATCHES = (1, 8, 32)
+LAUNCHES, ROUNDS, WARM_UPS = 20, 15, 3  # a round is one time of that many launches in a row
+COPY_BYTES = 1 << 30  # more than any L2 holds
+PANEL = (720, 960)
+GIGA, MS_PER_S, US_PER_MS = 1e9, 1e3, 1e3
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the memory of this machine can do, GB/s; measured in the same run."""
+
+    copy: float  # device to device, bytes read plus bytes written
+    upload: float  # pinned host memory to device
+    download: float
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel at one size."""
+
+    kernel: str
+    shape: str
+    batch: int
+    bytes_moved: int
+    p50_us: float
+    floor_us: float  # bytes over the measured copy bandwidth
+    share_of_copy: float  # floor over p50
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def measure_ceilings(device: PycudaDevice, size: int = COPY_BYTES) -> Ceilings:
+    """Copy bandwidths, each the median of ROUNDS copies of `size` bytes (uploads and downloads of a quarter)."""
+    queue = device.stream()
+    source, target, host = device.allocate(size), device.allocate(size), device.pinned(size // 4)
+    host[:] = 1
+
+    def rate(work: Callable[[], None], moved: int) -> float:
+        return moved / (median_ms(device, work, queue, 1) / MS_PER_S) / GIGA
+
+    ceilings = Ceilings(
+        rate(lambda: device.copy(target.address, source.address, size, queue), 2 * size),
+        rate(lambda: device.upload(target.address, host, queue), host.nbytes),
+        rate(lambda: device.download(host, source.address, queue), host.nbytes),
+    )
+    source.free()
+    target.free()
+    return ceilings
+
+
+def measure_kernels(device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES) -> Iterator[KernelTime]:
+    """Every kernel at every batch; `copy` is the measured bandwidth, GB/s."""
+
+    def result(kernel: str, shape: str, batch: int, moved: int, ms: float) -> KernelTime:
+        floor_us = moved / GIGA / copy * MS_PER_S * US_PER_MS
+        return KernelTime(kernel, shape, batch, moved, ms * US_PER_MS, floor_us, floor_us / (ms * US_PER_MS))
+
+    queue = device.stream()
+    for shape, picture in pictures().items():
+        for batch in batches:
+            slot = filled_slot(device, [picture] * batch, np.float32, queue)
+            arguments = (device, slot.views.address, slot.images.address, batch, queue)
+            ms = median_ms(device, partial(launch_preprocess, *arguments), queue)
+            yield result("preprocess", shape, batch, batch * (picture.pixels.nbytes + IMAGE_BYTES), ms)
+    tables = Tables(device, PAPER_FUSION)
+    for kind in (np.float32, np.float16):
+        for batch in batches:
+            slot = filled_slot(device, [Picture(np.zeros((8, 8, 3), np.uint8), BGR8)] * batch, kind, queue)
+            ms = median_ms(device, partial(launch_tail, device, slot, tables, batch, queue), queue)
+            read = sum(slot.map_bytes(name, batch) for name in LAYER_MAPS)
+            yield result("anomaly_map", np.dtype(kind).name, batch, read + batch * (MAP_BYTES + STRIPS * 4), ms)
+    yield result("overlay", f"{PANEL[1]}x{PANEL[0]}", 1, 6 * PANEL[0] * PANEL[1] + MAP_BYTES, overlay_ms(device, queue))
+
+
+def pictures() -> dict[str, Picture]:
+    """Frames of common cameras, noise at full contrast."""
+    rng = np.random.default_rng(0)
+    return {
+        "1920x1080 BGR8": Picture(rng.integers(0, 256, (1080, 1920, 3), np.uint8), BGR8),
+        "1920x1080 NV12": Picture(rng.integers(0, 256, (1080 * 3 // 2, 1920), np.uint8), NV12),
+        "640x480 BGR8": Picture(rng.integers(0, 256, (480, 640, 3), np.uint8), BGR8),
+    }
+
+
+def filled_slot(device: PycudaDevice, frames: list[Picture], kind: type, queue: CudaStream) -> Slot:
+    """A slot whose frames are on the device and whose layer maps hold noise."""
+    slot = Slot(device, len(frames), {name: np.dtype(kind) for name in LAYER_MAPS}, PAPER_FUSION)
+    views, bulk = slot.fill(frames)
+    device.upload(slot.views.address, views, queue)
+    device.upload(slot.bulk_address, bulk, queue)
+    rng = np.random.default_rng(1)
+    for name in LAYER_MAPS:
+        noise: np.ndarray = rng.random(slot.map_bytes(name, len(frames)) // np.dtype(kind).itemsize).astype(kind)
+        memory = device.pinned(noise.nbytes)
+        memory[:] = noise.view(np.uint8)
+        device.upload(slot.addresses[name], memory, queue)
+        queue.synchronize()
+    return slot
+
+
+def launch_tail(device: PycudaDevice, slot: Slot, tables: Tables, batch: int, queue: CudaStream) -> None:
+    """Fusion, blur and maxima of a slot."""
+    launch_anomaly_map(
+        device, slot.layer_maps.address, tables.enlarging, tables.filter, slot.anomaly_maps.address, slot.peaks.address,
+        batch, queue,
+    )  # fmt: skip
+
+
+def overlay_ms(device: PycudaDevice, queue: CudaStream) -> float:
+    """Milliseconds of one overlay of PANEL."""
+    height, width = PANEL
+    noise = np.random.default_rng(2)
+    arrays = (
+        noise.integers(0, 256, (height, width, 3), np.uint8),
+        noise.random((256, 256), np.float32),
+        colour_table(),
+    )
+    addresses = []
+    for array in arrays:
+        memory, buffer = device.pinned(array.nbytes), device.allocate(array.nbytes)
+        memory[:] = np.frombuffer(array.tobytes(), np.uint8)
+        device.upload(buffer.address, memory, queue)
+        queue.synchronize()
+        addresses.append(buffer.address)
+    picture = device.allocate(3 * height * width)
+    panel, values, colours = addresses
+
+    def launch() -> None:
+        launch_overlay(device, panel, values, colours, SCALE_END, HEAT_SHARE, PANEL, picture.address, queue)
+
+    return median_ms(device, launch, queue)
+
+
+def median_ms(
+    device: PycudaDevice, work: Callable[[], None], queue: CudaStream, launches: int = LAUNCHES, rounds: int = ROUNDS
+) -> float:
+    """The median over rounds of the milliseconds of one `work`, `launches` of them in a row, after warm-ups."""
+
+    def row() -> None:
+        for _ in range(launches):
+            work()
+
+    for _ in range(WARM_UPS):
+        device.time_ms(row, queue)
+    return statistics.median(device.time_ms(row, queue) for _ in range(rounds)) / launches

@@ -1,0 +1,92 @@
+"""A bundle whose teacher and students have random weights: as fast as a trained one, and of no other use.
+
+No training and no download: how fast a large backbone runs on a machine can be known where its ImageNet weights cannot be
+had. The manifest's `teacher.is_random` makes every report say so.
+
+    python -m nnet_edge.benchmarks.random_bundle OUT --backbone wide_resnet50_2
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from nnet_edge.benchmarks.harness.command_line import run_command
+from nnet_edge.bundle import Bundle
+from nnet_edge.errors import ConfigError
+
+BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+
+
+def make_random_bundle(
+    out: Path,
+    backbone: str = "wide_resnet50_2",
+    seed: int = 0,
+    replace_old: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Bundle:
+    """The bundle `out` with N-Net as `seed` initialises it; parity and threshold come from `real_pictures`.
+
+    Raises ConfigError when `out` exists (unless `replace_old`) or the backbone is unknown, MissingExtraError without
+    scikit-image, ParityError when the runners disagree.
+    """
+    from nnet_edge.export.bundling import export_bundle
+    from nnet_edge.methods.backbone import find_backbone
+    from nnet_edge.methods.nnet.network import build_nnet
+    from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
+    from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
+    from nnet_edge.training.checkpoint import Checkpoint, facts_of_teacher, write_checkpoint, write_held_out
+
+    if out.exists() and not replace_old:  # before minutes of exporting
+        raise ConfigError(f"{out} exists already; choose another OUT, or say --force to replace it")
+    settings = TrainSettings(seed=seed, model=ModelSettings(backbone=backbone))
+    teacher = load_teacher(find_backbone(backbone), RANDOM)
+    network = build_nnet(settings.model, teacher, seed)
+    pictures = real_pictures()
+    facts = {"teacher": facts_of_teacher(teacher), "data": no_data(len(pictures)), "epoch": 0, "step": 0,
+             "sums": {}, "marks": None, "seconds": 0.0, "precision": "fp32"}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-random-") as folder:
+        training = Path(folder)
+        write_checkpoint(training, Checkpoint(settings, network.state_dict(), {}, {}, facts))
+        write_held_out(training, pictures)
+        return export_bundle(training, out, replace_old=replace_old, say=say).bundle
+
+
+def real_pictures() -> np.ndarray:
+    """The four quarters of three photographs that scikit-image ships, uint8 RGB (12, 256, 256, 3)."""
+    from nnet_edge.data.example_parts import KINDS, photograph
+
+    quarters = []
+    for kind in KINDS:
+        photo = photograph(kind).astype(np.uint8)  # 512 x 512, whole numbers
+        quarters += [half for row in np.vsplit(photo, 2) for half in np.hsplit(row, 2)]
+    return np.repeat(np.stack(quarters)[..., None], 3, axis=3)
+
+
+def no_data(held_out: int) -> dict[str, Any]:
+    """What the manifest says of the data: nothing was learned."""
+    return {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": held_out,
+            "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--backbone", type=click.Choice(BACKBONES), default="wide_resnet50_2", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Replace what OUT holds.")
+def command(out: Path, backbone: str, seed: int, force: bool) -> None:
+    """Make the bundle OUT with random weights, for measuring speed only."""
+    bundle = make_random_bundle(out, backbone, seed, force, lambda line: click.echo(line, err=True))
+    for warning in bundle.warnings:
+        click.echo(warning, err=True)
+    click.echo(f"bundle: {bundle.path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command))

@@ -1,0 +1,1 @@
+"""What a whole line can do: cameras, sinks, page, faults, hours."""

@@ -1,0 +1,168 @@
+"""What a sink costs the line and how many verdicts a second it takes: `python -m nnet_edge.benchmarks.sinks`.
+
+Two figures for each: how long a put of one verdict holds the line (paced like 4 cameras of 30 frames/s), and how many
+verdicts a second the sink takes when it is given all it can. MQTT is measured with `--broker HOST:PORT`. The webhook's
+receiver is a plain server in this process that answers at once, or after 20 ms as one in another building does: a webhook
+has one request under way, for no receiver promises to handle two in order, so it takes one verdict a round trip.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+
+import click
+import numpy as np
+
+from nnet_edge.frame import Frame, Prediction, Region
+from nnet_edge.runtime.sinks import (
+    JsonLinesSettings,
+    JsonLinesSink,
+    MqttSettings,
+    MqttSink,
+    RejectPicturesSink,
+    Sink,
+    WebhookSettings,
+    WebhookSink,
+)
+from nnet_edge.runtime.sinks.queue import DeliverySettings
+from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.settings.runner import WhenFull
+
+RATE_HZ = 120  # verdicts a second while puts are measured
+PACED_S = 5.0
+Make = Callable[[Path], tuple[Sink, DeliverySettings]]
+
+
+class LoopbackWebhook(WebhookSink):
+    """A webhook with a receiver of its own on loopback, which answers after `answer_s`."""
+
+    def __init__(self, answer_s: float) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(answer_s)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *about: object) -> None:
+                """Nothing: a line for each request would be measured too."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
+        super().__init__(WebhookSettings(f"http://127.0.0.1:{self._server.server_address[1]}/"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
+    """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
+
+    def log(folder: Path, **facts: float | None) -> Sink:
+        return JsonLinesSink(folder / "log.jsonl", JsonLinesSettings(is_appended=True, **facts))  # type: ignore[arg-type]
+
+    def spooled(folder: Path) -> DeliverySettings:
+        return DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))
+
+    found: dict[str, tuple[Make, int]] = {
+        "json lines": (lambda folder: (log(folder), DeliverySettings()), 20_000),
+        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), DeliverySettings()), 20_000),
+        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), DeliverySettings()), 2_000),
+        "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
+        "pictures, must deliver": (lambda folder: (RejectPicturesSink(folder), spooled(folder)), 200),
+        "webhook": (lambda folder: (LoopbackWebhook(0.0), DeliverySettings()), 1_000),
+        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), DeliverySettings()), 100),
+        "webhook, must deliver": (lambda folder: (LoopbackWebhook(0.0), spooled(folder)), 1_000),
+        "pictures": (lambda folder: (RejectPicturesSink(folder), DeliverySettings()), 200),
+    }
+    if broker is not None:
+        host, _, port = broker.rpartition(":")
+        settings = MqttSettings(host, int(port))
+        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), DeliverySettings()), 5_000)
+        found["mqtt, QoS 1, must deliver"] = (lambda folder: (MqttSink(settings), spooled(folder)), 5_000)
+    return found
+
+
+def verdicts(count: int) -> list[Prediction]:
+    """Rejects of one region, 640x480, all of one picture."""
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    anomaly_map = np.zeros((256, 256), np.float32)
+    anomaly_map[90:120, 90:120] = 3.0
+    regions = (Region(225, 168, 75, 57, 4275.0, 3.0),)
+    stages = {"waiting": 1.2, "preprocess": 0.8, "infer": 20.4, "postprocess": 0.4, "total": 22.8}
+    return [
+        Prediction(Frame(image, index, time.monotonic(), "camera-0"), 3.0, 2.0, anomaly_map, regions, stages)
+        for index in range(count)
+    ]
+
+
+def paced_puts_us(make: Make, folder: Path) -> tuple[np.ndarray, int]:
+    """Microseconds that each put took at RATE_HZ, float64 (n,), and the verdicts that were lost."""
+    sink, settings = make(folder)
+    given = verdicts(int(RATE_HZ * PACED_S))
+    taken_us = np.empty(len(given))
+    with Delivery(sink, settings) as delivery:
+        began_s = time.monotonic()
+        for index, prediction in enumerate(given):
+            time.sleep(max(0.0, index / RATE_HZ - (time.monotonic() - began_s)))
+            put_ns = time.perf_counter_ns()
+            delivery.write(prediction)
+            taken_us[index] = (time.perf_counter_ns() - put_ns) / 1e3
+    return taken_us, sum(delivery.counts().dropped.values())
+
+
+def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
+    """Verdicts a second that arrive when the line waits for the sink."""
+    sink, settings = make(folder)
+    given = verdicts(count)
+    with Delivery(sink, replace(settings, when_full=WhenFull.WAIT)) as delivery:
+        began_s = time.monotonic()
+        for prediction in given:
+            delivery.write(prediction)
+        while delivery.counts().delivered < count:
+            time.sleep(0.001)
+        return count / (time.monotonic() - began_s)
+
+
+def table(rows: Sequence[tuple[str, np.ndarray, int, float]]) -> str:
+    """The figures as a table in Markdown."""
+    lines = ["| sink | put p50 / p99 / largest, µs | lost at 120/s | verdicts/s |", "|---|---|---|---|"]
+    for name, taken_us, lost, rate in rows:
+        middle, late = np.percentile(taken_us, (50, 99))
+        lines.append(f"| {name} | {middle:.0f} / {late:.0f} / {taken_us.max():.0f} | {lost} | {rate:.0f} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--broker", help="HOST:PORT of an MQTT broker without passwords.")
+@click.option("--only", help="Cases whose name holds this.")
+def main(broker: str | None, only: str | None) -> None:
+    """Measure the sinks on this machine and print a table."""
+    rows = []
+    for name, (make, count) in cases(broker).items():
+        if only is not None and only not in name:
+            continue
+        with tempfile.TemporaryDirectory() as paced, tempfile.TemporaryDirectory() as full:
+            taken_us, lost = paced_puts_us(make, Path(paced))
+            rows.append((name, taken_us, lost, verdicts_per_s(make, Path(full), count)))
+    click.echo(table(rows))
+
+
+if __name__ == "__main__":
+    main()

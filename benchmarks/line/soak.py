@@ -1,0 +1,171 @@
+"""A line that runs for a while and is watched: memory, threads, file handles and latency must not grow.
+
+Four synthetic cameras at 25 frames a second each, one of which is cut every few seconds, with JSON lines behind a
+delivery. The first sixth is a warm-up; the rest is cut into ten equal spans.
+
+    python -m nnet_edge.benchmarks.soak BUNDLE --minutes 30
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import psutil
+
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command
+from nnet_edge.benchmarks.line.line import pictures
+from nnet_edge.errors import SourceError, StreamError
+from nnet_edge.frame import Frame, Prediction
+from nnet_edge.runtime.sinks import JsonLinesSink
+from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import CameraSettings, LineStream
+
+CAMERAS = 4
+RATE_HZ = 25.0
+CUT_AFTER = 200  # frames of the first camera
+SPANS = 10
+WARM_SHARE = 1 / 6
+RSS_GROWTH = 0.02  # from the first span to the last
+P99_GROWTH = 1.5  # median of the last three spans against that of the first three: one busy moment is no growth
+
+
+@dataclass(frozen=True)
+class Span:
+    """What was seen in a part of the time."""
+
+    minute: float
+    judged: int
+    p50_ms: float
+    p99_ms: float
+    rss_mb: float
+    threads: int
+    handles: int
+
+
+class Cut(SyntheticSource):
+    """A camera whose cable is pulled after a while."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield from itertools.islice(super().__iter__(), CUT_AFTER)
+        raise SourceError("the cable was pulled")
+
+
+class Watch:
+    """Keeps the latencies of one span; subscribe its `add`."""
+
+    def __init__(self) -> None:
+        self._lock, self._totals_ms, self._began_s = threading.Lock(), [0.0][:0], time.monotonic()
+        self._process = psutil.Process()
+
+    def add(self, prediction: Prediction) -> None:
+        """Take notice of one verdict."""
+        with self._lock:
+            self._totals_ms.append(prediction.latencies_ms["total"])
+
+    def span(self) -> Span:
+        """What was seen since the last call. Raises StreamError when nothing was judged."""
+        with self._lock:
+            totals_ms, self._totals_ms = self._totals_ms, []
+        if not totals_ms:
+            raise StreamError("nothing was judged in a whole span: does the line hang?")
+        p50_ms, p99_ms = np.percentile(totals_ms, [50, 99])
+        return Span(
+            minute=(time.monotonic() - self._began_s) / 60,
+            judged=len(totals_ms),
+            p50_ms=float(p50_ms),
+            p99_ms=float(p99_ms),
+            rss_mb=self._process.memory_info().rss / 2**20,
+            threads=self._process.num_threads(),
+            handles=self._process.num_fds(),
+        )
+
+
+def make_line(bundle: Path, log: Path) -> Line:
+    """Four cameras and a log."""
+    line = Line(load_model(bundle, RunnerSettings()), [Delivery(JsonLinesSink(log))])
+    for number in range(CAMERAS):
+        kind, shown = (Cut if number == 0 else SyntheticSource), pictures(number)
+
+        def open_camera(kind: type[SyntheticSource] = kind, shown: list[np.ndarray] = shown) -> SyntheticSource:
+            return kind(itertools.cycle(shown), RATE_HZ)
+
+        settings = CameraSettings("synthetic", first_retry_s=0.2)
+        line.add_source(LineStream(f"camera-{number}", settings), open_camera(), open_camera)
+    return line
+
+
+def soak(bundle: Path, seconds: float) -> tuple[list[Span], LineReport, int]:
+    """The spans, the report at the end, and the lines that the log holds."""
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-soak-") as folder:
+        log = Path(folder) / "verdicts.jsonl"
+        line, stop, reports, watch = make_line(bundle, log), threading.Event(), [], Watch()
+        line.subscribe(watch.add)
+        thread = threading.Thread(target=lambda: reports.append(run_line(line, stop)), name="line")
+        thread.start()
+        try:
+            time.sleep(WARM_SHARE * seconds)
+            watch.span()
+            spans = []
+            for _ in range(SPANS):
+                time.sleep((1 - WARM_SHARE) * seconds / SPANS)
+                spans.append(watch.span())
+        finally:
+            stop.set()
+            thread.join()
+        with log.open("rb") as lines:
+            return spans, reports[0], sum(1 for _ in lines)
+
+
+def faults(spans: list[Span], report: LineReport, lines: int) -> list[str]:
+    """What grew or was lost, in words; empty when all is well."""
+    found = []
+    growth = max(span.rss_mb for span in spans[-2:]) / max(span.rss_mb for span in spans[:2]) - 1
+    if growth > RSS_GROWTH:
+        found.append(f"memory grew by {growth:.1%}")
+    for what in ("threads", "handles"):
+        counts = [getattr(span, what) for span in spans]
+        if max(counts[-5:]) > max(counts[:5]):  # a camera that is being opened has one more
+            found.append(f"{what} grew from {max(counts[:5])} to {max(counts[-5:])}")
+    early_ms, late_ms = (float(np.median([span.p99_ms for span in some])) for some in (spans[:3], spans[-3:]))
+    if late_ms > P99_GROWTH * early_ms:
+        found.append(f"p99 rose from {early_ms:.1f} to {late_ms:.1f} ms")
+    if not report.total.is_balanced or report.total.queued or lines < report.total.judged:
+        found.append(f"frames are missing: {report.total}, {lines} lines in the log")
+    return found
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--minutes", type=float, default=30.0, show_default=True)
+def command(bundle: Path, minutes: float) -> None:
+    """Run four cameras on BUNDLE for a while; exit code 1 when something grew or was lost."""
+    spans, report, lines = soak(bundle, 60 * minutes)
+    click.echo(command_text("nnet_edge.benchmarks.soak"))
+    click.echo("| minute | judged | p50 ms | p99 ms | RSS MiB | threads | handles |\n" + "|---" * 7 + "|")
+    for span in spans:
+        click.echo(
+            f"| {span.minute:.1f} | {span.judged} | {span.p50_ms:.1f} | {span.p99_ms:.1f} | {span.rss_mb:.1f} "
+            f"| {span.threads} | {span.handles} |"
+        )
+    total = report.total
+    click.echo(f"captured {total.captured}, judged {total.judged}, dropped {dict(total.dropped)}, log {lines} lines")
+    if found := faults(spans, report, lines):
+        raise StreamError("; ".join(found))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command))

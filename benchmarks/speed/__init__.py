@@ -1,0 +1,1 @@
+"""How fast runners, stream and start are."""

@@ -1,0 +1,254 @@
+"""Fails when something became slower: ratios of one run against a baseline with its noise, in at most two minutes.
+
+    nnet-edge bench guard            # judge this checkout; exit code 1 when a ratio is worse
+    nnet-edge bench guard --write    # measure the baseline of this processor again, on a quiet machine
+
+A ratio is the median over rounds in which both sides take turns; one above its limit, baseline * (1 + noise), is measured
+again, up to ATTEMPTS times, and its best counts: what is busy now and then makes a ratio worse and never better. The noise
+is at most LARGEST_NOISE, so that 1.5 times slower cannot hide in it. A ratio to a matrix product belongs to a processor and
+its number of cores: on one without a baseline the limits of the first are widened by ELSEWHERE, and the report says so. What
+the stream adds to its runner is the same everywhere, and so is its limit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions
+from nnet_edge.benchmarks.speed.guard_work import Ratio, open_ratios
+from nnet_edge.benchmarks.speed.report import table_of
+from nnet_edge.bundle import now
+from nnet_edge.errors import ConfigError, NnetEdgeError
+from nnet_edge.files import write_atomically
+from nnet_edge.machine import find_processor
+from nnet_edge.runtime.runners.graph import cores
+
+SCHEMA = "nnet-edge guard 1"
+BASELINES = Path(__file__).parents[1] / "guard.json"
+ATTEMPTS = 3
+BUDGET_S = 80.0  # after which no further attempt begins
+ENOUGH_S = 100.0  # after which a ratio is the median of the rounds that it has
+CAP_S = 120.0  # after which the guard fails: something hangs
+BASELINE_ATTEMPTS = 7  # that a baseline is the median of
+SMALLEST_NOISE, LARGEST_NOISE = 0.20, 0.35
+SPREADS = 1.5  # the noise in widths of what was seen above the median
+ELSEWHERE = 2.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a ratio was when the baseline was measured, and how much more is noise."""
+
+    baseline: float
+    noise: float  # share of the baseline
+    measured: tuple[float, ...] = ()  # the attempts that both come from
+
+    def __post_init__(self) -> None:
+        if not (self.baseline > 0 and 0 < self.noise <= LARGEST_NOISE):
+            raise ConfigError(
+                f"a guard of baseline {self.baseline} and noise {self.noise}: the baseline must be above 0, the noise at most "
+                f"{LARGEST_NOISE}, or 1.5 times slower would pass"
+            )
+
+    @property
+    def largest(self) -> float:
+        """The largest ratio that is not worse."""
+        return self.baseline * (1 + self.noise)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A ratio that was measured, its attempts in order, and its limit."""
+
+    name: str
+    attempts: tuple[float, ...]
+    limit: Limit
+    widened: float  # 1, or ELSEWHERE
+
+    @property
+    def best(self) -> float:
+        """The smallest attempt."""
+        return min(self.attempts)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether every attempt lies above the limit."""
+        return self.best > self.limit.largest * self.widened
+
+
+def guard(file: Path = BASELINES, say: Say = lambda line: None) -> list[Verdict]:
+    """The verdict on every guarded ratio. Raises ConfigError for a file of baselines that cannot be read."""
+    limits, widened = limits_here(read_baselines(file), processor_here(), cores())
+    if widened > 1:
+        say(
+            f"no baseline for this processor ({processor_here()}, {cores()} cores): ratios to the matrix product get the "
+            f"limits of another, {widened:g} times as wide"
+        )
+    ends_s = time.monotonic() + ENOUGH_S
+    with capped(CAP_S), ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
+        return judge(open_ratios(folder, stack), limits, widened, say, ends_s)
+
+
+@contextmanager
+def capped(seconds: float) -> Iterator[None]:
+    """Raises NnetEdgeError when the block takes longer; for the main thread."""
+
+    class TimeIsUp(BaseException):  # not an Exception: torch's exporter takes those for its own
+        pass
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeIsUp:
+        raise NnetEdgeError(
+            f"the guard is not done after {seconds:g} s: something hangs, or this machine is far too busy to measure on"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def judge(
+    ratios: Sequence[Ratio],
+    limits: Mapping[str, Limit],
+    widened: float = 1.0,
+    say: Say = lambda line: None,
+    enough_s: float = math.inf,
+) -> list[Verdict]:
+    """Each ratio against its limit, worse ones measured again; from time.monotonic() `enough_s` on a round each is enough.
+
+    Limits of ratios that belong to a processor are `widened`. Raises ConfigError when a ratio has no limit.
+    """
+    if missing := [ratio.name for ratio in ratios if ratio.name not in limits]:
+        raise ConfigError(f"no baseline for {', '.join(missing)}: measure it with nnet-edge bench guard --write")
+    ends_s = time.monotonic() + BUDGET_S
+    verdicts = [
+        Verdict(ratio.name, (measure(ratio, enough_s),), limits[ratio.name], widened if ratio.is_of_processor else 1.0)
+        for ratio in ratios
+    ]
+    for _ in range(ATTEMPTS - 1):
+        for place, (ratio, verdict) in enumerate(zip(ratios, verdicts, strict=True)):
+            if verdict.is_worse and time.monotonic() < ends_s:
+                say(
+                    f"{verdict.name} is {verdict.best:.2f}, above {verdict.limit.largest * verdict.widened:.2f}: "
+                    "measuring again"
+                )
+                verdicts[place] = replace(verdict, attempts=(*verdict.attempts, measure(ratio, enough_s)))
+    return verdicts
+
+
+def measure(ratio: Ratio, enough_s: float = math.inf) -> float:
+    """The median over the rounds, one at least by `enough_s`; in each, the reference is measured before and after."""
+    found, before_s = [], ratio.to()
+    for _ in range(ratio.rounds):
+        took_s, after_s = ratio.of(), ratio.to()
+        found.append(2 * took_s / (before_s + after_s))
+        before_s = after_s
+        if time.monotonic() > enough_s:
+            break
+    return statistics.median(found)
+
+
+def measure_baseline(ratios: Sequence[Ratio], say: Say = lambda line: None) -> dict[str, Limit]:
+    """A limit for each ratio from BASELINE_ATTEMPTS. Raises ConfigError when they lie so far apart that nothing is guarded."""
+    attempts: dict[str, list[float]] = {ratio.name: [] for ratio in ratios}
+    for number in range(BASELINE_ATTEMPTS):
+        say(f"baseline: {number + 1} of {BASELINE_ATTEMPTS}")
+        for ratio in ratios:
+            attempts[ratio.name].append(measure(ratio))
+    return {name: limit_of(name, values) for name, values in attempts.items()}
+
+
+def limit_of(name: str, values: Sequence[float]) -> Limit:
+    """Median and noise of the attempts."""
+    middle = statistics.median(values)
+    noise = SPREADS * (max(values) / middle - 1)
+    if noise > LARGEST_NOISE:
+        raise ConfigError(
+            f"{name} lies between {min(values):.2f} and {max(values):.2f}, too far apart to guard anything: measure the "
+            "baseline on a machine that does nothing else"
+        )
+    return Limit(middle, max(noise, SMALLEST_NOISE), tuple(values))
+
+
+def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say: Say = lambda line: None) -> None:
+    """Measure this processor's baseline and put it into `file`, in place of its old one; others stay."""
+    entries = read_baselines(file) if file.exists() else []
+    busy = busy_percent()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
+        limits = measure_baseline(open_ratios(folder, stack), say)
+    here, count = processor_here(), cores()
+    entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
+             "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
+    kept = [entry, *(old for old in entries if not is_of(old, here, count))]
+    text = json.dumps({"schema": SCHEMA, "baselines": kept}, indent=2, allow_nan=False)
+    write_atomically(file, f"{text}\n".encode())
+
+
+def read_baselines(file: Path) -> list[dict[str, Any]]:
+    """The baselines in `file`. Raises ConfigError when it is absent or says something else."""
+    again = "measure them with nnet-edge bench guard --write"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ConfigError(f"{file} has the schema {content['schema']!r}, not {SCHEMA!r}: {again}")
+        entries: list[dict[str, Any]] = content["baselines"]
+        for entry in entries:
+            entry["processor"], limits_of(entry)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there are no baselines at {file}: {again}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} holds no baselines ({error!r}): {again}") from error
+    return entries
+
+
+def limits_of(entry: Mapping[str, Any]) -> dict[str, Limit]:
+    """The limits of a baseline."""
+    return {name: Limit(value["baseline"], value["noise"], tuple(value["measured"]))
+            for name, value in entry["ratios"].items()}  # fmt: skip
+
+
+def is_of(entry: Mapping[str, Any], processor: str, cores: int) -> bool:
+    """Whether a baseline is of that processor with so many usable cores; older ones do not say how many."""
+    return bool(entry["processor"] == processor and entry.get("cores", cores) == cores)
+
+
+def limits_here(entries: Sequence[Mapping[str, Any]], processor: str, cores: int) -> tuple[dict[str, Limit], float]:
+    """The limits for this processor, and 1; or those of the first baseline, and ELSEWHERE. Raises ConfigError without any."""
+    if not entries:
+        raise ConfigError("no baseline was measured yet: measure one with nnet-edge bench guard --write")
+    own = next((entry for entry in entries if is_of(entry, processor, cores)), None)
+    return (limits_of(entries[0]), ELSEWHERE) if own is None else (limits_of(own), 1.0)
+
+
+def processor_here() -> str:
+    """The processor as baselines name it: model and what it can compute with."""
+    found = find_processor()
+    return f"{found.model}; {', '.join(found.features)}"
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts as a table."""
+    rows = [
+        [one.name, f"{one.best:.3f}", f"{one.limit.baseline:.3f}", f"{one.limit.noise * 100:.0f} %",
+         f"{one.limit.largest * one.widened:.3f}", str(len(one.attempts)), "WORSE" if one.is_worse else "holds"]
+        for one in verdicts
+    ]  # fmt: skip
+    return "\n".join(table_of(["ratio", "now", "baseline", "noise", "limit", "attempts", "verdict"], rows))

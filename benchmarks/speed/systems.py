@@ -1,0 +1,127 @@
+"""What can compute a bundle's verdicts on this machine, opened; and what cannot, with the reason.
+
+A system gives a runner, which uploads images and gives maps and scores, and its bare model, which stops at the layer maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare
+from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
+from nnet_edge.bundle import Artefact, Bundle
+from nnet_edge.errors import BundleError, NnetEdgeError
+from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.runtime.runners.trt.library import TITLES
+from nnet_edge.runtime.runners.trt.record import faults_here, file_faults, record_of
+from nnet_edge.runtime.stream.model import choose_artefact
+from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
+
+
+def plans_of(bundle: Bundle, settings: SpeedSettings) -> tuple[list[Plan], list[Missing]]:
+    """Every system and precision that was asked for: those that are to be opened, and engines that are not there."""
+    plans, missing = [], []
+    for system in settings.systems:
+        held = {item.precision for item in engines_of(bundle, system)} if system in TITLES else set()
+        for precision in settings.precisions:
+            if system not in TITLES or precision in held:
+                plans.append(Plan(system, precision))
+            else:
+                missing.append(Missing(system, precision, None, no_engine(bundle, system, precision)))
+    return plans, missing
+
+
+def engines_of(bundle: Bundle, flavour: str) -> list[Artefact]:
+    """The bundle's engines of TensorRT or of TensorRT-RTX."""
+    return [item for item in bundle.artefacts if item.kind == "engine" and record_of(item).tool == flavour]
+
+
+def no_engine(bundle: Bundle, flavour: str, precision: str) -> str:
+    """Why there is nothing to run, in words."""
+    gpu = find_gpu()
+    why = f"; {gpu.reason}" if isinstance(gpu, NoGpu) else ""
+    return f"{bundle.path.name} holds no {precision} engine of {TITLES[flavour]}{why}"
+
+
+def open_system(
+    bundle: Bundle, plan: Plan, settings: SpeedSettings, folder: Path, stack: ExitStack
+) -> Iterator[Opened]:
+    """The system for each batch of the settings, released with `stack`; `folder` takes graphs that are cut on the way.
+
+    Raises NnetEdgeError with the reason when it cannot be had.
+    """
+    if plan.system in CPU_RUNNER_KINDS:
+        return open_graph(bundle, plan, settings, folder, stack)
+    if plan.system in TITLES:
+        return open_engine(bundle, plan, settings, stack)
+    from nnet_edge.benchmarks.speed.system_torch import open_torch
+
+    return open_torch(bundle, plan, settings, stack)
+
+
+def open_graph(bundle: Bundle, plan: Plan, settings: SpeedSettings, folder: Path, stack: ExitStack) -> Iterator[Opened]:
+    """A graph on OpenVINO or ONNX Runtime: once with the hint latency for batch 1, once with throughput for the others."""
+    arithmetic = "bf16" if plan.precision == "bf16" else "fp32"
+    threads, largest = settings.threads or cores(), max(settings.batches)
+    for hint, batches in (("latency", {1}), ("throughput", {*settings.batches} - {1})):
+        wanted = [batch for batch in settings.batches if batch in batches]
+        if not wanted:
+            continue
+        chosen = RunnerSettings(plan.system, arithmetic, threads, hint, max_batch=largest)
+        artefact = choose_artefact(bundle, chosen, plan.precision)
+        threshold = artefact.threshold_for(plan.system).value
+        runner = stack.enter_context(load_runner(artefact.path, chosen))
+        bare = None
+        if "model" in settings.scopes:
+            bare = stack.enter_context(load_bare(cut_tail(artefact.path, folder), chosen)).infer_layer_maps
+        for batch in wanted:
+            yield Opened(plan, batch, runner, bare, threshold, artefact.path, hint)
+
+
+def open_engine(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitStack) -> Iterator[Opened]:
+    """An engine of TensorRT or TensorRT-RTX that fits this machine; of several, the newest."""
+    engines = [item for item in engines_of(bundle, plan.system) if item.precision == plan.precision]
+    faults = {item.name: [*file_faults(item, record_of(item)), *faults_here(record_of(item))] for item in engines}
+    fitting = [item for item in engines if not faults[item.name]]
+    if not fitting:
+        raise BundleError("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in faults.items()))
+    artefact = max(fitting, key=lambda item: str(item.record["made"]["when"]))
+    runner: Any = stack.enter_context(load_runner(artefact.path, RunnerSettings(max_batch=max(settings.batches))))
+    if runner.max_batch < max(settings.batches):
+        raise BundleError(f"{artefact.name} takes batches up to {runner.max_batch}, not {max(settings.batches)}")
+    threshold = artefact.threshold_for(runner.name).value
+    for batch in settings.batches:
+        bare = engine_alone(runner, batch) if "model" in settings.scopes else None
+        yield Opened(plan, batch, runner, bare, threshold, artefact.path, "")
+
+
+def engine_alone(runner: Any, batch: int) -> BareModel:
+    """The engine without upload, kernels and download: one inference of images that lie on the GPU, waited for."""
+    runner.infer(np.zeros((batch, *runner.input_shape), np.uint8))
+    compute = runner.network_alone()
+    return lambda images: compute(1)
+
+
+def open_all(
+    bundle: Bundle, settings: SpeedSettings, folder: Path, stack: ExitStack, say: Callable[[str], None]
+) -> tuple[list[Opened], list[Missing]]:
+    """Every system, precision and batch that this machine can run, and what it cannot, with the reason."""
+    plans, missing = plans_of(bundle, settings)
+    opened = []
+    for plan in plans:
+        say(f"loading {plan.name}")
+        try:
+            with ExitStack() as own:  # of a system that fails half-way nothing stays open
+                found = list(open_system(bundle, plan, settings, folder, own))
+                stack.enter_context(own.pop_all())
+            opened += found
+        except NnetEdgeError as error:
+            missing.append(Missing(plan.system, plan.precision, None, " ".join(str(error).split())))
+    return opened, missing

@@ -1,0 +1,117 @@
+"""The labelled images that precisions are judged on. Needs no onnx: engines are judged on boxes that have none.
+
+What one runner says of the held-out frames and of labelled images, with the threshold and the metrics that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nnet_edge.data.images import Dataset, load_images, load_mask
+from nnet_edge.errors import TrainingError
+from nnet_edge.evaluation.evaluate import measure_known
+from nnet_edge.frame import Outputs
+from nnet_edge.runtime.runners.base import Runner, infer_all
+from nnet_edge.scoring import Threshold, choose_threshold, with_margin
+
+METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Labelled images that no threshold was chosen on."""
+
+    __test__ = False  # pytest: no class of tests
+
+    images: np.ndarray  # uint8 RGB (N, 256, 256, 3)
+    labels: np.ndarray  # bool (N,), True: anomalous
+    masks: np.ndarray  # bool (N, 256, 256)
+    has_mask: np.ndarray  # bool (N,)
+    kinds: tuple[str, ...] = ()  # of defect, one an image ("good" too); empty where they are not known
+
+    def rows(self, rows: np.ndarray) -> TestImages:
+        """Those of these rows, int (M,)."""
+        kinds = tuple(self.kinds[row] for row in rows) if self.kinds else ()
+        return TestImages(self.images[rows], self.labels[rows], self.masks[rows], self.has_mask[rows], kinds)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one runner says of all images."""
+
+    runner: str
+    held_out: Outputs | None  # None where only images count that nothing was chosen on
+    test: Outputs | None
+    threshold: Threshold | None  # None where there is a fault
+    metrics: Mapping[str, float | None]  # empty without defects
+    fault: str = ""  # why nothing can be compared with these answers
+
+    @property
+    def parts(self) -> list[Outputs]:
+        """All outputs, held-out frames first."""
+        return [part for part in (self.held_out, self.test) if part is not None]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores over the threshold, held-out frames first, float64 (N,). Only of answers without a fault."""
+        assert self.threshold is not None
+        return np.concatenate([part.image_score.astype(np.float64) for part in self.parts]) / self.threshold.value
+
+    def of(self, test: TestImages, rows: np.ndarray, held_out: bool) -> Answers:
+        """Those to these rows of the `test` images, int (M,), and to the held-out frames where that is said."""
+        assert self.test is not None
+        some = Outputs(self.test.anomaly_map[rows], self.test.image_score[rows], {})
+        metrics = {} if self.fault else metrics_of(test.rows(rows), some)
+        return replace(self, held_out=self.held_out if held_out else None, test=some, metrics=metrics)
+
+
+def ask(
+    runner: Runner, held_out: np.ndarray, test: TestImages | None = None, false_rejects: float | None = None
+) -> Answers:
+    """What `runner` says, with its threshold and, where there are defects, its metrics; or with what is wrong with it."""
+    kept = infer_all(runner, held_out, layer_maps=False)
+    tested = None if test is None else infer_all(runner, test.images, layer_maps=False)
+    answers = Answers(runner.name, kept, tested, None, {})
+    wrong = sum(count_broken(part) for part in answers.parts)
+    if wrong:
+        total = sum(len(part.image_score) for part in answers.parts)
+        return replace(answers, fault=f"{wrong} of {total} images get a score or a map that is no number")
+    try:
+        threshold = with_margin(choose_threshold(kept.image_score, false_rejects))
+    except TrainingError as error:
+        return replace(answers, fault=str(error))
+    metrics = {} if test is None or tested is None else metrics_of(test, tested)
+    return replace(answers, threshold=threshold, metrics=metrics)
+
+
+def count_broken(outputs: Outputs) -> int:
+    """The number of images whose score or map is not finite."""
+    finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
+    return int((~finite).sum())
+
+
+def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:
+    """The four metrics; empty without defects."""
+    if not test.labels.any():
+        return {}
+    found = measure_known(test.labels, outputs.image_score, test.masks, outputs.anomaly_map, test.has_mask).as_dict()
+    return {name: found[name] for name in METRICS}
+
+
+def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
+    """The labelled test images of `dataset` with their masks, None when it has none."""
+    if not dataset.test:
+        return None
+    images = load_images([sample.path for sample in dataset.test], skip_bad)
+    sample_of = {sample.path: sample for sample in dataset.test}
+    samples = [sample_of[path] for path in images.paths]
+    masks = np.zeros(images.images.shape[:3], bool)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = load_mask(sample)
+    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
+    kinds = tuple(sample.defect for sample in samples)
+    return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask, kinds)

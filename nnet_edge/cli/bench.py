@@ -1,0 +1,350 @@
+"""`nnet-edge bench`: one short function a question; libraries are imported by the function that needs them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nnet_edge.cli.options import (
+    FILE,
+    FOLDER,
+    Verb,
+    Verbs,
+    runner_options,
+    runner_settings,
+    several_datasets,
+    training_options,
+)
+from nnet_edge.cli.view import say
+from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
+
+if TYPE_CHECKING:
+    from nnet_edge.data.images import Dataset
+    from nnet_edge.training.loop import Progress
+
+
+@click.group("bench", cls=Verbs)
+def command() -> None:
+    """Measure speed and accuracy on this machine: every figure with its command, its spread and the machine in words."""
+
+
+SYSTEMS = ("torch", "torch.compile", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+SCOPES = ("model", "map", "camera")
+CURVES = ("batch", "cameras", "side", "picture", "slots")
+
+
+def command_text() -> str:
+    """The command that this process was started with, for the report: a number never stands without it."""
+    return shlex.join(["nnet-edge", *sys.argv[1:]])
+
+
+def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Callable[[Path], None] | None) -> None:
+    """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`, whole or not at all."""
+    from nnet_edge.files import write_atomically
+
+    click.echo(markdown)
+    text = json.dumps(report, indent=2, allow_nan=False)
+    for file, content in ((f"{name}.json", text), (f"{name}.md", markdown)):
+        write_atomically(out / file, f"{content}\n".encode())
+        say(f"wrote {out / file}")
+    if plot is not None:
+        plot(out / f"{name}.png")
+        say(f"wrote {out / name}.png")
+
+
+@click.command(cls=Verb)
+@click.argument("bundle", type=FOLDER)
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("runs/bench-speed"), show_default=True, help="speed.json, .md, .png.")
+@click.option("--system", "systems", type=click.Choice(SYSTEMS), multiple=True, help="Default: every one.")
+@click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="Default: every one.")
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="Default: every one.")
+@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8), show_default=True)
+@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every contender has a turn in each.")
+@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every turn.")
+@click.option("--threads", type=int, help="Of every contender (default: one a usable core).")
+@click.option("--no-memory", is_flag=True, help="Leave out the processes that measure memory.")
+@click.option("--no-plot", is_flag=True, help="Write no picture.")
+def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool, **options: Any) -> None:
+    """How fast BUNDLE judges the pictures of FOLDER: every system that runs here, in three scopes, interleaved.
+
+    \b
+    model    images lie ready; the network alone, without tail
+    map      images lie ready; upload, network, fusion and blur: map and score
+    camera   a picture file becomes a verdict: decode, resize, inference, JSON line
+    """
+    from nnet_edge.benchmarks.speed.plan import SpeedSettings
+    from nnet_edge.benchmarks.speed.plot import plot_speed
+    from nnet_edge.benchmarks.speed.report import markdown
+    from nnet_edge.benchmarks.speed.speed import measure_speed
+
+    chosen = {name: options[name] for name in ("systems", "precisions", "scopes") if options[name]}
+    settings = SpeedSettings(**chosen, batches=options["batches"], repeats=options["repeats"],
+                             turn_s=options["turn_seconds"], threads=options["threads"],
+                             with_memory=not no_memory)  # fmt: skip
+    report = measure_speed(bundle, folder, settings, command_text(), say)
+    leave(out, "speed", report.as_dict(), markdown(report), None if no_plot else partial(plot_speed, report))
+
+
+@click.command(cls=Verb)
+@click.argument("bundle", type=FOLDER)
+@click.option(
+    "--out", type=FOLDER, default=Path("runs/bench-growth"), show_default=True, help="growth.json, .md, .png."
+)
+@click.option("--curve", "curves", type=click.Choice(CURVES), multiple=True, help="Default: every one.")
+@click.option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+              help="Of the curves batch and cameras.")  # fmt: skip
+@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every point has a turn in each.")
+@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every turn.")
+@click.option(
+    "--line-seconds", type=float, default=3.0, show_default=True, help="Of every turn of a number of cameras."
+)
+@click.option("--threads", type=int, help="Default: one a usable core.")
+@click.option("--no-plot", is_flag=True, help="Write no picture.")
+def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **options: Any) -> None:
+    """How BUNDLE's cost grows: batch 1 to 64, cameras 1 to 8, image 256 to 512, memory slots 50 to 2000."""
+    from nnet_edge.benchmarks.speed.growth import GrowthSettings, measure_growth
+    from nnet_edge.benchmarks.speed.growth_report import plot_growth
+
+    settings = GrowthSettings(curves or CURVES, options["system"], options["precision"], options["repeats"],
+                              options["turn_seconds"], options["line_seconds"], options["threads"])  # fmt: skip
+    report = measure_growth(bundle, settings, command_text(), say)
+    leave(out, "growth", report.as_dict(), report.markdown(), None if no_plot else partial(plot_growth, report))
+
+
+@click.command(cls=Verb)
+@click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
+@click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
+def guard(write: bool, baselines: Path | None) -> int:
+    """Fail when runner, stream, export or import became slower than their baseline allows; at most two minutes."""
+    from nnet_edge.benchmarks.speed import guard as guarding
+
+    file = baselines or guarding.BASELINES
+    if write:
+        guarding.write_baseline(file, command_text(), say)
+        say(f"wrote {file}")
+        return 0
+    verdicts = guarding.guard(file, say)
+    click.echo(guarding.markdown(verdicts))
+    return EXIT_FAILURE if any(verdict.is_worse for verdict in verdicts) else 0
+
+
+def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any], say: Callable[[str], None]) -> list[Dataset]:
+    """The data sets that `several_datasets` stands for, their notes said."""
+    import warnings
+
+    from nnet_edge.benchmarks.accuracy.grid import read_datasets
+
+    warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
+    names = [name.strip() for name in (options["categories"] or "").split(",") if name.strip()]
+    datasets = read_datasets(data, options["layout"], names, options["split_csv"])
+    for dataset in datasets:
+        for note in dataset.notes:
+            say(f"note: {dataset.category}: {note}")
+    return datasets
+
+
+def parse_numbers(option: str, text: str) -> tuple[int, ...]:
+    """(1, 2, 3) for "1,2,3". Raises ConfigError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: give whole numbers with commas, as 1,2,3") from error
+
+
+@click.command(cls=Verb)
+@several_datasets
+@click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and tables go.")
+@click.option("--table", "tables", type=click.Choice(["1", "3", "4", "5", "6", "7"]), multiple=True,
+              help="Of the paper, may be repeated (default: 1 and 3, with all that was measured). 4 modules, 5 inside MF, "
+              "6 losses, 7 maps.")  # fmt: skip
+@click.option("--measure", default="fp32,int8", show_default=True, help="Precisions of the bundle, with commas.")
+@click.option("--peers", type=FOLDER, help="Rows of other methods: the folder that bench peers filled.")
+@training_options
+@runner_options
+def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **options: Any) -> int:
+    """Train and measure N-Net on every category and seed of DATA, ours beside the paper's tables and beside peers.
+
+    DATA is MVTec AD, VisA, or categories of one's own. Finished rows are not run again, and several processes may share
+    --out. Tables 4 to 7 are trained by --protocol paper unless another is said.
+    """
+    from nnet_edge.cli.view import say, stop_on_signal, training_bar
+
+    datasets = chosen_datasets(data, options, say)
+    finished = []
+    with training_bar() as report, stop_on_signal() as stop:
+        if not tables or {"1", "3"} & set(tables):
+            finished.append(measure_accuracy(datasets, out, options, report, stop, say))
+        finished += [
+            measure_ablation(int(table), datasets, out, options, report, stop, say)
+            for table in tables
+            if table not in ("1", "3")
+        ]
+    return 0 if all(finished) else EXIT_INTERRUPTED
+
+
+def measure_accuracy(
+    datasets: list[Dataset],
+    out: Path,
+    options: dict[str, Any],
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> bool:
+    """Tables 1 and 3 and the table by category, printed; whether they are finished."""
+    from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings, run_accuracy
+    from nnet_edge.benchmarks.accuracy.tables import read_peer_rows
+    from nnet_edge.cli.train import choose_settings, train_options
+
+    seeds = parse_numbers("--seeds", options["seeds"])
+    settings = AccuracySettings(
+        training=choose_settings(options | {"seed": seeds[0]}),
+        options=train_options(options),
+        seeds=seeds,
+        precisions=tuple(name.strip() for name in options["measure"].split(",")),
+        runner=runner_settings(options | {"runner_precision": "fp32"}),
+        held_out_share=options["hold_out"],
+        skip_bad=options["skip_bad_images"],
+    )
+    peers = read_peer_rows(options["peers"]) if options["peers"] is not None else []
+    found = run_accuracy(datasets, out, settings, command_line("accuracy"), peers, report, stop, say)
+    click.echo(found.markdown())
+    return found.finished
+
+
+def measure_ablation(
+    table: int,
+    datasets: list[Dataset],
+    out: Path,
+    options: dict[str, Any],
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> bool:
+    """Table 4, 5, 6 or 7, printed; whether it is finished."""
+    from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
+    from nnet_edge.cli.train import choose_settings, train_options
+
+    seeds = parse_numbers("--seeds", options["seeds"])
+    training = choose_settings(options | {"seed": seeds[0], "protocol": options["protocol"] or "paper"})
+    settings = AblationSettings(
+        training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
+    )
+    found = run_table(table, datasets, out, settings, report, stop, say, command_line("accuracy"))
+    click.echo(found.markdown())
+    return found.finished
+
+
+@click.command(cls=Verb)
+@several_datasets
+@click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and table go.")
+@click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
+@click.option("--variant", "variants", multiple=True, help="Only these of the levers, as the table names them.")
+@click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
+@click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
+@training_options
+def levers(
+    data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
+) -> int:
+    """Measure what each lever of training and reading changes on DATA, seed by seed against the settings as they are.
+
+    Finished rows are not run again, and several processes may share --out. `--protocol paper` makes the paper's settings
+    the base.
+    """
+    from nnet_edge.benchmarks.accuracy.lever_bench import LeverSettings, run_levers
+    from nnet_edge.cli.train import choose_settings, train_options
+    from nnet_edge.cli.view import say, stop_on_signal, training_bar
+
+    seeds = parse_numbers("--seeds", options["seeds"])
+    settings = LeverSettings(
+        training=choose_settings(options | {"seed": seeds[0]}),
+        options=train_options(options),
+        seeds=seeds,
+        levers=levers,
+        variants=variants,
+        with_training=not options["readings_only"],
+        test_limit=options["test_limit"],
+        held_out_share=options["hold_out"],
+        skip_bad=options["skip_bad_images"],
+    )
+    datasets = chosen_datasets(data, options, say)
+    with training_bar() as report, stop_on_signal() as stop:
+        found = run_levers(datasets, out, settings, command_line("levers"), report, stop, say)
+    click.echo(found.markdown())
+    return 0 if not found.missing else EXIT_INTERRUPTED
+
+
+def command_line(verb: str) -> str:
+    """What was typed, `--out` and levers left out: a number never stands without its command."""
+    import shlex
+    import sys
+
+    words = sys.argv[sys.argv.index(verb) + 1 :] if verb in sys.argv else []
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word in ("--out", "--lever", "--variant", "--readings-only"):
+            skip = word in ("--out", "--lever", "--variant")
+            continue
+        kept.append(word)
+    return shlex.join(["nnet-edge", "bench", verb, *kept])
+
+
+@click.command(cls=Verb)
+@click.argument("data", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("runs/peers"), show_default=True, help="Rows, exports, table, figure.")
+@click.option(
+    "--ours",
+    type=FOLDER,
+    help="What `bench accuracy` left as its --out: N-Net's bundles and rows. Without it N-Net is not in the race.",
+)
+@click.option("--categories", help="Only these, with commas (default: all under DATA).")
+@click.option("--method", "methods", multiple=True, help="May be repeated (default: all that anomalib is asked for).")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--images", type=int, default=150, show_default=True, help="Good training images of a peer, at most.")
+@click.option("--epochs", type=int, help="Of peers that are trained (default: anomalib's own for each).")
+@click.option("--minutes", type=float, help="Limit of one training; the table says what was cut short.")
+@click.option("--no-int8", is_flag=True, help="Leave anomalib's INT8 export out.")
+@click.option("--threads", type=int, default=2, show_default=True, help="Of every contender and training.")
+@click.option("--rounds", type=int, default=5, show_default=True, help="Turns of every contender; 0: no speed.")
+@click.option("--turn-s", type=float, default=2.0, show_default=True, help="Seconds that a turn shall last.")
+@click.option("--no-learning", is_flag=True, help="Only time and report what lies in --out.")
+@click.option("--cache", type=FOLDER, help="Where anomalib's environment lies (default: ~/.cache/nnet-edge/peers).")
+def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
+    """Measure anomalib's methods beside N-Net: accuracy on DATA, speed in turns; a table, JSON and the paper's Figure 4.
+
+    N-Net runs with --ours: train and measure it first (nnet-edge bench accuracy DATA --out runs/accuracy), then give that
+    folder. anomalib is installed into an environment of its own. Finished rows in --out are not computed again; rows of other
+    settings or images are refused. The table says why a method has no row.
+    """
+    from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
+    from nnet_edge.benchmarks.peers.rows import LearnSettings
+    from nnet_edge.cli.view import say
+
+    settings = RaceSettings(
+        learning=LearnSettings(
+            options["seed"], options["images"], options["epochs"], options["minutes"], options["threads"],
+            not options["no_int8"],
+        ),
+        methods=options["methods"],
+        categories=tuple(name.strip() for name in (options["categories"] or "").split(",") if name.strip()),
+        rounds=options["rounds"],
+        turn_s=options["turn_s"],
+        learns=not options["no_learning"],
+    )  # fmt: skip
+    found = run_race(data, out, options["ours"], options["cache"], settings, say)
+    click.echo(found.markdown())
+    return 0 if found.finished else 1
+
+
+for subcommand in (accuracy, levers, speed, growth, peers, guard):
+    command.add_command(subcommand)

@@ -1,0 +1,158 @@
+"""What `nnet-edge calibrate` does: reads the images, has the graphs made and judged, keeps those that some runner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nnet_edge.cli.options import (
+    FOLDER,
+    Verb,
+    dataset_options,
+    find_dataset,
+    runner_options,
+    runner_settings,
+)
+from nnet_edge.cli.view import say, steps_bar
+from nnet_edge.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from nnet_edge.calibration.gate import Gate
+    from nnet_edge.export.calibrating import Graph
+
+
+HEADINGS = ("precision", "runner", "verdict", "points", "map error", "flips", "ms", "speed-up", "size")
+METRIC_NAMES = {"image_auroc": "image", "pixel_auroc": "pixel", "pixel_ap": "AP", "pro": "PRO"}
+UNSEEN = "(unseen half)"  # in the column of verdicts, as it decides nothing
+
+
+def table_of(graphs: Sequence[Graph]) -> str:
+    """A line for each graph and runner, aligned, and below it why a graph was refused and what its layers rest on."""
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    for graph in graphs:
+        rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size_of(graph)) for gate in graph.gates]
+        rows += [(graph.precision, *row_of(gate, UNSEEN), "") for gate in graph.unseen]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for graph in graphs:
+        for gate in graph.gates:
+            lines += [f"{graph.precision} on {gate.runner}: {reason}" for reason in gate.reasons]
+        if kept := graph.made.get("kept_in_fp32"):
+            lines.append(f"{graph.precision}: FP32 stay {', '.join(kept)}")
+        if search := graph.made.get("search"):
+            lines.append(f"{graph.precision}: {sentence_of(search)}")
+        lines.append(f"{graph.precision}: made in {graph.made['seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def verdict_of(gate: Gate) -> str:
+    """The verdict in the table's words."""
+    return "accepted" if gate.accepted else "taken all the same" if gate.overridden else "REFUSED"
+
+
+def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
+    """What the table says of a gate: verdict, changes with their signs, milliseconds."""
+    if gate.threshold is None:
+        return gate.runner, verdict, "-", "-", "-", "-", "-"
+    change = changes_of(gate.metric_points) or f"ranks {gate.rank_correlation:.3f}"
+    error = f"{gate.map_error['mean']:.2%} mean, {gate.map_error['max']:.1%} max"
+    flips = f"{gate.flips} of {gate.images}, {gate.flips_outside_band} outside the band"
+    if gate.latency_ms is None or gate.speed_up is None:
+        return gate.runner, verdict, change, error, flips, "-", "-"
+    before, after = gate.latency_ms
+    return gate.runner, verdict, change, error, flips, f"{before:.1f} -> {after:.1f}", f"{gate.speed_up:.2f} x"
+
+
+def changes_of(points: Mapping[str, float]) -> str:
+    """Every metric's change in hundredths: falls and rises."""
+    return ", ".join(f"{METRIC_NAMES[name]} {change:+.2f}" for name, change in points.items())
+
+
+def sentence_of(search: Mapping[str, Any]) -> str:
+    """What the layers in FP32 were chosen on, and what images that they were not chosen on say."""
+    if search["on"] == "half":
+        return (
+            f"these layers were chosen on {search['seen']} labelled images; {search['unseen']} others, {UNSEEN} above, say "
+            "what to expect of new ones"
+        )
+    text = "these layers were chosen on all the images that judge them: new images may say less good things"
+    failed = search.get("failed_half")
+    if failed is None:
+        return text
+    unseen, layers = failed["unseen"], len(failed["kept_in_fp32"])
+    text += (
+        f"; the {layers} blocks and layers found on one half alone fail on all ({'; '.join(failed['all']['reasons'])})"
+    )
+    if unseen is not None:
+        text += (
+            f", on the unseen half {changes_of(unseen['metric_points'])}, {unseen['flips']} of {unseen['images']} flip"
+        )
+    return text
+
+
+def size_of(graph: Graph) -> str:
+    """The size of the graph's file."""
+    return f"{len(graph.content) / 1e6:.1f} MB"
+
+
+def require_taken(graphs: Sequence[Graph], path: Path) -> None:
+    """Nothing, when some runner takes every graph. Raises CalibrationError that says which none took and what to do."""
+    broken = [graph.precision for graph in graphs if all(gate.threshold is None for gate in graph.gates)]
+    if broken:
+        raise CalibrationError(
+            f"{' and '.join(broken)} gives no verdicts on {path} (the table says why) and was not written, which --accept does "
+            "not change: choose another --method or --precision, or give more good images"
+        )
+    refused = [graph.precision for graph in graphs if not graph.is_wanted]
+    if refused:
+        raise CalibrationError(
+            f"{' and '.join(refused)} changes the verdicts of {path} too much (the table says how) and was not written: give "
+            "more good images, choose another --method, or say --accept to use it all the same"
+        )
+
+
+@click.command("calibrate", cls=Verb)
+@click.argument("bundle", type=FOLDER)
+@dataset_options
+@click.option("--precision", "precisions", multiple=True, default=["int8,fp16"], show_default=True,
+              help="int8, fp16 or both, with a comma or said twice.")  # fmt: skip
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "max", "entropy", "percentile"]),
+    default="auto",
+    show_default=True,
+    help="How ranges follow from activations; auto: the best of the three for each tensor. modelopt has max and entropy.",
+)
+@click.option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", show_default=True)
+@click.option("--frames", type=int, default=64, show_default=True, help="Good images to calibrate on.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--metric-points", type=float, default=0.5, show_default=True, help="That any metric may fall.")
+@click.option("--band", type=float, default=0.01, show_default=True,
+              help="Verdicts may flip where FP32's score is so close to its threshold.")  # fmt: skip
+@click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
+@runner_options
+def command(bundle: Path, data: Path, **options: Any) -> None:
+    """Make INT8 and FP16 graphs of BUNDLE on good images of DATA; one that changes verdicts is refused.
+
+    Measured against FP32 on every installed runner: metrics where DATA holds defects, verdicts, maps, speed.
+    """
+    from nnet_edge.calibration.gate import GateLimits
+    from nnet_edge.calibration.quantize import QuantizeSettings
+    from nnet_edge.export.calibrating import CalibrateSettings, calibrate_bundle
+
+    runner = runner_settings(options)
+    settings = CalibrateSettings(
+        precisions=tuple(dict.fromkeys(name.strip() for said in options["precisions"] for name in said.split(","))),
+        quantize=QuantizeSettings(options["tool"], options["method"], runner.threads),
+        frames=options["frames"],
+        seed=options["seed"],
+        accept=options["accept"],
+        limits=GateLimits(options["metric_points"], options["band"]),
+    )
+    dataset = find_dataset(data, options)
+    graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say)
+    click.echo(table_of(graphs))
+    require_taken(graphs, bundle)

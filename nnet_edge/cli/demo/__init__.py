@@ -1,0 +1,1 @@
+"""The demo: an example line from nothing to a report."""

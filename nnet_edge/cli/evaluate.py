@@ -1,0 +1,65 @@
+"""`nnet-edge evaluate`: a bundle or a checkpoint against a test set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nnet_edge.cli.options import (
+    FOLDER,
+    Verb,
+    dataset_options,
+    find_dataset,
+    precision_option,
+    runner_options,
+    runner_settings,
+)
+from nnet_edge.cli.view import say, steps_bar
+
+
+@click.command("evaluate", cls=Verb)
+@click.argument("bundle", type=FOLDER)
+@dataset_options
+@click.option("--out", type=FOLDER, help="Where the report goes (default: evaluation beside BUNDLE).")
+@click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
+@click.option("--mask-rule", type=click.Choice(["half", "any"]), default="half", show_default=True)
+@click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
+@precision_option
+@runner_options
+def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, **options: Any) -> None:
+    """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, JSON, pictures."""
+    from nnet_edge.bundle import record_metrics
+    from nnet_edge.data.images import with_held_out_images
+    from nnet_edge.evaluation.artefact import open_artifact, table_of
+    from nnet_edge.evaluation.evaluate import evaluate as measure
+    from nnet_edge.evaluation.pictures import write_evaluation
+
+    settings = runner_settings(options)
+    dataset = find_dataset(data, options)
+    artifact = open_artifact(bundle, settings, in_torch, options["precision"])
+    for line in artifact.warnings:
+        say(line)
+    if artifact.bundle is not None:
+        dataset = with_held_out_images(dataset, artifact.bundle.manifest["data"])
+        for note in dataset.notes:
+            say(f"note: {note}")
+    with artifact.runner as runner, steps_bar("evaluating") as progress:
+        found = measure(
+            runner,
+            dataset,
+            artifact.threshold,
+            settings.max_batch,
+            options["skip_bad_images"],
+            options["mask_rule"],
+            progress,
+        )
+    found = replace(found, warnings=artifact.warnings)
+    written = write_evaluation(found, out or bundle.parent / "evaluation")
+    if record and artifact.bundle is not None:
+        record_metrics(artifact.bundle, found.metrics.as_dict())
+    click.echo(table_of(found))
+    for path in written:
+        say(f"wrote {path}")

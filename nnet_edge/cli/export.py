@@ -1,0 +1,35 @@
+"""`nnet-edge export`: the bundle of a training, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nnet_edge.cli.options import (
+    FOLDER,
+    Verb,
+    false_rejects_option,
+    runner_options,
+    runner_precision_option,
+    runner_settings,
+)
+from nnet_edge.cli.view import say
+
+
+@click.command("export", cls=Verb)
+@click.argument("training", type=FOLDER)
+@click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
+@click.option("--force", is_flag=True, help="Replace the bundle.")
+@false_rejects_option
+@runner_precision_option
+@runner_options
+def command(training: Path, out: Path | None, force: bool, false_rejects: float | None, **options: Any) -> None:
+    """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
+    from nnet_edge.cli.train import tell_exported
+    from nnet_edge.export.bundling import export_bundle
+
+    out = out or training.parent / "bundle"
+    exported = export_bundle(training, out, false_rejects, runner_settings(options), force, say)
+    tell_exported(exported, say)

@@ -1,0 +1,88 @@
+"""The command line: one short function a verb. Heavy libraries are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+
+import click
+
+from nnet_edge import __version__
+from nnet_edge.cli.options import Verbs
+from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on standard error and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of `nnet-edge` with these arguments: 0, 1 for a failure, 2 for wrong use, 130 when interrupted."""
+    try:
+        return int(commands.main(arguments, prog_name="nnet-edge", standalone_mode=False) or 0)
+    except NnetEdgeError as error:
+        return complain(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_WRONG_USE
+    except click.ClickException as error:
+        return complain(error.format_message(), EXIT_WRONG_USE)
+    except (click.Abort, KeyboardInterrupt):
+        return complain("interrupted", EXIT_INTERRUPTED)
+    except MemoryError:
+        return complain("out of memory: use fewer images, a smaller --batch or a smaller --backbone", EXIT_FAILURE)
+    except OSError as error:  # a full disk, a folder without permission: whatever the operating system refuses
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(f"{where}{error.strerror or error}", EXIT_FAILURE)
+
+
+def complain(message: str, code: int) -> int:
+    """Print one line on standard error; gives the exit code back."""
+    click.echo(f"nnet-edge: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+COMMANDS = {  # name -> its module, and what --help says of it; a test holds these lines against the commands' own
+    "bench": ("bench", "Measure speed and accuracy on this machine."),
+    "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
+    "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
+    "config": ("config", "Check and describe a line's settings file."),
+    "demo": ("demo.command", "Build, train and judge an example line."),
+    "doctor": ("doctor", "Show what this machine has."),
+    "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),
+    "export": ("export", "Make a bundle of the folder TRAINING."),
+    "stream": ("stream", "Judge every frame of SOURCE."),
+    "swap": ("swap", "Let a running line judge by BUNDLE."),
+    "train": ("train", "Learn from the good images of DATA."),
+}
+
+
+class Commands(Verbs):
+    """The commands by name; a file is imported when its command is asked for, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"nnet_edge.cli.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=Commands)
+@click.version_option(__version__)
+def commands() -> None:
+    """From a folder of good photographs to a live verdict on every part.
+
+    \b
+    nnet-edge train photos/ --out runs/part
+    nnet-edge stream 0 --bundle runs/part/bundle
+    """

@@ -1,0 +1,236 @@
+"""What `nnet-edge train` does: data, training, export; the demo and the ablation tables do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nnet_edge.cli.options import (
+    FOLDER,
+    Verb,
+    dataset_options,
+    false_rejects_option,
+    find_dataset,
+    runner_options,
+    runner_precision_option,
+    runner_settings,
+    training_options,
+)
+from nnet_edge.cli.view import say, stop_on_signal, training_bar
+from nnet_edge.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
+from nnet_edge.methods.nnet.settings import PAPER_LEARNING_RATE, PROTOCOLS, TrainSettings, ablated, overridden
+from nnet_edge.settings.runner import RunnerSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.data.images import Dataset, TrainingData
+    from nnet_edge.export.bundling import Exported
+    from nnet_edge.training.checkpoint import Checkpoint
+    from nnet_edge.training.loop import Progress, Trained, TrainOptions
+
+
+BUNDLE, TRAINING = "bundle", "training"
+SETTING_OPTIONS = ("protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides",
+                   "teacher_weights")  # fmt: skip
+
+
+def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
+    """The settings that the command line's options stand for. Raises ConfigError for those that contradict each other."""
+    settings = PROTOCOLS[options["protocol"] or "tuned"]
+    backbone = options["backbone"] or settings.model.backbone
+    settings = replace(settings, model=replace(settings.model, backbone=backbone), seed=options["seed"])
+    if options.get("ablation") is not None:
+        settings = ablated(settings, options["ablation"])
+    if options["paper_lr"] and options["learning_rate"] is not None:
+        raise ConfigError("--paper-lr and --learning-rate contradict each other: give one")
+    learning_rate = PAPER_LEARNING_RATE if options["paper_lr"] else options["learning_rate"]
+    given = {"epochs": options["epochs"], "batch": options["batch"], "learning_rate": learning_rate}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if options["epochs"] is not None:
+        settings = replace(settings, image_steps=0, look_every=0)
+    names = [change.partition("=")[0].strip() for change in options["overrides"]]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--set {twice[0]} was given twice: say it once")
+    for change in options["overrides"]:
+        settings = overridden(settings, change)
+    return settings
+
+
+def train_bundle(
+    dataset: Dataset,
+    out: Path,
+    runner: RunnerSettings,
+    resume: bool,
+    force: bool,
+    options: Mapping[str, Any],
+    report: Callable[[Progress], None],
+    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]],
+    say: Callable[[str], None],
+) -> bool:
+    """Train on `dataset` and leave out/training and out/bundle; False when it was stopped before its end."""
+    from nnet_edge.data.images import load_training_data
+    from nnet_edge.export.bundling import export_bundle
+    from nnet_edge.scoring import rank_of
+    from nnet_edge.training.loop import train
+
+    settings, computed = choose_settings(options), train_options(options)
+    known = start_folder(out, resume, force, options)
+    data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
+    settings = settings if known is None else known_settings(known, data)
+    if known is None and options["batch"] is None:
+        settings = replace(settings, batch=min(settings.batch, len(data.learned)))
+    tell_data(data, say)
+    if options["false_rejects"] is not None:
+        rank_of(
+            options["false_rejects"], len(data.held_out)
+        )  # a rate that they cannot support ends here, not after training
+    trained = train(
+        data.learned,
+        data.held_out,
+        settings,
+        out / TRAINING,
+        computed if known is None else as_before(computed, known),
+        data.facts,
+        known,
+        report,
+        stopping,
+        say,
+    )
+    tell_training(trained, say)
+    if not trained.finished:
+        say(f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
+            f"nnet-edge export {out / TRAINING}")  # fmt: skip
+        return False
+    try:
+        exported = export_bundle(out / TRAINING, out / BUNDLE, options["false_rejects"], runner, True, say)
+    except KeyboardInterrupt:
+        say(
+            f"the training is finished and kept; make its bundle with: nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
+        )
+        raise
+    tell_exported(exported, say)
+    return True
+
+
+def tell_exported(exported: Exported, say: Callable[[str], None]) -> None:
+    """Say how far the runners agree, what the threshold means, and what to do with the bundle."""
+    bundle = exported.bundle
+    for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *bundle.warnings):
+        say(line)
+    say(f"bundle: {bundle.path}")
+    say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
+
+
+def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a new training.
+
+    Raises ConfigError when `out` holds a training already and neither resume nor force is said, or when settings are given
+    for a training that goes on with its own.
+    """
+    from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint
+
+    if resume and force:
+        raise ConfigError("--resume and --force contradict each other: give one")
+    given = [name for name in SETTING_OPTIONS if options.get(name)]
+    if resume and given:
+        names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume goes on with the settings that the training began with: leave out {names}")
+    if resume:
+        return read_checkpoint(out / TRAINING)
+    if (out / TRAINING / CHECKPOINT).exists() and not force:
+        raise ConfigError(
+            f"{out} holds a training already: go on with --resume, start anew with --force, or choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
+    return None
+
+
+def known_settings(checkpoint: Checkpoint, data: TrainingData) -> TrainSettings:
+    """The settings that a training goes on with. Raises TrainingError when the images are not those it began with."""
+    began_with, now = checkpoint.facts["data"], data.facts
+    for name in ("fingerprint", "held_out", "seed"):
+        if began_with[name] != now[name]:
+            raise TrainingError(
+                f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
+                "give the same DATA, --seed and --hold-out, or start anew with --force"
+            )
+    return checkpoint.settings
+
+
+def as_before(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
+    """The options with the precision that the training began with. Raises ConfigError when another one is asked for."""
+    precision = checkpoint.facts["precision"]
+    if options.precision not in ("auto", precision):
+        raise ConfigError(f"--resume: the training began in {precision}; leave out --precision {options.precision}")
+    return replace(options, precision=precision)
+
+
+def train_options(options: Mapping[str, Any]) -> TrainOptions:
+    """How the command line wants the training computed."""
+    from nnet_edge.training.loop import TrainOptions
+
+    if options["checkpoint_every"] < 1:
+        raise ConfigError(f"--checkpoint-every {options['checkpoint_every']}: give at least 1 epoch")
+    if not options["feature_memory"] >= 0:
+        raise ConfigError(f"--feature-memory {options['feature_memory']}: give 0 or more GiB")
+    names = ("device", "precision", "compile", "deterministic", "checkpoint_every", "teacher_weights")
+    memory_limit = int(options["feature_memory"] * 2**30)
+    return TrainOptions(memory_limit=memory_limit, **{name: options[name] for name in names})
+
+
+def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
+    """Say what is learned from, and what is wrong with it."""
+    say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold")
+    if data.skipped:
+        say(
+            f"skipped {len(data.skipped)} images that cannot be read: {', '.join(s.path.name for s in data.skipped[:5])}"
+        )
+    if data.duplicates:
+        one, other = data.duplicates[0]
+        say(
+            f"warning: {len(data.duplicates)} test images are training images too ({one} is {other}): figures will flatter"
+        )
+
+
+def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
+    """Say how long it took and what the kept features of the teacher saved."""
+    line = f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision})"
+    if trained.saved_share is not None:
+        line += (
+            f"; a step takes {trained.step_ms:.0f} ms an image, and the kept teacher features save "
+            f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
+        )
+    say(line)
+    if trained.marks is not None and trained.marks.kept is not None:
+        marks = ", ".join(f"{100 * mark:.1f} after {shown}" for shown, mark in trained.marks.looks)
+        say(
+            f"damage painted onto held-out parts is found with a pixel AP of {marks} images shown: "
+            f"kept the weights after {trained.marks.kept_at}"
+        )
+
+
+@click.command("train", cls=Verb)
+@dataset_options
+@click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
+@training_options
+@click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
+@click.option("--seed", type=int, default=111, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--force", is_flag=True, help="Replace what --out holds.")
+@false_rejects_option
+@runner_precision_option
+@runner_options
+def command(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
+    """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
+
+    settings = runner_settings(options)
+    dataset = find_dataset(data, options)
+    with training_bar() as report:
+        finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options,
+                                report, stop_on_signal, say)  # fmt: skip
+    return 0 if finished else EXIT_INTERRUPTED

@@ -1,0 +1,1 @@
+"""Evaluation: any artefact against a test set, and its pictures."""

@@ -1,0 +1,113 @@
+"""What `nnet-edge evaluate` opens: a bundle's graph on a runner, or weights in PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
+from nnet_edge.errors import ConfigError
+from nnet_edge.runtime.runners.base import Runner
+from nnet_edge.runtime.stream.model import open_graph
+from nnet_edge.settings.runner import RunnerSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.evaluation.evaluate import Evaluation
+    from nnet_edge.methods.nnet.network import NNet
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A runner, the threshold to judge with, and the bundle where there is one."""
+
+    runner: Runner
+    threshold: float
+    bundle: Bundle | None
+    warnings: tuple[str, ...]
+
+
+def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str | None = None) -> Artifact:
+    """The artifact at `path`: a bundle, or the training folder (or checkpoint file) that train left.
+
+    `precision` picks the bundle's graph and with it the threshold that was chosen there; "bf16" is FP32's graph, computed in
+    BF16; None is FP32's, or TensorRT's best engine. Raises BundleError when the bundle holds no such graph or its gate refused
+    it, ConfigError where only FP32 can be.
+    A checkpoint alone has no threshold chosen on a deployed runner: it is chosen here, in PyTorch, on its held-out images.
+    """
+    if path.is_file() or (
+        path.is_dir() and not (path / MANIFEST).exists() and (path / "checkpoint.safetensors").exists()
+    ):
+        require_fp32(precision, "a checkpoint")
+        return open_checkpoint(path, settings)
+    bundle = read_bundle(path)
+    if in_torch:
+        require_fp32(precision, "PyTorch")
+        return Artifact(open_weights(bundle, settings), bundle.threshold.value, bundle, tuple(bundle.warnings))
+    runner, threshold = open_graph(bundle, settings, precision)
+    return Artifact(runner, threshold, bundle, tuple(bundle.warnings))
+
+
+def require_fp32(precision: str | None, what: str) -> None:
+    """Nothing for FP32. Raises ConfigError for any other precision."""
+    if precision not in (None, "fp32"):
+        raise ConfigError(f"{what} is evaluated in fp32, not in {precision}: give a bundle and leave --torch out")
+
+
+def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
+    """A checkpoint in PyTorch."""
+    from nnet_edge.methods.torch_runner import TorchRunner
+    from nnet_edge.runtime.runners.base import infer_all
+    from nnet_edge.scoring import choose_threshold, with_margin
+    from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
+
+    checkpoint = read_checkpoint(path)
+    runner = TorchRunner(checkpoint.build_network(), max_batch=settings.max_batch)
+    scores = infer_all(runner, read_held_out(path if path.is_dir() else path.parent)).image_score
+    is_random = checkpoint.facts["teacher"]["is_random"]
+    warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
+    return Artifact(runner, with_margin(choose_threshold(scores)).value, None, warnings)
+
+
+def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
+    """The bundle's weights in PyTorch, behind the runners' door."""
+    from nnet_edge.methods.torch_runner import TorchRunner
+
+    return TorchRunner(load_network(bundle), max_batch=settings.max_batch)
+
+
+def load_network(bundle: Bundle) -> NNet:
+    """N-Net with the bundle's weights."""
+    from safetensors.torch import load_file
+
+    from nnet_edge.methods.backbone import build_encoder, find_backbone
+    from nnet_edge.methods.nnet.network import NNet
+    from nnet_edge.methods.nnet.settings import TrainSettings
+
+    model = TrainSettings.from_dict(bundle.manifest["train"]).model
+    network = NNet(model, build_encoder(find_backbone(model.backbone)))
+    network.load_state_dict(load_file(bundle.weights))
+    return network
+
+
+def table_of(found: Evaluation) -> str:
+    """The metrics and verdicts as lines for a terminal."""
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
+             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
+    values = found.metrics.as_dict()
+    lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
+    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
+    good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
+    lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
+    lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
+    lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
+    if found.skipped:
+        lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
+    if found.mask_disagreements:
+        lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, a dash for what could not be computed."""
+    return "     -" if value is None else f"{100 * value:6.1f} %"

@@ -1,0 +1,231 @@
+"""Any runner against a test set: scores, maps, the five metrics, and what the verdicts at the threshold would cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_mask
+from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.frame import Outputs
+from nnet_edge.imaging import SIDE, MaskRule
+from nnet_edge.metrics import Metrics, image_auroc, measure
+
+Progress = Callable[[int, int], None]  # steps done, steps in all; every image is read, later judged: two steps
+
+
+class Infers(Protocol):
+    """What is evaluated: anything that gives outputs for uint8 RGB images (N, 256, 256, 3) and says what it is."""
+
+    @property
+    def name(self) -> str:
+        """The library that computes, for reports."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, for reports."""
+        ...
+
+    def infer(self, images: np.ndarray) -> Outputs:
+        """The outputs of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a runner said about a test set of N images, and how right it was."""
+
+    category: str
+    root: Path
+    runner: str
+    precision: str
+    threshold: float  # image score above this is rejected
+    samples: tuple[Sample, ...]  # the N images that were judged, in the order of the arrays
+    labels: np.ndarray  # bool (N,), True: anomalous
+    scores: np.ndarray  # float64 (N,)
+    maps: np.ndarray  # float32 (N, 256, 256); a half float would lose small products
+    masks: np.ndarray  # bool (N, 256, 256), False where an image has no mask
+    has_mask: np.ndarray  # bool (N,), whether the true mask is known; it is for every good image
+    metrics: Metrics  # those of pixels over the images whose mask is known
+    skipped: tuple[Skipped, ...]  # images that could not be read
+    seconds: Mapping[str, float]  # spent on read, infer, measure
+    warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' paths below the root of the test set."""
+        return tuple(name_below(sample.path, self.root) for sample in self.samples)
+
+    @property
+    def relative_scores(self) -> np.ndarray:
+        """Scores divided by the threshold (N,): 1.0 is the line."""
+        return self.scores / self.threshold
+
+    @property
+    def rejected(self) -> np.ndarray:
+        """The verdicts, bool (N,)."""
+        return self.scores > self.threshold
+
+    @property
+    def false_rejects(self) -> np.ndarray:
+        """Indices of the good images that were rejected, the highest score first."""
+        wrong = np.flatnonzero(self.rejected & ~self.labels)
+        return wrong[np.argsort(-self.scores[wrong], kind="stable")]
+
+    @property
+    def missed_defects(self) -> np.ndarray:
+        """Indices of the anomalous images that were passed, the lowest score first."""
+        wrong = np.flatnonzero(~self.rejected & self.labels)
+        return wrong[np.argsort(self.scores[wrong], kind="stable")]
+
+    @property
+    def recall_by_defect(self) -> dict[str, tuple[int, int]]:
+        """For each kind of defect: how many of its images were rejected, and how many there are."""
+        kinds = sorted({sample.defect for sample in self.samples if sample.is_anomalous})
+        found = {}
+        for kind in kinds:
+            of_kind = np.array([sample.is_anomalous and sample.defect == kind for sample in self.samples])
+            found[kind] = (int((self.rejected & of_kind).sum()), int(of_kind.sum()))
+        return found
+
+    @property
+    def mask_disagreements(self) -> tuple[str, ...]:
+        """Names of the images whose known mask, brought to 256x256, says something else than their label.
+
+        A defect of a few pixels may vanish there: its image then counts as anomalous among the images and as normal
+        among the pixels.
+        """
+        differs = self.has_mask & (np.array(self.masks.any(axis=(1, 2))) != self.labels)
+        return tuple(self.names[index] for index in np.flatnonzero(differs))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, as JSON can hold it."""
+        good, anomalous = int((~self.labels).sum()), int(self.labels.sum())
+        total = sum(self.seconds.values())
+        rows = zip(self.samples, self.names, self.scores, self.relative_scores, self.rejected, strict=True)
+        return {
+            "category": self.category,
+            "runner": self.runner,
+            "precision": self.precision,
+            "warnings": list(self.warnings),
+            "threshold": self.threshold,
+            "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
+            "metrics": self.metrics.as_dict(),
+            "false_rejects": {"count": len(self.false_rejects), "of": good},
+            "missed_defects": {"count": len(self.missed_defects), "of": anomalous},
+            "recall_by_defect": {kind: {"found": n, "of": of} for kind, (n, of) in self.recall_by_defect.items()},
+            "without_mask": [self.names[index] for index in np.flatnonzero(~self.has_mask)],
+            "mask_disagreements": list(self.mask_disagreements),
+            "skipped": [{"name": name_below(s.path, self.root), "reason": s.reason} for s in self.skipped],
+            "seconds": dict(self.seconds),
+            "share_of_time": {stage: seconds / total if total else None for stage, seconds in self.seconds.items()},
+            "scores": [
+                {
+                    "name": name,
+                    "defect": sample.defect if sample.is_anomalous else None,
+                    "is_anomalous": sample.is_anomalous,
+                    "score": float(score),
+                    "relative_score": float(relative),
+                    "rejected": bool(is_rejected),
+                }
+                for sample, name, score, relative, is_rejected in rows
+            ],
+        }
+
+
+def evaluate(
+    runner: Infers,
+    dataset: Dataset,
+    threshold: float,
+    batch: int = 8,
+    skip_bad: bool = False,
+    mask_rule: MaskRule = "half",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The evaluation of `runner` on the test images of `dataset`, `batch` of them at a time.
+
+    `mask_rule` is how masks come to 256x256 (imaging.resize_mask). Needs 0.52 MB of memory an image while it judges,
+    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for a threshold or batch that cannot
+    be meant; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
+    does not fit, or outputs that are no numbers.
+    """
+    if not (math.isfinite(threshold) and threshold > 0):
+        raise ConfigError(f"a threshold of {threshold} cannot be meant: give a positive score")
+    if batch < 1:
+        raise ConfigError(f"a batch of {batch} images cannot be meant: give at least 1")
+    if not dataset.test:
+        raise DataError(f"no test image under {dataset.root} (layout {dataset.layout}): evaluation needs some")
+    total = len(dataset.test)
+    began = time.perf_counter()
+    report = progress or (lambda done, steps: None)
+    images = load_images([sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total))
+    sample_of = {sample.path: sample for sample in dataset.test}
+    samples = tuple(sample_of[path] for path in images.paths)
+    masks = np.zeros((len(samples), SIDE, SIDE), bool)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = load_mask(sample, mask_rule)
+    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
+    read = time.perf_counter()
+    maps = np.empty((len(samples), SIDE, SIDE), np.float32)
+    scores = np.empty(len(samples), np.float64)
+    for start in range(0, len(samples), batch):
+        here = slice(start, start + batch)
+        maps[here], scores[here] = infer_checked(runner, images.images[here], samples[here])
+        report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
+    skipped = images.skipped
+    del images  # before the pixels are sorted
+    inferred = time.perf_counter()
+    labels = np.array([sample.is_anomalous for sample in samples])
+    metrics = measure_known(labels, scores, masks, maps, has_mask)
+    measured = time.perf_counter()
+    return Evaluation(
+        category=dataset.category,
+        root=dataset.root,
+        runner=runner.name,
+        precision=runner.precision,
+        threshold=threshold,
+        samples=samples,
+        labels=labels,
+        scores=scores,
+        maps=maps,
+        masks=masks,
+        has_mask=has_mask,
+        metrics=metrics,
+        skipped=skipped,
+        seconds={"read": read - began, "infer": inferred - read, "measure": measured - inferred},
+    )
+
+
+def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are no numbers."""
+    outputs = runner.infer(images)
+    finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
+    if not finite.all():
+        path = samples[int(np.flatnonzero(~finite)[0])].path
+        raise DataError(f"{runner.name} ({runner.precision}) gives no number for {path}: train or export again")
+    return outputs.anomaly_map, outputs.image_score
+
+
+def measure_known(
+    labels: np.ndarray, scores: np.ndarray, masks: np.ndarray, maps: np.ndarray, has_mask: np.ndarray
+) -> Metrics:
+    """The metrics of images over all images, those of pixels over the images whose mask is known."""
+    if has_mask.all():
+        return measure(labels, scores, masks, maps)
+    if not (has_mask & labels).any():
+        return measure(labels, scores, None, maps)
+    known = measure(labels[has_mask], scores[has_mask], masks[has_mask], maps[has_mask])
+    return replace(known, image_auroc=image_auroc(labels, scores))
+
+
+def name_below(path: Path, root: Path) -> str:
+    """The path below `root`, with forward slashes; the whole path when it lies elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

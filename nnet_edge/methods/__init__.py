@@ -1,0 +1,1 @@
+"""Methods: networks, their losses and what they are built of."""

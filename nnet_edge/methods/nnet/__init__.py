@@ -1,0 +1,1 @@
+"""N-Net: constrained bidirectional distillation."""

@@ -1,0 +1,185 @@
+"""N-Net, top to bottom: frozen teacher, forward student and reverse student (constrained bidirectional distillation).
+
+A reimplementation from the paper (Acta Electronica Sinica 53(3), 2025) with the resolutions that the settings name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder, find_backbone
+from nnet_edge.methods.cosine import NO_ANCHORS, cosine_distances
+from nnet_edge.methods.depthwise import with_quick_depthwise
+from nnet_edge.methods.nnet.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
+from nnet_edge.methods.nnet.settings import ModelSettings
+from nnet_edge.methods.teacher_weights import Teacher
+
+ENERGY_RATE = 0.1  # of the running mean of the projections' squared lengths
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What the losses compare: three feature maps of each kind and the memory's weights."""
+
+    teacher: Features  # F1, F2, F3
+    projected: Features  # P1, P2, P3
+    reverse: Features  # D1, D2, D3
+    forward: Features | None  # SF1, SF2, SF3; None without the forward branch
+    forward_projected: Features | None  # SP1, SP2, SP3
+    memory_weights: Tensor | None  # (N*H*W, slots); None without the memory
+    teacher_anchors: Sequence[Tensor | None]  # of the cosines with F1, F2, F3; None: the plain cosine
+    projected_anchors: Sequence[Tensor | None]  # of the cosines with P1, P2, P3
+
+
+class NNet(nn.Module):
+    """The whole network; `forward` takes uint8 RGB (N, 256, 256, 3) and gives the layer maps that `settings.maps` names."""
+
+    mean: Tensor
+    std: Tensor
+    projected_energy: (
+        Tensor  # running mean of the squared length of the vectors of P1, P2, P3; an anchor is a share of it
+    )
+
+    def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
+        super().__init__()
+        backbone = find_backbone(settings.backbone)
+        self.settings = settings
+        self.backbone = backbone
+        self.teacher = teacher
+        self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
+        self.teacher_projections = build_projections(settings, backbone)
+        self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
+        self.memory = build_memory(settings, backbone) if settings.use_nfs else None
+        self.fusion = FeatureFusion(backbone, settings.residual_blocks, settings.use_ffc)
+        ends_in_relu = not (backbone.has_linear_taps or settings.standardise)
+        self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order, settings.recall_residual)
+        self.register_buffer("mean", 255 * torch.tensor(backbone.mean))
+        self.register_buffer("std", 255 * torch.tensor(backbone.std))
+        for scale, channels in enumerate(backbone.channels):
+            self.register_buffer(f"feature_mean_{scale}", torch.zeros(1, channels, 1, 1))
+            self.register_buffer(f"feature_scale_{scale}", torch.ones(1, channels, 1, 1))
+        self.register_buffer("projected_energy", torch.tensor([float(channels) for channels in backbone.channels]))
+
+    def train(self, mode: bool = True) -> NNet:
+        """Set the training mode of everything but the teacher, which always evaluates."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """All parameters but the teacher's."""
+        return (value for name, value in self.named_parameters() if not name.startswith("teacher."))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float (N, 3, H, W), as the teacher was trained on, of uint8 RGB (N, H, W, 3); the cast comes first (TensorRT)."""
+        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def teacher_features(self, normalised: Tensor) -> Features:
+        """F1, F2, F3 of normalised images, standardised where the settings say so."""
+        features = self.teacher(normalised)
+        if not self.settings.standardise:
+            return features
+        return cast(Features, tuple(self.standardised(value, scale) for scale, value in enumerate(features)))
+
+    def standardised(self, features: Tensor, scale: int) -> Tensor:
+        """The teacher's feature map of one scale, each channel with mean 0 and deviation 1 over the good images."""
+        return (features - getattr(self, f"feature_mean_{scale}")) * getattr(self, f"feature_scale_{scale}")
+
+    def branches(self, normalised: Tensor, teacher: Features) -> Branches:
+        """Every feature map that a loss or a layer map compares, for normalised images and their teacher features."""
+        weights = None
+        third = teacher[2]
+        if self.memory is not None:
+            third, weights = self.memory(third)
+        recalled = (teacher[0], teacher[1], third)
+        projected = project(self.teacher_projections, recalled)
+        reverse = self.reverse_student(self.fusion(projected), third)
+        forward = forward_projected = None
+        if self.forward_student is not None:
+            if self.settings.forward_p3_source == "raw":
+                projected = (projected[0], projected[1], self.teacher_projections[2](teacher[2]))
+            forward = self.forward_student(normalised)
+            forward_projected = project(cast(nn.ModuleList, self.student_projections), forward)
+        if self.training and self.settings.anchor:
+            self.follow_energy(projected)
+        return Branches(teacher, projected, reverse, forward, forward_projected, weights, *self.anchors())
+
+    @torch.no_grad()
+    def follow_energy(self, projected: Features) -> None:
+        """Move the running mean of the projections' squared lengths towards those of this batch."""
+        energy = torch.stack([value.float().square().sum(dim=1).mean() for value in projected])
+        self.projected_energy.lerp_(energy, ENERGY_RATE)
+
+    def anchors(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The squared anchors of the cosines with F and with P: anchor^2 times the mean squared length of a vector.
+
+        A standardised vector has a mean squared length of its channels' number.
+        """
+        if not self.settings.anchor:
+            return NO_ANCHORS, NO_ANCHORS
+        share = self.settings.anchor**2
+        teacher = self.projected_energy.new_tensor([float(channels) for channels in self.backbone.channels])
+        return (share * teacher).unbind(), (share * self.projected_energy).unbind()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, 256, 256, 3)."""
+        normalised = self.normalise(images)
+        return self.layer_maps(self.branches(normalised, self.teacher_features(normalised)))
+
+    def layer_maps(self, branches: Branches) -> tuple[Tensor, ...]:
+        """The layer maps of `output_names`: 1 - cos(P_i, SP_i) for the forward, 1 - cos(F_i, D_i) for the reverse branch."""
+        maps: list[Tensor] = []
+        student = branches.forward if self.settings.forward_map == "student" else branches.forward_projected
+        if student is not None and self.settings.maps != "reverse":
+            maps += cosine_distances(branches.projected, student, branches.projected_anchors)
+        if self.settings.maps != "forward":
+            maps += cosine_distances(branches.teacher, branches.reverse, branches.teacher_anchors)
+        return tuple(maps)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the layer maps that `forward` gives, a part of LAYER_MAPS in its order."""
+        kinds = {"both": ("forward", "reverse"), "reverse": ("reverse",), "forward": ("forward",)}[self.settings.maps]
+        if self.forward_student is None:
+            kinds = ("reverse",)
+        return tuple(name for name in LAYER_MAPS if name.split("_")[0] in kinds)
+
+
+def project(projections: nn.ModuleList, features: Features) -> Features:
+    """P1, P2, P3: each feature map through its own projection."""
+    first, second, third = (projection(value) for projection, value in zip(projections, features, strict=True))
+    return first, second, third
+
+
+def build_projections(settings: ModelSettings, backbone: Backbone) -> nn.ModuleList:
+    """Three FPMs, or three identities without them; teacher and student have their own (A-3)."""
+    if not settings.use_fpm:
+        return nn.ModuleList(nn.Identity() for _ in backbone.channels)
+    return nn.ModuleList(
+        FeatureProjection(channels, settings.fpm_reduction, settings.fpm_mid) for channels in backbone.channels
+    )
+
+
+def build_memory(settings: ModelSettings, backbone: Backbone) -> FeatureStorage:
+    """The memory of normal features of the third scale."""
+    return FeatureStorage(
+        settings.memory_slots,
+        backbone.channels[2],
+        settings.memory_temperature,
+        settings.memory_lambda_times_slots,
+        settings.memory_addressing,
+    )
+
+
+def build_nnet(settings: ModelSettings, teacher: Teacher, seed: int) -> NNet:
+    """N-Net with `teacher` and everything else initialised at random from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NNet(settings, teacher.encoder)

@@ -1,0 +1,255 @@
+"""The named protocols, the paper's ablation rows, and how one setting is changed by name.
+
+What is trained and how: the settings of N-Net and of its trainer.
+
+Every point that the paper leaves open is a setting here; its default is the specification's resolution (A-1 to A-15).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from nnet_edge.anomaly_map import Fusion
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.settings.runner import require_choice
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The architecture of N-Net and the maps that it fuses."""
+
+    backbone: str = "efficientnet_lite0"
+    use_fpm: bool = True  # feature projection modules, section 3
+    use_nfs: bool = True  # normal feature storage, section 4
+    use_ffc: bool = True  # False: the bottleneck of reverse distillation (RD4AD) instead, the baseline of Table 5
+    use_forward: bool = True  # forward branch (bidirectional distillation, BD); False leaves the reverse one
+    maps: str = "both"  # both | reverse | forward: the layer maps that are fused, Table 7
+    fpm_reduction: int = 32  # A-2
+    fpm_mid: str = "bn_hswish"  # bn_hswish | none, A-1
+    memory_slots: int = 512  # A-4
+    memory_temperature: float = 1.0
+    memory_lambda_times_slots: float = 1.0  # shrinkage threshold lambda = this / slots; 2 and more kills the memory
+    memory_addressing: str = "cos_softmax"  # cos_softmax | dot_softmax | cos_relu
+    memory_init: str = "uniform"  # uniform | features (drawn at random) | coreset (greedy k-centre of the features)
+    recall_residual: bool = False  # D3 = F3' + gain * D3: the reverse student corrects what the memory recalls
+    anchor: float = 0.0  # of the cosines: a constant channel of this many deviations; 0: the paper's cosine
+    forward_p3_source: str = "recalled"  # recalled | raw, A-5
+    residual_blocks: int = 4  # L, A-8
+    forward_map: str = "projected"  # projected | student: P against SP or against SF (Table 6, row 3)
+    decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
+    align_corners: bool = True  # A-14
+    scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
+    exponent_power: float = 0.0  # above 0: the exponents are chosen on good images, see scale_choice.py
+    forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the forward maps in the sums of the scales 64, 32, 16
+    standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that cannot be meant."""
+        require_choice("maps", self.maps, ("both", "reverse", "forward"))
+        require_choice("fpm_mid", self.fpm_mid, ("bn_hswish", "none"))
+        require_choice("memory_addressing", self.memory_addressing, ("cos_softmax", "dot_softmax", "cos_relu"))
+        require_choice("memory_init", self.memory_init, ("uniform", "features", "coreset"))
+        require_choice("forward_p3_source", self.forward_p3_source, ("recalled", "raw"))
+        require_choice("forward_map", self.forward_map, ("projected", "student"))
+        require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
+        for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
+            _at_least(name, getattr(self, name), 1)
+        _above_zero("memory_temperature", self.memory_temperature)
+        _from_zero("memory_lambda_times_slots", self.memory_lambda_times_slots)
+        _from_zero("anchor", self.anchor)
+        _from_zero("exponent_power", self.exponent_power)
+        self.fusion  # noqa: B018 - exponents that cannot be meant
+        if self.anchor and not self.standardise:
+            raise ConfigError("anchor needs standardised features, whose mean length is known: set standardise to true")
+        if self.recall_residual and not self.use_nfs:
+            raise ConfigError("recall_residual needs the memory: leave use_nfs on")
+        if self.maps == "forward" and not self.use_forward:
+            raise ConfigError("maps 'forward' needs the forward branch: leave use_forward on")
+
+    @property
+    def fusion(self) -> Fusion:
+        """How the layer maps become one map."""
+        return Fusion(self.align_corners, self.scale_exponents, self.forward_weights)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The losses of equations 1 to 7, the optimiser and the schedule."""
+
+    epochs: int = 200
+    image_steps: int = (
+        0  # images shown in all, at most; above 0 it gives the epochs, and the first tenth of them aligns
+    )
+    look_every: int = (
+        0  # images shown between two looks at damaged good images, see stopping.py; 0: the length is fixed
+    )
+    patience: int = 3  # looks in a row, clearly worse than the best, after which the training ends
+    augmentation_copies: int = (
+        0  # at most; above 0 the augmentation is chosen on good images, see augmentation_choice.py
+    )
+    batch: int = 16
+    learning_rate: float = 0.005  # A-12; the paper prints 0.05
+    betas: tuple[float, float] = (0.5, 0.999)
+    kd_weight: float = 1.2  # alpha of equation 7, forward distillation
+    align_weight: float = 1.0  # beta of equation 3
+    align_epochs: int = 20  # beta is 0 afterwards
+    query_weight: float = 0.002  # delta of equation 7, entropy of the memory's weights
+    distance: str = "pixel"  # pixel | global, A-10
+    memory_rate: float = 1.0  # learning rate of the memory, as a share of the others'
+    projection_rate: float = (
+        1.0  # that of the feature projection modules, likewise (RD++ gives its projections a fifth)
+    )
+    schedule: str = "constant"  # constant | cosine: the learning rate over the training
+    ema_decay: float = 0.0  # of the running mean of the weights that is deployed; 0: the weights themselves
+    seed: int = 111
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that cannot be meant."""
+        require_choice("distance", self.distance, ("pixel", "global"))
+        require_choice("schedule", self.schedule, ("constant", "cosine"))
+        _at_least("epochs", self.epochs, 1)
+        _at_least("image_steps", self.image_steps, 0)
+        _at_least("look_every", self.look_every, 0)
+        _at_least("patience", self.patience, 1)
+        _at_least("augmentation_copies", self.augmentation_copies, 0)
+        _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
+        _above_zero("learning_rate", self.learning_rate)
+        for name in ("kd_weight", "align_weight", "query_weight", "memory_rate", "projection_rate"):
+            _from_zero(name, getattr(self, name))
+        _at_least("align_epochs", self.align_epochs, 0)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are {self.betas}; Adam takes two from 0 to below 1")
+        if self.distance == "global" and self.model.anchor:
+            raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
+
+    def with_length_for(self, images: int) -> TrainSettings:
+        """The settings with the epochs that `image_steps` means for so many images, augmented copies included."""
+        if not self.image_steps:
+            return self
+        epochs = max(1, round(self.image_steps / images))
+        return replace(self, epochs=epochs, align_epochs=max(1, round(epochs / 10)), image_steps=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest and the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
+        """The settings that `as_dict` wrote. Raises ConfigError when a name is unknown or missing values cannot be meant."""
+        try:
+            lists = {name: tuple(values["model"][name]) for name in ("scale_exponents", "forward_weights")}
+            model = {**values["model"], **lists}
+            parts = {"model": ModelSettings(**model), "augmentation": Augmentation(**values["augmentation"])}
+            return cls(**{**values, **parts, "betas": tuple(values["betas"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"settings of another version of nnet-edge: {error}") from error
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def _from_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name} is {value}; it must be 0 or more")
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} is {value}; it must be a number above 0")
+
+
+Changes = dict[str, Any]
+
+PAPER = TrainSettings()
+TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and what it was measured on
+    image_steps=1000,
+    look_every=200,
+    augmentation_copies=4,
+    batch=8,
+    memory_rate=0.02,
+    schedule="cosine",
+    ema_decay=0.98,
+    model=ModelSettings(
+        memory_init="coreset",
+        memory_slots=1024,
+        memory_temperature=0.02,
+        recall_residual=True,
+        scale_exponents=(0.3, 0.3, 1.0),  # where too few images are held out to choose
+        exponent_power=4.0,
+        forward_weights=(1.0, 1.0, 0.1),
+    ),
+)
+PROTOCOLS = {"paper": PAPER, "tuned": TUNED}
+PAPER_LEARNING_RATE = 0.05  # as printed; RD4AD's 0.005 with everything else equal makes it a likely misprint (A-12)
+
+_BASELINE: Changes = {"use_fpm": False, "use_nfs": False, "use_ffc": False, "use_forward": False}
+_FPM_AND_FORWARD: Changes = {"use_nfs": False, "use_ffc": False}
+ABLATIONS: dict[str, tuple[str, Changes, Changes]] = {  # table.row -> what it is, changes of the model, of the training
+    "4.1": ("baseline", _BASELINE, {}),
+    "4.2": ("FPM", _BASELINE | {"use_fpm": True}, {}),
+    "4.3": ("MF", _BASELINE | {"use_nfs": True, "use_ffc": True}, {}),
+    "4.4": ("FPM + BD", _FPM_AND_FORWARD, {}),
+    "4.5": ("FPM + MF + BD", {}, {}),
+    "5.1": ("baseline", _BASELINE, {}),
+    "5.2": ("NFS", _BASELINE | {"use_nfs": True}, {}),
+    "5.3": ("FFC", _BASELINE | {"use_ffc": True}, {}),
+    "5.4": ("NFS + FFC", _BASELINE | {"use_nfs": True, "use_ffc": True}, {}),
+    "6.1": ("base loss", _FPM_AND_FORWARD | {"use_forward": False}, {}),
+    "6.2": ("base loss + KD", _FPM_AND_FORWARD, {"align_weight": 0.0}),
+    "6.3": ("base loss + align", _FPM_AND_FORWARD | {"forward_map": "student"}, {"kd_weight": 0.0}),
+    "6.4": ("base loss + KD + align", _FPM_AND_FORWARD, {}),
+    "7.1": ("maps M1 to M3 (reverse)", {"maps": "reverse"}, {}),
+    "7.2": ("maps M4 to M6 (forward)", {"maps": "forward"}, {}),
+    "7.3": ("maps M1 to M6", {}, {}),
+}
+
+
+def ablated(settings: TrainSettings, row: str) -> TrainSettings:
+    """`settings` changed to a row of the paper's Tables 4 to 7, as "4.2". Raises ConfigError for an unknown row."""
+    require_choice("ablation", row, tuple(ABLATIONS))
+    _, model, training = ABLATIONS[row]
+    if not model.get("use_nfs", True):
+        model = model | {"recall_residual": False}  # there is no recall to correct
+    return replace(settings, model=replace(settings.model, **model), **training)
+
+
+def overridden(settings: TrainSettings, change: str) -> TrainSettings:
+    """`settings` with one changed, as "model.memory_slots=50", "augmentation.copies=4" or "kd_weight=0".
+
+    Exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0.
+
+    Raises ConfigError for an unknown name or a value of another kind.
+    """
+    name, equals, text = change.partition("=")
+    part, _, inner = name.strip().rpartition(".")
+    if not equals or part not in ("", "model", "augmentation"):
+        raise ConfigError(f"--set {change}: write NAME=VALUE, model.NAME=VALUE or augmentation.NAME=VALUE")
+    target: Any = getattr(settings, part) if part else settings
+    known = [item.name for item in fields(target) if not is_dataclass(getattr(target, item.name))]
+    if inner not in known:
+        raise ConfigError(f"--set {change}: there is no setting {name}; known are {', '.join(known)}")
+    values = {inner: _parse(change, text.strip(), getattr(target, inner))}
+    if inner == "scale_exponents":
+        values["exponent_power"] = 0.0
+    changed = replace(target, **values)
+    return replace(settings, **{part: changed}) if part else changed
+
+
+def _parse(change: str, text: str, present: object) -> object:
+    try:
+        if isinstance(present, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(present, tuple):
+            return tuple(float(value) for value in text.split(","))
+        return type(present)(text)  # type: ignore[call-arg]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"--set {change}: the value must be of the kind of {present!r}") from error

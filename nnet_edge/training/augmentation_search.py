@@ -1,0 +1,99 @@
+"""Which augmentation suits the parts, decided on good images alone.
+
+Some good images are laid aside and compared with the others, as they are and turned by half. Where the turned ones are not much
+stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint at; where they are, parts
+always lie the same way, and only small changes are normal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnet_edge.methods.cosine import unit
+from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.training.feature_cache import SMALLEST_DEVIATION, chunks, to_device
+
+NONE = Augmentation()
+SMALL = Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08)
+TURNED = Augmentation(rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True)
+STRANGER_WHEN_TURNED = 2.0  # measured: cookies, which lie any way, 1.4 to 1.5; parts that lie one way 2.8 to 4.6
+IMAGES = 60  # looked at, a quarter of them laid aside
+FEWEST_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The augmentation and what it was decided on."""
+
+    augmentation: Augmentation
+    stranger_when_turned: float | None  # distance of turned good images over that of unturned ones; None: not measured
+
+    @property
+    def lie_any_way(self) -> bool:
+        """Whether parts lie on the line any way round."""
+        return self.stranger_when_turned is not None and self.stranger_when_turned <= STRANGER_WHEN_TURNED
+
+    def sentence(self) -> str:
+        """The choice in one line."""
+        if self.stranger_when_turned is None:
+            return "augmentation: none"
+        kind = "turned any way" if self.lie_any_way else "small changes"
+        return (
+            f"augmentation: {self.augmentation.copies} copies, {kind} (good images turned by half are "
+            f"{self.stranger_when_turned:.1f} times as strange; up to {STRANGER_WHEN_TURNED:.0f} counts as lying any way)"
+        )
+
+
+def choose_augmentation(
+    network: NNet,
+    images: np.ndarray,
+    copies: int,
+    seed: int,
+    autocast: Callable[[], contextlib.AbstractContextManager],
+) -> Choice:
+    """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`.
+
+    Distances are cosines of F3 brought to mean 0 and deviation 1 a channel over the compared images: else the channels'
+    constant part, which all images share, outweighs what differs. With `copies` 1, or fewer than 4 images, there is nothing
+    to choose: none.
+    """
+    if copies == 1 or len(images) < FEWEST_IMAGES:
+        return Choice(NONE, None)
+    order = np.random.default_rng([seed, 2]).permutation(len(images))[:IMAGES]
+    aside = images[order[: len(order) // 4]]
+    stored = deepest_vectors(network, images[order[len(order) // 4 :]], autocast)
+    deviation, mean = torch.std_mean(stored, dim=0)
+    deviation = deviation.clamp_min(SMALLEST_DEVIATION * float(deviation.mean()) + 1e-12)
+    known = unit((stored - mean) / deviation)
+    unturned, turned = (
+        nearest_distance(unit((deepest_vectors(network, shown, autocast) - mean) / deviation), known)
+        for shown in (aside, np.ascontiguousarray(aside[:, ::-1, ::-1]))
+    )
+    ratio = turned / max(unturned, 1e-6)
+    return Choice(replace(TURNED if ratio <= STRANGER_WHEN_TURNED else SMALL, copies=copies), ratio)
+
+
+@torch.no_grad()
+def deepest_vectors(
+    network: NNet, images: np.ndarray, autocast: Callable[[], contextlib.AbstractContextManager]
+) -> Tensor:
+    """The vectors of F3 of all images, (N * 256, C) in FP32."""
+    found = []
+    for chunk in chunks(images):
+        with autocast():
+            third = network.teacher_features(network.normalise(to_device(chunk, network)))[2]
+        found.append(third.float().permute(0, 2, 3, 1).flatten(0, 2))
+    return torch.cat(found)
+
+
+def nearest_distance(queries: Tensor, stored: Tensor) -> float:
+    """Mean over `queries` (n, C) of 1 - cosine to the nearest of `stored` (m, C), all of length 1."""
+    nearest = [1 - (part @ stored.t()).amax(dim=1) for part in queries.split(1024)]
+    return float(torch.cat(nearest).mean())

@@ -1,0 +1,1 @@
+"""Runners: a graph or an engine, and `infer`."""

@@ -1,0 +1,109 @@
+"""Many images through a runner, in batches that it takes.
+
+What computes maps and scores: one protocol, and one function that picks who obeys it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.frame import Frame, FrameOutputs, Outputs
+from nnet_edge.settings.runner import RunnerSettings
+
+
+class Runner(Protocol):
+    """A loaded graph or engine. A context manager; entering one twice is allowed, the last exit releases it."""
+
+    name: str  # of the library that computes
+    precision: str  # "fp32" or "bf16", what is really computed in
+    max_batch: int  # images in one infer
+    input_shape: tuple[int, int, int]  # (256, 256, 3)
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
+        ...
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` in two steps: computing begins, and what is given back waits for it and gives its outputs, once.
+
+        A second batch may be started before the first is waited for; the images must not change until then.
+        """
+        ...
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class FrameRunner(Protocol):
+    """A runner that resizes frames itself and keeps their maps until somebody asks; it obeys Runner as well."""
+
+    def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
+        """Begin to judge frames of any size; what is given back waits for the scores."""
+        ...
+
+
+def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
+    """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx, TensorRT for .engine.
+
+    Raises ConfigError for a file or a setting that cannot be meant, MissingExtraError when the library is absent,
+    BundleError for a file that is no graph of nnet-edge or an engine that does not fit this machine, StreamError without
+    the GPU that an engine needs.
+    """
+    settings = settings or RunnerSettings()
+    if graph.suffix == ".engine":
+        return load_engine(graph, settings)
+    if graph.suffix != ".onnx":
+        raise ConfigError(f"{graph} is neither graph nor engine: a runner takes .onnx or .engine files of a bundle")
+    if settings.kind == "tensorrt":
+        raise ConfigError(
+            f"{graph} is a graph and TensorRT runs engines: build one with nnet-edge build-engine {graph.parent}"
+        )
+    kind = installed_kind() if settings.kind == "auto" else settings.kind
+    if kind == "openvino":
+        from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
+
+        return OpenvinoRunner(graph, settings)
+    from nnet_edge.runtime.runners.onnx_runner import OnnxRunner
+
+    return OnnxRunner(graph, settings)
+
+
+def load_engine(engine: Path, settings: RunnerSettings) -> Runner:
+    """A TensorRT runner; raises ConfigError for settings of another runner, and what `load_trt_runner` raises."""
+    if settings.kind not in ("auto", "tensorrt"):
+        raise ConfigError(f"{engine} is an engine of TensorRT, which {settings.kind} cannot run: give a .onnx graph")
+    if settings.precision == "bf16":
+        raise ConfigError(f"{engine} computes in the precision that it was built with: leave bf16 out")
+    from nnet_edge.runtime.runners.trt.trt_runner import load_trt_runner
+
+    return load_trt_runner(engine, settings)
+
+
+def installed_kind() -> str:
+    """The runner that "auto" means here. Raises MissingExtraError when neither library is installed."""
+    for kind in ("openvino", "onnxruntime"):
+        if find_spec(kind) is not None:
+            return kind
+    raise MissingExtraError("neither openvino nor onnxruntime is installed: pip install 'nnet-edge[cpu]'")
+
+
+def infer_all(runner: Runner, images: np.ndarray, layer_maps: bool = True) -> Outputs:
+    """The outputs for all images, uint8 RGB (N, 256, 256, 3), N at least 1; the layer maps unless told otherwise."""
+    starts = range(0, len(images), runner.max_batch)
+    parts = [runner.infer(images[start : start + runner.max_batch], layer_maps) for start in starts]
+    return Outputs(
+        np.concatenate([part.anomaly_map for part in parts]),
+        np.concatenate([part.image_score for part in parts]),
+        {name: np.concatenate([part.layer_maps[name] for part in parts]) for name in parts[0].layer_maps},
+    )

@@ -1,0 +1,183 @@
+"""What the runners of an ONNX graph share: its contract, the checks at the door, one way to open and close."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.bundle import precision_named
+from nnet_edge.errors import BundleError, ConfigError, StreamError
+from nnet_edge.frame import Outputs
+from nnet_edge.imaging import SIDE
+from nnet_edge.settings.runner import RunnerSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+INPUT = "images"  # uint8 RGB (N, 256, 256, 3)
+TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, 256, 256) and (N,)
+INPUT_SHAPE = (SIDE, SIDE, 3)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a graph takes and gives beside its layer maps. Benchmarks alone make graphs of another side or without the tail."""
+
+    side: int = SIDE  # of the input, pixels
+    tail: tuple[str, ...] = TAIL
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one image."""
+        return (self.side, self.side, 3)
+
+
+DEPLOYED = Contract()
+
+
+class GraphRunner(ABC):
+    """A compiled ONNX graph; `infer` gives maps and scores. Ready once made, released when the last `with` is left.
+
+    One thread at a time may call `infer`. Making one raises ConfigError for settings that the library or the processor
+    cannot meet, BundleError for a file that is no graph of nnet-edge.
+    """
+
+    name: str  # of the library
+    version: str  # of the library
+    layer_maps: tuple[str, ...]  # that the graph gives, in the order of LAYER_MAPS
+
+    def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
+        if not graph.is_file():
+            raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
+        self.graph = graph
+        self.input_shape = contract.input_shape
+        self._tail = contract.tail
+        self.precision = precision_named(graph) or settings.precision
+        self.max_batch = settings.max_batch
+        self._entered = 0
+        self._released = False
+
+    def __enter__(self) -> Self:
+        self._require_open()
+        self._entered += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0 and not self._released:
+            self._released = True
+            self._release()
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3) 1 <= N <= max_batch; the layer maps if asked.
+
+        The caller may keep the arrays. Raises ConfigError for images of another shape, type or number, StreamError when
+        the library fails.
+        """
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` in two steps, see Runner: the errors of the library may come in either."""
+        if not self._tail:
+            raise ConfigError(f"{self.graph} has no tail, so it gives no anomaly map: ask for its layer maps alone")
+        collect = self._checked_start(images, (*TAIL, *self.layer_maps) if layer_maps else TAIL)
+
+        def outputs() -> Outputs:
+            self._require_open()
+            arrays = collect()
+            return Outputs(
+                anomaly_map=arrays["anomaly_map"][:, 0],
+                image_score=arrays["image_score"],
+                layer_maps={name: arrays[name] for name in self.layer_maps} if layer_maps else {},
+            )
+
+        return outputs
+
+    def infer_layer_maps(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Only the layer maps of `images`, float32 (N, 1, h, w) by name; what `infer` raises."""
+        return self._checked_start(images, self.layer_maps)()
+
+    def _checked_start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        self._require_open()
+        check_images(images, self.max_batch, self.input_shape)
+        return self._start(np.ascontiguousarray(images), wanted)
+
+    @abstractmethod
+    def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        """Begin to compute; the answer waits and gives the wanted outputs by name, in arrays that nothing else refers to."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give the library's memory and threads back."""
+
+    def _require_open(self) -> None:
+        if self._released:
+            raise StreamError(f"the {self.name} runner of {self.graph} is closed: load it again")
+
+
+def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]) -> None:
+    """Nothing, when a runner can take `images`. Raises ConfigError that says what it got and what it takes."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise ConfigError(
+            f"a runner takes uint8 RGB (N, {shape[0]}, {shape[1]}, 3), not {images.dtype} {tuple(images.shape)}: "
+            "resize with nnet_edge.imaging.resize"
+        )
+    if not 1 <= len(images) <= max_batch:
+        raise ConfigError(f"a batch of {len(images)} images does not fit this runner: it takes 1 to {max_batch}")
+
+
+def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The layer maps that a graph with these outputs must have: those of both branches, or of the one that an ablation left."""
+    branches = {name.split("_")[0] for name in outputs if name in LAYER_MAPS} or {"forward", "reverse"}
+    return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
+
+
+def require_contract(
+    graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], contract: Contract = DEPLOYED
+) -> None:
+    """Nothing, when the graph has the names and the number types of the contract (name -> "uint8" or "float32").
+
+    Raises BundleError that names what is missing or of another type.
+    """
+    wanted_inputs = {INPUT: "uint8"}
+    wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *contract.tail), "float32")
+    faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
+    for kind, wanted, found in (("input", wanted_inputs, inputs), ("output", wanted_outputs, outputs)):
+        faults += [f"lacks the {kind} {name}" for name in wanted if name not in found]
+        faults += [
+            f"has the {kind} {name} as {found[name]} instead of {number_type}"
+            for name, number_type in wanted.items()
+            if name in found and found[name] != number_type
+        ]
+    if faults:
+        raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
+
+
+def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract = DEPLOYED) -> None:
+    """Nothing, when `shape` of the input is the contract's with a free N, whatever stands for it. Raises BundleError."""
+    is_free = not isinstance(shape[0], int) if shape else False
+    if not is_free or tuple(shape[1:]) != contract.input_shape:
+        raise BundleError(
+            f"{graph} takes images of shape {tuple(shape)} and not (N, {contract.side}, {contract.side}, 3) with a free N; "
+            "write it again with `export`"
+        )
+
+
+def shares(images: np.ndarray, workers: int) -> list[np.ndarray]:
+    """`images` cut into at most `workers` runs of nearly equal length, none empty, in order; views, no copies."""
+    return np.array_split(images, min(workers, len(images)))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

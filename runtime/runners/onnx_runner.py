@@ -1,0 +1,101 @@
+"""N-Net on ONNX Runtime; the only file that imports onnxruntime at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
+from nnet_edge.runtime.runners.graph import (
+    DEPLOYED,
+    INPUT,
+    Contract,
+    GraphRunner,
+    cores,
+    layer_maps_of,
+    require_contract,
+    require_input_shape,
+    shares,
+)
+from nnet_edge.settings.runner import RunnerSettings
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtraError("onnxruntime is not installed: pip install 'nnet-edge[cpu]'") from error
+
+ERRORS_ONLY = 3  # ONNX Runtime's severity: it would otherwise warn about every unused initializer
+NUMBER_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+class OnnxRunner(GraphRunner):
+    """A graph in a session of ONNX Runtime on the processor, FP32; the batch may change from call to call.
+
+    For the hint "throughput" the batch is shared out among threads that compute alone; ONNX Runtime compiles nothing
+    that a cache folder could keep.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
+        super().__init__(graph, settings, contract)
+        self.version = onnxruntime.__version__
+        if settings.precision != "fp32":
+            raise ConfigError(
+                f"ONNX Runtime computes this graph in fp32 only, not in {settings.precision}: use openvino"
+            )
+        if settings.cache_dir is not None:
+            raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
+        threads = settings.threads or cores()
+        alone = settings.hint == "throughput"
+        self._session = open_session(graph, 1 if alone else threads, contract)
+        self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())
+        workers = min(threads, settings.max_batch) if alone else 1
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
+        self._worker_count = workers
+
+    def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
+        def compute(part: np.ndarray) -> list[np.ndarray]:
+            return self._session.run(list(wanted), {INPUT: part})
+
+        parts = [self._workers.submit(compute, part) for part in shares(images, self._worker_count)]
+
+        def collect() -> Mapping[str, np.ndarray]:
+            try:
+                done = [part.result() for part in parts]
+            except Exception as error:  # ONNX Runtime's errors have no common base below Exception
+                raise StreamError(f"ONNX Runtime could not compute {len(images)} images: {error}") from error
+            if len(done) == 1:
+                return dict(zip(wanted, done[0], strict=True))
+            return {name: np.concatenate(arrays) for name, arrays in zip(wanted, zip(*done, strict=True), strict=True)}
+
+        return collect
+
+    def _release(self) -> None:
+        self._workers.shutdown()
+        del self._session
+
+
+def open_session(graph: Path, threads: int, contract: Contract) -> onnxruntime.InferenceSession:
+    """A session on the processor. Raises BundleError when the graph cannot be read or lacks the contract's names."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # see above
+        reason = " ".join(str(error).split())
+        raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error
+    require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()), contract)
+    require_input_shape(graph, session.get_inputs()[0].shape, contract)
+    return session
+
+
+def port_types(ports: Sequence[Any]) -> dict[str, str]:
+    """The name of each input or output -> its number type, "uint8" or "float32", others by ONNX Runtime's own word."""
+    return {port.name: NUMBER_TYPES.get(port.type, port.type) for port in ports}

@@ -1,0 +1,236 @@
+"""The GPU through pycuda, and the kernels on it. The only importer of pycuda; it is imported when a GPU is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.errors import MissingExtraError, StreamError
+from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, Buffer, CudaEvent, CudaStream, used_up
+from nnet_edge.runtime.runners.trt.kernels.cuda_graph import CudaGraph, capture_graph, load_driver
+from nnet_edge.runtime.runners.trt.kernels.launches import ARGUMENTS
+from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, cubin_for
+
+MEBIBYTE = 1 << 20
+
+
+def open_gpu(cache: Path | None = None) -> PycudaDevice:
+    """The first GPU, its kernels compiled (kept in `cache`) and loaded; close it.
+
+    Raises StreamError where there is no driver or no GPU, MissingExtraError without pycuda or nvcc.
+    """
+    found = find_gpu()
+    if isinstance(found, NoGpu):
+        raise StreamError(f"{found.reason}: {CPU_RUNNER}")
+    return PycudaDevice(load_pycuda(), cache)
+
+
+def load_pycuda() -> Any:
+    """`pycuda.driver`, initialised. Raises MissingExtraError, or StreamError when the driver refuses."""
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise MissingExtraError(
+            f"pycuda cannot be imported ({reason}): pip install 'nnet-edge[gpu]', or {CPU_RUNNER}"
+        ) from error
+    with translating(pycuda.driver, "start CUDA"):
+        pycuda.driver.init()
+    return pycuda.driver
+
+
+@contextmanager
+def translating(cuda: Any, what: str) -> Iterator[None]:
+    """pycuda's errors in the block as StreamError that says what was tried and what to do."""
+    try:
+        yield
+    except cuda.MemoryError as error:
+        raise used_up(what) from error
+    except cuda.Error as error:
+        reason = " ".join(str(error).split())
+        raise StreamError(f"CUDA could not {what}: {reason}; start again, or {CPU_RUNNER}") from error
+
+
+class PycudaDevice:
+    """The GPU 0 by pycuda, in its primary context, which TensorRT uses too; see `runtime/device.py` for each method."""
+
+    def __init__(self, cuda: Any, cache: Path | None = None) -> None:
+        self._cuda = cuda
+        self._graphs: list[CudaGraph] = []
+        self._buffers: set[PycudaBuffer] = set()
+        with translating(cuda, "open GPU 0"):
+            device = cuda.Device(0)
+            self.title = str(device.name())
+            self.compute_capability = ".".join(str(number) for number in device.compute_capability())
+            self._context = device.retain_primary_context()
+        self._functions = {}
+        cubins = {name: cubin_for(name, self.compute_capability, cache) for name in KERNELS}
+        with self.current(), translating(cuda, "load the kernels"):
+            self._driver = load_driver()
+            for name, cubin in cubins.items():
+                module = cuda.module_from_buffer(cubin)
+                self._functions[name] = module.get_function(name).prepare(ARGUMENTS[name])
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Within it, the calling thread works on this device."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def allocate(self, size: int) -> Buffer:
+        """`size` bytes on the device."""
+        with translating(self._cuda, f"allocate {size / MEBIBYTE:.1f} MiB"):
+            buffer = PycudaBuffer(self._cuda.mem_alloc(size), size, self._buffers.discard)
+        self._buffers.add(buffer)
+        return buffer
+
+    def pinned(self, size: int) -> np.ndarray:
+        """`size` bytes of pinned host memory, uint8."""
+        with translating(self._cuda, f"pin {size / MEBIBYTE:.1f} MiB of host memory"):
+            memory: np.ndarray = self._cuda.pagelocked_empty(size, np.uint8)
+        return memory
+
+    def stream(self) -> CudaStream:
+        """A new queue."""
+        with translating(self._cuda, "make a stream"):
+            return PycudaStream(self._cuda, self._cuda.Stream())
+
+    def event(self) -> CudaEvent:
+        """A new mark; without times, which would slow it down."""
+        flags = self._cuda.event_flags
+        with translating(self._cuda, "make an event"):
+            return PycudaEvent(self._cuda, self._cuda.Event(flags.DISABLE_TIMING))
+
+    def upload(self, address: int, source: np.ndarray, cuda_stream: CudaStream) -> None:
+        """Queue a copy to the device."""
+        with translating(self._cuda, f"upload {source.nbytes} bytes"):
+            self._cuda.memcpy_htod_async(address, source, native(cuda_stream))
+
+    def download(self, target: np.ndarray, address: int, cuda_stream: CudaStream) -> None:
+        """Queue a copy from the device."""
+        with translating(self._cuda, f"download {target.nbytes} bytes"):
+            self._cuda.memcpy_dtoh_async(target, address, native(cuda_stream))
+
+    def launch(
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        arguments: Sequence[int | float],
+        cuda_stream: CudaStream,
+    ) -> None:
+        """Queue a kernel."""
+        with translating(self._cuda, f"launch {kernel}"):
+            function = self._functions[kernel]
+            function.prepared_async_call(grid, (threads, 1, 1), native(cuda_stream), *arguments)
+
+    def capture(self, work: Callable[[], None], cuda_stream: CudaStream) -> Callable[[], None] | None:
+        """What `work` queues, as a CUDA graph; None when it cannot be captured."""
+        graph = capture_graph(self._driver, work, cuda_stream.handle)
+        if graph is not None:
+            self._graphs.append(graph)
+        return graph
+
+    def copy(self, target: int, source: int, size: int, cuda_stream: CudaStream) -> None:
+        """Queue a copy from one place of the device to another."""
+        with translating(self._cuda, f"copy {size} bytes"):
+            self._cuda.memcpy_dtod_async(target, source, size, native(cuda_stream))
+
+    def time_ms(self, work: Callable[[], None], cuda_stream: CudaStream) -> float:
+        """Milliseconds that the GPU takes for what `work` queues in the stream; waits for it."""
+        queue = native(cuda_stream)
+        with translating(self._cuda, "measure a time"):
+            began, ended = self._cuda.Event(), self._cuda.Event()
+            began.record(queue)
+            work()
+            ended.record(queue)
+            ended.synchronize()
+            return float(ended.time_since(began))
+
+    def close(self) -> None:
+        """Wait for the GPU and give everything back; of a GPU that is broken the context at least."""
+        try:
+            with self.current(), translating(self._cuda, "give the GPU's memory back"):
+                self._context.synchronize()
+                for graph in self._graphs:
+                    graph.close()
+                for buffer in tuple(self._buffers):
+                    buffer.free()
+                self._graphs, self._functions = [], {}
+        finally:
+            self._context.detach()
+
+
+@dataclass(eq=False)
+class PycudaBuffer:
+    """Memory on the GPU."""
+
+    allocation: Any  # pycuda.driver.DeviceAllocation
+    size: int
+    forget: Callable[[PycudaBuffer], None]
+
+    @property
+    def address(self) -> int:
+        """Of the first byte."""
+        return int(self.allocation)
+
+    def free(self) -> None:
+        """Give the memory back."""
+        self.allocation.free()
+        self.forget(self)
+
+
+@dataclass(frozen=True)
+class PycudaStream:
+    """A queue of the GPU."""
+
+    cuda: Any
+    native: Any  # pycuda.driver.Stream
+
+    @property
+    def handle(self) -> int:
+        """As CUDA and TensorRT know it."""
+        return int(self.native.handle)
+
+    def wait(self, event: CudaEvent) -> None:
+        """What is queued from now on begins after what `event` has recorded."""
+        with translating(self.cuda, "wait for an event"):
+            self.native.wait_for_event(native(event))
+
+    def synchronize(self) -> None:
+        """Wait until all that was queued is done."""
+        with translating(self.cuda, "finish what was queued"):
+            self.native.synchronize()
+
+
+@dataclass(frozen=True)
+class PycudaEvent:
+    """A mark in a queue of the GPU."""
+
+    cuda: Any
+    native: Any  # pycuda.driver.Event
+
+    def record(self, cuda_stream: CudaStream) -> None:
+        """Mark what is queued so far."""
+        with translating(self.cuda, "record an event"):
+            self.native.record(native(cuda_stream))
+
+    def synchronize(self) -> None:
+        """Wait until all that the mark stands for is done."""
+        with translating(self.cuda, "finish what was queued"):
+            self.native.synchronize()
+
+
+def native(wrapped: CudaStream | CudaEvent) -> Any:
+    """pycuda's own object."""
+    assert isinstance(wrapped, PycudaStream | PycudaEvent)
+    return wrapped.native

@@ -1,0 +1,200 @@
+"""What a batch needs on its way through the GPU, three times over, so that batches overlap.
+
+While batch k is computed, batch k + 1 is uploaded and the verdicts of batch k - 1 come back: three streams of CUDA, three
+slots. A slot owns its memory on both sides and the events that keep its four steps in order:
+
+    host fills the pinned upload -> [upload] -> uploaded -> [compute] -> computed -> [download] -> downloaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnet_edge.anomaly_map import IMAGE_SIDE, Fusion
+from nnet_edge.imaging import SIDE, to_rgb
+from nnet_edge.runtime.runners.trt.device import Buffer, Device
+from nnet_edge.runtime.runners.trt.kernels.tables import (
+    BGR8,
+    GRAY8,
+    NV12,
+    RGB8,
+    STRIPS,
+    VIEW,
+    enlarging_table,
+    fill_maps,
+    filter_table,
+    resize_axis,
+)
+
+RING = 3  # batches under way: one in each of upload, compute and download
+ALIGNMENT = 256  # bytes; what CUDA's own allocations begin at
+IMAGE_BYTES = SIDE * SIDE * 3
+MAP_BYTES = IMAGE_SIDE * IMAGE_SIDE * 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame as the kernel `preprocess` takes it."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3), (H, W), or NV12 as (H * 3 / 2, W); any strides
+    format: int  # BGR8, RGB8, GRAY8 or NV12
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture; NV12 has half as many again below them."""
+        return self.pixels.shape[0] * 2 // 3 if self.format == NV12 else self.pixels.shape[0]
+
+
+def picture_of(image: np.ndarray) -> Picture:
+    """A frame's image, as `imaging.to_rgb` takes it: BGR and grey go up as they are, the rest is converted here.
+
+    Raises DataError for an image that no frame can have.
+    """
+    if image.dtype == np.uint8 and image.size:
+        if image.ndim == 3 and image.shape[2] == 3:
+            return Picture(image, BGR8)
+        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+            return Picture(image.reshape(image.shape[:2]), GRAY8)
+    return Picture(to_rgb(image), RGB8)
+
+
+class Tables:
+    """The constant numbers of the kernel `anomaly_map` on the device."""
+
+    def __init__(self, device: Device, fusion: Fusion) -> None:
+        tables = (enlarging_table(fusion), filter_table(fusion))
+        self._buffers = [device.allocate(table.nbytes) for table in tables]
+        for table, buffer in zip(tables, self._buffers, strict=True):
+            upload_constant(device, table, buffer)
+        self.enlarging, self.filter = (buffer.address for buffer in self._buffers)
+
+
+def upload_constant(device: Device, constant: np.ndarray, there: Buffer) -> None:
+    """Copy `constant` to the device once and for all; waits for it."""
+    host, cuda_stream = device.pinned(constant.nbytes), device.stream()
+    host[:] = np.frombuffer(constant.tobytes(), np.uint8)
+    device.upload(there.address, host, cuda_stream)
+    cuda_stream.synchronize()
+
+
+class Slot:
+    """The memory of one batch of at most `capacity` images; the engine's tensors lie at `addresses`."""
+
+    def __init__(self, device: Device, capacity: int, layer_maps: Mapping[str, np.dtype], fusion: Fusion) -> None:
+        self._device = device
+        self.capacity = capacity
+        self.uploaded, self.computed, self.downloaded = (device.event() for _ in range(3))
+        self.flight: object | None = None  # who may still read what lies here
+        self.images = device.allocate(capacity * IMAGE_BYTES)
+        self._types = dict(layer_maps)
+        self._maps = {name: device.allocate(self.map_bytes(name, capacity)) for name in layer_maps}
+        self.anomaly_maps = device.allocate(capacity * MAP_BYTES)
+        self.peaks = device.allocate(capacity * STRIPS * 4)
+        self.views = device.allocate(capacity * VIEW.itemsize)
+        self.layer_maps = device.allocate(ALIGNMENT)
+        self.addresses = {"images": self.images.address} | {name: map_.address for name, map_ in self._maps.items()}
+        self._views = device.pinned(capacity * VIEW.itemsize).view(VIEW)
+        self._peaks = device.pinned(capacity * STRIPS * 4).view(np.float32).reshape(capacity, STRIPS)
+        self._downloads: dict[str, np.ndarray] = {}
+        self._bulk: np.ndarray | None = None  # pinned: tables and pixels of a batch
+        self._bulk_there: Buffer | None = None
+        self._upload_constants(fusion)
+
+    def map_bytes(self, name: str, images: int) -> int:
+        """Bytes of the layer map `name` of that many images."""
+        side = int(name.split("_")[1])
+        return images * side * side * self._types[name].itemsize
+
+    def _upload_constants(self, fusion: Fusion) -> None:
+        halves = frozenset(name for name, kind in self._types.items() if kind == np.float16)
+        addresses = {name: address for name, address in self.addresses.items() if name != "images"}
+        upload_constant(self._device, fill_maps(fusion, addresses, halves), self.layer_maps)
+
+    def fill(self, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
+        """Put the pictures into pinned memory; gives what to upload to `views` and to `bulk_address`."""
+        places, size = plan(pictures)
+        bulk, there = self._bulk_of(size)
+        views = self._views
+        views[:] = 0
+        for view, picture, place in zip(views, pictures, places, strict=False):
+            rows, columns = resize_axis(picture.height), resize_axis(picture.pixels.shape[1])
+            for start, table in ((place.rows, rows), (place.columns, columns)):
+                bulk[start : start + table.nbytes].view(np.int32)[:] = table
+            end = place.pixels + picture.pixels.size
+            np.copyto(bulk[place.pixels : end].reshape(picture.pixels.shape), picture.pixels)
+            row_bytes = picture.pixels.size // picture.pixels.shape[0]
+            view["pixels"], view["row_bytes"] = there.address + place.pixels, row_bytes
+            if picture.format == NV12:
+                view["chroma"] = there.address + place.pixels + picture.height * row_bytes
+                view["chroma_row_bytes"] = row_bytes
+            view["rows"], view["columns"] = there.address + place.rows, there.address + place.columns
+            view["height"], view["width"] = picture.height, picture.pixels.shape[1]
+            view["format"] = picture.format
+        return views.view(np.uint8), bulk[:size]
+
+    @property
+    def bulk_address(self) -> int:
+        """Where tables and pixels go."""
+        assert self._bulk_there is not None
+        return self._bulk_there.address
+
+    def _bulk_of(self, size: int) -> tuple[np.ndarray, Buffer]:
+        """Pinned and device memory of at least `size` bytes; what is too small is replaced by the next power of two."""
+        if self._bulk is None or self._bulk_there is None or self._bulk_there.size < size:
+            smaller = self._bulk_there
+            self._bulk = self._bulk_there = None  # where memory ends, nothing stale stays
+            if smaller is not None:
+                smaller.free()
+            larger = 1 << (size - 1).bit_length()
+            self._bulk = self._device.pinned(larger)
+            self._bulk_there = self._device.allocate(larger)
+        return self._bulk, self._bulk_there
+
+    def host_peaks(self, images: int) -> np.ndarray:
+        """Pinned, float32 (images, 8)."""
+        return self._peaks[:images]
+
+    def host_maps(self, name: str, images: int) -> tuple[np.ndarray, int]:
+        """Pinned memory for `anomaly_map` or a layer map, (images, 1, h, w), and the address that it is copied from."""
+        if name == "anomaly_map":
+            side, kind, address = IMAGE_SIDE, np.dtype(np.float32), self.anomaly_maps.address
+        else:
+            side, kind, address = int(name.split("_")[1]), self._types[name], self.addresses[name]
+        if name not in self._downloads:
+            self._downloads[name] = self._device.pinned(self.capacity * side * side * kind.itemsize)
+        flat = self._downloads[name][: images * side * side * kind.itemsize]
+        return flat.view(kind).reshape(images, 1, side, side), address
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture lies in the upload, bytes from its start."""
+
+    rows: int
+    columns: int
+    pixels: int
+
+
+def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
+    """Where each picture and its tables lie in one upload (pictures of one size share tables), and its size in bytes."""
+    tables: dict[int, int] = {}
+    size = 0
+
+    def reserve(amount: int) -> int:
+        nonlocal size
+        start = size
+        size += -(-amount // ALIGNMENT) * ALIGNMENT
+        return start
+
+    for picture in pictures:
+        for length in (picture.height, picture.pixels.shape[1]):
+            if length not in tables:
+                tables[length] = reserve(resize_axis(length).nbytes)
+    places = [
+        Place(tables[picture.height], tables[picture.pixels.shape[1]], reserve(picture.pixels.size))
+        for picture in pictures
+    ]
+    return places, size

@@ -1,0 +1,12 @@
+"""Where frames come from: one file a kind of camera."""
+
+from nnet_edge.moved import forward
+
+__getattr__ = forward(
+    __name__,
+    {
+        "open_source": "nnet_edge.runtime.sources.open",
+        "open_source_of": "nnet_edge.runtime.sources.open",
+        "Source": "nnet_edge.runtime.sources.base",
+    },
+)

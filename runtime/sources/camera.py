@@ -1,0 +1,301 @@
+"""One camera of a line: a thread that reads it, and one that watches the reader, opens the source again and says so.
+
+    connecting -> live -> stalled (no frame for too long) or lost (it ended, broke, or cannot be opened) -> connecting ...
+
+A live source is tried for ever, each wait longer than the last up to a limit. A file ends, or fails, once. So does a
+camera whose settings do not fit its first frame; later it may come back with other pixels, and is waited for. Whatever
+happens to a source, no frame is made up, repeated or sent twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
+from nnet_edge.frame import Frame
+from nnet_edge.runtime.sources.base import Source, SourceFacts
+from nnet_edge.settings.stream import CameraSettings
+
+log = logging.getLogger(__name__)
+
+STATES = ("connecting", "live", "stalled", "lost", "ended", "failed")
+JOIN_LIMIT_S = 0.5  # a capture that its driver has not given back by then is left behind; it ends itself
+MOST_LEFT_BEHIND = 3  # readers that hang in a driver; with more, the camera waits for one of them to come back
+LOOK_S = 0.25  # how often the watchdog looks at a silent reader
+
+
+@dataclass(frozen=True)
+class CameraStatus:
+    """What is known of a camera now."""
+
+    state: str  # of STATES
+    since_s: float  # seconds since it came into this state
+    asked: SourceFacts  # None fields: nothing was asked for
+    got: SourceFacts | None  # of the last time that it was live
+    reconnects: int  # times that it came back
+    skipped: int  # pictures that could not be read and were passed over
+    reason: str | None  # why it is stalled, lost or failed
+
+
+class Camera:
+    """Reads a source and hands its frames to `put`, which says whether it wants more; see the top of this file.
+
+    `source` is opened first; `reopen` makes each later one, None: the source is opened once, and `failed` when it breaks.
+    `tell(kind, **facts)` is given events, `ended(error)` the end, None for a good one; both in threads of the camera.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        settings: CameraSettings,
+        put: Callable[[Frame], bool],
+        tell: Callable[..., object],
+        ended: Callable[[BaseException | None], None],
+        reopen: Callable[[], Source] | None = None,
+        captured: Callable[[float], None] = lambda took_ms: None,
+    ) -> None:
+        self.name, self.settings, self.session = name, settings, uuid4().hex[:12]
+        self._source, self._reopen = source, reopen
+        self._put, self._tell, self._ended, self._captured = put, tell, ended, captured
+        self._lock = threading.Lock()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._state, self._since_s = "connecting", time.monotonic()
+        self._reason: str | None = None
+        self._got: SourceFacts | None = None
+        self._times_live = self._skipped = self._next_index = 0
+        self._was_live_s = 0.0  # how long the last reader gave frames
+        self._has_given = False  # a frame that was taken in: the settings are such as can be meant
+        self._is_out = False  # whether it was said that it is lost
+        self._reader: Reader | None = None
+        self._left_behind: list[Reader] = []
+        self._thread = threading.Thread(target=self._supervise, name=f"camera {name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read; returns at once."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Ask both threads to end soon."""
+        self._stop.set()
+        self._wake.set()
+        with self._lock:
+            reader = self._reader
+        if reader is not None:
+            reader.leave()
+
+    def join(self) -> None:
+        """Wait until they have ended, not longer than a second; a reader that hangs in a driver ends by itself."""
+        self._thread.join(2 * JOIN_LIMIT_S)
+        if self._thread.is_alive():
+            log.warning("the watchdog of %s does not answer: it is left to end by itself", self.name)
+
+    def status(self) -> CameraStatus:
+        """What is known of the camera now."""
+        asked = SourceFacts(
+            self.settings.height, self.settings.width, self.settings.rate_hz, self.settings.pixel_format
+        )
+        with self._lock:
+            reader = self._reader
+            skipped = self._skipped + (reader.source.skipped if reader is not None else 0)
+            since_s = time.monotonic() - self._since_s
+            reconnects = max(0, self._times_live - 1)
+            return CameraStatus(self._state, since_s, asked, self._got, reconnects, skipped, self._reason)
+
+    def _supervise(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._keep_reading()
+        except BaseException as caught:
+            error = caught
+            self._to("failed", str(caught) or type(caught).__name__)
+        else:
+            self._to("ended")
+        self._ended(error)
+
+    def _keep_reading(self) -> None:
+        """Read until the source ends, or for ever when it is live; raise what cannot be mended."""
+        failures = 0
+        source: Source | None = self._source
+        outcome: BaseException | None = None
+        while not self._stop.is_set():
+            if source is not None:
+                self._to("connecting")
+                self._tell("source.connecting", attempt=failures + 1)
+                outcome = self._read(source)
+                is_final = self._reopen is None or not source.is_live
+                if self._stop.is_set() or (outcome is None and is_final):
+                    return
+                if isinstance(outcome, BaseException) and not self._is_worth_a_retry(outcome, source):
+                    raise outcome
+            else:
+                self._was_live_s = 0.0
+            failures = 1 if self._was_live_s > self._retry_s(failures) else failures + 1
+            retry_s = self._retry_s(failures) * (1 + self.settings.jitter * random.uniform(-1, 1))
+            if self._state != "stalled" or source is None:
+                reason = str(outcome or "the source ended")
+                self._to("lost", reason)
+                self._tell("source.lost", reason=reason, retry_s=round(retry_s, 2))
+            self._say_lost(outcome)
+            if self._stop.wait(retry_s):
+                return
+            source, outcome = self._make_again()
+
+    def _make_again(self) -> tuple[Source | None, BaseException | None]:
+        """A new source, or why there is none now."""
+        assert self._reopen is not None
+        self._left_behind = [reader for reader in self._left_behind if reader.is_alive()]
+        if len(self._left_behind) >= MOST_LEFT_BEHIND:
+            return None, SourceError(f"{len(self._left_behind)} readers of it hang in their driver: is it plugged in?")
+        try:
+            return self._reopen(), None
+        except Exception as error:
+            if not self._may_be_mended(error):
+                raise
+            return None, error
+
+    def _is_worth_a_retry(self, error: BaseException, source: Source) -> bool:
+        return self._reopen is not None and source.is_live and self._may_be_mended(error)
+
+    def _may_be_mended(self, error: BaseException) -> bool:
+        """Whether time may mend it; a setting that never fitted is not mended by it."""
+        is_setting = isinstance(error, (ConfigError, MissingExtraError))
+        return isinstance(error, Exception) and (self._has_given or not is_setting)
+
+    def _say_lost(self, outcome: BaseException | None) -> None:
+        """Say it to people, once an outage."""
+        if not self._is_out:
+            self._is_out = True
+            log.warning("%s is lost, and tried until it is back: %s", self.name, outcome or "the source ended")
+
+    def _retry_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        doubled = self.settings.first_retry_s * 2.0 ** min(max(failures - 1, 0), 30)
+        return min(doubled, self.settings.longest_retry_s)
+
+    def _read(self, source: Source) -> BaseException | None:
+        """Read `source` until it ends (None), breaks (its error) or stalls (a SourceError)."""
+        reader = Reader(self, source)
+        with self._lock:
+            self._reader = reader
+        self._wake.clear()
+        reader.start()
+        try:
+            return self._watch(reader)
+        finally:
+            reader.leave()
+            reader.join(JOIN_LIMIT_S)
+            self._was_live_s = reader.live_s()
+            with self._lock:
+                self._reader = None
+                self._skipped += source.skipped
+            if reader.is_alive():
+                self._left_behind.append(reader)
+                log.warning("%s does not answer: it is left to end by itself", source.describe())
+
+    def _watch(self, reader: Reader) -> BaseException | None:
+        """Wait for the reader's end, or for its silence."""
+        while not self._wake.wait(LOOK_S):
+            silent_s = reader.silent_s()
+            limit_s = self.settings.stall_s if reader.first_s is not None else self.settings.open_timeout_s
+            if silent_s <= limit_s or (reader.is_open and reader.source.may_be_silent):
+                continue
+            reason = f"{reader.source.describe()} has given no frame for {silent_s:.1f} s"
+            self._to("stalled", reason)
+            self._tell("source.stalled", silent_s=round(silent_s, 2), reason=reason)
+            return SourceError(reason)
+        return reader.error
+
+    def _to(self, state: str, reason: str | None = None) -> None:
+        with self._lock:
+            self._state, self._since_s, self._reason = state, time.monotonic(), reason
+
+    def take_in(self, reader: Reader, frame: Frame, took_ms: float) -> bool:
+        """Hand a frame of `reader` on; False ends the reader. A reader that was left behind gives none."""
+        with self._lock:
+            if reader is not self._reader or reader.is_left or self._stop.is_set():
+                return False
+            index = reader.first_index + frame.index
+            self._next_index = index + 1
+        if reader.first_s is None:
+            self._go_live(reader, frame)
+        self._captured(took_ms)
+        goes_on = self._put(replace(frame, index=index, stream=self.name, session=self.session))
+        self._has_given = True
+        if self._is_out:
+            self._is_out = False
+            log.warning("%s gives frames again", self.name)
+        return goes_on
+
+    def _go_live(self, reader: Reader, frame: Frame) -> None:
+        reader.first_s = time.monotonic()
+        height, width = frame.image.shape[:2]
+        told = reader.source.got or SourceFacts()
+        got = replace(told, height=height, width=width)
+        with self._lock:
+            took_s = time.monotonic() - self._since_s
+            self._got, self._times_live = got, self._times_live + 1
+        self._to("live")
+        self._tell("source.live", took_s=round(took_s, 3), got=got.as_dict())
+
+    @property
+    def next_index(self) -> int:
+        """The index after the newest frame's."""
+        return self._next_index
+
+    def wake(self) -> None:
+        """Tell the watchdog that its reader has ended."""
+        self._wake.set()
+
+
+class Reader(threading.Thread):
+    """Opens a source, hands its frames to the camera and closes it."""
+
+    def __init__(self, camera: Camera, source: Source) -> None:
+        super().__init__(name=f"capture of {source.describe()}", daemon=True)
+        self.source = source
+        self.error: BaseException | None = None
+        self.first_s: float | None = None  # when the first frame came
+        self.first_index = camera.next_index
+        self.is_left = self.is_open = False
+        self._camera = camera
+        self._waits_since_s: float | None = time.monotonic()  # None while the frame is in other hands
+        self._ended_s: float | None = None
+
+    def run(self) -> None:
+        """Read until the source ends or breaks, the camera wants no more, or it was left."""
+        try:
+            with self.source as source:
+                self.is_open = True
+                self._waits_since_s = asked_s = time.monotonic()
+                for frame in source:
+                    self._waits_since_s = None
+                    took_ms = 1e3 * (time.monotonic() - asked_s)
+                    if not self._camera.take_in(self, frame, took_ms):
+                        break
+                    self._waits_since_s = asked_s = time.monotonic()
+        except BaseException as caught:
+            self.error = caught
+        finally:
+            self._ended_s = time.monotonic()
+            self._camera.wake()
+
+    def leave(self) -> None:
+        """Ask it to end; no frame of it counts any more."""
+        self.is_left = True
+        self.source.interrupt()
+
+    def silent_s(self) -> float:
+        """Seconds for which it has been waiting for the source."""
+        since_s = self._waits_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def live_s(self) -> float:
+        """Seconds from the first frame to the end, 0 without one."""
+        return 0.0 if self.first_s is None else (self._ended_s or time.monotonic()) - self.first_s

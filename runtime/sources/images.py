@@ -1,0 +1,150 @@
+"""Frames from image files: a list of them once, or a folder that is watched for new ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nnet_edge.errors import DataError, SourceError
+from nnet_edge.frame import Frame
+from nnet_edge.imaging import IMAGE_SUFFIXES, decode_image, read_bytes
+from nnet_edge.runtime.sources.base import Source
+from nnet_edge.runtime.sources.jpeg import require_sound
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.2  # between two looks at a watched folder
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change is passed over
+
+
+class ImageFileSource(Source):
+    """Image files, read exactly as in training; one frame a file."""
+
+    def __init__(self, paths: Sequence[Path], what: str, stream: str, skip_bad: bool = False) -> None:
+        super().__init__(stream)
+        self._paths = paths
+        self._what = what
+        self._skip_bad = skip_bad
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self._paths):
+            try:
+                image = read_bgr(path)
+            except DataError as error:
+                if not self._skip_bad:
+                    raise SourceError(f"{error}; or pass over such files with --skip-bad-images") from error
+                self.skipped += 1
+                log.warning("skipped: %s", error)
+                continue
+            yield Frame(image, index, time.monotonic(), self.stream, path.name)
+
+    def describe(self) -> str:
+        return f"{self._what}, {len(self._paths)} images"
+
+
+class WatchedFolderSource(Source):
+    """The images of a folder, then each new one; endless. A file is taken when it has not changed between two looks.
+
+    A file that is written again under its name is a new frame. One that stays unreadable is passed over and counted.
+    """
+
+    may_be_silent = True
+
+    def __init__(self, folder: Path, stream: str) -> None:
+        super().__init__(stream)
+        self._folder = folder
+        self._taken: dict[str, tuple[int, int]] = {}  # name -> size and time of its last change, in nanoseconds
+        self._is_gone = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        before: dict[str, tuple[int, int]] = {}
+        while not self._interrupted.is_set():
+            now = self._look()
+            if now is None:  # a network drive that is away: what was taken is not taken again when it comes back
+                self._interrupted.wait(LOOK_EVERY_S)
+                continue
+            self._taken = {name: state for name, state in self._taken.items() if name in now}
+            for name in sorted(now, key=lambda name: natural_order(Path(name))):
+                if now[name] != before.get(name) or now[name] == self._taken.get(name):
+                    continue
+                image = self._read(name, now[name])
+                if image is not None:
+                    yield Frame(image, index, time.monotonic(), self.stream, name)
+                    index += 1
+                if self._interrupted.is_set():
+                    return
+            before = now
+            self._interrupted.wait(LOOK_EVERY_S)
+
+    def describe(self) -> str:
+        return f"watched folder {self._folder}"
+
+    def _look(self) -> dict[str, tuple[int, int]] | None:
+        """The image files that are there now; None while the folder itself is gone, which is logged once."""
+        found = {}
+        try:
+            for path in self._folder.iterdir():
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                    try:
+                        facts = path.stat()
+                    except FileNotFoundError:  # taken away in this moment
+                        continue
+                    found[path.name] = (facts.st_size, facts.st_mtime_ns)
+        except OSError as error:
+            if not self._is_gone:
+                log.warning("the watched folder %s cannot be read: %s", self._folder, error.strerror)
+            self._is_gone = True
+            return None
+        self._is_gone = False
+        return found
+
+    def _read(self, name: str, state: tuple[int, int]) -> np.ndarray | None:
+        """The picture; None when it cannot be read yet, or never."""
+        try:
+            image = read_bgr(self._folder / name)
+        except DataError as error:
+            if time.time() - state[1] / 1e9 > PATIENCE_S:
+                self._taken[name] = state
+                self.skipped += 1
+                log.warning("skipped: %s", error)
+            return None
+        self._taken[name] = state
+        return image
+
+
+def read_bgr(path: Path) -> np.ndarray:
+    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, for a JPEG with damage inside as well."""
+    data = read_bytes(path)
+    image = cv2.cvtColor(decode_image(data, path), cv2.COLOR_RGB2BGR)
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        try:
+            require_sound(data)
+        except DataError as error:
+            raise DataError(f"the image {path} cannot be used: {error}; take it anew") from error
+    return image
+
+
+def folder_source(folder: Path, skip_bad: bool = False) -> ImageFileSource:
+    """The images directly in `folder`, in the natural order of their names (2 before 10). Raises SourceError."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise SourceError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    if not paths:
+        raise SourceError(f"the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): name the one that does")
+    return ImageFileSource(
+        sorted(paths, key=natural_order), f"folder {folder}", folder.resolve().name or "folder", skip_bad
+    )
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in a name by value: frame_2 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,0 +1,328 @@
+"""What stands behind one camera: its threshold, masks, crops and smoothing turn scores into verdicts.
+
+Settings may be changed while frames come: a frame is judged by the settings of one moment, never by half of two.
+
+Where in a camera's picture the map counts, and when a part stands at a line across it.
+
+Frames to a batch, the reference path of the CPU runners, and a score to a verdict.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region
+from nnet_edge.imaging import SIDE, to_input
+from nnet_edge.scoring import find_regions
+from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings, require_positive
+
+FRACTION_BITS = 4  # corners are drawn to a sixteenth of a pixel
+HALF_COVERED = 127.5  # of 255: a point of the map counts when at least half of it does
+
+
+def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Crop | None = None) -> np.ndarray | None:
+    """Where the map of a picture (or of its `crop`) counts, bool (256, 256), not to be changed; None: everywhere.
+
+    Raises ConfigError for a mask picture of another size, and when nothing is left to inspect.
+    """
+    if not (settings.regions_of_interest or settings.ignored or settings.interest_picture or settings.ignored_picture):
+        return None
+    counts = np.full((height, width), 0 if settings.regions_of_interest or settings.interest_picture else 255, np.uint8)
+    draw(counts, settings.regions_of_interest, 255)
+    if settings.interest_picture is not None:
+        counts |= read_mask(settings.interest_picture, height, width)
+    draw(counts, settings.ignored, 0)
+    if settings.ignored_picture is not None:
+        counts &= ~read_mask(settings.ignored_picture, height, width)
+    if crop is not None:
+        counts = counts[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
+    rule = cv2.INTER_AREA if min(counts.shape) >= SIDE else cv2.INTER_LINEAR
+    inspected: np.ndarray = cv2.resize(counts, (SIDE, SIDE), interpolation=rule) > HALF_COVERED
+    if not inspected.any():
+        where = "the picture" if crop is None else f"the crop {crop.name}"
+        raise ConfigError(f"the regions leave nothing of {where} ({width}x{height} pixels) to inspect: draw them anew")
+    inspected.flags.writeable = False
+    return inspected
+
+
+def draw(mask: np.ndarray, polygons: Sequence[Polygon], value: int) -> None:
+    """Fill the polygons in `mask`, uint8 (H, W), with `value`."""
+    for polygon in polygons:
+        corners = np.round(np.array(polygon) * (1 << FRACTION_BITS)).astype(np.int32)
+        cv2.fillPoly(mask, [corners], value, shift=FRACTION_BITS)
+
+
+def read_mask(path: Path, height: int, width: int) -> np.ndarray:
+    """The picture at `path` as uint8 (H, W), 255 where it is brighter than mid grey. Raises ConfigError."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise ConfigError(f"the mask {path} cannot be read: {error.strerror}") from error
+    mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if mask is None:
+        raise ConfigError(f"the mask {path} is no picture: save it as PNG")
+    if mask.shape != (height, width):
+        raise ConfigError(
+            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels and the camera gives {width}x{height}: "
+            "draw it on a picture of the camera"
+        )
+    return np.where(mask > HALF_COVERED, np.uint8(255), np.uint8(0))
+
+
+def require_inside(crops: Sequence[Crop], height: int, width: int) -> None:
+    """Nothing, when each crop lies in a picture of `height` x `width`. Raises ConfigError otherwise."""
+    for crop in crops:
+        if crop.x + crop.width > width or crop.y + crop.height > height:
+            raise ConfigError(
+                f"the crop {crop.name} ({crop.width}x{crop.height} at {crop.x}, {crop.y}) reaches beyond the camera's "
+                f"{width}x{height} pixels: make it smaller"
+            )
+
+
+class TriggerLine:
+    """Says in which frame a part reaches the line; one thread at a time."""
+
+    def __init__(self, trigger: Trigger) -> None:
+        self._trigger = trigger
+        self._is_taken = False
+
+    def is_reached(self, image: np.ndarray) -> bool:
+        """Whether a part stands at the line and did not in the frame before; `image` uint8 BGR (H, W, 3) or grey.
+
+        Raises ConfigError when the line does not lie in the picture.
+        """
+        trigger = self._trigger
+        height, width = image.shape[:2]
+        points = np.array((trigger.start, trigger.end))
+        if (points[:, 0] >= width).any() or (points[:, 1] >= height).any():
+            raise ConfigError(
+                f"the trigger line from {trigger.start} to {trigger.end} leaves the camera's {width}x{height} pixels"
+            )
+        steps = int(np.abs(points[1] - points[0]).max()) + 1
+        columns, rows = np.round(np.linspace(points[0], points[1], steps)).astype(int).T
+        grey = float(image[rows, columns].mean())
+        above = trigger.level - grey if trigger.dark else grey - trigger.level
+        was_taken = self._is_taken
+        self._is_taken = above > (-trigger.hysteresis if was_taken else 0)
+        return self._is_taken and not was_taken
+
+
+def preprocess(frames: Sequence[Frame]) -> np.ndarray:
+    """The frames' images as the graph takes them: uint8 RGB (N, 256, 256, 3)."""
+    images = np.empty((len(frames), SIDE, SIDE, 3), np.uint8)
+    for image, frame in zip(images, frames, strict=True):
+        to_input(frame.image, image)
+    return images
+
+
+def predict(frame: Frame, image_score: float, threshold: float) -> Prediction:
+    """The bare verdict on one frame, without map and regions. Raises StreamError for a score that is not a finite number:
+    it is neither good nor bad.
+    """
+    if not np.isfinite(image_score):
+        raise StreamError(
+            f"frame {frame.index}{f' ({frame.name})' if frame.name else ''} has the score {image_score}: "
+            "the graph is broken; export the bundle again"
+        )
+    return Prediction(frame, image_score, threshold, None)
+
+
+KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold
+
+
+Masks = dict[tuple[int, int], dict[str | None, np.ndarray | None]]  # height, width -> crop name -> where its map counts
+
+
+class Rules:
+    """The settings of one moment, with the masks that follow from them; immutable but for its cache of masks."""
+
+    def __init__(self, settings: VerdictSettings, bundle_threshold: float, masks: Masks | None = None) -> None:
+        self.settings = settings
+        self.bundle_threshold = bundle_threshold
+        self.threshold = settings.threshold if settings.threshold is not None else bundle_threshold
+        self.pixel_threshold = settings.pixel_threshold or self.threshold
+        self.masks = masks or {}
+
+    def fit(self, height: int, width: int) -> dict[str | None, np.ndarray | None]:
+        """Crop name (None: the whole picture) -> where its map counts. Raises ConfigError for what does not fit."""
+        size = height, width
+        if size not in self.masks:
+            require_inside(self.settings.crops, height, width)
+            crops = self.settings.crops or (None,)
+            masks = {name_of(crop): inspected_part(self.settings, height, width, crop) for crop in crops}
+            self.masks = {size: masks}  # a camera has one size at a time
+        return self.masks[size]
+
+
+class Station:
+    """Judges the frames of one stream. `admit` belongs to the capture thread, `judge` to the line's, the rest to any."""
+
+    def __init__(self, settings: VerdictSettings, bundle_threshold: float) -> None:
+        self._lock = threading.Lock()  # of the scores
+        self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
+        self._rules = Rules(settings, bundle_threshold)
+        self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
+        self._size: tuple[int, int] | None = None  # height and width of the newest picture
+        self._above: dict[str | None, deque[bool]] = {}
+        self._scores: deque[float] = deque(maxlen=KEPT_SCORES)
+
+    @property
+    def threshold(self) -> float:
+        """The image score above which a frame is anomalous."""
+        return self._rules.threshold
+
+    @property
+    def bundle_threshold(self) -> float:
+        """The threshold of the bundle that judges."""
+        return self._rules.bundle_threshold
+
+    @property
+    def settings(self) -> VerdictSettings:
+        """The settings that hold now."""
+        return self._rules.settings
+
+    def scores(self) -> list[float]:
+        """The newest image scores, oldest first."""
+        with self._lock:
+            return list(self._scores)
+
+    def admit(self, frame: Frame) -> bool:
+        """Whether the frame is to be judged: it is the one in which a part reached the trigger line, if there is one.
+
+        Raises ConfigError when settings do not fit the camera's picture.
+        """
+        self._size = frame.image.shape[0], frame.image.shape[1]
+        self._rules.fit(*self._size)
+        return self._trigger is None or self._trigger.is_reached(frame.image)
+
+    def parts(self, frame: Frame) -> list[Frame]:
+        """The frame itself, or its crops, whose images are views of it. Raises ConfigError for crops that do not fit."""
+        crops = self._rules.settings.crops
+        require_inside(crops, *frame.image.shape[:2])
+        return [
+            replace(frame, image=frame.image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width], crop=crop)
+            for crop in crops
+        ] or [frame]
+
+    def judge(
+        self, whole: Frame, parts: Sequence[Frame], outputs: Outputs | FrameOutputs, first: int, wants_maps: bool
+    ) -> list[Prediction]:
+        """One prediction for each of `parts`, whose outputs begin at number `first`; `whole` is the frame they are of.
+
+        A map on a GPU is fetched for rejects, where a mask asks for it, and where `wants_maps`. Raises StreamError for a
+        score that is no finite number.
+        """
+        rules = self._rules
+        masks = rules.fit(*whole.image.shape[:2])
+        return [
+            self._judge_one(part, outputs, first + number, rules, masks.get(name_of(part.crop)), wants_maps)
+            for number, part in enumerate(parts)
+        ]
+
+    def _judge_one(
+        self,
+        part: Frame,
+        outputs: Outputs | FrameOutputs,
+        number: int,
+        rules: Rules,
+        inspected: np.ndarray | None,
+        wants_maps: bool,
+    ) -> Prediction:
+        score = float(outputs.image_score[number])
+        anomaly_map: np.ndarray | None = None
+        if inspected is not None and np.isfinite(score):
+            anomaly_map = np.where(inspected, outputs.anomaly_map[number], np.float32(0))
+            score = float(anomaly_map.max())
+        prediction = predict(part, score, rules.threshold)
+        verdict = self._smooth(part, prediction.is_above, rules.settings)
+        if anomaly_map is None and (isinstance(outputs, Outputs) or wants_maps or prediction.is_above or verdict):
+            anomaly_map = outputs.anomaly_map[number]
+        regions: tuple[Region, ...] = ()
+        if anomaly_map is not None and (prediction.is_above or verdict):
+            size = part.image.shape[0], part.image.shape[1]
+            regions = find_regions(anomaly_map, rules.pixel_threshold, *size, rules.settings.min_area)
+        with self._lock:
+            self._scores.append(score)
+        return replace(
+            prediction,
+            anomaly_map=anomaly_map,
+            regions=regions,
+            verdict=verdict,
+            inspected=inspected,
+            bundle_threshold=rules.bundle_threshold,
+        )
+
+    def _smooth(self, part: Frame, is_above: bool, settings: VerdictSettings) -> bool | None:
+        """The verdict of n of the last m frames; None without smoothing."""
+        if settings.smoothing is None:
+            return None
+        history = self._above.setdefault(name_of(part.crop), deque(maxlen=settings.smoothing.m))
+        history.append(is_above)
+        return sum(history) >= settings.smoothing.n
+
+    def set_threshold(self, threshold: float | None) -> float:
+        """Judge by this threshold from the next frame on, None: by the bundle's; gives it. Raises ConfigError."""
+        if threshold is not None:
+            require_positive("threshold", threshold)
+        with self._changing:
+            return self._change(replace(self._rules.settings, threshold=threshold))
+
+    def set_regions(
+        self, regions_of_interest: Sequence[Polygon] | None = None, ignored: Sequence[Polygon] | None = None
+    ) -> None:
+        """Inspect other regions from the next frame on; None leaves them, () takes them away, and a mask picture too.
+
+        Beside polygons, a mask picture stays. Raises ConfigError when nothing would be left to inspect; then the old ones
+        stay.
+        """
+        with self._changing:
+            settings = self._rules.settings
+            if regions_of_interest is not None:
+                polygons = tuple(tuple(polygon) for polygon in regions_of_interest)
+                settings = replace(settings, regions_of_interest=polygons)
+                settings = settings if polygons else replace(settings, interest_picture=None)
+            if ignored is not None:
+                settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored))
+                settings = settings if ignored else replace(settings, ignored_picture=None)
+            self._change(settings)
+            with self._lock:
+                self._scores.clear()  # of other regions
+
+    def use_bundle(self, bundle_threshold: float) -> float:
+        """Judge by another bundle from now on; gives the threshold.
+
+        A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's.
+        """
+        with self._changing:
+            rules, settings = self._rules, self._rules.settings
+            scale = bundle_threshold / rules.bundle_threshold
+            if settings.threshold is not None:
+                settings = replace(settings, threshold=settings.threshold * scale)
+            if settings.pixel_threshold is not None:
+                settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
+            self._rules = Rules(settings, bundle_threshold, rules.masks)  # the same regions: nothing that could fail
+        with self._lock:
+            self._scores.clear()  # of another scale
+        self._above.clear()
+        return self._rules.threshold
+
+    def _change(self, settings: VerdictSettings) -> float:
+        """Replace the rules by ones with other settings that fit the camera; gives the threshold."""
+        rules = Rules(settings, self._rules.bundle_threshold)
+        if self._size is not None:
+            rules.fit(*self._size)
+        self._rules = rules
+        return rules.threshold
+
+
+def name_of(crop: Crop | None) -> str | None:
+    """The crop's name, None for the whole picture."""
+    return None if crop is None else crop.name

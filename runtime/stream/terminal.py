@@ -1,0 +1,86 @@
+"""What a person sees while a stream runs: a live table on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from nnet_edge.runtime.stream.meters import Percentiles, StreamReport
+from nnet_edge.runtime.stream.report import LineReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+LINE_EVERY_S = 10.0  # between two plain lines
+COLUMNS = ("stage", "p50 ms", "p95 ms", "p99 ms", "frames")
+LINE_COLUMNS = ("stream", "p50 ms", "p95 ms", "p99 ms", "frames", "rejected", "dropped")
+
+
+class TerminalView:
+    """Shows reports of a stream on standard error; give its `show` to `run`. The last report stays on the screen."""
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self._title = title
+        self._console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._next_s = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def show(self, report: StreamReport | LineReport) -> None:
+        """Show `report`: the table anew, or a line when it is time for one; the last report in full."""
+        if report.ended != "running":
+            self._stop()
+            for line in report.lines():
+                self._line(line)
+        elif self._live is not None:
+            self._live.update(table_of(report, self._title), refresh=True)
+        elif (now_s := time.monotonic()) >= self._next_s:
+            self._next_s = now_s + LINE_EVERY_S
+            self._line(f"{self._title}: {report.lines()[0]}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def table_of(report: StreamReport | LineReport, title: str) -> Table:
+    """The report as a table: latencies of stages, or of a line's streams, in rows, counts and rate below."""
+    if isinstance(report, LineReport):
+        return table_of_line(report, title)
+    table = Table(*COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
+    for stage, numbers in report.latencies.items():
+        table.add_row(stage, *cells(numbers))
+    return table
+
+
+def table_of_line(report: LineReport, title: str) -> Table:
+    """One row a stream: from capture to verdict."""
+    table = Table(*LINE_COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
+    for name, stream in report.streams.items():
+        table.add_row(name, *cells(stream.latencies["total"]), str(stream.rejected), str(stream.dropped))
+    return table
+
+
+def cells(numbers: Percentiles) -> list[str]:
+    """The three percentiles and their count; a dash for what is not known yet."""
+    values = (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms)
+    return [*("-" if value is None else f"{value:.1f}" for value in values), str(numbers.count)]

@@ -1,0 +1,154 @@
+"""Levers: readings of kept layer maps, a variant trained for real beside the base, and when a change counts as clear."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
+from nnet_edge.benchmarks.accuracy.grid import read_datasets
+from nnet_edge.benchmarks.accuracy.lever_bench import LeverSettings, limited, run_levers, slug
+from nnet_edge.benchmarks.accuracy.lever_table import Difference, LeverTable, Row
+from nnet_edge.benchmarks.accuracy.levers import LEVERS, Reading, find_variants
+from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
+from nnet_edge.data.images import Dataset
+from nnet_edge.errors import ConfigError
+from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
+from nnet_edge.metrics import Metrics
+from tests.benchmarks.miniatures import OPTIONS, TRAINING
+
+SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/levers.json"
+SETTINGS = LeverSettings(TRAINING, OPTIONS, seeds=(3,), levers=("schedule", "stopping", "blur"))
+
+
+@pytest.fixture(scope="module")
+def candle(visa: Path) -> list[Dataset]:
+    return read_datasets([visa], categories=["candle"])
+
+
+def test_levers_share_the_training_of_accuracy_and_train_only_what_must_be(
+    candle: list[Dataset], accuracy: tuple[AccuracyTables, Path]
+) -> None:
+    tables, out = accuracy
+    told: list[str] = []
+    table = run_levers(candle, out, SETTINGS, "nnet-edge bench levers", say=told.append)
+    assert told == []  # nothing was trained
+    assert table.missing == 0
+    base, row = table.base["candle"][3], tables.ours[0]
+    assert row.metrics.pixel_ap == pytest.approx(base.pixel_ap, abs=1e-3)  # there OpenVINO, here PyTorch
+    by_name = {row.variant: row for row in table.rows}
+    assert list(by_name)[:2] == ["schedule=constant", "running mean at the end, no rule"]
+    assert by_name["schedule=constant"].same_as_base == ("candle",)  # TRAINING has it already
+    assert by_name["running mean at the end, no rule"].measured["candle"][3] == base  # no rule chose the weights here
+    assert by_name["sigma 8"].measured["candle"][3] != base
+    kept = json.loads((out / "levers.json").read_text())
+    assert kept == json.loads(json.dumps(table.as_dict()))
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(kept)
+
+    again = run_levers(candle, out, SETTINGS, "nnet-edge bench levers", say=lambda line: pytest.fail(line))
+    assert again == table
+
+
+def test_a_variant_is_trained_once_in_a_folder_of_its_own(
+    candle: list[Dataset], accuracy: tuple[AccuracyTables, Path]
+) -> None:
+    settings, out = replace(SETTINGS, levers=("rate",)), accuracy[1]
+    told: list[str] = []
+    stopped = run_levers(candle, out, settings, "x", stop=lambda: len(told) == 1, say=told.append)
+    assert (stopped.missing, told) == (2, ["candle, learning_rate=0.0025, seed 3: training"])
+    table = run_levers(candle, out, replace(settings, with_training=False), "x", say=lambda line: pytest.fail(line))
+    assert table.rows == ()
+    finished = run_levers(candle, out, settings, "x", say=told.append)
+    assert told[1] == "candle, learning_rate=0.0025, seed 3: training on from epoch 1"
+    assert finished.missing == 0
+    lower, higher = (row.measured["candle"][3] for row in finished.rows)
+    assert lower != higher != finished.base["candle"][3]
+    other = replace(settings, training=replace(TRAINING, kd_weight=0.0))
+    with pytest.raises(ConfigError, match=r"training\.kd_weight was 1\.2, is 0"):
+        run_levers(candle, out, other, "x")
+
+
+def test_every_variant_can_be_trained_and_differs_from_its_fellows() -> None:
+    settled = replace(TUNED, augmentation_copies=0).with_length_for(84)
+    found: dict[str, TrainSettings] = {}
+    for lever, variant in find_variants(()):
+        if variant.is_trained:
+            settings = variant.settings(settled, 1000)
+            assert settings != settled, (lever, variant.name)
+            assert settings not in found.values()
+            found[slug(variant.name)] = settings
+    assert len(found) == sum(variant.is_trained for variants in LEVERS.values() for variant in variants)
+    assert found["turned-any-way-4-copies"].with_length_for(4 * 21).epochs == 12
+    with pytest.raises(ConfigError, match=r"lever 'luck' is unknown: choose fusion,"):
+        find_variants(("luck",))
+    assert [variant.name for _, variant in find_variants(("blur", "rate"), ("sigma 2", "learning_rate=0.01"))] == [
+        "sigma 2",
+        "learning_rate=0.01",
+    ]
+    with pytest.raises(ConfigError, match="variant 'sigma 2' is unknown"):
+        find_variants(("rate",), ("sigma 2",))
+
+
+def some_maps() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.random((2, 1, side, side), np.float32) for name in LAYER_MAPS for side in [int(name.split("_")[1])]
+    }
+
+
+def test_readings_of_layer_maps() -> None:
+    maps, fusion = some_maps(), Fusion(True, (0.3, 0.3, 1.0), (1.0, 1.0, 0.1))
+    as_trained = anomaly_map(maps, fusion=fusion)[:, 0]
+    np.testing.assert_array_equal(Reading().maps(maps, fusion), as_trained)
+    flat = {name: np.full_like(values, 0.5) for name, values in maps.items()}
+    weighed = 0.3 * 1.0 + 0.3 * 1.0 + 1.0 * 0.55  # exponent times reverse and weighed forward map, scale by scale
+    np.testing.assert_allclose(Reading("sum").maps(flat, fusion), weighed, rtol=1e-6)
+    reverse = {name: values for name, values in maps.items() if name.startswith("reverse")}
+    np.testing.assert_array_equal(Reading(branches="reverse").maps(maps, fusion), Reading().maps(reverse, fusion))
+    spread = [np.std(Reading(sigma=sigma).maps(maps, fusion)) for sigma in (0, 2, 4, 8)]
+    assert spread == sorted(spread, reverse=True)
+    for wrong in ({"rule": "maximum"}, {"sigma": -1}, {"weights": "best"}):
+        with pytest.raises(ConfigError):
+            Reading(**wrong)  # type: ignore[arg-type]
+
+
+def test_when_a_difference_is_clear() -> None:
+    assert Difference((1.0, 2.0, 3.0)).direction == 1
+    assert Difference((-1.0, -2.0, -3.0)).direction == -1
+    assert Difference((0.1, 0.2, 6.0)).direction == 0  # one lucky seed
+    assert Difference((-0.1, 2.0, 3.0)).direction == 0
+    assert Difference((2.0, 2.0)).direction == 0  # too few
+    assert Difference((1.0, 2.0, 3.0)).text() == "+2.0 ± 1.0"
+
+
+def test_the_verdict_looks_at_every_category_and_figure() -> None:
+    def measured(pixel_ap: float | None, pro: float, image: float) -> dict[int, Metrics]:
+        step = 0.001
+        return {
+            seed: Metrics(image + seed * step, None, None if pixel_ap is None else pixel_ap + seed * step, pro, None)
+            for seed in (1, 2, 3)
+        }
+
+    def verdict(*variant: dict[int, Metrics]) -> str:
+        base = {"a": measured(0.5, 0.8, 0.9), "b": measured(None, 0.8, 0.9)}
+        row = Row("x", "y", "", dict(zip("ab", variant, strict=True)))
+        return LeverTable({}, (), (1, 2, 3), ("a", "b"), base, (row,), 0).verdict(row)
+
+    assert verdict(measured(0.6, 0.8, 0.9), measured(None, 0.8, 0.95)) == "better"
+    assert verdict(measured(0.6, 0.7, 0.9), measured(None, 0.8, 0.95)) == "mixed"
+    assert verdict(measured(0.4, 0.8, 0.9), measured(None, 0.8, 0.85)) == "worse"
+    assert verdict(measured(0.5, 0.8, 0.9), measured(None, 0.8, 0.9)) == "no clear change"
+    assert verdict(measured(0.6, 0.8, 0.9), {1: Metrics(0.9, None, None, None, None)}) == "fewer than 3 seeds"
+
+
+def test_a_limit_takes_as_many_good_as_bad_images_from_all_over_the_test(candle: list[Dataset]) -> None:
+    kept = limited(candle[0], 2).test
+    assert [(sample.is_anomalous, os.path.basename(sample.path)) for sample in kept] == [
+        (True, "000.JPG"), (True, "002.JPG"), (False, "0019.JPG"), (False, "0021.JPG")]  # fmt: skip
+    assert limited(candle[0], 99) == candle[0]

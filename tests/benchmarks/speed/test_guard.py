@@ -1,0 +1,210 @@
+"""The guard lets the same speed pass and catches a real slow-down, of made work and of the real runner and stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnet_edge.benchmarks.speed.guard import (
+    ATTEMPTS,
+    BASELINES,
+    ELSEWHERE,
+    SCHEMA,
+    Limit,
+    capped,
+    judge,
+    limit_of,
+    limits_here,
+    limits_of,
+    markdown,
+    measure,
+    read_baselines,
+)
+from nnet_edge.benchmarks.speed.guard_work import Ratio, by_child, by_processor, product, runner_ratios
+from nnet_edge.bundle import Bundle
+from nnet_edge.cli.main import run
+from nnet_edge.errors import ConfigError, ExportError, NnetEdgeError
+from nnet_edge.frame import Outputs
+from nnet_edge.imaging import read_size
+from nnet_edge.runtime.runners.base import Runner, load_runner
+from nnet_edge.settings.runner import RunnerSettings
+
+QUIET = {"ratio": Limit(2.0, 0.2)}
+
+
+def work(steps: int) -> Callable[[], object]:
+    """Arithmetic that keeps one core busy."""
+    matrix = np.full((96, 96), 1e-3)
+    return lambda: [matrix @ matrix for _ in range(steps)]
+
+
+class Slower:
+    """A runner that computes everything that many times, `start` included."""
+
+    def __init__(self, runner: Runner, times: int) -> None:
+        self.name, self.precision = runner.name, runner.precision
+        self.max_batch, self.input_shape = runner.max_batch, runner.input_shape
+        self._runner, self._times = runner, times
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        for _ in range(self._times - 1):
+            self._runner.infer(images)
+        return self._runner.start(images, layer_maps)
+
+    def __enter__(self) -> Slower:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        return None
+
+
+def slept(seconds: float) -> float:
+    """The seconds that were slept."""
+    began_s = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began_s
+
+
+def scripted(ratios: list[float]) -> Ratio:
+    """A ratio that measures these values, one an attempt."""
+    values = iter(ratios)
+    return Ratio("ratio", lambda: next(values), lambda: 1.0, 1)
+
+
+def test_the_same_speed_passes_and_half_as_much_again_is_worse() -> None:
+    def ratio(steps: int) -> Ratio:
+        return Ratio("ratio", by_processor(work(steps)), by_processor(work(1000)), 7)
+
+    limits = {"ratio": Limit(1.0, 0.2)}
+    (same,) = judge([ratio(1000)], limits)
+    assert not same.is_worse
+    (slower,) = judge([ratio(1500)], limits)
+    assert slower.is_worse
+    assert len(slower.attempts) == ATTEMPTS
+    assert "WORSE" in markdown([slower])
+    assert "holds" in markdown([same])
+
+
+def test_a_runner_that_computes_twice_and_a_stream_that_waits_are_caught(bundle: Bundle, tmp_path: Path) -> None:
+    with load_runner(bundle.graph, RunnerSettings("openvino", threads=1)) as runner:
+        multiply, pictures = product(), bundle.frames("held_out")[:3]
+
+        def ratios(runner: Runner) -> list[Ratio]:
+            return [replace(one, rounds=3) for one in runner_ratios(runner, multiply, tmp_path, pictures)]
+
+        alone, stream = ratios(runner)
+        limits = {one.name: Limit(measure(one), 0.35) for one in (alone, stream)}  # the widest noise there may be
+        twice, _ = ratios(Slower(runner, 2))
+        assert judge([twice], limits)[0].is_worse
+
+        hold_s = 0.6 * max(stream.to() for _ in range(3))
+
+        def waiting() -> float:
+            return stream.of() + slept(hold_s)  # as a sink or a lock that holds the stream up
+
+        assert judge([replace(stream, of=waiting)], limits)[0].is_worse
+
+
+def test_one_bad_moment_is_no_regression_and_a_good_attempt_counts() -> None:
+    assert not judge([scripted([3.0, 2.3, 9.0])], QUIET)[0].is_worse
+    found = judge([scripted([3.0, 2.9, 2.5])], QUIET)[0]
+    assert found.is_worse
+    assert found.attempts == (3.0, 2.9, 2.5)
+    assert not judge([scripted([3.0])], QUIET, ELSEWHERE)[0].is_worse
+    same_everywhere = replace(scripted([3.0, 3.0, 3.0]), is_of_processor=False)
+    assert judge([same_everywhere], QUIET, ELSEWHERE)[0].is_worse  # an unknown processor is no excuse for the stream
+    assert measure(Ratio("", iter([4.0, 8.0, 30.0]).__next__, iter([1.0, 3.0, 1.0, 5.0]).__next__, 3)) == 4.0
+
+
+def test_a_baseline_that_could_hide_a_regression_is_refused() -> None:
+    limit = limit_of("ratio", [1.9, 2.0, 2.1, 2.0, 2.4])
+    assert (limit.baseline, limit.noise) == (2.0, pytest.approx(0.3))
+    assert limit_of("ratio", [2.0] * 7).noise == 0.2
+    with pytest.raises(ConfigError, match="too far apart to guard anything"):
+        limit_of("ratio", [1.0, 1.0, 1.5])
+    with pytest.raises(ConfigError, match=r"1\.5 times slower would pass"):
+        Limit(1.0, 0.5)
+    with pytest.raises(ConfigError, match="no baseline for ratio"):
+        judge([scripted([1.0])], {})
+
+
+def test_limits_are_those_of_this_processor_or_wider_ones() -> None:
+    entry = {"processor": "here", "ratios": {"ratio": {"baseline": 2.0, "noise": 0.2, "measured": [2.0]}}}
+    other = {"processor": "there", "ratios": {"ratio": {"baseline": 5.0, "noise": 0.3, "measured": [5.0]}}}
+    assert limits_here([entry, other], "there", 2) == ({"ratio": Limit(5.0, 0.3, (5.0,))}, 1.0)
+    assert limits_here([entry, other], "elsewhere", 2) == (limits_of(entry), ELSEWHERE)
+    assert limits_here([entry, other | {"cores": 2}], "there", 2)[1] == 1.0
+    assert limits_here([entry, other | {"cores": 2}], "there", 64) == (limits_of(entry), ELSEWHERE)
+    with pytest.raises(ConfigError, match="no baseline was measured yet"):
+        limits_here([], "here", 2)
+
+
+def test_the_stream_of_the_guard_decodes_and_resizes_a_camera_s_pictures(bundle: Bundle, tmp_path: Path) -> None:
+    with load_runner(bundle.graph, RunnerSettings("openvino", threads=1)) as runner:
+        _, stream = runner_ratios(runner, lambda: None, tmp_path, bundle.frames("held_out")[:1])
+    assert not stream.is_of_processor
+    assert read_size(tmp_path / "0.jpg") == (480, 640)
+
+
+def test_the_guard_ends_in_time_whatever_happens() -> None:
+    def hang() -> None:
+        try:
+            time.sleep(30)
+        except Exception as error:  # as torch's exporter does with whatever happens in it
+            raise ExportError("torch cannot export the network") from error
+
+    with pytest.raises(NnetEdgeError, match=r"not done after 0\.05 s"), capped(0.05):
+        hang()
+    time.sleep(0.1)  # the alarm ended with its block
+    with capped(0.05):
+        pass
+    many = Ratio("ratio", lambda: 1.0, lambda: 1.0, 10**9)
+    assert judge([many], QUIET, enough_s=time.monotonic())[0].attempts == (1.0,)
+
+
+def test_the_committed_baselines_guard_every_ratio() -> None:
+    for entry in read_baselines(BASELINES):
+        assert set(limits_of(entry)) == {
+            "runner / matrix product", "stream / bare runner", "import / matrix product", "export / matrix product"
+        }  # fmt: skip
+        assert entry["command"].startswith("nnet-edge bench guard --write")
+
+
+@pytest.mark.parametrize("content", [None, "no json", '{"schema": "other"}', f'{{"schema": "{SCHEMA}"}}'])
+def test_baselines_that_cannot_be_read(content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "guard.json"
+    if content is not None:
+        file.write_text(content)
+    assert run(["bench", "guard", "--baselines", str(file)]) == 2
+    assert "nnet-edge bench guard --write" in capsys.readouterr().err
+
+
+def test_the_verb_fails_when_a_ratio_is_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "guard.json"
+    ratios = {"ratio": {"baseline": 2.0, "noise": 0.2, "measured": [2.0]}}
+    file.write_text(json.dumps({"schema": SCHEMA, "baselines": [{"processor": "here", "ratios": ratios}]}))
+    monkeypatch.setattr("nnet_edge.benchmarks.speed.guard.processor_here", lambda: "here")
+    for values, code in (([2.1], 0), ([3.0, 3.0, 3.0], 1)):
+        monkeypatch.setattr(
+            "nnet_edge.benchmarks.speed.guard.open_ratios", lambda folder, stack, v=values: (scripted(v),)
+        )
+        assert run(["bench", "guard", "--baselines", str(file)]) == code
+    assert "| ratio | 3.000 | 2.000 | 20 % | 2.400 | 3 | WORSE |" in capsys.readouterr().out
+
+
+def test_a_child_is_timed_without_this_process() -> None:
+    import sys
+
+    short, long = by_child([sys.executable, "-c", "pass"])(), by_child([sys.executable, "-c", "sum(range(10**7))"])()
+    assert 0 < short < long

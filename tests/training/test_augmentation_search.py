@@ -1,0 +1,56 @@
+"""The augmentation follows from how parts lie: any way round, or always the same."""
+
+from __future__ import annotations
+
+import contextlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.nnet.network import NNet, build_nnet
+from nnet_edge.methods.nnet.settings import ModelSettings
+from nnet_edge.methods.teacher_weights import load_teacher
+from nnet_edge.training.augmentation_search import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
+
+
+def arrow(seed: int, turned: bool) -> np.ndarray:
+    """A bright arrow on a dark ground, uint8 (256, 256, 3), upright or at a random angle."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((256, 256, 3), 40, np.uint8)
+    cv2.arrowedLine(picture, (128, 210), (128, 50), (200, 210, 220), 14, cv2.LINE_AA, tipLength=0.4)
+    cv2.rectangle(picture, (150, 150), (200, 200), (120, 60, 60), -1)
+    angle = rng.uniform(0, 360) if turned else rng.uniform(-1, 1)
+    turn = cv2.getRotationMatrix2D((128, 128), angle, 1)
+    moved = cv2.warpAffine(picture, turn, (256, 256), borderMode=cv2.BORDER_REFLECT_101).astype(float)
+    return np.clip(moved + rng.normal(0, 4, moved.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> NNet:
+    settings = ModelSettings()
+    return build_nnet(settings, load_teacher(find_backbone(settings.backbone)), seed=0).eval()
+
+
+@pytest.mark.parametrize(("turned", "expected"), [(True, TURNED), (False, SMALL)])
+def test_how_parts_lie_decides(network: NNet, turned: bool, expected: object) -> None:
+    images = np.stack([arrow(seed, turned) for seed in range(24)])
+    choice = choose_augmentation(network, images, copies=4, seed=3, autocast=contextlib.nullcontext)
+    assert choice.lie_any_way is turned
+    assert choice.augmentation.copies == 4
+    assert choice.augmentation.rotation_degrees == expected.rotation_degrees  # type: ignore[attr-defined]
+    assert f"{choice.stranger_when_turned:.1f} times" in choice.sentence()
+
+
+def test_there_is_nothing_to_choose_without_copies(network: NNet) -> None:
+    choice = choose_augmentation(network, np.zeros((9, 256, 256, 3), np.uint8), 1, 3, contextlib.nullcontext)
+    assert choice.augmentation == NONE
+    assert not choice.lie_any_way
+
+
+def test_the_nearest_distance_by_hand() -> None:
+    stored = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    queries = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert nearest_distance(queries, stored) == pytest.approx((0.0 + 0.2) / 2, abs=1e-6)
