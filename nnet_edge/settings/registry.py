@@ -1,0 +1,120 @@
+"""Registries: which kinds of source and sink there are. Each file of their folder registers its own kind.
+
+Help texts, the TOML schema, `doctor`, the page's "add camera" and error messages are made from them, so a new kind is one
+file and its test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Generic, Protocol, TypeVar
+
+from nnet_edge.errors import ConfigError
+
+
+class Named(Protocol):
+    """What a registry holds."""
+
+    @property
+    def name(self) -> str:
+        """The name that people write."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Named)
+
+
+class Registry(Generic[Kind]):
+    """Kinds by name; the files of `package` are imported at the first question, and register theirs by that."""
+
+    def __init__(self, noun: str, package: str | None = None) -> None:
+        self.noun = noun
+        self._package = package
+        self._kinds: dict[str, Kind] = {}
+
+    def register(self, kind: Kind) -> Kind:
+        """Take in a kind, and give it back. Raises ConfigError for a name that is taken."""
+        if kind.name in self._kinds:
+            raise ConfigError(f"there are two kinds of {self.noun} called {kind.name!r}: rename one")
+        self._kinds[kind.name] = kind
+        return kind
+
+    def unregister(self, name: str) -> None:
+        """Forget a kind; for tests that register one."""
+        del self._kinds[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted."""
+        return tuple(kind.name for kind in self)
+
+    def find(self, name: object, where: str = "") -> Kind:
+        """The kind called `name`. Raises ConfigError that begins with `where` and offers the nearest name."""
+        self._discover()
+        if isinstance(name, str) and name in self._kinds:
+            return self._kinds[name]
+        near = get_close_matches(str(name), self._kinds, 1)
+        advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(self.names())}"
+        raise ConfigError(f"{where}{': ' if where else ''}{self.noun} {name!r} is unknown: {advice}")
+
+    def __iter__(self) -> Iterator[Kind]:
+        self._discover()
+        return iter([self._kinds[name] for name in sorted(self._kinds)])
+
+    def _discover(self) -> None:
+        """Import every file of the package, once."""
+        if self._package is None:
+            return
+        package, self._package = importlib.import_module(self._package), None
+        for found in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{found.name}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for as a whole, which some defaults follow from."""
+
+    streams: int = 1
+    is_live: bool = False  # whether some source is
+    must_deliver: bool = False
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option of `nnet-edge stream`, which stands for settings as a TOML table holds them."""
+
+    name: str  # "--json"
+    help: str
+    table: Callable[[Any, Asked], Mapping[str, Any]]  # what was typed -> settings
+    type: str = "file"  # of file, folder, text, switch
+    metavar: str | None = None
+
+
+@dataclass(frozen=True)
+class SinkKind:
+    """A kind of sink: what TOML's `kind` calls it, its settings, and how it is made of them."""
+
+    name: str  # "json-lines"
+    settings: type[Any]  # a SinkSettings
+    make: Callable[[Any], Any]  # settings -> Sink; reads secrets, opens nothing
+    flag: Flag | None = None
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source: the addresses that it takes, what only it is asked for, and how it is made."""
+
+    name: str  # "rtsp"
+    addresses: str  # for people: "an rtsp:// address"
+    takes: Callable[[str], bool]  # whether the address is one of its own; of the kinds exactly one takes an address
+    make: Callable[[Any, Any], Any]  # CameraSettings and `options` -> Source
+    options: type[Any] | None = None  # a frozen dataclass of the settings that only this kind has; None: there are none
+    page: str = "file"  # the word of [web] addable that lets the page add one
+    flags: tuple[Flag, ...] = field(default=())  # that set options of the camera
+
+
+SINKS: Registry[SinkKind] = Registry("sink", "nnet_edge.runtime.sinks")
+SOURCES: Registry[SourceKind] = Registry("source", "nnet_edge.runtime.sources")

@@ -1,0 +1,56 @@
+"""What every sink has in its settings; each kind adds its own in its file, and registers them in SINKS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.runner import require_between
+from nnet_edge.settings.stream import NAME, require_positive
+
+
+@dataclass(frozen=True)
+class SinkSettings:
+    """What every sink has. Raises ConfigError for an invalid setting."""
+
+    kind: ClassVar[str] = ""  # as TOML writes it
+
+    name: str | None = None  # None: the kind
+    queue: int = 256  # verdicts and events that wait for the sink; 0: the line writes them itself, and a fault ends it
+    must_deliver: Path | None = None  # a folder to spool in: nothing is lost while the receiver is down
+    spool_bytes: int = 1 << 30
+    every_frame: bool = False  # the line waits for the sink, for a while, instead of losing what it cannot take
+    retry_s: float = 60.0  # a sink that fails for longer costs what it was given
+
+    def __post_init__(self) -> None:
+        if self.name is not None and NAME.fullmatch(self.name) is None:
+            raise ConfigError(
+                f"a sink cannot be called {self.name!r}: use 1 to 64 letters, digits, dots, dashes, underscores"
+            )
+        require_between("queue", self.queue, 0, 1_000_000)
+        if self.queue == 0 and self.must_deliver is not None:
+            raise ConfigError("a sink that must deliver needs a queue: leave queue = 0 out, or must_deliver")
+        require_between("spool_bytes", self.spool_bytes, 1 << 16, 1 << 50)
+        require_positive("retry_s", self.retry_s)
+
+    @property
+    def label(self) -> str:
+        """The name for counts and events."""
+        return self.name or self.kind
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the first fault ends the line, as a closed pipe does."""
+        return False
+
+    @property
+    def shown_stream(self) -> str | None:
+        """The one stream that the sink takes; None: all of them."""
+        return None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files and folders that it writes, for people."""
+        return ()
