@@ -21,11 +21,12 @@ from pathlib import Path
 import click
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
+from nnet_edge.benchmarks.harness.report import table_text, write_json
 from nnet_edge.errors import ConfigError, StreamError
 
 ROWS_FILE = "NNET_EDGE_FAULTS"  # the environment variable that names the file which tests append their rows to
 LIMIT_S = 900.0
-HEAD = "| fault | counted | captured | judged | dropped by cause | lost | time to recover |\n" + "|---" * 7 + "|"
+HEADS = ("fault", "counted", "captured", "judged", "dropped by cause", "lost", "time to recover")
 
 TESTS = {  # fault -> the test that causes it, below tests/runtime
     "camera cut 20 times": "test_camera.py::test_a_camera_that_is_cut_20_times_comes_back_20_times",
@@ -83,14 +84,11 @@ def run_tests(tests: Sequence[str], folder: Path) -> tuple[list[Row], str]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, in the order of TESTS."""
-    order = list(TESTS)
-    lines = [HEAD]
-    for row in sorted(rows, key=lambda row: order.index(row.fault)):
+    cells = []
+    for row in sorted(rows, key=lambda row: list(TESTS).index(row.fault)):
         dropped = ", ".join(f"{count} {cause}" for cause, count in row.dropped.items()) or "none"
-        lines.append(
-            f"| {row.fault} | {row.counted} | {row.captured} | {row.judged} | {dropped} | {row.lost} | {row.recovered} |"
-        )
-    return "\n".join(lines)
+        cells.append([row.fault, row.counted, row.captured, row.judged, dropped, row.lost, row.recovered])
+    return table_text(HEADS, cells)
 
 
 def require_complete(rows: Sequence[Row], wanted: Sequence[str], said: str) -> None:
@@ -113,8 +111,7 @@ def command(only: tuple[str, ...], json_path: Path | None) -> None:
     click.echo(f"{command_text('nnet_edge.benchmarks.faults')}: {said}")
     click.echo(table(rows))
     if json_path is not None:
-        content = [asdict(row) | {"lost": row.lost} for row in rows]
-        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(json_path, [asdict(row) | {"lost": row.lost} for row in rows])
     require_complete(rows, wanted, said)
 
 

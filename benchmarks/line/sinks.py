@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import click
 import numpy as np
 
+from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.frame import Frame, Prediction, Region
 from nnet_edge.runtime.sinks import (
     JsonLinesSettings,
@@ -63,10 +64,8 @@ class LoopbackWebhook(WebhookSink):
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
         super().__init__(WebhookSettings(f"http://127.0.0.1:{self._server.server_address[1]}/"))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *about: Any) -> None:
+        super().__exit__(*about)
         self._server.shutdown()
         self._server.server_close()
 
@@ -74,28 +73,32 @@ class LoopbackWebhook(WebhookSink):
 def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
     """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
 
-    def log(folder: Path, **facts: float | None) -> Sink:
-        return JsonLinesSink(folder / "log.jsonl", JsonLinesSettings(is_appended=True, **facts))  # type: ignore[arg-type]
+    def log(**facts: float) -> Callable[[Path], Sink]:
+        settings = JsonLinesSettings(is_appended=True, **facts)  # type: ignore[arg-type]
+        return lambda folder: JsonLinesSink(folder / "log.jsonl", settings)
 
-    def spooled(folder: Path) -> DeliverySettings:
-        return DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))
+    def plain(make: Callable[[Path], Sink]) -> Make:
+        return lambda folder: (make(folder), DeliverySettings())
+
+    def spooled(make: Callable[[Path], Sink]) -> Make:
+        return lambda folder: (make(folder), DeliverySettings(must_deliver=SpoolSettings(folder / "spool")))
 
     found: dict[str, tuple[Make, int]] = {
-        "json lines": (lambda folder: (log(folder), DeliverySettings()), 20_000),
-        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), DeliverySettings()), 20_000),
-        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), DeliverySettings()), 2_000),
-        "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
-        "pictures, must deliver": (lambda folder: (RejectPicturesSink(folder), spooled(folder)), 200),
-        "webhook": (lambda folder: (LoopbackWebhook(0.0), DeliverySettings()), 1_000),
-        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), DeliverySettings()), 100),
-        "webhook, must deliver": (lambda folder: (LoopbackWebhook(0.0), spooled(folder)), 1_000),
-        "pictures": (lambda folder: (RejectPicturesSink(folder), DeliverySettings()), 200),
+        "json lines": (plain(log()), 20_000),
+        "json lines, fsync every second": (plain(log(fsync_every_s=1.0)), 20_000),
+        "json lines, fsync every line": (plain(log(fsync_every_s=0.0)), 2_000),
+        "json lines, must deliver": (spooled(log()), 10_000),
+        "pictures, must deliver": (spooled(RejectPicturesSink), 200),
+        "webhook": (plain(lambda folder: LoopbackWebhook(0.0)), 1_000),
+        "webhook, 20 ms away": (plain(lambda folder: LoopbackWebhook(0.02)), 100),
+        "webhook, must deliver": (spooled(lambda folder: LoopbackWebhook(0.0)), 1_000),
+        "pictures": (plain(RejectPicturesSink), 200),
     }
     if broker is not None:
         host, _, port = broker.rpartition(":")
         settings = MqttSettings(host, int(port))
-        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), DeliverySettings()), 5_000)
-        found["mqtt, QoS 1, must deliver"] = (lambda folder: (MqttSink(settings), spooled(folder)), 5_000)
+        found["mqtt, QoS 1"] = plain(lambda folder: MqttSink(settings)), 5_000
+        found["mqtt, QoS 1, must deliver"] = spooled(lambda folder: MqttSink(settings)), 5_000
     return found
 
 
@@ -142,11 +145,11 @@ def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
 
 def table(rows: Sequence[tuple[str, np.ndarray, int, float]]) -> str:
     """The figures as a table in Markdown."""
-    lines = ["| sink | put p50 / p99 / largest, µs | lost at 120/s | verdicts/s |", "|---|---|---|---|"]
+    cells = []
     for name, taken_us, lost, rate in rows:
         middle, late = np.percentile(taken_us, (50, 99))
-        lines.append(f"| {name} | {middle:.0f} / {late:.0f} / {taken_us.max():.0f} | {lost} | {rate:.0f} |")
-    return "\n".join(lines)
+        cells.append([name, f"{middle:.0f} / {late:.0f} / {taken_us.max():.0f}", lost, f"{rate:.0f}"])
+    return table_text(["sink", "put p50 / p99 / largest, µs", "lost at 120/s", "verdicts/s"], cells)
 
 
 @click.command()

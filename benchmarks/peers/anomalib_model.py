@@ -1,4 +1,4 @@
-"""anomalib's models with N-Net's teacher in them; runs in the peers' environment only.
+"""anomalib's models with N-Net's teacher in them; runs in the other methods' environment only.
 
 A timm backbone is EfficientNet-Lite0 with the weights and the normalisation that N-Net's teacher has. Reverse Distillation
 knows ResNets only: its ResNet-18 bottleneck and decoder, whose outputs are not negative, stand behind `SplitTaps`.

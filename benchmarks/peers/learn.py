@@ -1,7 +1,7 @@
 """One method learns one category and judges its test images; or is only exported, with random weights, for its speed.
 
-Runs in the peers' environment: python -m nnet_edge.benchmarks.peers.learn JOB.json. The job names method, backbone, seed,
-folders and limits (rows.py writes it); it leaves in its `out`:
+Runs in the other methods' environment: python -m nnet_edge.benchmarks.peers.learn JOB.json. The job names method, backbone,
+seed, folders and limits (rows.py writes it); it leaves in its `out`:
 
     facts.json                          what was built, how long it learned, what was counted
     model.pt, openvino/, openvino-int8/ anomalib's own exports
@@ -152,7 +152,9 @@ def export(model: Any, method: Method, job: dict[str, Any]) -> dict[str, Any]:
             path = Path(make())
             if name == "openvino-int8":
                 in_a_process(judge_int8, path, Path(job["test"]), out, job["threads"])
-        except Exception as error:  # whatever export or inferencer raises is the peer's answer, and goes into the table
+        except (
+            Exception
+        ) as error:  # whatever export or inferencer raises is the method's answer, and goes into the table
             found[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             continue
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))

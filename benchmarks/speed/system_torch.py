@@ -1,4 +1,4 @@
-"""N-Net in PyTorch as a contender: eager or compiled, on the GPU where torch has one, else on the processor."""
+"""N-Net in PyTorch as a candidate: eager or compiled, on the GPU where torch has one, else on the processor."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnet_edge.anomaly_map import (
-    FUSED_SIDE,
-    IMAGE_SIDE,
-    SCALES,
-    SMALLEST_DISTANCE,
-    Fusion,
-    blurring_matrix,
-    enlarging_matrix,
-)
+from nnet_edge.anomaly_map import FUSED_SIDE, IMAGE_SIDE, SCALES, SMALLEST_DISTANCE, Fusion
+from nnet_edge.anomaly_map import blurring_matrix as blurring
+from nnet_edge.anomaly_map import enlarging_matrix as enlarging
+from nnet_edge.benchmarks.harness.machine import torch_has_cuda, torch_threads
 from nnet_edge.benchmarks.speed.plan import LARGEST_BATCH, PRECISIONS, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
@@ -40,11 +35,9 @@ def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitS
     """
     if not has_module("torch"):
         raise MissingExtraError("torch is not installed: pip install 'nnet-edge[train]'")
-    import torch
-
     from nnet_edge.evaluation.artefact import load_network
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch_has_cuda() else "cpu"
     if plan.precision == "int8":
         raise ConfigError("PyTorch has the bundle's weights, which are FP32; INT8 is a graph, see the runners")
     if plan.precision == "fp16" and device == "cpu":
@@ -134,8 +127,8 @@ def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, torch.Tensor]], torch
     """What `anomaly_map` computes, in torch: layer maps (N, 1, h, w) to maps float32 (N, 1, 256, 256), on their device."""
     import torch
 
-    matrices = {scale: enlarging_matrix(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
-    last = blurring_matrix(IMAGE_SIDE) @ enlarging_matrix(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
+    matrices = {scale: enlarging(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
+    last = blurring(IMAGE_SIDE) @ enlarging(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
 
     @lru_cache(maxsize=8)
     def matrix(scale: int | None, device: torch.device) -> torch.Tensor:
@@ -156,16 +149,3 @@ def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, torch.Tensor]], torch
         return rows @ torch.stack(factors).prod(dim=0) @ rows.T
 
     return fuse
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """torch on `number` threads; as before afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ A system gives a runner, which uploads images and gives maps and scores, and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare
+from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
 from nnet_edge.errors import BundleError, NnetEdgeError
@@ -110,7 +111,7 @@ def engine_alone(runner: Any, batch: int) -> BareModel:
 
 
 def open_all(
-    bundle: Bundle, settings: SpeedSettings, folder: Path, stack: ExitStack, say: Callable[[str], None]
+    bundle: Bundle, settings: SpeedSettings, folder: Path, stack: ExitStack, say: Say
 ) -> tuple[list[Opened], list[Missing]]:
     """Every system, precision and batch that this machine can run, and what it cannot, with the reason."""
     plans, missing = plans_of(bundle, settings)

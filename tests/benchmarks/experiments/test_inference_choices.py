@@ -10,10 +10,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.benchmarks.experiments import inference_choices
-from nnet_edge.benchmarks.experiments.inference_choices import Chain, Question, Way, ask, command
-from nnet_edge.benchmarks.experiments.node_costs import measure_nodes
-from nnet_edge.benchmarks.experiments.renewed_graph import renew
-from nnet_edge.benchmarks.experiments.split_graph import cut_in_three
+from nnet_edge.benchmarks.experiments.inference_choices import (
+    Chain,
+    Question,
+    Way,
+    ask,
+    command,
+    cut_in_three,
+    measure_nodes,
+)
 from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError
@@ -109,17 +114,15 @@ def test_answers_are_ratios_to_the_first_side_and_nodes_add_up(bundle: Bundle, i
 
 
 def test_the_command_asks_every_question(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inference_choices, "BATCHES", (2,))
     monkeypatch.setattr(inference_choices, "NODE_ROUNDS", 2)
-    assert renew(bundle, "fp32", tmp_path, 1) is None, "it was exported in today's forms"
     assert run_command(command, [str(bundle.path), "--rounds", "1"]) == 0
     out, err = capsys.readouterr()
     assert "holds no INT8 graph: its rows are left out" in err
     for choice in ("hint throughput", "a graph for any batch", "three graphs"):
         assert f"| FP32, one image | {choice} | hint latency, 1 stream |" in out
     assert "| FP32, 2 images, a request each | one request of 2 | hint latency, 1 stream |" in out
-    assert "exported and calibrated again" not in out
     assert "| FP32 | ConvolutionBackpropData |" in out or "| FP32 | Convolution |" in out
     assert run_command(command, [str(bundle.path), "--threads", "0"]) == 2
