@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnet_edge.bundle import Bundle, record_metrics
-from nnet_edge.cli.demo.page import DemoRun, Verdicts, compose, in_short
-from nnet_edge.cli.demo.report import write_report
+from nnet_edge.cli.demo.page import DemoRun, Verdicts, in_short, write_report
 from nnet_edge.cli.view import TrainingView
 from nnet_edge.data.example_parts import Part, camera, make_line
 from nnet_edge.data.images import Dataset, load_training_data, read_dataset
@@ -103,7 +102,7 @@ def run_demo(
             losses=draft / "training" / PICTURE,
             files=files_of(draft),
         )
-        write_report(compose(facts), draft / REPORT)
+        write_report(facts, draft / REPORT)
     for line in in_short(facts):
         say(line)
     return out / REPORT

@@ -154,7 +154,7 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "parameters than RD++ does not hold" in verdict([Counted("RD++", 100, 10), Counted("N-Net", 110, 9)])
 
 
-def test_the_networks_time_rounds() -> None:
+def test_the_networks_are_timed() -> None:
     from torch import nn, rand
 
     assert frames_per_s(nn.Identity(), rand(1)) > 0
