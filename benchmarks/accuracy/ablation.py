@@ -23,16 +23,21 @@ from typing import Any
 
 from nnet_edge import __version__
 from nnet_edge.benchmarks.accuracy.tables import PAPER as PAPER_TABLES
-from nnet_edge.benchmarks.accuracy.trainings import RANDOM_TEACHER, GridSettings, Trainings, Watch, category_names
+from nnet_edge.benchmarks.accuracy.trainings import (
+    RANDOM_TEACHER,
+    GridSettings,
+    Trainings,
+    Watch,
+    category_names,
+    rebuild,
+)
 from nnet_edge.benchmarks.harness.grid import claimed, read_row, require_same, run_grid
 from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told, write_json
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
-from nnet_edge.methods.backbone import build_encoder, find_backbone
 from nnet_edge.methods.compute import choose_device
-from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
 from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.metrics import Metrics
@@ -122,7 +127,7 @@ class AblationCell:
     def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
         """What a row's file holds: facts of the training, and the evaluation of its weights with these maps."""
         batch, skip_bad, rule = self.settings.batch, self.settings.skip_bad, self.settings.mask_rule
-        runner = TorchRunner(with_maps(checkpoint, maps), choose_device(self.settings.options.device), batch)
+        runner = TorchRunner(rebuild(checkpoint, maps=maps), choose_device(self.settings.options.device), batch)
         held_out = self.trainings.load(checkpoint.settings.seed).held_out
         threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
         evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule)
@@ -205,14 +210,6 @@ def training_row(base: TrainSettings, row: str) -> str:
     """The first row of Tables 4 to 7 whose training is that of `row`."""
     wanted = trained_as(base, row, base.seed)[0]
     return next(other for other in ABLATIONS if trained_as(base, other, base.seed)[0] == wanted)
-
-
-def with_maps(checkpoint: Checkpoint, maps: str) -> NNet:
-    """The checkpoint's network, to deploy, that fuses these maps."""
-    model = replace(checkpoint.settings.model, maps=maps)
-    network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    network.load_state_dict(checkpoint.deployed)
-    return network.eval()
 
 
 @dataclass(frozen=True)

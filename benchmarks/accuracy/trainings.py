@@ -21,6 +21,8 @@ from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, TrainingData, fingerp
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import MaskRule
+from nnet_edge.methods.backbone import build_encoder, find_backbone
+from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from nnet_edge.training.loop import Progress, TrainOptions, train
@@ -137,6 +139,19 @@ class Trainings:
         for one, other in data.duplicates[:1]:
             self.watch.say(f"warning: {len(data.duplicates)} test images are training images too ({one} is {other})")
         return data
+
+
+def rebuild(checkpoint: Checkpoint, weights: str = "deployed", maps: str | None = None) -> NNet:
+    """The network with weights that a training left (deployed, averaged, last), fusing its own maps or those of `maps`.
+
+    The EMA, "averaged", is the weights themselves where none was kept.
+    """
+    model = checkpoint.settings.model
+    network = NNet(replace(model, maps=maps or model.maps), build_encoder(find_backbone(model.backbone)))
+    left = {"deployed": checkpoint.deployed, "averaged": checkpoint.averaged or checkpoint.network,
+            "last": checkpoint.network}  # fmt: skip
+    network.load_state_dict(left[weights])
+    return network.eval()
 
 
 def weights_key(teacher_weights: str | None) -> str:

@@ -38,6 +38,7 @@ from nnet_edge.benchmarks.accuracy.trainings import (
     Watch,
     as_json,
     category_names,
+    rebuild,
 )
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, claimed, read_row, require_same, run_grid
 from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, write_json, write_report
@@ -47,9 +48,7 @@ from nnet_edge.data.images import Dataset, fingerprint
 from nnet_edge.errors import DataError
 from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
-from nnet_edge.methods.backbone import build_encoder, find_backbone
 from nnet_edge.methods.compute import choose_device
-from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import TrainSettings
 from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.metrics import Metrics
@@ -255,19 +254,9 @@ def kept_layer_maps(
             raise DataError(f"{path} cannot be read ({error}): delete it, and the maps are computed again") from error
         require_same(path, its_key, key)
         return load_file(path)
-    maps = dict(infer_all(TorchRunner(network_with(checkpoint, weights), device), images).layer_maps)
+    maps = dict(infer_all(TorchRunner(rebuild(checkpoint, weights), device), images).layer_maps)
     write_atomically(path, save(maps, {"key": json.dumps(key)}))
     return maps
-
-
-def network_with(checkpoint: Checkpoint, weights: str) -> NNet:
-    """N-Net with weights that a training left: the EMA is the weights themselves where none was kept."""
-    model = checkpoint.settings.model
-    network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    left = {"deployed": checkpoint.deployed, "averaged": checkpoint.averaged or checkpoint.network,
-            "last": checkpoint.network}  # fmt: skip
-    network.load_state_dict(left[weights])
-    return network.eval()
 
 
 def reading_path(folder: Path, variant: Variant) -> Path:
@@ -314,7 +303,7 @@ class Difference:
 class Row:
     """A variant, over the categories."""
 
-    lever: str  # the hyper-parameter
+    hyperparameter: str
     variant: str
     command: str
     measured: Mapping[str, Measured]  # category -> seed -> figures
@@ -357,7 +346,7 @@ class VariantTable:
         for row in self.rows:
             points = {name: {figure: list(self.difference(row, name, figure).points) for figure in FIGURES}
                       for name in self.categories}  # fmt: skip
-            rows.append({"lever": row.lever, "variant": row.variant, "command": row.command,
+            rows.append({"lever": row.hyperparameter, "variant": row.variant, "command": row.command,
                          "same_as_base": list(row.same_as_base), "points": points,
                          "verdict": self.verdict(row)})  # fmt: skip
         return {
@@ -382,9 +371,9 @@ class VariantTable:
         for row in self.rows:
             cells = ["as the base" if name in row.same_as_base else self.difference(row, name, figure).text()
                      for name, figure in columns]  # fmt: skip
-            rows.append([row.lever, row.variant, *cells, self.verdict(row)])
+            rows.append([row.hyperparameter, row.variant, *cells, self.verdict(row)])
         heads = ["lever", "variant", *(f"{name}: {FIGURES[figure]}" for name, figure in columns), "verdict"]
-        names = ", ".join(dict.fromkeys(row.lever for row in self.rows))
+        names = ", ".join(dict.fromkeys(row.hyperparameter for row in self.rows))
         ending = (f"Commands: the base with `{self.header.get('command', '')}`, each lever with `--lever NAME` added: "
                   f"{names}.")  # fmt: skip
         return "\n".join([*lines, "", *markdown_table(heads, rows), "", ending])

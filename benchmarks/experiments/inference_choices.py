@@ -1,4 +1,4 @@
-"""What OpenVINO's settings, precisions, batches and a graph cut in three bring on this processor, as ratios of one run.
+"""What OpenVINO's settings, precisions and batches bring on this processor, as ratios of one run.
 
 Everything that is compared is loaded at once and measured in every round, after a call that is not counted. A ratio is the
 median over the rounds of one way's time over the baseline's: by the clock, and in processor time of all threads, which other
@@ -10,7 +10,6 @@ programs disturb least. The second table says what the nodes cost, by OpenVINO's
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +20,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnx
-import onnx.shape_inference
-import onnx.utils
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say, say_if_busy
 from nnet_edge.benchmarks.harness.report import table_text
@@ -39,8 +35,6 @@ BATCHES = (4, 8, 16)
 COUNTED = 4  # images of a round at least
 NODE_ROUNDS, NODE_ROWS = 20, 12
 FRAMES = 24  # of the held-out ones, for map error and verdicts
-TEACHER, STUDENT = "teacher", "forward_student"
-ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 BASELINE = "hint latency, 1 stream"
 Compute = Callable[[np.ndarray], object]
 
@@ -74,72 +68,6 @@ class Way:
             maps.append(anomaly_map[0, 0].copy())
             scores.append(float(score[0]))
         return np.stack(maps), np.array(scores, np.float32)
-
-
-class Chain:
-    """A graph cut in three, computed one after another; calling it computes uint8 RGB (1, 256, 256, 3)."""
-
-    def __init__(self, graph: Path, settings: RunnerSettings, folder: Path) -> None:
-        self._parts = [(part, compile_for(part.path, settings, 1).create_infer_request())
-                       for part in cut_in_three(graph, folder)]  # fmt: skip
-
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        known = {INPUT: images}
-        for part, request in self._parts:
-            request.infer({name: known[name] for name in part.inputs}, share_inputs=True, share_outputs=True)
-            known |= {name: request.get_tensor(name).data for name in part.outputs}
-        return known
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of three graphs; a tensor has the same name in the part that gives it and in the one that takes it."""
-
-    path: Path
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-def cut_in_three(graph: Path, out: Path) -> list[Part]:
-    """What the teacher alone decides, what the forward student alone decides, and the rest, as files in the folder `out`.
-
-    The memory's recall depends on the teacher's features alone and lies in the first part. Raises ConfigError for a graph
-    without a forward student.
-    """
-    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
-    owners = owners_of(model.graph)
-    teacher, student = (cut_tensors(model.graph, owners, part) for part in (TEACHER, STUDENT))
-    if not teacher or not student:
-        raise ConfigError(f"{graph} has no teacher and forward student that could be cut out: give a graph with both")
-    extractor = onnx.utils.Extractor(model)
-    outputs = tuple(item.name for item in model.graph.output)
-    parts = [Part(out / f"{graph.stem}.{TEACHER}.onnx", (INPUT,), teacher),
-             Part(out / f"{graph.stem}.{STUDENT}.onnx", (INPUT,), student),
-             Part(out / f"{graph.stem}.rest.onnx", (*teacher, *student), outputs)]  # fmt: skip
-    for part in parts:
-        onnx.save(extractor.extract_model(list(part.inputs), list(part.outputs)), part.path)
-    return parts
-
-
-def owners_of(graph: onnx.GraphProto) -> dict[str, frozenset[str]]:
-    """Tensor -> the parts of the network ("teacher", "fusion", ...) whose weights it depends on."""
-    owners = {item.name: frozenset([item.name.split(".")[0]]) for item in graph.initializer if "." in item.name}
-    for node in graph.node:
-        own = frozenset[str]().union(*(owners.get(name, frozenset()) for name in node.input))
-        owners.update(dict.fromkeys(node.output, own))
-    return owners
-
-
-def cut_tensors(graph: onnx.GraphProto, owners: Mapping[str, frozenset[str]], part: str) -> tuple[str, ...]:
-    """What depends on `part` alone and is read by something that does not: floats, so that rounding stays by its reader."""
-    producer = {name: node for node in graph.node for name in node.output}
-    found: dict[str, None] = {}
-    for node in (node for node in graph.node if owners[node.output[0]] != {part}):
-        for name in (name for name in node.input if owners.get(name) == {part} and name in producer):
-            while producer[name].op_type in ROUNDING:
-                name = producer[name].input[0]
-            found[name] = None
-    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -209,15 +137,14 @@ def ask(question: Question, images: np.ndarray, rounds: int) -> list[Row]:
             for name, one in found.items() if name != baseline]  # fmt: skip
 
 
-def questions(graph: Path, word: str, threads: int, folder: Path, more: Mapping[str, Compute]) -> Iterator[Question]:
+def questions(graph: Path, word: str, threads: int, more: Mapping[str, Compute]) -> Iterator[Question]:
     """What is asked of a graph; `word` names it, `more` joins the ways that compute one image."""
     latency = RunnerSettings("openvino", threads=threads)
     throughput = replace(latency, hint="throughput")
     ways: dict[str, Compute] = {BASELINE: Way(graph, latency), "hint throughput": Way(graph, throughput)}
     if threads > 1:
         ways["2 streams"] = Way(graph, throughput, more={"NUM_STREAMS": 2})
-    alone: dict[str, Compute] = {"a graph for any batch": Way(graph, latency, None),
-                                 "three graphs": Chain(graph, latency, folder), **more}  # fmt: skip
+    alone: dict[str, Compute] = {"a graph for any batch": Way(graph, latency, None), **more}
     yield Question(f"{word}, one image", 1, {**ways, **alone})
     for batch in BATCHES:
         together: dict[str, Compute] = {f"one request of {batch}": Way(graph, latency, batch)}
@@ -243,21 +170,20 @@ def answer(bundle: Bundle, threads: int, rounds: int) -> list[Row]:
         flips = int(((found > threshold) != (scores > bundle.threshold.value)).sum())
         return f"{error:.2%}, {flips} of {len(frames)}"
 
-    with tempfile.TemporaryDirectory(prefix="nnet-edge-choices-") as folder:
-        for word, (graph, threshold) in graphs.items():
-            more: dict[str, Way] = {}
-            try:
-                bf16 = "BF16 for what is not INT8" if word == "INT8" else "BF16"
-                more[bf16] = Way(graph, replace(plain, precision="bf16"))
-            except ConfigError as error:
-                say(f"left out: {error}")
-            if word == "FP32" and "INT8" in graphs:
-                more["INT8"] = Way(graphs["INT8"][0], plain)
-            quality = {choice: judged(way, graphs["INT8"][1] if choice == "INT8" else threshold)
-                       for choice, way in more.items()}  # fmt: skip
-            for question in questions(graph, word, threads, Path(folder), more):
-                say(f"asking: {question.what}")
-                rows += [replace(row, quality=quality.get(row.choice, "-")) for row in ask(question, frames, rounds)]
+    for word, (graph, threshold) in graphs.items():
+        more: dict[str, Way] = {}
+        try:
+            bf16 = "BF16 for what is not INT8" if word == "INT8" else "BF16"
+            more[bf16] = Way(graph, replace(plain, precision="bf16"))
+        except ConfigError as error:
+            say(f"left out: {error}")
+        if word == "FP32" and "INT8" in graphs:
+            more["INT8"] = Way(graphs["INT8"][0], plain)
+        quality = {choice: judged(way, graphs["INT8"][1] if choice == "INT8" else threshold)
+                   for choice, way in more.items()}  # fmt: skip
+        for question in questions(graph, word, threads, more):
+            say(f"asking: {question.what}")
+            rows += [replace(row, quality=quality.get(row.choice, "-")) for row in ask(question, frames, rounds)]
     return rows
 
 

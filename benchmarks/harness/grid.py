@@ -55,10 +55,7 @@ class Cell(Protocol[Row_co]):
 
 
 def run_grid(
-    cells: Mapping[Place, Cell[Row]],
-    keep: Callable[[dict[Place, Row]], None],
-    say: Say = quiet,
-    counted_as: str = "",
+    cells: Mapping[Place, Cell[Row]], keep: Callable[[dict[Place, Row]], None], say: Say = quiet, counted_as: str = ""
 ) -> dict[Place, Row]:
     """The rows that there are in the end; `keep` is given all that there are after each that was made, and at the end.
 
@@ -107,8 +104,12 @@ def claiming(folder: Path) -> Iterator[bool]:
     """Whether this process may work in `folder`, which is made; if so no other one may until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / CLAIM).open("a+b") as file:
-        is_mine = try_lock(file.fileno())
-        if is_mine:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_mine = False
+        else:
+            is_mine = True
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
             file.flush()
@@ -121,15 +122,6 @@ def holder(folder: Path) -> str:
         return (folder / CLAIM).read_text(encoding="utf-8").strip() or "another process"
     except OSError:
         return "another process"
-
-
-def try_lock(descriptor: int) -> bool:
-    """Whether the exclusive lock on an open file could be had without waiting."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def read_row(path: Path, parse: Callable[[dict[str, Any]], Row], again: str = "the row is measured again") -> Row:

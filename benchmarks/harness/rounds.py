@@ -172,9 +172,7 @@ def compare(
     baseline = next(iter(candidates))
     return {
         name: Beside(
-            spread(processor[name]),
-            ratios(clock[name], clock[baseline]),
-            ratios(processor[name], processor[baseline]),
+            spread(processor[name]), ratios(clock[name], clock[baseline]), ratios(processor[name], processor[baseline])
         )
         for name in candidates
     }

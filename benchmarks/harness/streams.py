@@ -24,7 +24,7 @@ from nnet_edge.settings.runner import StreamSettings
 from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
 
 HEIGHT, WIDTH = 480, 640
-PICTURES = 16  # that a camera shows in turn
+PICTURES = 16  # that a camera shows
 ABOVE_ALL = 1e9  # threshold: every picture is good, so nothing searches regions
 
 
@@ -45,7 +45,7 @@ def noisy_pictures(seed: int) -> list[np.ndarray]:
 
 
 def noisy_camera(number: int, rate_hz: float, kind: type[SyntheticSource] = SyntheticSource) -> SyntheticSource:
-    """A camera of `rate_hz` that shows its pictures for ever; they were drawn before."""
+    """A camera of `rate_hz` that shows its pictures again and again; they were drawn before."""
     return kind(itertools.cycle(noisy_pictures(number)), rate_hz)
 
 

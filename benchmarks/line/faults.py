@@ -30,7 +30,8 @@ HEADS = ("fault", "counted", "captured", "judged", "dropped by cause", "lost", "
 
 TESTS = {  # fault -> the test that causes it, below tests/runtime
     "camera cut 20 times": "sources/test_camera.py::test_a_camera_that_is_cut_20_times_comes_back_20_times",
-    "corrupt pictures in the stream": "sources/test_camera.py::test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown",
+    "corrupt pictures in the stream": "sources/test_camera.py::"
+    "test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown",
     "broker down for a minute": "sinks/test_outage.py",
     "webhook receiver down for a minute": "sinks/test_outage.py",
     "disk full": "sinks/test_queued.py::test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room",

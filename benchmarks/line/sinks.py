@@ -57,7 +57,7 @@ class LoopbackWebhook(WebhookSink):
                 self.end_headers()
 
             def log_message(self, *about: object) -> None:
-                """Nothing: a line for each request would be measured too."""
+                """Log nothing: a line for each request would be measured too."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

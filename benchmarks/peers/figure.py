@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnet_edge.benchmarks.harness.plot import DPI, new_figure, png_of
-from nnet_edge.benchmarks.peers.table import PUBLISHED, Candidate, RaceReport
+from nnet_edge.benchmarks.peers.table import PUBLISHED, RaceReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,13 @@ def draw_measured(axes: Axes, report: RaceReport) -> None:
         axes.scatter(rate.median, pro, s=bubble(one.values), color=colour, alpha=0.45, edgecolors=colour)
         axes.errorbar(rate.median, pro, xerr=[[rate.median - rate.smallest], [rate.largest - rate.median]],
                       color=colour, fmt="none", capsize=2)  # fmt: skip
-    label_points(axes, [(rate.median, pro, label_of(one)) for one, rate, pro in shown])
+    label_points(
+        axes,
+        [
+            (rate.median, pro, f"{one.method}\n{one.system.removeprefix('anomalib ')} {one.precision}")
+            for one, rate, pro in shown
+        ],
+    )
     axes.set_title("measured here: " + report.header["processor"].partition(",")[0] + ",\n"
                    + "threads: " + report.header["threads"] + "; " + ", ".join(report.categories), fontsize=10)  # fmt: skip
     finish(axes, "PRO, mean of the categories above, %")
@@ -107,11 +113,6 @@ def finish(axes: Axes, title: str) -> None:
     axes.grid(True, which="both", alpha=0.2)
     formatter: Any = "{x:g}"
     axes.xaxis.set_major_formatter(formatter)
-
-
-def label_of(one: Candidate) -> str:
-    """Method, then where it runs."""
-    return f"{one.method}\n{one.system.removeprefix('anomalib ')} {one.precision}"
 
 
 def bubble(values: int | None) -> float:

@@ -62,7 +62,7 @@ def measure_speed(
         say(estimate(candidates, settings))
 
         def lose(place: int, error: NnetEdgeError, number: int) -> None:
-            failed.append(missing_of(candidates[place], f"failed in its turn: {error}"))
+            failed.append(missing_of(candidates[place], f"failed in a round: {error}"))
             say(f"warning: {failed[-1].reason}")
 
         measures = {place: one.measure for place, one in enumerate(candidates)}
