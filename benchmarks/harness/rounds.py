@@ -11,7 +11,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from typing import TypeVar
 
@@ -193,10 +193,6 @@ class Round:
     def frames_per_s(self) -> float:
         """Frames a second."""
         return self.frames / self.seconds
-
-    def with_latencies(self, latencies_ms: tuple[float, ...]) -> Round:
-        """The round with latencies that were measured beside its rate."""
-        return replace(self, latencies_ms=latencies_ms)
 
 
 WARM_UP_CALLS, WARM_UP_S = 3, 0.5  # at least so many calls, and more until so much time is over

@@ -170,12 +170,12 @@ def percent(value: float | None) -> str:
 
 NOTES = (
     "A frame: a decoded RGB picture of 256x256 in memory to map and score in NumPy, one at a time; every candidate is a "
-    "process of its own, measured in every round. Other methods run in anomalib's TorchInferencer and OpenVINOInferencer on "
-    "anomalib's own exports, made for a batch of one and without its post-processor, whose scaling and clamping would lose information: "
-    "less work than their default. They learn from every good training image up to the limit, those that N-Net holds out "
-    "included; nothing is chosen on test images. Metrics are measured once a precision and stand beside every system that "
-    "computes it, with the one whose maps they are of: theirs in FP32 their torch module's, in INT8 (NNCF, calibrated on half "
-    "of the training images) their OpenVINO graph's, ours the runner's of bench accuracy; all by this project's metrics on raw "
-    "maps. Process MiB: its own pages and its share of those that several map. "
-    "M values adds memory banks and stored statistics to the parameters."
+    "process of its own, measured in every round. Other methods run in anomalib's TorchInferencer and OpenVINOInferencer "
+    "on anomalib's own exports, made for a batch of one and without its post-processor, whose scaling and clamping would "
+    "lose information: less work than their default. They learn from every good training image up to the limit, those "
+    "that N-Net holds out included; nothing is chosen on test images. Metrics are measured once a precision and stand "
+    "beside every system that computes it, with the one whose maps they are of: theirs in FP32 their torch module's, in "
+    "INT8 (NNCF, calibrated on half of the training images) their OpenVINO graph's, ours the runner's of bench accuracy; "
+    "all by this project's metrics on raw maps. Process MiB: its own pages and its share of those that several map. M "
+    "values adds memory banks and stored statistics to the parameters."
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol
@@ -159,7 +160,7 @@ class Camera:
             return found
         source = OneAtATime(self._pictures())
         self._judge(source, Sized(self.opened.runner, 1), source.note)
-        return found.with_latencies(tuple(source.latencies_ms))
+        return replace(found, latencies_ms=tuple(source.latencies_ms))
 
     def _stream(self) -> Round:
         paths, runner = self._pictures(), Sized(self.opened.runner, self.opened.batch)

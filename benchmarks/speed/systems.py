@@ -16,8 +16,9 @@ from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare
 from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
-from nnet_edge.errors import BundleError, NnetEdgeError
+from nnet_edge.errors import BundleError, MissingExtraError, NnetEdgeError
 from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.graph import cores
 from nnet_edge.runtime.runners.trt.library import TITLES
@@ -62,6 +63,8 @@ def open_system(
         return open_graph(bundle, plan, settings, folder, stack)
     if plan.system in TITLES:
         return open_engine(bundle, plan, settings, stack)
+    if not has_module("torch"):
+        raise MissingExtraError("torch is not installed: pip install 'nnet-edge[train]'")
     from nnet_edge.benchmarks.speed.system_torch import open_torch
 
     return open_torch(bundle, plan, settings, stack)
