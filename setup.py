@@ -58,6 +58,8 @@ setup(
     description="From a folder of good photographs to a live verdict on every part: N-Net on ONNX, OpenVINO and TensorRT",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10",  # JetPack 6 has 3.10, and its tensorrt module works with no other
     packages=[
         *find_packages(include=["nnet_edge", "nnet_edge.*"]),
