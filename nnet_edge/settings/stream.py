@@ -1,10 +1,10 @@
-"""The settings of one stream of a line: its camera, its lane, its verdicts. Frozen, checked where they are made."""
+"""The settings of one stream of a line: its camera, its buffer, its verdicts. Frozen, checked where they are made."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -18,7 +18,7 @@ Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the cam
 
 
 class When(Enum):
-    """What becomes of a frame that meets a full lane, or comes too soon."""
+    """What happens to a frame that meets a full buffer, or comes too soon."""
 
     EVERY_FRAME = "every-frame"  # the source waits: for files
     FRESHEST = "freshest"  # the oldest is dropped: for live sources
@@ -59,19 +59,26 @@ EVERY_FRAME, FRESHEST = Policy(When.EVERY_FRAME), Policy(When.FRESHEST)
 
 
 @dataclass(frozen=True)
-class LaneSettings:
-    """How frames of one stream wait. Raises ConfigError for a setting that cannot be meant."""
+class BufferSettings:
+    """How frames of one stream wait for their turn. Raises ConfigError for an invalid setting."""
 
-    policy: Policy = FRESHEST
-    capacity: int = 2  # frames: one that is taken next, one that comes in meanwhile
+    policy: Policy | None = None  # None: every-frame for files, freshest for live sources
+    capacity: int | None = None  # frames; None: two batches of files, 2 of a live source: one next, one that comes in
     staleness_s: float | None = None  # a frame that is older when its turn comes is dropped; None: never
-    weight: int = 1  # images that a frame puts into a batch: its crops
+    weight: int = 1  # images that a frame puts into a batch: the line sets it to the number of its crops
 
     def __post_init__(self) -> None:
-        require_between("frames that a lane holds", self.capacity, 1, 10_000)
+        if self.capacity is not None:
+            require_between("capacity, frames that wait,", self.capacity, 1, 10_000)
         require_between("crops", self.weight, 1, 64)
         if self.staleness_s is not None:
             require_positive("seconds until a frame is stale", self.staleness_s)
+
+    def resolved(self, is_live: bool, max_batch: int, crops: int = 0) -> BufferSettings:
+        """The settings with what follows from the source and from the runner's batch."""
+        policy = self.policy or (FRESHEST if is_live else EVERY_FRAME)
+        capacity = self.capacity or (2 if is_live else 2 * max_batch)
+        return replace(self, policy=policy, capacity=capacity, weight=max(1, crops))
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,7 @@ class LineStream:
 
     name: str
     camera: CameraSettings
-    lane: LaneSettings | None = None  # None: every-frame for files, freshest for live sources
+    buffer: BufferSettings = field(default_factory=BufferSettings, metadata={"key": "lane"})
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     bundle: Path | None = None  # None: the line's
 
@@ -212,3 +219,8 @@ def require_polygon(polygon: Polygon) -> None:
     following = (*polygon[1:], polygon[0])
     if sum(x * v - u * y for (x, y), (u, v) in zip(polygon, following, strict=True)) == 0:
         raise ConfigError(f"the region {polygon} has no area: give corners that do not lie on one line")
+
+
+def plain_name(text: str) -> str:
+    """The name of a stream that is nearest to `text`: of a folder or an address."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:64] or "stream"
