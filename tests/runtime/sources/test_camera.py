@@ -117,7 +117,7 @@ class Watched:
         self.stop.set()
         self._thread.join(5)
         assert not self._thread.is_alive()
-        total = self.line.lanes.total()
+        total = self.line.buffer.total()
         assert total.is_balanced
         assert total.queued == 0
         ids = [one.id for one in self.seen]
@@ -159,12 +159,12 @@ def test_a_camera_that_is_cut_20_times_comes_back_20_times(
         for _ in range(20):
             camera.off()
             watched.until(lambda: watched.state("cut") != "live")
-            other = watched.line.lanes.counts("other").judged
+            other = watched.line.buffer.counts("other").judged
             camera.on()
             start_s = time.monotonic()
             watched.until(lambda: watched.state("cut") == "live")
             took_s.append(time.monotonic() - start_s)
-            assert watched.line.lanes.counts("other").judged > other  # the other camera goes on
+            assert watched.line.buffer.counts("other").judged > other  # the other camera goes on
         (status,) = [one for one in watched.line.streams() if one.name == "cut"]
         assert status.camera.reconnects == 20
         assert status.camera.got is not None
@@ -178,7 +178,7 @@ def test_a_camera_that_is_cut_20_times_comes_back_20_times(
     took_s.sort()
     log.info("live again %.2f s (median of 20), %.2f s (longest) after the camera was on", took_s[10], took_s[-1])
     assert capfd.readouterr().err == ""
-    total = watched.line.lanes.total()
+    total = watched.line.buffer.total()
     recovered = f"{took_s[10]:.2f} s median, {took_s[-1]:.2f} s longest, after the camera is on"
     note_fault("camera cut 20 times", total.captured, total.judged, total.dropped, recovered)
 
@@ -346,8 +346,8 @@ def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
             watched.line.add(settings, open_source_of(settings.camera, name, may_be_absent=True))
         watched.until(lambda: all(watched.kinds(name)["source.lost"] >= 2 for name in absent))
         assert {watched.state(name) for name in absent} <= {"lost", "connecting"}
-        judged = watched.line.lanes.counts("other").judged
-        watched.until(lambda: watched.line.lanes.counts("other").judged > judged)
+        judged = watched.line.buffer.counts("other").judged
+        watched.until(lambda: watched.line.buffer.counts("other").judged > judged)
         os.mkfifo(absent["pipe"])
         writer = threading.Thread(target=write_jpegs, args=(absent["pipe"], [jpeg(60)], hold), daemon=True)
         writer.start()
@@ -356,7 +356,7 @@ def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
             for number in range(20):
                 assert cv2.imwrite(str(tmp_path / "new" / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
             (tmp_path / "new").rename(absent[name])
-        counts = watched.line.lanes.counts
+        counts = watched.line.buffer.counts
         watched.until(lambda: counts("pipe").judged and counts("watched").judged == counts("folder").judged == 20)
         assert watched.state("folder") == "ended"
         hold.set()
@@ -434,7 +434,7 @@ def test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown(
     assert "its end is missing" in caplog.text
     assert "it is damaged" in caplog.text
     if with_length:
-        total = watched.line.lanes.total()
+        total = watched.line.buffer.total()
         recovered = f"the next picture; {status.camera.skipped} damaged ones counted, none judged"
         note_fault("corrupt pictures in the stream", total.captured, total.judged, total.dropped, recovered)
 
@@ -465,9 +465,9 @@ def test_a_pipe_that_stops_is_stalled_and_opened_again(make_runner: MakeRunner, 
     with Watched(make_runner, stream("a", str(path))) as watched:
         watched.until(lambda: watched.state("a") == "live")
         watched.until(lambda: watched.kinds("a")["source.stalled"] + watched.kinds("a")["source.lost"])
-        judged = watched.line.lanes.counts("a").judged
+        judged = watched.line.buffer.counts("a").judged
         time.sleep(0.3)
-        assert watched.line.lanes.counts("a").judged == judged  # no frame out of nothing
+        assert watched.line.buffer.counts("a").judged == judged  # no frame out of nothing
         hold.set()
         writer.join(5)
         again = threading.Thread(target=write_jpegs, args=(path, pictures, hold), daemon=True)

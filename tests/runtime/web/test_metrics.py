@@ -39,7 +39,7 @@ def test_counters_keep_the_identity_and_histograms_their_order(serve: Any, until
         until(lambda: site.line.streams()[0].counts.judged >= 10)
         site.ask("/api/streams/left/pause", {}, site.session())
         until(lambda: site.line.streams()[0].counts.dropped.get("paused", 0) >= 3)
-        site.line.lanes.close("left")
+        site.line.buffer.close("left")
         until(lambda: site.line.streams()[0].counts.queued == 0)
         found = families(site)
     captured = value(found["nnet_edge_captured_frames"], "nnet_edge_captured_frames_total", stream="left")

@@ -15,7 +15,7 @@ from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.stream.judge import Station
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import EVERY_FRAME, LaneSettings, Smoothing, VerdictSettings
+from nnet_edge.settings.stream import EVERY_FRAME, BufferSettings, Smoothing, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -197,9 +197,9 @@ def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost
 
     seen: list[Prediction] = []
     first = load(tmp_path / "bundles/old")
-    with serve(model=first, load=load, lane=LaneSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
+    with serve(model=first, load=load, lane=BufferSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
         site.line.subscribe(seen.append)
-        begin = site.line.lanes.counts("left").judged
+        begin = site.line.buffer.counts("left").judged
         open_page(browser, site)
         browser.wait("document.querySelector('#bundle').textContent.startsWith('old on openvino')")
         assert browser.value("[...document.querySelector('#bundles').options].map((o) => o.value)") == ["new", "old"]
