@@ -49,12 +49,14 @@ class Tally:
     """The counts of one name; they go on when a stream of that name is removed and added again."""
 
     def __init__(self) -> None:
-        self.captured = self.judged = self.under_way = 0
+        self.captured = self.judged = 0
+        self.in_hand = 0  # of the capture thread, which waits for room
+        self.taken = 0  # and without a verdict yet
         self.dropped: Counter[str] = Counter()
 
     def counts(self, waiting: int) -> FrameCounts:
         """A copy of them; `waiting` frames lie in the queue."""
-        return FrameCounts(self.captured, self.judged, dict(self.dropped), waiting + self.under_way)
+        return FrameCounts(self.captured, self.judged, dict(self.dropped), waiting + self.in_hand + self.taken)
 
 
 class StreamQueue:
@@ -123,7 +125,6 @@ class FrameBuffer:
         self._queues: dict[str, StreamQueue] = {}
         self._tallies: dict[str, Tally] = {}  # of removed streams too
         self._earlier = FrameCounts()  # of removed streams whose names are forgotten
-        self._under_way: dict[tuple[str, str, int], Tally] = {}
         self._turn = 0
         self._moved_s = time.monotonic()  # when a batch was last finished, or the first frame came that waits for one
         self._stopped = False
@@ -168,10 +169,10 @@ class FrameBuffer:
 
     def _wait_for_room(self, queue: StreamQueue) -> None:
         """Wait until a frame may come in; it is in the capture thread's hand: captured, neither judged nor dropped."""
-        queue.tally.under_way += 1
+        queue.tally.in_hand += 1
         while not queue.has_room():
             self._changed.wait(LONGEST_WAIT_S)
-        queue.tally.under_way -= 1
+        queue.tally.in_hand -= 1
 
     def _refusal(self, queue: StreamQueue, name: str, captured_s: float) -> str | None:
         """The cause for which a frame of that moment is dropped, None for one that comes in; makes room for it."""
@@ -212,7 +213,6 @@ class FrameBuffer:
             taken = []
             for queue in self._turns(limit):
                 _, frame = queue.frames.popleft()
-                self._under_way[key_of(frame)] = queue.tally
                 taken.append(frame)
             self._changed.notify_all()
             return taken
@@ -252,7 +252,7 @@ class FrameBuffer:
                     return turns  # who comes next does not fit: it is first in the next batch
                 self._turn += 1
                 queue.served = self._turn
-                queue.tally.under_way += 1
+                queue.tally.taken += 1
                 given[id(queue)] += 1
                 turns.append(queue)
                 room -= queue.weight
@@ -262,12 +262,12 @@ class FrameBuffer:
         is_over = all(queue.is_closed and not queue.frames for queue in self._queues.values())
         return is_over and (self._stopped or not self.keep_open)
 
-    def settle(self, frame: Frame, cause: str | None = None) -> None:
-        """The frame, which was taken, has its verdict, or will have none for that cause of CAUSES."""
+    def settle(self, stream: str, cause: str | None = None) -> None:
+        """A frame of the stream, which was taken, has its verdict, or will have none for that cause of CAUSES."""
         with self._changed:
             self._moved_s = time.monotonic()
-            tally = self._under_way.pop(key_of(frame))
-            tally.under_way -= 1
+            tally = self._tallies[stream]
+            tally.taken -= 1
             if cause is None:
                 tally.judged += 1
             else:
@@ -322,10 +322,10 @@ class FrameBuffer:
     def give_up(self) -> None:
         """Count what was taken and has no verdict as stopped: nobody will judge it."""
         with self._changed:
-            for tally in self._under_way.values():
-                tally.under_way -= 1
-                tally.dropped["stopped"] += 1
-            self._under_way.clear()
+            for tally in self._tallies.values():
+                if tally.taken:
+                    tally.dropped["stopped"] += tally.taken
+                tally.taken = 0
 
     def is_paused(self, name: str) -> bool:
         """Whether the stream pauses."""
@@ -343,13 +343,17 @@ class FrameBuffer:
             return time.monotonic() - self._moved_s if self._has_work() else None
 
     def _has_work(self) -> bool:
-        return bool(self._under_way) or any(queue.frames for queue in self._queues.values())
+        return any(tally.taken for tally in self._tallies.values()) or any(
+            queue.frames for queue in self._queues.values()
+        )
 
     def has_ended(self, name: str) -> bool:
         """Whether the stream is closed, and nothing of it waits or is under way."""
         with self._changed:
             queue = self._queues.get(name)
-            return queue is None or (queue.is_closed and not queue.frames and queue.tally.under_way == 0)
+            return queue is None or (
+                queue.is_closed and not queue.frames and not (queue.tally.in_hand or queue.tally.taken)
+            )
 
     def counts(self, name: str) -> FrameCounts:
         """What became of the frames of the stream `name`, which may have been removed."""
@@ -380,15 +384,14 @@ class FrameBuffer:
 
     def _forget_oldest(self) -> None:
         """Keep the memory of removed streams small; their counts stay in the total."""
-        past = [name for name, tally in self._tallies.items() if name not in self._queues and not tally.under_way]
+        past = [
+            name
+            for name, tally in self._tallies.items()
+            if name not in self._queues and not (tally.in_hand or tally.taken)
+        ]
         for name in past[: max(0, len(past) - PAST_STREAMS)]:
             self._earlier += self._counts(name)
             del self._tallies[name]
-
-
-def key_of(frame: Frame) -> tuple[str, str, int]:
-    """What tells this frame from every other, whatever crop of it is meant."""
-    return frame.stream, frame.session, frame.index
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -57,8 +57,8 @@ class Line:
         self._model = model
         self._streams: dict[str, Stream] = {}
         self._remembered: dict[str, Stream] = {}  # removed ones too, while the buffer remembers them
-        self._models = ModelPool(self._lock, load, self._used_models)
-        self._loop = Loop(self.buffer, self._streams, self._models, self.meters, self.events)
+        self.models = ModelPool(self._lock, load, self._used_models)
+        self._loop = Loop(self.buffer, self._streams, self.models, self.meters, self.events)
         self._loop.sinks = self.sinks
         self._pacer = Pacer(deadline_s, model.batch_s)
         self._is_running = False
@@ -90,14 +90,14 @@ class Line:
         name = settings.name
         if name in self._streams:
             raise ConfigError(f"there is a stream called {name!r} already: give another name, or remove it first")
-        own = None if settings.bundle is None else self._models.get(settings.bundle)
+        own = None if settings.bundle is None else self.models.get(settings.bundle)
         with self._lock:
             model = own or self._model
             stream = Stream(
                 settings, source, model, self.buffer, self.meters, self.events.tell, self._source_ended, reopen
             )
             self.buffer.add(name, stream.buffering(source.is_live))
-            self._models.enter(model)
+            self.models.enter(model)
             self._streams[name] = self._remembered[name] = stream
             is_running = self._is_running
         for sink in self.sinks:
@@ -115,7 +115,7 @@ class Line:
             known = self.buffer.all_counts()
             self._remembered = {name: stream for name, stream in self._remembered.items() if name in known}
         stream.camera.ask_to_stop()
-        self._models.let_go(stream.model)
+        self.models.let_go(stream.model)
         if self._is_running:
             stream.camera.join()
         self.meters.forget(name)
@@ -213,33 +213,27 @@ class Line:
         did not come in `timeout_s`: the old one stays.
         """
         stream = None if name is None else self._stream(name)
-        new = self._models.load(path)
-        with self._lock:
-            old = self._model if stream is None else stream.model
-            swap = Swap(
-                new,
-                lambda: self._switch(old, new, name),
-                lambda names: self.events.tell("bundle.swapped", None, old=old.facts(), new=new.facts(), streams=names),
-            )
-            self._models.ask(swap)
+        new = self.models.load(path)
+        swap = Swap(new, lambda: self._switch(new, stream))
+        self.models.ask(swap)
         if not self._is_running:
-            self._models.switch()
-        if not self._models.is_swapped(swap, timeout_s):
+            self.models.switch()
+        if not self.models.is_swapped(swap, timeout_s):
             raise StreamError(
                 f"the bundle {path} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
             )
         return new
 
-    def _switch(self, old: Model, new: Model, name: str | None) -> list[str]:
-        """Let the stream of that name, None: all that the old model judges, judge by the new one; gives their names."""
-        names = [
-            known for known, stream in self._streams.items() if (stream.model is old if name is None else known == name)
-        ]
-        for known in names:
-            self._streams[known].use(new)
-        if name is None:
+    def _switch(self, new: Model, stream: Stream | None) -> Callable[[], object]:
+        """Let the stream, None: all that judge by the line's model, judge by the new one; gives what tells of it."""
+        old = self._model if stream is None else stream.model
+        switched = [one for one in self._streams.values() if (one.model is old if stream is None else one is stream)]
+        for one in switched:
+            one.use(new)
+        if stream is None:
             self._model = new
-        return names
+        facts = {"old": old.facts(), "new": new.facts(), "streams": [one.name for one in switched]}
+        return lambda: self.events.tell("bundle.swapped", None, **facts)
 
     def _used_models(self) -> list[Model]:
         """Those that judge a stream, or would judge the next."""
@@ -254,8 +248,8 @@ class Line:
         Once `stop` is set nothing in the block waits for a sink.
         """
         with ExitStack() as stack:
-            stack.callback(self._models.leave_all)
-            self._models.enter(self._model)
+            stack.callback(self.models.leave_all)
+            self.models.enter(self._model)
             for sink in self.sinks:
                 stack.enter_context(sink)
                 sink.report_to(self.events.pass_on)
@@ -292,7 +286,7 @@ class Line:
             with suppress(RuntimeError):  # one that was added in this moment never started
                 camera.join()
         self.buffer.give_up()
-        self._models.switch()
+        self.models.switch()
 
     def _source_ended(self, stream: Stream, error: BaseException | None) -> None:
         """Close the queue of a source that gives no more; in the camera's thread."""
@@ -392,6 +386,7 @@ def run(
     show: Callable[[LineReport], None] | None = None,
     reopen: Callable[[], Source] | None = None,
     buffer: BufferSettings | None = None,
+    show_every_s: float = SHOW_EVERY_S,
 ) -> StreamReport:
     """Pass every frame of `source` to every sink; return when the source ends or `stop` is set, raise what broke.
 
@@ -405,7 +400,7 @@ def run(
     line.add_source(
         LineStream(name, CameraSettings(source.describe()), buffer or BufferSettings(), verdict), source, reopen
     )
-    report = run_line(line, stop, show)
+    report = run_line(line, stop, show, show_every_s)
     for error in line.errors().values():
         raise error
     return report.streams[name]

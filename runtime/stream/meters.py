@@ -81,23 +81,23 @@ class LineMeters:
     """Prometheus' histograms of one line, in a registry of its own; any thread may call any method."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry(auto_describe=False)
+        self.registry = CollectorRegistry(auto_describe=False)
         self.latency = Histogram(
             "nnet_edge_latency_seconds",
             "Time of each stage; total: from capture to verdict.",
             ["stream", "stage", "sink"],
             buckets=LATENCY_BOUNDS_S,
-            registry=registry,
+            registry=self.registry,
         )
         self.scores = Histogram(
             "nnet_edge_relative_score",
             "Image score divided by the threshold; 1 is the line.",
             ["stream"],
             buckets=SCORE_BOUNDS,
-            registry=registry,
+            registry=self.registry,
         )
         self.batches = Histogram(
-            "nnet_edge_batch_images", "Images in a batch.", buckets=BATCH_BOUNDS, registry=registry
+            "nnet_edge_batch_images", "Images in a batch.", buckets=BATCH_BOUNDS, registry=self.registry
         )
         self._lock = threading.Lock()
         self._sinks: dict[tuple[str, str], Any] = {}  # (sink, stream) -> its histogram

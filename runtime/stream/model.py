@@ -112,8 +112,7 @@ class Swap:
     """A loaded model that waits for the gap between two batches, where `switch` lets streams judge by it."""
 
     new: Model
-    switch: Callable[[], list[str]]  # gives the streams' names
-    tell: Callable[[list[str]], None]
+    switch: Callable[[], Callable[[], object]]  # gives what tells of it, once the lock is free
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -180,6 +179,11 @@ class ModelPool:
             self._has_unused = all(model is not used for used in self._used())
 
     @property
+    def waiting(self) -> int:
+        """Swaps that wait for the next gap."""
+        return len(self._swaps)
+
+    @property
     def is_due(self) -> bool:
         """Whether a gap between two batches is waited for."""
         return self._has_unused or bool(self._swaps)
@@ -188,10 +192,10 @@ class ModelPool:
         """Swap in what waits, and leave what is not used any more; no batch is under way."""
         with self._lock:
             swaps, self._swaps, self._has_unused = self._swaps, [], False
-            switched = [swap.switch() for swap in swaps]
+            tells = [swap.switch() for swap in swaps]
             self._leave_unused()
-        for swap, names in zip(swaps, switched, strict=True):
-            swap.tell(names)
+        for swap, tell in zip(swaps, tells, strict=True):
+            tell()
             swap.is_done.set()
 
     def _leave_unused(self) -> None:

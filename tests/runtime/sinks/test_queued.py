@@ -405,7 +405,7 @@ def test_must_deliver_is_on_disk_when_write_returns_and_the_disk_itself_is_asked
         for index in range(30):
             delivery.write(make_prediction(index))
             assert (delivery.counts().queued, delivery.counts().spooled) == (0, index + 1)
-            assert b"test/%d" % index in b"".join(path.read_bytes() for path in tmp_path.glob("*.segment"))
+            assert b"test/%d" % index in b"".join(path.read_bytes() for path in tmp_path.glob("spool.db*"))
         assert time.monotonic() - began_s < 3  # 9 s, had every write waited for the disk
         until(lambda: asked)
         assert set(asked) == {"spool receiver"}

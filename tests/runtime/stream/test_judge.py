@@ -198,9 +198,7 @@ def test_a_swap_does_not_fail_because_of_a_mask_that_can_no_longer_be_read(tmp_p
     stream_judge.admit(frame().image)
     path.unlink()
     assert stream_judge.use_bundle(0.7) == 0.7
-    (prediction,) = stream_judge.judge(
-        frame(), [frame()], [PartOutputs(outputs_of(two_spots()), 0)], NOW, True
-    )
+    (prediction,) = stream_judge.judge(frame(), [frame()], [PartOutputs(outputs_of(two_spots()), 0)], NOW, True)
     assert (prediction.threshold, prediction.bundle_threshold, prediction.is_masked) == (0.7, 0.7, True)
 
 

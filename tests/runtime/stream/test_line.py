@@ -32,8 +32,8 @@ from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import (
     EVERY_FRAME,
     FRESHEST,
-    CameraSettings,
     BufferSettings,
+    CameraSettings,
     LineStream,
     Smoothing,
     VerdictSettings,
@@ -64,10 +64,10 @@ def add(line: Line, name: str, values: Any, rate_hz: float | None = None, **sett
 def require_balanced(report: LineReport) -> None:
     """captured = judged + dropped by cause + still queued, of each stream and of all; nothing is queued at the end."""
     for one in report.streams.values():
-        assert one.captured == one.judged + sum(one.drops.values()) + one.queued
-        assert one.queued == 0
+        assert one.counts.is_balanced
+        assert one.counts.queued == 0
     assert report.total.is_balanced
-    assert report.total.captured == sum(one.captured for one in report.streams.values())
+    assert report.total.captured == sum(one.counts.captured for one in report.streams.values())
 
 
 class Running:
@@ -77,7 +77,7 @@ class Running:
         self.line, self.stop, self.report = (
             line,
             threading.Event(),
-            LineReport({}, line.buffer.total(), line.batches(), 0.0),
+            LineReport({}, line.buffer.total(), 0.0),
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -130,8 +130,8 @@ def test_several_files_share_batches_and_each_frame_is_judged_once_in_order(make
     assert (report.total.judged, report.ended) == (120, "sources ended")
     assert max(runner.batches) > 3
     assert sum(runner.batches) == 120
-    assert line.batches().count == len(runner.batches)
-    assert line.meters("a").stages_ms["inference"].count == 40
+    assert line.meters.registry.get_sample_value("nnet_edge_batch_images_count") == len(runner.batches)
+    assert line.stream("a").meters.latencies()["inference"].count == 40
     assert (runner.entered, runner.exited) == (1, 1)
 
 
@@ -371,8 +371,8 @@ def test_a_stream_whose_own_bundle_is_broken_does_not_end_the_others(make_runner
     add(line, "sound", [255] * 200)
     report = run_line(line)
     require_balanced(report)
-    assert report.streams["sound"].judged == len(seen) == 200
-    assert report.streams["broken"].drops == {"failed": 60}
+    assert report.streams["sound"].counts.judged == len(seen) == 200
+    assert report.streams["broken"].counts.dropped == {"failed": 60}
     told = [event for event in events if event.kind == "frame.failed"]
     assert {event.stream for event in told} == {"broken"}
     assert len(told) == 10  # the first eight, then the 16th and the 32nd
@@ -389,7 +389,7 @@ def test_a_source_that_breaks_costs_its_own_stream_only(make_runner: MakeRunner)
     add(line, "good", [0] * 200, buffer=BufferSettings(EVERY_FRAME, 4))
     report = run_line(line)
     require_balanced(report)
-    assert (report.streams["bad"].judged, report.streams["good"].judged) == (3, 200)
+    assert (report.streams["bad"].counts.judged, report.streams["good"].counts.judged) == (3, 200)
     assert report.errors == {"bad": "the file is cut off"}
 
 
@@ -485,11 +485,15 @@ def test_two_swaps_that_wait_together_both_happen(make_runner: MakeRunner) -> No
     loads = {"first": Half(make_runner), "second": Half(make_runner)}
     line = line_of(make_runner(), load=lambda path: loads[path.name](path))
     with line.running():
-        first, second = (line.work.ask_to_swap(loads[name](Path(name)), None) for name in loads)
-        line.work.switch()
-        assert first.is_done.is_set()
-        assert second.is_done.is_set()
-        assert line.model().name == "second"
+        add(line, "a", [])
+        threads = [threading.Thread(target=line.swap, args=(Path(name),)) for name in loads]
+        for number, thread in enumerate(threads):
+            thread.start()
+            until(lambda number=number: line.models.waiting == number + 1)
+        line.models.switch()  # what the line's thread does between two batches
+        for thread in threads:
+            thread.join(LIMIT_S)
+        assert (line.model().name, line.model("a").name) == ("second", "second")
         runners = loads["first"].runner, loads["second"].runner
         assert [(one.entered, one.exited) for one in runners] == [(1, 1), (1, 0)]
 
@@ -532,7 +536,7 @@ def test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing(
     camera = replace(CAMERA, stall_s=0.6, read_timeout_s=0.6, open_timeout_s=0.6)
     buffer = BufferSettings(FRESHEST, 4, staleness_s=0.5)
     for name in ("a", "b"):
-        stream = LineStream(name, camera, lane)
+        stream = LineStream(name, camera, buffer)
         line.add_source(stream, SyntheticSource(pictures(itertools.repeat(0)), 50.0))
     real, offset_s = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + offset_s[0])
@@ -554,7 +558,7 @@ def test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing(
     totals_ms = [one.latencies_ms["total"] for one in seen]
     assert min(totals_ms) >= 0
     assert max(totals_ms) < 2000
-    assert max(bounds.total for bounds in line.meters("a").stages_ms.values()) < 3600e3
+    assert max(numbers.mean_ms or 0.0 for numbers in line.stream("a").meters.latencies().values()) < 2000
     total = running.report.total
     note_fault("clock jumps by an hour", total.captured, total.judged, total.dropped, "nothing to recover from")
 

@@ -256,7 +256,9 @@ def test_progress_is_shown_now_and_then_and_at_the_end(make_runner: MakeRunner) 
     shown: list[LineReport] = []
     every_s = 0.05
     started_s = time.monotonic()
-    run(SyntheticSource(pictures(100)), make_runner(infer_s=0.02), [], SETTINGS, show=shown.append, show_every_s=every_s)
+    run(
+        SyntheticSource(pictures(100)), make_runner(infer_s=0.02), [], SETTINGS, show=shown.append, show_every_s=every_s
+    )
     assert 3 <= len(shown) <= 2 + (time.monotonic() - started_s) / every_s
     assert {report.ended for report in shown[:-1]} == {"running"}
     assert [report.total.judged for report in shown] == sorted(report.total.judged for report in shown)
