@@ -54,9 +54,14 @@ class Tally:
         self.taken = 0  # and without a verdict yet
         self.dropped: Counter[str] = Counter()
 
+    @property
+    def under_way(self) -> int:
+        """Frames that are neither waiting nor accounted for."""
+        return self.in_hand + self.taken
+
     def counts(self, waiting: int) -> FrameCounts:
         """A copy of them; `waiting` frames lie in the queue."""
-        return FrameCounts(self.captured, self.judged, dict(self.dropped), waiting + self.in_hand + self.taken)
+        return FrameCounts(self.captured, self.judged, dict(self.dropped), waiting + self.under_way)
 
 
 class StreamQueue:
@@ -351,9 +356,7 @@ class FrameBuffer:
         """Whether the stream is closed, and nothing of it waits or is under way."""
         with self._changed:
             queue = self._queues.get(name)
-            return queue is None or (
-                queue.is_closed and not queue.frames and not (queue.tally.in_hand or queue.tally.taken)
-            )
+            return queue is None or (queue.is_closed and not queue.frames and not queue.tally.under_way)
 
     def counts(self, name: str) -> FrameCounts:
         """What became of the frames of the stream `name`, which may have been removed."""

@@ -110,12 +110,10 @@ class LineMeters:
                 family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
                 yield family
 
-    def sink_observer(
-        self, sink: str, streams: Callable[[], Iterable[str]]
-    ) -> Callable[[Prediction | Event, float], None]:
+    def sink_observer(self, sink: str) -> Callable[[Prediction | Event, float], None]:
         """What the queue of that sink calls with everything delivered, and the milliseconds that it took.
 
-        What belongs to a stream that was removed (`streams` names those there are) is not counted any more.
+        What belongs to a stream that was removed is not counted any more.
         """
 
         def observe(content: Prediction | Event, took_ms: float) -> None:

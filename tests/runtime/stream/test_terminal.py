@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
@@ -29,8 +30,9 @@ def shown(is_terminal: bool, *reports: LineReport) -> str:
 
 def test_a_terminal_gets_a_live_table() -> None:
     text = shown(True, report())
+    words = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", text).split())  # the line below the table is wrapped
     for part in ("camera 0", "inference", "41.2", "50.0", "61.0", "20.0 frames/s", "3 rejected", "17 dropped"):
-        assert part in text
+        assert part in words
     assert "\x1b[" in text
 
 
