@@ -57,6 +57,8 @@ def unknown_key(key: str, known: list[str], where: str) -> str:
 def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
     """`value` of a settings file as the type `hint`. Raises ConfigError that begins with `where`."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
+    if value is None and type(None) in options:
+        return None  # never of a TOML file, which has none; a flag of the command line says so
     (hint,) = (option for option in options if option is not type(None))
     if typing.get_origin(hint) is tuple:
         return to_tuple(hint, value, where, folder)
