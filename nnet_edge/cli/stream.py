@@ -21,22 +21,8 @@ from nnet_edge.bundle import read_bundle
 from nnet_edge.cli.options import FILE, FOLDER, Verb, precision_option, runner_options, runner_settings
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, NnetEdgeError, StreamError
-from nnet_edge.runtime.sinks import (
-    JsonLinesSettings,
-    JsonLinesSink,
-    MqttSettings,
-    MqttSink,
-    PictureSettings,
-    RejectPicturesSink,
-    Sink,
-    VideoSettings,
-    VideoSink,
-    WebhookSettings,
-    WebhookSink,
-)
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
-from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.runtime.sinks import QueuedSink, Sink
+from nnet_edge.runtime.sinks.queued import serve
 from nnet_edge.runtime.sources.addresses import address_scheme, redact
 from nnet_edge.runtime.sources.open import Source, absence, may_be_camera, open_source_of
 from nnet_edge.runtime.stream.line import Line, run, run_line, stopping_on_signals
@@ -45,17 +31,10 @@ from nnet_edge.runtime.stream.model import Model, choose_runnable, load_model, o
 from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.stream.terminal import TerminalView
 from nnet_edge.runtime.stream.watchdog import Watchdog
-from nnet_edge.settings.line import (
-    JsonLinesConfig,
-    LineSettings,
-    MqttConfig,
-    RejectsConfig,
-    SinkConfig,
-    VideoConfig,
-    WebhookConfig,
-    read_line_config,
-)
+from nnet_edge.settings.line import LineSettings, read_line_config, read_sink
+from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings, WhenFull
+from nnet_edge.settings.sink import SinkSettings
 from nnet_edge.settings.stream import (
     EVERY_FRAME,
     FRESHEST,
@@ -65,10 +44,6 @@ from nnet_edge.settings.stream import (
     LineStream,
     VerdictSettings,
 )
-from nnet_edge.settings.web import read_secret
-
-VIDEO_PIECE_S = 600.0  # of a live source: what a kill or a power cut costs at most
-VIDEO_PIECE_BYTES = 1 << 30
 
 
 def stream_bundle(
@@ -87,9 +62,10 @@ def stream_bundle(
     camera = to_camera(source_text, "the source", options)
     source = open_source_of(camera)
     reopen = (lambda: open_source_of(camera)) if source.is_live else None
-    sinks = open_sinks(source, options)
-    if source.is_live:
-        sinks = [Delivery(sink, delivery_asked(sink, [source], options)) for sink in sinks]
+    asked = sinks_asked([source], options)
+    sinks = [serve(sink) for sink in asked]
+    for sink in sinks:
+        sink.expect(source.stream, source.rate_hz)
     bundle = read_bundle(path)
     for warning in bundle.warnings:
         say(warning)
@@ -108,7 +84,7 @@ def stream_bundle(
     say(f"{source.describe()} on {loaded.name} ({loaded.precision}), threshold {settings.threshold:.6g}")
     with stopping_on_signals() as stop, TerminalView(bundle.name) as view:
         run(source, loaded, sinks, settings, stop, view.show, reopen)
-    return [*losses(sinks), *(f"wrote {path}" for path in written(options))]
+    return [*losses(sinks), *written(asked)]
 
 
 def stream_line(
@@ -127,7 +103,8 @@ def stream_line(
         raise ConfigError("--video shows one source: name one, or run `nnet-edge stream` once for each video")
     streams = [to_line_stream(source, number, options) for number, source in enumerate(sources)]
     opened = [open_source_of(stream.camera, stream.name, len(sources) > 1) for stream in streams]
-    sinks = [Delivery(sink, delivery_asked(sink, opened, options)) for sink in open_sinks(None, options)]
+    asked = sinks_asked(opened, options)
+    sinks = [serve(sink) for sink in asked]
     model = load_model(path, runner, options["precision"])
     for warning in model.warnings:
         say(warning)
@@ -144,7 +121,7 @@ def stream_line(
         say(lost)
     for name, error in report.errors.items():
         raise StreamError(f"{name}: {error}")
-    return [f"wrote {path}" for path in written(options)]
+    return written(asked)
 
 
 def to_line_stream(text: str, number: int, options: Mapping[str, Any]) -> LineStream:
@@ -179,52 +156,33 @@ def lane_asked(options: Mapping[str, Any]) -> LaneSettings | None:
     return LaneSettings(policy, options["buffer_frames"] or LaneSettings().capacity)
 
 
-def delivery_asked(sink: Sink, sources: Sequence[Source], options: Mapping[str, Any]) -> DeliverySettings:
-    """How a sink is served: files wait for it, live sources never do; with --must-deliver its spool is all that is waited for.
-
-    Where standard output goes to ends the program when it closes, as it does in any pipe.
-    """
+def sinks_asked(sources: Sequence[Source], options: Mapping[str, Any]) -> list[SinkSettings]:
+    """The sinks that the options ask for."""
     folder = options["must_deliver"]
-    spool = None if folder is None else SpoolSettings(folder / sink.name.replace(" ", "-"))
-    are_files = not any(source.is_live for source in sources)
-    waits = are_files or options["when_full"] == WhenFull.WAIT.value
-    is_piped = isinstance(sink, JsonLinesSink) and str(options["json_path"]) == "-"
-    return DeliverySettings(
-        when_full=WhenFull.WAIT if waits else WhenFull.DROP_OLDEST,
-        is_strict=is_piped and spool is None,
-        must_deliver=spool,
-    )
+    asked = Asked(len(sources), any(source.is_live for source in sources), folder is not None,
+                  options["when_full"] == WhenFull.WAIT.value)  # fmt: skip
+    found = []
+    for kind in SINKS:
+        typed = None if kind.flag is None else options.get(OPTION_NAMES.get(kind.flag.name, kind.flag.name[2:]))
+        if kind.flag is not None and typed is not None:
+            table = kind.flag.table(typed, asked)
+            spool = {} if folder is None or kind.name == "video" else {"must_deliver": str(folder / kind.name)}
+            found.append(read_sink({"kind": kind.name} | dict(table) | spool, kind.flag.name, Path()))
+    return found
 
 
 def losses(sinks: Sequence[Sink]) -> list[str]:
     """What each sink lost, one line a sink that did."""
-    found = [sink.counts().losses() for sink in sinks if isinstance(sink, Delivery)]
+    found = [sink.counts().losses() for sink in sinks if isinstance(sink, QueuedSink)]
     return [line for line in found if line is not None]
 
 
-def open_sinks(source: Source | None, options: Mapping[str, Any]) -> list[Sink]:
-    """The sinks that the options ask for; without `source` they take several streams."""
-    sinks: list[Sink] = []
-    if options["json_path"] is not None:
-        path = None if str(options["json_path"]) == "-" else options["json_path"]
-        sinks.append(JsonLinesSink(path, JsonLinesSettings(is_appended=options["must_deliver"] is not None)))
-    if options["rejects"] is not None:
-        sinks.append(RejectPicturesSink(options["rejects"], PictureSettings(by_stream=source is None)))
-    if options["video"] is not None:
-        is_live = source is not None and source.is_live
-        pieces = VideoSettings(VIDEO_PIECE_S, VIDEO_PIECE_BYTES) if is_live else VideoSettings()
-        sinks.append(VideoSink(options["video"], source.rate_hz if source else None, pieces))
-    return sinks
+def written(sinks: Sequence[SinkSettings]) -> list[str]:
+    """What to say of the files and folders that the sinks wrote."""
+    return [f"wrote {path}" for sink in sinks for path in sink.outputs]
 
 
-def written(options: Mapping[str, Any]) -> list[Path]:
-    """The files and folders that the sinks wrote."""
-    paths = [options[name] for name in ("json_path", "rejects", "video") if options[name] is not None]
-    found = [path for path in paths if str(path) != "-"]
-    return [path.with_name(f"{path.stem}.*{path.suffix}") if path == options["video"] and not path.exists() else path
-            for path in found]  # fmt: skip
-
-
+OPTION_NAMES = {"--json": "json_path"}
 SAY_EVERY_S = 60.0
 NO_OVERRIDE = (
     *("json_path", "rejects", "video", "credentials"),
@@ -249,8 +207,10 @@ def run_settings(settings: LineSettings, say: Callable[[str], None]) -> list[str
     runner, precision, bundle = settings.runner, settings.precision, settings.bundle
     assert bundle is not None  # LineSettings saw to it
     times = SinkTimes()
-    sinks = [deliver(sink, times) for sink in settings.sinks]
-    sinks.sort(key=lambda sink: sink.settings.must_deliver is None)  # on disk there before anybody else hears of it
+    first = sorted(
+        settings.sinks, key=lambda sink: sink.must_deliver is None
+    )  # on disk before anybody else hears of it
+    sinks = [serve(sink, times.observer(sink.label)) for sink in first]
     model = load_model(bundle, runner, precision)
     for warning in model.warnings:
         say(warning)
@@ -296,66 +256,10 @@ def now_and_then(say: Callable[[str], None]) -> Callable[[LineReport], None]:
     return show
 
 
-def deliver(config: SinkConfig, times: SinkTimes) -> Delivery:
-    """The sink of the settings with a queue and a thread of its own. Raises ConfigError."""
-    settings = DeliverySettings(
-        queue_items=config.queue,
-        when_full=WhenFull.WAIT if config.every_frame else WhenFull.DROP_OLDEST,
-        retry_s=config.retry_s,
-        must_deliver=None if config.must_deliver is None else SpoolSettings(config.must_deliver, config.spool_bytes),
-    )
-    return Delivery(make_sink(config), settings, config.label, times.observer(config.label))
-
-
-def make_sink(config: SinkConfig) -> Sink:
-    """The sink itself. Raises ConfigError for settings that cannot be meant, a secret that is absent for one."""
-    if isinstance(config, JsonLinesConfig):
-        return JsonLinesSink(
-            config.path,
-            JsonLinesSettings(
-                is_appended=config.append,
-                turn_bytes=config.turn_bytes,
-                turn_every_s=config.turn_every_s,
-                keep_files=config.keep_files,
-                fsync_every_s=config.fsync_every_s,
-                has_events=config.events,
-            ),
-        )
-    if isinstance(config, RejectsConfig):
-        return RejectPicturesSink(config.folder, PictureSettings(config.pictures, config.budget_bytes, by_stream=True))
-    if isinstance(config, VideoConfig):
-        pieces = VideoSettings(config.piece_s, config.piece_bytes, config.budget_bytes, True, config.stream)
-        return VideoSink(config.path, config.rate_hz, pieces)
-    if isinstance(config, MqttConfig):
-        return MqttSink(mqtt_settings(config))
-    assert isinstance(config, WebhookConfig)
-    token = None if config.token_from is None else read_secret("token_from", config.token_from)
-    url = read_secret("url", config.url) if config.url.startswith(("env:", "file:")) else config.url
-    return WebhookSink(
-        WebhookSettings(url, token, config.ca_file, config.timeout_s, config.only_rejects, config.events)
-    )
-
-
-def mqtt_settings(config: MqttConfig) -> MqttSettings:
-    """What the MQTT sink takes, the password read. Raises ConfigError."""
-    password = None if config.password_from is None else read_secret("password_from", config.password_from)
-    return MqttSettings(
-        host=config.host,
-        port=config.port,
-        prefix=config.prefix,
-        qos=config.qos,
-        user=config.user,
-        password=password,
-        client_id=config.client_id,
-        has_tls=config.tls,
-        ca_file=config.ca_file,
-        certificate_file=config.certificate_file,
-        key_file=config.key_file,
-        keepalive_s=config.keepalive_s,
-        timeout_s=config.timeout_s,
-        only_rejects=config.only_rejects,
-        has_events=config.events,
-    )
+def make_sink(settings: SinkSettings) -> Sink:
+    """The sink itself. Raises ConfigError for invalid settings, a secret that is absent for one."""
+    sink: Sink = SINKS.find(settings.kind).make(settings)
+    return sink
 
 
 def check_config(path: Path, has_bundle: bool = True) -> list[str]:
