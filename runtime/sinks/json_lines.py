@@ -35,7 +35,7 @@ STANDARD_OUTPUT = Path("-")
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLinesSettings(SinkSettings):
-    """One JSON object a verdict, in a file that rotates. Raises ConfigError for an invalid setting."""
+    """One JSON object a verdict, in a file that rotates."""
 
     kind = "json-lines"
 

@@ -39,7 +39,7 @@ GOODBYE_LIMIT_S = 1.0  # for the last message and the end of paho's thread
 
 @dataclass(frozen=True, kw_only=True)
 class MqttSettings(SinkSettings):
-    """Verdicts and events published to a broker. Raises ConfigError for an invalid setting."""
+    """Verdicts and events published to a broker."""
 
     kind = "mqtt"
 

@@ -176,12 +176,13 @@ class SinkQueue:
             self._changed.notify_all()
             return taken
 
-    def settle(self, count: int, cause: str | None = None) -> None:
-        """So many taken items, the oldest, were delivered, or dropped for a cause of CAUSES."""
+    def settle(self, items: list[Item], count: int, cause: str | None = None) -> list[Item]:
+        """Count the first `count` taken items as delivered, or dropped for a cause of CAUSES; gives the rest."""
         with self._changed:
-            count = min(count, self._under_way)  # 0 after `abandon`: they were counted there
-            self._under_way -= count
-            self._book(count, cause)
+            settled = min(count, self._under_way)  # 0 after `abandon`: they were counted there
+            self._under_way -= settled
+            self._book(settled, cause)
+        return items[count:]
 
     def close(self) -> None:
         """Let nothing more in; what lies here can still be taken."""

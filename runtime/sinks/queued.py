@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -200,7 +200,8 @@ class QueuedSink(Sink):
         if not items:
             retry.tick()
         if isinstance(sink, MessageSink):
-            self._settle([item for item in items if not self._encode(item)], "refused")
+            refused = [item for item in items if not self._encode(item)]
+            self._settle(refused, len(refused), "refused")
             items = [item for item in items if item.message is not None]
         while items and not retry.is_over:
             count, cause = 1, None
@@ -216,9 +217,8 @@ class QueuedSink(Sink):
                 count = 0 if cause is None else 1
             else:
                 self.health.succeeded()
-            self._settle(items[:count], cause)
-            items = items[count:]
-        self._settle(items, "stopped")
+            items = self._settle(items, count, cause)
+        self._settle(items, len(items), "stopped")
         return True
 
     def _encode(self, item: Item) -> bool:
@@ -232,18 +232,19 @@ class QueuedSink(Sink):
             self._retry.note(error)
         return item.message is not None
 
-    def _settle(self, items: Sequence[Item], cause: str | None) -> None:
-        """Count the items as delivered, or dropped for the cause."""
-        if not items:
-            return
-        self._queue.settle(len(items), cause)
-        if cause is not None:
-            if cause != "stopped":
-                self.health.lost(cause)
-        elif self._observe is not None and items[0].content is not None:
-            now_s = time.monotonic()
-            for item in items:
-                self._observe(item.content, 1e3 * (now_s - item.put_s))
+    def _settle(self, items: list[Item], count: int, cause: str | None) -> list[Item]:
+        """Count the first items as delivered, or dropped for the cause; gives the rest."""
+        if count == 0:
+            return items
+        rest = self._queue.settle(items, count, cause)
+        if cause is None:
+            if self._observe is not None and items[0].content is not None:
+                now_s = time.monotonic()
+                for item in items[:count]:
+                    self._observe(item.content, 1e3 * (now_s - item.put_s))
+        elif cause != "stopped":
+            self.health.lost(cause)
+        return rest
 
     def _sync(self, spool: Spool, every_s: float) -> None:
         """Bring the spool to the disk itself now and then: neither the line nor the sink waits for that."""

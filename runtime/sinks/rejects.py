@@ -32,7 +32,7 @@ SMALLEST_BUDGET_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class RejectsSettings(SinkSettings):
-    """Pictures of rejects in a folder, the oldest deleted first. Raises ConfigError for an invalid setting."""
+    """Pictures of rejects in a folder, the oldest deleted first."""
 
     kind = "rejects"
 

@@ -39,7 +39,7 @@ PIECE_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings(SinkSettings):
-    """Annotated videos, cut into numbered pieces, the oldest deleted first. Raises ConfigError for an invalid setting."""
+    """Annotated videos, cut into numbered pieces, the oldest deleted first."""
 
     kind = "video"
 

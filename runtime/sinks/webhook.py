@@ -29,7 +29,7 @@ ANSWER_BYTES = 64 * 1024  # of an answer that are read; nobody looks at them, bu
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookSettings(SinkSettings):
-    """Verdicts posted as JSON. Raises ConfigError for an invalid setting."""
+    """Verdicts posted as JSON."""
 
     kind = "webhook"
 

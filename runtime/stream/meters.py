@@ -266,7 +266,7 @@ class SinkTimes:
         self._counters: OrderedDict[tuple[str, str], BucketCounter] = OrderedDict()  # longest silent first
 
     def observer(self, sink: str) -> Callable[[Prediction | Event, float], None]:
-        """What a Delivery of that name calls with each thing delivered and the milliseconds it took."""
+        """What a queued sink of that name calls with each thing delivered and the milliseconds it took."""
 
         def observe(content: Prediction | Event, took_ms: float) -> None:
             stream = content.frame.stream if isinstance(content, Prediction) else content.stream or "line"

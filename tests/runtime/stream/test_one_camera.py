@@ -20,7 +20,7 @@ import pytest
 from nnet_edge.errors import SinkError, SourceError, StreamError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, Sink
+from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, Sink
 from nnet_edge.runtime.sources.open import SyntheticSource, open_source
 from nnet_edge.runtime.stream.line import run as run_stream
 from nnet_edge.runtime.stream.meters import STAGES, StreamReport
@@ -211,7 +211,7 @@ def test_a_sink_that_fails_ends_the_stream_within_a_second(make_runner: MakeRunn
 def test_a_sink_that_cannot_be_opened_leaves_the_others_closed(tmp_path: Path, make_runner: MakeRunner) -> None:
     (tmp_path / "file").write_bytes(b"")
     first = ClosingSink(lambda prediction: None)
-    sinks: list[Sink] = [first, JsonLinesSink(tmp_path / "file" / "verdicts.jsonl")]
+    sinks: list[Sink] = [first, JsonLinesSink(JsonLinesSettings(path=tmp_path / "file" / "verdicts.jsonl"))]
     with pytest.raises(SinkError, match="cannot write verdicts"):
         run(SyntheticSource(pictures(3)), make_runner(), sinks, SETTINGS)
     assert first.is_closed
@@ -282,13 +282,13 @@ import sys
 from pathlib import Path
 from nnet_edge.config import RunnerSettings, StreamSettings
 from nnet_edge.runtime.runner import load_runner
-from nnet_edge.runtime.sinks import JsonLinesSink
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources import open_source
 from nnet_edge.runtime.stream import run, stopping_on_signals
 from nnet_edge.runtime.terminal import TerminalView
 
 with stopping_on_signals() as stop, TerminalView("line") as view:
-    sinks = [JsonLinesSink(None)]
+    sinks = [JsonLinesSink(JsonLinesSettings(path=Path("-"), events=False))]
     run(open_source("synthetic"), load_runner(Path(sys.argv[1])), sinks, StreamSettings(0.9), stop, view.show)
 """
 
