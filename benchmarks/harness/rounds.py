@@ -25,7 +25,7 @@ from nnet_edge.benchmarks.speed.report import Round
 from nnet_edge.errors import NnetEdgeError, SourceError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
+from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.images import read_bgr
 from nnet_edge.runtime.sources.open import ImageFileSource
@@ -231,7 +231,8 @@ class Camera:
 
     def _run(self, source: Source, runner: Sized, keep: Callable[[Prediction], None]) -> int:
         """The pictures through the stream; gives how many were rejected."""
-        sinks = [JsonLinesSink(self._out), CallbackSink(keep)]
+        log = JsonLinesSettings(path=self._out, append=False, fsync_every_s=None, events=False)
+        sinks = [JsonLinesSink(log), CallbackSink(keep)]
         return run(source, runner, sinks, StreamSettings(self.opened.threshold)).rejected
 
 

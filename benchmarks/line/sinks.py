@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 
 import click
 import numpy as np
@@ -26,19 +25,19 @@ from nnet_edge.runtime.sinks import (
     JsonLinesSink,
     MqttSettings,
     MqttSink,
-    RejectPicturesSink,
+    QueuedSink,
+    QueueSettings,
+    RejectsSettings,
+    RejectsSink,
     Sink,
     WebhookSettings,
     WebhookSink,
 )
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.settings.runner import WhenFull
 
 RATE_HZ = 120  # verdicts a second while puts are measured
 PACED_S = 5.0
-Make = Callable[[Path], tuple[Sink, DeliverySettings]]
+Make = Callable[[Path], tuple[Sink, QueueSettings]]
 
 
 class LoopbackWebhook(WebhookSink):
@@ -61,12 +60,10 @@ class LoopbackWebhook(WebhookSink):
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
-        super().__init__(WebhookSettings(f"http://127.0.0.1:{self._server.server_address[1]}/"))
+        super().__init__(WebhookSettings(url=f"http://127.0.0.1:{self._server.server_address[1]}/"))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *about: object) -> None:
+        super().__exit__(*about)
         self._server.shutdown()
         self._server.server_close()
 
@@ -74,27 +71,30 @@ class LoopbackWebhook(WebhookSink):
 def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
     """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
 
-    def log(folder: Path, **facts: float | None) -> Sink:
-        return JsonLinesSink(folder / "log.jsonl", JsonLinesSettings(is_appended=True, **facts))  # type: ignore[arg-type]
+    def log(folder: Path, fsync_every_s: float | None = None) -> Sink:
+        return JsonLinesSink(JsonLinesSettings(path=folder / "log.jsonl", fsync_every_s=fsync_every_s))
 
-    def spooled(folder: Path) -> DeliverySettings:
-        return DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))
+    def pictures(folder: Path) -> Sink:
+        return RejectsSink(RejectsSettings(folder=folder, pictures=("overlay",), budget_bytes=None, by_stream=False))
+
+    def spooled(folder: Path) -> QueueSettings:
+        return QueueSettings(must_deliver=SpoolSettings(folder / "spool"))
 
     found: dict[str, tuple[Make, int]] = {
-        "json lines": (lambda folder: (log(folder), DeliverySettings()), 20_000),
-        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), DeliverySettings()), 20_000),
-        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), DeliverySettings()), 2_000),
+        "json lines": (lambda folder: (log(folder), QueueSettings()), 20_000),
+        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), QueueSettings()), 20_000),
+        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), QueueSettings()), 2_000),
         "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
-        "pictures, must deliver": (lambda folder: (RejectPicturesSink(folder), spooled(folder)), 200),
-        "webhook": (lambda folder: (LoopbackWebhook(0.0), DeliverySettings()), 1_000),
-        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), DeliverySettings()), 100),
+        "pictures, must deliver": (lambda folder: (pictures(folder), spooled(folder)), 200),
+        "webhook": (lambda folder: (LoopbackWebhook(0.0), QueueSettings()), 1_000),
+        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), QueueSettings()), 100),
         "webhook, must deliver": (lambda folder: (LoopbackWebhook(0.0), spooled(folder)), 1_000),
-        "pictures": (lambda folder: (RejectPicturesSink(folder), DeliverySettings()), 200),
+        "pictures": (lambda folder: (pictures(folder), QueueSettings()), 200),
     }
     if broker is not None:
         host, _, port = broker.rpartition(":")
-        settings = MqttSettings(host, int(port))
-        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), DeliverySettings()), 5_000)
+        settings = MqttSettings(host=host, port=int(port))
+        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), QueueSettings()), 5_000)
         found["mqtt, QoS 1, must deliver"] = (lambda folder: (MqttSink(settings), spooled(folder)), 5_000)
     return found
 
@@ -117,25 +117,25 @@ def paced_puts_us(make: Make, folder: Path) -> tuple[np.ndarray, int]:
     sink, settings = make(folder)
     given = verdicts(int(RATE_HZ * PACED_S))
     taken_us = np.empty(len(given))
-    with Delivery(sink, settings) as delivery:
+    with QueuedSink(sink, settings) as queued:
         began_s = time.monotonic()
         for index, prediction in enumerate(given):
             time.sleep(max(0.0, index / RATE_HZ - (time.monotonic() - began_s)))
             put_ns = time.perf_counter_ns()
-            delivery.write(prediction)
+            queued.write(prediction)
             taken_us[index] = (time.perf_counter_ns() - put_ns) / 1e3
-    return taken_us, sum(delivery.counts().dropped.values())
+    return taken_us, sum(queued.counts().dropped.values())
 
 
 def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
     """Verdicts a second that arrive when the line waits for the sink."""
     sink, settings = make(folder)
     given = verdicts(count)
-    with Delivery(sink, replace(settings, when_full=WhenFull.WAIT)) as delivery:
+    with QueuedSink(sink, replace(settings, waits=True)) as queued:
         began_s = time.monotonic()
         for prediction in given:
-            delivery.write(prediction)
-        while delivery.counts().delivered < count:
+            queued.write(prediction)
+        while queued.counts().delivered < count:
             time.sleep(0.001)
         return count / (time.monotonic() - began_s)
 

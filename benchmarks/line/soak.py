@@ -25,8 +25,7 @@ from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.line.line import pictures
 from nnet_edge.errors import SourceError, StreamError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.sinks import JsonLinesSink
-from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import load_model
@@ -96,7 +95,8 @@ class Watch:
 
 def make_line(bundle: Path, log: Path) -> Line:
     """Four cameras and a log."""
-    line = Line(load_model(bundle, RunnerSettings()), [Delivery(JsonLinesSink(log))])
+    sink = JsonLinesSink(JsonLinesSettings(path=log, fsync_every_s=None, events=False))
+    line = Line(load_model(bundle, RunnerSettings()), [QueuedSink(sink)])
     for number in range(CAMERAS):
         kind, shown = (Cut if number == 0 else SyntheticSource), pictures(number)
 

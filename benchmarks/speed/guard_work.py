@@ -23,7 +23,7 @@ import numpy as np
 
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.sinks import JsonLinesSink
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import ImageFileSource
 from nnet_edge.runtime.stream.line import run
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings
@@ -148,7 +148,8 @@ def runner_ratios(
 
     def stream() -> None:
         source = ImageFileSource(paths, "folder", "guard")
-        run(source, runner, [JsonLinesSink(folder / "verdicts.jsonl")], StreamSettings(ABOVE_ALL))
+        log = JsonLinesSettings(path=folder / "verdicts.jsonl", append=False, fsync_every_s=None, events=False)
+        run(source, runner, [JsonLinesSink(log)], StreamSettings(ABOVE_ALL))
 
     bare, few = by_clock(infer(len(pictures))), by_processor(infer(IMAGES))
     few()

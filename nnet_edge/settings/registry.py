@@ -80,6 +80,7 @@ class Asked:
     streams: int = 1
     is_live: bool = False  # whether some source is
     must_deliver: bool = False
+    every_frame: bool = False  # whether live sources wait too (--when-full wait)
 
 
 @dataclass(frozen=True)

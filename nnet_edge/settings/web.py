@@ -1,15 +1,15 @@
-"""How the live page is served, when a drift is told, and where secrets come from. Frozen, checked where they are made."""
+"""How the live page is served, and when a drift is told. Frozen, checked where they are made."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.runner import require_between, require_choice
+from nnet_edge.settings.secrets import read_secret, require_secret_place
 from nnet_edge.settings.stream import require_positive
 
 ADDABLE = ("camera", "rtsp", "http", "synthetic", "file")
@@ -109,25 +109,3 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def require_secret_place(what: str, place: str) -> None:
-    """Nothing, when `place` is "env:NAME" or "file:PATH". Raises ConfigError that does not repeat it: it may be the secret."""
-    kind, _, rest = place.partition(":")
-    if kind not in ("env", "file") or not rest:
-        raise ConfigError(f"{what} is never the secret itself: give env:NAME or file:PATH, which hold it")
-
-
-def read_secret(what: str, place: str) -> str:
-    """The text in the environment or file that `place` names, without white space around it. Raises ConfigError."""
-    require_secret_place(what, place)
-    kind, _, name = place.partition(":")
-    if kind == "env":
-        secret = os.environ.get(name)
-        if secret is None:
-            raise ConfigError(f"{what}: the environment has no {name}: set it")
-        return secret.strip()
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what}: the file {name} cannot be read: {getattr(error, 'strerror', error)}") from error

@@ -16,7 +16,7 @@ import pytest
 from nnet_edge.cli.main import run
 from nnet_edge.cli.stream import make_sink
 from nnet_edge.errors import ConfigError
-from nnet_edge.runtime.sinks import JsonLinesSink, MqttSink, RejectPicturesSink, VideoSink, WebhookSink
+from nnet_edge.runtime.sinks import JsonLinesSink, MqttSink, RejectsSink, VideoSink, WebhookSink
 from nnet_edge.settings.line import read_sink
 
 LIMIT_S = 60.0
@@ -92,7 +92,7 @@ def test_every_kind_of_sink_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SECRET", "something-long-enough")
     for table, kind in (
         ({"kind": "json-lines", "path": "a.jsonl"}, JsonLinesSink),
-        ({"kind": "rejects", "folder": "rejects"}, RejectPicturesSink),
+        ({"kind": "rejects", "folder": "rejects"}, RejectsSink),
         ({"kind": "video", "path": "a.mp4"}, VideoSink),
         ({"kind": "mqtt", "host": "h", "user": "u", "password_from": "env:SECRET"}, MqttSink),
         ({"kind": "webhook", "url": "http://h/x", "token_from": "env:SECRET"}, WebhookSink),

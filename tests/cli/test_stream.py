@@ -17,10 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.cli.stream import delivery_asked, to_camera
-from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink
+from nnet_edge.cli.stream import sinks_asked, to_camera
 from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.settings.runner import WhenFull
 
 LIMIT_S = 60.0
 OPTIONS: dict[str, Any] = {"must_deliver": None, "when_full": None, "json_path": Path("x"), "skip_bad_images": False,
@@ -30,21 +28,22 @@ OPTIONS: dict[str, Any] = {"must_deliver": None, "when_full": None, "json_path":
 @pytest.mark.parametrize(
     ("sources", "when_full", "waits"),
     [
-        (["synthetic:3", "synthetic:4"], None, WhenFull.WAIT),
-        (["synthetic:3", "synthetic"], None, WhenFull.DROP_OLDEST),
-        (["synthetic"], "wait", WhenFull.WAIT),
+        (["synthetic:3", "synthetic:4"], None, True),
+        (["synthetic:3", "synthetic"], None, False),
+        (["synthetic"], "wait", True),
     ],
 )
-def test_only_files_wait_for_a_sink(tmp_path: Path, sources: list[str], when_full: str | None, waits: WhenFull) -> None:
+def test_only_files_wait_for_a_sink(tmp_path: Path, sources: list[str], when_full: str | None, waits: bool) -> None:
     opened = [open_source(text) for text in sources]
-    options = OPTIONS | {"when_full": when_full}
-    assert delivery_asked(RejectPicturesSink(tmp_path), opened, options).when_full is waits
+    (sink,) = sinks_asked(opened, OPTIONS | {"when_full": when_full, "json_path": None, "rejects": tmp_path})
+    assert sink.every_frame is waits
+    assert sink.queue > 0
 
 
 def test_where_standard_output_goes_to_ends_the_program_when_it_closes() -> None:
-    settings = delivery_asked(JsonLinesSink(None), [open_source("synthetic")], OPTIONS | {"json_path": Path("-")})
-    assert settings.is_strict
-    assert not delivery_asked(JsonLinesSink(Path("x")), [open_source("synthetic")], OPTIONS).is_strict
+    for path, is_strict in (("-", True), ("x", False)):
+        (sink,) = sinks_asked([open_source("synthetic")], OPTIONS | {"json_path": Path(path)})
+        assert sink.is_strict is is_strict
 
 
 def test_credentials_are_for_network_addresses() -> None:
@@ -113,4 +112,4 @@ def test_a_single_camera_comes_back_and_a_full_disk_does_not_end_it(trained_run:
         write_pictures(pipe, range(60, 66))  # the line goes on, though its log takes nothing
         until(lambda: "gives frames again" in said(), process)
     assert "No space left on device" in said()
-    assert "the sink json lines lost" in said()
+    assert "the sink json-lines lost" in said()

@@ -58,7 +58,7 @@ def test_the_address_of_a_webhook_may_lie_elsewhere(
     (tmp_path / "hook").write_text("https://chat.example/services/geheim\n")
     assert isinstance(make_sink(sink), WebhookSink)
     (tmp_path / "hook").write_text("geheim\n")
-    with pytest.raises(ConfigError, match="webhook's address is none") as caught:
+    with pytest.raises(ConfigError, match="webhook's address is invalid") as caught:
         make_sink(sink)
     assert "geheim" not in str(caught.value)
     monkeypatch.setenv("HOOK", "https://chat.example/services/geheim?key=geheim")

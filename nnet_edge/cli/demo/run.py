@@ -26,7 +26,15 @@ from nnet_edge.frame import Prediction
 from nnet_edge.machine import find_processor
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, RejectPicturesSink, VideoSink
+from nnet_edge.runtime.sinks import (
+    CallbackSink,
+    JsonLinesSettings,
+    JsonLinesSink,
+    RejectsSettings,
+    RejectsSink,
+    VideoSettings,
+    VideoSink,
+)
 from nnet_edge.runtime.sources.open import SyntheticSource
 from nnet_edge.runtime.stream.line import run
 from nnet_edge.runtime.stream.meters import StreamReport
@@ -135,8 +143,10 @@ def watch(
     write_atomically(draft / "truth.jsonl", "".join(f"{line}\n" for line in lines).encode())
     predictions: list[Prediction] = []
     sinks = [
-        JsonLinesSink(draft / "verdicts.jsonl"),
-        RejectPicturesSink(draft / "rejects"),
+        JsonLinesSink(JsonLinesSettings(path=draft / "verdicts.jsonl", fsync_every_s=None, events=False)),
+        RejectsSink(
+            RejectsSettings(folder=draft / "rejects", pictures=("overlay",), budget_bytes=None, by_stream=False)
+        ),
         CallbackSink(predictions.append),
     ]
     source = SyntheticSource([part.image for part in parts], rate_hz, stream="line")
@@ -152,7 +162,7 @@ def judge_flat_out(parts: Sequence[Part], runner: Runner, bundle: Bundle) -> Str
 
 def write_video(path: Path, predictions: Sequence[Prediction]) -> Path:
     """The annotated video of the predictions; written after the stream, whose latencies it would blur."""
-    with VideoSink(path, VIDEO_HZ) as sink:
+    with VideoSink(VideoSettings(path=path, rate_hz=VIDEO_HZ, piece_s=None, piece_bytes=None, by_stream=False)) as sink:
         for prediction in predictions:
             sink.write(prediction)
     return path

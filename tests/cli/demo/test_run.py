@@ -24,7 +24,7 @@ from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.evaluation.pictures import write_evaluation
 from nnet_edge.frame import Outputs, Prediction
 from nnet_edge.methods.nnet.settings import TrainSettings
-from nnet_edge.runtime.sinks import CallbackSink, RejectPicturesSink
+from nnet_edge.runtime.sinks import CallbackSink, RejectsSettings, RejectsSink
 from nnet_edge.runtime.sources.open import SyntheticSource
 from nnet_edge.runtime.stream.line import run
 from nnet_edge.scoring import choose_threshold
@@ -76,7 +76,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     write_evaluation(evaluation, out / "evaluation")
     parts = list(camera(SEED, parts=30, good_first=6, defect_share=0.5))
     predictions: list[Prediction] = []
-    sinks = [RejectPicturesSink(out / "rejects"), CallbackSink(predictions.append)]
+    sinks = [RejectsSink(RejectsSettings(folder=out / "rejects", by_stream=False)), CallbackSink(predictions.append)]
     report = run(SyntheticSource([part.image for part in parts]), runner, sinks, StreamSettings(THRESHOLD.value))
     manifest = {
         "nnet_edge": "0.1.0",

@@ -224,6 +224,12 @@ class Receiver:
     def url(self) -> str:
         return f"{'http' if self._certificates is None else 'https'}://127.0.0.1:{self.port}/hook?key=hunter2"
 
+    @property
+    def place(self) -> str:
+        """Where a webhook's settings find the address, which holds a secret."""
+        os.environ["NNET_EDGE_TEST_HOOK"] = self.url
+        return "env:NNET_EDGE_TEST_HOOK"
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

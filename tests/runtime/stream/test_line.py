@@ -22,8 +22,7 @@ from nnet_edge.errors import ConfigError, SourceError, StreamError
 from nnet_edge.events import Event
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, to_fields
-from nnet_edge.runtime.sinks.queued import QueuedSink
+from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, QueuedSink, to_fields
 from nnet_edge.runtime.sources.open import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import Model
@@ -347,7 +346,7 @@ def test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame(
 def test_a_runner_that_always_fails_ends_the_line_with_its_error(
     make_runner: MakeRunner, tmp_path: Path, note_fault: Callable[..., None]
 ) -> None:
-    log = JsonLinesSink(tmp_path / "verdicts.jsonl", JsonLinesSettings(has_events=True, fsync_every_s=60.0))
+    log = JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl", fsync_every_s=60.0))
     line = Line(model_of(breaking(make_runner, BreaksAt(10_000))), [QueuedSink(log)])
     add(line, "a", itertools.repeat(255))
     with pytest.raises(StreamError, match=r"8 frames in a row could not be judged.*the accelerator gave an error"):

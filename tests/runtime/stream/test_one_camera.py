@@ -292,7 +292,7 @@ from nnet_edge.runtime.stream.terminal import TerminalView
 from nnet_edge.settings.stream import VerdictSettings
 
 with stopping_on_signals() as stop, TerminalView("line") as view:
-    sinks = [JsonLinesSink(JsonLinesSettings(path=Path("-")))]
+    sinks = [JsonLinesSink(JsonLinesSettings(path=Path("-"), events=False))]
     run(open_source("synthetic"), load_runner(Path(sys.argv[1])), sinks, VerdictSettings(0.9), stop, view.show)
 """
 
