@@ -12,12 +12,10 @@ import numpy as np
 
 from nnet_edge.data.images import Dataset, load_images, load_mask
 from nnet_edge.errors import TrainingError
-from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.frame import Outputs
+from nnet_edge.metrics import judged_metrics, measure_known
 from nnet_edge.runtime.runners.base import Runner, infer_all
 from nnet_edge.scoring import Threshold, choose_threshold, with_margin
-
-METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,11 @@ def count_broken(outputs: Outputs) -> int:
 
 
 def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:
-    """The four metrics; empty without defects."""
+    """The metrics that the gate judges; empty without defects."""
     if not test.labels.any():
         return {}
-    found = measure_known(test.labels, outputs.image_score, test.masks, outputs.anomaly_map, test.has_mask).as_dict()
-    return {name: found[name] for name in METRICS}
+    found = measure_known(test.labels, outputs.image_score, test.masks, outputs.anomaly_map, test.has_mask)
+    return {metric.name: found[metric.name] for metric in judged_metrics()}
 
 
 def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.errors import ConfigError
+from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
 from nnet_edge.settings.runner import RunnerSettings
@@ -92,11 +93,8 @@ def load_network(bundle: Bundle) -> NNet:
 
 def table_of(found: Evaluation) -> str:
     """The metrics and verdicts as lines for a terminal."""
-    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
-             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
-    values = found.metrics.as_dict()
     lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
-    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
+    lines += [f"  {metric.label:<14}{percent(found.metrics[metric.name])}" for metric in METRICS.values()]
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
     lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
