@@ -39,7 +39,7 @@ def read_facts(graph: Path) -> dict[str, str]:
             f"{graph} is no ONNX graph, or was cut off ({error}): write it again with `export`"
         ) from error
     facts = {key.removeprefix(OURS): value for key, value in entries.items() if key.startswith(OURS)}
-    if facts.get("system") != "nnet" or "settings" not in facts:
+    if "system" not in facts or "settings" not in facts:
         raise BundleError(
             f"{graph} has no metadata of nnet-edge, so nobody knows how its layer maps are fused: "
             "give a graph that `export` or `calibrate` wrote"

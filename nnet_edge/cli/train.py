@@ -150,7 +150,7 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
     return None
 
 
-def known_settings(checkpoint: Checkpoint, data: TrainingData) -> TrainSettings:
+def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
     """The settings that a training goes on with. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
     for name in ("fingerprint", "held_out", "seed"):
@@ -206,11 +206,11 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
             f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
         )
     say(line)
-    if trained.marks is not None and trained.marks.kept is not None:
-        marks = ", ".join(f"{100 * mark:.1f} after {shown}" for shown, mark in trained.marks.looks)
+    if trained.validation is not None and trained.validation.kept is not None:
+        scores = ", ".join(f"{100 * score:.1f} after {shown}" for shown, score in trained.validation.checks)
         say(
-            f"damage painted onto held-out parts is found with a pixel AP of {marks} images shown: "
-            f"kept the weights after {trained.marks.kept_at}"
+            f"synthetic anomalies on held-out parts are found with a pixel AP of {scores} images shown: "
+            f"kept the weights after {trained.validation.kept_at}"
         )
 
 
