@@ -1,4 +1,4 @@
-"""What a graph of nnet-edge says of itself, read without onnx: the camera box has none.
+"""Graph facts: the metadata of a graph of nnet-edge, read without onnx, which the camera box lacks.
 
 A .onnx file is a protobuf message. Its metadata_props (field 14) are read here and every other field is jumped over, so a
 graph of 600 MB costs a few seeks.
@@ -41,7 +41,7 @@ def read_facts(graph: Path) -> dict[str, str]:
     facts = {key.removeprefix(OURS): value for key, value in entries.items() if key.startswith(OURS)}
     if "system" not in facts or "settings" not in facts:
         raise BundleError(
-            f"{graph} has no metadata of nnet-edge, so nobody knows how its layer maps are fused: "
+            f"{graph} has no metadata of nnet-edge, so how its layer maps are fused is unknown: "
             "give a graph that `export` or `calibrate` wrote"
         )
     return facts

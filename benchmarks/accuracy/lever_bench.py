@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -174,7 +174,7 @@ class CategoryBench:
         if not variant.is_trained:
             found = self.read(base_folder, base, variant)
             return None if found is None else (found, False)
-        wanted = variant.settings(base.settings, self.settings.training.image_steps)
+        wanted = variant.settings(cast(TrainSettings, base.settings), self.settings.training.image_steps)
         images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
         if wanted.with_length_for(images) == base.settings:
             found = self.read(base_folder, base, BASE)
