@@ -1,4 +1,4 @@
-"""How `build-engine` judges: an engine's verdicts against the FP32 graph on a CPU runner, its speed against other engines.
+"""Engine gate: an engine's verdicts against the FP32 graph on a CPU runner, its speed against other engines.
 
 Verdicts are compared on the held-out frames that the bundle keeps, and on labelled images where they are at hand. Speeds are
 taken in turns at the batch that the engines were built for, without downloads of maps: what a stream asks of them.
@@ -68,7 +68,7 @@ def runs_here(target: Target) -> bool:
 
 
 def require_judging() -> None:
-    """Nothing, when this machine has all that judging takes; asked before minutes of building, not after.
+    """Check that this machine has all that judging takes, before minutes of building.
 
     Raises MissingExtraError that names the extra, StreamError for a GPU that cannot be used.
     """
@@ -107,7 +107,7 @@ def sentence(artefact: Artefact, gate: Gate, against: str) -> str:
 
 
 def require_accepted(artefact: Artefact, gate: Gate) -> None:
-    """Nothing, when the engine may be used. Raises EngineBuildError with the gate's reasons."""
+    """Raise EngineBuildError, with the gate's reasons, unless the engine may be used."""
     if not (gate.accepted or gate.overridden):
         raise EngineBuildError(
             f"{artefact.path} was built, and the gate refuses it on {gate.runner}: {'; '.join(gate.reasons)}; use another "

@@ -149,6 +149,11 @@ class Bundle:
         return str(self.manifest["data"]["name"])
 
     @property
+    def method(self) -> str:
+        """The method that it was trained by, a name in METHODS."""
+        return str(self.manifest.get("system", "nnet"))
+
+    @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that a runner can load: nnet.onnx first, then the rest by name."""
         records: Mapping[str, Any] = self.manifest["artefacts"]

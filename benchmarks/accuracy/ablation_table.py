@@ -8,11 +8,11 @@ across data sets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nnet_edge.methods.nnet.settings import ABLATIONS
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import METRICS, Metrics
 
 FIGURES = {  # ours -> the paper's name; the paper's PRO is set beside RD4AD's estimator (specification section 11)
     "pixel_ap": "P-AP",
@@ -149,9 +149,9 @@ def averaged(tables: Sequence[AblationTable]) -> AblationTable:
 def mean_metrics(found: Sequence[Metrics]) -> Metrics:
     """Each figure's mean over those that have it, None where none has."""
     values: dict[str, float | None] = {}
-    for field in fields(Metrics):
-        known = [value for metrics in found if (value := getattr(metrics, field.name)) is not None]
-        values[field.name] = mean(known) if known else None
+    for name in METRICS:
+        known = [value for metrics in found if (value := metrics[name]) is not None]
+        values[name] = mean(known) if known else None
     return Metrics(**values)
 
 

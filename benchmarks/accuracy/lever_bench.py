@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -32,14 +32,13 @@ from nnet_edge.benchmarks.accuracy.levers import BASE, Variant, find_variants
 from nnet_edge.calibration.predictions import TestImages, load_test
 from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, fingerprint
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
 from nnet_edge.methods.backbone import build_encoder, find_backbone
 from nnet_edge.methods.compute import choose_device
 from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.methods.torch_runner import TorchRunner
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import Metrics, measure_known
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between
 from nnet_edge.training.checkpoint import Checkpoint
@@ -175,7 +174,7 @@ class CategoryBench:
         if not variant.is_trained:
             found = self.read(base_folder, base, variant)
             return None if found is None else (found, False)
-        wanted = variant.settings(base.settings, self.settings.training.image_steps)
+        wanted = variant.settings(cast(TrainSettings, base.settings), self.settings.training.image_steps)
         images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
         if wanted.with_length_for(images) == base.settings:
             found = self.read(base_folder, base, BASE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from nnet_edge.benchmarks.accuracy.grid import MVTEC_OBJECTS, MVTEC_TEXTURES, PAPER_SETS
 from nnet_edge.benchmarks.accuracy.lever_table import spread_text
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import METRICS, Metrics
 
 TABLE_1_METHODS = ("FastFlow", "FAVAE", "SPADE", "PaDiM", "PatchCore", "STPM", "RD", "MemKD", "N-Net")
 TABLE_1: dict[str, dict[str, tuple[float, ...]]] = {  # data set -> our figure's name -> one a method
@@ -73,7 +73,7 @@ ROW_SCHEMA = "nnet-edge accuracy row 1"
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
            "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
 PAPER_FIGURES = {"pixel_ap": "P-AP", "pixel_auroc": "P-AUROC", "pro_rd4ad": "P-PRO", "image_auroc": "I-AUROC"}
-FIGURE_NAMES = tuple(field.name for field in fields(Metrics))
+FIGURE_NAMES = tuple(METRICS)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class AccuracyTables:
             "categories": list(self.categories),
             "seeds": list(self.seeds),
             "finished": self.finished,
-            "rows": [asdict(row) for rows in self.contenders.values() for row in rows],
+            "rows": [asdict(row) | {"metrics": row.metrics.as_dict()} for rows in self.contenders.values() for row in rows],
             "table_1": [cell for name in TABLE_1 for cell in self.table_1(name)],
             "table_3": self.table_3(),
         }

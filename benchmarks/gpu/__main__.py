@@ -2,7 +2,7 @@
 
 import sys
 
-from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.benchmarks.gpu.all import command
+from nnet_edge.benchmarks.harness.command_line import run_command
 
 sys.exit(run_command(command))

@@ -24,8 +24,8 @@ from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, 
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.data.images import Dataset, fingerprint, load_images, load_mask
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
+from nnet_edge.metrics import measure_known
 from nnet_edge.settings.runner import require_between
 
 INT8_EXPORT = "openvino-int8"  # as learn.py names it

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 HEADINGS = ("precision", "runner", "verdict", "points", "map error", "flips", "ms", "speed-up", "size")
-METRIC_NAMES = {"image_auroc": "image", "pixel_auroc": "pixel", "pixel_ap": "AP", "pro": "PRO"}
 UNSEEN = "(unseen half)"  # in the column of verdicts, as it decides nothing
 
 
@@ -68,7 +67,9 @@ def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
 
 def changes_of(points: Mapping[str, float]) -> str:
     """Every metric's change in hundredths: falls and rises."""
-    return ", ".join(f"{METRIC_NAMES[name]} {change:+.2f}" for name, change in points.items())
+    from nnet_edge.metrics import METRICS
+
+    return ", ".join(f"{METRICS[name].short_label} {change:+.2f}" for name, change in points.items())
 
 
 def sentence_of(search: Mapping[str, Any]) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.errors import MissingExtraError
-from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.errors import ConfigError, DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import read_image, resize
+from nnet_edge.metrics import judged_metrics
 
 MAX_ROWS = 16
 ROWS_IN_A_COLUMN = 8  # more rows go into a second column beside the first
@@ -223,13 +223,7 @@ def write_head(figure: Any, evaluation: Evaluation, left: float) -> None:
 
 def figures_of(evaluation: Evaluation) -> str:
     """The metrics that could be computed, in per cent."""
-    figures = evaluation.metrics
-    named = (
-        ("image AUROC", figures.image_auroc),
-        ("pixel AUROC", figures.pixel_auroc),
-        ("pixel AP", figures.pixel_ap),
-        ("PRO", figures.pro),
-    )
+    named = [(metric.label, evaluation.metrics[metric.name]) for metric in judged_metrics()]
     known = [f"{word} {100 * value:.1f} %" for word, value in named if value is not None]
     return "  ·  ".join(known) if known else "no metric: the test set needs good and defective images"
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
 NO_ANCHORS = (None, None, None)
+SMALLEST_DEVIATION = 1e-3  # share of the mean deviation; a channel that never changes is not blown up
 
 
 def unit(features: Tensor) -> Tensor:

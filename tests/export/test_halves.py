@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnet_edge.calibration.halves import LEAST_DEFECTS, choose_halves
 from nnet_edge.calibration.predictions import TestImages
+from nnet_edge.export.layer_search import LEAST_DEFECTS, choose_halves
 
 NOTHING = np.zeros((0, 256, 256, 3), np.uint8)
 

@@ -1,4 +1,4 @@
-"""How much each scale counts in the anomaly map, decided on good images alone.
+"""Fusion search: how much each scale counts in the anomaly map, chosen on good images alone.
 
 A defect stands out where good parts look alike. So a scale counts by how steady its distances are from one good part to the
 next, beside the deepest scale's: its exponent is the ratio of the two spreads to a power. The spread is the deviation of
@@ -11,14 +11,14 @@ defects (tire, ball_screw), 0.55 to 0.61 where shallow features repeat seldom (c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from nnet_edge.anomaly_map import SCALES, SMALLEST_DISTANCE, Fusion, scale_sum
-from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.training.feature_cache import chunks, to_device
+from nnet_edge.methods.compute import Compute, chunks, to_device
+from nnet_edge.methods.network import Network
 
 IMAGES = 32  # looked at
 FEWEST_IMAGES = 4  # fewer say nothing of what varies: the exponents stay
@@ -26,15 +26,15 @@ LEAST = 0.1  # below it a scale no longer sharpens the outline of what the deepe
 DECIMALS = 3
 
 
-def choose_exponents(network: NNet, images: np.ndarray, compute: Compute) -> tuple[float, ...]:
-    """The exponents of the scales 64, 32, 16 for `network` on good images that it did not learn, uint8 (N, 256, 256, 3).
+def with_chosen_exponents(network: Network, images: np.ndarray, power: float, compute: Compute) -> Fusion:
+    """The network's fusion with exponents chosen on good images that it did not learn, uint8 RGB (N, 256, 256, 3).
 
-    Those of its settings where `exponent_power` is 0, or where fewer than 4 images are given.
+    The fusion of its settings where `power` is 0, or where fewer than 4 images are given.
     """
-    settings = network.settings
-    if not settings.exponent_power or len(images) < FEWEST_IMAGES:
-        return settings.scale_exponents
-    return exponents_of(layer_maps_of(network, images[:IMAGES], compute), settings.fusion, settings.exponent_power)
+    fusion = network.map_fusion
+    if not power or len(images) < FEWEST_IMAGES:
+        return fusion
+    return replace(fusion, exponents=exponents_of(layer_maps_of(network, images[:IMAGES], compute), fusion, power))
 
 
 def exponents_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: float) -> tuple[float, ...]:
@@ -55,12 +55,12 @@ def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> 
 
 
 @torch.inference_mode()
-def layer_maps_of(network: NNet, images: np.ndarray, compute: Compute) -> dict[str, np.ndarray]:
+def layer_maps_of(network: Network, images: np.ndarray, compute: Compute) -> dict[str, np.ndarray]:
     """The layer maps, float32 (N, 1, h, w) by name, of uint8 RGB images (N, 256, 256, 3)."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in network.output_names}
     for chunk in chunks(images):
         with compute.autocast():
-            layer_maps = network(to_device(chunk, network))
+            layer_maps = network(to_device(chunk, network.mean.device))
         for name, values in zip(network.output_names, layer_maps, strict=True):
             found[name].append(values.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}

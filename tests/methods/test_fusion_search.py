@@ -11,13 +11,19 @@ import torch
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.backbone import build_encoder, find_backbone
+from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.compute import Compute
+from nnet_edge.methods.fusion_search import IMAGES, LEAST, exponents_of, layer_maps_of, spread
 from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import PAPER, TUNED, overridden
-from nnet_edge.training.fusion_search import IMAGES, LEAST, choose_exponents, exponents_of, layer_maps_of, spread
 from tests.conftest import good_part
 
 CPU = Compute("cpu", "fp32")
+
+
+def choose_exponents(network: NNet, images: np.ndarray, compute: Compute) -> tuple[float, ...]:
+    exponents: tuple[float, ...] = METHODS.find("nnet").choose_fusion(network, images, compute).exponents
+    return exponents
 
 
 def good_maps(deviations: dict[int, float], images: int = 400) -> dict[str, np.ndarray]:
