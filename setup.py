@@ -36,6 +36,8 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21"]
 TEST = [
     "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "filelock>=3.12",
     "hypothesis>=6.100",
     "ruff>=0.12",
     "mypy>=1.15",

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -206,9 +207,12 @@ def test_help_takes_less_than_400_ms_of_cpu() -> None:
 
 
 @pytest.fixture(scope="session")
-def camera_box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def camera_box(made_once: Callable[..., Path]) -> Path:
     """An empty environment with the wheel and its runtime extra; gives its folder of programs."""
-    folder = tmp_path_factory.mktemp("box")
+    return made_once("box", fill_box) / "env" / "bin"
+
+
+def fill_box(folder: Path) -> None:
     quiet = ["-q", "--disable-pip-version-check"]
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
@@ -219,7 +223,6 @@ def camera_box(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [folder / "env/bin/python", "-m", "pip", "install", *quiet, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt"],
         check=True,
     )
-    return folder / "env" / "bin"
 
 
 @pytest.mark.slow

@@ -1,9 +1,14 @@
-"""Broker and webhook receiver are down for a minute, both at once, while verdicts come: none is lost, and nobody waits."""
+"""Broker and webhook receiver are down, both at once, while verdicts come: none is lost, and nobody waits.
+
+For a minute and with the sinks' usual patience where `make faults` asks; else for six seconds with a tenth of that patience,
+so that sinks are called dead and pauses have grown to the longest by the same share of the outage.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,19 +17,28 @@ from typing import Any
 
 import pytest
 
+from nnet_edge.benchmarks.line.faults import ROWS_FILE
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink, QueuedSink, QueueSettings, WebhookSettings, WebhookSink
 from nnet_edge.runtime.sinks.spool import SpoolSettings
 
 log = logging.getLogger(__name__)
 
-OUTAGE_S = 60.0
-BEFORE_S = 2.0
+SHARE = 1.0 if ROWS_FILE in os.environ else 0.1
+OUTAGE_S = 60.0 * SHARE
+BEFORE_S = 1.0
+USUAL = DeliverySettings()
+PATIENCE: dict[str, Any] = {
+    "longest_pause_s": SHARE * USUAL.longest_pause_s,
+    "dead_after_s": SHARE * USUAL.dead_after_s,
+}
 RATE_HZ = 40  # verdicts a second, as 4 cameras of 10 frames/s give them
-LONGEST_PUT_S = 2.0  # of one verdict, on a machine whose cores are shared; one that waited for the broker would take 60
+LONGEST_PUT_S = (
+    2.0  # of one verdict, on a machine whose cores are shared; one that waited for the broker took the outage
+)
 
 
 @pytest.mark.slow
-def test_an_outage_of_a_minute_costs_nothing(
+def test_an_outage_costs_nothing(
     make_broker: Callable[..., Any],
     listen: Callable[..., Any],
     receiver: Any,
@@ -43,7 +57,9 @@ def test_an_outage_of_a_minute_costs_nothing(
     caught_up_s: dict[str, float] = {}
     with ExitStack() as stack:
         queued_sinks = [
-            stack.enter_context(QueuedSink(sink, QueueSettings(must_deliver=SpoolSettings(tmp_path / name)), name=name))
+            stack.enter_context(
+                QueuedSink(sink, QueueSettings(must_deliver=SpoolSettings(tmp_path / name), **PATIENCE), name=name)
+            )
             for name, sink in sinks.items()
         ]
         began_s = time.monotonic()

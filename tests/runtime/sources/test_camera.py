@@ -54,17 +54,11 @@ needs_rtsp = pytest.mark.skipif(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class RtspCamera:
     """A camera that can be switched on and off; its power cord is pulled, it says no goodbye."""
 
-    def __init__(self, *options: str) -> None:
-        self.port, self._options = free_port(), options
+    def __init__(self, port: int, *options: str) -> None:
+        self.port, self._options = port, options
         self.address = f"rtsp://127.0.0.1:{self.port}/live"
         self._process: subprocess.Popen[str] | None = None
 
@@ -82,11 +76,11 @@ class RtspCamera:
 
 
 @pytest.fixture
-def rtsp_camera() -> Iterator[Callable[..., RtspCamera]]:
+def rtsp_camera(free_port: Callable[[], int]) -> Iterator[Callable[..., RtspCamera]]:
     made: list[RtspCamera] = []
 
     def make(*options: str) -> RtspCamera:
-        made.append(RtspCamera(*options))
+        made.append(RtspCamera(free_port(), *options))
         made[-1].on()
         return made[-1]
 
@@ -267,7 +261,7 @@ def test_a_driver_that_hangs_is_left_behind_and_its_late_frame_is_not_taken(make
     assert len(late) <= watched.kinds("a")["source.live"] - 3  # only readers that nobody had left may give theirs
 
 
-def test_waits_grow_to_the_limit_with_jitter(make_runner: MakeRunner) -> None:
+def test_waits_grow_to_the_limit_with_jitter(make_runner: MakeRunner, free_port: Callable[[], int]) -> None:
     address = f"rtsp://127.0.0.1:{free_port()}/nobody"
     settings = {"first_retry_s": 0.05, "longest_retry_s": 0.4, "jitter": 0.2}
     with Watched(make_runner, stream("a", address, **settings)) as watched:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -51,9 +50,9 @@ def test_the_state_holds_every_stream_and_scores_come_once(serve: Any, until: An
         assert site.ask("/readyz")[1]["reasons"] == ["the line has ended"]
 
 
-def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any) -> None:
+def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any, free_port: Any) -> None:
     with serve() as site:
-        address = f"http://127.0.0.1:{unused_port()}/video"
+        address = f"http://127.0.0.1:{free_port()}/video"
         status, _, _ = site.ask("/api/streams", {"name": "gone", "address": address}, site.session())
         assert status == 201
         until(lambda: site.ask("/readyz")[0] == 503)
@@ -294,10 +293,3 @@ def test_no_thread_is_left(serve: Any, until: Any) -> None:
         assert site.ask("/healthz")[0] == 200
     names = ("live page", "pictures of the page", "reject gallery")
     until(lambda: not [thread for thread in threading.enumerate() if thread.name in names])
-
-
-def unused_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
