@@ -45,6 +45,7 @@ from nnet_edge.runtime.stream.model import Model, choose_runnable, load_model, o
 from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.stream.terminal import TerminalView
 from nnet_edge.runtime.stream.watchdog import Watchdog
+from nnet_edge.settings.camera import CameraSettings, fitting
 from nnet_edge.settings.line import (
     JsonLinesConfig,
     LineSettings,
@@ -60,7 +61,6 @@ from nnet_edge.settings.stream import (
     EVERY_FRAME,
     FRESHEST,
     NAME,
-    CameraSettings,
     LaneSettings,
     LineStream,
     VerdictSettings,
@@ -160,8 +160,9 @@ def to_line_stream(text: str, number: int, options: Mapping[str, Any]) -> LineSt
 def to_camera(address: str, name: str, options: Mapping[str, Any], seed: int = 0) -> CameraSettings:
     """The camera of an address that was typed. Raises ConfigError that begins with `name`."""
     credentials = options["credentials"] if address_scheme(address) else None
+    asked = {"credentials": credentials, "skip_bad_images": options["skip_bad_images"], "seed": seed}
     try:
-        return CameraSettings(address, credentials=credentials, skip_bad_images=options["skip_bad_images"], seed=seed)
+        return CameraSettings.of(address, **fitting(address, asked))
     except ConfigError as error:
         shown = redact(address) if address_scheme(address) else address
         raise ConfigError(f"{name} ({shown}): {error}") from error

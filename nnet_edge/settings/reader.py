@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.stream import Policy
+from nnet_edge.settings.policy import Policy
 
 T = TypeVar("T")
 NEAR = 0.6  # of difflib's ratio: what is less alike is no help
@@ -60,6 +60,8 @@ def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
     (hint,) = (option for option in options if option is not type(None))
     if typing.get_origin(hint) is tuple:
         return to_tuple(hint, value, where, folder)
+    if isinstance(hint, type) and "from_table" in vars(hint):
+        return hint.from_table(value, where, folder)  # type: ignore[attr-defined]
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Policy:
         return build(hint, value, where, folder)
     if hint is Path:
@@ -100,6 +102,9 @@ def of_type(kind: type, value: Any, where: str) -> Any:
 
 def schema_of(kind: type, described: str = "") -> dict[str, Any]:
     """The JSON schema (2020-12) of a table that becomes the dataclass `kind`."""
+    if "schema" in vars(kind):
+        found: dict[str, Any] = kind.schema()  # type: ignore[attr-defined]
+        return found
     hints = hints_of(kind)
     fields = fields_of(kind)
     schema: dict[str, Any] = {

@@ -20,7 +20,7 @@ from uuid import uuid4
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.settings.stream import CameraSettings
+from nnet_edge.settings.camera import CameraSettings
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from nnet_edge.machine import find_processor
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, RejectPicturesSink, VideoSink
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import run
 from nnet_edge.runtime.stream.meters import StreamReport
 from nnet_edge.runtime.stream.terminal import TerminalView

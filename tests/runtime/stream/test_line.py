@@ -24,7 +24,7 @@ from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, to_fields
 from nnet_edge.runtime.sinks.queued import Delivery
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport

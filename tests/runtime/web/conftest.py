@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
