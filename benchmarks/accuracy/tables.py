@@ -141,7 +141,9 @@ class AccuracyTables:
             "categories": list(self.categories),
             "seeds": list(self.seeds),
             "finished": self.finished,
-            "rows": [asdict(row) | {"metrics": row.metrics.as_dict()} for rows in self.contenders.values() for row in rows],
+            "rows": [
+                asdict(row) | {"metrics": row.metrics.as_dict()} for rows in self.contenders.values() for row in rows
+            ],
             "table_1": [cell for name in TABLE_1 for cell in self.table_1(name)],
             "table_3": self.table_3(),
         }

@@ -27,8 +27,7 @@ from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.base import Source
-from nnet_edge.runtime.sources.images import read_bgr
-from nnet_edge.runtime.sources.open import ImageFileSource
+from nnet_edge.runtime.sources.images import ImageFileSource, read_bgr
 from nnet_edge.runtime.stream.line import run
 from nnet_edge.settings.runner import StreamSettings
 

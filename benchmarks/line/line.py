@@ -31,13 +31,14 @@ from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.judge import preprocess
 from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.model import Model, load_model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 
 HEIGHT, WIDTH = 480, 640
 PICTURES = 16  # that a camera shows in turn

@@ -32,8 +32,9 @@ from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.runtime.web.server import WebServer
+from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.stream import LineStream
 from nnet_edge.settings.web import WebSettings
 
 SETTLE_S = 1.0  # after viewers come or go

@@ -30,8 +30,9 @@ from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.stream import LineStream
 
 CAMERAS = 4
 RATE_HZ = 25.0

@@ -171,19 +171,16 @@ def split_name(text: str, number: int) -> tuple[str, str]:
 
 def camera_table(address: str, number: int, credentials: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The camera of an address that was typed, as TOML writes it; of the flags those that its kind knows."""
-    from nnet_edge.runtime.sources.open import kind_of
+    from nnet_edge.settings.camera import fitting
 
     table: dict[str, Any] = {"address": address}
     if credentials is not None:
         table["credentials"] = credentials
-    kind = kind_of(address)
-    if kind is not None:
-        for flag in kind.flags:
-            if options[key_of(flag)]:
-                table |= flag.table(options[key_of(flag)], Asked())
-        if number and kind.options is not None and "seed" in kind.options.__dataclass_fields__:
-            table["seed"] = number  # drawn cameras differ
-    return table
+    asked: dict[str, Any] = {"seed": number}
+    for flag in (flag for kind in SOURCES for flag in kind.flags):
+        if options[key_of(flag)]:
+            asked |= flag.table(options[key_of(flag)], Asked())
+    return table | fitting(address, asked)
 
 
 def read_camera(table: Mapping[str, Any], where: str) -> CameraSettings:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.settings.camera import kind_by_name
 from nnet_edge.settings.reader import build, schema_of
 from nnet_edge.settings.runner import RunnerSettings, require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
@@ -164,8 +165,7 @@ def is_path(address: str, folder: Path) -> bool:
     """Whether the address of a camera is a path, there or not yet: a mount or a pipe may come later."""
     if not address or "://" in address:
         return False
-    named = address.isdecimal() or address.partition(":")[0] in ("synthetic", "gstreamer")
-    return not named or (folder / address).exists()
+    return kind_by_name(address) is None or (folder / address).exists()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

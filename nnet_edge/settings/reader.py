@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.stream import Policy
+from nnet_edge.settings.policy import Policy
 
 T = TypeVar("T")
 NEAR = 0.6  # of difflib's ratio: what is less alike is no help

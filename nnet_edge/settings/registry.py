@@ -115,6 +115,8 @@ class SourceKind:
     options: type[Any] | None = None  # a frozen dataclass of the settings that only this kind has; None: there are none
     page: str = "file"  # the word of [web] addable that lets the page add one
     flags: tuple[Flag, ...] = field(default=())  # that set options of the camera
+    is_path: bool = False  # whether `takes` looks at what lies at a path; False: it looks at the text alone
+    suffixes: tuple[str, ...] = ()  # of its files: an absent path with one of them is no device that may come later
 
 
 SINKS: Registry[SinkKind] = Registry("sink", "nnet_edge.runtime.sinks")

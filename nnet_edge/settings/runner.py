@@ -97,3 +97,9 @@ def require_seconds(what: str, value: float, above: float | None = None) -> None
     if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (above is not None and value <= above):
         bound = "0 or more" if above is None else f"above {above:g}"
         raise ConfigError(f"{what} are {value}: it must be a finite number, {bound}")
+
+
+def require_positive(what: str, value: float) -> None:
+    """Raise ConfigError unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{what} is {value!r}: it must be a finite number above 0")

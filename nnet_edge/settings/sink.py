@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.reader import build, schema_of
 from nnet_edge.settings.registry import SINKS
-from nnet_edge.settings.runner import require_between
-from nnet_edge.settings.stream import NAME, require_positive
+from nnet_edge.settings.runner import require_between, require_positive
+from nnet_edge.settings.stream import NAME
 
 
 @dataclass(frozen=True)

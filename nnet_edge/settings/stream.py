@@ -5,57 +5,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
-from nnet_edge.settings.runner import require_between, require_choice
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
+from nnet_edge.settings.runner import require_between, require_positive
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a stream's name stands in files, topics and addresses
-TRANSPORTS = ("tcp", "udp")
 Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the camera's picture
-
-
-class When(Enum):
-    """What happens to a frame that meets a full buffer, or comes too soon."""
-
-    EVERY_FRAME = "every-frame"  # the source waits: for files
-    FRESHEST = "freshest"  # the oldest is dropped: for live sources
-    PACED = "paced"  # as freshest, and at most so many frames a second
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy by name: every-frame, freshest or paced:N (at most N frames a second)."""
-
-    when: When
-    pace_hz: float | None = None  # of PACED only
-
-    def __post_init__(self) -> None:
-        if (self.when is When.PACED) != (self.pace_hz is not None):
-            raise ConfigError("a pace belongs to the policy paced and to no other: write paced:5 for 5 frames a second")
-        if self.pace_hz is not None:
-            require_positive("pace", self.pace_hz)
-
-    @classmethod
-    def from_text(cls, text: str) -> Policy:
-        """The policy that `text` names; raises ConfigError for another text."""
-        name, _, pace = text.partition(":")
-        if name == "paced":
-            try:
-                return cls(When.PACED, float(pace))
-            except ValueError as error:
-                raise ConfigError(f"the policy {text!r} has no pace: write paced:5 for 5 frames a second") from error
-        if pace or name not in ("every-frame", "freshest"):
-            raise ConfigError(f"the policy {text!r} is unknown: choose every-frame, freshest or paced:N")
-        return cls(When(name))
-
-    def __str__(self) -> str:
-        return self.when.value if self.pace_hz is None else f"paced:{self.pace_hz:g}"
-
-
-EVERY_FRAME, FRESHEST = Policy(When.EVERY_FRAME), Policy(When.FRESHEST)
 
 
 @dataclass(frozen=True)
@@ -79,49 +38,6 @@ class BufferSettings:
         policy = self.policy or (FRESHEST if is_live else EVERY_FRAME)
         capacity = self.capacity or (2 if is_live else 2 * max_batch)
         return replace(self, policy=policy, capacity=capacity, weight=max(1, crops))
-
-
-@dataclass(frozen=True)
-class CameraSettings:
-    """Where frames come from, what is asked of the camera, and how long its silence is borne."""
-
-    address: str  # see runtime/sources.py: open_source
-    transport: str = "tcp"  # of rtsp
-    credentials: str | None = None  # "file:PATH" or "env:NAME", which hold user:password; never the words themselves
-    width: int | None = None  # None: what the camera gives by itself
-    height: int | None = None
-    rate_hz: float | None = None
-    pixel_format: str | None = None  # four letters, as MJPG or YUYV
-    at_own_rate: bool = False  # a video file as a camera would show it
-    watch: bool = False  # an image folder: new files become frames
-    skip_bad_images: bool = False
-    seed: int = 0  # of a synthetic camera
-    open_timeout_s: float = 10.0
-    read_timeout_s: float = 5.0
-    stall_s: float = 5.0  # without a frame for so long, the source is opened again
-    first_retry_s: float = 0.5
-    longest_retry_s: float = 30.0
-    jitter: float = 0.2  # share by which a wait is longer or shorter, so that cameras do not come back all at once
-
-    def __post_init__(self) -> None:
-        if not self.address:
-            raise ConfigError("a stream needs a source: a folder, a file, a camera's number, an address or synthetic")
-        require_choice("transport", self.transport, TRANSPORTS)
-        for what in ("open_timeout_s", "read_timeout_s", "stall_s", "first_retry_s", "longest_retry_s"):
-            require_positive(what, getattr(self, what))
-        for what in ("width", "height"):
-            if getattr(self, what) is not None:
-                require_between(what, getattr(self, what), 1, 32_768)
-        if (self.width is None) != (self.height is None):
-            raise ConfigError("a width needs a height and a height a width: give both, or neither")
-        if self.rate_hz is not None:
-            require_positive("rate", self.rate_hz)
-        if self.pixel_format is not None and len(self.pixel_format) != 4:
-            raise ConfigError(f"pixel format {self.pixel_format!r} cannot be: it has four letters, as MJPG or YUYV")
-        if not 0 <= self.jitter < 1:
-            raise ConfigError(f"jitter is {self.jitter}: it must be a share from 0 to below 1")
-        if self.credentials is not None and self.credentials.partition(":")[0] not in ("file", "env"):
-            raise ConfigError("credentials are never written out: give file:PATH or env:NAME, which hold user:password")
 
 
 @dataclass(frozen=True)
@@ -204,12 +120,6 @@ class LineStream:
             raise ConfigError(
                 f"a stream cannot be called {self.name!r}: use 1 to 64 letters, digits, dots, dashes, underscores"
             )
-
-
-def require_positive(what: str, value: float) -> None:
-    """Nothing, when `value` is a finite number above 0. Raises ConfigError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{what} is {value!r}: it must be a finite number above 0")
 
 
 def require_polygon(polygon: Polygon) -> None:

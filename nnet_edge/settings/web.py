@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.runner import require_between, require_choice
-from nnet_edge.settings.secrets import read_secret, require_secret_place
-from nnet_edge.settings.stream import require_positive
+from nnet_edge.settings.registry import SOURCES
+from nnet_edge.settings.runner import require_between, require_choice, require_positive
 
-ADDABLE = ("camera", "rtsp", "http", "synthetic", "file")
+NEVER_ADDABLE = "pipeline"  # of sources that run programs, and of unknown ones: the page never adds them
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 SHORTEST_TOKEN = 16  # letters
 
@@ -52,7 +51,7 @@ class WebSettings:
         require_between("kept scores", self.kept_scores, 10, 10_000)
         require_between("bytes of the gallery", self.gallery_bytes, 2**20, 2**34)
         for kind in self.addable:
-            require_choice("source that the page may add", kind, ADDABLE)
+            require_choice("source that the page may add", kind, addable_words())
         if "file" in self.addable and self.source_folder is None:
             raise ConfigError("the page may add files, and no source_folder says where they are: give one")
         for name in (self.host, *self.names):
@@ -100,6 +99,11 @@ class DriftSettings:
         require_between("smallest number of scores for a drift", self.smallest, 20, self.window)
         for what, value in (("psi", self.psi), ("mean_shift", self.mean_shift)):
             require_positive(what, value)
+
+
+def addable_words() -> tuple[str, ...]:
+    """The words of the kinds of source that a page may be allowed to add."""
+    return tuple(sorted({kind.page for kind in SOURCES} - {NEVER_ADDABLE}))
 
 
 def is_address(text: str) -> bool:

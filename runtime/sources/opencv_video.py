@@ -1,4 +1,4 @@
-"""How this program opens OpenCV's video readers and writers: quietly, with bounded waiting."""
+"""OpenCV's video readers and writers, opened quietly and with time limits."""
 
 from __future__ import annotations
 
@@ -6,37 +6,18 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import cv2
 
 from nnet_edge.errors import SourceError
+from nnet_edge.settings.camera import CommonSettings
 
-OPEN_TIMEOUT_S = 10.0  # a camera that has to wake up on a slow network
-READ_TIMEOUT_S = 5.0  # a live stream that is silent for so long is dead
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way to hand options to FFmpeg; OpenCV reads it when it opens
-USERS_OPTIONS = os.environ.get(OPTIONS)  # who sets it knows better
-
-
-@dataclass(frozen=True)
-class CaptureSettings:
-    """What is asked of OpenCV's reader; None: its own choice."""
-
-    backend: str = "auto"  # "auto" or "gstreamer"
-    transport: str | None = None  # of rtsp: tcp or udp
-    height: int | None = None
-    width: int | None = None
-    rate_hz: float | None = None
-    pixel_format: str | None = None
-    open_timeout_s: float = OPEN_TIMEOUT_S
-    read_timeout_s: float = READ_TIMEOUT_S
+USERS_OPTIONS = os.environ.get(OPTIONS)  # the user's own, which are kept
 
 
 def quieten_opencv() -> None:
-    """Keep OpenCV and FFmpeg from writing to the terminal: this program says what is wrong, in one line.
-
-    Who sets OPENCV_LOG_LEVEL or OPENCV_FFMPEG_LOGLEVEL wants to see them and does.
-    """
+    """Keep OpenCV and FFmpeg from writing to the terminal, unless OPENCV_LOG_LEVEL or OPENCV_FFMPEG_LOGLEVEL is set."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -47,16 +28,13 @@ def has_gstreamer() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
-def open_capture(address: str | int, settings: CaptureSettings | None = None) -> cv2.VideoCapture:
-    """OpenCV's reader for a file, an address, a camera's number or device, or a pipeline, open or not."""
-    settings = settings or CaptureSettings()
+def open_capture(address: str | int, settings: CommonSettings, transport: str | None = None) -> cv2.VideoCapture:
+    """OpenCV's reader for a file, an address, a camera's number or device, open or not; `transport` is that of rtsp."""
     quieten_opencv()
     if isinstance(address, int) or address.startswith("/dev/"):
         capture = cv2.VideoCapture(address)
         ask(capture, settings)
         return capture
-    if settings.backend == "gstreamer":
-        return cv2.VideoCapture(address, cv2.CAP_GSTREAMER)
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
     timeouts = [
@@ -65,12 +43,12 @@ def open_capture(address: str | int, settings: CaptureSettings | None = None) ->
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
         round(1e3 * settings.read_timeout_s),
     ]
-    with GATE.opening(settings.transport, settings.open_timeout_s):
+    with GATE.opening(transport, settings.open_timeout_s):
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
 
 
-def ask(capture: cv2.VideoCapture, settings: CaptureSettings) -> None:
-    """Ask a camera for pixel format, size and rate, in the order in which drivers want it; they answer with what they can."""
+def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
+    """Ask a camera for pixel format, size and rate, in the order that drivers need; they give what they can."""
     if settings.pixel_format is not None:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.pixel_format))
     if settings.width is not None and settings.height is not None:
@@ -81,10 +59,10 @@ def ask(capture: cv2.VideoCapture, settings: CaptureSettings) -> None:
 
 
 class OptionsGate:
-    """Lets streams of one transport open side by side, and those of another in the gap behind them.
+    """Lets streams of one transport open at the same time, and those of another after them.
 
-    The options are the process's environment, so two transports cannot be opened at one moment. Who waits is let in before
-    more of the others, so nobody waits for longer than one time limit of opening.
+    FFmpeg's options are in the process's environment, so two transports cannot be opened at once. A stream that waits goes
+    before later ones of the other transport, so it waits no longer than one time limit of opening.
     """
 
     def __init__(self) -> None:
@@ -95,7 +73,7 @@ class OptionsGate:
 
     @contextmanager
     def opening(self, transport: str | None, limit_s: float) -> Iterator[None]:
-        """The environment says `transport` to FFmpeg for as long as the block takes. Raises SourceError when that cannot be."""
+        """Set `transport` for FFmpeg within the block. Raises SourceError when others keep it from that for too long."""
         if transport is None or USERS_OPTIONS is not None:
             yield
             return
@@ -132,8 +110,8 @@ def open_writer(path: str, codec: str, rate_hz: float, height: int, width: int) 
 
 
 def count_frames(path: str) -> int:
-    """Frames that the file at `path` promises, 0 when it cannot be opened."""
-    capture = open_capture(path)
+    """Frames that the header of the file at `path` promises, 0 when it cannot be opened."""
+    capture = open_capture(path, CommonSettings(path))
     try:
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if capture.isOpened() else 0
     finally:

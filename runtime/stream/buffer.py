@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
-from nnet_edge.settings.stream import BufferSettings, Policy, When
+from nnet_edge.settings.policy import Policy, When
+from nnet_edge.settings.stream import BufferSettings
 
 CAUSES = ("full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed")
 

@@ -20,7 +20,8 @@ from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region
 from nnet_edge.imaging import SIDE
 from nnet_edge.scoring import find_regions
-from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings, require_positive
+from nnet_edge.settings.runner import require_positive
+from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings
 
 FRACTION_BITS = 4  # corners are drawn to a sixteenth of a pixel
 KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold

@@ -27,8 +27,9 @@ from nnet_edge.runtime.stream.meters import LineMeters
 from nnet_edge.runtime.stream.model import Model, ModelPool, Swap, load_model
 from nnet_edge.runtime.stream.report import LineReport, StreamReport, StreamStatus, View
 from nnet_edge.runtime.stream.stream import Stream
+from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.line import LineSettings
-from nnet_edge.settings.stream import BufferSettings, CameraSettings, LineStream, Polygon, VerdictSettings, plain_name
+from nnet_edge.settings.stream import BufferSettings, LineStream, Polygon, VerdictSettings, plain_name
 
 SWAP_LIMIT_S = 30.0  # a batch takes no longer; what does is broken
 SHOW_EVERY_S = 0.25

@@ -1,4 +1,4 @@
-"""The line for Prometheus, read from its meters at each scrape; the only file that imports prometheus_client."""
+"""Prometheus metrics of a line, read at each scrape; the only file that imports prometheus_client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnet_edge.errors import MissingExtraError
 from nnet_edge.runtime.sources.camera import STATES
 from nnet_edge.runtime.stream.meters import Buckets, MeterSnapshot, SinkTimes
 from nnet_edge.runtime.stream.report import StreamStatus
-from nnet_edge.runtime.web.gallery import Watch
+from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.state import of_each
 
 if TYPE_CHECKING:
@@ -20,34 +20,34 @@ PREFIX = "nnet_edge_"
 Family = Any  # prometheus_client.core.Metric; the library is imported when the page starts
 
 
-def make_exposition(line: Line, watch: Watch, sink_times: SinkTimes) -> Callable[[], tuple[bytes, str]]:
-    """A function that gives the metrics of this moment as text, and their content type. Raises MissingExtraError."""
+def make_exposition(line: Line, gallery: Gallery, sink_times: SinkTimes) -> Callable[[], tuple[bytes, str]]:
+    """A function that gives the metrics now as text, and their content type. Raises MissingExtraError."""
     try:
         from prometheus_client import CollectorRegistry, exposition
     except ImportError as error:
         raise MissingExtraError("prometheus-client is not installed: pip install 'nnet-edge[web]'") from error
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(LineCollector(line, watch, sink_times))
+    registry.register(LineCollector(line, gallery, sink_times))
     return lambda: (exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class LineCollector:
     """Collects a line; Prometheus' registry calls `collect`."""
 
-    def __init__(self, line: Line, watch: Watch, sink_times: SinkTimes) -> None:
+    def __init__(self, line: Line, gallery: Gallery, sink_times: SinkTimes) -> None:
         from prometheus_client import core
 
-        self._core, self._line, self._watch, self._sink_times = core, line, watch, sink_times
+        self._core, self._line, self._gallery, self._sink_times = core, line, gallery, sink_times
 
     def describe(self) -> Iterable[Family]:
         """Nothing: names follow from the line."""
         return ()
 
     def collect(self) -> Iterator[Family]:
-        """Every family, all streams of one look."""
-        looks = of_each(self._line, lambda status: (status, self._line.meters(status.name)))
-        streams = [status for status, _ in looks]
-        meters = {status.name: found for status, found in looks}
+        """Every family, from one snapshot of the streams."""
+        found = of_each(self._line, lambda status: (status, self._line.meters(status.name)))
+        streams = [status for status, _ in found]
+        meters = {status.name: snapshot for status, snapshot in found}
         yield from self._counters(streams, meters)
         yield from self._gauges(streams)
         yield from self._histograms(meters)
@@ -89,7 +89,7 @@ class LineCollector:
                            [([status.name], float(status.is_paused)) for status in streams])  # fmt: skip
         yield self._family("Gauge", "threshold", "Image score above which a frame is anomalous.", one,
                            [([status.name], status.threshold) for status in streams])  # fmt: skip
-        drifts = [(status.name, self._watch.drift.now(status.name)) for status in streams]
+        drifts = [(status.name, self._gallery.drift.now(status.name)) for status in streams]
         known = [(name, drift) for name, drift in drifts if drift is not None]
         yield self._family("Gauge", "drift_psi", "Population stability index of good scores against the bundle's.", one,
                            [([name], drift.psi) for name, drift in known if drift.psi is not None])  # fmt: skip

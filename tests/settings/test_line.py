@@ -15,7 +15,8 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
 from nnet_edge.runtime.sinks import MqttSettings
 from nnet_edge.settings.line import line_settings, read_line_config, read_toml, schema
-from nnet_edge.settings.stream import Policy, Smoothing, When
+from nnet_edge.settings.policy import Policy, When
+from nnet_edge.settings.stream import Smoothing
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "line.toml"
 SMALL: dict[str, Any] = {"bundle": "b", "stream": [{"name": "left", "camera": {"address": "0"}}]}

@@ -11,7 +11,7 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.cli.demo.report import Block, Command, Figure, Files, Page, Picture, Section, Table, Text, Video
 from nnet_edge.data.example_parts import DEFECTS, GOOD, Part
 from nnet_edge.evaluation.evaluate import Evaluation
-from nnet_edge.runtime.stream.meters import StreamReport
+from nnet_edge.runtime.stream.report import StreamReport
 
 GOAL_IMAGE_AUROC, GOAL_PIXEL_AP = 0.97, 0.55
 METRICS = (  # name in Metrics, as people say it, what it says

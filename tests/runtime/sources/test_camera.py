@@ -30,7 +30,8 @@ from nnet_edge.runtime.sources.open import open_source, open_source_of
 from nnet_edge.runtime.sources.pipe import take_pictures
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import Model
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Watched:
 
 
 def stream(name: str, address: str, **settings: Any) -> LineStream:
-    return LineStream(name, CameraSettings(address, **(QUICK | settings)))
+    return LineStream(name, CameraSettings.of(address, **(QUICK | settings)))
 
 
 @needs_rtsp
@@ -183,13 +184,13 @@ def test_rtsp_is_read_by_the_transport_that_was_asked_for(
     rtsp_camera: Callable[..., RtspCamera], transport: str
 ) -> None:
     camera = rtsp_camera(transport)
-    with open_source_of(CameraSettings(camera.address, transport=transport)) as source:
+    with open_source_of(CameraSettings.of(camera.address, transport=transport)) as source:
         frames = [frame for frame, _ in zip(source, range(3), strict=False)]
     assert [frame.image.shape for frame in frames] == [(120, 160, 3)] * 3
     assert source.got is not None
     assert source.got.rate_hz == pytest.approx(25)
     other = {"tcp": "udp", "udp": "tcp"}[transport]
-    wrong = open_source_of(CameraSettings(camera.address, transport=other, open_timeout_s=2))
+    wrong = open_source_of(CameraSettings.of(camera.address, transport=other, open_timeout_s=2))
     with pytest.raises(SourceError, match="cannot be opened"), wrong:
         pass
 
@@ -495,7 +496,7 @@ def test_a_video_that_is_replaced_under_the_reader_is_told(write_video: Callable
 
 
 def test_a_video_at_its_own_rate_takes_its_time(write_video: Callable[..., Path]) -> None:
-    settings = CameraSettings(str(write_video(6, rate_hz=20.0)), at_own_rate=True)
+    settings = CameraSettings.of(str(write_video(6, rate_hz=20.0)), at_own_rate=True)
     with open_source_of(settings, "clip") as source:
         frames = list(source)
     assert len(frames) == 6

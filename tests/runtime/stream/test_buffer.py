@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.stream.buffer import CAUSES, FrameBuffer
-from nnet_edge.settings.stream import EVERY_FRAME, FRESHEST, BufferSettings, Policy
+from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
+from nnet_edge.settings.stream import BufferSettings
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 

@@ -14,7 +14,9 @@ import pytest
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs, TriggerLine, inspected_part
-from nnet_edge.settings.stream import CameraSettings, LineStream, Policy, Smoothing, Trigger, VerdictSettings
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.policy import Policy
+from nnet_edge.settings.stream import LineStream, Smoothing, Trigger, VerdictSettings
 
 HEIGHT, WIDTH = 100, 200  # of the camera
 LEFT_HALF = ((0, 0), (100, 0), (100, 100), (0, 100))

@@ -21,12 +21,14 @@ from nnet_edge.errors import SinkError, SourceError, StreamError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, Sink
-from nnet_edge.runtime.sources.open import SyntheticSource, open_source
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import run as run_stream
 from nnet_edge.runtime.stream.meters import STAGES
 from nnet_edge.runtime.stream.report import LineReport, StreamReport
+from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import EVERY_FRAME, BufferSettings, VerdictSettings
+from nnet_edge.settings.stream import BufferSettings, VerdictSettings
 
 LIMIT_S = 1.0
 SETTINGS = VerdictSettings(threshold=0.5)
@@ -272,8 +274,8 @@ def test_a_folder_of_images_through_a_real_graph(graph: Path, tmp_path: Path, ki
         assert cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((100, 140, 3), brightness, np.uint8))
     (tmp_path / "broken.png").write_bytes(b"nothing")
     seen: list[Prediction] = []
-    source = open_source(str(tmp_path), skip_bad=True)
-    settings = VerdictSettings(threshold=0.25)  # distance from mid grey: white has 0.5
+    source = open_source(str(tmp_path), skip_bad_images=True)
+    settings = StreamSettings(threshold=0.25)  # distance from mid grey: white has 0.5
     report = run(source, load_runner(graph, RunnerSettings(kind=kind)), [CallbackSink(seen.append)], settings)
     assert [prediction.frame.name for prediction in seen if prediction.is_anomalous] == ["4.png"]
     assert (report.frames, report.rejected, report.dropped, report.skipped) == (11, 1, 0, 1)

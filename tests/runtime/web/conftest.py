@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line, run_line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 HEIGHT, WIDTH = 240, 320

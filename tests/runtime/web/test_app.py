@@ -17,13 +17,14 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -96,20 +97,20 @@ def test_scores_begin_again_with_other_regions_and_end_with_their_stream(
     serve: Any, until: Any, make_prediction: Any
 ) -> None:
     with serve() as site:
-        until(lambda: len(site.server.watch.scores()["left"]) >= 5)
-        before = site.server.watch.scores()["left"][-1].number
+        until(lambda: len(site.server.gallery.scores()["left"]) >= 5)
+        before = site.server.gallery.scores()["left"][-1].number
         headers = site.session()
         site.ask("/api/streams/left/regions", {"ignored": [[[0, 0], [160, 0], [160, 240], [0, 240]]]}, headers)
         found = site.ask("/api/state")[1]
         first = found["streams"][0]["scores_from"]
         assert first > before
-        until(lambda: site.server.watch.scores().get("left"))
+        until(lambda: site.server.gallery.scores().get("left"))
         assert all(number > first for number, *_ in site.ask("/api/state")[1]["scores"]["left"])
         site.ask("/api/streams/left/remove", {}, headers)
         late = make_prediction()
-        site.server.watch._take(replace(late, frame=replace(late.frame, stream="left")))  # that was under way
-        assert site.server.watch.scores() == {}
-        assert site.server.watch.drift.now("left") is None
+        site.server.gallery._take(replace(late, frame=replace(late.frame, stream="left")))  # that was under way
+        assert site.server.gallery.scores() == {}
+        assert site.server.gallery.drift.now("left") is None
 
 
 def test_a_mask_picture_stays_when_a_region_is_drawn_and_goes_when_all_are_removed(

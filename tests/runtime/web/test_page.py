@@ -14,8 +14,9 @@ import pytest
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.stream.judge import Station
 from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import EVERY_FRAME, BufferSettings, Smoothing, VerdictSettings
+from nnet_edge.settings.stream import BufferSettings, Smoothing, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
