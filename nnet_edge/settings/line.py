@@ -115,8 +115,10 @@ def line_settings(
     table = from_folder(table, folder)
     for name, value in flags.items():
         present = table.get(name)
-        over = {key: part for key, part in value.items() if part is not None} if isinstance(value, Mapping) else value
-        table[name] = {**present, **over} if isinstance(present, Mapping) and isinstance(over, Mapping) else over
+        table = {
+            **table,
+            name: {**present, **value} if isinstance(present, Mapping) and isinstance(value, Mapping) else value,
+        }
     if "bundle" not in table:
         raise ConfigError(
             f'{where}: the line has no bundle: write bundle = "FOLDER", the one that train or export wrote'

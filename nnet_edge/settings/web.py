@@ -10,6 +10,7 @@ from pathlib import Path
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.registry import SOURCES
 from nnet_edge.settings.runner import require_between, require_choice, require_positive
+from nnet_edge.settings.secrets import read_secret, require_secret_place
 
 NEVER_ADDABLE = "pipeline"  # of sources that run programs, and of unknown ones: the page never adds them
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry, core, exposition
+
 from nnet_edge import __version__
-from nnet_edge.errors import MissingExtraError
 from nnet_edge.runtime.sources.camera import STATES
-from nnet_edge.runtime.stream.meters import Buckets, MeterSnapshot, SinkTimes
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.web.gallery import Gallery
-from nnet_edge.runtime.web.state import of_each
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.stream.line import Line
 
 PREFIX = "nnet_edge_"
-Family = Any  # prometheus_client.core.Metric; the library is imported when the page starts
+Family = Any  # prometheus_client.core.Metric
 
 
-def make_exposition(line: Line, gallery: Gallery, sink_times: SinkTimes) -> Callable[[], tuple[bytes, str]]:
-    """A function that gives the metrics now as text, and their content type. Raises MissingExtraError."""
-    try:
-        from prometheus_client import CollectorRegistry, exposition
-    except ImportError as error:
-        raise MissingExtraError("prometheus-client is not installed: pip install 'nnet-edge[web]'") from error
+def make_exposition(line: Line, gallery: Gallery) -> Callable[[], tuple[bytes, str]]:
+    """A function that gives the metrics now as text, and their content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(LineCollector(line, gallery, sink_times))
+    registry.register(LineCollector(line, gallery))
     return lambda: (exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class LineCollector:
     """Collects a line; Prometheus' registry calls `collect`."""
 
-    def __init__(self, line: Line, gallery: Gallery, sink_times: SinkTimes) -> None:
-        from prometheus_client import core
-
-        self._core, self._line, self._gallery, self._sink_times = core, line, gallery, sink_times
+    def __init__(self, line: Line, gallery: Gallery) -> None:
+        self._line, self._gallery = line, gallery
 
     def describe(self) -> Iterable[Family]:
         """Nothing: names follow from the line."""
@@ -45,12 +38,10 @@ class LineCollector:
 
     def collect(self) -> Iterator[Family]:
         """Every family, from one snapshot of the streams."""
-        found = of_each(self._line, lambda status: (status, self._line.meters(status.name)))
-        streams = [status for status, _ in found]
-        meters = {status.name: snapshot for status, snapshot in found}
-        yield from self._counters(streams, meters)
+        streams = self._line.streams()
+        yield from self._counters(streams)
         yield from self._gauges(streams)
-        yield from self._histograms(meters)
+        yield from self._line.meters.collect()
         yield from self._sinks()
         stalled = "Seconds since a batch was finished while frames wait or are under way; 0 when none does."
         yield self._family("Gauge", "stalled_seconds", stalled, [], [([], self._line.stalled_s() or 0.0)])
@@ -60,21 +51,20 @@ class LineCollector:
             "Info", "build", "Version, bundle and runner.", [], [([], {"version": __version__} | labels)]
         )
 
-    def _counters(self, streams: list[StreamStatus], meters: Mapping[str, MeterSnapshot]) -> Iterator[Family]:
+    def _counters(self, streams: list[StreamStatus]) -> Iterator[Family]:
         one = ["stream"]
-        counts = [(status.name, status.counts, meters[status.name]) for status in streams]
         yield self._family("Counter", "captured_frames", "Frames taken from the camera.", one,
-                           [([name], found.captured) for name, found, _ in counts])  # fmt: skip
+                           [([status.name], status.counts.captured) for status in streams])  # fmt: skip
         yield self._family("Counter", "judged_frames", "Frames with a verdict.", one,
-                           [([name], found.judged) for name, found, _ in counts])  # fmt: skip
+                           [([status.name], status.counts.judged) for status in streams])  # fmt: skip
         yield self._family("Counter", "verdicts", "Verdicts; a frame has one for each of its crops.", one,
-                           [([name], snapshot.frames) for name, _, snapshot in counts])  # fmt: skip
+                           [([status.name], status.verdicts) for status in streams])  # fmt: skip
         yield self._family("Counter", "rejects", "Verdicts that are anomalous.", one,
-                           [([name], snapshot.rejected) for name, _, snapshot in counts])  # fmt: skip
+                           [([status.name], status.rejected) for status in streams])  # fmt: skip
         yield self._family("Counter", "skipped_pictures", "Pictures that came damaged or could not be read: no frames.", one,
                            [([status.name], status.camera.skipped) for status in streams])  # fmt: skip
         yield self._family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"],
-                           [([name, cause], n) for name, found, _ in counts for cause, n in found.dropped.items()])  # fmt: skip
+                           [([status.name, cause], n) for status in streams for cause, n in status.counts.dropped.items()])  # fmt: skip
         yield self._family("Counter", "reconnects", "Times that the source came back.", one,
                            [([status.name], status.camera.reconnects) for status in streams])  # fmt: skip
 
@@ -98,28 +88,6 @@ class LineCollector:
         yield self._family("Gauge", "drifted", "1 while good scores count as drifted.", one,
                            [([name], float(drift.is_drifted)) for name, drift in known])  # fmt: skip
 
-    def _histograms(self, meters: Mapping[str, MeterSnapshot]) -> Iterator[Family]:
-        latency = self._core.HistogramMetricFamily(
-            f"{PREFIX}latency_seconds",
-            "Time of each stage; total: from capture to verdict.",
-            labels=["stream", "stage", "sink"],
-        )
-        scores = self._core.HistogramMetricFamily(
-            f"{PREFIX}relative_score", "Image score divided by the threshold; 1 is the line.", labels=["stream"]
-        )
-        for name, found in meters.items():
-            for stage, buckets in found.stages_ms.items():
-                if buckets.count:
-                    latency.add_metric([name, stage, ""], *to_prometheus(buckets, 1e-3))
-            scores.add_metric([name], *to_prometheus(found.scores))
-        for (sink, stream), buckets in self._sink_times.snapshot().items():
-            latency.add_metric([stream, "sink", sink], *to_prometheus(buckets, 1e-3))
-        yield latency
-        yield scores
-        batches = self._core.HistogramMetricFamily(f"{PREFIX}batch_images", "Images in a batch.", labels=[])
-        batches.add_metric([], *to_prometheus(self._line.batches()))
-        yield batches
-
     def _sinks(self) -> Iterator[Family]:
         found = [sink.counts() for sink in self._line.sinks if hasattr(sink, "counts")]
         yield self._family("Counter", "sink_delivered", "Verdicts and events that the sink took.", ["sink"],
@@ -137,15 +105,7 @@ class LineCollector:
     def _family(
         self, kind: str, name: str, text: str, labels: list[str], values: Iterable[tuple[list[str], Any]]
     ) -> Family:
-        family = getattr(self._core, f"{kind}MetricFamily")(f"{PREFIX}{name}", text, labels=labels)
+        family = getattr(core, f"{kind}MetricFamily")(f"{PREFIX}{name}", text, labels=labels)
         for label_values, value in values:
             family.add_metric(label_values, value)
         return family
-
-
-def to_prometheus(buckets: Buckets, unit: float = 1.0) -> tuple[list[tuple[str, float]], float]:
-    """The buckets as (upper bound, values not above it), and the sum of the values; `unit` turns bounds and sum."""
-    named = [
-        ("+Inf" if bound == float("inf") else f"{bound * unit:.10g}", float(n)) for bound, n in buckets.cumulative()
-    ]
-    return named, buckets.total * unit

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.stream.meters import SinkTimes
 from nnet_edge.runtime.web.auth import COOKIE, Auth
 from nnet_edge.runtime.web.connections import Connections, counted
 from nnet_edge.runtime.web.controls import Controls
@@ -41,10 +40,8 @@ class WebServer:
         line: Line,
         settings: WebSettings,
         drift: DriftSettings | None = None,
-        sink_times: SinkTimes | None = None,
     ) -> None:
         self._line, self.settings = line, settings
-        self._sink_times = sink_times or SinkTimes()
         self._token = settings.token()
         self.gallery = Gallery(line, settings, drift or DriftSettings())
         self.maker = PictureMaker(Newest(line.latest_frame, line.latest_parts), settings, self._want_maps)
@@ -72,7 +69,7 @@ class WebServer:
             Auth(self.settings, self._token),
             Controls(self._line, self.settings),
             self.broadcast,
-            make_exposition(self._line, self.gallery, self._sink_times),
+            make_exposition(self._line, self.gallery),
             f"{COOKIE}_{self.port}",
             self.settings.is_behind_tls,
             self._ended.is_set,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import event_fields
-from nnet_edge.runtime.stream.meters import Buckets
+from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
 from nnet_edge.runtime.web.gallery import Gallery
@@ -58,7 +58,7 @@ def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
 
 def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str, object]:
     """One stream."""
-    meters = line.meters(status.name)
+    latencies = line.stream(status.name).meters.latencies(SHOWN_STAGES)
     camera, counts, drift = status.camera, status.counts, gallery.drift.now(status.name)
     verdict = status.settings.verdict
     frame = line.latest_frame(status.name)
@@ -83,9 +83,9 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "judged": counts.judged,
         "dropped": dict(counts.dropped),
         "queued": counts.queued,
-        "verdicts": meters.frames,
+        "verdicts": status.verdicts,
         "rejected": status.rejected,
-        "latency_ms": {stage: about(meters.stages_ms[stage]) for stage in SHOWN_STAGES if stage in meters.stages_ms},
+        "latency_ms": {stage: about(numbers) for stage, numbers in latencies.items()},
         "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
         "ignored": [list(map(list, polygon)) for polygon in verdict.ignored],
         "has_mask_picture": bool(verdict.interest_picture or verdict.ignored_picture),
@@ -96,26 +96,15 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
     }
 
 
-def about(buckets: Buckets) -> dict[str, float | int | None]:
-    """Count, mean, and p50, p95, p99 interpolated in the buckets."""
-    mean_ms = buckets.total / buckets.count if buckets.count else None
-    shares = {f"p{percent}": quantile(buckets, percent / 100) for percent in (50, 95, 99)}
-    return {"count": buckets.count, "mean": mean_ms, **shares}
-
-
-def quantile(buckets: Buckets, share: float) -> float | None:
-    """The value that `share` of the counted ones do not exceed, as Prometheus reads it off a histogram; None without any.
-
-    What lies above the last bound counts as the last bound.
-    """
-    if buckets.count == 0:
-        return None
-    wanted, seen, low = share * buckets.count, 0, 0.0
-    for bound, count in zip(buckets.bounds, buckets.counts, strict=False):
-        if count and seen + count >= wanted:
-            return low + (bound - low) * (wanted - seen) / count
-        seen, low = seen + count, bound
-    return buckets.bounds[-1]
+def about(numbers: Percentiles) -> dict[str, float | int | None]:
+    """Count, mean and percentiles, milliseconds."""
+    return {
+        "count": numbers.count,
+        "mean": numbers.mean_ms,
+        "p50": numbers.p50_ms,
+        "p95": numbers.p95_ms,
+        "p99": numbers.p99_ms,
+    }
 
 
 def sink_states(line: Line) -> list[dict[str, object]]:

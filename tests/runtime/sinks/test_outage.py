@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 SHARE = 1.0 if ROWS_FILE in os.environ else 0.1
 OUTAGE_S = 60.0 * SHARE
 BEFORE_S = 1.0
-USUAL = DeliverySettings()
+USUAL = QueueSettings()
 PATIENCE: dict[str, Any] = {
     "longest_pause_s": SHARE * USUAL.longest_pause_s,
     "dead_after_s": SHARE * USUAL.dead_after_s,

@@ -275,7 +275,7 @@ def test_a_folder_of_images_through_a_real_graph(graph: Path, tmp_path: Path, ki
     (tmp_path / "broken.png").write_bytes(b"nothing")
     seen: list[Prediction] = []
     source = open_source(str(tmp_path), skip_bad_images=True)
-    settings = StreamSettings(threshold=0.25)  # distance from mid grey: white has 0.5
+    settings = VerdictSettings(threshold=0.25)  # distance from mid grey: white has 0.5
     report = run(source, load_runner(graph, RunnerSettings(kind=kind)), [CallbackSink(seen.append)], settings)
     assert [prediction.frame.name for prediction in seen if prediction.is_anomalous] == ["4.png"]
     assert (report.frames, report.rejected, report.dropped, report.skipped) == (11, 1, 0, 1)
