@@ -28,7 +28,8 @@ RUNNER_OPTIONS = {"runner": "kind", "runner_batch": "max_batch"} | {
     name: name for name in ("threads", "hint", "cache_dir")
 }
 OVER_FILE = ("bundle", "precision", "threshold", "must_deliver", "deadline_s", "page", *RUNNER_OPTIONS)
-POLICIES = {"wait": "every-frame", "drop-oldest": "freshest"}
+POLICIES: dict[str | None, str] = {"wait": "every-frame", "drop-oldest": "freshest"}
+SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0.1 left its spools; else the kind
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
 
 
@@ -70,7 +71,7 @@ def key_of(flag: Flag) -> str:
 @click.option("--page", metavar="[HOST:]PORT", help="Serve the page there.")
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
-@click.option("--when-full", type=click.Choice(list(POLICIES)), help="Default: files wait, live sources drop.")
+@click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10),
               help="Seconds that a frame waits for other sources (default: a quarter of what a batch takes).")  # fmt: skip
 @click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
@@ -138,9 +139,15 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
     for (name, address), table in zip(named, cameras, strict=True):
         camera = read_camera(table, address if is_one else f"{name} ({address})")
         opened.append(open_source_of(camera, None if is_one else name, may_be_absent=not is_one))
-    asked = Asked(len(sources), any(source.is_live for source in opened), options["must_deliver"] is not None)
+    spools = options["must_deliver"]
+    asked = Asked(
+        len(sources),
+        any(source.is_live for source in opened),
+        spools is not None,
+        POLICIES.get(options["when_full"]) == "every-frame",
+    )
     verdict = {"min_area": options["min_area"]}
-    lane = {"policy": POLICIES.get(options["when_full"] or ""), "capacity": options["buffer_frames"]}
+    lane = {"policy": POLICIES.get(options["when_full"]), "capacity": options["buffer_frames"]}
     streams = [
         {"name": plain_name(source.stream) if is_one else name, "camera": camera, "verdict": verdict, "lane": lane}
         for (name, _), camera, source in zip(named, cameras, opened, strict=True)
@@ -150,7 +157,10 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
         for kind in SINKS
         if kind.flag is not None and options[key_of(kind.flag)]
     ]
-    over = over_file(options)
+    for sink in sinks:
+        if spools is not None and sink["kind"] != "video":
+            sink["must_deliver"] = str(Path(spools) / SPOOL_FOLDERS.get(sink["kind"], sink["kind"]))
+    over = over_file({**options, "must_deliver": None})
     if options["hint"] is None and not asked.is_live:
         over.setdefault("runner", {})["hint"] = "throughput"  # nobody waits for a single frame of a file
     settings = line_settings({"stream": streams, "sink": sinks}, COMMAND_LINE, Path(), over)

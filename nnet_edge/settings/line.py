@@ -114,11 +114,12 @@ def line_settings(
         table["sink"] = [with_spool(sink, spools) for sink in entries(table, "sink")]
     table = from_folder(table, folder)
     for name, value in flags.items():
-        present = table.get(name)
-        table = {
-            **table,
-            name: {**present, **value} if isinstance(present, Mapping) and isinstance(value, Mapping) else value,
-        }
+        over: Any = value
+        if isinstance(value, Mapping):
+            present = table.get(name)
+            over = {key: part for key, part in value.items() if part is not None}
+            over = {**present, **over} if isinstance(present, Mapping) else over
+        table = {**table, name: over}
     if "bundle" not in table:
         raise ConfigError(
             f'{where}: the line has no bundle: write bundle = "FOLDER", the one that train or export wrote'

@@ -16,11 +16,11 @@ import numpy as np
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
+from nnet_edge.runtime.opencv_video import count_frames, open_writer
 from nnet_edge.runtime.sinks.base import Sink, flag_defaults
 from nnet_edge.runtime.sinks.overlay import annotate
 from nnet_edge.runtime.sinks.rejects import safe_name
 from nnet_edge.runtime.sinks.rotation import next_rotated
-from nnet_edge.runtime.sources.opencv_video import count_frames, open_writer
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.sink import SinkSettings

@@ -16,9 +16,9 @@ import numpy as np
 
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.runtime.opencv_video import has_gstreamer, open_capture, quieten_opencv
 from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, redact, with_credentials
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
-from nnet_edge.runtime.sources.opencv_video import has_gstreamer, open_capture, quieten_opencv
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 

@@ -63,8 +63,10 @@ class LineCollector:
                            [([status.name], status.rejected) for status in streams])  # fmt: skip
         yield self._family("Counter", "skipped_pictures", "Pictures that came damaged or could not be read: no frames.", one,
                            [([status.name], status.camera.skipped) for status in streams])  # fmt: skip
-        yield self._family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"],
-                           [([status.name, cause], n) for status in streams for cause, n in status.counts.dropped.items()])  # fmt: skip
+        dropped = [([one.name, cause], n) for one in streams for cause, n in one.counts.dropped.items()]
+        yield self._family(
+            "Counter", "dropped_frames", "Frames without a verdict, by cause.", ["stream", "cause"], dropped
+        )
         yield self._family("Counter", "reconnects", "Times that the source came back.", one,
                            [([status.name], status.camera.reconnects) for status in streams])  # fmt: skip
 

@@ -46,8 +46,7 @@ def test_every_kind_of_value_is_read() -> None:
     assert found.verdict.regions_of_interest == (((0.0, 0.0), (9.0, 0.0), (9.0, 9.5)),)
     assert found.verdict.crops == (Crop("a", 1, 2, 3, 4),)
     assert found.verdict.interest_picture == Path("/line/mask.png")
-    assert found.lane is not None
-    assert found.lane.policy == Policy(When.PACED, 5.0)
+    assert found.buffer.policy == Policy(When.PACED, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"a = ", "is no TOML"), (b"\xff", "is no UTF-8"), (None, "cannot be read")]
+    ("content", "words"), [(b"a = ", "is not valid TOML"), (b"\xff", "is not UTF-8"), (None, "cannot be read")]
 )
 def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes | None, words: str) -> None:
     file = tmp_path / "line.toml"

@@ -571,9 +571,18 @@ def test_a_slow_subscriber_that_fails_is_only_logged(make_runner: MakeRunner, ca
 
 def test_the_report_reads_as_lines_and_json(make_runner: MakeRunner) -> None:
     line = line_of(make_runner())
+    for name in ("a", "b"):
+        add(line, name, [0, 255, 0])
+    report = run_line(line)
+    assert report.lines()[0].startswith("sources ended: 6 frames of 2 streams")
+    assert report.lines()[1].startswith("a: sources ended: 3 frames")
+    assert report.as_dict()["judged"] == 6
+    assert replace(report, seconds=0.0).frames_per_s is None
+
+
+def test_the_report_of_a_single_camera_is_that_of_its_stream(make_runner: MakeRunner) -> None:
+    line = line_of(make_runner())
     add(line, "a", [0, 255, 0])
     report = run_line(line)
-    assert report.lines()[0].startswith("sources ended: 3 frames of 1 streams")
-    assert report.lines()[1].startswith("a: sources ended: 3 frames")
-    assert report.as_dict()["judged"] == 3
-    assert replace(report, seconds=0.0).frames_per_s is None
+    assert report.lines()[0].startswith("source ended: 3 frames in ")
+    assert [line.split()[0] for line in report.lines()[1:]] == ["queue", "resize", "inference", "verdict", "total"]
