@@ -259,11 +259,5 @@ def table_of(path: Path, asked: Asked) -> dict[str, Any]:
     return table | pieces | flag_defaults(asked)
 
 
-SINKS.register(
-    SinkKind(
-        "video",
-        VideoSettings,
-        VideoSink,
-        Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of),
-    )
-)
+FLAG = Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of)
+SINKS.register(SinkKind("video", VideoSettings, VideoSink, FLAG))

@@ -215,11 +215,5 @@ def table_of(url: str, asked: Asked) -> dict[str, Any]:
     return {"url": url} | flag_defaults(asked, needs_queue=True)
 
 
-SINKS.register(
-    SinkKind(
-        "webhook",
-        WebhookSettings,
-        WebhookSink,
-        Flag("--webhook", "Post each reject as JSON to this address.", table_of, "text", "URL|env:NAME|file:PATH"),
-    )
-)
+FLAG = Flag("--webhook", "Post each reject as JSON to this address.", table_of, "text", "URL|env:NAME|file:PATH")
+SINKS.register(SinkKind("webhook", WebhookSettings, WebhookSink, FLAG))

@@ -280,12 +280,12 @@ def test_a_folder_of_images_through_a_real_graph(graph: Path, tmp_path: Path, ki
 ENDLESS = """
 import sys
 from pathlib import Path
-from nnet_edge.config import RunnerSettings, StreamSettings
-from nnet_edge.runtime.runner import load_runner
+from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
-from nnet_edge.runtime.sources import open_source
-from nnet_edge.runtime.stream import run, stopping_on_signals
-from nnet_edge.runtime.terminal import TerminalView
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.stream.line import run, stopping_on_signals
+from nnet_edge.runtime.stream.terminal import TerminalView
+from nnet_edge.settings.runner import StreamSettings
 
 with stopping_on_signals() as stop, TerminalView("line") as view:
     sinks = [JsonLinesSink(JsonLinesSettings(path=Path("-"), events=False))]
