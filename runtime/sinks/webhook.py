@@ -182,7 +182,7 @@ class WebhookSink(MessageSink):
 def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterator[None]:
     """Cut the connection when the block takes longer. Raises TimeoutError then.
 
-    A socket's own limit is for each read: a receiver that sends a byte now and then would hold a sink for ever.
+    A socket's own limit is for each read: a receiver that sends a byte now and then would never let go of a sink.
     """
     expired = threading.Event()
 
