@@ -219,11 +219,5 @@ def table_of(path: Path, asked: Asked) -> dict[str, Any]:
     )
 
 
-SINKS.register(
-    SinkKind(
-        "json-lines",
-        JsonLinesSettings,
-        JsonLinesSink,
-        Flag("--json", "One JSON object a frame into this file; - for standard output.", table_of),
-    )
-)
+FLAG = Flag("--json", "One JSON object a frame into this file; - for standard output.", table_of)
+SINKS.register(SinkKind("json-lines", JsonLinesSettings, JsonLinesSink, FLAG))

@@ -268,11 +268,5 @@ def table_of(text: str, asked: Asked) -> dict[str, Any]:
     return {"host": host.strip("[]"), "port": int(port)} | flag_defaults(asked, needs_queue=True)
 
 
-SINKS.register(
-    SinkKind(
-        "mqtt",
-        MqttSettings,
-        MqttSink,
-        Flag("--mqtt", "Verdicts and events to this MQTT broker.", table_of, "text", "HOST[:PORT]"),
-    )
-)
+FLAG = Flag("--mqtt", "Verdicts and events to this MQTT broker.", table_of, "text", "HOST[:PORT]")
+SINKS.register(SinkKind("mqtt", MqttSettings, MqttSink, FLAG))

@@ -255,11 +255,5 @@ def table_of(folder: Path, asked: Asked) -> dict[str, Any]:
     return table | flag_defaults(asked)
 
 
-SINKS.register(
-    SinkKind(
-        "rejects",
-        RejectsSettings,
-        RejectsSink,
-        Flag("--rejects", "A picture of every reject into this folder.", table_of, "folder"),
-    )
-)
+FLAG = Flag("--rejects", "A picture of every reject into this folder.", table_of, "folder")
+SINKS.register(SinkKind("rejects", RejectsSettings, RejectsSink, FLAG))

@@ -252,18 +252,10 @@ def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def table_of(path: Path, asked: Asked) -> dict[str, Any]:
     """What --video asks for: one file of a file, and of a live source pieces, so that a kill costs one of them."""
-    pieces = (
-        {"piece_s": PIECE_S, "piece_bytes": PIECE_BYTES} if asked.is_live else {"piece_s": None, "piece_bytes": None}
-    )
-    table = {"path": str(path), "budget_bytes": None, "by_stream": asked.streams > 1}
-    return table | pieces | flag_defaults(asked)
+    piece_s, piece_bytes = (PIECE_S, PIECE_BYTES) if asked.is_live else (None, None)
+    table = {"path": str(path), "piece_s": piece_s, "piece_bytes": piece_bytes, "budget_bytes": None}
+    return table | {"by_stream": asked.streams > 1} | flag_defaults(asked)
 
 
-SINKS.register(
-    SinkKind(
-        "video",
-        VideoSettings,
-        VideoSink,
-        Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of),
-    )
-)
+FLAG = Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of)
+SINKS.register(SinkKind("video", VideoSettings, VideoSink, FLAG))

@@ -182,7 +182,7 @@ class WebhookSink(MessageSink):
 def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterator[None]:
     """Cut the connection when the block takes longer. Raises TimeoutError then.
 
-    A socket's own limit is for each read: a receiver that sends a byte now and then would hold a sink for ever.
+    A socket's own limit is for each read: a receiver that sends a byte now and then would never let go of a sink.
     """
     expired = threading.Event()
 
@@ -215,11 +215,5 @@ def table_of(url: str, asked: Asked) -> dict[str, Any]:
     return {"url": url} | flag_defaults(asked, needs_queue=True)
 
 
-SINKS.register(
-    SinkKind(
-        "webhook",
-        WebhookSettings,
-        WebhookSink,
-        Flag("--webhook", "Post each reject as JSON to this address.", table_of, "text", "URL|env:NAME|file:PATH"),
-    )
-)
+FLAG = Flag("--webhook", "Post each reject as JSON to this address.", table_of, "text", "URL|env:NAME|file:PATH")
+SINKS.register(SinkKind("webhook", WebhookSettings, WebhookSink, FLAG))
