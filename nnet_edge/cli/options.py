@@ -38,7 +38,8 @@ class Group(click.Group):
     command_class = Command
 
 
-Verb, Verbs = Command, Group  # the old names, which bench, config, demo, stream and swap import
+Verb = Command  # the old names, which bench, config, demo, stream and swap import
+Verbs = Group
 
 
 _LAYOUT = (
@@ -101,7 +102,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option(
-            "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of methods/nnet/settings.py."
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any other setting of methods/nnet/settings.py.",
         ),
         click.option(
             "--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."
