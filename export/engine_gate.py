@@ -83,7 +83,7 @@ def require_judging() -> None:
 def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[Bundle, Gate]:
     """The bundle with the gate's verdict on an engine that fits this machine, and the verdict.
 
-    Raises what `load_runner` raises, CalibrationError for an engine without verdicts that is to be accepted all the same.
+    Raises what `load_runner` raises, CalibrationError for an engine without verdicts that is to be accepted anyway.
     """
     from nnet_edge.calibration.gate import judge
 
@@ -97,7 +97,7 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
 
 def sentence(artefact: Artefact, gate: Gate, against: str) -> str:
     """The verdict in one line; `against` names what it was compared with."""
-    verdict = "accepted" if gate.accepted else "refused, used all the same" if gate.overridden else "refused"
+    verdict = "accepted" if gate.accepted else "refused, used anyway" if gate.overridden else "refused"
     error = f", map error {gate.map_error['max']:.1e} of the threshold at most" if gate.map_error else ""
     speed = "" if gate.latency_ms is None else f", {gate.latency_ms[1]:.2f} ms an image"
     return (

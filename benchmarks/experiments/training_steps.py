@@ -30,10 +30,10 @@ from nnet_edge.benchmarks.speed.guard_work import by_processor
 from nnet_edge.benchmarks.speed.report import table_of
 from nnet_edge.benchmarks.speed.system_torch import torch_threads
 from nnet_edge.methods.backbone import Features
+from nnet_edge.methods.base import Batch
 from nnet_edge.methods.compute import Compute, choose_precision
 from nnet_edge.methods.cosine import cosine_distance
 from nnet_edge.methods.depthwise import DepthwiseConv2d
-from nnet_edge.methods.network import Batch
 from nnet_edge.methods.nnet import losses
 from nnet_edge.methods.nnet.network import Branches, NNet
 from nnet_edge.methods.nnet.parts import FeatureStorage

@@ -1,4 +1,4 @@
-"""What `nnet-edge calibrate` does: reads the images, has the graphs made and judged, keeps those that some runner takes."""
+"""`nnet-edge calibrate`: INT8 and FP16 graphs of a bundle, judged on every runner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     dataset_options,
     find_dataset,
     runner_options,
@@ -100,7 +100,7 @@ def size_of(graph: Graph) -> str:
 
 
 def require_taken(graphs: Sequence[Graph], path: Path) -> None:
-    """Nothing, when some runner takes every graph. Raises CalibrationError that says which none took and what to do."""
+    """Raise CalibrationError unless some runner takes every graph; it says which none took and what to do."""
     broken = [graph.precision for graph in graphs if all(gate.threshold is None for gate in graph.gates)]
     if broken:
         raise CalibrationError(
@@ -111,11 +111,11 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
     if refused:
         raise CalibrationError(
             f"{' and '.join(refused)} changes the verdicts of {path} too much (the table says how) and was not written: give "
-            "more good images, choose another --method, or say --accept to use it all the same"
+            "more good images, choose another --method, or say --accept to use it anyway"
         )
 
 
-@click.command("calibrate", cls=Verb)
+@click.command("calibrate", cls=Command)
 @click.argument("bundle", type=FOLDER)
 @dataset_options
 @click.option("--precision", "precisions", multiple=True, default=["int8,fp16"], show_default=True,

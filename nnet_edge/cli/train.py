@@ -12,7 +12,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     dataset_options,
     false_rejects_option,
     find_dataset,
@@ -213,7 +213,7 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
         )
 
 
-@click.command("train", cls=Verb)
+@click.command("train", cls=Command)
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
 @training_options

@@ -152,14 +152,14 @@ def evaluate(
     """The evaluation of `runner` on the test images of `dataset`, `batch` of them at a time.
 
     `mask_rule` is how masks come to 256x256 (imaging.resize_mask). Needs 0.52 MB of memory an image while it judges,
-    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for a threshold or batch that cannot
-    be meant; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
-    does not fit, or outputs that are no numbers.
+    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for an invalid threshold or
+    batch; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
+    does not fit, or NaN or infinite outputs.
     """
     if not (math.isfinite(threshold) and threshold > 0):
-        raise ConfigError(f"a threshold of {threshold} cannot be meant: give a positive score")
+        raise ConfigError(f"the threshold {threshold} is invalid: give a positive score")
     if batch < 1:
-        raise ConfigError(f"a batch of {batch} images cannot be meant: give at least 1")
+        raise ConfigError(f"a batch of {batch} images is invalid: give at least 1")
     if not dataset.test:
         raise DataError(f"no test image under {dataset.root} (layout {dataset.layout}): evaluation needs some")
     total = len(dataset.test)
@@ -205,7 +205,7 @@ def evaluate(
 
 
 def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are no numbers."""
+    """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are NaN or infinite."""
     outputs = runner.infer(images)
     finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
     if not finite.all():

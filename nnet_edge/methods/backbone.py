@@ -1,4 +1,4 @@
-"""Teachers and forward students: the first three stages of a classification network (specification section 2).
+"""Backbones of teachers and forward students: the first three stages of a classification network (specification section 2).
 
 `Encoder` gives the feature maps at 1/4, 1/8 and 1/16 of the image; layer4 and the classifier are not built.
 `efficientnet_lite0` ends its stages in linear bottlenecks, so its feature maps have both signs; the ResNets' are >= 0.

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder, Features
     from nnet_edge.methods.compute import Compute
-    from nnet_edge.methods.network import Batch, Network
 
 
 class ModelSettings(Protocol):
@@ -121,7 +120,26 @@ def require_positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} is {value}; it must be a number above 0")
 
 
-Net = TypeVar("Net", bound="Network")
+@dataclass(frozen=True)
+class Batch:
+    """What a training step is given, on the network's device."""
+
+    images: Tensor  # good images, normalised, float (N, 3, H, W)
+    teacher: Features  # their feature maps
+    anomalous: Tensor | None = None  # the same images with a synthetic anomaly; None for methods that need no pairs
+    masks: Tensor | None = None  # where the anomaly is, bool (N, 1, H, W)
+
+
+class Fusing(Protocol):
+    """A network that gives layer maps, as methods/network.py makes them."""
+
+    @property
+    def map_fusion(self) -> Fusion:
+        """How its layer maps become one map."""
+        ...
+
+
+Net = TypeVar("Net", bound=Fusing)
 Settings = TypeVar("Settings", bound=MethodSettings)
 
 

@@ -1,4 +1,4 @@
-"""The distance that everything is compared by: 1 - cosine of two feature maps at every position (equations 1 and 2).
+"""Cosine distance: 1 - cosine of two feature maps at every position (equations 1 and 2).
 
 `cosine_distance` is the formula, and what exported graphs hold. `learned_distance` gives the same numbers for a loss; its
 gradient is written out, which reads and writes the feature maps half as often.

@@ -20,7 +20,7 @@ from nnet_edge.anomaly_map import SCALES, SMALLEST_DISTANCE, Fusion, scale_sum
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.network import Network
 
-IMAGES = 32  # looked at
+IMAGES = 32  # measured on
 FEWEST_IMAGES = 4  # fewer say nothing of what varies: the exponents stay
 LEAST = 0.1  # below it a scale no longer sharpens the outline of what the deepest one sees
 DECIMALS = 3

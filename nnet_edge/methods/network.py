@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,16 +12,6 @@ from nnet_edge.anomaly_map import Fusion
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
 from nnet_edge.methods.teacher_weights import Teacher
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a training step is given, on the network's device."""
-
-    images: Tensor  # good images, normalised, float (N, 3, H, W)
-    teacher: Features  # their feature maps
-    anomalous: Tensor | None = None  # the same images with a synthetic anomaly; None for methods that need no pairs
-    masks: Tensor | None = None  # where the anomaly is, bool (N, 1, H, W)
 
 
 class Network(nn.Module):

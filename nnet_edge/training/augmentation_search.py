@@ -22,7 +22,7 @@ NONE = Augmentation()
 SMALL = Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08)
 TURNED = Augmentation(rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True)
 STRANGER_WHEN_TURNED = 2.0  # measured: cookies, which lie any way, 1.4 to 1.5; parts that lie one way 2.8 to 4.6
-IMAGES = 60  # looked at, a quarter of them laid aside
+IMAGES = 60  # compared, a quarter of them laid aside
 FEWEST_IMAGES = 4
 
 

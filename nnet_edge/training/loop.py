@@ -22,7 +22,7 @@ from torch import Tensor
 from nnet_edge.data.augment import augmented_copies
 from nnet_edge.data.synthetic import anomalous_copies
 from nnet_edge.errors import TrainingError
-from nnet_edge.methods.base import METHODS, MethodSettings
+from nnet_edge.methods.base import METHODS, Batch, MethodSettings
 from nnet_edge.methods.compute import (
     Compute,
     choose_device,
@@ -32,7 +32,6 @@ from nnet_edge.methods.compute import (
     full_fp32,
     to_device,
 )
-from nnet_edge.methods.network import Batch
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,

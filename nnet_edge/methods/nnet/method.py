@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnet_edge.methods.base import Method
+from nnet_edge.methods.base import Batch, Method
 from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder, Features
     from nnet_edge.methods.compute import Compute
-    from nnet_edge.methods.network import Batch
     from nnet_edge.methods.nnet.network import Branches, NNet
 
 
