@@ -29,7 +29,7 @@ def findings() -> Findings:
 
 
 def test_it_is_quick_and_imports_nothing_heavy() -> None:
-    code = "import sys; from nnet_edge.doctor import describe, examine; text = describe(examine()); "
+    code = "import sys; from nnet_edge.cli.doctor import describe, examine; text = describe(examine()); "
     code += "print(sorted({'torch', 'cv2', 'numpy', 'openvino', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

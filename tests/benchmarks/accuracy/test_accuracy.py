@@ -168,7 +168,7 @@ def test_what_another_process_finished_meanwhile_is_read_at_the_end(
 
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from nnet_edge.benchmarks.claims import claiming\n"
+        "import sys, time; from pathlib import Path; from nnet_edge.benchmarks.accuracy.grid import claiming\n"
         "with claiming(Path(sys.argv[1])) as is_mine: print(is_mine, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
