@@ -33,7 +33,7 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
     "lief>=0.16",
     "cppimport>=22.8",
 ]
-WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14"]
+WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21"]
 TEST = [
     "pytest>=8.3",
     "pytest-xdist>=3.6",
@@ -82,7 +82,6 @@ setup(
         "cykooz-resizer>=4.0; platform_machine == 'x86_64'",  # Pillow's resize in a quarter of its time
         "click>=8.1",
         "rich>=13.7",
-        "prometheus-client>=0.21",  # pure Python; its histograms are the line's meters
         "psutil>=5.9",
         "tomli>=2.0; python_version < '3.11'",
     ],

@@ -22,7 +22,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "modelopt": ("nnet_edge.calibration.modelopt_ranges",),
     "starlette": ("nnet_edge.runtime.web.app",),
     "uvicorn": ("nnet_edge.runtime.web.server",),
-    "prometheus_client": ("nnet_edge.runtime.stream.meters", "nnet_edge.runtime.web.metrics"),
+    "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
     "simplejpeg": ("nnet_edge.runtime.sources.jpeg",),
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.events import Events
+from nnet_edge.events import Event, Events
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.sinks.base import Sink
@@ -119,7 +119,6 @@ class Line:
         self.models.let_go(stream.model)
         if self._is_running:
             stream.camera.join()
-        self.meters.forget(name)
         self.events.tell("stream.removed", name)
 
     def pause(self, name: str) -> None:
@@ -333,7 +332,7 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     meters = LineMeters()
     # What must be delivered is on disk before anybody else hears of it.
     ordered = sorted(settings.sinks, key=lambda sink: sink.must_deliver is None)
-    sinks = [serve(sink, meters.sink_observer(sink.label)) for sink in ordered]
+    sinks = [serve(sink, observer_of(sink.label, meters)) for sink in ordered]
     if sources is None:
         sources = [open_source_of(stream.camera, stream.name, may_be_absent=True) for stream in settings.streams]
 
@@ -344,6 +343,16 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     for stream, source in zip(settings.streams, sources, strict=True):
         line.add(stream, source)
     return line
+
+
+def observer_of(sink: str, meters: LineMeters) -> Callable[[Prediction | Event, float], None]:
+    """What the queue of that sink calls with everything delivered, and the milliseconds that it took."""
+
+    def observe(content: Prediction | Event, took_ms: float) -> None:
+        stream = content.frame.stream if isinstance(content, Prediction) else content.stream or "line"
+        meters.took(stream, "sink", took_ms, sink)
+
+    return observe
 
 
 def run_line(

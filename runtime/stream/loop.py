@@ -169,7 +169,7 @@ class Loop:
             except Exception as error:
                 self._once_more(batch, error, pacer)
                 continue
-            self._meters.batches.observe(batch.images)
+            self._meters.batch(batch.images)
             pacer.add(batch.times.inferred_s - batch.started_s)
             first = 0
             for stream, frame, parts in batch.frames:

@@ -1,28 +1,22 @@
-"""Meters of a line: Prometheus histograms of stages, scores and batches, and percentiles of each stream's latencies.
+"""Meters of a line: counts and latency percentiles of each stream, and who else hears every measurement.
 
 A stage has one name everywhere: capture, queue, resize, inference, verdict, total (from capture to verdict) and sink.
 Percentiles come from 1,400 logarithmic buckets from 1 microsecond to about 18 minutes, each 1.5 % wide: a percentile is
-the geometric middle of its bucket, at most 0.75 % off, with the same few kilobytes after a week.
+the geometric middle of its bucket, at most 0.75 % off, with the same few kilobytes after a week. Prometheus' histograms
+are made where a page serves them (`runtime/web/metrics.py`), which listens here.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Histogram
-
-from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 
 STAGES = ("queue", "resize", "inference", "verdict", "total")  # of each verdict, in Prediction.latencies_ms
-LATENCY_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SCORE_BOUNDS = tuple(round(0.1 * step, 1) for step in range(1, 21))  # image score / threshold; 1.0 is the threshold
-BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # images
 SMALLEST_MS = 1e-3
 GROWTH = 1.015
 LOG_GROWTH = math.log(GROWTH)
@@ -39,8 +33,8 @@ class LatencyHistogram:
 
     def add(self, latency_ms: float) -> None:
         """Count one latency; shorter than 1 microsecond counts as 1 microsecond."""
-        position = int(math.log(max(latency_ms, SMALLEST_MS) / SMALLEST_MS) / LOG_GROWTH)
-        self._buckets[min(position, BUCKETS - 1)] += 1
+        position = int(math.log(latency_ms / SMALLEST_MS) / LOG_GROWTH) if latency_ms > SMALLEST_MS else 0
+        self._buckets[position if position < BUCKETS else BUCKETS - 1] += 1
         self.count += 1
         self.total_ms += latency_ms
 
@@ -77,86 +71,46 @@ class Percentiles:
         return {"count": self.count, "p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "p99_ms": self.p99_ms}
 
 
+class Listener(Protocol):
+    """What hears every measurement of a line, in the thread that makes it."""
+
+    def judged(self, prediction: Prediction) -> None:
+        """A verdict, with its latencies."""
+        ...
+
+    def took(self, stream: str, stage: str, latency_ms: float, sink: str = "") -> None:
+        """A stage that belongs to no verdict: capture, or sink."""
+        ...
+
+    def batch(self, images: int) -> None:
+        """A batch was computed."""
+        ...
+
+
 class LineMeters:
-    """Prometheus' histograms of one line, in a registry of its own; any thread may call any method."""
+    """Where the measurements of one line come together."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.latency = Histogram(
-            "nnet_edge_latency_seconds",
-            "Time of each stage; total: from capture to verdict.",
-            ["stream", "stage", "sink"],
-            buckets=LATENCY_BOUNDS_S,
-            registry=self.registry,
-        )
-        self.scores = Histogram(
-            "nnet_edge_relative_score",
-            "Image score divided by the threshold; 1 is the line.",
-            ["stream"],
-            buckets=SCORE_BOUNDS,
-            registry=self.registry,
-        )
-        self.batches = Histogram(
-            "nnet_edge_batch_images", "Images in a batch.", buckets=BATCH_BOUNDS, registry=self.registry
-        )
-        self._lock = threading.Lock()
-        self._sinks: dict[tuple[str, str], Any] = {}  # (sink, stream) -> its histogram
-        self._streams = {"line"}  # that are measured; what concerns no stream counts as "line"
+        self.listener: Listener | None = None
 
-    def collect(self) -> Iterable[Any]:
-        """The metric families as Prometheus reads them, without the moments at which they were made."""
-        for histogram in (self.latency, self.scores, self.batches):
-            for family in histogram.collect():
-                family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-                yield family
+    def batch(self, images: int) -> None:
+        """Pass on that a batch was computed."""
+        if self.listener is not None:
+            self.listener.batch(images)
 
-    def sink_observer(self, sink: str) -> Callable[[Prediction | Event, float], None]:
-        """What the queue of that sink calls with everything delivered, and the milliseconds that it took.
-
-        What belongs to a stream that was removed is not counted any more.
-        """
-
-        def observe(content: Prediction | Event, took_ms: float) -> None:
-            stream = content.frame.stream if isinstance(content, Prediction) else content.stream or "line"
-            histogram = self._sinks.get((sink, stream))
-            if histogram is None:
-                with self._lock:
-                    if stream not in self._streams:
-                        return
-                    histogram = self._sinks[sink, stream] = self.latency.labels(stream, "sink", sink)
-            histogram.observe(1e-3 * took_ms)
-
-        return observe
-
-    def of_stream(self, stream: str) -> StreamMeters:
-        """The meters of a stream that was added, at zero."""
-        with self._lock:
-            self._streams.add(stream)
-        return StreamMeters(self, stream)
-
-    def forget(self, stream: str) -> None:
-        """Drop the histograms of a stream that was removed."""
-        with self._lock:
-            self._streams.discard(stream)
-            sinks = [key for key in self._sinks if key[1] == stream]
-            for key in sinks:
-                del self._sinks[key]
-        for stage, sink in [*((stage, "") for stage in ("capture", *STAGES)), *(("sink", sink) for sink, _ in sinks)]:
-            with suppress(KeyError):
-                self.latency.remove(stream, stage, sink)
-        with suppress(KeyError):
-            self.scores.remove(stream)
+    def took(self, stream: str, stage: str, latency_ms: float, sink: str = "") -> None:
+        """Pass on what a stage took that belongs to no verdict."""
+        if self.listener is not None:
+            self.listener.took(stream, stage, latency_ms, sink)
 
 
 class StreamMeters:
-    """Verdicts, rejects, scores and the latencies of every stage of one stream; any thread may call any method."""
+    """Verdicts, rejects and the latencies of every stage of one stream; any thread may call any method."""
 
-    def __init__(self, line: LineMeters, stream: str) -> None:
+    def __init__(self, line: LineMeters) -> None:
         self._lock = threading.Lock()
-        self._line, self._stream = line, stream
+        self._line = line
         self._histograms = {stage: LatencyHistogram() for stage in STAGES}
-        self._stages: dict[str, Any] = {}  # stage -> Prometheus' histogram, made with its first value
-        self._scores = line.scores.labels(stream)
         self.verdicts = 0  # frames, or crops of frames
         self.rejected = 0
         self._first_s: float | None = None
@@ -171,17 +125,8 @@ class StreamMeters:
             self.rejected += prediction.is_anomalous
             for stage, latency_ms in prediction.latencies_ms.items():
                 self._histograms[stage].add(latency_ms)
-                self._stage(stage).observe(1e-3 * latency_ms)
-        self._scores.observe(prediction.relative_score)
-
-    def add_capture(self, latency_ms: float) -> None:
-        """Count what the source took to give one frame, milliseconds."""
-        self._stage("capture").observe(1e-3 * latency_ms)
-
-    def _stage(self, stage: str) -> Any:
-        if stage not in self._stages:
-            self._stages[stage] = self._line.latency.labels(self._stream, stage, "")
-        return self._stages[stage]
+        if self._line.listener is not None:
+            self._line.listener.judged(prediction)
 
     @property
     def seconds(self) -> float:

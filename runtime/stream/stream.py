@@ -10,7 +10,7 @@ from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
 from nnet_edge.runtime.stream.buffer import FrameBuffer, FrameCounts
 from nnet_edge.runtime.stream.judge import Judge
-from nnet_edge.runtime.stream.meters import LineMeters
+from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
 from nnet_edge.settings.stream import BufferSettings, LineStream
@@ -32,7 +32,7 @@ class Stream:
     ) -> None:
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
         self.judge = Judge(settings.verdict, model.threshold)
-        self.meters = meters.of_stream(settings.name)
+        self.meters = StreamMeters(meters)
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
@@ -45,7 +45,7 @@ class Stream:
             tell=lambda kind, **facts: tell(kind, settings.name, **facts),
             ended=lambda error: ended(self, error),
             reopen=reopen,
-            captured=self.meters.add_capture,
+            captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
         )
 
     def put(self, frame: Frame) -> bool:
