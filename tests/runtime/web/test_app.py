@@ -136,6 +136,20 @@ def test_a_mask_picture_stays_when_a_region_is_drawn_and_goes_when_all_are_remov
         assert not site.ask("/api/state")[1]["streams"][1]["has_mask_picture"]
 
 
+def test_the_page_knows_which_sources_it_may_add(serve: Any, tmp_path: Path) -> None:
+    with serve(WebSettings(port=0, addable=("rtsp", "file"), source_folder=tmp_path)) as site:
+        headers = site.session()
+        assert site.ask("/api/session", headers=headers)[1]["sources"] == [
+            "an rtsp:// address", "a path below source_folder"]  # fmt: skip
+        for address in ("synthetic", "0", "/dev/video0", "http://h/", "udp://h:1", "/etc", "../x"):
+            status, found, _ = site.ask("/api/streams", {"name": "x", "address": address}, headers)
+            assert (status, "may add" in found["error"]) == (400, True), address
+        for option in ("watch", "skip_bad_images", "at_own_rate", "options", "jitter"):
+            status, found, _ = site.ask("/api/streams", {"name": "x", "address": "rtsp://h/", option: 1}, headers)
+            assert (status, "is unknown" in found["error"]) == (400, True), option
+        assert site.ask("/api/streams/left/dance", {}, headers)[0] == 404
+
+
 def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
     with serve() as site:
         headers = site.session()
