@@ -44,6 +44,8 @@ class Sink(ABC):
     name = "sink"  # of the kind: the default name in counts, events and errors
     wants_maps = True  # of good frames too; False saves a GPU the copies, an anomalous frame has its map anyway
     wants_pixels = True  # False: predictions may come without image and map, which saves memory in a queue
+    wants_good = True  # False: only anomalous predictions are of use to `write`
+    only_stream: str | None = None  # the one stream whose predictions are of use; None: all
     wants_events = False  # whether `tell` does anything
     can_repeat = False  # whether a prediction that failed may be written again
     largest_batch = 1  # messages that one `send` of a MessageSink takes
@@ -53,10 +55,6 @@ class Sink(ABC):
 
     def __exit__(self, *about: object) -> None:
         return None
-
-    def wants(self, prediction: Prediction) -> bool:
-        """Whether `write` would do anything with the prediction; asked before it is queued."""
-        return True
 
     @abstractmethod
     def write(self, prediction: Prediction) -> None:

@@ -110,6 +110,7 @@ class MqttSink(MessageSink):
         self._paho = load_paho()
         self._client: Any = None  # paho.mqtt.client.Client, connected
         self.wants_events = settings.events
+        self.wants_good = not settings.only_rejects
 
     def __exit__(self, *about: object) -> None:
         client, self._client = self._client, None
@@ -123,9 +124,6 @@ class MqttSink(MessageSink):
     def require_deliverable(self) -> None:
         if self._settings.qos == 0:
             raise ConfigError("MQTT with QoS 0 cannot be made to deliver, nobody acknowledges there: choose QoS 1 or 2")
-
-    def wants(self, prediction: Prediction) -> bool:
-        return prediction.is_anomalous or not self._settings.only_rejects
 
     def to_message(self, prediction: Prediction) -> Message:
         topic = f"{self._settings.prefix}/{topic_level(prediction.frame.stream)}/verdict"

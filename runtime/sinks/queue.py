@@ -176,13 +176,13 @@ class SinkQueue:
             self._changed.notify_all()
             return taken
 
-    def settle(self, items: list[Item], count: int, cause: str | None = None) -> list[Item]:
-        """Count the first `count` taken items as delivered, or dropped for a cause of CAUSES; gives the rest."""
+    def settle(self, count: int, cause: str | None = None) -> bool:
+        """Count so many taken items as delivered, or dropped for a cause of CAUSES; whether the rest stays taken."""
         with self._changed:
             settled = min(count, self._under_way)  # 0 after `abandon`: they were counted there
             self._under_way -= settled
             self._book(settled, cause)
-        return items[count:]
+        return True
 
     def close(self) -> None:
         """Let nothing more in; what lies here can still be taken."""

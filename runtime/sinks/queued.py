@@ -132,16 +132,15 @@ class QueuedSink(Sink):
     def report_to(self, tell: Tell) -> None:
         self.health.tell_to(tell)
 
-    def wants(self, prediction: Prediction) -> bool:
-        return self.sink.wants(prediction)
-
     def write(self, prediction: Prediction) -> None:
         """Queue the prediction, and count what is lost by that; waits only where the settings say so.
 
         Raises the sink's first fault when the settings are strict.
         """
-        if self.sink.wants(prediction):
-            if not self.sink.wants_pixels:
+        sink = self.sink
+        is_wanted = sink.wants_good or prediction.is_anomalous
+        if is_wanted and sink.only_stream in (None, prediction.frame.stream):
+            if not sink.wants_pixels:
                 prediction = replace(prediction, frame=replace(prediction.frame, image=NO_PIXELS), anomaly_map=None)
             maps_bytes = 0 if prediction.anomaly_map is None else prediction.anomaly_map.nbytes
             self._queue.put(Item(prediction, time.monotonic(), prediction.frame.image.nbytes + maps_bytes))
@@ -217,7 +216,7 @@ class QueuedSink(Sink):
                 count = 0 if cause is None else 1
             else:
                 self.health.succeeded()
-            items = self._settle(items, count, cause)
+            self._settle(items, count, cause)
         self._settle(items, len(items), "stopped")
         return True
 
@@ -232,19 +231,20 @@ class QueuedSink(Sink):
             self._retry.note(error)
         return item.message is not None
 
-    def _settle(self, items: list[Item], count: int, cause: str | None) -> list[Item]:
-        """Count the first items as delivered, or dropped for the cause; gives the rest."""
+    def _settle(self, items: list[Item], count: int, cause: str | None) -> None:
+        """Count the first items as delivered, or dropped for the cause, and take them off the list."""
         if count == 0:
-            return items
-        rest = self._queue.settle(items, count, cause)
+            return
+        settled = items[:count]
+        keeps_rest = self._queue.settle(count, cause)
+        del items[: count if keeps_rest else len(items)]
         if cause is None:
-            if self._observe is not None and items[0].content is not None:
+            if self._observe is not None and settled[0].content is not None:
                 now_s = time.monotonic()
-                for item in items[:count]:
+                for item in settled:
                     self._observe(item.content, 1e3 * (now_s - item.put_s))
         elif cause != "stopped":
             self.health.lost(cause)
-        return rest
 
     def _sync(self, spool: Spool, every_s: float) -> None:
         """Bring the spool to the disk itself now and then: neither the line nor the sink waits for that."""

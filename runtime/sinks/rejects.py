@@ -64,6 +64,7 @@ class RejectsSink(MessageSink):
 
     name = "rejects"
     wants_maps = False
+    wants_good = False
 
     def __init__(self, settings: RejectsSettings) -> None:
         self._settings = settings
@@ -82,11 +83,8 @@ class RejectsSink(MessageSink):
             raise self._fault(error) from error
         return self
 
-    def wants(self, prediction: Prediction) -> bool:
-        return prediction.is_anomalous
-
     def write(self, prediction: Prediction) -> None:
-        if self.wants(prediction):
+        if prediction.is_anomalous:
             super().write(prediction)
 
     def to_message(self, prediction: Prediction) -> Message:

@@ -92,10 +92,10 @@ class SpooledQueue(SinkQueue):
             self._lose(self._spool.damaged - damaged, "spool failed", "messages in its spool cannot be read")
         return [Item(None, message=message) for message in messages]
 
-    def settle(self, items: list[Item], count: int, cause: str | None = None) -> list[Item]:
+    def settle(self, count: int, cause: str | None = None) -> bool:
         """As in memory, but the rest is taken again, and what is stopped stays for the next start."""
         if cause == "stopped":
-            return []
+            return False
         with self._changed:
             self._spooled -= count
             self._book(count, cause)
@@ -103,7 +103,7 @@ class SpooledQueue(SinkQueue):
             self._spool.done(count)
         except SinkError as error:
             log.warning("%s: what was delivered may arrive twice after a restart", error)
-        return []
+        return False
 
     def _lose(self, count: int, cause: str, reason: str) -> None:
         """Count so many messages of the spool as dropped, and tell it."""

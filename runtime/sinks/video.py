@@ -86,7 +86,7 @@ class VideoSink(Sink):
     name = "video"
 
     def __init__(self, settings: VideoSettings) -> None:
-        self._settings = settings
+        self._settings, self.only_stream = settings, settings.stream
         self._path = settings.path
         self._rates_hz: dict[str, float] = {}  # stream -> frames a second, where its source has a rate
         self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
@@ -119,11 +119,8 @@ class VideoSink(Sink):
         if faults:
             raise faults[0]
 
-    def wants(self, prediction: Prediction) -> bool:
-        return self._settings.stream in (None, prediction.frame.stream)
-
     def write(self, prediction: Prediction) -> None:
-        if not self.wants(prediction):
+        if self.only_stream not in (None, prediction.frame.stream):
             return
         self.tick()
         stream, picture = prediction.frame.stream, annotate(prediction)

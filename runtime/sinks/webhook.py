@@ -110,12 +110,10 @@ class WebhookSink(MessageSink):
         self._where = where_of(self._address)
         self._connection: http.client.HTTPConnection | None = None
         self.wants_events = settings.events
+        self.wants_good = not settings.only_rejects
 
     def __exit__(self, *about: object) -> None:
         self._close()
-
-    def wants(self, prediction: Prediction) -> bool:
-        return prediction.is_anomalous or not self._settings.only_rejects
 
     def to_message(self, prediction: Prediction) -> Message:
         return Message(prediction.frame.id, (("", to_json(to_fields(prediction))),))

@@ -52,7 +52,9 @@ class Histograms:
             buckets=SCORE_BOUNDS,
             registry=registry,
         )
-        self._batches = Histogram(f"{PREFIX}batch_images", "Images in a batch.", buckets=BATCH_BOUNDS, registry=registry)
+        self._batches = Histogram(
+            f"{PREFIX}batch_images", "Images in a batch.", buckets=BATCH_BOUNDS, registry=registry
+        )
         self._of_stream: dict[str, dict[tuple[str, str], Any]] = {"line": {}}  # stream -> (stage, sink) -> histogram
         line.events.subscribe(self.hear)
         line.meters.listener = self

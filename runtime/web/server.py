@@ -15,7 +15,6 @@ from nnet_edge.runtime.web.connections import Connections, counted
 from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast
-from nnet_edge.runtime.web.metrics import make_exposition
 from nnet_edge.runtime.web.pictures import Newest, PictureMaker
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
@@ -60,7 +59,7 @@ class WebServer:
         self._ended.set()
 
     def __enter__(self) -> Self:
-        uvicorn, http_kind, socket_kind, page_kind = load_libraries()
+        uvicorn, http_kind, socket_kind, page_kind, make_exposition = load_libraries()
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = page_kind(
@@ -150,14 +149,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any]]:
-    """The module uvicorn, its protocols for HTTP and WebSockets, and the class Page. Raises MissingExtraError."""
+def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any], Any]:
+    """The module uvicorn, its protocols for HTTP and WebSockets, the class Page and `make_exposition`.
+
+    Raises MissingExtraError.
+    """
     try:
         import uvicorn
         from uvicorn.protocols.http.h11_impl import H11Protocol
         from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+        from nnet_edge.runtime.web.metrics import make_exposition
     except ImportError as error:
         raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
     from nnet_edge.runtime.web.app import Page
 
-    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page
+    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page, make_exposition

@@ -96,7 +96,9 @@ def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
 
 def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
     def build_engine(cuda: Cuda, **versions: str) -> tuple[str, str]:
-        (verb,) = (item for item in judge_commands(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine")
+        (verb,) = (
+            item for item in judge_commands(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine"
+        )
         return verb.uses, verb.advice
 
     assert build_engine(NO_GPU, tensorrt_rtx="1.7")[0].startswith("tensorrt_rtx 1.7, for other machines only")

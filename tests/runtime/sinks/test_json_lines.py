@@ -30,8 +30,8 @@ from nnet_edge.runtime.sinks import (
     utc_text,
 )
 from nnet_edge.runtime.sinks.rotation import rotated_files
-from nnet_edge.settings.line import read_sink
 from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 FULL_DISK = Path("/dev/full")  # every write to it fails with "No space left on device"
 MakePrediction = Callable[..., Prediction]
@@ -293,7 +293,7 @@ def test_after_kill_9_every_line_before_the_last_is_whole(tmp_path: Path) -> Non
 
 def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
     table = {"kind": "json-lines", "path": "log.jsonl", "turn_bytes": 5000, "must_deliver": "spool"}
-    settings = read_sink(table, "[[sink]]", tmp_path)
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == JsonLinesSettings(path=tmp_path / "log.jsonl", turn_bytes=5000, must_deliver=tmp_path / "spool")
     assert settings.outputs == (tmp_path / "log.jsonl",)
     kind = SINKS.find("json-lines")
@@ -301,7 +301,7 @@ def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -
 
     def typed(path: str, asked: Asked) -> JsonLinesSettings:
         assert kind.flag is not None
-        found = read_sink({"kind": "json-lines", **kind.flag.table(Path(path), asked)}, "--json", Path())
+        found = SinkSettings.from_table({"kind": "json-lines", **kind.flag.table(Path(path), asked)}, "--json", Path())
         assert isinstance(found, JsonLinesSettings)
         assert (found.fsync_every_s, found.events) == (None, False)
         return found

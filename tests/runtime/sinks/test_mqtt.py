@@ -20,8 +20,8 @@ from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink, QueuedSink, QueueSettings
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.settings.line import read_sink
 from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 Make = Callable[..., Any]
@@ -289,7 +289,7 @@ def test_the_registry_builds_it_from_a_table(tmp_path: Path, monkeypatch: pytest
         "user": "u",
         "password_from": "env:SECRET",
     }
-    settings = read_sink(table, "[[sink]]", tmp_path)
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == MqttSettings(
         host="broker", port=8883, tls=True, ca_file=tmp_path / "ca.pem", user="u", password_from="env:SECRET"
     )
@@ -313,7 +313,7 @@ def test_the_registry_builds_it_from_a_table(tmp_path: Path, monkeypatch: pytest
 def test_the_flag_names_host_and_port(text: str, place: tuple[str, int]) -> None:
     flag = SINKS.find("mqtt").flag
     assert flag is not None
-    typed = read_sink({"kind": "mqtt", **flag.table(text, Asked(is_live=True))}, flag.name, Path())
+    typed = SinkSettings.from_table({"kind": "mqtt", **flag.table(text, Asked(is_live=True))}, flag.name, Path())
     assert isinstance(typed, MqttSettings)
     assert (typed.host, typed.port) == place
     assert not typed.every_frame
@@ -323,4 +323,4 @@ def test_a_scheme_in_the_flag_is_one_sentence() -> None:
     flag = SINKS.find("mqtt").flag
     assert flag is not None
     with pytest.raises(ConfigError, match="--mqtt: the MQTT host must be a name or an address, without a scheme"):
-        read_sink({"kind": "mqtt", **flag.table("mqtt://broker", Asked())}, flag.name, Path())
+        SinkSettings.from_table({"kind": "mqtt", **flag.table("mqtt://broker", Asked())}, flag.name, Path())

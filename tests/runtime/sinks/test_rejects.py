@@ -16,8 +16,8 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import RefusedError, RejectsSettings, RejectsSink
-from nnet_edge.settings.line import read_sink
 from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
@@ -135,14 +135,14 @@ def test_invalid_settings_are_refused(wrong: dict[str, Any], says: str) -> None:
 
 def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
     table = {"kind": "rejects", "folder": "rejects", "pictures": ["map"], "budget_bytes": 1_000_000}
-    settings = read_sink(table, "[[sink]]", tmp_path)
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == RejectsSettings(folder=tmp_path / "rejects", pictures=("map",), budget_bytes=1_000_000)
     assert settings.outputs == (tmp_path / "rejects",)
     kind = SINKS.find("rejects")
     assert isinstance(kind.make(settings), RejectsSink)
     assert kind.flag is not None
     for asked, by_stream in ((Asked(), False), (Asked(streams=2), True), (Asked(must_deliver=True), True)):
-        typed = read_sink({"kind": "rejects", **kind.flag.table(tmp_path, asked)}, "--rejects", Path())
+        typed = SinkSettings.from_table({"kind": "rejects", **kind.flag.table(tmp_path, asked)}, "--rejects", Path())
         assert isinstance(typed, RejectsSettings)
         assert (typed.folder, typed.pictures, typed.budget_bytes) == (tmp_path, ("overlay",), None)
         assert typed.by_stream is by_stream

@@ -17,8 +17,8 @@ from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import VideoSettings, VideoSink
 from nnet_edge.runtime.sinks.video import UNKNOWN_RATE_HZ, fit
-from nnet_edge.settings.line import read_sink
 from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
@@ -120,7 +120,7 @@ def test_pieces_are_cut_by_size_and_the_oldest_go_first(tmp_path: Path, make_pre
 
 def test_only_the_stream_that_was_asked_for_is_shown(tmp_path: Path, make_prediction: MakePrediction) -> None:
     with video_to(tmp_path / "line.avi", stream="left") as sink:
-        assert not sink.wants(make_prediction(stream="right"))
+        assert sink.only_stream == "left"
         for stream in ("left", "right", "left"):
             sink.write(make_prediction(stream=stream))
     assert frames_of(tmp_path / "line.avi") == 2
@@ -165,16 +165,19 @@ def test_pictures_of_other_sizes_are_fitted_without_distortion() -> None:
 
 
 def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
-    settings = read_sink({"kind": "video", "path": "line.mp4", "stream": "left", "piece_s": 60}, "[[sink]]", tmp_path)
+    table = {"kind": "video", "path": "line.mp4", "stream": "left", "piece_s": 60}
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == VideoSettings(path=tmp_path / "line.mp4", stream="left", piece_s=60.0)
     assert (settings.shown_stream, settings.outputs) == ("left", (tmp_path / "line.*.mp4",))
     kind = SINKS.find("video")
     assert isinstance(kind.make(settings), VideoSink)
     with pytest.raises(ConfigError, match="a video cannot be made to deliver later: leave must_deliver out"):
-        read_sink({"kind": "video", "path": "line.mp4", "must_deliver": "spool"}, "[[sink]]", tmp_path)
+        SinkSettings.from_table({"kind": "video", "path": "line.mp4", "must_deliver": "spool"}, "[[sink]]", tmp_path)
     assert kind.flag is not None
     for asked, pieces in ((Asked(), (None, None)), (Asked(is_live=True), (600.0, 1 << 30))):
-        typed = read_sink({"kind": "video", **kind.flag.table(tmp_path / "a.mp4", asked)}, "--video", Path())
+        typed = SinkSettings.from_table(
+            {"kind": "video", **kind.flag.table(tmp_path / "a.mp4", asked)}, "--video", Path()
+        )
         assert isinstance(typed, VideoSettings)
         assert (typed.piece_s, typed.piece_bytes) == pieces
         assert (typed.budget_bytes, typed.by_stream, typed.queue) == (None, False, 256 if asked.is_live else 0)

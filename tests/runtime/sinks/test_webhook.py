@@ -17,8 +17,8 @@ from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import QueuedSink, QueueSettings, RefusedError, WebhookSettings, WebhookSink
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.settings.line import read_sink
 from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 QUICK = {"first_pause_s": 0.02, "longest_pause_s": 0.2, "dead_after_s": 0.2}
@@ -227,12 +227,14 @@ def test_secrets_are_checked_when_the_sink_is_made(
 
 def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
     table = {"kind": "webhook", "url": "https://host/x", "token_from": "env:TOKEN", "ca_file": "ca.pem", "events": True}
-    settings = read_sink(table, "[[sink]]", tmp_path)
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == WebhookSettings(
         url="https://host/x", token_from="env:TOKEN", ca_file=tmp_path / "ca.pem", events=True
     )
     kind = SINKS.find("webhook")
     assert kind.flag is not None
-    typed = read_sink({"kind": "webhook", **kind.flag.table("http://host/x", Asked())}, "--webhook", Path())
+    typed = SinkSettings.from_table(
+        {"kind": "webhook", **kind.flag.table("http://host/x", Asked())}, "--webhook", Path()
+    )
     assert typed == WebhookSettings(url="http://host/x", every_frame=True)  # never without a queue
     assert isinstance(kind.make(typed), WebhookSink)

@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnet_edge.events import Event
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.stream.buffer import FrameCounts
-from nnet_edge.runtime.stream.meters import LatencyHistogram, LineMeters
+from nnet_edge.runtime.stream.meters import LatencyHistogram, LineMeters, StreamMeters
 from nnet_edge.runtime.stream.report import StreamReport, latency_text
 
 RELATIVE = 0.0075  # half a bucket of 1.5 %
@@ -47,7 +46,7 @@ def test_latencies_beyond_both_ends_are_still_counted() -> None:
 
 
 def test_a_report_counts_frames_rejects_and_seconds(make_frame: Callable[..., Frame]) -> None:
-    meters = LineMeters().of_stream("a")
+    meters = StreamMeters(LineMeters())
     for index, score in enumerate((0.5, 2.0, 3.0)):
         frame = replace(make_frame(index), captured_s=100.0 + index)
         latencies_ms = {"inference": 40.0, "total": 50.0}
@@ -70,43 +69,3 @@ def test_an_empty_report_has_no_rate() -> None:
     report = StreamReport(0, 0, 0, 0.0, FrameCounts(), ended="source ended")
     assert report.frames_per_s is None
     assert report.lines()[0] == "source ended: 0 frames in 0.0 s, no rate; 0 rejected, 0 dropped"
-
-
-def series(meters: LineMeters) -> set[tuple[str, str, str]]:
-    """Stream, stage and sink of every latency that Prometheus would read."""
-    samples = [sample for family in meters.collect() for sample in family.samples]
-    return {
-        (sample.labels["stream"], sample.labels["stage"], sample.labels["sink"])
-        for sample in samples
-        if sample.name == "nnet_edge_latency_seconds_count"
-    }
-
-
-def test_streams_that_come_and_go_for_weeks_leave_nothing(make_prediction: Callable[..., Prediction]) -> None:
-    meters = LineMeters()
-    observe = meters.sink_observer("log")
-    meters.of_stream("kept")
-    observe(make_prediction(stream="kept"), 1.0)
-    for number in range(50):
-        name = f"camera-{number}"
-        stream = meters.of_stream(name)
-        stream.add_capture(1.0)
-        stream.add(replace(make_prediction(stream=name), latencies_ms={"total": 1.0}), 0.0)
-        observe(make_prediction(stream=name), 1.0)
-        assert {(name, "capture", ""), (name, "total", ""), (name, "sink", "log")} <= series(meters)
-        meters.forget(name)
-        observe(make_prediction(stream=name), 1.0)  # what a sink delivers of a stream that is gone already
-        assert series(meters) == {("kept", "sink", "log")}
-    observe(Event("sink.back"), 1.0)  # of the line
-    assert series(meters) == {("kept", "sink", "log"), ("line", "sink", "log")}
-
-
-def test_what_prometheus_reads_has_no_moments_of_creation() -> None:
-    meters = LineMeters()
-    meters.of_stream("a").add_capture(30.0)
-    names = {sample.name for family in meters.collect() for sample in family.samples}
-    assert names == {
-        f"nnet_edge_{name}_{end}"
-        for name in ("latency_seconds", "relative_score", "batch_images")
-        for end in ("bucket", "count", "sum")
-    }
