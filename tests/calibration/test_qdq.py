@@ -188,7 +188,7 @@ def test_the_graph_says_what_it_is(planned: Plan, activations: Activations) -> N
     facts = {item.key: item.value for item in quantize(planned, activations, ["fusion.mix.0"]).metadata_props}
     assert facts["nnet_edge.precision"] == "int8"
     assert facts["nnet_edge.kept_in_fp32"] == "fusion.mix.0"
-    assert json.loads(facts["nnet_edge.methods.nnet.settings"])["backbone"] == "efficientnet_lite0", (
+    assert json.loads(facts["nnet_edge.settings"])["backbone"] == "efficientnet_lite0", (
         "the old facts are still there"
     )
 
