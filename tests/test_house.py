@@ -196,6 +196,7 @@ def test_the_command_line_starts_light() -> None:
     assert "Usage" in finished.stdout
 
 
+@pytest.mark.alone
 def test_help_takes_less_than_400_ms_of_cpu() -> None:
     used = []
     for _ in range(3):
