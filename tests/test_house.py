@@ -214,7 +214,7 @@ def camera_box(made_once: Callable[..., Path]) -> Path:
 
 
 def fill_box(folder: Path) -> None:
-    quiet = ["-q", "--disable-pip-version-check"]
+    quiet = ["-q", "--disable-pip-version-check", "--no-compile"]  # Python compiles what is imported, when it is
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
     )
