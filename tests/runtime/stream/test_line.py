@@ -170,6 +170,7 @@ def test_live_cameras_that_want_too_much_lose_fairly(make_runner: MakeRunner) ->
     assert running.report.ended == "stopped"
 
 
+@pytest.mark.alone
 def test_eight_cameras_on_two_cores_lose_fairly_with_a_real_runner(
     graph: Path, note_fault: Callable[..., None]
 ) -> None:
