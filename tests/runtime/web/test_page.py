@@ -198,7 +198,7 @@ def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost
 
     seen: list[Prediction] = []
     first = load(tmp_path / "bundles/old")
-    with serve(model=first, load=load, lane=BufferSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
+    with serve(model=first, load=load, buffer=BufferSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
         site.line.subscribe(seen.append)
         begin = site.line.buffer.counts("left").judged
         open_page(browser, site)
