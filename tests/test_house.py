@@ -252,8 +252,8 @@ def test_every_module_of_the_runtime_imports_on_the_camera_box(camera_box: Path,
     needs_more = (
         "kernels",
         "runtime.web.app",
-        "runtime.web.answers",
-    )  # pycuda and nvcc; Starlette: the extra that brings it is named
+        "runtime.web.metrics",
+    )  # pycuda and nvcc; Starlette and prometheus_client: the extra that brings them is named
     names = [name for name in modules() if part_of(name) == "runtime" and not any(part in name for part in needs_more)]
     probe = (
         "import importlib, sys; [importlib.import_module(n) for n in sys.argv[1:]]; assert 'torch' not in sys.modules"

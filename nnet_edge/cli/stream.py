@@ -148,9 +148,11 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
     )
     verdict = {"min_area": options["min_area"]}
     lane = {"policy": POLICIES.get(options["when_full"]), "capacity": options["buffer_frames"]}
+    if is_one and named[0][1] == sources[0] and spools is None:  # no name was typed: the source gives its own
+        named = [(plain_name(opened[0].stream), sources[0])]
     streams = [
-        {"name": plain_name(source.stream) if is_one else name, "camera": camera, "verdict": verdict, "lane": lane}
-        for (name, _), camera, source in zip(named, cameras, opened, strict=True)
+        {"name": name, "camera": camera, "verdict": verdict, "lane": lane}
+        for (name, _), camera in zip(named, cameras, strict=True)
     ]
     sinks = [
         {"kind": kind.name, **kind.flag.table(options[key_of(kind.flag)], asked)}
@@ -158,7 +160,7 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
         if kind.flag is not None and options[key_of(kind.flag)]
     ]
     for sink in sinks:
-        if spools is not None and sink["kind"] != "video":
+        if spools is not None:
             sink["must_deliver"] = str(Path(spools) / SPOOL_FOLDERS.get(sink["kind"], sink["kind"]))
     over = over_file({**options, "must_deliver": None})
     if options["hint"] is None and not asked.is_live:

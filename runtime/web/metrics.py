@@ -14,6 +14,7 @@ from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sources.camera import STATES
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.web.gallery import Gallery
+from nnet_edge.runtime.web.state import of_each
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.stream.line import Line
@@ -131,7 +132,7 @@ class LineCollector:
 
     def collect(self) -> Iterator[Family]:
         """Every family, from one snapshot of the streams."""
-        streams = self._line.streams()
+        streams = of_each(self._line, lambda status: (self._line.stream(status.name), status)[1])  # those still there
         yield from self._counters(streams)
         yield from self._gauges(streams)
         yield from self._histograms.collect()

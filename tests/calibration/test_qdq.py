@@ -188,9 +188,7 @@ def test_the_graph_says_what_it_is(planned: Plan, activations: Activations) -> N
     facts = {item.key: item.value for item in quantize(planned, activations, ["fusion.mix.0"]).metadata_props}
     assert facts["nnet_edge.precision"] == "int8"
     assert facts["nnet_edge.kept_in_fp32"] == "fusion.mix.0"
-    assert json.loads(facts["nnet_edge.settings"])["backbone"] == "efficientnet_lite0", (
-        "the old facts are still there"
-    )
+    assert json.loads(facts["nnet_edge.settings"])["backbone"] == "efficientnet_lite0", "the old facts are still there"
 
 
 def test_no_frames_no_int8(planned: Plan, frames: np.ndarray) -> None:

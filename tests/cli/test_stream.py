@@ -58,9 +58,11 @@ def test_where_standard_output_goes_to_ends_the_program_when_it_closes() -> None
 
 
 def test_spools_lie_where_version_0_1_left_them(tmp_path: Path) -> None:
-    words = ["--json", "a.jsonl", "--rejects", "r", "--video", "a.mp4", "--must-deliver", str(tmp_path)]
-    found = {sink.kind: sink.must_deliver for sink in settings_of("synthetic", *words).sinks}
-    assert found == {"json-lines": tmp_path / "json-lines", "rejects": tmp_path / "pictures", "video": None}
+    words = ["synthetic", "--json", "a.jsonl", "--rejects", "r", "--must-deliver", str(tmp_path)]
+    found = {sink.kind: sink.must_deliver for sink in settings_of(*words).sinks}
+    assert found == {"json-lines": tmp_path / "json-lines", "rejects": tmp_path / "pictures"}
+    with pytest.raises(ConfigError, match="a video cannot be made to deliver later"):
+        settings_of(*words, "--video", "a.mp4")
 
 
 def test_credentials_are_for_network_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +73,7 @@ def test_credentials_are_for_network_addresses(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_single_source_gives_its_own_name_and_several_are_numbered_or_named() -> None:
     assert [stream.name for stream in settings_of("synthetic:3").streams] == ["synthetic"]
+    assert [stream.name for stream in settings_of("left=synthetic:3").streams] == ["left"]
     named = settings_of("synthetic:3", "left=synthetic:3").streams
     assert [stream.name for stream in named] == ["camera-0", "left"]
     assert [stream.camera.options.get("seed", 0) for stream in named] == [0, 1]  # drawn cameras differ
