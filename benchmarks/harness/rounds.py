@@ -28,7 +28,7 @@ from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.images import ImageFileSource, read_bgr
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import StreamSettings
 
 PATIENCE_S = 120.0  # for one verdict

@@ -31,11 +31,12 @@ from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.model import Model, load_model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import LineStream, VerdictSettings

@@ -29,8 +29,9 @@ from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.line.line import DEMAND, bare_rate, pictures
 from nnet_edge.errors import StreamError
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings

@@ -27,9 +27,10 @@ from nnet_edge.errors import SourceError, StreamError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import LineStream

@@ -25,7 +25,7 @@ from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.images import ImageFileSource
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings
 
 if TYPE_CHECKING:

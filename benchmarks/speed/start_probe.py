@@ -29,8 +29,8 @@ def main(began_s: str, bundle: str, picture: str, precision: str, cache: str) ->
     from nnet_edge.bundle import read_bundle
     from nnet_edge.runtime.sinks import CallbackSink
     from nnet_edge.runtime.sources.images import ImageFileSource
-    from nnet_edge.runtime.stream.line import run
     from nnet_edge.runtime.stream.model import open_graph
+    from nnet_edge.runtime.stream.running import run
     from nnet_edge.settings.runner import RunnerSettings, StreamSettings
 
     end("imports")

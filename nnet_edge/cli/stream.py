@@ -229,7 +229,7 @@ def run_settings(
 
     With `sources`, which were typed, a stream that fails is an error at the end; of a settings file the report names it.
     """
-    from nnet_edge.runtime.stream.line import open_line, run_line, stopping_on_signals
+    from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView
     from nnet_edge.runtime.stream.watchdog import Watchdog
 

@@ -36,8 +36,8 @@ from nnet_edge.runtime.sinks import (
     VideoSink,
 )
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run
 from nnet_edge.runtime.stream.report import StreamReport
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.runtime.stream.terminal import TerminalView
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings
 from nnet_edge.training.log import LOG, PICTURE

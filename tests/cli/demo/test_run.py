@@ -26,7 +26,7 @@ from nnet_edge.frame import Outputs, Prediction
 from nnet_edge.methods.nnet.settings import TrainSettings
 from nnet_edge.runtime.sinks import CallbackSink, RejectsSettings, RejectsSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings.runner import StreamSettings
 

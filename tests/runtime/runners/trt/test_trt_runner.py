@@ -22,7 +22,7 @@ from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import Station
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings
 from nnet_edge.settings.stream import VerdictSettings
 
