@@ -38,6 +38,8 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21"]
 TEST = [
     "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "filelock>=3.12",
     "hypothesis>=6.100",
     "ruff>=0.12",
     "mypy>=1.15",
@@ -61,6 +63,8 @@ setup(
     description="From a folder of good photographs to a live verdict on every part: N-Net on ONNX, OpenVINO and TensorRT",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10",  # JetPack 6 has 3.10, and its tensorrt module works with no other
     packages=[
         *find_packages(include=["nnet_edge", "nnet_edge.*"]),

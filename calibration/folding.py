@@ -1,4 +1,4 @@
-"""The clip of a ReLU left to the rounding that follows it: twice the steps, or a scale a channel, at no cost.
+"""ReLU folding: the clip of a ReLU is left to the rounding that follows, for twice the steps or a scale a channel.
 
 Between a convolution and the INT8 convolution that alone reads its result stands often nothing but a ReLU or ReLU6. The
 rounding clips by itself, so the ReLU goes, and what the first convolution gives may be scaled and shifted channel by channel
@@ -25,7 +25,7 @@ from nnet_edge.calibration.fp32_region import Wiring
 from nnet_edge.calibration.ranges import Activations
 
 RELUS = ("Relu", "Clip")
-HEADROOM = 1.25  # of a channel's range over the largest value that good frames gave: damage may give more
+HEADROOM = 1.25  # of a channel's range over the largest value that good frames gave: a defect may give more
 LEAST_SHARE = 1 / 16  # of the tensor's range: a channel that was nearly silent on good frames need not stay so
 STEPS, LOWEST = 255, 128  # of INT8: from -128 to 127
 

@@ -1,6 +1,6 @@
-"""What never leaves FP32: cosines and norms, the memory's softmax and shrinkage, the product of the maps, the Gaussian.
+"""FP32 region: cosines and norms, the memory's softmax and shrinkage, the product of the maps, the Gaussian.
 
-Found by the shape of the graph, not by names: those are the exporter's. The island is every node of an operator that half
+It is found by the shape of the graph, not by names: those are the exporter's. It is every node of an operator that half
 precision spoils, the element-wise nodes that only work for such nodes, and the two convolutions that address the memory.
 The head, what lies before the first convolution, stays FP32 too: it is the cast of the uint8 images and their normalisation.
 """
@@ -75,29 +75,29 @@ def head_of(wiring: Wiring) -> set[str]:
     return head
 
 
-def island_of(wiring: Wiring, head: Iterable[str]) -> set[str]:
-    """Names of the nodes of the FP32 island; those of the `head` do not count."""
+def fp32_region_of(wiring: Wiring, head: Iterable[str]) -> set[str]:
+    """Names of the nodes of the FP32 region; those of the `head` do not count."""
     head = set(head)
     nodes = [node for node in wiring.graph.node if node.name not in head]
-    island = {node.name for node in nodes if node.op_type in SPOILED}
+    region = {node.name for node in nodes if node.op_type in SPOILED}
     grows = True
     while grows:
-        joining = {node.name for node in nodes if node.name not in island and belongs(node, wiring, island)}
-        island |= joining
+        joining = {node.name for node in nodes if node.name not in region and belongs(node, wiring, region)}
+        region |= joining
         grows = bool(joining)
-    return island
+    return region
 
 
-def belongs(node: onnx.NodeProto, wiring: Wiring, island: set[str]) -> bool:
-    """Whether `node` works for the island: fed only by it, read only by it, or addressing the memory."""
+def belongs(node: onnx.NodeProto, wiring: Wiring, region: set[str]) -> bool:
+    """Whether `node` works for the region: fed only by it, read only by it, or addressing the memory."""
     sources, users = wiring.sources(node), wiring.users(node)
     if node.op_type in ELEMENTWISE:
-        is_fed = bool(sources) and all(source.name in island for source in sources)
-        is_read = all(user.name in island for user in users)
+        is_fed = bool(sources) and all(source.name in region for source in sources)
+        is_read = all(user.name in region for user in users)
         return is_fed or (is_read and (bool(users) or any(name in wiring.outputs for name in node.output)))
     if node.op_type == "Conv":
-        recalls = bool(sources) and sources[0].name in island and sources[0].op_type in RECALLS
-        return recalls or any(user.op_type in ADDRESSES and user.name in island for user in users)
+        recalls = bool(sources) and sources[0].name in region and sources[0].op_type in RECALLS
+        return recalls or any(user.op_type in ADDRESSES and user.name in region for user in users)
     return False
 
 

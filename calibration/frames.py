@@ -1,4 +1,4 @@
-"""Which frames the ranges are measured on: good ones, spread over what good parts look like, chosen by a seed.
+"""Calibration frames: good ones, spread over what good parts look like, chosen by a seed.
 
 Never random data: noise has other ranges than photographs, and INT8 calibrated on it fails silently.
 """
@@ -20,7 +20,7 @@ def choose_frames(images: np.ndarray, count: int = 64, seed: int = 0, besides: t
 
     The first is drawn by `seed`, each further one is the farthest from those before it (as thumbnails). `besides` are
     hashes of frames that must not be taken, the held-out ones; equal frames are taken once. Raises CalibrationError when
-    fewer than 8 are left, ConfigError for images of another size or a count that cannot be meant.
+    fewer than 8 are left, ConfigError for images of another size or an invalid count.
     """
     require_frames(images)
     if count < LEAST:

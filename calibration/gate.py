@@ -1,8 +1,8 @@
-"""Is a precision good enough? Measured for one artefact on one runner, against FP32 on the same runner.
+"""Gate: whether a precision is good enough, measured for one artefact on one runner against FP32 on the same runner.
 
-Judged are all verdicts, each with a threshold chosen again on the held-out frames, and the four metrics; without defects,
+Judged are all verdicts, each with a threshold chosen again on the held-out frames, and the judged metrics; without defects,
 the order of the good scores. Speed and map error are reported and decide nothing: what is slow or rough may still be right.
-An artefact that gives no number for some image, or no threshold, is refused whatever else it does.
+An artefact that gives NaN or infinity for some image, or no threshold, is refused whatever else it does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.calibration.predictions import Answers, TestImages, ask
+from nnet_edge.calibration.predictions import Predictions, TestImages, predict
 from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.scoring import Threshold
@@ -27,7 +27,7 @@ WARM_UP = 3
 class GateLimits:
     """What a precision may cost."""
 
-    metric_points: float = 0.5  # that any of the four metrics may fall, in hundredths; what rises harms nobody
+    metric_points: float = 0.5  # that any judged metric may fall, in hundredths; what rises harms nobody
     band: float = 0.01  # a verdict may flip only where FP32's score is so close to its threshold, as a share of it
     rank_correlation: float = 0.9  # of the good scores (Spearman); asked for only where no defect is at hand
 
@@ -47,7 +47,7 @@ class Gate:
     rank_correlation: float  # of the good scores
     map_error: Mapping[str, float]  # mean, p99.9, max of |difference|, in FP32's thresholds; empty without a threshold
     latency_ms: tuple[float, float] | None  # FP32, candidate; one image, medians; None where it was not timed
-    overridden: bool = False  # taken all the same, by --accept
+    overridden: bool = False  # kept although refused, by --accept
 
     @property
     def speed_up(self) -> float | None:
@@ -60,9 +60,9 @@ class Gate:
         return {name: 100 * (new - old) for name, (old, new) in self.metrics.items()}
 
     def overridden_by(self, accept: bool) -> Gate:
-        """The gate, taken all the same where it refuses and `accept` says so.
+        """The gate, overridden where it refuses and `accept` says so.
 
-        Raises CalibrationError where that cannot be: without a threshold there are no verdicts.
+        Raises CalibrationError without a threshold, and so without verdicts.
         """
         if self.accepted or not accept:
             return self
@@ -95,18 +95,18 @@ def judge(
     `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `false_rejects` is what the bundle's threshold
     was chosen for. Raises TrainingError for scores of FP32 that no working artefact gives.
     """
-    before, after = (ask(runner, held_out, test, false_rejects) for runner in (reference, candidate))
+    before, after = (predict(runner, held_out, test, false_rejects) for runner in (reference, candidate))
     return compare(before, after, test, limits, time_both(reference, candidate, held_out))
 
 
 def compare(
-    reference: Answers,
-    candidate: Answers,
+    reference: Predictions,
+    candidate: Predictions,
     test: TestImages | None = None,
     limits: GateLimits | None = None,
     latency_ms: tuple[float, float] | None = None,
 ) -> Gate:
-    """The verdict on two sets of answers to the same images. Raises TrainingError where FP32 itself gives no verdicts."""
+    """The verdict on two sets of predictions for the same images. Raises TrainingError where FP32 itself has a fault."""
     limits = limits or GateLimits()
     if reference.fault:
         raise TrainingError(f"FP32 on {reference.runner} is nothing to measure against: {reference.fault}; train again")
@@ -149,7 +149,7 @@ def compare(
     )
 
 
-def map_errors(reference: Answers, candidate: Answers) -> dict[str, float]:
+def map_errors(reference: Predictions, candidate: Predictions) -> dict[str, float]:
     """Mean, 99.9 % point and maximum of the absolute differences of the anomaly maps, in FP32's thresholds."""
     assert reference.threshold is not None
     pairs = zip(reference.parts, candidate.parts, strict=True)

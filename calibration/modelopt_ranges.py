@@ -1,4 +1,4 @@
-"""Activation ranges by NVIDIA Model Optimizer on the CPU; the only file that imports modelopt."""
+"""Activation ranges by NVIDIA Model Optimizer on the CPU; the only module that imports modelopt."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The labelled images that precisions are judged on. Needs no onnx: engines are judged on boxes that have none.
+"""Predictions of one runner for held-out frames and labelled images, with the threshold and the metrics that follow.
 
-What one runner says of the held-out frames and of labelled images, with the threshold and the metrics that follow.
+Needs no onnx: engines are judged on boxes that have none.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import numpy as np
 
 from nnet_edge.data.images import Dataset, load_images, load_mask
 from nnet_edge.errors import TrainingError
-from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.frame import Outputs
+from nnet_edge.metrics import judged_metrics, measure_known
 from nnet_edge.runtime.runners.base import Runner, infer_all
 from nnet_edge.scoring import Threshold, choose_threshold, with_margin
-
-METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,15 @@ class TestImages:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one runner says of all images."""
+class Predictions:
+    """The predictions of one runner for all images."""
 
     runner: str
     held_out: Outputs | None  # None where only images count that nothing was chosen on
     test: Outputs | None
     threshold: Threshold | None  # None where there is a fault
     metrics: Mapping[str, float | None]  # empty without defects
-    fault: str = ""  # why nothing can be compared with these answers
+    fault: str = ""  # why nothing can be compared with them
 
     @property
     def parts(self) -> list[Outputs]:
@@ -56,35 +54,35 @@ class Answers:
 
     @property
     def scores(self) -> np.ndarray:
-        """Scores over the threshold, held-out frames first, float64 (N,). Only of answers without a fault."""
+        """Scores over the threshold, held-out frames first, float64 (N,). Only of predictions without a fault."""
         assert self.threshold is not None
         return np.concatenate([part.image_score.astype(np.float64) for part in self.parts]) / self.threshold.value
 
-    def of(self, test: TestImages, rows: np.ndarray, held_out: bool) -> Answers:
-        """Those to these rows of the `test` images, int (M,), and to the held-out frames where that is said."""
+    def for_rows(self, test: TestImages, rows: np.ndarray, held_out: bool) -> Predictions:
+        """Those for these rows of the `test` images, int (M,), and for the held-out frames where `held_out` says so."""
         assert self.test is not None
         some = Outputs(self.test.anomaly_map[rows], self.test.image_score[rows], {})
         metrics = {} if self.fault else metrics_of(test.rows(rows), some)
         return replace(self, held_out=self.held_out if held_out else None, test=some, metrics=metrics)
 
 
-def ask(
+def predict(
     runner: Runner, held_out: np.ndarray, test: TestImages | None = None, false_rejects: float | None = None
-) -> Answers:
-    """What `runner` says, with its threshold and, where there are defects, its metrics; or with what is wrong with it."""
+) -> Predictions:
+    """The predictions of `runner`, with its threshold and, where there are defects, its metrics; or with their fault."""
     kept = infer_all(runner, held_out, layer_maps=False)
     tested = None if test is None else infer_all(runner, test.images, layer_maps=False)
-    answers = Answers(runner.name, kept, tested, None, {})
-    wrong = sum(count_broken(part) for part in answers.parts)
+    predictions = Predictions(runner.name, kept, tested, None, {})
+    wrong = sum(count_broken(part) for part in predictions.parts)
     if wrong:
-        total = sum(len(part.image_score) for part in answers.parts)
-        return replace(answers, fault=f"{wrong} of {total} images get a score or a map that is no number")
+        total = sum(len(part.image_score) for part in predictions.parts)
+        return replace(predictions, fault=f"{wrong} of {total} images get a score or a map that is NaN or infinite")
     try:
         threshold = with_margin(choose_threshold(kept.image_score, false_rejects))
     except TrainingError as error:
-        return replace(answers, fault=str(error))
+        return replace(predictions, fault=str(error))
     metrics = {} if test is None or tested is None else metrics_of(test, tested)
-    return replace(answers, threshold=threshold, metrics=metrics)
+    return replace(predictions, threshold=threshold, metrics=metrics)
 
 
 def count_broken(outputs: Outputs) -> int:
@@ -94,11 +92,11 @@ def count_broken(outputs: Outputs) -> int:
 
 
 def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:
-    """The four metrics; empty without defects."""
+    """The metrics that the gate judges; empty without defects."""
     if not test.labels.any():
         return {}
-    found = measure_known(test.labels, outputs.image_score, test.masks, outputs.anomaly_map, test.has_mask).as_dict()
-    return {name: found[name] for name in METRICS}
+    found = measure_known(test.labels, outputs.image_score, test.masks, outputs.anomaly_map, test.has_mask)
+    return {metric.name: found[metric.name] for metric in judged_metrics()}
 
 
 def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:

@@ -1,4 +1,4 @@
-"""Looking into a graph while it computes; the only file of calibration that imports onnxruntime."""
+"""Probe: any tensor of a graph while ONNX Runtime computes it; the only module of calibration that imports onnxruntime."""
 
 from __future__ import annotations
 

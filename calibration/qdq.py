@@ -1,6 +1,6 @@
-"""Where Q/DQ pairs go: a graph and its ranges in, the same graph with Q/DQ out; symmetric INT8, biases in float.
+"""Q/DQ insertion: a graph and its ranges give the same graph in symmetric INT8, biases in float.
 
-    activations   one pair before every convolution that is worth it (not the FP32 island, not those that read the images),
+    activations   one pair before every convolution that is worth it (not the FP32 region, not those that read the images),
                   zero point 0, one scale a tensor; whoever else reads the tensor still reads the float
     residual adds a pair on the skip only: the other branch comes straight from a convolution, and TensorRT adds it in
                   that convolution's own pass
@@ -28,7 +28,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from nnet_edge.calibration.folding import find_folds, fold
-from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, block_of, head_of, island_of
+from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, block_of, fp32_region_of, head_of
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import CalibrationError
 
@@ -84,7 +84,7 @@ def plan(model: onnx.ModelProto) -> Plan:
     """What can be INT8 in `model`, an FP32 graph of nnet-edge. Raises CalibrationError when nothing can."""
     wiring = Wiring(model.graph)
     head = head_of(wiring)
-    island = island_of(wiring, head)
+    region = fp32_region_of(wiring, head)
     images = {name for node in model.graph.node if node.name in head for name in node.output}
     work, moved = measure_work(model)
     least = SMALLEST_SHARE * sum(work.values())
@@ -92,25 +92,25 @@ def plan(model: onnx.ModelProto) -> Plan:
         node
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
-        and node.name not in island
+        and node.name not in region
         and node.input[0] not in images
         and work[node.name] >= least
         and node.input[1] in wiring.constants
     )
     if not convolutions:
-        raise CalibrationError("the graph has no convolution outside its FP32 island: give a graph that export wrote")
-    return Plan(model, convolutions, find_skips(wiring, island, convolutions), work, moved)
+        raise CalibrationError("the graph has no convolution outside its FP32 region: give a graph that export wrote")
+    return Plan(model, convolutions, find_skips(wiring, region, convolutions), work, moved)
 
 
 def find_skips(
-    wiring: Wiring, island: Collection[str], convolutions: Collection[onnx.NodeProto]
+    wiring: Wiring, region: Collection[str], convolutions: Collection[onnx.NodeProto]
 ) -> dict[str, tuple[str, str]]:
     """The residual adds: one input straight from a quantized convolution, the other from further back."""
     place = {node.name: n for n, node in enumerate(wiring.graph.node)}
     own = {node.output[0]: node for node in convolutions}
     skips = {}
     for node in wiring.graph.node:
-        if node.op_type != "Add" or node.name in island or any(name not in wiring.producer for name in node.input):
+        if node.op_type != "Add" or node.name in region or any(name not in wiring.producer for name in node.input):
             continue
         ends = [name for name in node.input if name in own and len(wiring.consumers[name]) == 1]
         if ends:  # of two convolutions the later one does the adding
@@ -147,7 +147,7 @@ def layer_of(convolution: onnx.NodeProto) -> str:
     return convolution.input[1].removesuffix(".weight")
 
 
-def place_pairs(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
+def insert_qdq(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
     """The plan's graph with Q/DQ for these activations.
 
     Blocks and layers in `kept` stay FP32, with the skips that they add.
@@ -157,22 +157,22 @@ def place_pairs(plan: Plan, activations: Activations, kept: Collection[str] = ()
     quantized = set(plan.layers) - plan.layers_in(kept)
     chosen = {plan.layers[layer].name for layer in quantized}
     activations = fold(model.graph, find_folds(Wiring(model.graph), chosen), activations)
-    placer = _Placer(model.graph, activations.ranges)
+    inserter = _Inserter(model.graph, activations.ranges)
     skips = {name: skip for name, (skip, layer) in plan.skips.items() if layer in quantized}
     for node in list(model.graph.node):
         if node.name in chosen:
             mean = activations.means[node.input[0]]
-            node.input[0] = placer.activation(node.input[0])
+            node.input[0] = inserter.activation(node.input[0])
             weight = node.input[1]
-            node.input[1] = placer.weight(weight, axis=0 if node.op_type == "Conv" else 1)
+            node.input[1] = inserter.weight(weight, axis=0 if node.op_type == "Conv" else 1)
             if len(node.input) == 3:
-                surplus = mean_response(node, placer.rounding_errors[weight], mean)
-                node.input[2] = placer.bias(node.input[2], f"{node.name}_corrected_bias", surplus)
+                surplus = mean_response(node, inserter.rounding_errors[weight], mean)
+                node.input[2] = inserter.bias(node.input[2], f"{node.name}_corrected_bias", surplus)
         elif node.name in skips:
             inputs = list(node.input)
             place = inputs.index(skips[node.name])
-            node.input[place] = placer.activation(inputs[place])
-    placer.finish()
+            node.input[place] = inserter.activation(inputs[place])
+    inserter.finish()
     return model
 
 
@@ -185,8 +185,8 @@ def mean_response(convolution: onnx.NodeProto, weight: np.ndarray, mean: np.ndar
     return np.einsum("goi,gi->go", grouped, mean.reshape(groups, -1)).ravel()
 
 
-class _Placer:
-    """Makes pairs, each once, and puts them where they are first needed."""
+class _Inserter:
+    """Makes Q/DQ pairs, each once, and puts them where they are first needed."""
 
     def __init__(self, graph: onnx.GraphProto, ranges: Mapping[str, float]) -> None:
         self.graph, self.ranges = graph, ranges

@@ -1,9 +1,9 @@
-"""An FP32 graph and real frames in, the same graph in INT8 out: ranges by one of two tools, pairs by `placement.py`.
+"""INT8 quantisation of an FP32 graph on real frames: ranges by one of two tools, Q/DQ pairs by `qdq.py`.
 
 onnxruntime  computes the graph frame by frame; the ranges follow from histograms (`ranges.py`). Needs nothing more than
              a runner needs, and takes seconds. Has the methods max, entropy, percentile, and auto: the best for each tensor
 modelopt     NVIDIA Model Optimizer quantizes the graph on the CPU; its activation scales are taken as the ranges. Its
-             own placement, pairs on all inputs of every addition, is not. Has max and entropy; auto is entropy
+             own insertion, pairs on all inputs of every addition, is not. Has max and entropy; auto is entropy
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnet_edge import __version__
 from nnet_edge.calibration.modelopt_ranges import METHODS as MODELOPT_METHODS
 from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
 from nnet_edge.calibration.probe import Probe
-from nnet_edge.calibration.qdq import Plan, place_pairs
+from nnet_edge.calibration.qdq import Plan, insert_qdq
 from nnet_edge.calibration.ranges import METHODS, Activations, Progress, measure_histograms, ranges_by
 from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.kept_frames import require_frames
@@ -66,7 +66,7 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     """
     require_frames(frames)
     if not len(frames):
-        raise CalibrationError("no frame to calibrate on: ranges come from real frames or not at all")
+        raise CalibrationError("no frame to calibrate on: ranges come from real frames alone")
     probe = Probe(plan.model, plan.tensors, settings.threads)
     histograms = measure_histograms(probe.infer, frames, len(frames), report)
     means = {name: histogram.channel_means for name, histogram in histograms.items()}
@@ -84,7 +84,7 @@ def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -
     unknown = sorted(set(kept) - set(plan.blocks) - set(plan.layers))
     if unknown:
         raise CalibrationError(f"the graph has no block or layer {unknown[0]!r}: blocks are {', '.join(plan.blocks)}")
-    model = place_pairs(plan, activations, kept)
+    model = insert_qdq(plan, activations, kept)
     state_facts(model, precision="int8", kept_in_fp32=" ".join(kept))
     return model
 

@@ -49,13 +49,13 @@ class Histogram:
         self.largest = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count the absolute `values` (N, C, H, W). Raises CalibrationError for values that are no numbers."""
+        """Count the absolute `values` (N, C, H, W). Raises CalibrationError for NaN and infinity."""
         magnitudes = np.abs(values)
         peaks = magnitudes.max(axis=(0, 2, 3)).astype(np.float64)
         magnitudes = magnitudes.ravel()
         largest = float(peaks.max())
         if not np.isfinite(largest):
-            raise CalibrationError("an activation is no finite number: the graph is broken; train and export again")
+            raise CalibrationError("an activation is NaN or infinite: the graph is broken; train and export again")
         if largest > self.width:
             self.widen(largest)
         self.largest = max(self.largest, largest)

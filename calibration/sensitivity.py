@@ -1,4 +1,4 @@
-"""What each block of the network costs in INT8, and the fewest parts that must stay in higher precision.
+"""Sensitivity of each block of the network to INT8, and the fewest parts that must stay in higher precision.
 
 The cost of a block is the map error when it alone is INT8. Costs of different blocks add up like independent noise (their
 squares do), so the first to keep are those with the largest squared cost for the work that they save. The few
@@ -15,7 +15,7 @@ import numpy as np
 
 from nnet_edge.calibration.fp32_region import block_of
 from nnet_edge.calibration.probe import Probe, map_error
-from nnet_edge.calibration.qdq import Plan, place_pairs
+from nnet_edge.calibration.qdq import Plan, insert_qdq
 from nnet_edge.calibration.ranges import Activations, Progress
 
 OUTPUTS = ("anomaly_map", "image_score")
@@ -55,12 +55,12 @@ def measure_sensitivity(
 
     def cost(layers: Collection[str], total: int) -> float:
         nonlocal done
-        probe = Probe(place_pairs(plan, activations, kept=set(plan.layers) - set(layers)), OUTPUTS, threads)
+        probe = Probe(insert_qdq(plan, activations, kept=set(plan.layers) - set(layers)), OUTPUTS, threads)
         pairs = zip(frames, expected, strict=True)
         error = float(np.mean([map_error(probe.infer(frame[None]), truth, threshold) for frame, truth in pairs]))
         done += 1
         report(done, total)
-        return error if np.isfinite(error) else np.inf  # maps that are no numbers: nothing is worse
+        return error if np.isfinite(error) else np.inf  # NaN in the maps: nothing is worse
 
     blocks = {name: cost(layers, len(plan.blocks)) for name, layers in plan.blocks.items()}
     apart = [layer for name in loudest(blocks) for layer in plan.blocks[name] if len(plan.blocks[name]) > 1]
@@ -84,7 +84,7 @@ class Found(Generic[Verdict]):
     kept: tuple[str, ...]
     verdict: Verdict
     holds: bool
-    tried: int  # how often the gate was asked
+    tried: int  # verdicts of the gate
 
 
 def fewest_kept(

@@ -1,4 +1,4 @@
-"""The names of one TensorRT, written down from its real bindings, so that code can be held against versions that are not here.
+"""API snapshot: the names of one TensorRT version, from its bindings, to check code against versions that are not here.
 
     python -m nnet_edge.export.api_snapshot tensorrt-cu12-bindings==10.3.0 tests/data/tensorrt_api/tensorrt-10.3.json
     python -m nnet_edge.export.api_snapshot tensorrt_rtx tests/data/tensorrt_api/tensorrt_rtx-1.7.json

@@ -1,4 +1,4 @@
-"""How far a build is, told by TensorRT's own monitor, and the way to stop one."""
+"""Build monitor: the progress of an engine build, from TensorRT's own phases, and the way to stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training folder in, a bundle out: graph, parity, threshold. The bundle appears whole or not at all."""
+"""Bundling: a training folder becomes a bundle, atomically; graph, parity, threshold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnet_edge.export.parity import Parity, check_parity
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import write_frames
-from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.network import Network
 from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
 from nnet_edge.scoring import FEWEST_SCORES, Threshold, choose_threshold, describe_scores, rank_of, with_margin
@@ -69,7 +69,7 @@ def export_bundle(
 
 
 def measure(
-    network: NNet, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
+    network: Network, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
 ) -> tuple[Threshold, Sequence[Parity], dict[str, Any], np.ndarray]:
     """Threshold on the deployed runner, parity of all runners with it, what it is, and the held-out scores, float32 (N,)."""
     settings = settings or RunnerSettings()
@@ -86,11 +86,12 @@ def measure(
 
 
 def manifest_of(
-    checkpoint: Checkpoint, network: NNet, threshold: Threshold, parities: Sequence[Parity], runner: dict[str, Any]
+    checkpoint: Checkpoint, network: Network, threshold: Threshold, parities: Sequence[Parity], runner: dict[str, Any]
 ) -> dict[str, Any]:
     """What the manifest says beyond schema, versions and hashes."""
     facts = checkpoint.facts
     return {
+        "system": network.method,
         "backbone": network.settings.backbone,
         "teacher": facts["teacher"],
         "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB", "height": SIDE, "width": SIDE,

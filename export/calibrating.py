@@ -1,4 +1,4 @@
-"""Graphs of other precisions for one bundle, each judged on every runner; the gate says how many blocks stay FP32."""
+"""Calibration of one bundle: INT8 and FP16 graphs, each judged on every runner; the gate decides what stays FP32."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # tit
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """What to make and how. Raises ConfigError for what cannot be meant."""
+    """What to make and how. Raises ConfigError for an invalid setting."""
 
     precisions: tuple[str, ...] = PRECISIONS
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
     frames: int = 64
     seed: int = 0
-    accept: bool = False  # take graphs that the gate refuses
+    accept: bool = False  # keep graphs that the gate refuses
     limits: GateLimits = field(default_factory=GateLimits)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Made:
     unseen: np.ndarray | None = None  # rows of the test images that its layers were not chosen on
 
 
-class Bench:
+class GraphMaker:
     """Makes graphs of the judge's bundle on `frames`, uint8 RGB (N, 256, 256, 3), and has them judged."""
 
     def __init__(
@@ -123,11 +123,11 @@ class Bench:
         gates, unseen = [], []
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
-            answers, latency_ms = self.judge.ask_all(content, precision, reference)
-            gate = self.judge.compare(reference, answers, latency_ms)
+            predictions, latency_ms = self.judge.predict_all(content, precision, reference)
+            gate = self.judge.compare(reference, predictions, latency_ms)
             gates.append(gate if gate.threshold is None else gate.overridden_by(self.settings.accept))
             if made.unseen is not None:
-                unseen.append(self.judge.compare_rows(reference, answers, made.unseen))
+                unseen.append(self.judge.compare_rows(reference, predictions, made.unseen))
         return Graph(precision, content, tuple(gates), facts, tuple(unseen), source)
 
     def keep(self, bundle: Bundle, graph: Graph) -> Bundle:
@@ -155,7 +155,7 @@ class Bench:
         return Made(half, {"tool": "nnet-edge", "version": __version__, "method": "casts"})
 
     def _with_fp16_rest(self, model: onnx.ModelProto) -> bytes:
-        """The INT8 graph as a GPU wants it: what is not INT8 in FP16, but for the island."""
+        """The INT8 graph as a GPU wants it: what is not INT8 in FP16, but for the FP32 region."""
         with self.bar("looking for overflow in FP16") as report:
             return to_half(model, self.frames, report, self.threads).SerializeToString()
 
@@ -174,7 +174,7 @@ class Bench:
                 sensitivity = measure_sensitivity(planned, activations, few, threshold, report, self.threads)
             choice = search.choose(sensitivity, self.settings.seed)
         facts = {
-            "tool": "nnet-edge",  # places the pairs and rounds the weights, whoever measured the ranges
+            "tool": "nnet-edge",  # inserts Q/DQ and rounds the weights, whoever measured the ranges
             "version": __version__,
             "method": quantizer.method_that_runs,
             "ranges": quantizer.origin(),
@@ -214,11 +214,11 @@ def calibrate_bundle(
     test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
     graphs = []
     with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:
-        bench = Bench(judge, frames, settings, bar, say)
+        maker = GraphMaker(judge, frames, settings, bar, say)
         for precision in settings.precisions:
-            graph = bench.make(precision)
+            graph = maker.make(precision)
             if graph.is_wanted:
-                bundle = bench.keep(bundle, graph)
+                bundle = maker.keep(bundle, graph)
             graphs.append(graph)
     return graphs
 

@@ -1,12 +1,15 @@
-"""A graph in, an engine out: one strongly typed path for TensorRT 10.3 to 11.x and TensorRT-RTX.
+"""Engine build of a graph: one strongly typed path for TensorRT 10.3 to 11.x and TensorRT-RTX.
 
 The precision is the graph's own (FP16 by its casts, INT8 by its Q/DQ nodes), so no builder flag chooses one. The engine is cut
 at the layer maps: fusion and blur belong to the CUDA kernels. Nothing in it depends on data, so a CUDA graph can capture it.
+What TensorRT measured while it built lies beside the bundle, so that the next build on the same GPU is quick.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,11 +23,13 @@ from nnet_edge.export.build_monitor import build_monitor
 from nnet_edge.export.engine_errors import build_error, parse_error
 from nnet_edge.export.engine_settings import EngineSettings
 from nnet_edge.export.graph_facts import fusion_of, read_facts
-from nnet_edge.export.timing_cache import keep_timing_cache, use_timing_cache
+from nnet_edge.files import write_atomically
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE
 from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, collecting_log, load_tensorrt
 from nnet_edge.runtime.runners.trt.record import EngineRecord, system_here
+
+logger = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
 DATA_DEPENDENT = {"CONDITION", "NON_ZERO", "NMS", "RECURRENCE", "TRIP_LIMIT", "ITERATOR", "LOOP_OUTPUT"}  # layer types
@@ -193,3 +198,33 @@ def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSet
                 f"{library.title} knows no level same_compute_capability: it came with TensorRT 10.13"
             )
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+
+
+def cache_path(folder: Path, library: TensorrtLibrary, gpu: GpuFacts) -> Path:
+    """timing.<flavour>-<version>-<gpu>.cache in the bundle's folder: timings of another of the three say nothing."""
+    name = re.sub(r"[^a-z0-9]+", "-", f"{gpu.name} {gpu.target}".lower()).strip("-")
+    return folder / f"timing.{library.flavour}-{library.version}-{name}.cache"
+
+
+def use_timing_cache(library: TensorrtLibrary, config: Any, folder: Path, gpu: GpuFacts | None) -> Path | None:
+    """The file of the earlier builds' timings, which the builder's config now has.
+
+    None for TensorRT-RTX, which measures on the machine where it runs and keeps none. TensorRT checks itself that a cache is
+    from the same version and GPU; one that it refuses is begun anew.
+    """
+    if library.is_rtx or gpu is None:
+        return None
+    file = cache_path(folder, library, gpu)
+    earlier = file.read_bytes() if file.is_file() else b""
+    cache = config.create_timing_cache(earlier)
+    if cache is None or not config.set_timing_cache(cache, False):
+        logger.warning("%s is no timing cache of this GPU and version: it is begun anew", file)
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    return file
+
+
+def keep_timing_cache(file: Path | None, config: Any) -> None:
+    """Write the timings that the build ended with."""
+    if file is not None:
+        timings = config.get_timing_cache()
+        write_atomically(file, bytes(timings.serialize()))

@@ -1,4 +1,4 @@
-"""What TensorRT's parser and builder complain of, in one line that says what to do."""
+"""Engine errors: the messages of TensorRT's parser and builder as one line that says what to do."""
 
 from __future__ import annotations
 

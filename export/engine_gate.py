@@ -1,4 +1,4 @@
-"""How `build-engine` judges: an engine's verdicts against the FP32 graph on a CPU runner, its speed against other engines.
+"""Engine gate: an engine's verdicts against the FP32 graph on a CPU runner, its speed against other engines.
 
 Verdicts are compared on the held-out frames that the bundle keeps, and on labelled images where they are at hand. Speeds are
 taken in turns at the batch that the engines were built for, without downloads of maps: what a stream asks of them.
@@ -68,7 +68,7 @@ def runs_here(target: Target) -> bool:
 
 
 def require_judging() -> None:
-    """Nothing, when this machine has all that judging takes; asked before minutes of building, not after.
+    """Check that this machine has all that judging takes, before minutes of building.
 
     Raises MissingExtraError that names the extra, StreamError for a GPU that cannot be used.
     """
@@ -83,7 +83,7 @@ def require_judging() -> None:
 def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[Bundle, Gate]:
     """The bundle with the gate's verdict on an engine that fits this machine, and the verdict.
 
-    Raises what `load_runner` raises, CalibrationError for an engine without verdicts that is to be accepted all the same.
+    Raises what `load_runner` raises, CalibrationError for an engine without verdicts that is to be accepted anyway.
     """
     from nnet_edge.calibration.gate import judge
 
@@ -97,7 +97,7 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
 
 def sentence(artefact: Artefact, gate: Gate, against: str) -> str:
     """The verdict in one line; `against` names what it was compared with."""
-    verdict = "accepted" if gate.accepted else "refused, used all the same" if gate.overridden else "refused"
+    verdict = "accepted" if gate.accepted else "refused, used anyway" if gate.overridden else "refused"
     error = f", map error {gate.map_error['max']:.1e} of the threshold at most" if gate.map_error else ""
     speed = "" if gate.latency_ms is None else f", {gate.latency_ms[1]:.2f} ms an image"
     return (
@@ -107,7 +107,7 @@ def sentence(artefact: Artefact, gate: Gate, against: str) -> str:
 
 
 def require_accepted(artefact: Artefact, gate: Gate) -> None:
-    """Nothing, when the engine may be used. Raises EngineBuildError with the gate's reasons."""
+    """Raise EngineBuildError, with the gate's reasons, unless the engine may be used."""
     if not (gate.accepted or gate.overridden):
         raise EngineBuildError(
             f"{artefact.path} was built, and the gate refuses it on {gate.runner}: {'; '.join(gate.reasons)}; use another "

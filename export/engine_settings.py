@@ -1,4 +1,4 @@
-"""What `build-engine` is told: precision, target, profile, limits. Parsed once at the door, values from there on."""
+"""Settings of an engine build: target, profile, limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Profile:
     largest: int = 32
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for batches that cannot be meant."""
+        """Raise ConfigError for invalid batches."""
         for name, value in (("smallest", self.smallest), ("best", self.best), ("largest", self.largest)):
             require_between(f"the {name} batch", value, 1, LARGEST_BATCH)
         if not self.smallest <= self.best <= self.largest:
@@ -83,7 +83,7 @@ class Target:
 def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
     """The target of "local", "jetson" or "rtx:sm86,sm89".
 
-    Raises ConfigError for one that cannot be meant, or that this machine cannot build for; MissingExtraError for "local"
+    Raises ConfigError for one that is invalid, or that this machine cannot build for; MissingExtraError for "local"
     where no TensorRT is installed.
     """
     if text == "local":
@@ -114,7 +114,7 @@ def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine is built. Raises ConfigError for a setting that cannot be meant."""
+    """How an engine is built. Raises ConfigError for an invalid setting."""
 
     target: Target
     profile: Profile = Profile()

@@ -1,4 +1,4 @@
-"""What a graph of nnet-edge says of itself, read without onnx: the camera box has none.
+"""Graph facts: the metadata of a graph of nnet-edge, read without onnx, which the camera box lacks.
 
 A .onnx file is a protobuf message. Its metadata_props (field 14) are read here and every other field is jumped over, so a
 graph of 600 MB costs a few seeks.
@@ -39,9 +39,9 @@ def read_facts(graph: Path) -> dict[str, str]:
             f"{graph} is no ONNX graph, or was cut off ({error}): write it again with `export`"
         ) from error
     facts = {key.removeprefix(OURS): value for key, value in entries.items() if key.startswith(OURS)}
-    if facts.get("system") != "nnet" or "settings" not in facts:
+    if "system" not in facts or "settings" not in facts:
         raise BundleError(
-            f"{graph} has no metadata of nnet-edge, so nobody knows how its layer maps are fused: "
+            f"{graph} has no metadata of nnet-edge, so how its layer maps are fused is unknown: "
             "give a graph that `export` or `calibrate` wrote"
         )
     return facts

@@ -1,4 +1,4 @@
-"""Asks graphs of a bundle and its FP32 graph the same questions, on every runner of the processor, and compares the answers."""
+"""Judge of a bundle's graphs: their predictions against those of its FP32 graph, on every runner of the processor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from nnet_edge.bundle import Bundle, graph_name
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, time_both
-from nnet_edge.calibration.predictions import Answers, TestImages, ask
+from nnet_edge.calibration.predictions import Predictions, TestImages, predict
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -42,7 +42,7 @@ class GraphJudge:
             say,
         )
         self.held_out = bundle.frames("held_out")
-        self._expected: dict[str, Answers] = {}  # runner -> of FP32, asked once
+        self._expected: dict[str, Predictions] = {}  # runner -> of FP32, computed once
         self._stack = ExitStack()
 
     def __enter__(self) -> GraphJudge:
@@ -58,35 +58,37 @@ class GraphJudge:
     ) -> None:
         self._stack.close()
 
-    def ask_all(self, content: bytes, precision: str, reference: Runner) -> tuple[Answers, tuple[float, float]]:
-        """What the graph says of all images on that runner, and the milliseconds of FP32 and of it."""
+    def predict_all(self, content: bytes, precision: str, reference: Runner) -> tuple[Predictions, tuple[float, float]]:
+        """The graph's predictions for all images on that runner, and the milliseconds of FP32 and of it."""
         with self._load(content, precision, reference.name) as candidate:
-            answers = ask(candidate, self.held_out, self.test, self.bundle.threshold.asked)
-            return answers, time_both(reference, candidate, self.held_out)
+            predictions = predict(candidate, self.held_out, self.test, self.bundle.threshold.asked)
+            return predictions, time_both(reference, candidate, self.held_out)
 
-    def ask(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Answers:
-        """What the graph says on the deciding runner, of the held-out frames and of these rows."""
+    def predict(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Predictions:
+        """The graph's predictions on the deciding runner, for the held-out frames and these rows."""
         test = self.test if self.test is None or rows is None else self.test.rows(rows)
         with self._load(content, precision, self.references[0].name) as candidate:
-            return ask(candidate, self.held_out, test, self.bundle.threshold.asked)
+            return predict(candidate, self.held_out, test, self.bundle.threshold.asked)
 
     def judge(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Gate:
         """The deciding runner's verdict, without timing, on the held-out frames and these rows."""
-        answers = self.ask(content, precision, rows)
+        predictions = self.predict(content, precision, rows)
         if self.test is None or rows is None:
-            return self.compare(self.references[0], answers)
-        expected = self._expected_of(self.references[0]).of(self.test, rows, held_out=True)
-        return compare(expected, answers, self.test.rows(rows), self.limits)
+            return self.compare(self.references[0], predictions)
+        expected = self._expected_of(self.references[0]).for_rows(self.test, rows, held_out=True)
+        return compare(expected, predictions, self.test.rows(rows), self.limits)
 
-    def compare(self, reference: Runner, answers: Answers, latency_ms: tuple[float, float] | None = None) -> Gate:
-        """The verdict on answers to all images."""
-        return compare(self._expected_of(reference), answers, self.test, self.limits, latency_ms)
+    def compare(
+        self, reference: Runner, predictions: Predictions, latency_ms: tuple[float, float] | None = None
+    ) -> Gate:
+        """The verdict on predictions for all images."""
+        return compare(self._expected_of(reference), predictions, self.test, self.limits, latency_ms)
 
-    def compare_rows(self, reference: Runner, answers: Answers, rows: np.ndarray) -> Gate:
-        """The verdict on these rows alone, of answers to all images; the thresholds are those of the held-out frames."""
+    def compare_rows(self, reference: Runner, predictions: Predictions, rows: np.ndarray) -> Gate:
+        """The verdict on these rows alone, of predictions for all images; the thresholds are those of the held-out frames."""
         assert self.test is not None
-        both = (self._expected_of(reference), answers)
-        expected, found = (some.of(self.test, rows, held_out=False) for some in both)
+        both = (self._expected_of(reference), predictions)
+        expected, found = (some.for_rows(self.test, rows, held_out=False) for some in both)
         return compare(expected, found, self.test.rows(rows), self.limits)
 
     def _load(self, content: bytes, precision: str, kind: str) -> Runner:
@@ -94,9 +96,9 @@ class GraphJudge:
         file.write_bytes(content)
         return load_runner(file, replace(self.runner, kind=kind))
 
-    def _expected_of(self, reference: Runner) -> Answers:
-        """What FP32 says on that runner."""
+    def _expected_of(self, reference: Runner) -> Predictions:
+        """The predictions of FP32 on that runner."""
         if reference.name not in self._expected:
-            self.say(f"asking FP32 on {reference.name}")
-            self._expected[reference.name] = ask(reference, self.held_out, self.test, self.bundle.threshold.asked)
+            self.say(f"predicting with FP32 on {reference.name}")
+            self._expected[reference.name] = predict(reference, self.held_out, self.test, self.bundle.threshold.asked)
         return self._expected[reference.name]

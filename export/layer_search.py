@@ -1,7 +1,8 @@
-"""Which layers of an INT8 graph stay FP32: the fewest for which the gate holds.
+"""Layer search: the fewest layers of an INT8 graph that must stay FP32 for the gate to hold.
 
-Where there are labelled images enough they are searched on one half, and the other half, which they were not chosen on, says
-beside the gate what to expect of new images. Where what was found so fails on all images, the search has to see all.
+Layers that are chosen on the images that judge them look better than they are. Where there are labelled images enough they
+are searched on one half, and the other half says beside the gate what to expect of new images. Where what was found so fails
+on all images, the search has to see all.
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.calibration.gate import Gate
-from nnet_edge.calibration.halves import choose_halves
+from nnet_edge.calibration.predictions import TestImages
 from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import quantize
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Found, Sensitivity, fewest_kept
 from nnet_edge.export.graph_judge import GraphJudge
+from nnet_edge.kept_frames import frame_hash
+
+LEAST_DEFECTS = 5  # in each half: with fewer, one image moves a metric by more than the gate allows
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Rows of the test images, int, ascending."""
+
+    seen: np.ndarray
+    unseen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class LayerSearch:
-    """Everything that a search asks: the plan, what was measured of it, and the judge."""
+    """What a search needs: the plan, what was measured of it, and the judge."""
 
     planned: Plan
     activations: Activations
@@ -54,13 +66,13 @@ class LayerSearch:
             self.say(f"looking on {seen} labelled images; the other {unseen} are left unseen")
             found = self.fewest_kept(order, halves.seen)
             if found.holds:
-                answers = judge.ask(self.content(found.kept), "int8")
-                gate = judge.compare(judge.references[0], answers)
+                predictions = judge.predict(self.content(found.kept), "int8")
+                gate = judge.compare(judge.references[0], predictions)
                 if gate.accepted:
                     half = {"on": "half", "seed": seed, "seen": seen, "unseen": unseen}
                     return Choice(found.kept, costs, half, halves.unseen)
                 self.say(f"found on one half, that fails on all: {'; '.join(gate.reasons)}; looking on all of them")
-                elsewhere = judge.compare_rows(judge.references[0], answers, halves.unseen)
+                elsewhere = judge.compare_rows(judge.references[0], predictions, halves.unseen)
                 search["failed_half"] = {
                     "kept_in_fp32": list(found.kept),
                     "all": gate.as_dict(),
@@ -81,3 +93,26 @@ class LayerSearch:
             return gate
 
         return fewest_kept(order, judge_kept, lambda gate: gate.accepted)
+
+
+def choose_halves(test: TestImages, held_out: np.ndarray, seed: int) -> Halves | None:
+    """The halves by `seed`, each with its share of every kind; None where either would have fewer than 5 defects.
+
+    Images that are among the `held_out` frames, uint8 RGB (N, 256, 256, 3), are seen in any case: they chose the threshold.
+    """
+    rng = np.random.default_rng(seed)
+    known = {frame_hash(frame) for frame in held_out}
+    kinds = np.array(test.kinds) if test.kinds else test.labels.astype(str)
+    seen: list[int] = []
+    unseen: list[int] = []
+    for kind in np.unique(kinds):
+        rows = [row for row in np.flatnonzero(kinds == kind) if frame_hash(test.images[row]) not in known]
+        ahead = len(seen) > len(unseen)  # the odd one goes where there are fewer
+        middle = (len(rows) + (not ahead)) // 2
+        shuffled = rng.permutation(rows).astype(int)
+        seen += shuffled[:middle].tolist()
+        unseen += shuffled[middle:].tolist()
+    seen += sorted(set(range(len(test.labels))) - set(seen) - set(unseen))
+    halves = Halves(np.array(sorted(seen), int), np.array(sorted(unseen), int))
+    defects = [int(test.labels[rows].sum()) for rows in (halves.seen, halves.unseen)]
+    return halves if min(defects) >= LEAST_DEFECTS else None

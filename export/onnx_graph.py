@@ -1,4 +1,4 @@
-"""N-Net in, the ONE ONNX graph out: uint8 RGB (N, 256, 256, 3) to layer maps, anomaly map and image score.
+"""Export of a network to the one ONNX graph: uint8 RGB (N, 256, 256, 3) to layer maps, anomaly map and image score.
 
 torch's dynamo exporter writes the network (opset 18, dynamic batch, batch norms folded), `surgery.py` adds the tail.
 """
@@ -20,7 +20,7 @@ from nnet_edge import __version__
 from nnet_edge.errors import ExportError
 from nnet_edge.export.surgery import add_tail, fold_constants, suit_processors
 from nnet_edge.imaging import SIDE
-from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.network import Network
 
 OPSET = 18
 INPUT = "images"
@@ -28,13 +28,13 @@ EXAMPLE_BATCH = 2  # with 1 the exporter pins the dimension
 LARGEST_PROTOBUF = 2**31 - 1  # bytes
 
 
-def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
+def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
     """The graph of `network` with `facts` (system, backbone, ...) as its metadata.
 
     Raises ExportError when the exporter refuses, the result is not valid ONNX or it is too large for one file.
     """
     model = suit_processors(fold_constants(trace(network)))
-    model = add_tail(model, SIDE, network.settings.fusion)
+    model = add_tail(model, SIDE, network.map_fusion)
     if model.ByteSize() > LARGEST_PROTOBUF:
         raise ExportError("the graph is larger than 2 GiB, too large for one ONNX file: choose a smaller backbone")
     del model.metadata_props[:]
@@ -47,7 +47,7 @@ def export_onnx(network: NNet, facts: dict[str, str]) -> onnx.ModelProto:
     return model
 
 
-def trace(network: NNet, side: int = SIDE) -> onnx.ModelProto:
+def trace(network: Network, side: int = SIDE) -> onnx.ModelProto:
     """The network as torch's exporter writes it for images of `side` x `side`: layer maps out, no tail."""
     images = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
     network = network.eval().cpu().float()
@@ -84,11 +84,11 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def facts_of(network: NNet) -> dict[str, str]:
+def facts_of(network: Network) -> dict[str, str]:
     """What the graph says of itself: system, backbone, input and the settings of the model."""
     return {
         "version": __version__,
-        "system": "nnet",
+        "system": network.method,
         "backbone": network.settings.backbone,
         "input": f"uint8 RGB NHWC {SIDE}x{SIDE}, Pillow bilinear with antialias, aspect ratio not kept",
         "settings": json.dumps(asdict(network.settings), sort_keys=True),

@@ -1,4 +1,4 @@
-"""Do two runners give the same verdicts? Measured on real images, before anything is written."""
+"""Parity of two runners on real images, checked before a bundle is written."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_parity(
     for runner in runners:
         if not np.isfinite(expected.image_score).all():
             raise ParityError(
-                "the trained network gives scores that are no numbers: train longer, or with a lower --learning-rate"
+                "the trained network gives NaN or infinite scores: train longer, or with a lower --learning-rate"
             )
         parity = compare(reference.name, runner.name, expected, infer_all(runner, images), threshold)
         if not parity.holds:
@@ -67,7 +67,7 @@ def check_parity(
 
 
 def compare(reference: str, runner: str, expected: Outputs, found: Outputs, threshold: float | None) -> Parity:
-    """The differences between two answers to the same images."""
+    """The differences between the outputs of two runners for the same images."""
     layer_maps = max(_largest(value, found.layer_maps[name]) for name, value in expected.layer_maps.items())
     scale = np.maximum(np.abs(expected.image_score), np.finfo(np.float32).tiny)
     scores = float((np.abs(expected.image_score - found.image_score) / scale).max())

@@ -1,7 +1,7 @@
-"""FP16 in the graph: weights and activations are cast there, the island stays FP32, inputs and outputs do not change.
+"""FP16 graphs: weights and activations are cast in the graph, the FP32 region, inputs and outputs stay as they are.
 
 A strongly typed TensorRT network takes its types from the graph, so this is all that FP16 needs. Casts stand only where a
-tensor leaves or enters the island. Real frames decide what else must stay FP32: a node whose values come near the largest
+tensor leaves or enters the region. Real frames decide what else must stay FP32: a node whose values come near the largest
 half float.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nnet_edge.calibration.fp32_region import Wiring, head_of, island_of
+from nnet_edge.calibration.fp32_region import Wiring, fp32_region_of, head_of
 from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.quantize import state_facts
 from nnet_edge.calibration.ranges import Progress
@@ -28,17 +28,17 @@ HALF_OPSET = 19  # from here on QuantizeLinear and DequantizeLinear take half sc
 def to_half(
     model: onnx.ModelProto, frames: np.ndarray, report: Progress = lambda done, total: None, threads: int | None = None
 ) -> onnx.ModelProto:
-    """`model`, an FP32 or INT8 graph of nnet-edge, with everything outside the island in FP16.
+    """`model`, an FP32 or INT8 graph of nnet-edge, with everything outside the FP32 region in FP16.
 
     `frames`, uint8 RGB (N, 256, 256, 3), are computed in FP32 to find values that half floats cannot hold; those nodes stay
     FP32. Raises CalibrationError without frames or for a graph that cannot be computed.
     """
     require_frames(frames)
     if not len(frames):
-        raise CalibrationError("no frame to look at: what overflows in FP16 shows on real frames or not at all")
+        raise CalibrationError("no frame to look at: what overflows in FP16 shows on real frames alone")
     wiring = Wiring(model.graph)
     head = head_of(wiring)
-    kept = head | island_of(wiring, head)
+    kept = head | fp32_region_of(wiring, head)
     candidates = [name for node in model.graph.node if node.name not in kept for name in float_outputs(node)]
     largest = largest_values(model, candidates, frames, report, threads)
     too_large = {name for name, value in largest.items() if value * HEADROOM > LARGEST_HALF}
@@ -53,7 +53,7 @@ def to_half(
 def largest_values(
     model: onnx.ModelProto, tensors: Collection[str], frames: np.ndarray, report: Progress, threads: int | None
 ) -> dict[str, float]:
-    """Tensor -> largest absolute value over all frames; infinite where a value is no number."""
+    """Tensor -> largest absolute value over all frames; infinite where a value is NaN or infinite."""
     probe = Probe(model, list(tensors), threads)
     largest = dict.fromkeys(probe.tensors, 0.0)
     for done, frame in enumerate(frames, start=1):

@@ -1,4 +1,4 @@
-"""The tail of the graph, put on with onnx-graphsurgeon, and forms that processors compute faster.
+"""Graph surgery: the tail that makes map and score, and forms that processors compute faster.
 
 The tail makes `anomaly_map` and `image_score` of the layer maps. Enlargement and Gaussian are linear and separable, so both
 are products with the constant matrices of `anomaly_map.py` itself: the symmetric border is exact, no

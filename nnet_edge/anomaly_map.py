@@ -1,4 +1,4 @@
-"""The reference, in NumPy, of what happens between the six layer maps and the anomaly map.
+"""Anomaly map: the reference, in NumPy, of the way from the six layer maps to the anomaly map and the image score.
 
 Fusion (equation 8) at 64x64, enlargement to 256x256, Gaussian with sigma 4. Enlargement and Gaussian are linear and
 separable, so each is one small matrix for the rows and one for the columns. The graph's tail and the CUDA kernels must
@@ -156,7 +156,7 @@ def gaussian_taps(sigma: float = BLUR_SIGMA, radius: int = BLUR_RADIUS) -> np.nd
 
 
 def check_layer_maps(layer_maps: Mapping[str, np.ndarray]) -> None:
-    """Nothing; raises ConfigError unless every name is known and all shapes are (N, 1, h, w) that fit each other."""
+    """Raise ConfigError unless every name is known and all shapes are (N, 1, h, w) that fit each other."""
     unknown = sorted(set(layer_maps) - set(LAYER_MAPS))
     if unknown:
         raise ConfigError(f"unknown layer map {unknown[0]!r}: known are {', '.join(LAYER_MAPS)}")

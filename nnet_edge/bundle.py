@@ -1,14 +1,14 @@
-"""What training leaves and the box at the camera loads: a folder with a manifest, weights and the graph.
+"""Bundle: the folder of one trained inspection, which training leaves and the camera box loads.
 
     manifest.json         schema, settings, data fingerprint, threshold, metrics, and the hash of every other file
-    weights.safetensors   all weights of N-Net, the teacher's too; only training and export read them
+    weights.safetensors   all weights of the network, the teacher's too; only training and export read them
     nnet.onnx             the one graph, FP32
-    nnet.fp16.onnx ...    artefacts: the graph in another precision, engines (`artefacts.py` says what is known of each)
+    nnet.fp16.onnx ...    artefacts: the graph in another precision, engines (below)
     frames/*.png          held-out frames, which thresholds are chosen on, and calibration frames (`kept_frames.py`)
 
-Nothing in it is pickled. Reading checks the schema and the hashes; writing happens whole or not at all.
+Nothing in it is pickled. Reading checks the schema and the hashes; writing is atomic.
 
-What a bundle can be run from: the FP32 graph, graphs of another precision, engines; each with its own threshold.
+A bundle is run from the FP32 graph, from graphs of another precision, or from engines; each has its own threshold.
 
 The manifest's `artefacts` maps a file name to its record:
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 KINDS = ("graph", "source", "engine")
 PRECISIONS = ("fp32", "fp16", "int8")
 FIELDS = ("kind", "precision", "source", "made", "gates")  # that every record has
-VERBS = {"graph": "calibrate", "source": "calibrate", "engine": "build-engine"}  # kind -> the verb that makes one
+COMMANDS = {"graph": "calibrate", "source": "calibrate", "engine": "build-engine"}  # kind -> what makes one
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Artefact:
             return self.fp32_threshold
         gate = self.record["gates"].get(runner)
         data = "" if self.kind == "engine" else " DATA"
-        again = f"nnet-edge {VERBS[self.kind]} {self.path.parent}{data} --precision {self.precision}"
+        again = f"nnet-edge {COMMANDS[self.kind]} {self.path.parent}{data} --precision {self.precision}"
         if gate is None:
             known = ", ".join(self.record["gates"]) or "no runner"
             raise BundleError(
@@ -84,7 +84,7 @@ class Artefact:
         if not (gate["accepted"] or gate.get("overridden")):
             raise BundleError(
                 f"{self.path} was refused on {runner} ({'; '.join(gate['reasons'])}): use another precision, or run "
-                f"{again} --accept to use it all the same"
+                f"{again} --accept to use it anyway"
             )
         return Threshold.from_dict(gate["threshold"])
 
@@ -149,6 +149,11 @@ class Bundle:
         return str(self.manifest["data"]["name"])
 
     @property
+    def method(self) -> str:
+        """The method that it was trained by, a name in METHODS."""
+        return str(self.manifest.get("system", "nnet"))
+
+    @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that a runner can load: nnet.onnx first, then the rest by name."""
         records: Mapping[str, Any] = self.manifest["artefacts"]
@@ -162,7 +167,7 @@ class Bundle:
             data = " DATA" if kind == "graph" else ""
             raise BundleError(
                 f"{self.path} holds no {precision} {kind}: make one with "
-                f"nnet-edge {VERBS[kind]} {self.path}{data} --precision {precision}"
+                f"nnet-edge {COMMANDS[kind]} {self.path}{data} --precision {precision}"
             )
         if len(found) > 1:
             raise BundleError(
@@ -280,7 +285,7 @@ def check_files(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Put `manifest` into the bundle at `path`, whole or not at all."""
+    """Put `manifest` into the bundle at `path`, atomically."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path / MANIFEST, (text + "\n").encode())
 

@@ -1,12 +1,12 @@
-"""The errors that nnet-edge raises on purpose; each says what was wrong, where, and what to do.
+"""Errors that nnet-edge raises on purpose; each says what is wrong, where, and what to do.
 
 NnetEdgeError
-  ConfigError          a setting or a path that cannot be meant (the command line ends with exit code 2)
+  ConfigError          an invalid setting or path (the command line ends with exit code 2)
   MissingExtraError    (also ImportError) names the extra to install
   DataError            a folder, an image or a mask that cannot be used
   BundleError          a bundle that is absent, altered, incomplete or of another schema
   WeightsError         a teacher's weights that are absent or do not fit
-  TrainingError        training that cannot go on, a loss that is not a number for one
+  TrainingError        training that cannot go on, a NaN loss for one
   ExportError          EngineBuildError, ParityError
   CalibrationError
   StreamError          SourceError, SinkError
@@ -24,7 +24,7 @@ class NnetEdgeError(Exception):
 
 
 class ConfigError(NnetEdgeError):
-    """A setting or a path that cannot be meant."""
+    """An invalid setting or path."""
 
     exit_code = EXIT_WRONG_USE
 

@@ -1,7 +1,7 @@
-"""Reference image work: reading, resize and colour order. Training, evaluation, calibration and stream all use it.
+"""Imaging: the reference for reading, resize and colour order, which training, evaluation, calibration and stream use.
 
 The resize is Pillow's bilinear filter with antialiasing to 256x256 without keeping the aspect ratio (specification
-section 1, RD4AD's protocol); what computes it here (bilinear.py) and the CUDA kernel agree with it within one grey level.
+section 1, RD4AD's protocol); what computes it here and the CUDA kernel agree with it within one grey level.
 
 What reading does: the file's first bytes, not its suffix, say which of the four formats it has; EXIF and TIFF
 orientation are applied; 16-bit values are divided by 257 and rounded, never clipped; transparency and colour profiles
@@ -13,7 +13,7 @@ The filter of the graph's input: bilinear with antialiasing, by vector instructi
 Pillow defines it (specification section 1): horizontally first, then vertically, rounded after each. On x86-64
 cykooz-resizer computes it in a third of the time: the same bytes for many sizes, 512x384 among them, and never more than
 one grey level off (640x480: 1 value in 100 of noise); with AVX2, SSE4.1 and neither it computes the same. It is not built
-for other processors: there Pillow is taken. All verbs on a machine share one of the two.
+for other processors: there Pillow is taken. All commands on a machine share one of the two.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> 
 
 def read_bytes(path: Path) -> bytes:
     """All of the file at `path`. Raises DataError, naming the file, when it is absent or cannot be read."""
-    if not path.is_file():  # a named pipe would make read_bytes wait for ever
+    if not path.is_file():  # a named pipe would make read_bytes wait without end
         reason = "it is not a file" if path.exists() else "no such file, or a link that leads nowhere"
         raise DataError(f"cannot read {path}: {reason}")
     try:

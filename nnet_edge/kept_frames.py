@@ -1,4 +1,4 @@
-"""Frames that a bundle keeps: lossless, named by what they show, so that a changed one is noticed.
+"""Kept frames of a bundle: lossless, named by the hash of their pixels, so that a changed one is noticed.
 
 The held-out frames let any box choose the threshold of any artefact again, without the data; the calibration frames are
 what the ranges of INT8 were measured on.
@@ -69,7 +69,7 @@ def to_png(frame: np.ndarray) -> bytes:
 
 
 def require_frames(frames: np.ndarray) -> None:
-    """Nothing, when `frames` is uint8 RGB (N, 256, 256, 3). Raises ConfigError that says what it is."""
+    """Raise ConfigError unless `frames` is uint8 RGB (N, 256, 256, 3)."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIDE, SIDE, 3):
         raise ConfigError(
             f"frames are kept as uint8 RGB (N, {SIDE}, {SIDE}, 3), not {frames.dtype} {tuple(frames.shape)}: "

@@ -1,15 +1,19 @@
-"""How well scores and anomaly maps separate anomalous from normal: AUROC, average precision, PRO.
+"""Metrics: how well scores and anomaly maps separate anomalous from normal, and the registry of them.
 
-They are exact: every score that occurs is a threshold, ties included. Only `pro_rd4ad` follows the 200 linear
-thresholds of RD4AD, for comparison with published tables (specification section 11). Each exact one is a sum over the
-anomalous pixels of how many normal (and anomalous) pixels score at least as much, so sorting the pixels once is all the
-memory that is needed: 4 bytes a pixel besides the maps, 262 MB for 1,000 maps of 256x256, and at most 40 MB more.
+METRICS names every metric: its key in JSON and manifest, its label in tables, and how it is computed. The evaluation, its table
+and pictures, the gate and `evaluate --record` go through it, so a new metric is its function here and its test.
+
+All are exact: every score that occurs is a threshold, ties included. Only `pro_rd4ad` follows the 200 linear thresholds of
+RD4AD, for comparison with published tables (specification section 11). Each exact one is a sum over the anomalous pixels of
+how many normal (and anomalous) pixels score at least as much, so the pixels are sorted once: 4 bytes a pixel besides the
+maps, 262 MB for 1,000 maps of 256x256, and at most 40 MB more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -22,18 +26,85 @@ CHUNK = 1 << 19  # scores looked up at once: 4 MB for each array of counts
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """The five figures of a test set, each in [0, 1]; None where it cannot be computed, without masks for one."""
+class Scored:
+    """A test set as a runner scored it; shapes as `measure` takes them."""
 
-    image_auroc: float | None
-    pixel_auroc: float | None
-    pixel_ap: float | None
-    pro: float | None
-    pro_rd4ad: float | None
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None
+    maps: np.ndarray
+
+    @property
+    def known_masks(self) -> np.ndarray:
+        """The masks, for metrics that need them."""
+        assert self.masks is not None
+        return self.masks
+
+    @cached_property
+    def pixels(self) -> SortedPixels:
+        """The pixels, sorted once for all metrics."""
+        return sort_pixels(self.known_masks, self.maps)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric in [0, 1]: what it is called and how it is computed."""
+
+    name: str  # its key in JSON files and manifests
+    label: str  # in tables
+    short_label: str  # in tables with a column for many of them
+    compute: Callable[[Scored], float | None]  # None where it is not defined
+    needs_masks: bool = True
+    is_judged: bool = True  # the gate judges precisions by it, and pictures show it
+
+
+METRICS: dict[str, Metric] = {}  # by name, in the order of tables
+
+
+def register(metric: Metric) -> Metric:
+    """Add `metric` at the end of METRICS. Raise ConfigError for a name that is taken."""
+    if metric.name in METRICS:
+        raise ConfigError(f"there are two metrics called {metric.name!r}: rename one")
+    METRICS[metric.name] = metric
+    return metric
+
+
+def judged_metrics() -> list[Metric]:
+    """The metrics that the gate judges and that pictures show."""
+    return [metric for metric in METRICS.values() if metric.is_judged]
+
+
+class Metrics(Mapping[str, float | None]):
+    """The figures of a test set by name and as attributes, each in [0, 1]; None where one cannot be computed."""
+
+    def __init__(self, *values: float | None, **figures: float | None) -> None:
+        """In the order of METRICS, or by name. Raise TypeError unless every metric has its figure."""
+        figures |= zip(METRICS, values, strict=False)
+        if figures.keys() != METRICS.keys():
+            raise TypeError(f"metrics are {', '.join(METRICS)}, not {', '.join(figures)}")
+        self._figures = {name: figures[name] for name in METRICS}
+
+    def __getitem__(self, name: str) -> float | None:
+        return self._figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._figures)
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def __getattr__(self, name: str) -> float | None:
+        try:
+            return self.__dict__["_figures"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        return f"Metrics({', '.join(f'{name}={value}' for name, value in self._figures.items())})"
 
     def as_dict(self) -> dict[str, float | None]:
         """The figures by name."""
-        return asdict(self)
+        return dict(self._figures)
 
 
 @dataclass(frozen=True)
@@ -45,22 +116,31 @@ class SortedPixels:
 
 
 def measure(labels: np.ndarray, scores: np.ndarray, masks: np.ndarray | None, maps: np.ndarray) -> Metrics:
-    """The five figures for labels bool (N,), scores (N,), masks bool (N, H, W) or None, maps (N, H, W).
+    """Every metric for labels bool (N,), scores (N,), masks bool (N, H, W) or None, maps (N, H, W).
 
     Peak memory besides the arguments: 4 bytes a pixel + 40 MB. Raises ConfigError for shapes that do not fit, DataError
     for a score or map that is not finite.
     """
-    image_level = image_auroc(labels, scores)
-    if masks is None:
-        return Metrics(image_level, None, None, None, None)
-    pixels = sort_pixels(masks, maps)
+    scored = Scored(labels, scores, masks, maps)
     return Metrics(
-        image_auroc=image_level,
-        pixel_auroc=area_under_roc(pixels.normal, pixels.anomalous),
-        pixel_ap=average_precision(pixels),
-        pro=area_under_pro(pixels.normal, masks, maps, PRO_LIMIT),
-        pro_rd4ad=pro_rd4ad(masks, maps),
+        **{
+            metric.name: None if masks is None and metric.needs_masks else metric.compute(scored)
+            for metric in METRICS.values()
+        }
     )
+
+
+def measure_known(
+    labels: np.ndarray, scores: np.ndarray, masks: np.ndarray, maps: np.ndarray, has_mask: np.ndarray
+) -> Metrics:
+    """The metrics of images over all images, those of pixels over the images whose mask is known, has_mask bool (N,)."""
+    if has_mask.all():
+        return measure(labels, scores, masks, maps)
+    of_images = measure(labels, scores, None, maps)
+    if not (has_mask & labels).any():
+        return of_images
+    known = measure(labels[has_mask], scores[has_mask], masks[has_mask], maps[has_mask])
+    return Metrics(**{name: (known if METRICS[name].needs_masks else of_images)[name] for name in METRICS})
 
 
 def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -69,7 +149,9 @@ def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     if labels.shape != scores.shape or labels.ndim != 1:
         raise ConfigError(f"labels {labels.shape} and scores {scores.shape} must both be (N,)")
     if not np.isfinite(scores).all():
-        raise DataError(f"the score of image {int(np.flatnonzero(~np.isfinite(scores))[0])} is no number: train again")
+        raise DataError(
+            f"the score of image {int(np.flatnonzero(~np.isfinite(scores))[0])} is NaN or infinite: train again"
+        )
     return area_under_roc(np.sort(scores[~labels]), np.sort(scores[labels]))
 
 
@@ -98,7 +180,7 @@ def pro(masks: np.ndarray, maps: np.ndarray, limit: float = PRO_LIMIT) -> float 
     kinds of pixel. Masks bool, maps float (N, H, W). Peak memory besides them: 4 bytes a pixel + 40 MB.
     """
     if not 0 < limit <= 1:
-        raise ConfigError(f"a PRO limit of {limit:g} cannot be meant: give a false positive rate above 0, at most 1")
+        raise ConfigError(f"a PRO limit of {limit:g} is invalid: give a false positive rate above 0, at most 1")
     return area_under_pro(sort_pixels(masks, maps).normal, masks, maps, limit)
 
 
@@ -209,9 +291,24 @@ def sort_pixels(masks: np.ndarray, maps: np.ndarray) -> SortedPixels:
 
 
 def check_maps(masks: np.ndarray, maps: np.ndarray) -> None:
-    """Nothing; raises ConfigError for masks and maps that do not fit, DataError for a map that is not finite."""
+    """Raise ConfigError for masks and maps that do not fit, DataError for a map that is not finite."""
     if masks.dtype != bool or masks.ndim != 3 or masks.shape != maps.shape:
         raise ConfigError(f"masks {masks.dtype} {masks.shape} and maps {maps.shape} must be bool and float (N, H, W)")
     for index, values in enumerate(maps):
         if not np.isfinite(values).all():
-            raise DataError(f"the anomaly map of image {index} holds values that are no numbers: train again")
+            raise DataError(f"the anomaly map of image {index} holds NaN or infinite values: train again")
+
+
+def _pixel_auroc(found: Scored) -> float | None:
+    return area_under_roc(found.pixels.normal, found.pixels.anomalous)
+
+
+def _pro(found: Scored) -> float | None:
+    return area_under_pro(found.pixels.normal, found.known_masks, found.maps, PRO_LIMIT)
+
+
+register(Metric("image_auroc", "image AUROC", "image", lambda it: image_auroc(it.labels, it.scores), needs_masks=False))
+register(Metric("pixel_auroc", "pixel AUROC", "pixel", _pixel_auroc))
+register(Metric("pixel_ap", "pixel AP", "AP", lambda it: average_precision(it.pixels)))
+register(Metric("pro", "PRO", "PRO", _pro))
+register(Metric("pro_rd4ad", "PRO (RD4AD)", "RD4AD", lambda it: pro_rd4ad(it.known_masks, it.maps), is_judged=False))

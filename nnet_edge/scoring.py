@@ -1,8 +1,4 @@
-"""How the scores of good parts lie: the histogram that a bundle's manifest keeps, and that drift is measured against.
-
-Scores here are relative: image score / threshold, so that a bundle's precisions share one histogram and 1.0 is the line.
-
-From scores to verdicts: the threshold chosen on held-out good images, and the regions above it.
+"""Scoring: the threshold chosen on held-out good images, the regions above it, and the histogram of good scores.
 
 The threshold is a conformal quantile: of n held-out scores in ascending order it is number k = ceil((n + 1)(1 - rate)).
 If parts to come are like the held-out ones, a good part is rejected (its score lies above the threshold) with
@@ -44,7 +40,7 @@ class Threshold:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Threshold:
-        """The threshold that `as_dict` wrote; raises BundleError for fields that are missing or no numbers."""
+        """The threshold that `as_dict` wrote; raises BundleError for missing or invalid fields."""
         try:
             low, high = fields["interval_90"]
             asked = fields["asked"]
@@ -78,7 +74,7 @@ def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float 
     """The threshold for which at most the share `false_rejects` of good parts is expected to be rejected.
 
     `scores` are the image scores of good images that were not learned from. Without `false_rejects` the share is the
-    smallest that they support, 1 / (n + 1). Raises ConfigError for a share that cannot be meant or that n images do not
+    smallest that they support, 1 / (n + 1). Raises ConfigError for a share that is invalid or that n images do not
     support, DataError without scores, TrainingError for scores that no model that works gives.
     """
     ascending = np.sort(np.asarray(scores, np.float64).ravel())
@@ -87,7 +83,7 @@ def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float 
         raise DataError("no held-out image to choose a threshold on: hold out at least one good image")
     if not np.isfinite(ascending).all():
         bad = int(n - np.isfinite(ascending).sum())
-        raise TrainingError(f"{bad} of {n} held-out images have a score that is no number: train again, more carefully")
+        raise TrainingError(f"{bad} of {n} held-out images have a NaN or infinite score: train again, more carefully")
     rank = n if false_rejects is None else rank_of(false_rejects, n)
     value = float(ascending[rank - 1])
     if value <= 0:
@@ -112,7 +108,7 @@ def with_margin(threshold: Threshold) -> Threshold:
 def rank_of(false_rejects: float, n: int) -> int:
     """The rank k among n ascending scores that rejects at most the share `false_rejects`; raises ConfigError."""
     if not 0 < false_rejects < 1:
-        raise ConfigError(f"a share of false rejects of {false_rejects:g} cannot be meant: give one between 0 and 1")
+        raise ConfigError(f"the share of false rejects {false_rejects:g} is invalid: give one between 0 and 1")
     if false_rejects * (n + 1) < 1 - ROUNDING:
         needed = math.ceil(1 / false_rejects - 1 - ROUNDING)
         raise ConfigError(
@@ -167,7 +163,11 @@ FEWEST_SCORES = 2 * SCORES_IN_A_BIN
 
 @dataclass(frozen=True)
 class GoodScores:
-    """A histogram of relative scores: bin i lies above edges[i - 1] and not above edges[i]; the outer bins are open."""
+    """A histogram of relative scores, which a bundle's manifest keeps and drift is measured against.
+
+    Relative is image score / threshold, so that a bundle's precisions share one histogram and 1.0 is the threshold. Bin i lies
+    above edges[i - 1] and not above edges[i]; the outer bins are open.
+    """
 
     edges: tuple[float, ...]  # ascending, between the bins
     counts: tuple[int, ...]  # one more than edges
@@ -185,7 +185,7 @@ class GoodScores:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> GoodScores:
-        """The histogram that `as_dict` wrote. Raises BundleError for fields that are missing or cannot be meant."""
+        """The histogram that `as_dict` wrote. Raises BundleError for missing or invalid fields."""
         try:
             edges = tuple(float(edge) for edge in fields["edges"])
             counts = tuple(int(count) for count in fields["counts"])

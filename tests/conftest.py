@@ -1,19 +1,117 @@
-"""Pictures and one small trained run that the tests share; everything is made here, nothing is downloaded."""
+"""Pictures and one small trained run that the tests share; everything is made here, nothing is downloaded.
+
+`make test` runs them in as many workers of pytest-xdist as there are cores. What is dear is made once for all of them
+(`made_once`), a port belongs to one test of one worker (`free_port`), and a test marked `alone` runs while no other does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import socket
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
+from filelock import FileLock
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
 
 LEARNED, HELD_OUT = 14, 10
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MOST_WORKERS = 8  # each holds torch, OpenVINO and TensorRT; more than eight would wait for the longest tests
+FIRST_PORT, PORTS = 20_000, 12_000  # below those that the kernel gives to connections
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a worker a core that this process may use, a virtual one too; with a single core none."""
+    return min(CORES, MOST_WORKERS) if CORES > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before torch is loaded, here and in the workers: they share the cores, and none burns one while its threads wait."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if workers := getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // workers)))
+
+
+@contextmanager
+def one_at_a_time(folder: Path, is_alone: bool) -> Iterator[None]:
+    """With `is_alone` nothing else that asked in the same `folder` runs meanwhile; others run beside each other.
+
+    Everyone comes in through a door, which one that wants to be alone keeps shut: it need not wait for ever.
+    """
+    import fcntl
+
+    with (folder / "door.lock").open("w") as door, (folder / "room.lock").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        if not is_alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` measures time: no other worker's test runs beside it."""
+    with ExitStack() as stack:
+        if IS_WORKER:
+            folder = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+            stack.enter_context(one_at_a_time(folder, item.get_closest_marker("alone") is not None))
+        return (yield)
+
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """A function that gives the folder `name`, which the worker that asks first fills for all; no test changes it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if IS_WORKER else base
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, is_whole = root / name, root / f"{name}.whole"
+        with FileLock(root / f"{name}.lock"):
+            if not is_whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker left that could not make it
+                folder.mkdir()
+                fill(folder)
+                is_whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], int]]:
+    """A function that gives a port of 127.0.0.1 where nobody listens, for servers that must be told one.
+
+    Until the test ends no other worker, nor another run of the tests on this machine, is given the same, and the kernel gives
+    it to no connection: a server may stop there and start again. The sign that it is taken is a UDP socket of its number.
+    """
+    numbers = iter(range(PORTS))
+    with ExitStack() as held:
+
+        def give() -> int:
+            for number in numbers:
+                port = FIRST_PORT + (101 * os.getpid() + number) % PORTS
+                try:
+                    held.enter_context(socket.socket(type=socket.SOCK_DGRAM)).bind(("127.0.0.1", port))
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                return port
+            raise AssertionError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS} is free")
+
+        yield give
 
 
 def good_part(seed: int, side: int = 96) -> np.ndarray:
@@ -49,6 +147,8 @@ def washers() -> np.ndarray:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """torch on one thread: the tests' networks are too small to share between threads."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,9 +156,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def parts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parts_folder(made_once: MadeOnce) -> Path:
     """A plain folder: good/ 24, test_good/ 4, bad/stain 4 with masks."""
-    root = tmp_path_factory.mktemp("parts")
+    return made_once("parts", fill_parts)
+
+
+def fill_parts(root: Path) -> None:
     for name in ("good", "test_good", "bad/stain", "masks/stain"):
         (root / name).mkdir(parents=True)
     for seed in range(LEARNED + HELD_OUT):
@@ -68,16 +171,18 @@ def parts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert cv2.imwrite(str(root / "test_good" / f"{seed}.png"), good_part(100 + seed))
         assert cv2.imwrite(str(root / "bad/stain" / f"{seed}.png"), picture)
         assert cv2.imwrite(str(root / "masks/stain" / f"{seed}.png"), 255 * mask.astype(np.uint8))
-    return root
 
 
 @pytest.fixture(scope="session")
-def trained_run(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(parts_folder: Path, made_once: MadeOnce) -> Path:
     """What `nnet-edge train` leaves for `parts_folder` after a few epochs: training/ and bundle/."""
-    out = tmp_path_factory.mktemp("runs") / "parts"
-    quick = ["--set", "augmentation_copies=0", "--set", "model.memory_slots=128", "--checkpoint-every", "2"]
-    assert run(["train", str(parts_folder), "--out", str(out), "--epochs", "4", "--batch", "7", *quick]) == 0
-    return out
+
+    def fill(folder: Path) -> None:
+        quick = ["--set", "augmentation_copies=0", "--set", "model.memory_slots=128", "--checkpoint-every", "2"]
+        few = ["--epochs", "4", "--batch", "7", *quick]
+        assert run(["train", str(parts_folder), "--out", str(folder / "parts"), *few]) == 0
+
+    return made_once("runs", fill) / "parts"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A bundle's artefacts: added whole or not at all, found by precision, each with a threshold of its own; kept frames."""
+"""A bundle's artefacts: added atomically, found by precision, each with a threshold of its own; kept frames."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_share_that_so_few_images_cannot_support_says_how_many_it_needs() -> N
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2.0, float("nan")])
 def test_a_share_that_cannot_be_meant_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match="cannot be meant"):
+    with pytest.raises(ConfigError, match="is invalid"):
         choose_threshold([1.0, 2.0], share)
 
 

@@ -16,7 +16,7 @@ compared across data sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,7 +40,7 @@ from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.compute import choose_device
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
 from nnet_edge.methods.torch_runner import TorchRunner
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import METRICS, Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings.runner import require_choice
@@ -309,9 +309,9 @@ def averaged(tables: Sequence[AblationTable]) -> AblationTable:
 def mean_metrics(found: Sequence[Metrics]) -> Metrics:
     """Each figure's mean over those that have it, None where none has."""
     values: dict[str, float | None] = {}
-    for field in fields(Metrics):
-        known = [value for metrics in found if (value := getattr(metrics, field.name)) is not None]
-        values[field.name] = fmean(known) if known else None
+    for name in METRICS:
+        known = [value for metrics in found if (value := metrics[name]) is not None]
+        values[name] = fmean(known) if known else None
     return Metrics(**values)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from nnet_edge.benchmarks.harness.report import markdown_table, told
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import METRICS, Metrics
 
 PAPER = json.loads((Path(__file__).parent / "paper.json").read_text(encoding="utf-8"))
 TABLE_1_METHODS: list[str] = PAPER["table_1_methods"]
@@ -68,7 +68,7 @@ class AccuracyRow:
 
 def row_from(known: Mapping[str, Any]) -> AccuracyRow:
     """The row of plain values that a benchmark wrote. Raises KeyError when a name is missing."""
-    metrics = Metrics(**{field.name: known["metrics"].get(field.name) for field in fields(Metrics)})
+    metrics = Metrics(**{name: known["metrics"].get(name) for name in METRICS})
     warning = ""
     if known.get("teacher", {}).get("is_random"):
         warning = f"{known['category']}: THE TEACHER HAS RANDOM WEIGHTS: the figures mean nothing"

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -163,7 +163,7 @@ class VariantCell:
         bench.facts = base.facts
         if not variant.is_trained:
             return bench.read(folder, base, variant), False
-        wanted = variant.settings(base.settings, given.image_steps)
+        wanted = variant.settings(cast(TrainSettings, base.settings), given.image_steps)
         images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
         if wanted.with_length_for(images) == base.settings:
             return bench.read(folder, base, BASE), True

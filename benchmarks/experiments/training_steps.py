@@ -29,11 +29,12 @@ from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.benchmarks.harness.rounds import between, took
 from nnet_edge.methods.backbone import Features
+from nnet_edge.methods.base import Batch
 from nnet_edge.methods.compute import Compute, choose_precision
 from nnet_edge.methods.cosine import cosine_distance
 from nnet_edge.methods.depthwise import DepthwiseConv2d
 from nnet_edge.methods.nnet import losses
-from nnet_edge.methods.nnet.network import Branches
+from nnet_edge.methods.nnet.network import Branches, NNet
 from nnet_edge.methods.nnet.parts import FeatureStorage
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.training.loop import Trainer, TrainOptions
@@ -100,24 +101,24 @@ def no_bank(trainer: Trainer) -> AbstractContextManager[None]:
 
     def features(rows: np.ndarray) -> Features:
         with torch.no_grad(), trainer.compute.autocast():
-            images = torch.from_numpy(trainer.bank.images[rows])
+            images = torch.from_numpy(trainer.cache.images[rows])
             return trainer.network.teacher_features(trainer.network.normalise(images))
 
-    return replaced(trainer.bank, "features", features)
+    return replaced(trainer.cache, "features", features)
 
 
 def in_contiguous_maps(trainer: Trainer) -> Patch:
     """Weights and feature maps in torch's default order (N, C, H, W)."""
 
-    def branches(normalised: Tensor, teacher: Features) -> Branches:
-        first, second, third = (values.contiguous() for values in teacher)
-        return trainer.network.branches(normalised.contiguous(), (first, second, third))
+    def compare(network: NNet, batch: Batch) -> Branches:
+        first, second, third = (values.contiguous() for values in batch.teacher)
+        return network.branches(batch.images.contiguous(), (first, second, third))
 
     @contextmanager
     def undo() -> Iterator[None]:
         trainer.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
-            with replaced(trainer, "branches", branches):
+            with replaced(trainer, "compare", compare):
                 yield
         finally:
             trainer.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

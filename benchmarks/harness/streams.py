@@ -13,15 +13,15 @@ import numpy as np
 
 from nnet_edge.errors import StreamError
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.runtime.sinks import Sink
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, Sink
 from nnet_edge.runtime.sources.base import Source
-from nnet_edge.runtime.sources.open import ImageFileSource
+from nnet_edge.runtime.sources.images import ImageFileSource
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run, run_line
-from nnet_edge.runtime.stream.meters import StreamReport
-from nnet_edge.runtime.stream.report import LineReport
-from nnet_edge.settings.runner import StreamSettings
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.report import LineReport, StreamReport
+from nnet_edge.runtime.stream.running import run, run_line
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 
 HEIGHT, WIDTH = 480, 640
 PICTURES = 16  # that a camera shows
@@ -33,9 +33,14 @@ def file_source(paths: Sequence[Path], name: str) -> Source:
     return ImageFileSource(list(paths), "folder", name)
 
 
+def log_of(path: Path) -> JsonLinesSink:
+    """JSON lines of the verdicts of one run, as --json writes them."""
+    return JsonLinesSink(JsonLinesSettings(path=path, append=False, fsync_every_s=None, events=False))
+
+
 def judge_all(source: Source, runner: Runner, sinks: Sequence[Sink], threshold: float) -> StreamReport:
     """The stream from its first picture to its last."""
-    return run(source, runner, sinks, StreamSettings(threshold))
+    return run(source, runner, sinks, VerdictSettings(threshold))
 
 
 def noisy_pictures(seed: int) -> list[np.ndarray]:
@@ -53,7 +58,7 @@ def add_camera(
     line: Line, number: int, open_camera: Callable[[], Source], threshold: float | None = None, **camera: Any
 ) -> None:
     """Put a synthetic camera on `line`, with more of its settings; it is opened again when its source ends."""
-    settings = CameraSettings("synthetic", **camera)
+    settings = CameraSettings.of("synthetic", **camera)
     stream = LineStream(f"camera-{number}", settings, verdict=VerdictSettings(threshold=threshold))
     line.add_source(stream, open_camera(), open_camera)
 

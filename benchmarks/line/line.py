@@ -37,8 +37,8 @@ from nnet_edge.benchmarks.harness.streams import (
 from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.runtime.stream.judge import preprocess
 from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model, load_model
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -143,7 +143,7 @@ class CameraBench:
         require_balanced(report)
         bare_hz, loop_hz = (before_hz + self._before_hz) / 2
         latencies = [stream.latencies["total"] for stream in report.streams.values()]
-        judged, batches = [stream.judged for stream in report.streams.values()], line.batches()
+        judged = [stream.counts.judged for stream in report.streams.values()]
         return Row(
             cameras=len(judged),
             frames_per_s=report.total.judged / report.seconds,
@@ -157,7 +157,7 @@ class CameraBench:
             dropped=sum(report.total.dropped.values()),
             fewest=min(judged),
             most=max(judged),
-            images_a_batch=batches.total / batches.count,
+            images_a_batch=line.meters.images / line.meters.batches,
             python_share=float(python_s / all_s),
             wake_p99_ms=float(np.percentile(late_ms, 99)),
         )

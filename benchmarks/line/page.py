@@ -94,10 +94,10 @@ def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: f
 def rate(line: Line, server: WebServer, seconds: float) -> Part:
     """What happens from now on, for so long."""
     time.sleep(SETTLE_S)
-    judged, sent, busy_s = line.lanes.total().judged, server.broadcast.sent, server.maker.busy_s
+    judged, sent, busy_s = line.buffer.total().judged, server.broadcast.sent, server.maker.busy_s
     start_s, cpu_s = time.monotonic(), time.process_time()
     time.sleep(seconds)
-    judged, took_s = line.lanes.total().judged - judged, time.monotonic() - start_s
+    judged, took_s = line.buffer.total().judged - judged, time.monotonic() - start_s
     sent_hz, page_share = (server.broadcast.sent - sent) / took_s, (server.maker.busy_s - busy_s) / took_s
     return Part(judged / took_s, judged / (time.process_time() - cpu_s), sent_hz, page_share)
 

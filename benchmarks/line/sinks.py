@@ -27,19 +27,19 @@ from nnet_edge.runtime.sinks import (
     JsonLinesSink,
     MqttSettings,
     MqttSink,
-    RejectPicturesSink,
+    QueuedSink,
+    QueueSettings,
+    RejectsSettings,
+    RejectsSink,
     Sink,
     WebhookSettings,
     WebhookSink,
 )
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.settings.runner import WhenFull
 
 RATE_HZ = 120  # verdicts a second while puts are measured
 PACED_S = 5.0
-Make = Callable[[Path], tuple[Sink, DeliverySettings]]
+Make = Callable[[Path], tuple[Sink, QueueSettings]]
 
 
 class LoopbackWebhook(WebhookSink):
@@ -62,7 +62,7 @@ class LoopbackWebhook(WebhookSink):
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
-        super().__init__(WebhookSettings(f"http://127.0.0.1:{self._server.server_address[1]}/"))
+        super().__init__(WebhookSettings(url=f"http://127.0.0.1:{self._server.server_address[1]}/"))
 
     def __exit__(self, *about: Any) -> None:
         super().__exit__(*about)
@@ -73,30 +73,33 @@ class LoopbackWebhook(WebhookSink):
 def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
     """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
 
-    def log(**facts: float) -> Callable[[Path], Sink]:
-        settings = JsonLinesSettings(is_appended=True, **facts)  # type: ignore[arg-type]
-        return lambda folder: JsonLinesSink(folder / "log.jsonl", settings)
+    def log(**facts: float | None) -> Callable[[Path], Sink]:
+        facts = {"fsync_every_s": None, **facts}
+        return lambda folder: JsonLinesSink(JsonLinesSettings(path=folder / "log.jsonl", events=False, **facts))  # type: ignore[arg-type]
+
+    def pictures(folder: Path) -> Sink:
+        return RejectsSink(RejectsSettings(folder=folder, pictures=("overlay",), budget_bytes=None, by_stream=False))
 
     def plain(make: Callable[[Path], Sink]) -> Make:
-        return lambda folder: (make(folder), DeliverySettings())
+        return lambda folder: (make(folder), QueueSettings())
 
     def spooled(make: Callable[[Path], Sink]) -> Make:
-        return lambda folder: (make(folder), DeliverySettings(must_deliver=SpoolSettings(folder / "spool")))
+        return lambda folder: (make(folder), QueueSettings(must_deliver=SpoolSettings(folder / "spool")))
 
     found: dict[str, tuple[Make, int]] = {
         "json lines": (plain(log()), 20_000),
         "json lines, fsync every second": (plain(log(fsync_every_s=1.0)), 20_000),
         "json lines, fsync every line": (plain(log(fsync_every_s=0.0)), 2_000),
         "json lines, must deliver": (spooled(log()), 10_000),
-        "pictures, must deliver": (spooled(RejectPicturesSink), 200),
+        "pictures, must deliver": (spooled(pictures), 200),
         "webhook": (plain(lambda folder: LoopbackWebhook(0.0)), 1_000),
         "webhook, 20 ms away": (plain(lambda folder: LoopbackWebhook(0.02)), 100),
         "webhook, must deliver": (spooled(lambda folder: LoopbackWebhook(0.0)), 1_000),
-        "pictures": (plain(RejectPicturesSink), 200),
+        "pictures": (plain(pictures), 200),
     }
     if broker is not None:
         host, _, port = broker.rpartition(":")
-        settings = MqttSettings(host, int(port))
+        settings = MqttSettings(host=host, port=int(port))
         found["mqtt, QoS 1"] = plain(lambda folder: MqttSink(settings)), 5_000
         found["mqtt, QoS 1, must deliver"] = spooled(lambda folder: MqttSink(settings)), 5_000
     return found
@@ -108,7 +111,7 @@ def verdicts(count: int) -> list[Prediction]:
     anomaly_map = np.zeros((256, 256), np.float32)
     anomaly_map[90:120, 90:120] = 3.0
     regions = (Region(225, 168, 75, 57, 4275.0, 3.0),)
-    stages = {"waiting": 1.2, "preprocess": 0.8, "infer": 20.4, "postprocess": 0.4, "total": 22.8}
+    stages = {"queue": 1.2, "resize": 0.8, "inference": 20.4, "verdict": 0.4, "total": 22.8}
     return [
         Prediction(Frame(image, index, time.monotonic(), "camera-0"), 3.0, 2.0, anomaly_map, regions, stages)
         for index in range(count)
@@ -120,25 +123,25 @@ def paced_puts_us(make: Make, folder: Path) -> tuple[np.ndarray, int]:
     sink, settings = make(folder)
     given = verdicts(int(RATE_HZ * PACED_S))
     taken_us = np.empty(len(given))
-    with Delivery(sink, settings) as delivery:
+    with QueuedSink(sink, settings) as queued:
         began_s = time.monotonic()
         for index, prediction in enumerate(given):
             time.sleep(max(0.0, index / RATE_HZ - (time.monotonic() - began_s)))
             put_ns = time.perf_counter_ns()
-            delivery.write(prediction)
+            queued.write(prediction)
             taken_us[index] = (time.perf_counter_ns() - put_ns) / 1e3
-    return taken_us, sum(delivery.counts().dropped.values())
+    return taken_us, sum(queued.counts().dropped.values())
 
 
 def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
     """Verdicts a second that arrive when the line waits for the sink."""
     sink, settings = make(folder)
     given = verdicts(count)
-    with Delivery(sink, replace(settings, when_full=WhenFull.WAIT)) as delivery:
+    with QueuedSink(sink, replace(settings, waits=True)) as queued:
         began_s = time.monotonic()
         for prediction in given:
-            delivery.write(prediction)
-        while delivery.counts().delivered < count:
+            queued.write(prediction)
+        while queued.counts().delivered < count:
             time.sleep(0.001)
         return count / (time.monotonic() - began_s)
 

@@ -27,8 +27,7 @@ from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.benchmarks.harness.streams import add_camera, noisy_camera, running
 from nnet_edge.errors import SourceError, StreamError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.sinks import JsonLinesSink
-from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model
@@ -97,7 +96,8 @@ class Watch:
 
 def make_line(bundle: Path, log: Path) -> Line:
     """Four cameras and a log."""
-    line = Line(load_model(bundle, RunnerSettings()), [Delivery(JsonLinesSink(log))])
+    sink = JsonLinesSink(JsonLinesSettings(path=log, fsync_every_s=None, events=False))
+    line = Line(load_model(bundle, RunnerSettings()), [QueuedSink(sink)])
     for number in range(CAMERAS):
         kind = Cut if number == 0 else SyntheticSource
         add_camera(line, number, partial(noisy_camera, number, RATE_HZ, kind), first_retry_s=0.2)

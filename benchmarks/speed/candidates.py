@@ -19,12 +19,12 @@ import numpy as np
 
 from nnet_edge.benchmarks.harness.energy import EnergyMeter
 from nnet_edge.benchmarks.harness.rounds import FEWEST_CALLS, NS_PER_MS, NS_PER_S, Calls, Round
-from nnet_edge.benchmarks.harness.streams import file_source, judge_all
+from nnet_edge.benchmarks.harness.streams import file_source, judge_all, log_of
 from nnet_edge.benchmarks.speed.plan import Opened
 from nnet_edge.errors import SourceError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
+from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.images import read_bgr
 
@@ -175,7 +175,7 @@ class Camera:
 
     def _judge(self, source: Source, runner: Sized, keep: Callable[[Prediction], None]) -> int:
         """The pictures through the stream; gives how many were rejected."""
-        sinks = [JsonLinesSink(self._out), CallbackSink(keep)]
+        sinks = [log_of(self._out), CallbackSink(keep)]
         return judge_all(source, runner, sinks, self.opened.threshold).rejected
 
 

@@ -33,7 +33,7 @@ from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.runners.graph import cores
-from nnet_edge.runtime.stream.judge import preprocess
+from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model, choose_artefact
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings, require_between, require_choice
 

@@ -21,9 +21,8 @@ import numpy as np
 from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.rounds import child_took, took
-from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all
+from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.sinks import JsonLinesSink
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def runner_ratios(
         return work
 
     def stream() -> None:
-        judge_all(file_source(paths, "guard"), runner, [JsonLinesSink(folder / "verdicts.jsonl")], ABOVE_ALL)
+        judge_all(file_source(paths, "guard"), runner, [log_of(folder / "verdicts.jsonl")], ABOVE_ALL)
 
     bare, few = by_clock(infer(len(pictures))), by_processor(infer(IMAGES))
     few()

@@ -1,4 +1,4 @@
-"""What `nnet-edge calibrate` does: reads the images, has the graphs made and judged, keeps those that some runner takes."""
+"""`nnet-edge calibrate`: INT8 and FP16 graphs of a bundle, judged on every runner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     dataset_options,
     find_dataset,
     runner_options,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 HEADINGS = ("precision", "runner", "verdict", "points", "map error", "flips", "ms", "speed-up", "size")
-METRIC_NAMES = {"image_auroc": "image", "pixel_auroc": "pixel", "pixel_ap": "AP", "pro": "PRO"}
 UNSEEN = "(unseen half)"  # in the column of verdicts, as it decides nothing
 
 
@@ -68,7 +67,9 @@ def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
 
 def changes_of(points: Mapping[str, float]) -> str:
     """Every metric's change in hundredths: falls and rises."""
-    return ", ".join(f"{METRIC_NAMES[name]} {change:+.2f}" for name, change in points.items())
+    from nnet_edge.metrics import METRICS
+
+    return ", ".join(f"{METRICS[name].short_label} {change:+.2f}" for name, change in points.items())
 
 
 def sentence_of(search: Mapping[str, Any]) -> str:
@@ -99,7 +100,7 @@ def size_of(graph: Graph) -> str:
 
 
 def require_taken(graphs: Sequence[Graph], path: Path) -> None:
-    """Nothing, when some runner takes every graph. Raises CalibrationError that says which none took and what to do."""
+    """Raise CalibrationError unless some runner takes every graph; it says which none took and what to do."""
     broken = [graph.precision for graph in graphs if all(gate.threshold is None for gate in graph.gates)]
     if broken:
         raise CalibrationError(
@@ -110,11 +111,11 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
     if refused:
         raise CalibrationError(
             f"{' and '.join(refused)} changes the verdicts of {path} too much (the table says how) and was not written: give "
-            "more good images, choose another --method, or say --accept to use it all the same"
+            "more good images, choose another --method, or say --accept to use it anyway"
         )
 
 
-@click.command("calibrate", cls=Verb)
+@click.command("calibrate", cls=Command)
 @click.argument("bundle", type=FOLDER)
 @dataset_options
 @click.option("--precision", "precisions", multiple=True, default=["int8,fp16"], show_default=True,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import FILE, Verbs
+from nnet_edge.cli.options import FILE, Verb, Verbs
+from nnet_edge.errors import NnetEdgeError
+
+if TYPE_CHECKING:
+    from nnet_edge.settings.line import LineSettings
 
 
 @click.group("config", cls=Verbs)
@@ -15,20 +20,58 @@ def command() -> None:
     """A line's settings file."""
 
 
-@command.command("check")
+@command.command("check", cls=Verb)
 @click.argument("file", type=FILE)
 @click.option("--without-bundle", is_flag=True, help="For a file that is checked on another machine than the line's.")
 def check(file: Path, without_bundle: bool) -> None:
     """Check every key of FILE, and that its bundles hold what it asks for, without running anything; say what it means."""
-    from nnet_edge.cli.stream import check_config
-
     for line in check_config(file, not without_bundle):
         click.echo(line)
 
 
-@command.command("schema")
+@command.command("schema", cls=Verb)
 def print_schema() -> None:
     """Print the JSON schema of the settings file, for editors."""
     from nnet_edge.settings.line import schema
 
     click.echo(json.dumps(schema(), indent=2))
+
+
+def check_config(path: Path, has_bundle: bool = True) -> list[str]:
+    """What the settings file says, one line a part, with every sink's own settings and every secret's place checked.
+
+    With `has_bundle` each bundle is read whole, and must hold the precision and runner that are asked for, with a threshold
+    that was chosen there. Nothing is opened and nothing connected. Raises ConfigError, BundleError.
+    """
+    from nnet_edge.runtime.sources.open import absence, may_be_camera
+    from nnet_edge.settings.line import read_line_config
+    from nnet_edge.settings.registry import SINKS
+
+    settings = read_line_config(path)
+    for sink in settings.sinks:
+        SINKS.find(sink.kind).make(sink)
+    if settings.web is not None:
+        settings.web.token()
+    lines = settings.lines()
+    for stream in settings.streams:
+        reason = absence(stream.camera)
+        if reason is not None:
+            then = "it is tried until it is there" if may_be_camera(stream.camera) else "the line would be refused"
+            lines.append(f"note: stream {stream.name}: {reason}; {then}")
+    if has_bundle:
+        lines += [check_bundle(bundle, settings, path.name) for bundle in settings.bundles]
+    return [*lines, f"{path} can be used"]
+
+
+def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
+    """What the line would judge by. Raises BundleError or ConfigError that names the settings file."""
+    from nnet_edge.bundle import read_bundle
+    from nnet_edge.runtime.stream.model import choose_runnable
+
+    try:
+        bundle = read_bundle(path)
+        artefact, runner, threshold = choose_runnable(bundle, settings.runner, settings.precision)
+    except NnetEdgeError as error:
+        raise type(error)(f"{where}: bundle: {error}") from error
+    warning = "".join(f"; {warning}" for warning in bundle.warnings)
+    return f"bundle {bundle.name} is whole: {artefact.name} on {runner}, threshold {threshold:.6g}{warning}"

@@ -1,6 +1,6 @@
-"""What each verb could use of this machine, and what to install for the rest; quick, and never an error.
+"""`nnet-edge doctor`: what each command can use of this machine, and what to install for the rest; never an error.
 
-`machine` finds the facts; here they are judged, verb by verb, and written for a terminal or as JSON.
+`machine` finds the facts; here they are judged, command by command, and written for a terminal or as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import Verb
+from nnet_edge.cli.options import Command
 
 if TYPE_CHECKING:
     from nnet_edge.machine import Camera, Codec, Cuda, Library, Processor, Video
@@ -29,7 +29,7 @@ EXPORTING = ("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a verb of the command line can work here, with what, and else what to do."""
+    """Whether a command can work here, with what, and else what to do."""
 
     name: str
     is_ready: bool
@@ -49,7 +49,7 @@ class Findings:
     cuda: Cuda
     cameras: tuple[Camera, ...]
     video: Video
-    verbs: tuple[Readiness, ...]
+    verbs: tuple[Readiness, ...]  # the commands; the name is the JSON field's
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -72,12 +72,12 @@ def examine() -> Findings:
         cuda=cuda,
         cameras=find_cameras(),
         video=find_video(),
-        verbs=judge_verbs({library.module: library.version for library in libraries}, cuda, processor),
+        verbs=judge_commands({library.module: library.version for library in libraries}, cuda, processor),
     )
 
 
-def judge_verbs(versions: dict[str, str | None], cuda: Cuda, processor: Processor) -> tuple[Readiness, ...]:
-    """Each verb of the command line with what it would use of these libraries (module -> version or None)."""
+def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Processor) -> tuple[Readiness, ...]:
+    """Each command with what it would use of these libraries (module -> version or None)."""
     from nnet_edge.machine import LIBRARIES, has_module, pip_line
 
     runners = [f"{name} {versions[name]}" for name in CPU_RUNNERS if versions.get(name)]
@@ -90,7 +90,7 @@ def judge_verbs(versions: dict[str, str | None], cuda: Cuda, processor: Processo
         extras = dict.fromkeys(LIBRARIES[module][1] for module in missing)
         return f"missing {', '.join(missing)}: {'; '.join(pip_line(extra) for extra in extras)}" if missing else ""
 
-    def verb(name: str, uses: str, advice: str, part: str | None = None) -> Readiness:
+    def readiness(name: str, uses: str, advice: str, part: str | None = None) -> Readiness:
         if part is not None and not has_module(part):
             return Readiness(name, False, "", f"not in this version of nnet-edge{f'; {advice}' if advice else ''}")
         return Readiness(name, not advice, "" if advice else uses, advice)
@@ -98,14 +98,14 @@ def judge_verbs(versions: dict[str, str | None], cuda: Cuda, processor: Processo
     learning = _learning_device(versions.get("torch"), cuda, processor)
     engine_uses, engine_advice = _engine_building(builders, cuda)
     return (
-        verb("train", learning, needs(TRAINING)),
-        verb("evaluate", on_cpu, no_runner or needs(("scipy", "matplotlib"))),
-        verb("export", f"torch {versions.get('torch')}, checked on {' and '.join(runners)}", needs(EXPORTING)),
-        verb("calibrate", on_cpu, no_runner or needs(("onnx",)), "nnet_edge.calibration.quantize"),
-        verb("build-engine", engine_uses, engine_advice, "nnet_edge.export.engine"),
-        verb("stream", on_cpu, no_runner),
-        verb("bench", on_cpu, no_runner or needs(("torch",))),
-        verb("demo", f"{learning}; then {on_cpu}", no_runner or needs((*TRAINING, *EXPORTING, "skimage"))),
+        readiness("train", learning, needs(TRAINING)),
+        readiness("evaluate", on_cpu, no_runner or needs(("scipy", "matplotlib"))),
+        readiness("export", f"torch {versions.get('torch')}, checked on {' and '.join(runners)}", needs(EXPORTING)),
+        readiness("calibrate", on_cpu, no_runner or needs(("onnx",)), "nnet_edge.calibration.quantize"),
+        readiness("build-engine", engine_uses, engine_advice, "nnet_edge.export.engine"),
+        readiness("stream", on_cpu, no_runner),
+        readiness("bench", on_cpu, no_runner or needs(("torch",))),
+        readiness("demo", f"{learning}; then {on_cpu}", no_runner or needs((*TRAINING, *EXPORTING, "skimage"))),
     )
 
 
@@ -148,9 +148,9 @@ def describe(findings: Findings) -> str:
     else:
         codecs = [("backends", f"FFmpeg {_yes(video.ffmpeg)}, GStreamer {_yes(video.gstreamer)}")]
         codecs += [(f"{codec.name} {codec.suffix}", _codec_words(codec)) for codec in video.codecs]
-    verbs = [(verb.name, f"ready: {verb.uses}" if verb.is_ready else verb.advice) for verb in findings.verbs]
+    commands = [(one.name, f"ready: {one.uses}" if one.is_ready else one.advice) for one in findings.verbs]
     subjects = {"This machine": machine, "Libraries": libraries, "NVIDIA": gpus, "Cameras": cameras}
-    subjects |= {"Video": codecs, "What each verb can use": verbs}
+    subjects |= {"Video": codecs, "What each verb can use": commands}
     return "\n\n".join("\n".join([title, *_aligned(lines)]) for title, lines in subjects.items())
 
 
@@ -194,7 +194,7 @@ def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor
     return f"{words} (this torch knows no CUDA: the GPU stays idle)" if cuda.gpus else words
 
 
-@click.command("doctor", cls=Verb)
+@click.command("doctor", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Tell what this machine has, what each verb can use, and what to install."""

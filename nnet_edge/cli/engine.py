@@ -1,6 +1,6 @@
-"""What `nnet-edge build-engine` does: build engines from a bundle's graphs, keep them in it, measure those that run here.
+"""`nnet-edge build-engine`: engines of a bundle's graphs, kept in it; those that run here are measured.
 
-An engine that was built for this machine is judged at once (`engine_judging.py`) and gets a threshold of its own. One that
+An engine that was built for this machine is judged at once (`export/engine_gate.py`) and gets a threshold of its own. One that
 was built for another machine is judged there, by `build-engine --measure`.
 """
 
@@ -16,7 +16,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     find_dataset,
     labelled_data_options,
 )
@@ -52,7 +52,7 @@ class EngineJob:
 
 
 def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
-    """The settings that the command line's options stand for. Raises ConfigError for what cannot be meant."""
+    """The settings that the command line's options stand for. Raises ConfigError for invalid ones."""
     from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 
     return EngineSettings(
@@ -205,7 +205,7 @@ def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, A
     return bundle, artefact
 
 
-@click.command("build-engine", cls=Verb)
+@click.command("build-engine", cls=Command)
 @click.argument("bundle", type=FOLDER)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "best"]), default="best", show_default=True,
               help="best: the fastest that passes the gate here.")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`nnet-edge evaluate`: a bundle or a checkpoint against a test set."""
+"""`nnet-edge evaluate`: a bundle or a checkpoint on a test set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     dataset_options,
     find_dataset,
     precision_option,
@@ -20,7 +20,7 @@ from nnet_edge.cli.options import (
 from nnet_edge.cli.view import say, steps_bar
 
 
-@click.command("evaluate", cls=Verb)
+@click.command("evaluate", cls=Command)
 @click.argument("bundle", type=FOLDER)
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where the report goes (default: evaluation beside BUNDLE).")

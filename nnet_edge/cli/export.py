@@ -9,7 +9,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     false_rejects_option,
     runner_options,
     runner_precision_option,
@@ -18,7 +18,7 @@ from nnet_edge.cli.options import (
 from nnet_edge.cli.view import say
 
 
-@click.command("export", cls=Verb)
+@click.command("export", cls=Command)
 @click.argument("training", type=FOLDER)
 @click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
 @click.option("--force", is_flag=True, help="Replace the bundle.")

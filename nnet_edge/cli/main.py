@@ -1,4 +1,4 @@
-"""The command line: one short function a verb. Heavy libraries are imported by the verb that needs them."""
+"""The command line: one module a command. Heavy libraries are imported by the command that needs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from nnet_edge import __version__
-from nnet_edge.cli.options import Verbs
+from nnet_edge.cli.options import Group
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
 
 
@@ -60,7 +60,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
 }
 
 
-class Commands(Verbs):
+class Commands(Group):
     """The commands by name; a file is imported when its command is asked for, so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

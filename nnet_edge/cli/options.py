@@ -1,4 +1,4 @@
-"""The options that several verbs share, and what they stand for. No heavy library is imported here."""
+"""Options that several commands share, and what they stand for. No heavy library is imported here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 
 
-class Verb(click.Command):
+class Command(click.Command):
     """A command that refuses an option said twice, of which click alone would silently keep the last."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -32,10 +32,14 @@ class Verb(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Verbs(click.Group):
+class Group(click.Group):
     """A group of them."""
 
-    command_class = Verb
+    command_class = Command
+
+
+Verb = Command  # the old names, which bench, config, demo, stream and swap import
+Verbs = Group
 
 
 _LAYOUT = (
@@ -57,7 +61,7 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def labelled_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--data DATA and how it lies on disk, for verbs that can do without."""
+    """--data DATA and how it lies on disk, for commands that can do without."""
     for option in (
         *_LAYOUT,
         click.option("--category", help="The category to take where DATA holds several."),
@@ -98,7 +102,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option(
-            "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Any other setting of protocol.py."
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any other setting of methods/nnet/settings.py.",
         ),
         click.option(
             "--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."

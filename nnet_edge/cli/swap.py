@@ -16,7 +16,7 @@ from nnet_edge.cli.view import say
 def command(bundle: str, url: str, name: str | None, token_from: str | None) -> None:
     """Let a running line judge by BUNDLE, a folder below its bundle_folder, without losing a frame."""
     from nnet_edge.runtime.web.client import PageClient
-    from nnet_edge.settings.web import read_secret
+    from nnet_edge.settings.secrets import read_secret
 
     PageClient(url, None if token_from is None else read_secret("--token-from", token_from)).swap(bundle, name)
     say(f"the line at {url} judges by {bundle}")

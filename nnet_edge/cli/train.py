@@ -1,4 +1,4 @@
-"""What `nnet-edge train` does: data, training, export; the demo and the ablation tables do the same."""
+"""`nnet-edge train`: data, training, export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from nnet_edge.cli.options import (
     FOLDER,
-    Verb,
+    Command,
     dataset_options,
     false_rejects_option,
     find_dataset,
@@ -23,12 +23,13 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
-from nnet_edge.methods.nnet.settings import PAPER_LEARNING_RATE, PROTOCOLS, TrainSettings, ablated, overridden
-from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset, TrainingData
     from nnet_edge.export.bundling import Exported
+    from nnet_edge.methods.base import MethodSettings
+    from nnet_edge.methods.nnet.settings import TrainSettings
+    from nnet_edge.settings.runner import RunnerSettings
     from nnet_edge.training.checkpoint import Checkpoint
     from nnet_edge.training.loop import Progress, Trained, TrainOptions
 
@@ -39,7 +40,9 @@ SETTING_OPTIONS = ("protocol", "backbone", "ablation", "epochs", "batch", "learn
 
 
 def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
-    """The settings that the command line's options stand for. Raises ConfigError for those that contradict each other."""
+    """The settings that the command line's options stand for. Raise ConfigError for those that contradict each other."""
+    from nnet_edge.methods.nnet.settings import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
+
     settings = PROTOCOLS[options["protocol"] or "tuned"]
     backbone = options["backbone"] or settings.model.backbone
     settings = replace(settings, model=replace(settings.model, backbone=backbone), seed=options["seed"])
@@ -73,47 +76,43 @@ def train_bundle(
 ) -> bool:
     """Train on `dataset` and leave out/training and out/bundle; False when it was stopped before its end."""
     from nnet_edge.data.images import load_training_data
-    from nnet_edge.export.bundling import export_bundle
     from nnet_edge.scoring import rank_of
     from nnet_edge.training.loop import train
 
-    settings, computed = choose_settings(options), train_options(options)
+    settings: MethodSettings = choose_settings(options)
+    computed = train_options(options)
     known = start_folder(out, resume, force, options)
     data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
-    settings = settings if known is None else known_settings(known, data)
-    if known is None and options["batch"] is None:
+    if known is not None:
+        settings, computed = known_settings(known, data), as_before(computed, known)
+    elif options["batch"] is None:
         settings = replace(settings, batch=min(settings.batch, len(data.learned)))
     tell_data(data, say)
-    if options["false_rejects"] is not None:
-        rank_of(
-            options["false_rejects"], len(data.held_out)
-        )  # a rate that they cannot support ends here, not after training
-    trained = train(
-        data.learned,
-        data.held_out,
-        settings,
-        out / TRAINING,
-        computed if known is None else as_before(computed, known),
-        data.facts,
-        known,
-        report,
-        stopping,
-        say,
-    )
+    if options["false_rejects"] is not None:  # a rate that they cannot support ends here, not after training
+        rank_of(options["false_rejects"], len(data.held_out))
+    trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, data.facts, known, report, stopping,
+                    say)  # fmt: skip
     tell_training(trained, say)
     if not trained.finished:
         say(f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
             f"nnet-edge export {out / TRAINING}")  # fmt: skip
         return False
+    export_trained(out, options["false_rejects"], runner, say)
+    return True
+
+
+def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, say: Callable[[str], None]) -> None:
+    """Make out/bundle of the finished out/training."""
+    from nnet_edge.export.bundling import export_bundle
+
     try:
-        exported = export_bundle(out / TRAINING, out / BUNDLE, options["false_rejects"], runner, True, say)
+        exported = export_bundle(out / TRAINING, out / BUNDLE, false_rejects, runner, True, say)
     except KeyboardInterrupt:
         say(
             f"the training is finished and kept; make its bundle with: nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
         )
         raise
     tell_exported(exported, say)
-    return True
 
 
 def tell_exported(exported: Exported, say: Callable[[str], None]) -> None:
@@ -150,7 +149,7 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
     return None
 
 
-def known_settings(checkpoint: Checkpoint, data: TrainingData) -> TrainSettings:
+def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
     """The settings that a training goes on with. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
     for name in ("fingerprint", "held_out", "seed"):
@@ -206,15 +205,15 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
             f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
         )
     say(line)
-    if trained.marks is not None and trained.marks.kept is not None:
-        marks = ", ".join(f"{100 * mark:.1f} after {shown}" for shown, mark in trained.marks.looks)
+    if trained.validation is not None and trained.validation.kept is not None:
+        scores = ", ".join(f"{100 * score:.1f} after {shown}" for shown, score in trained.validation.checks)
         say(
-            f"damage painted onto held-out parts is found with a pixel AP of {marks} images shown: "
-            f"kept the weights after {trained.marks.kept_at}"
+            f"synthetic anomalies on held-out parts are found with a pixel AP of {scores} images shown: "
+            f"kept the weights after {trained.validation.kept_at}"
         )
 
 
-@click.command("train", cls=Verb)
+@click.command("train", cls=Command)
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
 @training_options

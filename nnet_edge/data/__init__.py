@@ -1,4 +1,4 @@
-"""Images: how they lie on disk, how they are read, varied and damaged."""
+"""Images: layouts on disk, reading, augmentation, synthetic anomalies."""
 
 from nnet_edge.moved import forward
 

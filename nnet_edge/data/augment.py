@@ -1,4 +1,4 @@
-"""Augmented copies of the good images: small turns, shifts, zooms, mirrored and brightened as the settings allow.
+"""Augmented copies of good images: turned, shifted, zoomed, mirrored and brightened as the settings allow.
 
 The copies are made once, before training, so that the teacher's features of each can be kept; every number is drawn from the
 seed. Only what happens to a good part on the line may be switched on: a copy teaches that it is normal.

@@ -1,4 +1,4 @@
-"""A small inspection line made of real photographs: three materials, small variations, defects whose masks are known.
+"""Example parts: an inspection line of real photographs, three materials, small variations, defects with known masks.
 
 scikit-image ships photographs of bricks, gravel and grass inside its wheel. A part is a square cut of one of them,
 lying on a dark belt below a grey camera. No two parts are equal: place, turn, scale, light, focus and noise differ.
@@ -83,7 +83,7 @@ def make_line(out: Path, seed: int, train: int = 60, test_good: int = 30, test_e
     """Write the line's pictures in MVTec AD layout below `out` (which must not exist) and give `out` back.
 
     `train` and `test_good` good parts and `test_each` parts of every defect, the materials taking turns. The folder
-    appears whole or not at all. Raises ConfigError when `out` exists, DataError when it cannot be written.
+    appears atomically. Raises ConfigError when `out` exists, DataError when it cannot be written.
     """
     learn, test = (np.random.default_rng([seed, stream]) for stream in (TRAIN_STREAM, TEST_STREAM))
     try:

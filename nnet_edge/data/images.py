@@ -1,8 +1,6 @@
-"""Good photographs to learn from, good photographs held out, and what the manifest must know of both.
+"""Images of a dataset: loading, masks, duplicates, the fingerprint of a training set, the held-out images.
 
-Image lists in, pixels out: loading, masks, duplicates, the fingerprint of a training set, the held-out images.
-
-`nnet_edge.layouts` says which files are which; its `Sample`, `Dataset` and `read_dataset` are offered here too.
+`layouts.py` says which files are which; its `Sample`, `Dataset` and `read_dataset` are offered here too.
 """
 
 from __future__ import annotations
@@ -202,7 +200,7 @@ def load_training_data(
 ) -> TrainingData:
     """The good images of `dataset`, `share` of them (at least 10) held out by `seed`.
 
-    Raises DataError for images that cannot be read (unless `skip_bad`) or are too few, ConfigError for a share that cannot be.
+    Raises DataError for images that cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
     """
     images = load_images(dataset.train, skip_bad, progress)
     learned, held_out = hold_out(images.paths, seed, share, HELD_OUT_AT_LEAST)

@@ -1,4 +1,4 @@
-"""What lies where: a folder of photographs in, the lists of images to learn from and to judge out.
+"""Layouts of a dataset on disk: which images of a folder are learned from and which are judged.
 
 "mvtec"   CATEGORY/train/good, CATEGORY/test/<defect>, CATEGORY/ground_truth/<defect>/<stem>_mask.png. The root is a
           category, or holds several. `validation/` (MVTec 3D-AD) is not used; `Dataset.notes` says so.

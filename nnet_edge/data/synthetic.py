@@ -1,7 +1,7 @@
-"""Damage painted onto good photographs: what a training looks at to know when to end, without a single bad part.
+"""Synthetic anomalies on good images, with their masks: what early stopping and methods that learn from pairs need.
 
-A mark is a scar (a thin bent line) or a blotch (a ragged spot); what it shows is a foreign colour, the part darker or lighter,
-a piece of another photograph, or the part smeared. Sizes and places are drawn, so no kind of real defect is aimed at.
+An anomaly is a scar (a thin bent line) or a blotch (a ragged spot); it shows a foreign colour, the part darker or lighter, a
+piece of another image, or the part smeared. Sizes and places are drawn, so no kind of real defect is aimed at.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-TRIES = 20  # a mark that cannot be seen where it fell is drawn again
-VISIBLE = 10  # grey levels of mean change from which a pixel counts as damaged
+TRIES = 20  # an anomaly that cannot be seen where it fell is drawn again
+VISIBLE = 10  # grey levels of mean change from which a pixel counts as anomalous
 LEAST_PIXELS = 16
 SCAR_LENGTH, SCAR_WIDTH = (20, 90), (2, 6)  # pixels of 256
 BLOTCH_RADIUS = (4, 28)
 EXPOSURES = (0.45, 0.6, 1.5, 1.8)
 
 
-def damaged_copies(images: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` damaged copies of good `images`, uint8 RGB (N, H, W, 3), and where they are damaged, bool (count, H, W).
+def anomalous_copies(images: np.ndarray, count: int, seed: int, *draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` copies of good `images`, uint8 RGB (N, H, W, 3), with an anomaly each, and its mask, bool (count, H, W).
 
-    The images take turns; at least one pixel of every copy is damaged visibly.
+    The images take turns, and (seed, *draw) decides everything else; every mask holds at least one pixel.
     """
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([seed, 3, *draw])
     rows = np.linspace(0, len(images), count, endpoint=False).astype(int)
-    made = [damaged(images[row], images, rng) for row in rows]
+    made = [with_anomaly(images[row], images, rng) for row in rows]
     return np.stack([image for image, _ in made]), np.stack([mask for _, mask in made])
 
 
-def damaged(image: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One damaged copy of a uint8 image (H, W, 3) and its mask, bool (H, W)."""
+def with_anomaly(image: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of a uint8 image (H, W, 3) with an anomaly, and its mask, bool (H, W)."""
     for _ in range(TRIES):
         marked = scar(image.shape[:2], rng) if rng.random() < 0.3 else blotch(image.shape[:2], rng)
         shown = image + marked[..., None] * (filling(image, others, rng) - image)
@@ -65,7 +65,7 @@ def blotch(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def filling(image: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a mark shows instead of the part: float32 (H, W, 3), grey levels."""
+    """What an anomaly shows instead of the part: float32 (H, W, 3), grey levels."""
     height, width = shape = image.shape[:2]
     kind = rng.integers(4)
     if kind == 0:

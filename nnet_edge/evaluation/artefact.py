@@ -1,20 +1,20 @@
-"""What `nnet-edge evaluate` opens: a bundle's graph on a runner, or weights in PyTorch."""
+"""Artefact to evaluate: a bundle's graph on a runner, or weights in PyTorch; and the table of an evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.errors import ConfigError
+from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
     from nnet_edge.evaluation.evaluate import Evaluation
-    from nnet_edge.methods.nnet.network import NNet
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
 
 
 def require_fp32(precision: str | None, what: str) -> None:
-    """Nothing for FP32. Raises ConfigError for any other precision."""
+    """Raise ConfigError unless the precision is FP32 or not asked for."""
     if precision not in (None, "fp32"):
         raise ConfigError(f"{what} is evaluated in fp32, not in {precision}: give a bundle and leave --torch out")
 
@@ -70,33 +70,27 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
 
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
-    """The bundle's weights in PyTorch, behind the runners' door."""
+    """A runner of the bundle's weights in PyTorch."""
     from nnet_edge.methods.torch_runner import TorchRunner
 
     return TorchRunner(load_network(bundle), max_batch=settings.max_batch)
 
 
-def load_network(bundle: Bundle) -> NNet:
-    """N-Net with the bundle's weights."""
+def load_network(bundle: Bundle) -> Any:  # a Network, of a type that its method knows
+    """The network with the bundle's weights, in evaluation mode."""
     from safetensors.torch import load_file
 
-    from nnet_edge.methods.backbone import build_encoder, find_backbone
-    from nnet_edge.methods.nnet.network import NNet
-    from nnet_edge.methods.nnet.settings import TrainSettings
+    from nnet_edge.methods.base import METHODS
+    from nnet_edge.methods.network import restore_network
 
-    model = TrainSettings.from_dict(bundle.manifest["train"]).model
-    network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    network.load_state_dict(load_file(bundle.weights))
-    return network
+    method = METHODS.find(bundle.method, str(bundle.path))
+    return restore_network(method.settings.from_dict(bundle.manifest["train"]), load_file(bundle.weights))
 
 
 def table_of(found: Evaluation) -> str:
     """The metrics and verdicts as lines for a terminal."""
-    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
-             "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
-    values = found.metrics.as_dict()
     lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
-    lines += [f"  {title:<14}{percent(values[name])}" for name, title in names.items()]
+    lines += [f"  {metric.label:<14}{percent(found.metrics[metric.name])}" for metric in METRICS.values()]
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
     lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")

@@ -1,11 +1,11 @@
-"""Any runner against a test set: scores, maps, the five metrics, and what the verdicts at the threshold would cost."""
+"""Evaluation of any runner on a test set: scores, maps, metrics, and the cost of the verdicts at the threshold."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_ma
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE, MaskRule
-from nnet_edge.metrics import Metrics, image_auroc, measure
+from nnet_edge.metrics import Metrics, measure_known
 
 Progress = Callable[[int, int], None]  # steps done, steps in all; every image is read, later judged: two steps
 
@@ -152,14 +152,14 @@ def evaluate(
     """The evaluation of `runner` on the test images of `dataset`, `batch` of them at a time.
 
     `mask_rule` is how masks come to 256x256 (imaging.resize_mask). Needs 0.52 MB of memory an image while it judges,
-    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for a threshold or batch that cannot
-    be meant; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
-    does not fit, or outputs that are no numbers.
+    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for an invalid threshold or
+    batch; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
+    does not fit, or NaN or infinite outputs.
     """
     if not (math.isfinite(threshold) and threshold > 0):
-        raise ConfigError(f"a threshold of {threshold} cannot be meant: give a positive score")
+        raise ConfigError(f"the threshold {threshold} is invalid: give a positive score")
     if batch < 1:
-        raise ConfigError(f"a batch of {batch} images cannot be meant: give at least 1")
+        raise ConfigError(f"a batch of {batch} images is invalid: give at least 1")
     if not dataset.test:
         raise DataError(f"no test image under {dataset.root} (layout {dataset.layout}): evaluation needs some")
     total = len(dataset.test)
@@ -205,25 +205,15 @@ def evaluate(
 
 
 def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are no numbers."""
+    """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are NaN or infinite."""
     outputs = runner.infer(images)
     finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
     if not finite.all():
         path = samples[int(np.flatnonzero(~finite)[0])].path
-        raise DataError(f"{runner.name} ({runner.precision}) gives no number for {path}: train or export again")
+        raise DataError(
+            f"{runner.name} ({runner.precision}) gives NaN or infinite outputs for {path}: train or export again"
+        )
     return outputs.anomaly_map, outputs.image_score
-
-
-def measure_known(
-    labels: np.ndarray, scores: np.ndarray, masks: np.ndarray, maps: np.ndarray, has_mask: np.ndarray
-) -> Metrics:
-    """The metrics of images over all images, those of pixels over the images whose mask is known."""
-    if has_mask.all():
-        return measure(labels, scores, masks, maps)
-    if not (has_mask & labels).any():
-        return measure(labels, scores, None, maps)
-    known = measure(labels[has_mask], scores[has_mask], masks[has_mask], maps[has_mask])
-    return replace(known, image_auroc=image_auroc(labels, scores))
 
 
 def name_below(path: Path, root: Path) -> str:

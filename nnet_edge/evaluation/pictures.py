@@ -1,4 +1,4 @@
-"""The two pictures of an evaluation: the sheet (image, mask, map, verdict) and the histogram of scores.
+"""Pictures of an evaluation: the sheet (image, mask, map, verdict) and the histogram of scores.
 
 The colour scale is fixed: score / threshold from 0 to 2 in every row of every sheet, so pictures can be compared.
 """
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.errors import MissingExtraError
-from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.errors import ConfigError, DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import read_image, resize
+from nnet_edge.metrics import judged_metrics
 
 MAX_ROWS = 16
 ROWS_IN_A_COLUMN = 8  # more rows go into a second column beside the first
@@ -185,10 +185,10 @@ def draw_histogram(evaluation: Evaluation) -> bytes:
     axes.axvline(1, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="threshold")
     if is_wide:
         axes.set_xscale("log")
-        marks = [
-            mark for mark in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if bins[0] <= mark <= bins[-1]
+        ticks = [
+            tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if bins[0] <= tick <= bins[-1]
         ]
-        axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set_xlim(bins[0], bins[-1])
     axes.set_xlabel("image score / threshold" + (", logarithmic" if is_wide else ""), color=INK)
@@ -223,13 +223,7 @@ def write_head(figure: Any, evaluation: Evaluation, left: float) -> None:
 
 def figures_of(evaluation: Evaluation) -> str:
     """The metrics that could be computed, in per cent."""
-    figures = evaluation.metrics
-    named = (
-        ("image AUROC", figures.image_auroc),
-        ("pixel AUROC", figures.pixel_auroc),
-        ("pixel AP", figures.pixel_ap),
-        ("PRO", figures.pro),
-    )
+    named = [(metric.label, evaluation.metrics[metric.name]) for metric in judged_metrics()]
     known = [f"{word} {100 * value:.1f} %" for word, value in named if value is not None]
     return "  ·  ".join(known) if known else "no metric: the test set needs good and defective images"
 

@@ -1,4 +1,4 @@
-"""Teachers and forward students: the first three stages of a classification network (specification section 2).
+"""Backbones of teachers and forward students: the first three stages of a classification network (specification section 2).
 
 `Encoder` gives the feature maps at 1/4, 1/8 and 1/16 of the image; layer4 and the classifier are not built.
 `efficientnet_lite0` ends its stages in linear bottlenecks, so its feature maps have both signs; the ResNets' are >= 0.
@@ -16,11 +16,12 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
 Features = tuple[Tensor, Tensor, Tensor]  # (N, C1, H/4, W/4), (N, C2, H/8, W/8), (N, C3, H/16, W/16)
+STRIDES = (4, 8, 16)  # pixels of the image to one of each feature map
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the other parts of N-Net must know about a teacher's architecture."""
+    """What the rest of a network must know about a teacher's architecture."""
 
     name: str
     channels: tuple[int, int, int]  # C1, C2, C3
@@ -94,7 +95,7 @@ def build_network(backbone: Backbone) -> nn.Module:
 
 
 def to_encoder(backbone: Backbone, network: nn.Module) -> Encoder:
-    """The stem and stages of `network` that N-Net uses; they keep their weights."""
+    """The stem and the three stages of `network`; they keep their weights."""
     parts: list[list[Any]]
     if backbone.lite0_ends is not None:
         blocks = list(cast(nn.Module, network.blocks).children())

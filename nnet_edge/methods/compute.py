@@ -1,4 +1,4 @@
-"""Where and in which precision a training computes: processor or GPU, FP32 or BF16 autocast."""
+"""Device and precision that a network computes in: processor or GPU, FP32 or BF16 autocast."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from nnet_edge.errors import ConfigError
+
+CHUNK = 16  # images that the teacher takes at once
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,13 @@ def full_fp32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """The images in pieces that the teacher takes at once."""
+    return (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+
+
+def to_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """The images as a tensor on `device`."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device)

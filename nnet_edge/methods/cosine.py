@@ -1,4 +1,4 @@
-"""The distance that everything is compared by: 1 - cosine of two feature maps at every position (equations 1 and 2).
+"""Cosine distance: 1 - cosine of two feature maps at every position (equations 1 and 2).
 
 `cosine_distance` is the formula, and what exported graphs hold. `learned_distance` gives the same numbers for a loss; its
 gradient is written out, which reads and writes the feature maps half as often.
@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 COSINE_EPSILON = 1e-8  # smallest norm of a feature vector, section 7
 NO_ANCHORS = (None, None, None)
+SMALLEST_DEVIATION = 1e-3  # share of the mean deviation; a channel that never changes is not blown up
 
 
 def unit(features: Tensor) -> Tensor:

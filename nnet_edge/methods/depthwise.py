@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose gradients are quick on a CPU.
+"""Depthwise convolutions with gradients that are quick on a CPU.
 
 oneDNN computes two gradients of depthwise convolutions by slow references: that of a 5x5 kernel, and that of the input at
 stride 2 in BF16. The same numbers come from kernels that it has: a 5x5 kernel's gradient is the diagonal of that of a

@@ -1,4 +1,4 @@
-"""Where a teacher's ImageNet weights come from: a file, a package, or torchvision's hub cache.
+"""Teacher weights of ImageNet, from a file, a package, or torchvision's hub cache.
 
 Random weights are given only when asked for by name (`RANDOM`); the bundle and every report then say so.
 """

@@ -1,4 +1,4 @@
-"""N-Net in PyTorch behind the runners' door: what every exported graph and engine is compared with."""
+"""TorchRunner: a network in PyTorch as a runner, which every exported graph and engine is compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnet_edge.anomaly_map import anomaly_map, image_score
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
 from nnet_edge.methods.compute import full_fp32
-from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.network import Network
 
 
 class TorchRunner:
@@ -22,7 +22,7 @@ class TorchRunner:
     precision = "fp32"
     input_shape = (SIDE, SIDE, 3)
 
-    def __init__(self, network: NNet, device: str = "cpu", max_batch: int = 8) -> None:
+    def __init__(self, network: Network, device: str = "cpu", max_batch: int = 8) -> None:
         self.max_batch = max_batch
         self._device = device
         self._network = network.eval().to(device)
@@ -46,5 +46,5 @@ class TorchRunner:
         with full_fp32():
             found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         maps = {name: value.cpu().numpy() for name, value in zip(self._network.output_names, found, strict=True)}
-        enlarged = anomaly_map(maps, fusion=self._network.settings.fusion)
+        enlarged = anomaly_map(maps, fusion=self._network.map_fusion)
         return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})

@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, so that it also works where its compiled operators do not load.
+"""Import of torchvision that also works where its compiled operators do not load; the only one.
 
 torchvision's wheels bring operators compiled against one build of torch. Beside another build (a CPU wheel of torch, say)
 they do not load, and the import fails with 'operator torchvision::nms does not exist' although the networks need none of

@@ -1,7 +1,9 @@
 """Tables of a settings file become frozen dataclasses, and the same dataclasses become the file's JSON schema.
 
 Every key is checked where it stands: an unknown one is an error that offers the nearest name, a value of another type an
-error that says which was meant. What values can be meant is checked by the dataclasses themselves, in __post_init__.
+error that says which is expected. Values are checked by the dataclasses themselves, in __post_init__. A dataclass whose
+tables follow from a registry has `from_table` and `schema` of its own. A field's metadata may hold `key` (its name in the
+file, where that differs), `choices`, and `entries` (it is a list of tables, written [[key]]).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.stream import Policy
+from nnet_edge.settings.policy import Policy
 
 T = TypeVar("T")
 NEAR = 0.6  # of difflib's ratio: what is less alike is no help
@@ -36,32 +38,53 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> 
     for key in table:
         if key not in fields:
             raise ConfigError(unknown_key(key, list(fields), where))
-    missing = [name for name, field in fields.items() if name not in table and is_needed(field)]
+    missing = [key for key, field in fields.items() if key not in table and is_needed(field)]
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]}: give it")
-    hints = hints_of(kind)
-    values = {key: to_value(hints[key], value, f"{where}: {key}", folder) for key, value in table.items()}
+    hints = typing.get_type_hints(kind)
+    values = {fields[key].name: to_field(hints, fields[key], table[key], where, folder) for key in table}
     try:
         return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def to_field(hints: Mapping[str, Any], field: dataclasses.Field[Any], value: Any, where: str, folder: Path) -> Any:
+    """The value of one field of a dataclass. Raises ConfigError that names the table and the key."""
+    key, hint = key_of(field), hints[field.name]
+    if not field.metadata.get("entries"):
+        return to_value(hint, value, f"{where}: {key}", folder)
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where}: [{key}] is one table: write [[{key}]], with two brackets, for each {key}")
+    inner = typing.get_args(hint)[0]
+    return tuple(
+        to_value(inner, entry, f"{where}: {title(key, entry, number)}", folder) for number, entry in enumerate(value)
+    )
+
+
+def title(key: str, entry: Any, number: int) -> str:
+    """How errors name an entry of a list: by its name where it has one."""
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return f"[[{key}]] {name!r}" if isinstance(name, str) else f"[[{key}]] number {number + 1}"
+
+
 def unknown_key(key: str, known: list[str], where: str) -> str:
-    """What to say of a key that nobody knows."""
+    """The message for a key that is unknown."""
     near = get_close_matches(key, known, 1, NEAR)
     advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"{where} has a key {key!r} that is unknown: {advice}"
 
 
 def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
-    """`value` of a settings file as the type `hint`. Raises ConfigError that begins with `where`."""
+    """`value` of a settings file as the type `hint`; None only where the type allows it. Raises ConfigError."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
+    if value is None and type(None) in options:
+        return None
     (hint,) = (option for option in options if option is not type(None))
     if typing.get_origin(hint) is tuple:
         return to_tuple(hint, value, where, folder)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Policy:
-        return build(hint, value, where, folder)
+    if isinstance(hint, type) and "from_table" in vars(hint):
+        return hint.from_table(value, where, folder)  # type: ignore[attr-defined]
     if hint is Path:
         return folder / Path(of_type(str, value, where)).expanduser()
     try:
@@ -73,6 +96,8 @@ def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
         raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{where} is {value!r}: choose {', '.join(item.value for item in hint)}") from error
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where, folder)
     return of_type(hint, value, where)
 
 
@@ -90,9 +115,11 @@ def to_tuple(hint: Any, value: Any, where: str, folder: Path) -> tuple[Any, ...]
 
 
 def of_type(kind: type, value: Any, where: str) -> Any:
-    """`value`, when it is of that type; a whole number is a number too. Raises ConfigError."""
+    """`value` if it is of that type; a whole number is a number too. Raises ConfigError."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is str and isinstance(value, Path):  # from a flag
+        return str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} is {value!r}: it must be {PLAIN[kind]}")
     return value
@@ -100,15 +127,18 @@ def of_type(kind: type, value: Any, where: str) -> Any:
 
 def schema_of(kind: type, described: str = "") -> dict[str, Any]:
     """The JSON schema (2020-12) of a table that becomes the dataclass `kind`."""
-    hints = hints_of(kind)
+    if "schema" in vars(kind):
+        found: dict[str, Any] = kind.schema()  # type: ignore[attr-defined]
+        return found
+    hints = typing.get_type_hints(kind)
     fields = fields_of(kind)
     schema: dict[str, Any] = {
         "type": "object",
         "description": described or (kind.__doc__ or "").strip().split("\n")[0],
-        "properties": {name: schema_of_field(hints[name], field) for name, field in fields.items()},
+        "properties": {key: schema_of_field(hints[field.name], field) for key, field in fields.items()},
         "additionalProperties": False,
     }
-    needed = [name for name, field in fields.items() if is_needed(field)]
+    needed = [key for key, field in fields.items() if is_needed(field)]
     return schema | ({"required": needed} if needed else {})
 
 
@@ -146,19 +176,21 @@ def schema_of_hint(hint: Any) -> dict[str, Any]:
     return {"type": SCHEMA_TYPES[hint]}
 
 
-def hints_of(kind: type) -> dict[str, Any]:
-    """The types of the dataclass' fields, resolved."""
-    return typing.get_type_hints(kind)
-
-
 def fields_of(kind: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of the dataclass by name."""
-    return {field.name: field for field in dataclasses.fields(kind)}
+    """The fields of the dataclass by their keys in the file."""
+    return {key_of(field): field for field in dataclasses.fields(kind)}
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """The field's key in the file."""
+    key: str = field.metadata.get("key", field.name)
+    return key
 
 
 def is_needed(field: dataclasses.Field[Any]) -> bool:
-    """Whether the field has no default."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    """Whether the field has no default, or an empty one that its metadata calls needed."""
+    has_none = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    return has_none or bool(field.metadata.get("needed"))
 
 
 def is_union(hint: Any) -> bool:

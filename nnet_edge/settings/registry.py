@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -35,6 +36,8 @@ class Registry(Generic[Kind]):
         self.noun = noun
         self._package = package
         self._kinds: dict[str, Kind] = {}
+        self._lock = threading.RLock()
+        self._is_importing = self._is_complete = False
 
     def register(self, kind: Kind) -> Kind:
         """Take in a kind, and give it back. Raises ConfigError for a name that is taken."""
@@ -65,12 +68,17 @@ class Registry(Generic[Kind]):
         return iter([self._kinds[name] for name in sorted(self._kinds)])
 
     def _discover(self) -> None:
-        """Import every file of the package, once."""
-        if self._package is None:
+        """Import every file of the package, once; a second thread waits until all of them are there."""
+        if self._is_complete or self._package is None:
             return
-        package, self._package = importlib.import_module(self._package), None
-        for found in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{found.name}")
+        with self._lock:
+            if self._is_complete or self._is_importing:
+                return
+            self._is_importing = True  # a file that asks the registry while it is imported sees what there is so far
+            package = importlib.import_module(self._package)
+            for found in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{package.__name__}.{found.name}")
+            self._is_complete = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Asked:
     streams: int = 1
     is_live: bool = False  # whether some source is
     must_deliver: bool = False
+    every_frame: bool = False  # whether live sources wait too (--when-full wait)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ class SourceKind:
     options: type[Any] | None = None  # a frozen dataclass of the settings that only this kind has; None: there are none
     page: str = "file"  # the word of [web] addable that lets the page add one
     flags: tuple[Flag, ...] = field(default=())  # that set options of the camera
+    is_path: bool = False  # whether `takes` looks at what lies at a path; False: it looks at the text alone
+    suffixes: tuple[str, ...] = ()  # of its files: an absent path with one of them is no device that may come later
 
 
 SINKS: Registry[SinkKind] = Registry("sink", "nnet_edge.runtime.sinks")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
@@ -17,13 +16,6 @@ RUNNER_KINDS = ("auto", *CPU_RUNNER_KINDS, "tensorrt")
 PRECISIONS = ("fp32", "bf16")
 HINTS = ("latency", "throughput")
 LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far more inside the network
-
-
-class WhenFull(Enum):
-    """What a frame does that meets a full buffer."""
-
-    WAIT = "wait"  # for files, where every frame counts
-    DROP_OLDEST = "drop-oldest"  # for live sources, where only the newest frame is of use
 
 
 @dataclass(frozen=True)
@@ -46,39 +38,6 @@ class RunnerSettings:
         require_between("batch", self.max_batch, 1, LARGEST_BATCH)
 
 
-@dataclass(frozen=True)
-class StreamSettings:
-    """How frames become predictions. Raises ConfigError for a setting that cannot be meant."""
-
-    threshold: float  # image score above this is anomalous; chosen on held-out good images
-    buffer_frames: int | None = None  # None: 4 for live sources (130 ms at 30 frames/s), two batches for files
-    when_full: WhenFull | None = None  # None: files wait, live sources drop the oldest
-    min_area: float = 0.0  # smallest region that is reported, pixels of the frame
-    show_every_s: float = 0.25  # seconds between two looks of the terminal view
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise ConfigError(f"threshold is {self.threshold}: it must be a finite number above 0")
-        if self.buffer_frames is not None:
-            require_between("buffer", self.buffer_frames, 1, 10_000)
-        if not (math.isfinite(self.min_area) and self.min_area >= 0):
-            raise ConfigError(f"smallest area is {self.min_area}: it must be a finite number of pixels, 0 or more")
-        if not (math.isfinite(self.show_every_s) and self.show_every_s > 0):
-            raise ConfigError(f"seconds between two looks are {self.show_every_s}: they must be a number above 0")
-
-    def buffer_size(self, is_live: bool, max_batch: int) -> int:
-        """Frames that the buffer holds for this kind of source."""
-        if self.buffer_frames is not None:
-            return self.buffer_frames
-        return 4 if is_live else 2 * max_batch
-
-    def policy(self, is_live: bool) -> WhenFull:
-        """What a frame of this kind of source does at a full buffer."""
-        if self.when_full is not None:
-            return self.when_full
-        return WhenFull.DROP_OLDEST if is_live else WhenFull.WAIT
-
-
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Nothing, when `value` is one of `choices`. Raises ConfigError otherwise."""
     if value not in choices:
@@ -97,3 +56,9 @@ def require_seconds(what: str, value: float, above: float | None = None) -> None
     if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (above is not None and value <= above):
         bound = "0 or more" if above is None else f"above {above:g}"
         raise ConfigError(f"{what} are {value}: it must be a finite number, {bound}")
+
+
+def require_positive(what: str, value: float) -> None:
+    """Raise ConfigError unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{what} is {value!r}: it must be a finite number above 0")

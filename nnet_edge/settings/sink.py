@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.runner import require_between
-from nnet_edge.settings.stream import NAME, require_positive
+from nnet_edge.settings.reader import build, schema_of
+from nnet_edge.settings.registry import SINKS
+from nnet_edge.settings.runner import require_between, require_positive
+from nnet_edge.settings.stream import NAME
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,28 @@ class SinkSettings:
             raise ConfigError("a sink that must deliver needs a queue: leave queue = 0 out, or must_deliver")
         require_between("spool_bytes", self.spool_bytes, 1 << 16, 1 << 50)
         require_positive("retry_s", self.retry_s)
+
+    @classmethod
+    def from_table(cls, table: Any, where: str, folder: Path) -> SinkSettings:
+        """The settings of one [[sink]] table, of the class that its `kind` names. Raises ConfigError."""
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{where} is {table!r}: it must be a table")
+        if "kind" not in table:
+            raise ConfigError(f"{where} lacks its kind: choose {', '.join(SINKS.names())}")
+        kind = SINKS.find(table["kind"], where)
+        rest = {key: value for key, value in table.items() if key != "kind"}
+        settings: SinkSettings = build(kind.settings, rest, where, folder)
+        return settings
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON schema of a [[sink]] table: one of the registered kinds."""
+        kinds = []
+        for kind in SINKS:
+            schema = schema_of(kind.settings)
+            schema["properties"] = {"kind": {"const": kind.name}} | schema["properties"]
+            kinds.append(schema | {"required": ["kind", *schema.get("required", [])]})
+        return {"oneOf": kinds}
 
     @property
     def label(self) -> str:

@@ -1,120 +1,43 @@
-"""The settings of one stream of a line: its camera, its lane, its verdicts. Frozen, checked where they are made."""
+"""The settings of one stream of a line: its camera, its buffer, its verdicts. Frozen, checked where they are made."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
-from nnet_edge.settings.runner import require_between, require_choice
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
+from nnet_edge.settings.runner import require_between, require_positive
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a stream's name stands in files, topics and addresses
-TRANSPORTS = ("tcp", "udp")
 Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the camera's picture
 
 
-class When(Enum):
-    """What becomes of a frame that meets a full lane, or comes too soon."""
-
-    EVERY_FRAME = "every-frame"  # the source waits: for files
-    FRESHEST = "freshest"  # the oldest is dropped: for live sources
-    PACED = "paced"  # as freshest, and at most so many frames a second
-
-
 @dataclass(frozen=True)
-class Policy:
-    """A policy by name: every-frame, freshest or paced:N (at most N frames a second)."""
+class BufferSettings:
+    """How frames of one stream wait for their turn. Raises ConfigError for an invalid setting."""
 
-    when: When
-    pace_hz: float | None = None  # of PACED only
-
-    def __post_init__(self) -> None:
-        if (self.when is When.PACED) != (self.pace_hz is not None):
-            raise ConfigError("a pace belongs to the policy paced and to no other: write paced:5 for 5 frames a second")
-        if self.pace_hz is not None:
-            require_positive("pace", self.pace_hz)
-
-    @classmethod
-    def from_text(cls, text: str) -> Policy:
-        """The policy that `text` names; raises ConfigError for another text."""
-        name, _, pace = text.partition(":")
-        if name == "paced":
-            try:
-                return cls(When.PACED, float(pace))
-            except ValueError as error:
-                raise ConfigError(f"the policy {text!r} has no pace: write paced:5 for 5 frames a second") from error
-        if pace or name not in ("every-frame", "freshest"):
-            raise ConfigError(f"the policy {text!r} is unknown: choose every-frame, freshest or paced:N")
-        return cls(When(name))
-
-    def __str__(self) -> str:
-        return self.when.value if self.pace_hz is None else f"paced:{self.pace_hz:g}"
-
-
-EVERY_FRAME, FRESHEST = Policy(When.EVERY_FRAME), Policy(When.FRESHEST)
-
-
-@dataclass(frozen=True)
-class LaneSettings:
-    """How frames of one stream wait. Raises ConfigError for a setting that cannot be meant."""
-
-    policy: Policy = FRESHEST
-    capacity: int = 2  # frames: one that is taken next, one that comes in meanwhile
+    policy: Policy | None = None  # None: every-frame for files, freshest for live sources
+    capacity: int | None = None  # frames; None: two batches of files, 2 of a live source: one next, one that comes in
     staleness_s: float | None = None  # a frame that is older when its turn comes is dropped; None: never
-    weight: int = 1  # images that a frame puts into a batch: its crops
+    weight: int = 1  # images that a frame puts into a batch: the line sets it to the number of its crops
 
     def __post_init__(self) -> None:
-        require_between("frames that a lane holds", self.capacity, 1, 10_000)
+        if self.capacity is not None:
+            require_between("capacity, frames that wait,", self.capacity, 1, 10_000)
         require_between("crops", self.weight, 1, 64)
         if self.staleness_s is not None:
             require_positive("seconds until a frame is stale", self.staleness_s)
 
-
-@dataclass(frozen=True)
-class CameraSettings:
-    """Where frames come from, what is asked of the camera, and how long its silence is borne."""
-
-    address: str  # see runtime/sources.py: open_source
-    transport: str = "tcp"  # of rtsp
-    credentials: str | None = None  # "file:PATH" or "env:NAME", which hold user:password; never the words themselves
-    width: int | None = None  # None: what the camera gives by itself
-    height: int | None = None
-    rate_hz: float | None = None
-    pixel_format: str | None = None  # four letters, as MJPG or YUYV
-    at_own_rate: bool = False  # a video file as a camera would show it
-    watch: bool = False  # an image folder: new files become frames
-    skip_bad_images: bool = False
-    seed: int = 0  # of a synthetic camera
-    open_timeout_s: float = 10.0
-    read_timeout_s: float = 5.0
-    stall_s: float = 5.0  # without a frame for so long, the source is opened again
-    first_retry_s: float = 0.5
-    longest_retry_s: float = 30.0
-    jitter: float = 0.2  # share by which a wait is longer or shorter, so that cameras do not come back all at once
-
-    def __post_init__(self) -> None:
-        if not self.address:
-            raise ConfigError("a stream needs a source: a folder, a file, a camera's number, an address or synthetic")
-        require_choice("transport", self.transport, TRANSPORTS)
-        for what in ("open_timeout_s", "read_timeout_s", "stall_s", "first_retry_s", "longest_retry_s"):
-            require_positive(what, getattr(self, what))
-        for what in ("width", "height"):
-            if getattr(self, what) is not None:
-                require_between(what, getattr(self, what), 1, 32_768)
-        if (self.width is None) != (self.height is None):
-            raise ConfigError("a width needs a height and a height a width: give both, or neither")
-        if self.rate_hz is not None:
-            require_positive("rate", self.rate_hz)
-        if self.pixel_format is not None and len(self.pixel_format) != 4:
-            raise ConfigError(f"pixel format {self.pixel_format!r} cannot be: it has four letters, as MJPG or YUYV")
-        if not 0 <= self.jitter < 1:
-            raise ConfigError(f"jitter is {self.jitter}: it must be a share from 0 to below 1")
-        if self.credentials is not None and self.credentials.partition(":")[0] not in ("file", "env"):
-            raise ConfigError("credentials are never written out: give file:PATH or env:NAME, which hold user:password")
+    def resolved(self, is_live: bool, max_batch: int, crops: int = 0) -> BufferSettings:
+        """The settings with what follows from the source and from the runner's batch."""
+        policy = self.policy or (FRESHEST if is_live else EVERY_FRAME)
+        capacity = self.capacity or (2 if is_live else 2 * max_batch)
+        return replace(self, policy=policy, capacity=capacity, weight=max(1, crops))
 
 
 @dataclass(frozen=True)
@@ -188,7 +111,7 @@ class LineStream:
 
     name: str
     camera: CameraSettings
-    lane: LaneSettings | None = None  # None: every-frame for files, freshest for live sources
+    buffer: BufferSettings = field(default_factory=BufferSettings, metadata={"key": "lane"})
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     bundle: Path | None = None  # None: the line's
 
@@ -199,12 +122,6 @@ class LineStream:
             )
 
 
-def require_positive(what: str, value: float) -> None:
-    """Nothing, when `value` is a finite number above 0. Raises ConfigError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{what} is {value!r}: it must be a finite number above 0")
-
-
 def require_polygon(polygon: Polygon) -> None:
     """Nothing, when `polygon` has an area and finite corners. Raises ConfigError otherwise."""
     if len(polygon) < 3 or not all(math.isfinite(x) and math.isfinite(y) for x, y in polygon):
@@ -212,3 +129,8 @@ def require_polygon(polygon: Polygon) -> None:
     following = (*polygon[1:], polygon[0])
     if sum(x * v - u * y for (x, y), (u, v) in zip(polygon, following, strict=True)) == 0:
         raise ConfigError(f"the region {polygon} has no area: give corners that do not lie on one line")
+
+
+def plain_name(text: str) -> str:
+    """The name of a stream that is nearest to `text`: of a folder or an address."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:64] or "stream"

@@ -1,18 +1,18 @@
-"""How the live page is served, when a drift is told, and where secrets come from. Frozen, checked where they are made."""
+"""How the live page is served, and when a drift is told. Frozen, checked where they are made."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.runner import require_between, require_choice
-from nnet_edge.settings.stream import require_positive
+from nnet_edge.settings.registry import SOURCES
+from nnet_edge.settings.runner import require_between, require_choice, require_positive
+from nnet_edge.settings.secrets import read_secret, require_secret_place
 
-ADDABLE = ("camera", "rtsp", "http", "synthetic", "file")
+NEVER_ADDABLE = "pipeline"  # of sources that run programs, and of unknown ones: the page never adds them
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 SHORTEST_TOKEN = 16  # letters
 
@@ -52,7 +52,7 @@ class WebSettings:
         require_between("kept scores", self.kept_scores, 10, 10_000)
         require_between("bytes of the gallery", self.gallery_bytes, 2**20, 2**34)
         for kind in self.addable:
-            require_choice("source that the page may add", kind, ADDABLE)
+            require_choice("source that the page may add", kind, addable_words())
         if "file" in self.addable and self.source_folder is None:
             raise ConfigError("the page may add files, and no source_folder says where they are: give one")
         for name in (self.host, *self.names):
@@ -102,6 +102,11 @@ class DriftSettings:
             require_positive(what, value)
 
 
+def addable_words() -> tuple[str, ...]:
+    """The words of the kinds of source that a page may be allowed to add."""
+    return tuple(sorted({kind.page for kind in SOURCES} - {NEVER_ADDABLE}))
+
+
 def is_address(text: str) -> bool:
     """Whether `text` is an IP address."""
     try:
@@ -109,25 +114,3 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def require_secret_place(what: str, place: str) -> None:
-    """Nothing, when `place` is "env:NAME" or "file:PATH". Raises ConfigError that does not repeat it: it may be the secret."""
-    kind, _, rest = place.partition(":")
-    if kind not in ("env", "file") or not rest:
-        raise ConfigError(f"{what} is never the secret itself: give env:NAME or file:PATH, which hold it")
-
-
-def read_secret(what: str, place: str) -> str:
-    """The text in the environment or file that `place` names, without white space around it. Raises ConfigError."""
-    require_secret_place(what, place)
-    kind, _, name = place.partition(":")
-    if kind == "env":
-        secret = os.environ.get(name)
-        if secret is None:
-            raise ConfigError(f"{what}: the environment has no {name}: set it")
-        return secret.strip()
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what}: the file {name} cannot be read: {getattr(error, 'strerror', error)}") from error

@@ -1,4 +1,4 @@
-"""Which augmentation suits the parts, decided on good images alone.
+"""Augmentation search: which augmentation suits the parts, chosen on good images alone.
 
 Some good images are laid aside and compared with the others, as they are and turned by half. Where the turned ones are not much
 stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint at; where they are, parts
@@ -7,30 +7,28 @@ always lie the same way, and only small changes are normal.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.methods.cosine import unit
-from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.compute import Compute, chunks, to_device
+from nnet_edge.methods.cosine import SMALLEST_DEVIATION, unit
+from nnet_edge.methods.network import Network
 from nnet_edge.settings.augmentation import Augmentation
-from nnet_edge.training.feature_cache import SMALLEST_DEVIATION, chunks, to_device
 
 NONE = Augmentation()
 SMALL = Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08)
 TURNED = Augmentation(rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True)
 STRANGER_WHEN_TURNED = 2.0  # measured: cookies, which lie any way, 1.4 to 1.5; parts that lie one way 2.8 to 4.6
-IMAGES = 60  # looked at, a quarter of them laid aside
+IMAGES = 60  # compared, a quarter of them laid aside
 FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The augmentation and what it was decided on."""
+class AugmentationChoice:
+    """The augmentation and what it was chosen on."""
 
     augmentation: Augmentation
     stranger_when_turned: float | None  # distance of turned good images over that of unturned ones; None: not measured
@@ -52,12 +50,12 @@ class Choice:
 
 
 def choose_augmentation(
-    network: NNet,
+    network: Network,
     images: np.ndarray,
     copies: int,
     seed: int,
-    autocast: Callable[[], contextlib.AbstractContextManager],
-) -> Choice:
+    compute: Compute,
+) -> AugmentationChoice:
     """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`.
 
     Distances are cosines of F3 brought to mean 0 and deviation 1 a channel over the compared images: else the channels'
@@ -65,30 +63,28 @@ def choose_augmentation(
     to choose: none.
     """
     if copies == 1 or len(images) < FEWEST_IMAGES:
-        return Choice(NONE, None)
+        return AugmentationChoice(NONE, None)
     order = np.random.default_rng([seed, 2]).permutation(len(images))[:IMAGES]
     aside = images[order[: len(order) // 4]]
-    stored = deepest_vectors(network, images[order[len(order) // 4 :]], autocast)
+    stored = deepest_vectors(network, images[order[len(order) // 4 :]], compute)
     deviation, mean = torch.std_mean(stored, dim=0)
     deviation = deviation.clamp_min(SMALLEST_DEVIATION * float(deviation.mean()) + 1e-12)
     known = unit((stored - mean) / deviation)
     unturned, turned = (
-        nearest_distance(unit((deepest_vectors(network, shown, autocast) - mean) / deviation), known)
+        nearest_distance(unit((deepest_vectors(network, shown, compute) - mean) / deviation), known)
         for shown in (aside, np.ascontiguousarray(aside[:, ::-1, ::-1]))
     )
     ratio = turned / max(unturned, 1e-6)
-    return Choice(replace(TURNED if ratio <= STRANGER_WHEN_TURNED else SMALL, copies=copies), ratio)
+    return AugmentationChoice(replace(TURNED if ratio <= STRANGER_WHEN_TURNED else SMALL, copies=copies), ratio)
 
 
 @torch.no_grad()
-def deepest_vectors(
-    network: NNet, images: np.ndarray, autocast: Callable[[], contextlib.AbstractContextManager]
-) -> Tensor:
+def deepest_vectors(network: Network, images: np.ndarray, compute: Compute) -> Tensor:
     """The vectors of F3 of all images, (N * 256, C) in FP32."""
     found = []
     for chunk in chunks(images):
-        with autocast():
-            third = network.teacher_features(network.normalise(to_device(chunk, network)))[2]
+        with compute.autocast():
+            third = network.teacher_features(network.normalise(to_device(chunk, network.mean.device)))[2]
         found.append(third.float().permute(0, 2, 3, 1).flatten(0, 2))
     return torch.cat(found)
 

@@ -1,8 +1,8 @@
-"""The training folder: what a training leaves while it runs, so that it can go on and a bundle can be made of it.
+"""Training folder: checkpoint, held-out images and log, from which a training resumes and a bundle is made.
 
 checkpoint.safetensors  weights, optimiser state and position; written atomically, safe to load (nothing pickled)
 held_out.safetensors    the good images that training never saw, uint8 RGB (N, 256, 256, 3)
-log.csv, losses.png     the course of the losses
+log.csv, losses.png     the losses of each epoch
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch import Tensor
 
 from nnet_edge.errors import TrainingError
 from nnet_edge.files import write_atomically
-from nnet_edge.methods.backbone import build_encoder, find_backbone
-from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.nnet.settings import TrainSettings
+from nnet_edge.methods.base import METHODS, MethodSettings
+from nnet_edge.methods.network import Network, restore_network
 from nnet_edge.methods.teacher_weights import Teacher
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -36,12 +35,12 @@ FORMAT = "nnet-edge checkpoint 2"
 class Checkpoint:
     """A training at rest."""
 
-    settings: TrainSettings
+    settings: MethodSettings
     network: dict[str, Tensor]  # the weights as the optimiser left them
-    averaged: dict[str, Tensor]  # their running mean; empty when none is kept
+    averaged: dict[str, Tensor]  # their EMA; empty when none is kept
     optimiser: dict[str, Tensor]
     facts: dict[str, Any]  # epoch and step reached, teacher, data: what the manifest needs
-    best: dict[str, Tensor] = field(default_factory=dict)  # the weights that stopping.py keeps; empty: none yet
+    best: dict[str, Tensor] = field(default_factory=dict)  # those that early stopping keeps; empty: none yet
 
     @property
     def epoch(self) -> int:
@@ -60,23 +59,22 @@ class Checkpoint:
 
     @property
     def deployed(self) -> dict[str, Tensor]:
-        """The weights to deploy: the best, else their running mean, else those that the optimiser left."""
+        """The weights to deploy: the best, else their EMA, else those that the optimiser left."""
         return self.best or self.averaged or self.network
 
-    def build_network(self) -> NNet:
-        """N-Net with the weights to deploy, in evaluation mode."""
-        network = NNet(self.settings.model, build_encoder(find_backbone(self.settings.model.backbone)))
-        network.load_state_dict(self.deployed)
-        return network.eval()
+    def build_network(self) -> Network:
+        """The network with the weights to deploy, in evaluation mode."""
+        return restore_network(self.settings, self.deployed)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Put `checkpoint` into the training folder, whole or not at all; gives its path."""
+    """Put `checkpoint` into the training folder, atomically; gives its path."""
     tensors: dict[str, Tensor] = {}
     for part in PARTS:
         values: dict[str, Tensor] = getattr(checkpoint, part)
         tensors |= {f"{part}/{name}": value.detach().cpu().contiguous() for name, value in values.items()}
-    facts = json.dumps({"settings": checkpoint.settings.as_dict(), "facts": checkpoint.facts})
+    settings = checkpoint.settings
+    facts = json.dumps({"system": settings.method, "settings": settings.as_dict(), "facts": checkpoint.facts})
     path = folder / CHECKPOINT
     write_atomically(path, save_tensors(tensors, {"format": FORMAT, "nnet_edge": facts}))
     return path
@@ -100,7 +98,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name, value in tensors.items():
         part, rest = name.split("/", 1)
         parts[part][rest] = value
-    return Checkpoint(TrainSettings.from_dict(known["settings"]), facts=known["facts"], **parts)
+    method = METHODS.find(known.get("system", "nnet"), str(path))  # earlier versions knew N-Net alone
+    return Checkpoint(method.settings.from_dict(known["settings"]), facts=known["facts"], **parts)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

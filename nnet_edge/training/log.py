@@ -1,4 +1,4 @@
-"""The course of a training: one line an epoch in log.csv, one picture of the losses."""
+"""Training log: one row an epoch in log.csv, one picture of the losses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from nnet_edge.files import write_atomically
 
 LOG = "log.csv"
 PICTURE = "losses.png"
-TERMS = ("loss", "reverse", "forward", "align", "query")
-COLUMNS = ("epoch", *TERMS, "held_out", "mark", "learning_rate", "seconds")
 
 
 class TrainingLog:
-    """Rows of mean losses, one an epoch; an absent term is empty, never zero."""
+    """Rows of mean losses, one an epoch: their sum and its `terms`; an absent term is empty, never zero."""
 
-    def __init__(self, folder: Path, rows: Sequence[Mapping[str, float | None]] = ()) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, terms: Sequence[str], rows: Sequence[Mapping[str, float | None]] = ()) -> None:
+        self.folder, self.terms = folder, ("loss", *terms)
         self.rows = [dict(row) for row in rows]
 
     def add(self, row: Mapping[str, float | None]) -> None:
@@ -28,9 +26,10 @@ class TrainingLog:
         self.write()
 
     def write(self) -> None:
-        """Put all rows into log.csv, whole or not at all."""
+        """Put all rows into log.csv, atomically."""
+        columns = ("epoch", *self.terms, "held_out", "mark", "learning_rate", "seconds")
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({name: "" if value is None else f"{value:.6g}" for name, value in row.items()})
@@ -42,7 +41,7 @@ class TrainingLog:
 
         figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
         axes = figure.add_subplot()
-        for term in (*TERMS, "held_out"):
+        for term in (*self.terms, "held_out"):
             points = [(row["epoch"], value) for row in self.rows if (value := row.get(term)) is not None]
             if points:
                 style = {"loss": "-k", "held_out": "--"}.get(term, "-")
@@ -57,11 +56,11 @@ class TrainingLog:
         return path
 
 
-def read_log(folder: Path, until_epoch: int) -> TrainingLog:
+def read_log(folder: Path, terms: Sequence[str], until_epoch: int) -> TrainingLog:
     """The log of a training that goes on, without the rows from `until_epoch` on."""
     path = folder / LOG
     if not path.is_file():
-        return TrainingLog(folder)
+        return TrainingLog(folder, terms)
     with path.open(newline="", encoding="utf-8") as file:
         rows = [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
-    return TrainingLog(folder, [row for row in rows if (row["epoch"] or 0) <= until_epoch])
+    return TrainingLog(folder, terms, [row for row in rows if (row["epoch"] or 0) <= until_epoch])

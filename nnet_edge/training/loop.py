@@ -1,4 +1,4 @@
-"""The training loop of N-Net, from good images to one checkpoint.
+"""Training loop, from good images to one checkpoint.
 
 Everything random is drawn from (seed, epoch), so a training that goes on from its checkpoint is, on the CPU, bit for bit the
 one that was never interrupted.
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,31 @@ import torch
 from torch import Tensor
 
 from nnet_edge.data.augment import augmented_copies
-from nnet_edge.errors import ConfigError, TrainingError
-from nnet_edge.methods.backbone import find_backbone
-from nnet_edge.methods.compute import Compute, choose_device, choose_precision, deterministic, full_fp32
-from nnet_edge.methods.nnet.losses import empty_row_share, nnet_losses
-from nnet_edge.methods.nnet.network import build_nnet
-from nnet_edge.methods.nnet.parts import MAX_EMPTY_ROWS
-from nnet_edge.methods.nnet.settings import TrainSettings
-from nnet_edge.methods.teacher_weights import load_teacher
-from nnet_edge.training.augmentation_search import choose_augmentation
+from nnet_edge.data.synthetic import anomalous_copies
+from nnet_edge.errors import TrainingError
+from nnet_edge.methods.base import METHODS, Batch, MethodSettings
+from nnet_edge.methods.compute import (
+    Compute,
+    choose_device,
+    choose_precision,
+    chunks,
+    deterministic,
+    full_fp32,
+    to_device,
+)
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,
-    facts_of_teacher,
     optimiser_tensors,
     restore_optimiser,
     write_checkpoint,
-    write_held_out,
 )
-from nnet_edge.training.early_stopping import Marks, Watch
-from nnet_edge.training.feature_cache import FeatureBank, chunks, fill_bank, measure_channels, removing_bank, to_device
-from nnet_edge.training.fusion_search import choose_exponents
-from nnet_edge.training.log import PICTURE, TrainingLog, read_log
-from nnet_edge.training.optimiser import RunningMean, build_optimiser, learning_rate, set_rate
+from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
+from nnet_edge.training.feature_cache import fill_cache, removing_cache
+from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
+from nnet_edge.training.start import check_images, start_afresh, start_from
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
-SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Progress:
 
     epoch: int  # from 1
     epochs: int  # at most
-    losses: dict[str, float]  # means of the epoch so far, weighted terms of equation 7
+    losses: dict[str, float]  # means of the epoch so far, weighted terms of the loss
     seconds_left: float  # at most
 
 
@@ -80,13 +79,13 @@ class Trained:
     epochs: int
     seconds: float
     step_ms: float  # median time of a training step, an image
-    teacher_ms: float  # the teacher's pass that the bank saves each step, an image
+    teacher_ms: float  # the teacher's pass that the feature cache saves each step, an image
     precision: str
-    marks: Marks | None  # what the looks at damaged copies said; None for a training of fixed length
+    validation: ValidationScores | None  # None for a training of fixed length
 
     @property
     def saved_share(self) -> float | None:
-        """Share of a step's time that the bank saves, 0 to 1; None when no step was left to do."""
+        """Share of a step's time that the feature cache saves, 0 to 1; None when no step was left to do."""
         if not self.step_ms:
             return None
         return self.teacher_ms / (self.teacher_ms + self.step_ms)
@@ -95,7 +94,7 @@ class Trained:
 def train(
     images: np.ndarray,
     held_out: np.ndarray,
-    settings: TrainSettings,
+    settings: MethodSettings,
     folder: Path,
     options: TrainOptions = TrainOptions(),
     data_facts: dict[str, Any] | None = None,
@@ -109,26 +108,26 @@ def train(
     `held_out` images are only measured and kept for the threshold. `stopping` is entered when the steps begin and gives the
     question that is asked after every step; when that says True the checkpoint is written and the training returns
     unfinished. Before the first step there is nothing to keep, and an interruption is one like any other. Raises
-    TrainingError when the loss is no number or the memory dies (the last good checkpoint stays), ConfigError for a batch or
-    device that cannot be.
+    TrainingError when the loss is NaN or infinite or the method sees a fault (the last good checkpoint stays), ConfigError for
+    an invalid batch or device.
     """
     check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
-    with deterministic(options.deterministic), full_fp32(), removing_bank(folder):
+    with deterministic(options.deterministic), full_fp32(), removing_cache(folder):
         trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
         with stopping() as stop:
             return trainer.run(report, stop)
 
 
 class Trainer:
-    """One training: network, optimiser, the bank of teacher features, and where it stands."""
+    """One training: network, optimiser, feature cache, and where it stands."""
 
     def __init__(
         self,
         images: np.ndarray,
         held_out: np.ndarray,
-        settings: TrainSettings,
+        settings: MethodSettings,
         options: TrainOptions,
         folder: Path,
         compute: Compute,
@@ -136,259 +135,241 @@ class Trainer:
         resume: Checkpoint | None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.settings, self.options, self.folder, self.compute = settings, options, folder, compute
-        self.say = say
+        self.options, self.folder, self.compute, self.say = options, folder, compute, say
         self.held_out = held_out
-        self.position = (0, 0)  # epoch and step to do next
-        self.sums: dict[str, float] = {}  # of the losses of this epoch
-        self.seconds_before = 0.0
         if resume is None:
-            self.start_afresh(images, data_facts)
+            start = start_afresh(images, held_out, settings, folder, compute, options.teacher_weights, data_facts, say)
         else:
-            self.go_on(resume)
-        settings = self.settings
+            start = start_from(resume, folder)
+        self.settings, self.network, self.facts, self.log = start.settings, start.network, start.facts, start.log
+        self.position, self.sums, self.seconds_before = start.position, start.sums, start.seconds
+        self.method = METHODS.find(self.settings.method)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = build_optimiser(self.network, settings, compute.device)
+        rates = self.method.rates(self.settings)
+        self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
-        self.bank = self.fill(images)
-        if resume is None and settings.model.memory_init != "uniform" and self.network.memory is not None:
-            generator = torch.Generator().manual_seed(settings.seed)
-            self.network.memory.remember(self.bank.maps[2], generator, settings.model.memory_init == "coreset")
-        self.averaged = RunningMean(self.network, settings.ema_decay, None if resume is None else resume.averaged)
+        augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
+        self.cache = fill_cache(self.network, augmented, compute, folder, options.memory_limit)
+        if resume is None:
+            self.method.prepare_students(self.network, self.cache.maps, self.settings)
+        averaged = None if resume is None else resume.averaged
+        self.ema = ExponentialMovingAverage(self.network, self.settings.ema_decay, averaged)
         self.best: dict[str, Tensor] = {} if resume is None else dict(resume.best)
-        self.watch = self.start_watch(resume)
-        self.branches = torch.compile(self.network.branches) if options.compile else self.network.branches
-        self.steps_an_epoch = len(list(epoch_rows(len(self.bank.images), settings.batch, settings.seed, 0)))
+        self.stopping = self.start_stopping(resume)
+        self.compare = torch.compile(self.method.compare) if options.compile else self.method.compare
+        self.steps_an_epoch = len(list(self.rows_of(0)))
 
-    def start_afresh(self, images: np.ndarray, data_facts: dict[str, Any]) -> None:
-        """Teacher, random students, an empty log, and the held-out images kept."""
-        teacher = load_teacher(
-            find_backbone(self.settings.model.backbone), self.options.teacher_weights, self.settings.seed
-        )
-        self.network = build_nnet(self.settings.model, teacher, self.settings.seed)
-        self.facts: dict[str, Any] = {"data": data_facts, "teacher": facts_of_teacher(teacher)}
-        for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts
-            (self.folder / name).unlink(missing_ok=True)
-        self.log = TrainingLog(self.folder)
-        self.log.write()
-        write_held_out(self.folder, self.held_out)
-        if self.settings.model.standardise:
-            self.network.to(self.compute.device)
-            measure_channels(self.network, images, self.compute.autocast)
-        self.settings = self.settled(images)
-
-    def settled(self, images: np.ndarray) -> TrainSettings:
-        """The settings with the augmentation chosen and the length known, as the checkpoint keeps them."""
-        settings = self.settings
-        if settings.augmentation_copies:
-            copies = settings.augmentation_copies if len(images) <= SMALL_SET else 1
-            choice = choose_augmentation(
-                self.network.to(self.compute.device).eval(), images, copies, settings.seed, self.compute.autocast
-            )
-            self.say(choice.sentence())
-            settings = replace(settings, augmentation=choice.augmentation, augmentation_copies=0)
-        return settings.with_length_for(len(images) * settings.augmentation.copies)
-
-    def go_on(self, resume: Checkpoint) -> None:
-        """Everything as the checkpoint left it."""
-        self.settings = resume.settings
-        self.network = resume.build_network()
-        self.network.load_state_dict(resume.network)
-        self.facts = {name: resume.facts[name] for name in ("data", "teacher")}
-        self.position = (resume.epoch, resume.step)
-        self.sums = dict(resume.facts["sums"])
-        self.seconds_before = float(resume.facts["seconds"])
-        self.log = read_log(self.folder, resume.epoch)
-
-    def start_watch(self, resume: Checkpoint | None) -> Watch | None:
-        """What says when to end, as the checkpoint left it; None for a training of fixed length."""
+    def start_stopping(self, resume: Checkpoint | None) -> EarlyStopping | None:
+        """Early stopping as the checkpoint left it; None for a training of fixed length."""
         if not self.settings.look_every:
             return None
-        marks = None if resume is None else Marks.from_dict(resume.facts["marks"])
-        return Watch(self.held_out, self.settings.look_every, self.settings.patience, self.settings.seed, marks)
+        scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
+        return EarlyStopping(self.method, self.held_out, self.settings, scores)
 
-    def fill(self, images: np.ndarray) -> FeatureBank:
-        """The teacher's features of all images and their augmented copies."""
-        augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
-        return fill_bank(
-            self.network, augmented, self.compute.dtype, self.compute.autocast, self.folder, self.options.memory_limit
-        )
+    def rows_of(self, epoch: int) -> Iterator[np.ndarray]:
+        """The rows of each batch of an epoch."""
+        return epoch_rows(len(self.cache.images), self.settings.batch, self.settings.seed, epoch)
 
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Trained:
-        """Train to the last epoch, or until the watch has seen enough, or until `stop` says so."""
+        """Train to the last epoch, or until early stopping or `stop` says so."""
         started = time.perf_counter()
         step_ms: list[float] = []
-        first_epoch, first_step = self.position
-        for epoch in range(first_epoch, self.settings.epochs):
-            if self.is_enough:
+        for epoch in range(self.position[0], self.settings.epochs):
+            if self.should_stop:
                 break
-            epoch_started = time.perf_counter()
-            self.network.train()
-            for step, rows in enumerate(
-                epoch_rows(len(self.bank.images), self.settings.batch, self.settings.seed, epoch)
-            ):
-                if epoch == first_epoch and step < first_step:
-                    continue
-                step_started = time.perf_counter()
-                losses = self.train_step(rows, epoch, step)
-                step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
-                self.position = (epoch, step + 1)
-                for name, value in losses.items():
-                    self.sums[name] = self.sums.get(name, 0.0) + value
-                self.look(epoch, step)
-                left = self.seconds_left(started, len(step_ms))
-                report(
-                    Progress(epoch + 1, self.settings.epochs, {k: v / (step + 1) for k, v in self.sums.items()}, left)
-                )
-                if self.is_enough:
-                    break
-                if stop():
-                    self.save(started)
-                    return self.ended(False, started, step_ms)
-            self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
-            if self.is_at_its_end and self.settings.model.exponent_power:
-                self.settle_exponents()
+            if not self.run_epoch(epoch, started, step_ms, report, stop):
+                self.save(started)
+                return self.ended(False, started, step_ms)
+            if self.is_at_its_end:
+                self.settle_fusion()
             if self.is_time_to_save(epoch):
                 self.save(started)
         self.log.draw()
         return self.ended(True, started, step_ms)
 
+    def run_epoch(
+        self,
+        epoch: int,
+        started: float,
+        step_ms: list[float],
+        report: Callable[[Progress], None],
+        stop: Callable[[], bool],
+    ) -> bool:
+        """The steps of an epoch that are left to do; False when `stop` said so before its end."""
+        epoch_started = time.perf_counter()
+        self.network.train()
+        first_step = self.position[1]
+        for step, rows in enumerate(self.rows_of(epoch)):
+            if step < first_step:
+                continue
+            step_started = time.perf_counter()
+            losses = self.train_step(rows, epoch, step)
+            step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
+            self.position = (epoch, step + 1)
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            self.validate(epoch, step)
+            means = {name: value / (step + 1) for name, value in self.sums.items()}
+            report(Progress(epoch + 1, self.settings.epochs, means, self.seconds_left(started, len(step_ms))))
+            if self.should_stop:
+                break
+            if stop():
+                return False
+        self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
+        return True
+
     def train_step(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, float]:
         """One step of the optimiser on the images in `rows`; gives its losses."""
-        set_rate(self.optimiser.param_groups, self.learning_rate(epoch, step))
-        device = self.compute.device
-        normalised = self.network.normalise(to_device(self.bank.images[rows], self.network))
-        first, second, third = (values.to(device, non_blocking=True) for values in self.bank.features(rows))
-        teacher = (first, second, third)
+        rate = learning_rate(self.settings, self.steps_before(epoch) + step, self.steps_before(self.settings.epochs))
+        set_rate(self.optimiser.param_groups, rate)
+        batch = self.batch_of(rows, self.steps_before(epoch) + step)
         with self.compute.autocast():
-            branches = self.branches(normalised.contiguous(memory_format=torch.channels_last), teacher)
-        terms = nnet_losses(branches, self.settings, epoch)
+            compared = self.compare(self.network, batch)
+        terms = self.method.losses(compared, self.settings, epoch)
         loss = torch.stack(list(terms.values())).sum()
-        self.check(float(loss.detach()), branches.memory_weights, epoch, step)
+        self.check(float(loss.detach()), compared, f"in step {step + 1} of epoch {epoch + 1}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        self.averaged.follow(self.steps_before(epoch) + step)
+        self.ema.follow(self.steps_before(epoch) + step)
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
 
-    def check(self, loss: float, memory_weights: Tensor | None, epoch: int, step: int) -> None:
-        """Nothing, while the loss is a number and the memory lives. Raises TrainingError otherwise, before the step."""
-        where = f"in step {step + 1} of epoch {epoch + 1}"
+    def batch_of(self, rows: np.ndarray, step: int) -> Batch:
+        """The batch of these rows, with synthetic anomalies drawn for this step of the training where the method asks."""
+        device = self.compute.device
+        first, second, third = (values.to(device, non_blocking=True) for values in self.cache.features(rows))
+        images = self.cache.images[rows]
+        normalised = self.normalised(images)
+        if not self.method.needs_pairs:
+            return Batch(normalised, (first, second, third))
+        anomalous, masks = anomalous_copies(images, len(images), self.settings.seed, step)
+        there = torch.from_numpy(masks[:, None]).to(device)
+        return Batch(normalised, (first, second, third), self.normalised(anomalous), there)
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Images as the network's parts take them."""
+        values = self.network.normalise(to_device(images, self.network.mean.device))
+        return values.contiguous(memory_format=torch.channels_last)
+
+    def check(self, loss: float, compared: Any, where: str) -> None:
+        """Raise TrainingError, before the step, when the loss is not finite or the method sees a fault."""
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} {where}; {self.last_good_checkpoint()}. "
                 "Lower --learning-rate, or use --precision fp32"
             )
-        if memory_weights is not None and (share := empty_row_share(memory_weights)) > MAX_EMPTY_ROWS:
-            raise TrainingError(
-                f"{share:.0%} of the memory's weights are all zero {where}, so it recalls nothing; at most "
-                f"{MAX_EMPTY_ROWS:.0%} may be. Lower memory_lambda_times_slots (now "
-                f"{self.settings.model.memory_lambda_times_slots}) or memory_temperature"
-            )
-
-    def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate of a step."""
-        return learning_rate(self.settings, self.steps_before(epoch) + step, self.steps_before(self.settings.epochs))
+        if fault := self.method.fault(compared, self.settings, where):
+            raise TrainingError(fault)
 
     def steps_before(self, epoch: int) -> int:
         """Steps of all epochs before `epoch`."""
         return epoch * self.steps_an_epoch
 
-    def look(self, epoch: int, step: int) -> None:
-        """Mark the weights, when a look is due, and keep them when they are not clearly worse than the best so far."""
+    def deployable(self) -> dict[str, Tensor]:
+        """The weights as they would be deployed now, had early stopping no say."""
+        return self.ema.tensors or self.network.state_dict()
+
+    def validate(self, epoch: int, step: int) -> None:
+        """Score the weights, when a check is due, and keep them when they are not clearly worse than the best so far."""
         before, shown = (self.shown(epoch, steps) for steps in (step, step + 1))
-        if self.watch is None or not self.watch.is_due(before, shown):
+        if self.stopping is None or not self.stopping.is_due(before, shown):
             return
-        weights = self.averaged.tensors or self.network.state_dict()
-        if self.watch.look(self.network, weights, shown, self.compute):
+        weights = self.deployable()
+        if self.stopping.check(self.network, weights, shown, self.compute):
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 
     def shown(self, epoch: int, steps: int) -> int:
         """Images that the network has seen after so many steps of `epoch`."""
-        batch, count = self.settings.batch, len(self.bank.images)
+        batch, count = self.settings.batch, len(self.cache.images)
         of_an_epoch = count - (count % batch if count % batch < SMALLEST_BATCH else 0)
         return epoch * of_an_epoch + min(steps * batch, of_an_epoch)
 
     @property
-    def is_enough(self) -> bool:
-        """Whether the watch has seen enough."""
-        return self.watch is not None and self.watch.is_enough
-
-    def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
-        """Write the epoch's row of the log and go to the next."""
-        means = {name: value / steps for name, value in self.sums.items()}
-        is_measured = self.is_time_to_save(epoch)
-        row: dict[str, float | None] = {"epoch": epoch + 1, **means, "seconds": seconds}
-        row["held_out"] = self.measure_held_out() if is_measured else None
-        row["mark"] = self.watch.marks.looks[-1][1] if self.watch is not None and self.watch.marks.looks else None
-        row["learning_rate"] = self.learning_rate(epoch, steps - 1)
-        self.log.add(row)
-        self.position, self.sums = (epoch + 1, 0), {}
+    def should_stop(self) -> bool:
+        """Whether early stopping ends the training."""
+        return self.stopping is not None and self.stopping.should_stop
 
     @property
     def is_at_its_end(self) -> bool:
         """Whether no step is left to do."""
-        return self.is_enough or self.position[0] >= self.settings.epochs
-
-    def settle_exponents(self) -> None:
-        """Keep the exponents that suit the weights that are deployed."""
-        deployed = copy.deepcopy(self.network).requires_grad_(False)
-        deployed.load_state_dict(self.best or self.averaged.tensors or self.network.state_dict())
-        exponents = choose_exponents(deployed.eval(), self.held_out, self.compute)
-        if exponents != self.settings.model.scale_exponents:
-            values = ", ".join(f"{value:g}" for value in exponents)
-            self.say(f"exponents of strides 4, 8 and 16: {values}, by how steady each is over good parts")
-        self.settings = replace(self.settings, model=replace(self.settings.model, scale_exponents=exponents))
-        self.network.settings = self.settings.model
+        return self.should_stop or self.position[0] >= self.settings.epochs
 
     def is_time_to_save(self, epoch: int) -> bool:
         """Whether this epoch ends with a checkpoint."""
-        return (epoch + 1) % self.options.checkpoint_every == 0 or epoch + 1 == self.settings.epochs or self.is_enough
+        is_last = epoch + 1 == self.settings.epochs or self.should_stop
+        return is_last or (epoch + 1) % self.options.checkpoint_every == 0
+
+    def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
+        """Write the epoch's row of the log and go to the next."""
+        row: dict[str, float | None] = {"epoch": epoch + 1, "seconds": seconds}
+        row |= {name: value / steps for name, value in self.sums.items()}
+        row["held_out"] = self.held_out_loss() if self.is_time_to_save(epoch) else None
+        checks = [] if self.stopping is None else self.stopping.scores.checks
+        row["mark"] = checks[-1][1] if checks else None
+        before = self.steps_before(epoch) + steps - 1
+        row["learning_rate"] = learning_rate(self.settings, before, self.steps_before(self.settings.epochs))
+        self.log.add(row)
+        self.position, self.sums = (epoch + 1, 0), {}
 
     @torch.no_grad()
-    def measure_held_out(self) -> float:
-        """Mean reverse loss (equation 2) over the held-out good images, with the weights as they are."""
+    def held_out_loss(self) -> float:
+        """Mean of the method's validated loss over the held-out good images, with the weights as they are."""
         self.network.eval()
         losses = []
         for chunk in chunks(self.held_out):
             with self.compute.autocast():
-                normalised = self.network.normalise(to_device(chunk, self.network))
-                teacher = self.network.teacher_features(normalised)
-                branches = self.network.branches(normalised, teacher)
-            losses.append(float(nnet_losses(branches, self.settings, self.settings.epochs)["reverse"]) * len(chunk))
+                normalised = self.network.normalise(to_device(chunk, self.network.mean.device))
+                batch = Batch(normalised, self.network.teacher_features(normalised))
+                compared = self.method.compare(self.network, batch)
+            terms = self.method.losses(compared, self.settings, self.settings.epochs)
+            losses.append(float(terms[self.method.validated_loss]) * len(chunk))
         self.network.train()
         return sum(losses) / len(self.held_out)
 
+    def settle_fusion(self) -> None:
+        """Keep the fusion that suits the weights that are deployed."""
+        deployed = copy.deepcopy(self.network).requires_grad_(False)
+        deployed.load_state_dict(self.best or self.deployable())
+        fusion = self.method.choose_fusion(deployed.eval(), self.held_out, self.compute)
+        if fusion == self.network.map_fusion:
+            return
+        values = ", ".join(f"{value:g}" for value in fusion.exponents)
+        self.say(f"exponents of strides 4, 8 and 16: {values}, by how steady each is over good parts")
+        self.settings = self.settings.with_fusion(fusion)
+        self.network.settings = self.settings.model
+
     def save(self, started: float) -> None:
-        """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is no number."""
+        """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is not finite."""
         network = self.network.state_dict()
         broken = [name for name, value in network.items() if not bool(torch.isfinite(value).all())]
         if broken:
             raise TrainingError(
-                f"the weights {broken[0]} are no numbers after epoch {self.position[0]}; {self.last_good_checkpoint()}. "
-                "Lower --learning-rate, or use --precision fp32"
+                f"the weights {broken[0]} hold NaN or infinite values after epoch {self.position[0]}; "
+                f"{self.last_good_checkpoint()}. Lower --learning-rate, or use --precision fp32"
             )
         epoch, step = self.position
-        seconds = self.seconds_before + time.perf_counter() - started
-        position = {
+        facts = self.facts | {
             "epoch": epoch,
             "step": step,
             "sums": self.sums,
-            "seconds": seconds,
+            "seconds": self.seconds_since(started),
             "precision": self.compute.precision,
-            "marks": None if self.watch is None else self.watch.marks.as_dict(),
+            "marks": None if self.stopping is None else self.stopping.scores.as_dict(),
             "finished": self.is_at_its_end,
         }
         state = optimiser_tensors(self.optimiser)
-        checkpoint = Checkpoint(self.settings, network, self.averaged.tensors, state, self.facts | position, self.best)
-        write_checkpoint(self.folder, checkpoint)
+        write_checkpoint(self.folder, Checkpoint(self.settings, network, self.ema.tensors, state, facts, self.best))
 
     def last_good_checkpoint(self) -> str:
         """What is left when the training breaks, half a sentence."""
         kept = (self.folder / CHECKPOINT).is_file()
         return f"the last good checkpoint stays in {self.folder}" if kept else "there was no checkpoint yet"
+
+    def seconds_since(self, started: float) -> float:
+        """Seconds trained in all, before a stop too."""
+        return self.seconds_before + time.perf_counter() - started
 
     def seconds_left(self, started: float, steps_done: int) -> float:
         """An estimate from the mean time of the steps so far."""
@@ -398,17 +379,15 @@ class Trainer:
 
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:
         """The report of this training."""
-        seconds = self.seconds_before + time.perf_counter() - started
-        median = float(np.median(step_ms)) if step_ms else 0.0
         return Trained(
             self.folder,
             finished,
             self.position[0],
-            seconds,
-            median,
-            self.bank.teacher_ms,
+            self.seconds_since(started),
+            float(np.median(step_ms)) if step_ms else 0.0,
+            self.cache.teacher_ms,
             self.compute.precision,
-            None if self.watch is None else self.watch.marks,
+            None if self.stopping is None else self.stopping.scores,
         )
 
 
@@ -419,15 +398,3 @@ def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[np.nda
         rows = order[start : start + batch]
         if len(rows) >= SMALLEST_BATCH:
             yield rows
-
-
-def check_images(batch: int, images: int, held_out: int) -> None:
-    """Nothing. Raises ConfigError for a batch larger than the images to learn from, or when no image is held out."""
-    if batch > images:
-        raise ConfigError(
-            f"a batch of {batch} is impossible with {images} images to learn from: give at most --batch {images}, or add images"
-        )
-    if held_out == 0:
-        raise ConfigError(
-            "no image is held out: the threshold is chosen on images that training never saw; hold some out"
-        )

@@ -1,39 +1,33 @@
-"""The running mean of a network's weights and of batch norm's statistics, which is what a training deploys.
-
-How the weights move: Adam over all trained parameters, some of them with rates of their own, and the schedule.
-"""
+"""Adam with a rate for each group of parameters, the learning-rate schedule, and the EMA of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.nnet.settings import TrainSettings
+from nnet_edge.methods.base import MethodSettings
+from nnet_edge.methods.network import Network
 
 WARM_UP_STEPS = 20
 LEAST_RATE = 2e-4  # share of the learning rate at the end of the cosine schedule
+EMA_WARM_UP_STEPS = 10  # early on the average follows the weights closely
 
 
-def build_optimiser(network: NNet, settings: TrainSettings, device: str) -> torch.optim.Adam:
-    """Adam; on a CPU in one pass over each parameter and its moments."""
+def build_optimiser(
+    network: Network, settings: MethodSettings, shares: Mapping[str, float], device: str
+) -> torch.optim.Adam:
+    """Adam, on a CPU in one pass over each parameter and its moments; `shares` as in `parameter_groups`."""
     return torch.optim.Adam(
-        parameter_groups(network, settings), settings.learning_rate, settings.betas, fused=device == "cpu" or None
+        parameter_groups(network, shares), settings.learning_rate, settings.betas, fused=device == "cpu" or None
     )
 
 
-def parameter_groups(network: NNet, settings: TrainSettings) -> list[dict[str, Any]]:
-    """All trained parameters, those of memory and projections with rates of their own (the spec's open point A-12).
-
-    Projections are a group apart only where their rate differs: an optimiser's state counts parameters by group.
-    """
-    shares = {"memory.": settings.memory_rate}
-    if settings.projection_rate != 1:
-        shares |= dict.fromkeys(("teacher_projections.", "student_projections."), settings.projection_rate)
+def parameter_groups(network: Network, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """All trained parameters, those whose names begin with a prefix of `shares` with that share of the learning rate."""
     groups: dict[str, list[torch.nn.Parameter]] = {"": [], **{prefix: [] for prefix in shares}}
     for name, value in network.named_parameters():
         if not name.startswith("teacher."):
@@ -47,7 +41,7 @@ def set_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
         group["lr"] = rate * group["share"]
 
 
-def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+def learning_rate(settings: MethodSettings, step: int, steps: int) -> float:
     """The rate of a step (from 0) of so many: constant, or falling as a half cosine after a short warm-up."""
     rate = settings.learning_rate
     if settings.schedule == "cosine":
@@ -56,14 +50,14 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     return rate
 
 
-MEAN_WARM_UP_STEPS = 10  # early on the mean follows the weights closely
+class ExponentialMovingAverage:
+    """EMA of the weights and of batch norm's statistics, which a training deploys.
 
+    `tensors` has the names of the network's state; it is empty when `decay` is 0 and no average is kept.
+    """
 
-class RunningMean:
-    """`tensors`, by the names of the network's state; empty when `decay` is 0 and no mean is kept."""
-
-    def __init__(self, network: NNet, decay: float, start: dict[str, Tensor] | None) -> None:
-        """From the network's present weights, or from `start`, the mean that a checkpoint kept."""
+    def __init__(self, network: Network, decay: float, start: dict[str, Tensor] | None) -> None:
+        """From the network's present weights, or from `start`, the average that a checkpoint kept."""
         self.network, self.decay = network, decay
         self.tensors: dict[str, Tensor] = {}
         if decay:
@@ -76,7 +70,7 @@ class RunningMean:
         """Move towards the present values, after step number `step` (from 0) of the training."""
         if not self.decay:
             return
-        share = 1 - min(self.decay, (1 + step) / (MEAN_WARM_UP_STEPS + step))
+        share = 1 - min(self.decay, (1 + step) / (EMA_WARM_UP_STEPS + step))
         for name, value in self.network.state_dict().items():
             if name.startswith("teacher."):
                 continue

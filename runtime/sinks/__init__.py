@@ -5,9 +5,10 @@ from nnet_edge.runtime.sinks.callback import CallbackSink
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json, utc_text
 from nnet_edge.runtime.sinks.json_lines import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sinks.mqtt import MqttSettings, MqttSink
-from nnet_edge.runtime.sinks.pictures import PictureSettings, RejectPicturesSink
+from nnet_edge.runtime.sinks.queue import QueueSettings, SinkCounts
+from nnet_edge.runtime.sinks.queued import QueuedSink, serve
+from nnet_edge.runtime.sinks.rejects import RejectsSettings, RejectsSink
 from nnet_edge.runtime.sinks.video import VideoSettings, VideoSink
-from nnet_edge.runtime.sinks.video_file import fit
 from nnet_edge.runtime.sinks.webhook import WebhookSettings, WebhookSink
 
 __all__ = [
@@ -18,17 +19,20 @@ __all__ = [
     "MessageSink",
     "MqttSettings",
     "MqttSink",
-    "PictureSettings",
+    "QueueSettings",
+    "QueuedSink",
     "RefusedError",
-    "RejectPicturesSink",
+    "RejectsSettings",
+    "RejectsSink",
     "Sink",
+    "SinkCounts",
     "VideoSettings",
     "VideoSink",
     "WebhookSettings",
     "WebhookSink",
     "event_fields",
     "event_id",
-    "fit",
+    "serve",
     "to_fields",
     "to_json",
     "utc_text",

@@ -1,7 +1,7 @@
-"""What a sink is: a place that takes predictions, or one that takes messages, which can wait on a disk until it does.
+"""The base classes of sinks: one that takes predictions, and one that takes messages, which can wait on a disk.
 
-A sink is a context manager, and opens its file or folder on entering. What cannot be written is a SinkError: a verdict
-is never lost in silence. Several streams share a sink through `runtime/delivery.py`, which gives it a thread of its own.
+A sink is a context manager and opens its file or folder on entering. What it cannot write is a SinkError: no verdict is
+lost in silence. `queued.py` gives a sink a queue and a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
+from nnet_edge.settings.registry import Asked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class RefusedError(SinkError):
-    """A message that its receiver, which is well, will never take: sending it again is of no use."""
+    """A message that its receiver, which works, will never take: sending it again is useless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,20 @@ class Message:
 class Sink(ABC):
     """Takes one prediction after the other; every method raises SinkError when it cannot."""
 
-    name = "sink"  # of the kind, for counts and errors
-    wants_maps = True  # of good frames too; False spares a GPU the copies, an anomalous frame has its map anyway
-    wants_pixels = True  # False: predictions may come without image and map, which spares memory in a queue
+    name = "sink"  # of the kind: the default name in counts, events and errors
+    wants_maps = True  # of good frames too; False saves a GPU the copies, an anomalous frame has its map anyway
+    wants_pixels = True  # False: predictions may come without image and map, which saves memory in a queue
+    wants_good = True  # False: only anomalous predictions are of use to `write`
+    only_stream: str | None = None  # the one stream whose predictions are of use; None: all
     wants_events = False  # whether `tell` does anything
     can_repeat = False  # whether a prediction that failed may be written again
+    largest_batch = 1  # messages that one `send` of a MessageSink takes
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         return None
-
-    def wants(self, prediction: Prediction) -> bool:
-        """Whether `write` would do anything with the prediction; asked before it is queued."""
-        return True
 
     @abstractmethod
     def write(self, prediction: Prediction) -> None:
@@ -66,27 +63,29 @@ class Sink(ABC):
     def tell(self, event: Event) -> None:  # noqa: B027  most sinks have no use for events
         """Take one event of the line."""
 
+    def expect(self, stream: str, rate_hz: float | None) -> None:  # noqa: B027
+        """Learn before the line runs that this stream will come, and at which frame rate where that is known."""
+
     def report_to(self, tell: Tell) -> None:  # noqa: B027
         """Tell events of its own (`sink.late`, `sink.dead`, `sink.back`) through `tell`, where it has any."""
 
     def stop_with(self, stop: threading.Event) -> None:  # noqa: B027
-        """Wait for nothing in `write` any more once `stop` is set."""
+        """Wait for nothing in `write` once `stop` is set."""
 
     def end_soon(self) -> None:  # noqa: B027
-        """Begin to end; `__exit__` follows. Several sinks that have much to do then do it side by side."""
+        """Begin to end; `__exit__` follows. Sinks that have much to flush then do it side by side."""
 
     def tick(self) -> None:  # noqa: B027
-        """Do what is due when nothing is written; called about once a second by a delivery."""
+        """Do what is due while nothing is written; a queued sink's thread calls it about once a second."""
 
 
 class MessageSink(Sink):
-    """A sink whose predictions become messages first. `send` may be given a message again, with the same id."""
+    """A sink that sends messages. `send` may be given a message again, with the same id."""
 
     can_repeat = True
-    largest_batch = 1  # messages that one `send` takes
 
     def require_deliverable(self) -> None:
-        """Raise ConfigError when these settings allow no promise that every message arrives."""
+        """Raise ConfigError where the settings cannot promise that every message arrives."""
 
     @abstractmethod
     def to_message(self, prediction: Prediction) -> Message:
@@ -98,7 +97,7 @@ class MessageSink(Sink):
 
     @abstractmethod
     def send(self, messages: Sequence[Message]) -> int:
-        """Hand over 1 to `largest_batch` messages in order; gives how many arrived, counted from the first, at least 1.
+        """Send 1 to `largest_batch` messages in order; gives how many arrived, counted from the first, at least 1.
 
         Raises SinkError when none arrived, RefusedError when the first of them never will.
         """
@@ -109,3 +108,12 @@ class MessageSink(Sink):
     def tell(self, event: Event) -> None:
         if self.wants_events:
             self.send([self.event_message(event)])
+
+
+def flag_defaults(asked: Asked, needs_queue: bool = False) -> dict[str, Any]:
+    """How a sink that a flag asks for is served: files wait for it, live sources do not.
+
+    One stream of files writes it directly, so that its first fault ends the run, unless the sink `needs_queue`.
+    """
+    is_direct = asked.streams == 1 and not (asked.is_live or asked.must_deliver or needs_queue)
+    return {"every_frame": asked.every_frame or not asked.is_live} | ({"queue": 0} if is_direct else {})

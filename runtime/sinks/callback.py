@@ -10,7 +10,7 @@ from nnet_edge.runtime.sinks.base import Sink
 
 
 class CallbackSink(Sink):
-    """Calls a function with each prediction; what it raises becomes a SinkError. It is called once for each."""
+    """Calls a function with each prediction, once; what it raises becomes a SinkError."""
 
     name = "callback"
 

@@ -1,4 +1,4 @@
-"""Verdicts as JSON lines: whole lines only, in files that turn over before they fill the disk."""
+"""Verdicts as JSON lines: whole lines only, in files that rotate before they fill the disk."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink
+from nnet_edge.runtime.sinks.base import Message, MessageSink, flag_defaults
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
-from nnet_edge.runtime.sinks.rotation import cut_torn_line, remove_oldest, turn_over
+from nnet_edge.runtime.sinks.rotation import cut_torn_line, remove_oldest, rotate
+from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
+from nnet_edge.settings.sink import SinkSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,57 +30,71 @@ log = logging.getLogger(__name__)
 
 SMALLEST_FILE_BYTES = 1024
 LARGEST_FILE_BYTES = 1 << 40
+STANDARD_OUTPUT = Path("-")
 
 
-@dataclass(frozen=True)
-class JsonLinesSettings:
-    """How a log of lines is kept. Raises ConfigError for a setting that cannot be meant."""
+@dataclass(frozen=True, kw_only=True)
+class JsonLinesSettings(SinkSettings):
+    """One JSON object a verdict, in a file that rotates."""
 
-    is_appended: bool = False  # False: a file that exists is replaced; True: its torn last line, if any, is cut off
-    turn_bytes: int | None = None  # a file that would grow beyond is renamed, None: it grows
-    turn_every_s: float | None = None  # a file open for longer is renamed, None: for however long
+    kind = "json-lines"
+
+    path: Path  # "-": standard output
+    append: bool = True  # False: a file that exists is replaced at the start; True: its torn last line is cut off
+    turn_bytes: int | None = None  # a file that would grow beyond is renamed, and a new one begun
+    turn_every_s: float | None = None  # a file open for longer too
     keep_files: int | None = None  # renamed files that stay, the oldest go first; None: all
-    fsync_every_s: float | None = None  # 0: after every line; None: when the system likes; else at most this long after
-    has_events: bool = False  # whether events of the line are lines too
+    fsync_every_s: float | None = 1.0  # 0: after every line; None: when the system likes
+    events: bool = True  # whether events of the line are lines too
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.turn_bytes is not None:
             require_between("bytes of a log file", self.turn_bytes, SMALLEST_FILE_BYTES, LARGEST_FILE_BYTES)
         if self.turn_every_s is not None:
-            require_seconds("seconds until a log file is turned over", self.turn_every_s, above=0.0)
+            require_seconds("seconds until a log file rotates", self.turn_every_s, above=0.0)
         if self.keep_files is not None:
             require_between("log files to keep", self.keep_files, 0, 1_000_000)
         if self.fsync_every_s is not None:
             require_seconds("seconds between two fsyncs of the log", self.fsync_every_s)
 
+    @property
+    def is_strict(self) -> bool:
+        """A closed pipe ends the line, as in any program, unless every line must be delivered."""
+        return self.path == STANDARD_OUTPUT and self.must_deliver is None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return () if self.path == STANDARD_OUTPUT else (self.path,)
+
 
 class JsonLinesSink(MessageSink):
-    """Writes one JSON object a frame, each line whole and on its way at once; without a path to standard output.
+    """Writes one JSON object a frame, each line whole and at once.
 
-    On a full disk the file ends with the last whole line, and the next write opens it anew. A file that is turned over
-    gets a number: verdicts.jsonl becomes verdicts.000001.jsonl, and so on; the largest number is the newest.
+    On a full disk the file ends with the last whole line, and the next write opens it again. A file that rotates gets a
+    number: verdicts.jsonl becomes verdicts.000001.jsonl, and so on; the largest number is the newest.
     """
 
-    name = "json lines"
+    name = "json-lines"
     wants_maps = False
     wants_pixels = False
     largest_batch = 64
 
-    def __init__(self, path: Path | None, settings: JsonLinesSettings | None = None) -> None:
-        self._path = path
-        self._settings = settings or JsonLinesSettings()
+    def __init__(self, settings: JsonLinesSettings) -> None:
+        self._settings = settings
+        self._path = None if settings.path == STANDARD_OUTPUT else settings.path
         self._file: RawIOBase | None = None
         self._is_entered = False
         self._opened_s = self._synced_s = 0.0  # time.monotonic()
         self._is_dirty = False
-        self._turns = self._settings.turn_bytes is not None or self._settings.turn_every_s is not None
-        self.wants_events = self._settings.has_events
+        self._rotates = settings.turn_bytes is not None or settings.turn_every_s is not None
+        self.wants_events = settings.events
 
     def __enter__(self) -> Self:
         try:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                if not self._settings.is_appended:
+                if not self._settings.append:
                     self._path.open("wb").close()
                 cut_torn_line(self._path)
             self._file = self._open()
@@ -88,9 +103,7 @@ class JsonLinesSink(MessageSink):
         self._is_entered = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         self._is_entered = False
         try:
             self._sync(is_due=self._settings.fsync_every_s is not None)
@@ -100,7 +113,7 @@ class JsonLinesSink(MessageSink):
             self._close()
 
     def require_deliverable(self) -> None:
-        if self._path is not None and not self._settings.is_appended:
+        if self._path is not None and not self._settings.append:
             raise ConfigError(f"{self._path} is replaced at every start, so nothing it must hold stays: append to it")
 
     def to_message(self, prediction: Prediction) -> Message:
@@ -119,7 +132,7 @@ class JsonLinesSink(MessageSink):
                 written += 1
             self._sync(self._is_sync_due())
         except OSError as error:
-            self._close()  # the next send opens it anew: the disk may be another one by then
+            self._close()  # the next send opens it again: the disk may be another one by then
             if written == 0 or self._settings.fsync_every_s is not None:
                 raise self._fault(error) from error
             log.warning("%s", self._fault(error))
@@ -135,8 +148,8 @@ class JsonLinesSink(MessageSink):
     def _write(self, line: bytes) -> None:
         if self._file is None:
             self._file = self._open()
-        if self._path is not None and self._turns and self._is_full(self._file.tell(), len(line)):
-            self._turn_over(self._path)
+        if self._path is not None and self._rotates and self._is_full(self._file.tell(), len(line)):
+            self._rotate(self._path)
         rest = memoryview(line)
         try:
             while rest:
@@ -158,17 +171,17 @@ class JsonLinesSink(MessageSink):
             self._file = None
 
     def _is_full(self, size_bytes: int, line_bytes: int) -> bool:
-        """Whether the file, which holds at least one line, must be turned over before the next."""
+        """Whether the file, which holds at least one line, must rotate before the next."""
         is_large = self._settings.turn_bytes is not None and size_bytes + line_bytes > self._settings.turn_bytes
         age_s = time.monotonic() - self._opened_s
         is_old = self._settings.turn_every_s is not None and age_s >= self._settings.turn_every_s
         return size_bytes > 0 and (is_large or is_old)
 
-    def _turn_over(self, path: Path) -> None:
-        """Give the full file its number, take away the oldest, and begin a new one."""
+    def _rotate(self, path: Path) -> None:
+        """Give the full file its number, remove the oldest, and begin a new one."""
         self._sync(is_due=self._settings.fsync_every_s is not None)
         self._close()
-        turn_over(path)
+        rotate(path)
         if self._settings.keep_files is not None:
             remove_oldest(path, self._settings.keep_files)
         self._file = self._open()
@@ -178,7 +191,7 @@ class JsonLinesSink(MessageSink):
         return every_s is not None and time.monotonic() - self._synced_s >= every_s
 
     def _sync(self, is_due: bool) -> None:
-        """Bring what was written to the disk itself; a pipe has nothing to bring."""
+        """Bring what was written to the disk itself, where that is due; a pipe has none."""
         if is_due and self._is_dirty and self._file is not None:
             if self._is_regular():
                 os.fsync(self._file.fileno())
@@ -197,3 +210,14 @@ class JsonLinesSink(MessageSink):
 
     def _fault(self, error: OSError) -> SinkError:
         return SinkError(f"cannot write verdicts to {self._where()}: {error.strerror or error}")
+
+
+def table_of(path: Path, asked: Asked) -> dict[str, Any]:
+    """What --json asks for: the verdicts of this run alone, or with --must-deliver behind those of earlier ones."""
+    return {"path": str(path), "append": asked.must_deliver, "fsync_every_s": None, "events": False} | flag_defaults(
+        asked
+    )
+
+
+FLAG = Flag("--json", "One JSON object a frame into this file; - for standard output.", table_of)
+SINKS.register(SinkKind("json-lines", JsonLinesSettings, JsonLinesSink, FLAG))

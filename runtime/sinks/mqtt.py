@@ -2,69 +2,81 @@
 
 `PREFIX/STREAM/verdict` gets one JSON object a frame, `PREFIX/STREAM/event` and `PREFIX/event` the events of a stream and
 of the line. `PREFIX/status` says `online`, retained, and the broker itself says `offline` when this program is gone.
-
-How the MQTT broker is reached and what it is told.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink
+from nnet_edge.runtime.sinks.base import Message, MessageSink, flag_defaults
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
+from nnet_edge.settings.secrets import read_secret, require_secret_place
+from nnet_edge.settings.sink import SinkSettings
+
+log = logging.getLogger(__name__)
 
 PLAIN_PORT, TLS_PORT = 1883, 8883
+ONLINE, OFFLINE = b"online", b"offline"
+IN_FLIGHT = 10  # messages without acknowledgement: a broker may hang up on who sends more (mosquitto: 20)
+GOODBYE_LIMIT_S = 1.0  # for the last message and the end of paho's thread
 
 
-@dataclass(frozen=True)
-class MqttSettings:
-    """A broker and the topics. Raises ConfigError for a setting that cannot be meant."""
+@dataclass(frozen=True, kw_only=True)
+class MqttSettings(SinkSettings):
+    """Verdicts and events published to a broker."""
+
+    kind = "mqtt"
 
     host: str
     port: int = 0  # 0: 1883, with TLS 8883
     prefix: str = "nnet-edge"  # the first levels of every topic
     qos: int = 1  # 0: nobody acknowledges, and what a broken connection swallows is lost; 1, 2: see MQTT
     user: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password_from: str | None = None  # "env:NAME" or "file:PATH"
     client_id: str = ""  # "": one that the library draws
-    has_tls: bool = False
+    tls: bool = False
     ca_file: Path | None = None  # None: the system's authorities
     certificate_file: Path | None = None  # of this client, PEM
     key_file: Path | None = None  # of the certificate, where it is not in the same file
     keepalive_s: int = 30  # the broker says `offline` after 1.5 times this long without a sign
     timeout_s: float = 5.0  # to connect, and for the acknowledgement of a batch
     only_rejects: bool = False
-    has_events: bool = True
+    events: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.host or "/" in self.host or "@" in self.host:
             raise ConfigError("the MQTT host must be a name or an address, without a scheme, a user or a path")
         if self.port == 0:
-            object.__setattr__(self, "port", TLS_PORT if self.has_tls else PLAIN_PORT)
+            object.__setattr__(self, "port", TLS_PORT if self.tls else PLAIN_PORT)
         require_between("MQTT port", self.port, 1, 65535)
         require_between("MQTT QoS", self.qos, 0, 2)
         require_between("MQTT keepalive in seconds", self.keepalive_s, 1, 65535)
         require_seconds("seconds that the MQTT broker has to answer", self.timeout_s, above=0.0)
         if not self.prefix.strip("/") or self.prefix != self.prefix.strip("/") or set("+#\0") & set(self.prefix):
             raise ConfigError(f"MQTT prefix {self.prefix!r}: give a topic without + and #, and without / at its ends")
-        if self.password is not None and self.user is None:
-            raise ConfigError("there is an MQTT password without a user: give both")
-        if not self.has_tls and (self.ca_file or self.certificate_file or self.key_file):
-            raise ConfigError("there are MQTT certificates without TLS: switch it on, or leave them out")
+        if self.password_from is not None:
+            require_secret_place("password_from", self.password_from)
+            if self.user is None:
+                raise ConfigError("there is an MQTT password without a user: give both")
+        if not self.tls and (self.ca_file or self.certificate_file or self.key_file):
+            raise ConfigError("there are MQTT certificates without TLS: set tls, or leave them out")
         if self.key_file is not None and self.certificate_file is None:
             raise ConfigError("there is an MQTT key without a certificate: give both")
 
@@ -79,18 +91,11 @@ class MqttSettings:
         return f"{self.prefix}/status"
 
 
-log = logging.getLogger(__name__)
-
-ONLINE, OFFLINE = b"online", b"offline"
-IN_FLIGHT = 10  # messages without acknowledgement: a broker may hang up on who sends more (mosquitto: 20)
-GOODBYE_LIMIT_S = 1.0  # for the last message and the end of paho's thread
-
-
 class MqttSink(MessageSink):
     """Publishes predictions and events; a message counts as delivered when the broker has acknowledged it (QoS 1, 2).
 
     It connects in the first write or tick, not on entering: a broker that is down is no reason for a line to stand.
-    After any fault the connection is made anew and the caller sends again what was not acknowledged, so order holds.
+    After any fault it connects again and the caller sends again what was not acknowledged, so order holds.
     """
 
     name = "mqtt"
@@ -100,13 +105,14 @@ class MqttSink(MessageSink):
 
     def __init__(self, settings: MqttSettings) -> None:
         self._settings = settings
+        place = settings.password_from
+        self._password = None if place is None else read_secret("password_from", place)
         self._paho = load_paho()
         self._client: Any = None  # paho.mqtt.client.Client, connected
-        self.wants_events = settings.has_events
+        self.wants_events = settings.events
+        self.wants_good = not settings.only_rejects
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         client, self._client = self._client, None
         if client is None:
             return
@@ -118,9 +124,6 @@ class MqttSink(MessageSink):
     def require_deliverable(self) -> None:
         if self._settings.qos == 0:
             raise ConfigError("MQTT with QoS 0 cannot be made to deliver, nobody acknowledges there: choose QoS 1 or 2")
-
-    def wants(self, prediction: Prediction) -> bool:
-        return prediction.is_anomalous or not self._settings.only_rejects
 
     def to_message(self, prediction: Prediction) -> Message:
         topic = f"{self._settings.prefix}/{topic_level(prediction.frame.stream)}/verdict"
@@ -185,9 +188,9 @@ class MqttSink(MessageSink):
         client.max_inflight_messages_set(IN_FLIGHT)
         client.will_set(settings.status_topic, OFFLINE, qos=1, retain=True)
         if settings.user is not None:
-            client.username_pw_set(settings.user, settings.password)
+            client.username_pw_set(settings.user, self._password)
         try:
-            if settings.has_tls:
+            if settings.tls:
                 client.tls_set_context(tls_context(settings))
             client.connect(settings.host, settings.port, keepalive=settings.keepalive_s)
         except (OSError, ValueError) as error:
@@ -254,3 +257,14 @@ def load_paho() -> ModuleType:
     except ImportError as error:
         raise MissingExtraError("paho-mqtt is not installed: pip install 'nnet-edge[mqtt]'") from error
     return paho
+
+
+def table_of(text: str, asked: Asked) -> dict[str, Any]:
+    """What --mqtt asks for: every verdict and event to the broker at HOST or HOST:PORT."""
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:]*):([0-9]+)", text)
+    host, port = found.groups() if found else (text, 0)
+    return {"host": host.strip("[]"), "port": int(port)} | flag_defaults(asked, needs_queue=True)
+
+
+FLAG = Flag("--mqtt", "Verdicts and events to this MQTT broker.", table_of, "text", "HOST[:PORT]")
+SINKS.register(SinkKind("mqtt", MqttSettings, MqttSink, FLAG))

@@ -1,44 +1,43 @@
-"""The bounded queue before a sink, which also keeps the books: nothing goes in or out without being counted.
-
-How a sink is served, and what became of what it was given.
-"""
+"""The bounded queue before a sink, which counts everything that goes in and comes out."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.settings.runner import WhenFull, require_between, require_seconds
+from nnet_edge.settings.runner import require_between, require_seconds
 
 CAUSES = (
     "queue full",  # the sink was slower than the line, or dead for too long
     "undelivered",  # the sink failed for `retry_s`
     "failed",  # a sink that takes everything once (a callback, a video) could not
-    "refused",  # the receiver is well and will never take it, or it cannot be written as a message
+    "refused",  # the receiver works and will never take it, or it cannot be written as a message
     "spool full",  # with must-deliver: its bytes were used up
     "spool failed",  # with must-deliver: its disk took nothing, or gave back what cannot be read
     "stopped",  # still waiting when the line ended and the time to flush had passed
 )
+LOOK_S = 0.1  # how often a put that waits looks whether the line stops
+STOP_WAIT_S = 1.0  # that puts wait, all together, once it does: a sink that works takes what it was given
+EVENTS_ROOM = 64  # events never wait: where predictions do, so many lie beside a full queue of them
 
 
 @dataclass(frozen=True)
-class DeliverySettings:
-    """Queue, patience and spool of one sink. Raises ConfigError for a setting that cannot be meant."""
+class QueueSettings:
+    """Queue, retries and spool of one sink. Raises ConfigError for an invalid setting."""
 
     queue_items: int = 256  # predictions and events that wait in memory
     queue_bytes: int = 256 << 20  # of their images and maps, where the sink wants them
-    when_full: WhenFull = WhenFull.DROP_OLDEST  # WAIT for files, where every frame counts
-    wait_limit_s: float = 30.0  # with WAIT: after this a new prediction is dropped, so that a dead sink ends nothing
-    retry_s: float = 60.0  # a sink that fails for longer costs what it was given; with must-deliver nothing, ever
-    first_pause_s: float = 0.1  # between two tries; doubles up to the longest
+    waits: bool = False  # True: a put waits at a full queue, for files; False: the oldest is dropped
+    wait_limit_s: float = 30.0  # after this a new prediction is dropped, so that a dead sink blocks nobody
+    retry_s: float = 60.0  # a sink that fails for longer loses what it was given; with must-deliver nothing, ever
+    first_pause_s: float = 0.1  # between two attempts; doubles up to the longest
     longest_pause_s: float = 10.0
     dead_after_s: float = 2.0  # a sink that fails for so long is called dead
     flush_s: float = 5.0  # at the end: what then waits in memory is dropped, what lies in the spool stays
@@ -64,7 +63,7 @@ class DeliverySettings:
 
 
 @dataclass(frozen=True)
-class DeliveryCounts:
+class SinkCounts:
     """What became of everything that a sink was given; `is_balanced` at any moment."""
 
     name: str
@@ -73,9 +72,7 @@ class DeliveryCounts:
     offered: int  # predictions and events that the sink wants and was given
     recovered: int  # messages of an earlier run that lay in the spool
     delivered: int
-    dropped: Mapping[str, int] = field(
-        default_factory=dict
-    )  # cause of CAUSES -> items; causes that never came are absent
+    dropped: Mapping[str, int] = field(default_factory=dict)  # cause of CAUSES -> items; absent causes never came
     queued: int = 0  # in memory, the ones being written included
     spooled: int = 0  # on the disk, waiting
 
@@ -87,77 +84,73 @@ class DeliveryCounts:
 
     def losses(self) -> str | None:
         """What was lost, as a person reads it; None when nothing was."""
+        if not self.dropped:
+            return None
         causes = ", ".join(f"{count} {cause}" for cause, count in self.dropped.items())
-        return (
-            f"the sink {self.name} lost {sum(self.dropped.values())} verdicts and events: {causes}" if causes else None
-        )
+        return f"the sink {self.name} lost {sum(self.dropped.values())} verdicts and events: {causes}"
 
 
-LOOK_S = 0.1  # how often a put that waits looks whether the line stops
-STOP_WAIT_S = 1.0  # that puts wait, all together, once it does: a sink that is well takes what it was given
-EVENTS_ROOM = 64  # events never wait: where predictions do, so many lie beside a full queue of them
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """A prediction or an event on its way to a sink."""
 
-    content: Prediction | Event
-    put_s: float  # time.monotonic()
-    size_bytes: int  # of its image and map
+    content: Any  # Prediction or Event; None: a message of the spool
+    put_s: float = 0.0  # time.monotonic()
+    size_bytes: int = 0  # of its image and map
+    message: Any = None  # Message, that a MessageSink sends for it
 
 
-@dataclass(frozen=True, slots=True)
-class Books:
-    """The counts of a queue at one moment."""
+class SinkQueue:
+    """Items in memory between the line and a sink's thread; any thread may call any method.
 
-    offered: int
-    recovered: int
-    delivered: int
-    dropped: Mapping[str, int]
-    queued: int
-    spooled: int
+    `lost` is told why an item was dropped at a full queue.
+    """
 
-
-class DeliveryQueue:
-    """Items between the line and a sink's thread; any thread may call any method."""
-
-    def __init__(self, settings: DeliverySettings) -> None:
+    def __init__(self, settings: QueueSettings, lost: Callable[[str], None]) -> None:
         self._settings = settings
+        self._lost = lost
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._stopped_s: float | None = None  # when a put saw that it is set
         self._items: deque[Item] = deque()
         self._bytes = 0
-        self._is_closed = self._is_abandoned = False
-        self._offered = self._recovered = self._delivered = self._under_way = self._spooled = 0
-        self._being_written = 0  # into the spool, whose answer is still out
+        self._is_closed = False
+        self._offered = self._recovered = self._delivered = self._spooled = 0
+        self._under_way = 0  # taken and not settled
+        self._being_written = 0  # into the spool, which has not answered yet
         self._dropped: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Find what an earlier run left; in memory nothing."""
+
+    def finish(self) -> None:
+        """Close what the queue has open, once nothing is taken any more."""
 
     def stop_with(self, stop: threading.Event) -> None:
         """Once `stop` is set, puts wait for a moment at most."""
         self._stop = stop
 
-    def put(self, item: Item) -> bool:
-        """Take the item in; False when it, or an older one in its place, was dropped. Never raises; an event never waits."""
+    def put(self, item: Item) -> None:
+        """Take the item in, and count what is dropped by that. Never raises; an event never waits."""
         with self._changed:
             self._offered += 1
-            if self._settings.when_full is WhenFull.WAIT and not isinstance(item.content, Event):
+            if self._settings.waits and not isinstance(item.content, Event):
                 self._wait_for_room(item)
             if self._is_closed:
                 self._dropped["stopped"] += 1
-                return False
-            is_whole = True
-            while not self._has_room(item):
-                is_whole = False
+                return
+            is_full = not self._has_room(item)
+            if is_full and self._settings.waits:
                 self._dropped["queue full"] += 1
-                if self._settings.when_full is WhenFull.WAIT:
-                    return False
-                self._bytes -= self._items.popleft().size_bytes
-            self._items.append(item)
-            self._bytes += item.size_bytes
-            self._changed.notify_all()
-            return is_whole
+            else:
+                while not self._has_room(item):
+                    self._bytes -= self._items.popleft().size_bytes
+                    self._dropped["queue full"] += 1
+                self._items.append(item)
+                self._bytes += item.size_bytes
+                self._changed.notify_all()
+        if is_full:
+            self._lost(f"its queue of {self._settings.queue_items} is full")
 
     def _wait_for_room(self, item: Item) -> None:
         """Wait as long as the settings say, or until the line has been stopping for long enough."""
@@ -172,7 +165,7 @@ class DeliveryQueue:
             self._changed.wait(min(LOOK_S, end_s - now_s))
 
     def take(self, limit: int, timeout_s: float) -> list[Item] | None:
-        """The oldest 1 to `limit` items; none when there is none in time; None when it is closed and empty."""
+        """The oldest 1 to `limit` items; none when there is none in time; None when the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._is_closed, timeout_s)
             if self._is_closed and not self._items:
@@ -183,50 +176,13 @@ class DeliveryQueue:
             self._changed.notify_all()
             return taken
 
-    def settle(self, count: int, cause: str | None = None) -> None:
-        """So many taken items were delivered, or dropped for a cause of CAUSES."""
+    def settle(self, count: int, cause: str | None = None) -> bool:
+        """Count so many taken items as delivered, or dropped for a cause of CAUSES; whether the rest stays taken."""
         with self._changed:
-            count = min(count, self._under_way)  # 0 after `abandon`: they were counted there
-            self._under_way -= count
-            self._book(count, cause)
-
-    @contextmanager
-    def to_spool(self) -> Iterator[bool]:
-        """Something is offered and written to the disk in the block; it counts as spooled from the start, for it may be sent
-        at once. Gives False when nothing is let in any more: it was dropped as stopped.
-        """
-        with self._changed:
-            self._offered += 1
-            is_open = not self._is_closed
-            if is_open:
-                self._spooled += 1
-                self._being_written += 1
-            else:
-                self._book(1, "stopped")
-        try:
-            yield is_open
-        finally:
-            with self._changed:
-                self._being_written -= is_open
-                self._changed.notify_all()
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it is closed and nothing is being written to the spool."""
-        with self._changed:
-            return self._is_closed and not self._being_written
-
-    def recover(self, count: int) -> None:
-        """So many messages of an earlier run lie on the disk."""
-        with self._changed:
-            self._recovered += count
-            self._spooled += count
-
-    def settle_spooled(self, count: int, cause: str | None = None) -> None:
-        """So many messages of the disk were delivered, or dropped for a cause of CAUSES."""
-        with self._changed:
-            self._spooled -= count
-            self._book(count, cause)
+            settled = min(count, self._under_way)  # 0 after `abandon`: they were counted there
+            self._under_way -= settled
+            self._book(settled, cause)
+        return True
 
     def close(self) -> None:
         """Let nothing more in; what lies here can still be taken."""
@@ -245,24 +201,26 @@ class DeliveryQueue:
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Whether nothing lies here, is under way or being written to the spool, within `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
         with self._changed:
-            while self._items or self._under_way or self._being_written:
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
-                    return False
-                self._changed.wait(min(left_s, 0.1))
-            return True
+            return self._changed.wait_for(
+                lambda: not (self._items or self._under_way or self._being_written), timeout_s
+            )
 
-    def books(self) -> Books:
-        """All counts of one moment."""
+    def losses(self) -> int:
+        """Items that were dropped so far."""
+        with self._changed:
+            return sum(self._dropped.values())
+
+    def counts(self, name: str, state: str, reason: str | None) -> SinkCounts:
+        """A snapshot of all counts."""
         with self._changed:
             queued = len(self._items) + self._under_way
-            return Books(self._offered, self._recovered, self._delivered, dict(self._dropped), queued, self._spooled)
+            return SinkCounts(name, state, reason, self._offered, self._recovered, self._delivered, dict(self._dropped),
+                              queued, self._spooled)  # fmt: skip
 
     def _has_room(self, item: Item) -> bool:
         """Whether the item fits; into an empty queue any does."""
-        is_aside = self._settings.when_full is WhenFull.WAIT and isinstance(item.content, Event)
+        is_aside = self._settings.waits and isinstance(item.content, Event)
         are_few = len(self._items) < self._settings.queue_items + (EVENTS_ROOM if is_aside else 0)
         return not self._items or (are_few and self._bytes + item.size_bytes <= self._settings.queue_bytes)
 
@@ -271,3 +229,4 @@ class DeliveryQueue:
             self._delivered += count
         elif count:
             self._dropped[cause] += count
+        self._changed.notify_all()

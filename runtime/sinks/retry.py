@@ -1,7 +1,4 @@
-"""Handing things to a sink, again and again where that makes sense, with pauses that grow; every fault is told.
-
-How a sink is: ok, late or dead; told once when it changes, with the reason.
-"""
+"""Retries with growing pauses, and the health of a sink: ok, late or dead, told once when it changes."""
 
 from __future__ import annotations
 
@@ -14,17 +11,19 @@ from collections.abc import Callable
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.runtime.sinks.base import RefusedError, Sink
-from nnet_edge.runtime.sinks.queue import DeliverySettings
+from nnet_edge.runtime.sinks.queue import QueueSettings
 
 log = logging.getLogger(__name__)
 
 JITTER = 0.2  # a pause is up to so much shorter or longer, so that sinks do not come back all at once
+LOOK_S = 0.2  # how long a thread waits before it looks around
+TICK_S = 1.0  # between two ticks of an idle sink
 
 
 class SinkHealth:
-    """Told of every try and every loss; tells `sink.late`, `sink.dead` and `sink.back`. Any thread may call it."""
+    """Hears of every attempt and every loss; tells `sink.late`, `sink.dead` and `sink.back`. Any thread may call it."""
 
-    def __init__(self, name: str, settings: DeliverySettings, losses: Callable[[], int]) -> None:
+    def __init__(self, name: str, settings: QueueSettings, losses: Callable[[], int]) -> None:
         self._name = name
         self._settings = settings
         self._tell: Tell | None = None
@@ -33,7 +32,7 @@ class SinkHealth:
         self._failing_since_s: float | None = None
         self._bad_since_s = 0.0
         self._losses_before = 0
-        self._tries = 0
+        self._failures = 0  # in a row
         self._has_told_loss = False
         self.state = "ok"
         self.reason: str | None = None
@@ -43,9 +42,11 @@ class SinkHealth:
         self._tell = tell
 
     def succeeded(self) -> None:
-        """A try was well: a dead sink is back."""
+        """An attempt went well: a dead sink is back."""
+        if self.state == "ok" and self._failing_since_s is None:
+            return  # nearly always; without the lock
         with self._lock:
-            self._failing_since_s, self._tries = None, 0
+            self._failing_since_s, self._failures = None, 0
             if self.state == "ok":
                 self.reason = None
             if self.state != "dead":
@@ -58,11 +59,14 @@ class SinkHealth:
             self._is_back()
 
     def failed(self, error: Exception) -> None:
-        """A try failed; one that fails for `dead_after_s` is dead."""
+        """An attempt failed; a sink that fails for `dead_after_s` is dead."""
+        if not isinstance(error, SinkError):
+            log.error("a sink broke", exc_info=error)
+            error = SinkError(f"the sink broke: {error!r}")
         now_s = time.monotonic()
         with self._lock:
             self.reason = str(error)
-            self._tries += 1
+            self._failures += 1
             if self._failing_since_s is None:
                 self._failing_since_s = now_s
             is_news = self.state != "dead" and self.failing_s >= self._settings.dead_after_s
@@ -85,14 +89,14 @@ class SinkHealth:
 
     @property
     def failing_s(self) -> float:
-        """For how long every try has failed, 0 when the last one was well."""
+        """For how long every attempt has failed, 0 when the last one went well."""
         since_s = self._failing_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def pause_s(self) -> float:
-        """How long to wait before the next try."""
+        """How long to wait before the next attempt."""
         settings = self._settings
-        doubled_s = settings.first_pause_s * 2.0 ** min(max(self._tries - 1, 0), 30)
+        doubled_s = settings.first_pause_s * 2.0 ** min(max(self._failures - 1, 0), 30)
         return min(doubled_s, settings.longest_pause_s) * (1 + JITTER * random.uniform(-1, 1))
 
     def _change(self, state: str, reason: str) -> None:
@@ -120,14 +124,10 @@ class SinkHealth:
             self._tell(Event(kind, facts={"sink": self._name, **facts}))
 
 
-LOOK_S = 0.2  # how long a thread waits before it looks around
-TICK_S = 1.0  # between two ticks of an idle sink
+class Retry:
+    """Whether and when a sink's thread tries again; `end` may be called from any thread."""
 
-
-class Tries:
-    """The tries of one sink, all in its own thread; `end` may be called from any."""
-
-    def __init__(self, sink: Sink, settings: DeliverySettings, health: SinkHealth) -> None:
+    def __init__(self, sink: Sink, settings: QueueSettings, health: SinkHealth) -> None:
         self._sink = sink
         self._settings = settings
         self._health = health
@@ -146,51 +146,34 @@ class Tries:
         return self._ending.wait(timeout_s)
 
     @property
-    def is_ending(self) -> bool:
-        """Whether `end` was called."""
-        return self._ending.is_set()
-
-    @property
     def is_over(self) -> bool:
         """Whether the time to flush has passed."""
         return time.monotonic() >= self._end_by_s
 
-    def deliver(self, send: Callable[[], int]) -> tuple[int, str | None]:
-        """How many things `send` took care of, and the cause when they were dropped; none when the time was over.
+    def failed(self, error: Exception) -> str | None:
+        """Tell a failed attempt and pause; gives the cause for which its first item is dropped, None: try again.
 
-        With must-deliver it tries until the end, else for `retry_s`. Raises the first fault when the settings are strict.
+        With must-deliver it is tried until the end, else for `retry_s`. Raises `error` when the settings are strict.
         """
-        while not self.is_over:
-            try:
-                arrived = send()
-            except RefusedError as error:
-                self._raise_if_strict(error)
-                log.warning("%s", error)
-                self._health.succeeded()
-                return 1, "refused"
-            except Exception as error:
-                self.failed(error)
-                if not self._sink.can_repeat:
-                    return 1, "failed"
-                is_given_up = self._settings.must_deliver is None and self._health.failing_s >= self._settings.retry_s
-                self.pause()
-                if is_given_up:
-                    return 1, "undelivered"
-            else:
-                self._health.succeeded()
-                return arrived, None
-        return 0, None
+        if isinstance(error, RefusedError) and not self._settings.is_strict:
+            log.warning("%s", error)
+            self._health.succeeded()
+            return "refused"
+        self.note(error)
+        if not self._sink.can_repeat:
+            return "failed"
+        is_given_up = self._settings.must_deliver is None and self._health.failing_s >= self._settings.retry_s
+        self.pause()
+        return "undelivered" if is_given_up else None
 
-    def failed(self, error: Exception) -> None:
+    def note(self, error: Exception) -> None:
         """Tell a fault of the sink, or of its spool. Raises it when the settings are strict."""
-        self._raise_if_strict(error)
-        if not isinstance(error, SinkError):
-            log.error("a sink broke", exc_info=error)
-            error = SinkError(f"the sink broke: {error!r}")
+        if self._settings.is_strict:
+            raise error
         self._health.failed(error)
 
     def pause(self) -> None:
-        """Wait before the next try, at most until the time is over."""
+        """Wait before the next attempt, at most until the time is over."""
         until_s = time.monotonic() + self._health.pause_s()
         while (left_s := min(until_s, self._end_by_s) - time.monotonic()) > 0:
             if self._ending.is_set():
@@ -199,21 +182,18 @@ class Tries:
                 self._ending.wait(left_s)
 
     def tick(self) -> None:
-        """Let the idle sink do what is due; a fault is told like that of a try."""
+        """Let the idle sink do what is due; a fault is told like that of an attempt."""
+        self._health.caught_up()
         if self._ending.is_set() or time.monotonic() < self._tick_at_s:
             return
         try:
             self._sink.tick()
         except Exception as error:
-            self.failed(error)
+            self.note(error)
             self._has_tick_failed = True
             self._tick_at_s = time.monotonic() + self._health.pause_s()
         else:
-            if self._has_tick_failed:  # only then: an idle file that is well says nothing about its disk
+            if self._has_tick_failed:  # only then: an idle file that works says nothing about its disk
                 self._health.succeeded()
             self._has_tick_failed = False
             self._tick_at_s = time.monotonic() + TICK_S
-
-    def _raise_if_strict(self, error: Exception) -> None:
-        if self._settings.is_strict:
-            raise error

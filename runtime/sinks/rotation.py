@@ -1,4 +1,4 @@
-"""Log files that turn over: the full one gets the next number, the oldest go, a torn last line is cut off."""
+"""Rotation of files: the full one gets the next number, the oldest go, a torn last line is cut off."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 READ_BYTES = 1 << 16  # looked through at once for the end of the last whole line
 
 
-def turned_files(path: Path) -> list[Path]:
-    """The files that `path` was turned over into, oldest first: its name with a number of 6 digits or more."""
+def rotated_files(path: Path) -> list[Path]:
+    """The files that `path` was renamed to, oldest first: its name with a number of 6 digits or more."""
     pattern = re.compile(re.escape(path.stem) + r"\.(\d{6,})" + re.escape(path.suffix))
     found = [(int(match[1]), entry) for entry in path.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
     return [entry for _, entry in sorted(found)]
 
 
-def next_turned(path: Path) -> Path:
+def next_rotated(path: Path) -> Path:
     """The name that the next file of `path` gets: its own with the number after the highest that is there."""
-    files = turned_files(path)
+    files = rotated_files(path)
     number = 1 + (int(files[-1].name[len(path.stem) + 1 : len(files[-1].name) - len(path.suffix)]) if files else 0)
     return path.with_name(f"{path.stem}.{number:06d}{path.suffix}")
 
 
-def turn_over(path: Path) -> Path:
+def rotate(path: Path) -> Path:
     """Rename the file at `path` to its next number, and give the new path. Raises OSError."""
-    target = next_turned(path)
+    target = next_rotated(path)
     path.rename(target)
     return target
 
 
 def remove_oldest(path: Path, keep: int) -> None:
-    """Take away the oldest files that `path` was turned over into, until `keep` are left. Raises OSError."""
-    files = turned_files(path)
+    """Remove the oldest files that `path` was renamed to, until `keep` are left. Raises OSError."""
+    files = rotated_files(path)
     for file in files[: max(0, len(files) - keep)]:
         file.unlink(missing_ok=True)
 

@@ -1,71 +1,101 @@
-"""Annotated videos: every frame with its verdict, each file whole or not there; one file, or pieces for weeks."""
+"""Annotated videos: every frame with its verdict, each file atomic; one file, or pieces for weeks."""
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+import time
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Sink
+from nnet_edge.runtime.opencv_video import count_frames, open_writer
+from nnet_edge.runtime.sinks.base import Sink, flag_defaults
 from nnet_edge.runtime.sinks.overlay import annotate
-from nnet_edge.runtime.sinks.pictures import safe_name
-from nnet_edge.runtime.sinks.rotation import next_turned
-from nnet_edge.runtime.sinks.video_file import CODECS, VideoFile
+from nnet_edge.runtime.sinks.rejects import safe_name
+from nnet_edge.runtime.sinks.rotation import next_rotated
+from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
+from nnet_edge.settings.sink import SinkSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NO_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
-SMALLEST_BYTES = 1 << 16
+log = logging.getLogger(__name__)
+
+CODECS = {".mp4": ("vp09", "mp4v"), ".avi": ("MJPG",)}  # browsers play VP9; an OpenCV without it writes MPEG-4
+UNKNOWN_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
+SMALLEST_PIECE_BYTES = 1 << 16
+PIECE_S = 600.0  # what a kill or a power cut costs at most
+PIECE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class VideoSettings:
-    """How a video that goes on for weeks becomes files. Raises ConfigError for what cannot be meant."""
+@dataclass(frozen=True, kw_only=True)
+class VideoSettings(SinkSettings):
+    """Annotated videos, cut into numbered pieces, the oldest deleted first."""
 
-    piece_s: float | None = None  # an older file is closed, and a new one begun; None: never
-    piece_bytes: int | None = None  # a larger one too
-    budget_bytes: int | None = None  # of all pieces: the oldest go first; None: no limit
-    by_stream: bool = False  # True: numbered pieces of each stream; False: one stream alone
-    stream: str | None = None  # only this one is shown; None: all
+    kind = "video"
+
+    path: Path  # with line.mp4 the pieces are line.STREAM.000001.mp4 and so on
+    rate_hz: float | None = None  # None: that of the stream, where it is known
+    stream: str | None = None  # only this one; None: all
+    piece_s: float | None = PIECE_S  # an older file is closed, and a new one begun; None: never
+    piece_bytes: int | None = PIECE_BYTES  # a larger one too
+    budget_bytes: int | None = 10 * 2**30  # of all pieces; None: no limit
+    by_stream: bool = True  # numbered pieces of each stream; False: one stream alone
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.must_deliver is not None:
+            raise ConfigError("a video cannot be made to deliver later: leave must_deliver out")
+        if self.path.suffix.lower() not in CODECS:
+            raise ConfigError(f"{self.path} has no suffix of a video that can be written: use {', '.join(CODECS)}")
+        if self.rate_hz is not None and not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise ConfigError(f"the rate {self.rate_hz} frames/s of a video is invalid: give one above 0")
         if self.piece_s is not None:
             require_seconds("seconds of a piece of a video", self.piece_s, above=0.0)
         if self.piece_bytes is not None:
-            require_between("bytes of a piece of a video", self.piece_bytes, SMALLEST_BYTES, 1 << 50)
+            require_between("bytes of a piece of a video", self.piece_bytes, SMALLEST_PIECE_BYTES, 1 << 50)
         if self.budget_bytes is not None:
             require_between("bytes of all pieces of a video", self.budget_bytes, self.piece_bytes or 1, 1 << 50)
 
+    @property
+    def shown_stream(self) -> str | None:
+        return self.stream
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The file, or a pattern of its pieces."""
+        return (self.path if self.path.exists() else self.path.with_name(f"{self.path.stem}.*{self.path.suffix}"),)
+
 
 class VideoSink(Sink):
-    """Writes annotated videos, .mp4 or .avi. A file gets its name when it is whole, read back and counted.
+    """Writes annotated videos, .mp4 or .avi. A file gets its name when it is complete, read back and counted.
 
     One stream becomes the file `path`; cut into pieces it is `line.000001.mp4` and so on, and of several streams
-    `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one piece that is not whole, and goes.
+    `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one incomplete piece, which is removed.
     """
 
     name = "video"
 
-    def __init__(self, path: Path, rate_hz: float | None = None, settings: VideoSettings | None = None) -> None:
-        if path.suffix.lower() not in CODECS:
-            raise ConfigError(f"{path} has no suffix of a video that can be written: use {', '.join(CODECS)}")
-        if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
-            raise ConfigError(f"a video of {rate_hz} frames/s cannot be: give a rate above 0")
-        self._path = path
-        self._rate_hz = rate_hz or NO_RATE_HZ
-        self._settings = settings or VideoSettings()
+    def __init__(self, settings: VideoSettings) -> None:
+        self._settings, self.only_stream = settings, settings.stream
+        self._path = settings.path
+        self._rates_hz: dict[str, float] = {}  # stream -> frames a second, where its source has a rate
         self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
-        self._is_cut = self._settings.by_stream  # whether files have numbers
+        self._is_cut = settings.by_stream  # whether files have numbers
         self._stream: str | None = None  # of a video that is not by stream
+
+    def expect(self, stream: str, rate_hz: float | None) -> None:
+        if rate_hz:
+            self._rates_hz[stream] = rate_hz
 
     def __enter__(self) -> Self:
         try:
@@ -79,9 +109,7 @@ class VideoSink(Sink):
             raise self._fault(error) from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         faults = []
         for stream in list(self._files):
             try:
@@ -91,11 +119,8 @@ class VideoSink(Sink):
         if faults:
             raise faults[0]
 
-    def wants(self, prediction: Prediction) -> bool:
-        return self._settings.stream in (None, prediction.frame.stream)
-
     def write(self, prediction: Prediction) -> None:
-        if not self.wants(prediction):
+        if self.only_stream not in (None, prediction.frame.stream):
             return
         self.tick()
         stream, picture = prediction.frame.stream, annotate(prediction)
@@ -113,8 +138,9 @@ class VideoSink(Sink):
         if not self._settings.by_stream:
             self._stream = self._stream or stream
             if stream != self._stream:
-                raise SinkError(f"the video {self._path} shows {self._stream}, not {stream}: keep videos by stream")
-        return VideoFile(self._part(self._stem(stream)), self._rate_hz, picture)
+                raise SinkError(f"the video {self._path} shows {self._stream}, not {stream}: keep videos by_stream")
+        rate_hz = self._settings.rate_hz or self._rates_hz.get(stream, UNKNOWN_RATE_HZ)
+        return VideoFile(self._part(self._stem(stream)), rate_hz, picture)
 
     def _is_full(self, file: VideoFile) -> bool:
         piece_s, piece_bytes = self._settings.piece_s, self._settings.piece_bytes
@@ -128,14 +154,14 @@ class VideoSink(Sink):
         """Finish the file of the stream; room is made for it in the budget."""
         target = self._path.with_name(f"{self._stem(stream)}{self._path.suffix}")
         try:
-            target = next_turned(target) if self._is_cut else target
+            target = next_rotated(target) if self._is_cut else target
             self._files.pop(stream).close(target)
             self._keep_to_budget(target)
         except OSError as error:
             raise self._fault(error) from error
 
     def _keep_to_budget(self, newest: Path) -> None:
-        """Take the oldest pieces away, whatever stream they show, until the rest is small enough."""
+        """Remove the oldest pieces, whatever stream they show, until the rest is small enough."""
         if self._settings.budget_bytes is None:
             return
         piece = re.compile(re.escape(self._path.stem) + r"\.(?:.+\.)?\d{6,}" + re.escape(self._path.suffix))
@@ -156,3 +182,77 @@ class VideoSink(Sink):
 
     def _fault(self, error: OSError) -> SinkError:
         return SinkError(f"cannot write the video {self._path}: {error.strerror or error}")
+
+
+class VideoFile:
+    """Pictures on their way into `part`. All get the size of the first; one of other proportions gets a dark border."""
+
+    def __init__(self, part: Path, rate_hz: float, first: np.ndarray) -> None:
+        self._part = part
+        self._size = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # height, width; codecs want even sides
+        self._written = 0
+        self._began_s = time.monotonic()
+        self._writer = self._open(rate_hz)
+
+    def write(self, picture: np.ndarray) -> None:
+        """Add a picture, uint8 BGR (H, W, 3)."""
+        self._writer.write(fit(picture, *self._size))
+        self._written += 1
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was begun."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the disk so far; the newest pictures may be missing in it. Raises OSError."""
+        return self._part.stat().st_size
+
+    def close(self, target: Path) -> None:
+        """Read it back and give it its name. Raises SinkError when frames are missing, OSError.
+
+        OpenCV does not say when a write fails, so the frames are counted.
+        """
+        self._writer.release()
+        try:
+            found = count_frames(str(self._part))
+            if found < self._written:
+                raise SinkError(
+                    f"the video {target} holds {found} of {self._written} frames: is the disk full? It was removed"
+                )
+            self._part.replace(target)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _open(self, rate_hz: float) -> cv2.VideoWriter:
+        codecs = CODECS[self._part.suffix]
+        for codec in codecs:
+            writer = open_writer(str(self._part), codec, rate_hz, *self._size)
+            if writer.isOpened():
+                log.info("%s is written as %s", self._part, codec)
+                return writer
+        raise SinkError(f"this OpenCV cannot write {self._part} ({' or '.join(codecs)}): try another suffix")
+
+
+def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`picture` at `height` x `width`: as it is, but for a row or a column, or shrunk or enlarged on a dark ground."""
+    if picture.shape[0] - height in (0, 1) and picture.shape[1] - width in (0, 1):
+        return np.ascontiguousarray(picture[:height, :width])
+    scale = min(height / picture.shape[0], width / picture.shape[1])
+    inner_height = min(height, max(1, round(picture.shape[0] * scale)))
+    inner_width = min(width, max(1, round(picture.shape[1] * scale)))
+    ground = np.zeros((height, width, 3), np.uint8)
+    ground[:inner_height, :inner_width] = cv2.resize(picture, (inner_width, inner_height))
+    return ground
+
+
+def table_of(path: Path, asked: Asked) -> dict[str, Any]:
+    """What --video asks for: one file of a file, and of a live source pieces, so that a kill costs one of them."""
+    piece_s, piece_bytes = (PIECE_S, PIECE_BYTES) if asked.is_live else (None, None)
+    table = {"path": str(path), "piece_s": piece_s, "piece_bytes": piece_bytes, "budget_bytes": None}
+    return table | {"by_stream": asked.streams > 1} | flag_defaults(asked)
+
+
+FLAG = Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of)
+SINKS.register(SinkKind("video", VideoSettings, VideoSink, FLAG))

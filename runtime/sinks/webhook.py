@@ -10,59 +10,94 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError
+from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults
 from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_seconds
+from nnet_edge.settings.secrets import read_secret, require_secret_place
+from nnet_edge.settings.sink import SinkSettings
 
 REFUSALS = {400, 413, 415, 422}  # what says that this message is wrong; other answers can become better by waiting
 ANSWER_BYTES = 64 * 1024  # of an answer that are read; nobody looks at them, but a kept connection needs its end
 
 
-@dataclass(frozen=True)
-class WebhookSettings:
-    """Where verdicts are posted. Raises ConfigError for a setting that cannot be meant."""
+@dataclass(frozen=True, kw_only=True)
+class WebhookSettings(SinkSettings):
+    """Verdicts posted as JSON."""
 
-    url: str = field(repr=False)  # may hold a token in its path or query
-    token: str | None = field(default=None, repr=False)  # sent as `Authorization: Bearer`
+    kind = "webhook"
+
+    url: str = field(repr=False)  # or "env:NAME" or "file:PATH", which hold it where its path or query is a secret
+    token_from: str | None = None  # "env:NAME" or "file:PATH", sent as a bearer token
     ca_file: Path | None = None  # None: the system's authorities
     timeout_s: float = 5.0  # for a whole request, from connecting to the end of the answer
-    only_rejects: bool = False
-    has_events: bool = False
+    only_rejects: bool = True
+    events: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_seconds("seconds that a webhook has to answer", self.timeout_s, above=0.0)
-        try:
-            parts = urlsplit(self.url)
-            is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            parts, is_usable = None, False
-        if parts is None or not is_usable or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
-            raise ConfigError("the webhook's address is none: give http://host/path or https://host/path")
-        if parts.username is not None or parts.password is not None:
-            raise ConfigError(f"the webhook's address {self.where} holds a user: give a token instead")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
-            raise ConfigError("the webhook's token holds letters that a header cannot: give it without line ends")
-        if self.ca_file is not None and parts.scheme != "https":
-            raise ConfigError(f"there is a certificate for {self.where}, which is not https: leave one out")
+        if self.url.startswith(("env:", "file:")):
+            require_secret_place("url", self.url)
+        elif "?" in self.url or "@" in self.url:
+            raise ConfigError(
+                "the url of a webhook holds no user and no query, which may be a secret: use token_from, "
+                'or url = "env:NAME" or "file:PATH", which hold it'
+            )
+        else:
+            require_address(self.url, self.ca_file)
+        if self.token_from is not None:
+            require_secret_place("token_from", self.token_from)
 
-    @property
-    def where(self) -> str:
-        """The address for people: scheme and host; path and query may hold a token."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    def address(self) -> SplitResult:
+        """Where to post, read from where it lies. Raises ConfigError."""
+        url = read_secret("url", self.url) if self.url.startswith(("env:", "file:")) else self.url
+        return require_address(url, self.ca_file)
+
+    def token(self) -> str | None:
+        """The bearer token, read from where it lies. Raises ConfigError."""
+        if self.token_from is None:
+            return None
+        token = read_secret("token_from", self.token_from)
+        if not (token.isascii() and token.isprintable() and token):
+            raise ConfigError(
+                "the webhook's token is empty, or holds letters that a header cannot: give one line of ASCII"
+            )
+        return token
+
+
+def require_address(url: str, ca_file: Path | None) -> SplitResult:
+    """The parts of the address. Raises ConfigError, without repeating its path and query, for an invalid one."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError("the webhook's address is invalid: give http://host/path or https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(f"the webhook's address {where_of(parts)} holds a user: give a token instead")
+    if ca_file is not None and parts.scheme != "https":
+        raise ConfigError(f"there is a certificate for {where_of(parts)}, which is not https: leave one out")
+    return parts
+
+
+def where_of(address: SplitResult) -> str:
+    """The address for people: scheme and host; path and query may hold a token."""
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
 
 
 class WebhookSink(MessageSink):
     """Posts each prediction as JSON; any 2xx answer means that it arrived.
 
     Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused
-    this very message; whatever else it says, or does not, is worth another try.
+    this very message; whatever else it says, or does not, is worth another attempt.
     """
 
     name = "webhook"
@@ -71,16 +106,14 @@ class WebhookSink(MessageSink):
 
     def __init__(self, settings: WebhookSettings) -> None:
         self._settings = settings
+        self._address, self._token = settings.address(), settings.token()
+        self._where = where_of(self._address)
         self._connection: http.client.HTTPConnection | None = None
-        self.wants_events = settings.has_events
+        self.wants_events = settings.events
+        self.wants_good = not settings.only_rejects
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         self._close()
-
-    def wants(self, prediction: Prediction) -> bool:
-        return prediction.is_anomalous or not self._settings.only_rejects
 
     def to_message(self, prediction: Prediction) -> Message:
         return Message(prediction.frame.id, (("", to_json(to_fields(prediction))),))
@@ -103,7 +136,7 @@ class WebhookSink(MessageSink):
                 self._close()
                 raise self._fault(reason_of(again)) from again
         if status in REFUSALS:
-            raise RefusedError(f"the webhook {self._settings.where} refused {message.id}: it answered {status}")
+            raise RefusedError(f"the webhook {self._where} refused {message.id}: it answered {status}")
         if not 200 <= status < 300:
             hint = ": give the address that it leads to" if 300 <= status < 400 else ""
             raise self._fault(f"it answered {status}{hint}")
@@ -113,12 +146,12 @@ class WebhookSink(MessageSink):
         """The status of the answer. Raises OSError or HTTPException, TimeoutError after `timeout_s`."""
         if self._connection is None:
             self._connection = self._connect()
-        connection, parts = self._connection, urlsplit(self._settings.url)
+        connection, address = self._connection, self._address
         headers = {"Content-Type": "application/json", "Idempotency-Key": quote(message.id, safe="/")}
-        if self._settings.token is not None:
-            headers["Authorization"] = f"Bearer {self._settings.token}"
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
         with time_limit(connection, self._settings.timeout_s):
-            connection.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            connection.request("POST", (address.path or "/") + (f"?{address.query}" if address.query else ""),
                                message.parts[0][1], headers)  # fmt: skip
             answer = connection.getresponse()
             answer.read(ANSWER_BYTES)
@@ -127,12 +160,12 @@ class WebhookSink(MessageSink):
         return answer.status
 
     def _connect(self) -> http.client.HTTPConnection:
-        parts, settings = urlsplit(self._settings.url), self._settings
-        host = str(parts.hostname)
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=settings.timeout_s)
-        context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
-        return http.client.HTTPSConnection(host, parts.port, timeout=settings.timeout_s, context=context)
+        address, timeout_s, ca_file = self._address, self._settings.timeout_s, self._settings.ca_file
+        host = str(address.hostname)
+        if address.scheme == "http":
+            return http.client.HTTPConnection(host, address.port, timeout=timeout_s)
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        return http.client.HTTPSConnection(host, address.port, timeout=timeout_s, context=context)
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -140,14 +173,14 @@ class WebhookSink(MessageSink):
             self._connection = None
 
     def _fault(self, reason: str) -> SinkError:
-        return SinkError(f"cannot post to the webhook {self._settings.where}: {reason}")
+        return SinkError(f"cannot post to the webhook {self._where}: {reason}")
 
 
 @contextlib.contextmanager
 def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterator[None]:
     """Cut the connection when the block takes longer. Raises TimeoutError then.
 
-    A socket's own limit is for each read: a receiver that sends a byte now and then would hold a sink for ever.
+    A socket's own limit is for each read: a receiver that sends a byte now and then would never let go of a sink.
     """
     expired = threading.Event()
 
@@ -173,3 +206,12 @@ def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterat
 def reason_of(error: Exception) -> str:
     """What an error of a connection says, or its name when it says nothing."""
     return str(error) or type(error).__name__
+
+
+def table_of(url: str, asked: Asked) -> dict[str, Any]:
+    """What --webhook asks for: a post for each reject."""
+    return {"url": url} | flag_defaults(asked, needs_queue=True)
+
+
+FLAG = Flag("--webhook", "Post each reject as JSON to this address.", table_of, "text", "URL|env:NAME|file:PATH")
+SINKS.register(SinkKind("webhook", WebhookSettings, WebhookSink, FLAG))

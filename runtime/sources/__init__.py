@@ -1,4 +1,4 @@
-"""Where frames come from: one file a kind of camera."""
+"""Where frames come from: one file for each kind of source, which registers itself."""
 
 from nnet_edge.moved import forward
 

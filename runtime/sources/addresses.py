@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError
@@ -13,19 +13,18 @@ SECRET_IN_PATH = re.compile(  # as in /user=admin&password=x&channel=1 or /user=
     r"([a-z0-9_.-]*(?:pass|pwd|psw|token|key|secret|auth|user|usr|login|cred|sig)[a-z0-9_.-]*(?:=|%3d))[^/&;,]*",
     re.IGNORECASE,
 )
-URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "tcp")
 NEED_A_HOST = ("rtsp", "rtsps", "http", "https", "rtmp")
 
 
 def address_scheme(text: str) -> str | None:
-    """The scheme of a network address in lower case, None for a text that is no address."""
+    """The scheme of a network address in lower case, None for a text without one."""
     return text.split("://", 1)[0].lower() if "://" in text else None
 
 
 def redact(address: str) -> str:
-    """`address` for people: without user, password and query, and without what a path says of passwords and keys.
+    """`address` for people: without user, password and query, and without passwords and keys in its path.
 
-    What cannot be read as an address is not shown but for its scheme; nothing is raised.
+    Of an invalid address only the scheme is shown; nothing is raised.
     """
     scheme, _, rest = address.partition("://")
     try:
@@ -40,10 +39,18 @@ def redact(address: str) -> str:
     return f"{parts.scheme}://{secret}{parts.netloc.rpartition('@')[2]}{path}{query}"
 
 
+def path_suffix(address: str) -> str:
+    """The suffix of the path in the address, in lower case; "" for none, and for an invalid address."""
+    try:
+        return PurePosixPath(urlsplit(address).path).suffix.lower()
+    except ValueError:
+        return ""
+
+
 def with_credentials(address: str, credentials: str | None) -> str:
     """`address` with the user and password that `credentials` (file:PATH or env:NAME) names, never to be printed.
 
-    Raises ConfigError when they cannot be read, or the address is none; the message holds neither.
+    Raises ConfigError when they cannot be read, or the address is invalid; the message holds neither.
     """
     parts = parts_of(address)
     if credentials is None:
@@ -54,15 +61,15 @@ def with_credentials(address: str, credentials: str | None) -> str:
 
 
 def parts_of(address: str) -> SplitResult:
-    """The parts of a network address. Raises ConfigError for one that cannot be meant; the message holds no secret."""
+    """The parts of a network address. Raises ConfigError for an invalid one; the message holds no secret."""
     try:
         parts = urlsplit(address)
         is_usable = bool(parts.hostname) or parts.scheme not in NEED_A_HOST
-        parts.port  # noqa: B018  raises for a port that is no number
+        parts.port  # noqa: B018  raises for an invalid port
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise ConfigError(f"{redact(address)} is no address: look at its host, its port and its brackets")
+        raise ConfigError(f"{redact(address)} is not a valid address: look at its host, its port and its brackets")
     return parts
 
 

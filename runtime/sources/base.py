@@ -1,7 +1,8 @@
-"""What every source is: a context manager, iterable once, that gives frames and never makes one up."""
+"""The base of every source: a context manager, iterable once, that gives frames and never makes one up."""
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -33,10 +34,10 @@ class SourceFacts:
 class Source(ABC):
     """Frames in the order in which they were taken. Iterating raises SourceError when the source breaks."""
 
-    is_live = False  # frames are lost, not kept, when nobody takes them; it is opened again when it is lost
-    may_be_silent = False  # a watched folder gives nothing for hours and is well
+    is_live = False  # frames are lost when nobody takes them in time; it is opened again when it is lost
+    may_be_silent = False  # no frame for hours is no fault, as of a watched folder
     rate_hz: float | None = None  # frames a second, where the source knows it before it starts
-    skipped = 0  # pictures that could not be read and were passed over
+    skipped = 0  # pictures that could not be read
     got: SourceFacts | None = None  # what an opened source says of itself
 
     def __init__(self, stream: str) -> None:
@@ -56,15 +57,15 @@ class Source(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What this is, for people; without passwords."""
+        """The source in few words, for people; without passwords."""
 
     def interrupt(self) -> None:
-        """Ask a waiting iteration to end soon; any thread may call it."""
+        """Ask an iteration that waits to end soon; any thread may call it."""
         self._interrupted.set()
 
 
 class AbsentSource(Source):
-    """What is not there yet: a device, a pipe, a folder to watch. Entering raises SourceError; a camera tries again."""
+    """A device, a pipe or a folder that is not there yet. Entering raises SourceError; a camera tries again."""
 
     is_live = True
 
@@ -80,3 +81,11 @@ class AbsentSource(Source):
 
     def describe(self) -> str:
         return self._what
+
+
+def file_mode(path: str) -> int:
+    """What lies at the path, as `stat` tells it; 0 when nothing does, or nothing can be seen."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0

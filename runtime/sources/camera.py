@@ -1,10 +1,10 @@
-"""One camera of a line: a thread that reads it, and one that watches the reader, opens the source again and says so.
+"""Camera of a line: a reader thread for its source, and a watchdog thread that opens a lost source again.
 
     connecting -> live -> stalled (no frame for too long) or lost (it ended, broke, or cannot be opened) -> connecting ...
 
-A live source is tried for ever, each wait longer than the last up to a limit. A file ends, or fails, once. So does a
-camera whose settings do not fit its first frame; later it may come back with other pixels, and is waited for. Whatever
-happens to a source, no frame is made up, repeated or sent twice.
+A live source is tried until it is back, each wait longer than the last up to a limit. A file ends, or fails, once. So does
+a camera whose settings do not fit its first frame; later it may come back with another picture size, and is waited for.
+Whatever happens to a source, no frame is made up, repeated or sent twice.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from uuid import uuid4
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.settings.stream import CameraSettings
+from nnet_edge.settings.camera import CameraSettings
 
 log = logging.getLogger(__name__)
 
 STATES = ("connecting", "live", "stalled", "lost", "ended", "failed")
-JOIN_LIMIT_S = 0.5  # a capture that its driver has not given back by then is left behind; it ends itself
-MOST_LEFT_BEHIND = 3  # readers that hang in a driver; with more, the camera waits for one of them to come back
-LOOK_S = 0.25  # how often the watchdog looks at a silent reader
+JOIN_LIMIT_S = 0.5  # a reader that hangs in its driver for longer is left behind; it ends by itself
+MOST_LEFT_BEHIND = 3  # readers that hang in a driver; with more, the camera waits until one returns
+LOOK_S = 0.25  # how often the watchdog checks the reader
 
 
 @dataclass(frozen=True)
 class CameraStatus:
-    """What is known of a camera now."""
+    """State of a camera: a snapshot."""
 
     state: str  # of STATES
-    since_s: float  # seconds since it came into this state
-    asked: SourceFacts  # None fields: nothing was asked for
-    got: SourceFacts | None  # of the last time that it was live
+    since_s: float  # seconds in this state
+    asked: SourceFacts  # None where nothing was asked for
+    got: SourceFacts | None  # when it was last live
     reconnects: int  # times that it came back
-    skipped: int  # pictures that could not be read and were passed over
+    skipped: int  # pictures that could not be read
     reason: str | None  # why it is stalled, lost or failed
 
 
 class Camera:
-    """Reads a source and hands its frames to `put`, which says whether it wants more; see the top of this file.
+    """Reads a source and hands its frames to `put`, which returns whether it wants more; see the top of this file.
 
-    `source` is opened first; `reopen` makes each later one, None: the source is opened once, and `failed` when it breaks.
-    `tell(kind, **facts)` is given events, `ended(error)` the end, None for a good one; both in threads of the camera.
+    `source` is opened first, and `reopen` makes each later one; with None the source is opened once, and fails for good.
+    `tell(kind, **facts)` receives events, and `ended(error)` the end, None for a good one; both in the camera's threads.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Camera:
         self._reason: str | None = None
         self._got: SourceFacts | None = None
         self._times_live = self._skipped = self._next_index = 0
-        self._was_live_s = 0.0  # how long the last reader gave frames
-        self._has_given = False  # a frame that was taken in: the settings are such as can be meant
-        self._is_out = False  # whether it was said that it is lost
+        self._was_live_s = 0.0  # for how long the last reader gave frames
+        self._has_given = False  # whether a frame was accepted: the settings fit the source
+        self._is_out = False  # whether a warning said that it is lost
         self._reader: Reader | None = None
         self._left_behind: list[Reader] = []
         self._thread = threading.Thread(target=self._supervise, name=f"camera {name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read; returns at once."""
+        """Begin to read; return at once."""
         self._thread.start()
 
     def ask_to_stop(self) -> None:
@@ -91,13 +91,13 @@ class Camera:
             reader.leave()
 
     def join(self) -> None:
-        """Wait until they have ended, not longer than a second; a reader that hangs in a driver ends by itself."""
+        """Wait at most a second until both have ended; a reader that hangs in a driver ends by itself."""
         self._thread.join(2 * JOIN_LIMIT_S)
         if self._thread.is_alive():
-            log.warning("the watchdog of %s does not answer: it is left to end by itself", self.name)
+            log.warning("the watchdog of %s does not answer: it is left behind, and ends by itself", self.name)
 
     def status(self) -> CameraStatus:
-        """What is known of the camera now."""
+        """The state of the camera."""
         asked = SourceFacts(
             self.settings.height, self.settings.width, self.settings.rate_hz, self.settings.pixel_format
         )
@@ -120,7 +120,7 @@ class Camera:
         self._ended(error)
 
     def _keep_reading(self) -> None:
-        """Read until the source ends, or for ever when it is live; raise what cannot be mended."""
+        """Read until the source ends; open a live one again each time. Raise what a retry cannot mend."""
         failures = 0
         source: Source | None = self._source
         outcome: BaseException | None = None
@@ -148,7 +148,7 @@ class Camera:
             source, outcome = self._make_again()
 
     def _make_again(self) -> tuple[Source | None, BaseException | None]:
-        """A new source, or why there is none now."""
+        """A new source, or the error that prevents it now."""
         assert self._reopen is not None
         self._left_behind = [reader for reader in self._left_behind if reader.is_alive()]
         if len(self._left_behind) >= MOST_LEFT_BEHIND:
@@ -164,12 +164,12 @@ class Camera:
         return self._reopen is not None and source.is_live and self._may_be_mended(error)
 
     def _may_be_mended(self, error: BaseException) -> bool:
-        """Whether time may mend it; a setting that never fitted is not mended by it."""
+        """Whether a retry may succeed; a setting that never fitted stays wrong."""
         is_setting = isinstance(error, (ConfigError, MissingExtraError))
         return isinstance(error, Exception) and (self._has_given or not is_setting)
 
     def _say_lost(self, outcome: BaseException | None) -> None:
-        """Say it to people, once an outage."""
+        """Log the loss, once for each outage."""
         if not self._is_out:
             self._is_out = True
             log.warning("%s is lost, and tried until it is back: %s", self.name, outcome or "the source ended")
@@ -197,10 +197,10 @@ class Camera:
                 self._skipped += source.skipped
             if reader.is_alive():
                 self._left_behind.append(reader)
-                log.warning("%s does not answer: it is left to end by itself", source.describe())
+                log.warning("%s does not answer: its reader is left behind, and ends by itself", source.describe())
 
     def _watch(self, reader: Reader) -> BaseException | None:
-        """Wait for the reader's end, or for its silence."""
+        """Wait until the reader ends (its error or None) or is silent for too long (a SourceError)."""
         while not self._wake.wait(LOOK_S):
             silent_s = reader.silent_s()
             limit_s = self.settings.stall_s if reader.first_s is not None else self.settings.open_timeout_s
@@ -217,14 +217,14 @@ class Camera:
             self._state, self._since_s, self._reason = state, time.monotonic(), reason
 
     def take_in(self, reader: Reader, frame: Frame, took_ms: float) -> bool:
-        """Hand a frame of `reader` on; False ends the reader. A reader that was left behind gives none."""
+        """Pass a frame of `reader` to `put`; False ends the reader. Frames of a reader that was left behind are refused."""
         with self._lock:
             if reader is not self._reader or reader.is_left or self._stop.is_set():
                 return False
             index = reader.first_index + frame.index
             self._next_index = index + 1
         if reader.first_s is None:
-            self._go_live(reader, frame)
+            self._go_live(reader, *frame.image.shape[:2])
         self._captured(took_ms)
         goes_on = self._put(replace(frame, index=index, stream=self.name, session=self.session))
         self._has_given = True
@@ -233,9 +233,8 @@ class Camera:
             log.warning("%s gives frames again", self.name)
         return goes_on
 
-    def _go_live(self, reader: Reader, frame: Frame) -> None:
+    def _go_live(self, reader: Reader, height: int, width: int) -> None:
         reader.first_s = time.monotonic()
-        height, width = frame.image.shape[:2]
         told = reader.source.got or SourceFacts()
         got = replace(told, height=height, width=width)
         with self._lock:
@@ -250,7 +249,7 @@ class Camera:
         return self._next_index
 
     def wake(self) -> None:
-        """Tell the watchdog that its reader has ended."""
+        """Wake the watchdog: its reader has ended."""
         self._wake.set()
 
 
@@ -265,11 +264,11 @@ class Reader(threading.Thread):
         self.first_index = camera.next_index
         self.is_left = self.is_open = False
         self._camera = camera
-        self._waits_since_s: float | None = time.monotonic()  # None while the frame is in other hands
+        self._waits_since_s: float | None = time.monotonic()  # None while the camera handles a frame
         self._ended_s: float | None = None
 
     def run(self) -> None:
-        """Read until the source ends or breaks, the camera wants no more, or it was left."""
+        """Read until the source ends or breaks, or the camera wants no more."""
         try:
             with self.source as source:
                 self.is_open = True
@@ -287,12 +286,12 @@ class Reader(threading.Thread):
             self._camera.wake()
 
     def leave(self) -> None:
-        """Ask it to end; no frame of it counts any more."""
+        """Ask it to end; its frames are refused from now on."""
         self.is_left = True
         self.source.interrupt()
 
     def silent_s(self) -> float:
-        """Seconds for which it has been waiting for the source."""
+        """Seconds for which it has waited for the source."""
         since_s = self._waits_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 

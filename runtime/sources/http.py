@@ -1,4 +1,4 @@
-"""Frames from a camera's HTTP address: a stream of JPEGs is read here, so that none is shown half; the rest by OpenCV."""
+"""Frames from a camera's HTTP address: streams of JPEGs are checked picture by picture, other streams go through OpenCV."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from urllib.parse import unquote, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.runtime.sources.addresses import address_scheme, redact, with_credentials
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.jpeg import whole_picture
-from nnet_edge.runtime.sources.opencv_video import CaptureSettings
-from nnet_edge.runtime.sources.video import VideoSource
+from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, whole_picture
+from nnet_edge.runtime.sources.video import VideoSource, is_http_video
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, SourceKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
-LARGEST_PICTURE = 64 << 20  # bytes; what claims to be larger is no picture of a camera
 LONGEST_LINE = 4096  # bytes of a header
 
 
 class HttpSource(Source):
-    """A camera behind http:// or https://. A picture that came in half or damaged is counted in `skipped`, never shown.
+    """A camera behind http:// or https://. A picture that comes in half or damaged is counted in `skipped`, never shown.
 
     `address` may hold a password and is never shown, `what` is.
     """
 
     is_live = True
 
-    def __init__(self, address: str, what: str, settings: CaptureSettings) -> None:
+    def __init__(self, address: str, what: str, settings: CommonSettings) -> None:
         super().__init__(what)
         self._address, self._what, self._settings = address, what, settings
         self._response: HTTPResponse | None = None
         self._socket: socket.socket | None = None
-        self._video: VideoSource | None = None  # what answers with no stream of JPEGs
+        self._video: VideoSource | None = None  # for an answer that is not a stream of JPEGs
 
     def __enter__(self) -> Self:
         try:
@@ -58,7 +59,7 @@ class HttpSource(Source):
             return self
         response.close()
         self._close()
-        self._video = VideoSource(self._address, self._what, self.stream, True, self._settings)
+        self._video = VideoSource(self._address, self._what, self.stream, self._settings)
         self._video.__enter__()
         self.got = self._video.got
         return self
@@ -110,11 +111,11 @@ class HttpSource(Source):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def _request(self) -> HTTPResponse:
-        """Ask for the stream; waits no longer than the time limits."""
+        """Ask for the stream, within the time limits."""
         parts = urlsplit(self._address)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         if parts.hostname is None:
-            raise SourceError(f"{self._what} names no host")
+            raise SourceError(f"{self._what} has no host")
         connection = kind(parts.hostname, parts.port, timeout=self._settings.open_timeout_s)
         connection.connect()
         self._socket = connection.sock
@@ -134,7 +135,7 @@ class HttpSource(Source):
 
 
 def parts_of(response: HTTPResponse) -> Iterator[bytes]:
-    """The bodies of a multipart answer, until it ends. Raises ValueError for what is no multipart."""
+    """The bodies of a multipart answer, until it ends. Raises ValueError for another kind of answer."""
     marker = b"--" + (response.headers.get_boundary() or "").removeprefix("--").encode()
     line = response.readline(LONGEST_LINE)
     while line:
@@ -142,7 +143,7 @@ def parts_of(response: HTTPResponse) -> Iterator[bytes]:
             line = response.readline(LONGEST_LINE)
             continue
         if not line.startswith(marker):
-            raise ValueError("the answer is no multipart")
+            raise ValueError("the answer is not multipart")
         if line.strip() == marker + b"--":
             return
         length = length_of(response)
@@ -155,7 +156,7 @@ def parts_of(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def length_of(response: HTTPResponse) -> int | None:
-    """What the headers of a part say of its length. Raises ValueError for what no picture has."""
+    """The length that a part's headers announce, None for none. Raises ValueError for one that no picture has."""
     length = None
     while (header := response.readline(LONGEST_LINE)).strip():
         name, _, value = header.partition(b":")
@@ -182,3 +183,20 @@ def reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it is silent"
     return str(error) if isinstance(error, ValueError) else "is it switched on and connected?"
+
+
+def open_http(settings: CommonSettings, options: None) -> HttpSource:
+    """The camera behind the address."""
+    address = with_credentials(settings.address, settings.credentials)
+    return HttpSource(address, redact(settings.address), settings)
+
+
+SOURCES.register(
+    SourceKind(
+        "http",
+        "an http:// address",
+        lambda text: address_scheme(text) in ("http", "https") and not is_http_video(text),
+        open_http,
+        page="http",
+    )
+)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from nnet_edge.errors import DataError, SourceError
+from nnet_edge.errors import ConfigError, DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.imaging import IMAGE_SUFFIXES, decode_image, read_bytes
-from nnet_edge.runtime.sources.base import Source
+from nnet_edge.runtime.sources.base import Source, file_mode
 from nnet_edge.runtime.sources.jpeg import require_sound
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2  # between two looks at a watched folder
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change is passed over
+PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change is skipped
 
 
 class ImageFileSource(Source):
@@ -50,9 +54,9 @@ class ImageFileSource(Source):
 
 
 class WatchedFolderSource(Source):
-    """The images of a folder, then each new one; endless. A file is taken when it has not changed between two looks.
+    """The images of a folder, then each new one, without end. A file is read when it has not changed between two looks.
 
-    A file that is written again under its name is a new frame. One that stays unreadable is passed over and counted.
+    A file that is written again under its name is a new frame. One that stays unreadable is skipped and counted.
     """
 
     may_be_silent = True
@@ -68,7 +72,7 @@ class WatchedFolderSource(Source):
         before: dict[str, tuple[int, int]] = {}
         while not self._interrupted.is_set():
             now = self._look()
-            if now is None:  # a network drive that is away: what was taken is not taken again when it comes back
+            if now is None:  # a network drive that is away: no file is read twice when it comes back
                 self._interrupted.wait(LOOK_EVERY_S)
                 continue
             self._taken = {name: state for name, state in self._taken.items() if name in now}
@@ -107,7 +111,7 @@ class WatchedFolderSource(Source):
         return found
 
     def _read(self, name: str, state: tuple[int, int]) -> np.ndarray | None:
-        """The picture; None when it cannot be read yet, or never."""
+        """The picture; None when it cannot be read yet, or at all."""
         try:
             image = read_bgr(self._folder / name)
         except DataError as error:
@@ -121,30 +125,74 @@ class WatchedFolderSource(Source):
 
 
 def read_bgr(path: Path) -> np.ndarray:
-    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, for a JPEG with damage inside as well."""
+    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, also for a damaged JPEG."""
     data = read_bytes(path)
     image = cv2.cvtColor(decode_image(data, path), cv2.COLOR_RGB2BGR)
     if path.suffix.lower() in JPEG_SUFFIXES:
         try:
             require_sound(data)
         except DataError as error:
-            raise DataError(f"the image {path} cannot be used: {error}; take it anew") from error
+            raise DataError(f"the image {path} cannot be used: {error}; take it again") from error
     return image
-
-
-def folder_source(folder: Path, skip_bad: bool = False) -> ImageFileSource:
-    """The images directly in `folder`, in the natural order of their names (2 before 10). Raises SourceError."""
-    try:
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    except OSError as error:
-        raise SourceError(f"the folder {folder} cannot be read: {error.strerror}") from error
-    if not paths:
-        raise SourceError(f"the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): name the one that does")
-    return ImageFileSource(
-        sorted(paths, key=natural_order), f"folder {folder}", folder.resolve().name or "folder", skip_bad
-    )
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A key that sorts the numbers in a name by value: frame_2 before frame_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What only image folders and files have."""
+
+    skip_bad_images: bool = False
+    watch: bool = False  # a folder: new files become frames
+
+
+def is_image(address: str) -> bool:
+    """Whether the path is a folder's or an image's."""
+    mode = file_mode(address)
+    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and Path(address).suffix.lower() in IMAGE_SUFFIXES)
+
+
+def open_images(settings: CommonSettings, options: ImageOptions) -> ImageFileSource | WatchedFolderSource:
+    """The image at the path, or the images directly in the folder, in the natural order of their names (2 before 10).
+
+    Raises SourceError for a folder that cannot be read or holds no image.
+    """
+    path = Path(settings.address)
+    if not path.is_dir():
+        if options.watch:
+            raise ConfigError(f"{path} is not a folder: only a folder can be watched for new images")
+        return ImageFileSource([path], f"image {path}", path.stem, options.skip_bad_images)
+    if options.watch:
+        return WatchedFolderSource(path, path.name)
+    try:
+        images = [item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file()]
+    except OSError as error:
+        raise SourceError(f"the folder {path} cannot be read: {error.strerror}") from error
+    if not images:
+        raise SourceError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}): name the one that does")
+    images.sort(key=natural_order)
+    return ImageFileSource(images, f"folder {path}", path.resolve().name or "folder", options.skip_bad_images)
+
+
+SOURCES.register(
+    SourceKind(
+        "images",
+        "an image folder or file",
+        is_image,
+        open_images,
+        ImageOptions,
+        flags=(
+            Flag(
+                "--skip-bad-images",
+                "Pass over images that cannot be read, and count them.",
+                lambda typed, asked: {"skip_bad_images": True},
+                type="switch",
+            ),
+        ),
+        is_path=True,
+        suffixes=IMAGE_SUFFIXES,
+    )
+)

@@ -1,10 +1,11 @@
-"""Frames from a named pipe: JPEGs one behind the other, as `ffmpeg -f mjpeg` or a camera's own program writes them."""
+"""Frames from a named pipe: JPEGs one after the other, as `ffmpeg -f mjpeg` or a camera's own program writes them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import select
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.http import LARGEST_PICTURE
-from nnet_edge.runtime.sources.jpeg import END, START, whole_picture
+from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
+from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, START, whole_picture
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, SourceKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +29,7 @@ READ_BYTES = 1 << 16  # what a pipe of Linux holds
 
 
 class PipeSource(Source):
-    """The pipe at `path`; waits for somebody to write, and is silent for at most `read_timeout_s` once they do."""
+    """The pipe at `path`. Iterating waits for a writer, and raises SourceError when it is silent for `read_timeout_s`."""
 
     is_live = True
 
@@ -66,7 +68,7 @@ class PipeSource(Source):
                 index += 1
             if len(rest) > LARGEST_PICTURE or (len(rest) >= len(START) and not rest.startswith(START)):
                 raise SourceError(
-                    f"{self.describe()} carries no JPEGs, one behind the other: write them with ffmpeg -f mjpeg"
+                    f"{self.describe()} does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
                 )
         if not self._interrupted.is_set():
             raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
@@ -90,8 +92,9 @@ class PipeSource(Source):
 
 
 def take_pictures(rest: bytearray) -> Iterator[bytes]:
-    """The pictures that lie in `rest` from its first byte on, taken out of it; what ends before its end marker is one too,
-    when the next begins behind it.
+    """Take the pictures out of `rest`, from its first byte on.
+
+    A picture whose end marker is missing counts when another begins after it.
     """
     while rest.startswith(START):
         end, following = rest.find(END, len(START)), rest.find(START, len(START))
@@ -100,3 +103,12 @@ def take_pictures(rest: bytearray) -> Iterator[bytes]:
         cut = following if end < 0 or 0 <= following < end else end + len(END)
         yield bytes(rest[:cut])
         del rest[:cut]
+
+
+def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
+    """The pipe at the path."""
+    path = Path(settings.address)
+    return PipeSource(path, path.name, settings.read_timeout_s)
+
+
+SOURCES.register(SourceKind("pipe", "a pipe", lambda text: stat.S_ISFIFO(file_mode(text)), open_pipe, is_path=True))

@@ -1,12 +1,10 @@
-"""Pictures made in memory, as a camera would give them.
-
-A drawn inspection line for trying things out: every picture, and where its defect lies, follows from two numbers.
-"""
+"""Synthetic frames: a drawn inspection line, whose pictures and defects follow from a seed and an index."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import count, islice
 
 import cv2
@@ -15,8 +13,13 @@ import numpy as np
 from nnet_edge.errors import SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.base import Source
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.settings.runner import require_between
 
 HEIGHT, WIDTH = 384, 512  # pixels
+SYNTHETIC_HZ = 25.0
+WITH_NUMBER = "synthetic:"
 DEFECT_EVERY = 7  # the last picture of every seven shows a part with a defect
 PART_RADIUS = 120  # pixels
 
@@ -60,20 +63,17 @@ def moving_line(seed: int = 0) -> Iterator[np.ndarray]:
     return (draw_part(index, seed)[0] for index in count())
 
 
-SYNTHETIC_HZ = 25.0
-
-
 class SyntheticSource(Source):
-    """Pictures made in memory as a camera would give them.
+    """Pictures made in memory, as a camera would give them.
 
     `images` are uint8 BGR (H, W, 3). With `rate_hz` they come at that rate and the source is live; without it they come
-    as fast as they are taken, and none is lost.
+    as fast as they are read, and none is lost.
     """
 
     def __init__(self, images: Iterable[np.ndarray], rate_hz: float | None = None, stream: str = "synthetic") -> None:
         super().__init__(stream)
         if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
-            raise SourceError(f"a synthetic camera of {rate_hz} frames/s cannot be: give a rate above 0")
+            raise SourceError(f"a synthetic camera of {rate_hz} frames/s is impossible: give a rate above 0")
         self._images = images
         self.rate_hz = rate_hz
         self.is_live = rate_hz is not None
@@ -91,11 +91,34 @@ class SyntheticSource(Source):
         return "synthetic camera" if self.rate_hz is None else f"synthetic camera, {self.rate_hz:g} frames/s"
 
 
-def synthetic_source(text: str, seed: int, rate_hz: float | None = None) -> SyntheticSource:
-    """The source of "synthetic" or "synthetic:N". Raises SourceError for an N that is no number above 0."""
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """What only synthetic cameras have."""
+
+    seed: int = field(default=0, metadata={"page": True})
+
+    def __post_init__(self) -> None:
+        require_between("seed", self.seed, 0, 1 << 62)
+
+
+def open_synthetic(settings: CommonSettings, options: SyntheticOptions) -> SyntheticSource:
+    """The pictures of "synthetic", or N of "synthetic:N". Raises SourceError for an N that is not a number above 0."""
+    text = settings.address
     if text == "synthetic":
-        return SyntheticSource(moving_line(seed), rate_hz or SYNTHETIC_HZ)
-    number = text.removeprefix("synthetic:")
+        return SyntheticSource(moving_line(options.seed), settings.rate_hz or SYNTHETIC_HZ)
+    number = text.removeprefix(WITH_NUMBER)
     if not number.isdecimal() or int(number) == 0:
-        raise SourceError(f"{text!r} names no number of pictures: write synthetic or, for 100 of them, synthetic:100")
-    return SyntheticSource(islice(moving_line(seed), int(number)), rate_hz)
+        raise SourceError(f"{text!r} has no number of pictures: write synthetic or, for 100 of them, synthetic:100")
+    return SyntheticSource(islice(moving_line(options.seed), int(number)), settings.rate_hz)
+
+
+SOURCES.register(
+    SourceKind(
+        "synthetic",
+        "synthetic",
+        lambda text: text == "synthetic" or text.startswith(WITH_NUMBER),
+        open_synthetic,
+        SyntheticOptions,
+        page="synthetic",
+    )
+)

@@ -1,10 +1,12 @@
-"""Frames as OpenCV decodes them: video files, cameras, network streams, pipes, GStreamer pipelines."""
+"""Frames as OpenCV decodes them: live video, video files here or behind http://, GStreamer pipelines."""
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,21 +16,23 @@ import numpy as np
 
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.opencv_video import CaptureSettings, has_gstreamer, open_capture
+from nnet_edge.runtime.opencv_video import has_gstreamer, open_capture, quieten_opencv
+from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, redact, with_credentials
+from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, SourceKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
 PROMISE_KEPT = 0.9  # some containers only estimate their number of frames; a file that gives less is cut off
 FALLBACK_HZ = 25.0  # of a video file that does not know its rate and is shown at its own
 
 
 class VideoSource(Source):
-    """A video file, a camera or a network stream, as OpenCV decodes it.
-
-    `address` may hold a password and is never shown, `what` is. `at_own_rate` shows a file as a camera would.
+    """A camera or a network stream, as OpenCV decodes it. `address` may hold a password and is never shown, `what` is.
 
     What a lost packet tore out of a coded picture is not seen: FFmpeg fills it from the picture before, and OpenCV passes
     it on without FFmpeg's flags. Options reach the demuxer (`discardcorrupt`), not the decoder: err_detect and skip_frame
@@ -36,39 +40,24 @@ class VideoSource(Source):
     HTTP camera's JPEGs are checked one by one.
     """
 
+    is_live = True
+    advice = "is it switched on, reachable, and the address right?"  # when it cannot be opened
+
     def __init__(
-        self,
-        address: str | int,
-        what: str,
-        stream: str,
-        is_live: bool,
-        settings: CaptureSettings | None = None,
-        at_own_rate: bool = False,
+        self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None
     ) -> None:
         super().__init__(stream)
-        self._address = address
-        self._what = what
-        self._settings = settings or CaptureSettings()
-        self._is_file = not is_live
-        self._at_own_rate = at_own_rate and self._is_file
+        self._address, self._what = address, what
+        self._settings, self._transport = settings, transport
+        self._pace_hz: float | None = None  # at which frames are shown; None: as fast as they come
         self._capture: cv2.VideoCapture | None = None
-        self._state: tuple[int, int, int] | None = None  # of the file when it was opened
-        if self._is_file:
-            with self:  # a file that cannot be read is told at once, and so is its rate
-                self.rate_hz = self._fact(cv2.CAP_PROP_FPS)
-        self.is_live = is_live
 
     def __enter__(self) -> Self:
-        if self._settings.backend == "gstreamer" and not has_gstreamer():
-            raise MissingExtraError(
-                f"{self._what}: this OpenCV was built without GStreamer: use the system's OpenCV, or rtsp:// and http://"
-            )
-        self._state = self._file_state()
-        self._capture = open_capture(self._address, self._settings)
+        self._capture = self._open()
         if not self._capture.isOpened():
             self._capture.release()
             self._capture = None
-            raise SourceError(f"{self._what} cannot be opened: {self._advice()}")
+            raise SourceError(f"{self._what} cannot be opened: {self.advice}")
         self.got = SourceFacts(
             height=whole(self._fact(cv2.CAP_PROP_FRAME_HEIGHT)),
             width=whole(self._fact(cv2.CAP_PROP_FRAME_WIDTH)),
@@ -92,8 +81,8 @@ class VideoSource(Source):
             was_read, image = self._capture.read()
             if not was_read or image is None:
                 break
-            if self._at_own_rate:
-                self._interrupted.wait(max(0.0, start_s + index / (self.rate_hz or FALLBACK_HZ) - time.monotonic()))
+            if self._pace_hz is not None:
+                self._interrupted.wait(max(0.0, start_s + index / self._pace_hz - time.monotonic()))
             yield Frame(image, index, time.monotonic(), self.stream)
             index += 1
         if not self._interrupted.is_set():
@@ -102,9 +91,40 @@ class VideoSource(Source):
     def describe(self) -> str:
         return self._what
 
+    def _open(self) -> cv2.VideoCapture:
+        return open_capture(self._address, self._settings, self._transport)
+
     def _require_whole(self, frames: int) -> None:
-        if not self._is_file:
-            raise SourceError(f"{self._what} stopped after {frames} frames: is it switched on and connected?")
+        """Raise SourceError unless the source may end after so many frames."""
+        raise SourceError(f"{self._what} stopped after {frames} frames: is it switched on and connected?")
+
+    def _fact(self, fact: int) -> float | None:
+        """A property of the opened capture; None where OpenCV does not know it."""
+        assert self._capture is not None
+        value = self._capture.get(fact)
+        return float(value) if np.isfinite(value) and value > 0 else None
+
+
+class VideoFileSource(VideoSource):
+    """A video file, whole; `at_own_rate` shows it as a camera would."""
+
+    is_live = False
+    advice = "it is not a video that OpenCV reads"
+
+    def __init__(
+        self, address: str, what: str, stream: str, settings: CommonSettings, at_own_rate: bool = False
+    ) -> None:
+        super().__init__(address, what, stream, settings)
+        self._path = address
+        with self:  # a file that cannot be read is an error at once, and its rate is known from here on
+            self.rate_hz = self._fact(cv2.CAP_PROP_FPS)
+        self._pace_hz = (self.rate_hz or FALLBACK_HZ) if at_own_rate else None
+
+    def _open(self) -> cv2.VideoCapture:
+        self._state = self._file_state()
+        return super()._open()
+
+    def _require_whole(self, frames: int) -> None:
         if self._state != self._file_state():
             raise SourceError(
                 f"{self._what} was replaced or altered while it was read, after {frames} frames: read it again"
@@ -115,26 +135,23 @@ class VideoSource(Source):
             raise SourceError(f"{self._what} ended after {frames}{of} frames: the file is cut off or damaged")
 
     def _file_state(self) -> tuple[int, int, int] | None:
-        """What changes when somebody writes the file or puts another in its place; None for what is no file."""
-        if not self._is_file or not isinstance(self._address, str) or not Path(self._address).exists():
+        """What changes when somebody writes the file or puts another in its place; None for an address."""
+        if not Path(self._path).exists():
             return None
-        facts = os.stat(self._address)
+        facts = os.stat(self._path)
         return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
-    def _fact(self, fact: int) -> float | None:
-        """A property of the opened capture; None where OpenCV does not know it."""
-        assert self._capture is not None
-        value = self._capture.get(fact)
-        return float(value) if np.isfinite(value) and value > 0 else None
 
-    def _advice(self) -> str:
-        if isinstance(self._address, int):
-            return "no such camera, or another program uses it, or you may not; `nnet-edge doctor` lists what there is"
-        return (
-            "it is no video that OpenCV reads"
-            if self._is_file
-            else "is it switched on, reachable, and the address right?"
-        )
+class PipelineSource(VideoSource):
+    """A GStreamer pipeline that ends in an appsink."""
+
+    def _open(self) -> cv2.VideoCapture:
+        if not has_gstreamer():
+            raise MissingExtraError(
+                f"{self._what}: this OpenCV was built without GStreamer: use the system's OpenCV, or rtsp:// and http://"
+            )
+        quieten_opencv()
+        return cv2.VideoCapture(str(self._address), cv2.CAP_GSTREAMER)
 
 
 def whole(value: float | None) -> int | None:
@@ -143,8 +160,54 @@ def whole(value: float | None) -> int | None:
 
 
 def four_letters(value: float | None) -> str | None:
-    """The pixel format that OpenCV gives as a number; None when it is no four letters."""
+    """The pixel format that OpenCV gives as a number; None when it is not four letters."""
     if value is None:
         return None
     letters = int(value).to_bytes(8, "little")[:4].decode("ascii", "replace")
     return letters if letters.isprintable() and len(letters.strip()) == 4 else None
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What only video files have."""
+
+    at_own_rate: bool = False  # as a camera would show it
+
+
+def is_video_file(address: str) -> bool:
+    """Whether the path is a video file's."""
+    return stat.S_ISREG(file_mode(address)) and Path(address).suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_http_video(address: str) -> bool:
+    """Whether a video file is behind the address; a camera is behind others."""
+    return address_scheme(address) in ("http", "https") and path_suffix(address) in VIDEO_SUFFIXES
+
+
+def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
+    """The file at the path."""
+    path = Path(settings.address)
+    return VideoFileSource(str(path), f"video {path}", path.stem, settings, options.at_own_rate)
+
+
+def open_http_video(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
+    """The file behind the address."""
+    shown = redact(settings.address)
+    address = with_credentials(settings.address, settings.credentials)
+    return VideoFileSource(address, shown, shown, settings, options.at_own_rate)
+
+
+def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
+    """The pipeline of the address."""
+    return PipelineSource(settings.address.removeprefix(PIPELINE), "GStreamer pipeline", "gstreamer", settings)
+
+
+SOURCES.register(
+    SourceKind("video", "a video file", is_video_file, open_file, VideoOptions, is_path=True, suffixes=VIDEO_SUFFIXES)
+)
+SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, VideoOptions, "http"))
+SOURCES.register(
+    SourceKind(
+        "gstreamer", "gstreamer:PIPELINE", lambda text: text.startswith(PIPELINE), open_pipeline, page="pipeline"
+    )
+)

@@ -1,18 +1,16 @@
-"""What stands behind one camera: its threshold, masks, crops and smoothing turn scores into verdicts.
+"""Judges: threshold, masks, crops, trigger and smoothing of one stream turn scores into verdicts.
 
 Settings may be changed while frames come: a frame is judged by the settings of one moment, never by half of two.
-
-Where in a camera's picture the map counts, and when a part stands at a line across it.
-
-Frames to a batch, the reference path of the CPU runners, and a score to a verdict.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,12 +18,15 @@ import numpy as np
 
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region
-from nnet_edge.imaging import SIDE, to_input
+from nnet_edge.imaging import SIDE
 from nnet_edge.scoring import find_regions
-from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings, require_positive
+from nnet_edge.settings.runner import require_positive
+from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings
 
 FRACTION_BITS = 4  # corners are drawn to a sixteenth of a pixel
+KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold
 HALF_COVERED = 127.5  # of 255: a point of the map counts when at least half of it does
+Masks = dict[tuple[int, int], dict[str | None, np.ndarray | None]]  # height, width -> crop name -> where its map counts
 
 
 def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Crop | None = None) -> np.ndarray | None:
@@ -78,7 +79,7 @@ def read_mask(path: Path, height: int, width: int) -> np.ndarray:
 
 
 def require_inside(crops: Sequence[Crop], height: int, width: int) -> None:
-    """Nothing, when each crop lies in a picture of `height` x `width`. Raises ConfigError otherwise."""
+    """Raise ConfigError unless each crop lies in a picture of `height` x `width`."""
     for crop in crops:
         if crop.x + crop.width > width or crop.y + crop.height > height:
             raise ConfigError(
@@ -115,30 +116,49 @@ class TriggerLine:
         return self._is_taken and not was_taken
 
 
-def preprocess(frames: Sequence[Frame]) -> np.ndarray:
-    """The frames' images as the graph takes them: uint8 RGB (N, 256, 256, 3)."""
-    images = np.empty((len(frames), SIDE, SIDE, 3), np.uint8)
-    for image, frame in zip(images, frames, strict=True):
-        to_input(frame.image, image)
-    return images
+@dataclass(frozen=True, slots=True)
+class BatchTimes:
+    """When a batch went through its stages, time.monotonic()."""
+
+    started_s: float
+    prepared_s: float
+    inferred_s: float
+
+    def latencies_ms(self, captured_s: float) -> dict[str, float]:
+        """What each stage took for a frame of that moment which is judged now; `total` is their sum."""
+        judged_s = time.monotonic()
+        return {
+            "queue": 1e3 * (self.started_s - captured_s),
+            "resize": 1e3 * (self.prepared_s - self.started_s),
+            "inference": 1e3 * (self.inferred_s - self.prepared_s),
+            "verdict": 1e3 * (judged_s - self.inferred_s),
+            "total": 1e3 * (judged_s - captured_s),
+        }
 
 
-def predict(frame: Frame, image_score: float, threshold: float) -> Prediction:
-    """The bare verdict on one frame, without map and regions. Raises StreamError for a score that is not a finite number:
-    it is neither good nor bad.
-    """
-    if not np.isfinite(image_score):
-        raise StreamError(
-            f"frame {frame.index}{f' ({frame.name})' if frame.name else ''} has the score {image_score}: "
-            "the graph is broken; export the bundle again"
-        )
-    return Prediction(frame, image_score, threshold, None)
+@dataclass(frozen=True, slots=True)
+class PartOutputs:
+    """What a runner gave for one part of a frame: number `index` of `outputs`."""
 
+    outputs: Outputs | FrameOutputs
+    index: int
 
-KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the map costs nothing; one on a GPU costs a copy."""
+        return isinstance(self.outputs, Outputs)
 
+    def anomaly_map(self) -> np.ndarray:
+        """The map, float32 (256, 256)."""
+        return self.outputs.anomaly_map[self.index]
 
-Masks = dict[tuple[int, int], dict[str | None, np.ndarray | None]]  # height, width -> crop name -> where its map counts
+    def measure(self, inspected: np.ndarray | None) -> tuple[float, np.ndarray | None]:
+        """The score, and where only a part is `inspected` the map that it is the maximum of."""
+        score = float(self.outputs.image_score[self.index])
+        if inspected is None or not math.isfinite(score):
+            return score, None
+        anomaly_map = np.where(inspected, self.anomaly_map(), np.float32(0))
+        return float(anomaly_map.max()), anomaly_map
 
 
 class Rules:
@@ -162,11 +182,10 @@ class Rules:
         return self.masks[size]
 
 
-class Station:
+class Judge:
     """Judges the frames of one stream. `admit` belongs to the capture thread, `judge` to the line's, the rest to any."""
 
     def __init__(self, settings: VerdictSettings, bundle_threshold: float) -> None:
-        self._lock = threading.Lock()  # of the scores
         self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
         self._rules = Rules(settings, bundle_threshold)
         self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
@@ -191,80 +210,77 @@ class Station:
 
     def scores(self) -> list[float]:
         """The newest image scores, oldest first."""
-        with self._lock:
-            return list(self._scores)
+        return list(self._scores)
 
-    def admit(self, frame: Frame) -> bool:
-        """Whether the frame is to be judged: it is the one in which a part reached the trigger line, if there is one.
+    def admit(self, image: np.ndarray) -> bool:
+        """Whether the picture, uint8 BGR (H, W, 3) or grey, is to be judged: if there is a trigger line, a part reached it.
 
-        Raises ConfigError when settings do not fit the camera's picture.
+        Raises ConfigError when settings do not fit the picture.
         """
-        self._size = frame.image.shape[0], frame.image.shape[1]
+        self._size = image.shape[0], image.shape[1]
         self._rules.fit(*self._size)
-        return self._trigger is None or self._trigger.is_reached(frame.image)
+        return self._trigger is None or self._trigger.is_reached(image)
 
     def parts(self, frame: Frame) -> list[Frame]:
         """The frame itself, or its crops, whose images are views of it. Raises ConfigError for crops that do not fit."""
         crops = self._rules.settings.crops
+        if not crops:
+            return [frame]
         require_inside(crops, *frame.image.shape[:2])
         return [
             replace(frame, image=frame.image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width], crop=crop)
             for crop in crops
-        ] or [frame]
-
-    def judge(
-        self, whole: Frame, parts: Sequence[Frame], outputs: Outputs | FrameOutputs, first: int, wants_maps: bool
-    ) -> list[Prediction]:
-        """One prediction for each of `parts`, whose outputs begin at number `first`; `whole` is the frame they are of.
-
-        A map on a GPU is fetched for rejects, where a mask asks for it, and where `wants_maps`. Raises StreamError for a
-        score that is no finite number.
-        """
-        rules = self._rules
-        masks = rules.fit(*whole.image.shape[:2])
-        return [
-            self._judge_one(part, outputs, first + number, rules, masks.get(name_of(part.crop)), wants_maps)
-            for number, part in enumerate(parts)
         ]
 
-    def _judge_one(
-        self,
-        part: Frame,
-        outputs: Outputs | FrameOutputs,
-        number: int,
-        rules: Rules,
-        inspected: np.ndarray | None,
-        wants_maps: bool,
-    ) -> Prediction:
-        score = float(outputs.image_score[number])
-        anomaly_map: np.ndarray | None = None
-        if inspected is not None and np.isfinite(score):
-            anomaly_map = np.where(inspected, outputs.anomaly_map[number], np.float32(0))
-            score = float(anomaly_map.max())
-        prediction = predict(part, score, rules.threshold)
-        verdict = self._smooth(part, prediction.is_above, rules.settings)
-        if anomaly_map is None and (isinstance(outputs, Outputs) or wants_maps or prediction.is_above or verdict):
-            anomaly_map = outputs.anomaly_map[number]
-        regions: tuple[Region, ...] = ()
-        if anomaly_map is not None and (prediction.is_above or verdict):
-            size = part.image.shape[0], part.image.shape[1]
-            regions = find_regions(anomaly_map, rules.pixel_threshold, *size, rules.settings.min_area)
-        with self._lock:
-            self._scores.append(score)
-        return replace(
-            prediction,
-            anomaly_map=anomaly_map,
-            regions=regions,
-            verdict=verdict,
-            inspected=inspected,
-            bundle_threshold=rules.bundle_threshold,
-        )
+    def judge(
+        self, frame: Frame, parts: Sequence[Frame], outputs: Sequence[PartOutputs], times: BatchTimes, wants_maps: bool
+    ) -> list[Prediction]:
+        """One prediction for each of `parts`, which are of `frame`.
 
-    def _smooth(self, part: Frame, is_above: bool, settings: VerdictSettings) -> bool | None:
+        A map on a GPU is fetched for rejects, where a mask asks for it, and where `wants_maps`. Raises StreamError for a
+        score that is not finite: such a frame is neither good nor bad.
+        """
+        rules = self._rules
+        masks = rules.fit(*frame.image.shape[:2])
+        found = []
+        for part, output in zip(parts, outputs, strict=True):
+            inspected = masks.get(name_of(part.crop))
+            score, anomaly_map = output.measure(inspected)
+            if not math.isfinite(score):
+                raise StreamError(
+                    f"frame {part.index}{f' ({part.name})' if part.name else ''} has the score {score}: "
+                    "the graph is broken; export the bundle again"
+                )
+            is_above = score > rules.threshold
+            verdict = self._smooth(part.crop, is_above, rules.settings)
+            is_bad = is_above or bool(verdict)
+            if anomaly_map is None and (output.is_at_hand or wants_maps or is_bad):
+                anomaly_map = output.anomaly_map()
+            regions: tuple[Region, ...] = ()
+            if is_bad and anomaly_map is not None:
+                height, width = part.image.shape[:2]
+                regions = find_regions(anomaly_map, rules.pixel_threshold, height, width, rules.settings.min_area)
+            self._scores.append(score)
+            found.append(
+                Prediction(
+                    part,
+                    score,
+                    rules.threshold,
+                    anomaly_map,
+                    regions,
+                    times.latencies_ms(part.captured_s),
+                    verdict,
+                    inspected,
+                    rules.bundle_threshold,
+                )
+            )
+        return found
+
+    def _smooth(self, crop: Crop | None, is_above: bool, settings: VerdictSettings) -> bool | None:
         """The verdict of n of the last m frames; None without smoothing."""
         if settings.smoothing is None:
             return None
-        history = self._above.setdefault(name_of(part.crop), deque(maxlen=settings.smoothing.m))
+        history = self._above.setdefault(name_of(crop), deque(maxlen=settings.smoothing.m))
         history.append(is_above)
         return sum(history) >= settings.smoothing.n
 
@@ -293,8 +309,7 @@ class Station:
                 settings = replace(settings, ignored=tuple(tuple(polygon) for polygon in ignored))
                 settings = settings if ignored else replace(settings, ignored_picture=None)
             self._change(settings)
-            with self._lock:
-                self._scores.clear()  # of other regions
+            self._scores.clear()  # of other regions
 
     def use_bundle(self, bundle_threshold: float) -> float:
         """Judge by another bundle from now on; gives the threshold.
@@ -309,8 +324,7 @@ class Station:
             if settings.pixel_threshold is not None:
                 settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
             self._rules = Rules(settings, bundle_threshold, rules.masks)  # the same regions: nothing that could fail
-        with self._lock:
-            self._scores.clear()  # of another scale
+        self._scores.clear()  # of another scale
         self._above.clear()
         return self._rules.threshold
 

@@ -1,8 +1,9 @@
-"""The walk of a frame over a line, seven hops: camera -> lane | batch -> preprocess -> runner -> station -> sink.
+"""The line's thread: frames are taken in batches, computed, judged and handed to the sinks.
+
+    Source.__iter__ -> Stream.put -> FrameBuffer.put | FrameBuffer.take -> Batch (preprocess, Runner.start)
+    -> Judge.judge -> Sink.write (QueuedSink.write | its thread: Sink.send)
 
 Left of `|` are the cameras' threads, right of it is the caller's, with at most two batches under way.
-
-Frames of many streams that runners compute together, and the time that each stage took.
 """
 
 from __future__ import annotations
@@ -10,121 +11,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from nnet_edge.errors import StreamError
+from nnet_edge.events import Events
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
+from nnet_edge.imaging import SIDE, to_input
 from nnet_edge.runtime.runners.base import FrameRunner, Runner
-from nnet_edge.runtime.stream.buffer import Lanes
-from nnet_edge.runtime.stream.judge import Station, preprocess
-
-
-@dataclass(frozen=True)
-class Job:
-    """One frame, cut into what is judged for itself, with the runner and the station that judge it."""
-
-    frame: Frame
-    parts: Sequence[Frame]  # the frame itself, or its crops
-    runner: Runner
-    station: Station
-
-
-class Chunk:
-    """Parts that one runner takes at once."""
-
-    def __init__(self, parts: Sequence[Frame], runner: Runner) -> None:
-        self.started_s = time.monotonic()
-        self._outputs: Callable[[], Outputs | FrameOutputs]
-        if isinstance(runner, FrameRunner):  # resizes on the GPU: what the processor does is the copy there
-            self._outputs = runner.start_frames(parts)
-            self.prepared_s = time.monotonic()
-        else:
-            images = preprocess(parts)
-            self.prepared_s = time.monotonic()
-            self._outputs = runner.start(images)
-
-    def wait(self) -> None:
-        """Wait until it is computed; raises what the runner raises."""
-        self.outputs = self._outputs()
-        self.inferred_s = time.monotonic()
-
-
-class Batch:
-    """Jobs on their way; making one starts them, in runs of parts that each runner takes. A batch's stages count for
-    each of its frames.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-        self.images = sum(len(job.parts) for job in jobs)
-        self._places: list[list[tuple[Chunk, int, Sequence[Frame]]]] = [[] for _ in jobs]  # of each job's parts
-        self._chunks: list[Chunk] = []
-        self._error: Exception | None = None
-        for numbers in by_runner(jobs):
-            runner = jobs[numbers[0]].runner
-            parts = [(number, part) for number in numbers for part in jobs[number].parts]
-            for start in range(0, len(parts), runner.max_batch):
-                try:
-                    self._start(parts[start : start + runner.max_batch], runner)
-                except Exception as error:  # whatever a runner raises comes out of `wait`, in the batch's turn
-                    self._error = error
-                    return
-
-    def _start(self, run: Sequence[tuple[int, Frame]], runner: Runner) -> None:
-        chunk = Chunk([part for _, part in run], runner)
-        self._chunks.append(chunk)
-        position = 0
-        while position < len(run):
-            number = run[position][0]
-            mine = [part for owner, part in run[position:] if owner == number]
-            self._places[number].append((chunk, position, mine))
-            position += len(mine)
-
-    def wait(self) -> None:
-        """Wait until everything is computed; raises what a runner raised first, now or when the batch was started."""
-        for chunk in self._chunks:  # all of them: what nobody waits for stays under way
-            try:
-                chunk.wait()
-            except Exception as error:
-                self._error = self._error or error
-        if self._error is not None:
-            raise self._error
-
-    def infer_s(self) -> float:
-        """Seconds from the start of the first chunk to the outputs of the last."""
-        return max(chunk.inferred_s for chunk in self._chunks) - self._chunks[0].started_s
-
-    def judge(self, number: int, wants_maps: bool) -> list[Prediction]:
-        """The predictions of job `number`, with their latencies; `wait` comes first. Raises what Station.judge raises."""
-        job = self.jobs[number]
-        found: list[Prediction] = []
-        for chunk, first, parts in self._places[number]:
-            predictions = job.station.judge(job.frame, parts, chunk.outputs, first, wants_maps)
-            latencies_ms = latencies_of(job.frame, chunk, time.monotonic())
-            found += [replace(prediction, latencies_ms=latencies_ms) for prediction in predictions]
-        return found
-
-
-def latencies_of(frame: Frame, chunk: Chunk, judged_s: float) -> Mapping[str, float]:
-    """What each stage took for this frame, milliseconds; `total` is their sum."""
-    return {
-        "waiting": 1e3 * (chunk.started_s - frame.captured_s),
-        "preprocess": 1e3 * (chunk.prepared_s - chunk.started_s),
-        "infer": 1e3 * (chunk.inferred_s - chunk.prepared_s),
-        "postprocess": 1e3 * (judged_s - chunk.inferred_s),
-        "total": 1e3 * (judged_s - frame.captured_s),
-    }
-
-
-def by_runner(jobs: Sequence[Job]) -> list[list[int]]:
-    """The numbers of the jobs that share a runner, the runners in the order in which they first come."""
-    found: dict[int, list[int]] = {}
-    for number, job in enumerate(jobs):
-        found.setdefault(id(job.runner), []).append(number)
-    return list(found.values())
-
+from nnet_edge.runtime.sinks.base import Sink
+from nnet_edge.runtime.stream.buffer import FrameBuffer
+from nnet_edge.runtime.stream.judge import BatchTimes, PartOutputs
+from nnet_edge.runtime.stream.meters import LineMeters
+from nnet_edge.runtime.stream.model import ModelPool
+from nnet_edge.runtime.stream.report import View
+from nnet_edge.runtime.stream.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -134,46 +36,12 @@ DEADLINE_SHARE = 0.25  # of what a batch takes: waiting longer for a fuller one 
 LONGEST_DEADLINE_S = 0.02
 
 
-class Work(Protocol):
-    """What the walk needs of a line."""
-
-    lanes: Lanes
-
-    def job_of(self, frame: Frame) -> Job | None:
-        """How to judge the frame; None when its stream is gone. Raises ConfigError for settings that do not fit it."""
-        ...
-
-    def wants_maps(self) -> bool:
-        """Whether somebody wants maps of good frames too."""
-        ...
-
-    def largest_batch(self) -> int:
-        """Images of a full batch."""
-        ...
-
-    def runners(self) -> Sequence[Runner]:
-        """Those that judge the streams which have not ended."""
-        ...
-
-    def must_switch(self) -> bool:
-        """Whether a bundle waits to be swapped in."""
-        ...
-
-    def switch(self) -> None:
-        """Swap it in; no batch is under way."""
-        ...
-
-    def note(self, job: Job, predictions: Sequence[Prediction]) -> None:
-        """Keep and pass on the verdicts on one frame."""
-        ...
-
-    def note_batch(self, images: int) -> None:
-        """Count a batch."""
-        ...
-
-    def note_failure(self, frame: Frame, error: Exception) -> None:
-        """Tell that a frame could not be judged."""
-        ...
+def preprocess(frames: Sequence[Frame]) -> np.ndarray:
+    """The frames' images as the graph takes them: uint8 RGB (N, 256, 256, 3)."""
+    images = np.empty((len(frames), SIDE, SIDE, 3), np.uint8)
+    for image, frame in zip(images, frames, strict=True):
+        to_input(frame.image, image)
+    return images
 
 
 class Pacer:
@@ -195,134 +63,171 @@ class Pacer:
         return min(DEADLINE_SHARE * (self._batch_s or 0.0), LONGEST_DEADLINE_S)
 
 
-class Walk:
-    """Batch after batch, in order; while one is computed, the next is taken and resized."""
+class Batch:
+    """Frames on their way through one runner, each as its parts: itself, or its crops. Making one starts it."""
 
-    def __init__(self, work: Work, pacer: Pacer) -> None:
-        self._work, self._pacer = work, pacer
+    def __init__(
+        self, frames: Sequence[tuple[Stream, Frame, Sequence[Frame]]], runner: Runner, is_retry: bool = False
+    ) -> None:
+        self.frames, self.runner, self.is_retry = frames, runner, is_retry
+        parts = [part for _, _, of_frame in frames for part in of_frame]
+        self.images = len(parts)
+        self._error: Exception | None = None
+        self._waits: list[Callable[[], Outputs | FrameOutputs]] = []
+        self._outputs: list[Outputs | FrameOutputs] = []
+        self.started_s = self.prepared_s = time.monotonic()
+        pieces = [parts[start : start + runner.max_batch] for start in range(0, len(parts), runner.max_batch)]
+        try:
+            if isinstance(runner, FrameRunner):  # resizes on the GPU: what the processor does is the copy there
+                self._waits.extend(runner.start_frames(piece) for piece in pieces)
+                self.prepared_s = time.monotonic()
+            else:
+                images = [preprocess(piece) for piece in pieces]
+                self.prepared_s = time.monotonic()
+                self._waits.extend(runner.start(array) for array in images)
+        except Exception as error:  # whatever a runner raises comes out of `wait`, in the batch's turn
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait until everything is computed; raises what the runner raised first, now or when the batch was started."""
+        for wait in self._waits:  # all of them: what nobody waits for stays under way
+            try:
+                self._outputs.append(wait())
+            except Exception as error:
+                self._error = self._error or error
+        self.times = BatchTimes(self.started_s, self.prepared_s, time.monotonic())
+        if self._error is not None:
+            raise self._error
+
+    def outputs(self, first: int, count: int) -> list[PartOutputs]:
+        """What the runner gave for the parts from number `first` on."""
+        places = [divmod(number, self.runner.max_batch) for number in range(first, first + count)]
+        return [PartOutputs(self._outputs[piece], index) for piece, index in places]
+
+
+class Loop:
+    """Batch after batch, in order; while one is computed, the next is taken and resized. One thread runs it."""
+
+    def __init__(
+        self, buffer: FrameBuffer, streams: Mapping[str, Stream], models: ModelPool, meters: LineMeters, events: Events
+    ) -> None:
+        self._buffer, self._streams, self._models, self._meters, self._events = buffer, streams, models, meters, events
+        self.sinks: Sequence[Sink] = ()
+        self.subscribers: tuple[Callable[[Prediction], None], ...] = ()
+        self.is_watched = False  # whether a page wants maps of good frames too
         self._failures: dict[int, int] = {}  # id of a runner -> its failures in a row
         self._last_failure: Exception | None = None
         self._judged = 0
 
-    def predictions(self, stop: threading.Event) -> Iterator[list[Prediction]]:
-        """The predictions of each batch; ends with the sources, or soon after `stop` was set. Raises StreamError when no
-        runner judges anything any more.
+    def run(self, stop: threading.Event, view: View, largest_batch: Callable[[], int], pacer: Pacer) -> None:
+        """Judge until the sources have ended, or soon after `stop` was set. Raises StreamError when no runner judges
+        anything any more, and what a sink without a queue raises.
         """
-        under_way: Batch | None = None
-        while True:
-            if under_way is not None and (self._work.must_switch() or not self._work.lanes.waiting()):
-                yield self._finish(under_way)  # a verdict never waits for a later frame
-                under_way = None
-            if self._work.must_switch():
-                self._work.switch()
+        under_way: list[Batch] = []
+        frames: list[Frame] | None = None
+        while frames != []:
+            if under_way and (self._models.is_due or not self._buffer.waiting()):
+                self._finish(under_way, pacer)  # a verdict never waits for a later frame
+                under_way = []
+                view.refresh()
+            if self._models.is_due:
+                self._models.switch()
                 self._failures.clear()  # another runner, another chance
-            frames = self._take(stop, 0.0 if under_way is not None else self._pacer.deadline_s)
-            following = self._start(frames)
-            if under_way is not None:
-                yield self._finish(under_way)
+            deadline_s = 0.0 if under_way else pacer.deadline_s
+            frames = [] if stop.is_set() else self._buffer.take(largest_batch(), deadline_s, STOP_LOOK_S)
+            following = self._start(frames or ())
+            if under_way:
+                self._finish(under_way, pacer)
+                view.refresh()
             under_way = following
-            if frames == []:
-                break
-        if under_way is not None:
-            yield self._finish(under_way)
+        self._finish(under_way, pacer)
+        view.refresh()
         if self._last_failure is not None and not self._judged:
             self._give_up(self._last_failure)
 
-    def _take(self, stop: threading.Event, deadline_s: float) -> list[Frame] | None:
-        """Frames for a batch; None when it is time to look around, [] at the end."""
-        if stop.is_set():
-            return []
-        return self._work.lanes.take(self._work.largest_batch(), deadline_s, STOP_LOOK_S)
-
-    def _start(self, frames: Sequence[Frame] | None) -> Batch | None:
-        """The frames on their way to be judged; None when there are none, or none that can be."""
-        jobs: list[Job] = []
-        for frame in frames or ():
-            try:
-                job = self._work.job_of(frame)
-            except Exception as error:
-                self._fail(frame, error, None)
+    def _start(self, frames: Sequence[Frame]) -> list[Batch]:
+        """The frames on their way, a batch for each runner; those that cannot be judged are counted."""
+        by_runner: dict[int, list[tuple[Stream, Frame, Sequence[Frame]]]] = {}
+        for frame in frames:
+            stream = self._streams.get(frame.stream)
+            if stream is None or stream.camera.session != frame.session:
+                self._buffer.settle(frame.stream, "removed")
                 continue
-            if job is None:
-                self._work.lanes.failed([frame], "removed")
-            else:
-                jobs.append(job)
-        return Batch(jobs) if jobs else None
+            try:
+                parts = stream.judge.parts(frame)
+            except Exception as error:
+                self._fail(frame.stream, frame.id, error, None)
+                continue
+            by_runner.setdefault(id(stream.model.runner), []).append((stream, frame, parts))
+        return [Batch(same, same[0][0].model.runner) for same in by_runner.values()]
 
-    def _finish(self, batch: Batch) -> list[Prediction]:
-        """Wait for the batch and judge its frames; each frame of one that fails is tried once more, alone."""
+    def _finish(self, batches: Sequence[Batch], pacer: Pacer) -> None:
+        """Wait for the batches, judge their frames and hand the verdicts on; a frame of one that fails is tried once more."""
+        for batch in batches:
+            try:
+                batch.wait()
+            except Exception as error:
+                self._once_more(batch, error, pacer)
+                continue
+            self._meters.batch(batch.images)
+            pacer.add(batch.times.inferred_s - batch.started_s)
+            first = 0
+            for stream, frame, parts in batch.frames:
+                outputs = batch.outputs(first, len(parts))
+                first += len(parts)
+                try:
+                    predictions = stream.judge.judge(frame, parts, outputs, batch.times, self.wants_maps)
+                except Exception as error:
+                    self._fail(frame.stream, frame.id, error, batch.runner)
+                    continue
+                self._buffer.settle(frame.stream)
+                self._failures.pop(id(batch.runner), None)
+                self._judged += 1
+                stream.newest, stream.frame = tuple(predictions), frame
+                now_s = time.monotonic()
+                for prediction in predictions:
+                    if self._streams.get(stream.name) is stream:
+                        stream.meters.add(prediction, now_s)
+                    for callback in self.subscribers:
+                        self._call(callback, prediction)
+                    for sink in self.sinks:
+                        sink.write(prediction)
+
+    def _once_more(self, batch: Batch, error: Exception, pacer: Pacer) -> None:
+        """Try each frame of a batch that failed alone; what fails alone has no verdict."""
+        if len(batch.frames) == 1 and batch.is_retry:
+            _, frame, _ = batch.frames[0]
+            self._fail(frame.stream, frame.id, error, batch.runner)
+            return
+        if len(batch.frames) > 1:
+            log.warning("a batch of %d frames failed (%s): each is tried once more, alone", len(batch.frames), error)
+        for one in batch.frames:
+            self._finish([Batch([one], batch.runner, is_retry=True)], pacer)
+
+    def _call(self, subscriber: Callable[[Prediction], None], prediction: Prediction) -> None:
         try:
-            batch.wait()
+            subscriber(prediction)
         except Exception as error:
-            if len(batch.jobs) > 1:
-                self._log_retry(batch.jobs, error)
-            return [prediction for job in batch.jobs for prediction in self._once_more(job)]
-        self._work.note_batch(batch.images)
-        self._pacer.add(batch.infer_s())
-        return [prediction for number in range(len(batch.jobs)) for prediction in self._judge(batch, number)]
+            log.warning("a subscriber failed at frame %s: %r", prediction.id, error)
 
-    def _once_more(self, job: Job) -> list[Prediction]:
-        try:
-            batch = Batch([job])
-            batch.wait()
-        except Exception as error:
-            self._fail(job.frame, error, job.runner)
-            return []
-        self._work.note_batch(batch.images)
-        return self._judge(batch, 0)
+    @property
+    def wants_maps(self) -> bool:
+        """Whether a sink or a page wants maps of good frames too."""
+        return self.is_watched or any(sink.wants_maps for sink in self.sinks)
 
-    def _judge(self, batch: Batch, number: int) -> list[Prediction]:
-        job = batch.jobs[number]
-        try:
-            found = batch.judge(number, self._work.wants_maps())
-        except Exception as error:
-            self._fail(job.frame, error, job.runner)
-            return []
-        self._work.lanes.judged([job.frame])
-        self._work.note(job, found)
-        self._failures.pop(id(job.runner), None)
-        self._judged += 1
-        return found
-
-    def _fail(self, frame: Frame, error: Exception, runner: Runner | None) -> None:
+    def _fail(self, stream: str, frame: str, error: Exception, runner: Runner | None) -> None:
         """Count and tell a frame that has no verdict; raise when it is one of too many of every runner."""
         count = self._failures[id(runner)] = self._failures.get(id(runner), 0) + 1
-        is_over = all(self._failures.get(id(one), 0) >= FAILURES_IN_A_ROW for one in self._work.runners())
-        self._work.lanes.failed([frame])
+        runners = [one.model.runner for name, one in list(self._streams.items()) if not self._buffer.has_ended(name)]
+        is_over = all(self._failures.get(id(one), 0) >= FAILURES_IN_A_ROW for one in runners)
+        self._buffer.settle(stream, "failed")
         self._last_failure = error
         if count < FAILURES_IN_A_ROW or count & (count - 1) == 0:  # then the 8th, 16th, 32nd: a log is no place for all
-            self._work.note_failure(frame, error)
+            log.warning("frame %s has no verdict: %s", frame, error)
+            self._events.tell("frame.failed", stream, frame=frame, reason=str(error) or type(error).__name__)
         if is_over and count >= FAILURES_IN_A_ROW:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         count = max(self._failures.values(), default=1)
         raise StreamError(f"{count} frames in a row could not be judged, the last one: {error}") from error
-
-    def _log_retry(self, jobs: Sequence[Job], error: Exception) -> None:
-        log.warning("a batch of %d frames failed (%s): each is tried once more, alone", len(jobs), error)
-
-
-Report = TypeVar("Report")
-
-
-class View(Generic[Report]):
-    """Shows the report so far, not more often than asked, and the last one once."""
-
-    def __init__(self, show: Callable[[Report], None] | None, every_s: float, report: Callable[[str], Report]) -> None:
-        self._show, self._every_s, self._report = show, every_s, report
-        self._next_s = 0.0
-
-    def refresh(self) -> None:
-        """Show the report if it is time."""
-        now_s = time.monotonic()
-        if self._show is not None and now_s >= self._next_s:
-            self._next_s = now_s + self._every_s
-            self._show(self._report("running"))
-
-    def close(self, ended: str) -> Report:
-        """The last report, shown."""
-        report = self._report(ended)
-        if self._show is not None:
-            self._show(report)
-        return report

@@ -1,12 +1,10 @@
-"""A bundle made ready to judge: its runner loaded and warm, its threshold at hand.
-
-A bundle, a precision and a runner in; the loaded runner and the threshold to judge with out.
-"""
+"""Models: bundles that are loaded and warm, and the pool of those that a line judges by."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,12 +107,28 @@ def warm(runner: Runner) -> float:
     return took_s
 
 
-class Shelf:
-    """The models that a line has entered; the line's lock guards it."""
+@dataclass(eq=False)
+class Swap:
+    """A loaded model that waits for the gap between two batches, where `switch` lets streams judge by it."""
 
-    def __init__(self, load: Callable[[Path], Model] | None) -> None:
-        self._load = load
+    new: Model
+    switch: Callable[[], Callable[[], object]]  # gives what tells of it, once the lock is free
+    is_done: threading.Event = field(default_factory=threading.Event)
+
+
+class ModelPool:
+    """The models of a line: loads them, holds their runners, and swaps them between two batches.
+
+    `used` names the models that some stream judges by. The line's lock guards it; `swap` and `is_due` may be called without.
+    """
+
+    def __init__(
+        self, lock: threading.RLock, load: Callable[[Path], Model] | None, used: Callable[[], Iterable[Model]]
+    ) -> None:
+        self._lock, self._load, self._used = lock, load, used
         self._entered: list[Model] = []
+        self._swaps: list[Swap] = []
+        self._has_unused = False  # a model, whose runner is left in the next gap
 
     def load(self, path: Path) -> Model:
         """A model of the bundle at `path`, loaded anew. Raises ConfigError when the line cannot load bundles."""
@@ -124,19 +138,76 @@ class Shelf:
             )
         return self._load(path)
 
-    def find(self, path: Path) -> Model | None:
-        """The entered model of that bundle."""
+    def get(self, path: Path) -> Model:
+        """The model of that bundle: the one that is in use, else loaded anew, which takes seconds without the lock."""
+        with self._lock:
+            known = self._find(path)
+        loaded = known or self.load(path)
+        with self._lock:
+            return self._find(path) or (loaded if known is None else self.load(path))  # it was let go in this moment
+
+    def _find(self, path: Path) -> Model | None:
         return next((model for model in self._entered if model.path == path), None)
 
     def enter(self, model: Model) -> None:
         """Enter its runner, once."""
-        if not any(model is known for known in self._entered):
-            model.runner.__enter__()
-            self._entered.append(model)
+        with self._lock:
+            if not any(model is known for known in self._entered):
+                model.runner.__enter__()
+                self._entered.append(model)
 
-    def leave_all_but(self, used: Iterable[Model] = ()) -> None:
-        """Leave the runners of the models that are not among `used`."""
-        kept = list(used)
+    def is_swapped(self, swap: Swap, timeout_s: float) -> bool:
+        """Whether the swap was done in a gap between two batches within `timeout_s`; else it never will be."""
+        if swap.is_done.wait(timeout_s):
+            return True
+        with self._lock:
+            if swap not in self._swaps:
+                return True
+            self._swaps.remove(swap)
+            self._leave_unused()
+            return False
+
+    def ask(self, swap: Swap) -> None:
+        """Let the swap wait for the next gap between two batches."""
+        with self._lock:
+            self.enter(swap.new)
+            self._swaps.append(swap)
+
+    def let_go(self, model: Model) -> None:
+        """Leave the runner of a model in the next gap between two batches, unless it is used."""
+        with self._lock:
+            self._has_unused = all(model is not used for used in self._used())
+
+    @property
+    def waiting(self) -> int:
+        """Swaps that wait for the next gap."""
+        return len(self._swaps)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a gap between two batches is waited for."""
+        return self._has_unused or bool(self._swaps)
+
+    def switch(self) -> None:
+        """Swap in what waits, and leave what is not used any more; no batch is under way."""
+        with self._lock:
+            swaps, self._swaps, self._has_unused = self._swaps, [], False
+            tells = [swap.switch() for swap in swaps]
+            self._leave_unused()
+        for swap, tell in zip(swaps, tells, strict=True):
+            tell()
+            swap.is_done.set()
+
+    def _leave_unused(self) -> None:
+        """Leave the runners of models that judge nothing and wait for nothing."""
+        self._leave_all_but([*self._used(), *(swap.new for swap in self._swaps)])
+
+    def leave_all(self) -> None:
+        """Leave every runner."""
+        with self._lock:
+            self._leave_all_but([])
+
+    def _leave_all_but(self, kept: Sequence[Model]) -> None:
         for model in [model for model in self._entered if not any(model is other for other in kept)]:
             self._entered.remove(model)
             model.runner.__exit__(None, None, None)

@@ -1,14 +1,66 @@
-"""What a line knows of itself: each stream now, and the whole at its end."""
+"""What became of a line's frames: a report of each stream and of the whole, and each stream's status."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nnet_edge.runtime.sources.camera import CameraStatus
-from nnet_edge.runtime.stream.buffer import LaneCounts
-from nnet_edge.runtime.stream.meters import Buckets, StreamReport
+from nnet_edge.runtime.stream.meters import Percentiles
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import LineStream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What became of a stream's frames, and how long they took."""
+
+    frames: int  # verdicts: frames, or crops of frames
+    rejected: int  # of those, above the threshold
+    skipped: int  # pictures that could not be read and were passed over
+    seconds: float  # from the first captured frame to the last verdict
+    counts: FrameCounts
+    latencies: Mapping[str, Percentiles] = field(default_factory=dict)  # stage -> its percentiles
+    ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were captured and never judged."""
+        return sum(self.counts.dropped.values())
+
+    @property
+    def frames_per_s(self) -> float | None:
+        """Verdicts a second; None before two moments can be told apart."""
+        return self.frames / self.seconds if self.seconds > 0 else None
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything, ready for JSON."""
+        return {
+            "frames": self.frames,
+            "rejected": self.rejected,
+            "dropped": self.dropped,
+            "skipped": self.skipped,
+            "captured": self.counts.captured,
+            "judged": self.counts.judged,
+            "queued": self.counts.queued,
+            "drops": dict(self.counts.dropped),
+            "seconds": self.seconds,
+            "frames_per_s": self.frames_per_s,
+            "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()},
+            "ended": self.ended,
+        }
+
+    def lines(self) -> list[str]:
+        """The report as a person reads it, one fact a line."""
+        skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.counts.dropped.items())
+        why = f" ({causes})" if causes else ""
+        return [
+            f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
+            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}",
+            *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
+        ]
 
 
 @dataclass(frozen=True)
@@ -22,8 +74,9 @@ class StreamStatus:
     threshold: float
     bundle_threshold: float
     bundle: str
-    settings: LineStream  # as they hold now: regions and threshold may differ from those it was added with
-    counts: LaneCounts
+    settings: LineStream  # as they are now: regions and threshold may differ from those it was added with
+    counts: FrameCounts
+    verdicts: int
     rejected: int
 
 
@@ -32,10 +85,9 @@ class LineReport:
     """What became of a line's frames; removed streams are counted in `total` and named while they are remembered."""
 
     streams: Mapping[str, StreamReport]
-    total: LaneCounts
-    batches: Buckets  # images in each batch
+    total: FrameCounts
     seconds: float  # since the line began
-    ended: str = "running"  # "running", "sources ended", "stopped", or "failed: " and the reason
+    ended: str = "running"  # "running", "source ended", "sources ended", "stopped", or "failed: " and the reason
     errors: Mapping[str, str] = field(default_factory=dict)  # stream -> why it failed
 
     @property
@@ -58,14 +110,52 @@ class LineReport:
         }
 
     def lines(self) -> list[str]:
-        """The report as a person reads it: the whole, then a line for each stream."""
-        rate = "no rate" if self.frames_per_s is None else f"{self.frames_per_s:.1f} frames/s"
+        """The report as a person reads it: that of a line's only stream, else the whole, then a line for each stream."""
+        if len(self.streams) == 1:
+            (report,) = self.streams.values()
+            return report.lines()
         dropped = sum(self.total.dropped.values())
-        first = (
-            f"{self.ended}: {self.total.judged} frames of {len(self.streams)} streams in {self.seconds:.1f} s, {rate}"
-        )
         return [
-            f"{first}; {self.total.captured} captured, {dropped} dropped, {self.total.queued} queued",
+            f"{self.ended}: {self.total.judged} frames of {len(self.streams)} streams in {self.seconds:.1f} s, "
+            f"{rate_text(self.frames_per_s)}; {self.total.captured} captured, {dropped} dropped, "
+            f"{self.total.queued} queued",
             *(f"{name}: {report.lines()[0]}" for name, report in self.streams.items()),
             *(f"{name} failed: {error}" for name, error in self.errors.items()),
         ]
+
+
+class View:
+    """Shows the report so far, not more often than asked, and the last one once."""
+
+    def __init__(
+        self, show: Callable[[LineReport], None] | None, every_s: float, report: Callable[[str], LineReport]
+    ) -> None:
+        self._show, self._every_s, self._report = show, every_s, report
+        self._next_s = 0.0
+
+    def refresh(self) -> None:
+        """Show the report if it is time."""
+        now_s = time.monotonic()
+        if self._show is not None and now_s >= self._next_s:
+            self._next_s = now_s + self._every_s
+            self._show(self._report("running"))
+
+    def close(self, ended: str) -> LineReport:
+        """The last report, shown."""
+        report = self._report(ended)
+        if self._show is not None:
+            self._show(report)
+        return report
+
+
+def rate_text(frames_per_s: float | None) -> str:
+    """Frames a second for people."""
+    return "no rate" if frames_per_s is None else f"{frames_per_s:.1f} frames/s"
+
+
+def latency_text(numbers: Percentiles) -> str:
+    """p50 / p95 / p99 as one short text."""
+    if numbers.p50_ms is None or numbers.p95_ms is None or numbers.p99_ms is None:
+        return "p50 / p95 / p99: no frame yet"
+    values = " / ".join(f"{value:.3g}" for value in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms))
+    return f"p50 / p95 / p99: {values} ms ({numbers.count} frames)"

@@ -1,4 +1,4 @@
-"""What a person sees while a stream runs: a live table on a terminal, now and then a plain line elsewhere."""
+"""The view of a running line in a terminal: a live table there, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from nnet_edge.runtime.stream.meters import Percentiles, StreamReport
+from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import LineReport
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ LINE_COLUMNS = ("stream", "p50 ms", "p95 ms", "p99 ms", "frames", "rejected", "d
 
 
 class TerminalView:
-    """Shows reports of a stream on standard error; give its `show` to `run`. The last report stays on the screen."""
+    """Shows a line's reports on standard error; give its `show` to `run_line`. The last report stays on the screen."""
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
-        self._title = title
+    def __init__(self, title: str, console: Console | None = None, every_s: float = LINE_EVERY_S) -> None:
+        self._title, self._every_s = title, every_s
         self._console = console or Console(stderr=True)
         self._live: Live | None = None
         self._next_s = 0.0
@@ -41,7 +41,7 @@ class TerminalView:
     ) -> None:
         self._stop()
 
-    def show(self, report: StreamReport | LineReport) -> None:
+    def show(self, report: LineReport) -> None:
         """Show `report`: the table anew, or a line when it is time for one; the last report in full."""
         if report.ended != "running":
             self._stop()
@@ -50,7 +50,7 @@ class TerminalView:
         elif self._live is not None:
             self._live.update(table_of(report, self._title), refresh=True)
         elif (now_s := time.monotonic()) >= self._next_s:
-            self._next_s = now_s + LINE_EVERY_S
+            self._next_s = now_s + self._every_s
             self._line(f"{self._title}: {report.lines()[0]}")
 
     def _line(self, text: str) -> None:
@@ -62,21 +62,17 @@ class TerminalView:
             self._live = None
 
 
-def table_of(report: StreamReport | LineReport, title: str) -> Table:
-    """The report as a table: latencies of stages, or of a line's streams, in rows, counts and rate below."""
-    if isinstance(report, LineReport):
-        return table_of_line(report, title)
-    table = Table(*COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
-    for stage, numbers in report.latencies.items():
-        table.add_row(stage, *cells(numbers))
-    return table
-
-
-def table_of_line(report: LineReport, title: str) -> Table:
-    """One row a stream: from capture to verdict."""
-    table = Table(*LINE_COLUMNS, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
-    for name, stream in report.streams.items():
-        table.add_row(name, *cells(stream.latencies["total"]), str(stream.rejected), str(stream.dropped))
+def table_of(report: LineReport, title: str) -> Table:
+    """The report as a table: the stages of a single stream, or each stream from capture to verdict; counts and rate below."""
+    streams = report.streams
+    columns = COLUMNS if len(streams) == 1 else LINE_COLUMNS
+    table = Table(*columns, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")
+    for name, stream in streams.items():
+        if len(streams) == 1:
+            for stage, numbers in stream.latencies.items():
+                table.add_row(stage, *cells(numbers))
+        else:
+            table.add_row(name, *cells(stream.latencies["total"]), str(stream.rejected), str(stream.dropped))
     return table
 
 

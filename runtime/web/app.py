@@ -1,4 +1,4 @@
-"""The page's addresses: what is asked, who may ask it, and the answer.
+"""The page's HTTP and WebSocket addresses: who may ask, and the answers.
 
 GET  /                                  the page, or the form for the token
 GET  /healthz  /readyz  /metrics        for machines
@@ -6,9 +6,9 @@ POST /login  /logout
 GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
 POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap
-WS   /live                              pictures of what the page says it shows
+WS   /live                              pictures of the streams that the page shows
 
-What the page's addresses have in common: bodies that are read within bounds, errors as one sentence, safe headers.
+Bodies are read within bounds; an error is one sentence; every answer has safe headers.
 """
 
 from __future__ import annotations
@@ -22,18 +22,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import MissingExtraError, NnetEdgeError
-from nnet_edge.runtime.web.auth import Caller, Guard, Refusal
+from nnet_edge.runtime.web.auth import Auth, Caller, Refusal
 from nnet_edge.runtime.web.controls import Controls
-from nnet_edge.runtime.web.gallery import Watch
+from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast, Outlet
 from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
 
 try:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as missing:
     raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
 
+if TYPE_CHECKING:
+    from nnet_edge.runtime.stream.line import Line
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("page.js", "card.js", "chart.js", "panels.js", "regions.js", "login.js")
+STATIC_FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(SCRIPTS, "text/javascript")
+KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
+Handler = Callable[[Request], Awaitable[Response]]
 LARGEST_BODY = 64 * 1024  # bytes: 32 polygons of 256 corners are less
 BODY_LIMIT_S = 10.0
 SAFE_HEADERS = {
@@ -55,8 +69,8 @@ class RefusedError(Exception):
         self.refusal = refusal
 
 
-def told(health: Health, may_know_why: bool) -> Response:
-    """Health as an answer."""
+def health_answer(health: Health, may_know_why: bool) -> Response:
+    """The answer that tells a health."""
     fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
     if may_know_why:
         fields["reasons"] = list(health.reasons)
@@ -64,7 +78,7 @@ def told(health: Health, may_know_why: bool) -> Response:
 
 
 def sentence(status: int, text: str) -> Response:
-    """An error as an answer: one sentence."""
+    """The answer that tells an error in one sentence."""
     return JSONResponse({"error": " ".join(text.split())}, status_code=status)
 
 
@@ -91,41 +105,19 @@ async def body_of(request: Request) -> Mapping[str, Any]:
     except asyncio.TimeoutError as error:
         raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
     except (ValueError, RecursionError) as error:
-        raise RefusedError(Refusal(400, "the body is no JSON")) from error
+        raise RefusedError(Refusal(400, "the body is not JSON")) from error
     if not isinstance(fields, dict):
-        raise RefusedError(Refusal(400, "the body is no JSON object"))
+        raise RefusedError(Refusal(400, "the body is not a JSON object"))
     return fields
-
-
-try:
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import FileResponse, JSONResponse, Response
-    from starlette.routing import Route, WebSocketRoute
-    from starlette.websockets import WebSocket, WebSocketDisconnect
-except ImportError as missing:
-    raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
-
-if TYPE_CHECKING:
-    from nnet_edge.runtime.stream.line import Line
-
-log = logging.getLogger(__name__)
-
-STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("page.js", "card.js", "chart.js", "panels.js", "regions.js", "login.js")
-STATIC_FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(SCRIPTS, "text/javascript")
-KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the addresses answer from."""
+    """The handlers of the addresses, and what they answer from."""
 
     line: Line
-    watch: Watch
-    guard: Guard
+    gallery: Gallery
+    auth: Auth
     controls: Controls
     broadcast: Broadcast
     exposition: Callable[[], tuple[bytes, str]]
@@ -149,7 +141,7 @@ class Page:
                 Route("/api/rejects", self._read(self.rejects)),
                 Route("/api/rejects/{key}/{kind}", self._read(self.reject)),
                 Route("/api/streams", self._write(self.add_stream), methods=["POST"]),
-                Route("/api/streams/{name}/{verb}", self._write(self.act), methods=["POST"]),
+                Route("/api/streams/{name}/{action}", self._write(self.act), methods=["POST"]),
                 Route("/api/swap", self._write(self.swap), methods=["POST"]),
                 WebSocketRoute("/live", self.live),
             ]
@@ -162,7 +154,7 @@ class Page:
 
         async def answer(request: Request) -> Response:
             try:
-                refusal = self.guard.host_refused(request.headers)
+                refusal = self.auth.host_refused(request.headers)
                 response = await handler(request) if refusal is None else sentence(refusal.status, refusal.reason)
             except RefusedError as error:
                 response = sentence(error.refusal.status, error.refusal.reason)
@@ -175,7 +167,7 @@ class Page:
         return answer
 
     def _read(self, handler: Handler) -> Handler:
-        """The handler for whoever may read."""
+        """The handler, for callers that may read."""
 
         async def answer(request: Request) -> Response:
             self._caller(request)
@@ -184,10 +176,10 @@ class Page:
         return self._open(answer)
 
     def _write(self, handler: Handler) -> Handler:
-        """The handler for whoever may write."""
+        """The handler, for callers that may write."""
 
         async def answer(request: Request) -> Response:
-            refusal = self.guard.write_refused(self._caller(request), request.headers)
+            refusal = self.auth.write_refused(self._caller(request), request.headers)
             if refusal is not None:
                 raise RefusedError(refusal)
             return await handler(request)
@@ -195,7 +187,7 @@ class Page:
         return self._open(answer)
 
     def _caller(self, request: Request) -> Caller:
-        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
+        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
             raise RefusedError(found)
         return found
@@ -204,12 +196,12 @@ class Page:
 
     async def index(self, request: Request) -> Response:
         """The page for a session, the form for the token otherwise; without a token a session begins by itself."""
-        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
+        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
             return FileResponse(STATIC / "login.html", status_code=200, media_type="text/html")
         response = FileResponse(STATIC / "index.html", media_type="text/html")
-        if found.session is None and not self.guard.needs_token:
-            session = self.guard.log_in(None)
+        if found.session is None and not self.auth.needs_token:
+            session = self.auth.log_in(None)
             assert isinstance(session, str)
             self._set_cookie(response, session)
         return response
@@ -223,11 +215,11 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         """Open a session with the token."""
-        refusal = self.guard.origin_refused(request.headers)
+        refusal = self.auth.origin_refused(request.headers)
         if refusal is not None:
             raise RefusedError(refusal)
         token = (await body_of(request)).get("token")
-        session = self.guard.log_in(token if isinstance(token, str) else None)
+        session = self.auth.log_in(token if isinstance(token, str) else None)
         if isinstance(session, Refusal):
             raise RefusedError(session)
         response = JSONResponse({})
@@ -236,7 +228,7 @@ class Page:
 
     async def log_out(self, request: Request) -> Response:
         """End the session."""
-        self.guard.log_out(request.cookies.get(self.cookie, ""))
+        self.auth.log_out(request.cookies.get(self.cookie, ""))
         response = JSONResponse({})
         response.delete_cookie(self.cookie)
         return response
@@ -247,13 +239,13 @@ class Page:
     # ---- numbers
 
     async def healthz(self, request: Request) -> Response:
-        """200 while the line works; 503 with the reason when it has ended or its runner hangs."""
-        return told(alive(self.line, self.is_ended()), True)
+        """200 while the line works, 503 with the reason when it has ended or its runner hangs."""
+        return health_answer(alive(self.line, self.is_ended()), True)
 
     async def readyz(self, request: Request) -> Response:
-        """200 while verdicts are to be expected; else 503, with reasons for whoever may read."""
-        found = self.guard.caller(request.headers, request.cookies.get(self.cookie))
-        return told(ready(self.line, self.is_ended()), not isinstance(found, Refusal))
+        """200 while verdicts are to be expected, else 503; the reasons only for callers that may read."""
+        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
+        return health_answer(ready(self.line, self.is_ended()), not isinstance(found, Refusal))
 
     async def metrics(self, request: Request) -> Response:
         """Everything for Prometheus."""
@@ -261,23 +253,24 @@ class Page:
         return Response(text, headers={"content-type": kind})
 
     async def session(self, request: Request) -> Response:
-        """What the page's writes carry."""
+        """The token that the page's writes carry, and the sources that it may add."""
         caller = self._caller(request)
-        token = None if caller.session is None else self.guard.csrf_token(caller.session)
-        return JSONResponse({"csrf": token, "needs_token": self.guard.needs_token})
+        token = None if caller.session is None else self.auth.csrf_token(caller.session)
+        found = {"csrf": token, "needs_token": self.auth.needs_token, "sources": self.controls.addable()}
+        return JSONResponse(found)
 
     async def state(self, request: Request) -> Response:
-        """The whole line, and the scores that the page has not yet."""
+        """The whole line, and the scores that are new to the page."""
         after = number_of(request.query_params.get("after"))
         return await run_in_threadpool(self._state, after)
 
     def _state(self, after: int) -> Response:
-        found = line_state(self.line, self.watch)
+        found = line_state(self.line, self.gallery)
         rows = {
             name: [[item.number, item.score, int(item.is_anomalous), item.crop] for item in kept]
-            for name, kept in self.watch.scores(after).items()
+            for name, kept in self.gallery.scores(after).items()
         }
-        newest = self.watch.rejects()[:1]
+        newest = self.gallery.rejects()[:1]
         return JSONResponse(
             found
             | {"scores": rows, "newest_reject": newest[0].key if newest else None}
@@ -286,13 +279,13 @@ class Page:
 
     async def rejects(self, request: Request) -> Response:
         """The gallery's list, newest first."""
-        found = self.watch.rejects(request.query_params.get("stream"))
+        found = self.gallery.rejects(request.query_params.get("stream"))
         return JSONResponse([reject_state(reject.fields, reject.key) for reject in found])
 
     async def reject(self, request: Request) -> Response:
         """One picture of a reject; ?download names the file."""
         kind = request.path_params["kind"]
-        found = self.watch.reject(request.path_params["key"])
+        found = self.gallery.reject(request.path_params["key"])
         if found is None or kind not in KINDS:
             return sentence(404, "there is no such picture any more")
         media = "image/png" if kind == "original" else "image/jpeg"
@@ -305,17 +298,17 @@ class Page:
     # ---- controls
 
     async def add_stream(self, request: Request) -> Response:
-        """Take in a stream."""
+        """Add a stream."""
         await run_in_threadpool(self.controls.add, await body_of(request))
         return JSONResponse({}, status_code=201)
 
     async def act(self, request: Request) -> Response:
-        """Do something to a stream."""
-        verb = request.path_params["verb"]
-        if verb not in self.controls.verbs:
-            return sentence(404, f"a stream cannot be told to {verb}: {', '.join(self.controls.verbs)}")
+        """Do an action to a stream."""
+        action = request.path_params["action"]
+        if action not in self.controls.actions:
+            return sentence(404, f"a stream has no action {action}: choose {', '.join(self.controls.actions)}")
         fields = await body_of(request)
-        return JSONResponse(await run_in_threadpool(self.controls.act, request.path_params["name"], verb, fields))
+        return JSONResponse(await run_in_threadpool(self.controls.act, request.path_params["name"], action, fields))
 
     async def swap(self, request: Request) -> Response:
         """Begin to load another bundle."""
@@ -325,26 +318,26 @@ class Page:
     # ---- pictures
 
     async def live(self, socket: WebSocket) -> None:
-        """Send pictures of what the page says it shows."""
-        guard, headers = self.guard, socket.headers
-        refusal = guard.host_refused(headers) or guard.origin_refused(headers)
-        caller = refusal or guard.caller(headers, socket.cookies.get(self.cookie))
+        """Send pictures of the streams that the page shows."""
+        auth, headers = self.auth, socket.headers
+        refusal = auth.host_refused(headers) or auth.origin_refused(headers)
+        caller = refusal or auth.caller(headers, socket.cookies.get(self.cookie))
         if isinstance(caller, Refusal):
             log.info("pictures were refused: %s", caller.reason)
             await socket.close(1008, caller.reason)  # before it is accepted: the answer is 403
             return
         await socket.accept()
-        outlet = Outlet(socket.receive_text, socket.send_bytes, lambda: guard.is_still(caller))
+        outlet = Outlet(socket.receive_text, socket.send_bytes, lambda: auth.is_still(caller))
         try:
             await self.broadcast.serve(outlet, WebSocketDisconnect)
         except asyncio.TimeoutError:
-            log.info("a page took no picture for too long: it is left alone")
+            log.info("a page took no picture for too long: its connection is dropped")
         except (ValueError, RuntimeError) as error:
             await close(socket, 1008, str(error))
 
 
 async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close with a reason; a socket that is closed already stays so."""
+    """Close with a reason; a closed socket stays closed."""
     try:
         await socket.close(code, reason[:100])
     except RuntimeError as error:

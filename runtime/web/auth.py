@@ -1,4 +1,4 @@
-"""Who may read and who may write: host names, tokens, sessions, CSRF. Knows no web library.
+"""Authentication of the page: host names, tokens, sessions, CSRF. Knows no web library.
 
 A request must name a host that the page answers to, so that no foreign page reaches it through a name of its own (DNS
 rebinding). With a token, it must carry it as a bearer token or belong to a session that was opened with it. A write by a
@@ -23,13 +23,13 @@ COOKIE = "nnet_edge_session"
 CSRF_HEADER = "x-csrf-token"
 MOST_SESSIONS = 256
 SESSION_S = 12 * 3600.0  # a shift and a half: then the token is asked for again
-FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; then further wrong ones are told to wait
+FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; further wrong ones have to wait
 FAILURE_WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered."""
+    """Why a request is refused."""
 
     status: int
     reason: str
@@ -37,12 +37,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who may read: a session of a browser, or None for a program with a bearer token."""
+    """A caller that may read: a session of a browser, or None for a program with a bearer token."""
 
     session: str | None
 
 
-class Guard:
+class Auth:
     """Checks requests; any thread may call any method. Header names are in lower case."""
 
     def __init__(self, settings: WebSettings, token: str | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +70,7 @@ class Guard:
         return Refusal(421, "the page does not answer to this host name: add it to names under [web]")
 
     def caller(self, headers: Mapping[str, str], cookie: str | None) -> Caller | Refusal:
-        """Who asks, or why not: a missing or wrong token."""
+        """The caller, or why it is refused: its token is missing or wrong."""
         given = headers.get("authorization", "")
         if given and self.needs_token:
             kind, _, token = given.partition(" ")
@@ -85,7 +85,7 @@ class Guard:
         return Caller(None)
 
     def log_in(self, token: str | None) -> str | Refusal:
-        """A new session's id, or why there is none."""
+        """The id of a new session, or why there is none."""
         if self.needs_token:
             refusal = self._token_refused(token or "")
             if refusal is not None:
@@ -98,7 +98,7 @@ class Guard:
         return session
 
     def is_still(self, caller: Caller) -> bool:
-        """Whether the caller may still read: its session has neither ended nor been logged out."""
+        """Whether the caller may still read: its session has not ended."""
         return caller.session is None or self._is_open(caller.session)
 
     def log_out(self, session: str) -> None:
@@ -107,7 +107,7 @@ class Guard:
             self._sessions.pop(session, None)
 
     def csrf_token(self, session: str) -> str:
-        """What the page of this session sends with every write."""
+        """The token that the page of this session sends with every write."""
         return hmac.new(self._secret, session.encode(), hashlib.sha256).hexdigest()
 
     def write_refused(self, caller: Caller, headers: Mapping[str, str]) -> Refusal | None:
@@ -166,15 +166,15 @@ class Guard:
 
 
 def digest(token: str) -> bytes:
-    """A hash of fixed length, so that comparing says nothing of the length either."""
+    """A hash of fixed length, so that comparing does not reveal the token's length."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def host_name(host: str) -> str | None:
-    """The name in a Host header without port and brackets, in lower case; None when it cannot be one."""
+    """The name in a Host header without port and brackets, in lower case; None for an invalid one."""
     try:
         parts = urlsplit(f"//{host}")
-        parts.port  # noqa: B018  raises for a port that is no number
+        parts.port  # noqa: B018  raises for an invalid port
     except ValueError:
         return None
     is_plain = host and not (parts.username or parts.password or parts.path or parts.query or parts.fragment)

@@ -1,4 +1,4 @@
-"""Tells a running line to judge by another bundle: what `nnet-edge swap` does, over the page's own address."""
+"""Client of a line's page: how `nnet-edge swap` tells a running line to judge by another bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PageClient:
     def __init__(self, url: str, token: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise ConfigError("the page's address is none: give http://127.0.0.1:8080")
+            raise ConfigError("the page's address is invalid: give http://127.0.0.1:8080")
         self._url, self._token, self._csrf = url.rstrip("/"), token, ""
         cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy()))
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies, NoRedirect())
@@ -67,14 +67,14 @@ class PageClient:
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: a token goes to the address that was given, and to no other."""
+    """Follows no redirect: the token goes to the given address only."""
 
     def redirect_request(self, *arguments: Any) -> None:
         """No request."""
 
 
 def reason_of(error: urllib.error.HTTPError) -> str:
-    """The sentence that the page gave."""
+    """The sentence in the page's answer."""
     try:
         return str(json.loads(error.read(4096))["error"])
     except (OSError, ValueError, KeyError, TypeError):

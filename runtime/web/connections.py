@@ -1,7 +1,7 @@
-"""Who may keep a connection of the page, and for how long: a silent or slow peer costs others nothing. Knows no web library.
+"""Limits on the page's connections, so that a silent or slow peer costs others nothing. Knows no web library.
 
 At most `CONNECTIONS` are open. One more closes another: the one that has been silent longest, else the oldest that is
-being answered, else the oldest page with pictures. Whoever asks nothing, or asks too slowly, is closed after a while.
+being answered, else the oldest page with pictures. One that sends no request, or sends it too slowly, is closed too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 
 
 class Stage(IntEnum):
-    """What a connection is at; the lower, the sooner it is closed for a new one."""
+    """The stage of a connection; the lower, the sooner it is closed for a new one."""
 
     SILENT = 0
     ANSWERED = 1
@@ -34,7 +34,7 @@ class Stage(IntEnum):
 
 
 @dataclass
-class Visit:
+class Connection:
     """One connection."""
 
     transport: asyncio.Transport
@@ -45,100 +45,100 @@ class Visit:
     timer: asyncio.TimerHandle | None = None
 
 
-class Door:
+class Connections:
     """Counts the connections of a server and closes what is in others' way; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._visits: dict[asyncio.Transport, Visit] = {}
-        self._by_peer: dict[Peer, Visit] = {}
+        self._open: dict[asyncio.Transport, Connection] = {}
+        self._by_peer: dict[Peer, Connection] = {}
 
     def __len__(self) -> int:
-        return len(self._visits)
+        return len(self._open)
 
     def enter(self, transport: asyncio.Transport) -> None:
-        """Take note of a connection, and close another where there are too many; one that is known already may stay."""
-        if transport in self._visits:
+        """Count a connection, and close another when there are too many; one that is known already is left as it is."""
+        if transport in self._open:
             return
-        while len(self._visits) >= CONNECTIONS:
-            oldest = min(self._visits.values(), key=lambda visit: (visit.stage, visit.since_s))
+        while len(self._open) >= CONNECTIONS:
+            oldest = min(self._open.values(), key=lambda connection: (connection.stage, connection.since_s))
             self._close(oldest, "a newer one came, and there are too many")
-        visit = self._visits[transport] = Visit(transport, peer_of(transport))
-        if visit.peer is not None:
-            self._by_peer[visit.peer] = visit
-        self._arm(visit, HEAD_LIMIT_S)
+        connection = self._open[transport] = Connection(transport, peer_of(transport))
+        if connection.peer is not None:
+            self._by_peer[connection.peer] = connection
+        self._arm(connection, HEAD_LIMIT_S)
 
     def leave(self, transport: asyncio.Transport) -> None:
-        """Forget a connection that has ended; one that is unknown is no error."""
-        visit = self._visits.pop(transport, None)
-        if visit is None:
+        """Forget a connection that has ended; an unknown one is ignored."""
+        connection = self._open.pop(transport, None)
+        if connection is None:
             return
-        if visit.timer is not None:
-            visit.timer.cancel()
-        if visit.peer is not None and self._by_peer.get(visit.peer) is visit:
-            del self._by_peer[visit.peer]
+        if connection.timer is not None:
+            connection.timer.cancel()
+        if connection.peer is not None and self._by_peer.get(connection.peer) is connection:
+            del self._by_peer[connection.peer]
 
-    def watching(self, app: App) -> App:
-        """The ASGI application, with its requests watched."""
+    def timed(self, app: App) -> App:
+        """The ASGI application, with time limits on its requests."""
 
-        async def watched(scope: Message, receive: Any, send: Any) -> None:
-            visit = self._by_peer.get(tuple(scope.get("client") or ()))
-            if visit is None:
+        async def timed_app(scope: Message, receive: Any, send: Any) -> None:
+            connection = self._by_peer.get(tuple(scope.get("client") or ()))
+            if connection is None:
                 await app(scope, receive, send)
                 return
-            visit.requests += 1
+            connection.requests += 1
             is_page = scope["type"] == "websocket"
-            self._turn(visit, Stage.PAGE if is_page else Stage.ANSWERED, None if is_page else ANSWER_LIMIT_S)
+            self._turn(connection, Stage.PAGE if is_page else Stage.ANSWERED, None if is_page else ANSWER_LIMIT_S)
             try:
                 await app(scope, receive, send)
             finally:
-                visit.requests -= 1
-                if visit.requests == 0:
-                    self._turn(visit, Stage.SILENT, HEAD_LIMIT_S)
+                connection.requests -= 1
+                if connection.requests == 0:
+                    self._turn(connection, Stage.SILENT, HEAD_LIMIT_S)
 
-        return watched
+        return timed_app
 
-    def _turn(self, visit: Visit, stage: Stage, limit_s: float | None) -> None:
-        visit.stage, visit.since_s = stage, time.monotonic()
-        self._arm(visit, limit_s)
+    def _turn(self, connection: Connection, stage: Stage, limit_s: float | None) -> None:
+        connection.stage, connection.since_s = stage, time.monotonic()
+        self._arm(connection, limit_s)
 
-    def _arm(self, visit: Visit, limit_s: float | None) -> None:
-        if visit.timer is not None:
-            visit.timer.cancel()
-            visit.timer = None
-        if limit_s is not None and visit.transport in self._visits:
-            visit.timer = asyncio.get_running_loop().call_later(limit_s, self._expire, visit)
+    def _arm(self, connection: Connection, limit_s: float | None) -> None:
+        if connection.timer is not None:
+            connection.timer.cancel()
+            connection.timer = None
+        if limit_s is not None and connection.transport in self._open:
+            connection.timer = asyncio.get_running_loop().call_later(limit_s, self._expire, connection)
 
-    def _expire(self, visit: Visit) -> None:
-        """Close what has had its time; the end of an answer may still be on its way through a slow network."""
-        left_s = visit.since_s + ANSWER_LIMIT_S - time.monotonic()
-        if visit.stage is Stage.SILENT and visit.transport.get_write_buffer_size() and left_s > 0:
-            self._arm(visit, min(left_s, HEAD_LIMIT_S))
+    def _expire(self, connection: Connection) -> None:
+        """Close a connection whose time is up, unless the end of an answer is still on its way through a slow network."""
+        left_s = connection.since_s + ANSWER_LIMIT_S - time.monotonic()
+        if connection.stage is Stage.SILENT and connection.transport.get_write_buffer_size() and left_s > 0:
+            self._arm(connection, min(left_s, HEAD_LIMIT_S))
             return
-        self._close(visit, "it asked nothing, or too slowly")
+        self._close(connection, "no request came, or it came too slowly")
 
-    def _close(self, visit: Visit, why: str) -> None:
-        log.debug("the connection from %s is closed: %s", visit.peer, why)
-        self.leave(visit.transport)
-        visit.transport.abort()
+    def _close(self, connection: Connection, why: str) -> None:
+        log.debug("the connection from %s is closed: %s", connection.peer, why)
+        self.leave(connection.transport)
+        connection.transport.abort()
 
 
-def guarded(kind: type[Any], door: Door) -> type[Any]:
-    """The asyncio protocol `kind`, whose connections go through the door."""
+def counted(kind: type[Any], connections: Connections) -> type[Any]:
+    """The asyncio protocol `kind`, whose connections are counted."""
 
-    class Guarded(kind):
+    class Counted(kind):
         def connection_made(self, transport: asyncio.Transport) -> None:
-            self._guarded_transport = transport
-            door.enter(transport)
+            self._counted_transport = transport
+            connections.enter(transport)
             super().connection_made(transport)
 
         def connection_lost(self, error: Exception | None) -> None:
-            door.leave(self._guarded_transport)
+            connections.leave(self._counted_transport)
             super().connection_lost(error)
 
-    return Guarded
+    return Counted
 
 
 def peer_of(transport: asyncio.Transport) -> Peer | None:
-    """Address and port of the other end; None when it has gone already."""
+    """Address and port of the other end; None when it is gone already."""
     found = transport.get_extra_info("peername")
     return (str(found[0]), int(found[1])) if isinstance(found, (tuple, list)) and len(found) >= 2 else None

@@ -1,4 +1,4 @@
-"""What people may do to a line from the page: checked values in, the line's own methods called. Knows no web library.
+"""Actions of the page on a line: values are checked, then the line's own methods called. Knows no web library.
 
 The page is trusted with the line and with nothing else of the machine: it gives no credentials, no pipelines (which run
 programs), files only below a folder that the settings name, and swaps in only bundles that lie below another.
@@ -11,16 +11,17 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.bundle import MANIFEST
 from nnet_edge.errors import ConfigError, NnetEdgeError
-from nnet_edge.runtime.sources.open import PIPELINE
+from nnet_edge.settings.camera import is_path, kind_by_name
 from nnet_edge.settings.reader import build, unknown_key
+from nnet_edge.settings.registry import SOURCES
 from nnet_edge.settings.stream import LineStream, Polygon
-from nnet_edge.settings.web import WebSettings
+from nnet_edge.settings.web import NEVER_ADDABLE, WebSettings
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.stream.line import Line
@@ -29,13 +30,14 @@ log = logging.getLogger(__name__)
 
 MOST_STREAMS = 64
 MOST_POLYGONS, MOST_CORNERS = 32, 256
-CAMERA_KEYS = ("address", "transport", "width", "height", "rate_hz", "pixel_format", "seed")
+CAMERA_KEYS = ("address", "width", "height", "rate_hz", "pixel_format")  # and options that say so: camera_keys
+VIDEO_DEVICE = re.compile(r"/dev/video[0-9]+")  # the one kind of path outside source_folder that the page may add
 MOST_BUNDLES = 100
 
 
 @dataclass(frozen=True)
 class SwapState:
-    """How the newest swap goes."""
+    """The state of the newest swap."""
 
     bundle: str
     state: str  # "loading", "done" or "failed"
@@ -43,7 +45,7 @@ class SwapState:
 
 
 class Controls:
-    """Does what the page asks for; every method may wait, and raises NnetEdgeError for what cannot be meant or done."""
+    """Does what the page asks for; every method may wait, and raises NnetEdgeError for what is invalid or fails."""
 
     def __init__(self, line: Line, settings: WebSettings) -> None:
         self._line, self._settings = line, settings
@@ -52,7 +54,7 @@ class Controls:
         path = line.model().path
         folder = settings.bundle_folder or (None if path is None else path.resolve().parent)
         self._bundle_folder = None if folder is None else folder.resolve()
-        self._verbs: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
+        self._actions: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
             "threshold": self._threshold,
             "regions": self._regions,
             "pause": self._pause,
@@ -61,30 +63,37 @@ class Controls:
         }
 
     @property
-    def verbs(self) -> tuple[str, ...]:
-        """What can be done to a stream."""
-        return tuple(self._verbs)
+    def actions(self) -> tuple[str, ...]:
+        """The actions on a stream."""
+        return tuple(self._actions)
 
-    def act(self, stream: str, verb: str, fields: Mapping[str, Any]) -> object:
-        """Do `verb` to the stream."""
-        return self._verbs[verb](stream, fields)
+    def act(self, stream: str, action: str, given: Mapping[str, Any]) -> object:
+        """Do `action` to the stream; gives the answer's fields."""
+        return self._actions[action](stream, given)
 
-    def add(self, fields: Mapping[str, Any]) -> None:
-        """Take in a stream: name, address, and what is asked of the camera."""
-        known = ("name", "policy", *CAMERA_KEYS)
-        for key in fields:
+    def addable(self) -> list[str]:
+        """The addresses that `add` takes, for people."""
+        words = self._settings.addable
+        found = [kind.addresses for kind in SOURCES if not kind.is_path and kind.page in words]
+        return found + (["a path below source_folder"] if "file" in words else [])
+
+    def add(self, given: Mapping[str, Any]) -> None:
+        """Add a stream: its name, address and policy, and what is asked of the camera."""
+        keys = camera_keys()
+        known = ("name", "policy", *keys)
+        for key in given:
             if key not in known:
                 raise ConfigError(unknown_key(key, list(known), "the stream"))
         if len(self._line.streams()) >= MOST_STREAMS:
             raise ConfigError(f"there are {MOST_STREAMS} streams: remove one first")
-        camera = {key: value for key, value in fields.items() if key in CAMERA_KEYS and value is not None}
+        camera = {key: value for key, value in given.items() if key in keys and value is not None}
         address = camera.get("address")
         if isinstance(address, str):
             camera["address"] = self._allowed(address.strip())
-        policy = fields.get("policy")
+        policy = given.get("policy")
         lane = {} if policy is None else {"lane": {"policy": policy}}
         self._line.add(
-            build(LineStream, {"name": fields.get("name", ""), "camera": camera, **lane}, "the stream", Path())
+            build(LineStream, {"name": given.get("name", ""), "camera": camera, **lane}, "the stream", Path())
         )
 
     def bundles(self) -> list[str]:
@@ -104,14 +113,14 @@ class Controls:
         return sorted(item.relative_to(folder).as_posix() for item in found)[:MOST_BUNDLES]
 
     def swap_state(self) -> dict[str, object] | None:
-        """How the newest swap goes, None before the first."""
+        """The state of the newest swap, None before the first."""
         with self._lock:
             return None if self._swap is None else asdict(self._swap)
 
-    def start_swap(self, fields: Mapping[str, Any]) -> None:
-        """Begin to load a bundle; `swap_state` tells how it goes."""
-        path = self._bundle(fields.get("bundle"))
-        stream = fields.get("stream")
+    def start_swap(self, given: Mapping[str, Any]) -> None:
+        """Begin to load a bundle; `swap_state` tells its state."""
+        path = self._bundle(given.get("bundle"))
+        stream = given.get("stream")
         if stream is not None and stream not in [status.name for status in self._line.streams()]:
             raise ConfigError(f"there is no stream called {stream!r}")
         with self._lock:
@@ -134,7 +143,7 @@ class Controls:
             self._swap = found
 
     def _bundle(self, given: object) -> Path:
-        """The bundle's folder, resolved, that lies where bundles may lie."""
+        """The resolved folder of the bundle, which must be below the bundle folder. Raises ConfigError."""
         folder = self._bundle_folder
         if folder is None:
             raise ConfigError("bundles cannot be swapped in: set bundle_folder under [web]")
@@ -148,16 +157,16 @@ class Controls:
         return path
 
     def _allowed(self, address: str) -> str:
-        """The address, when the page may add a source of its kind."""
-        kind = kind_of(address)
-        if kind not in self._settings.addable:
+        """The address, if the page may add a source of its kind. Raises ConfigError."""
+        word = word_of(address)
+        if word not in self._settings.addable:
             may = ", ".join(self._settings.addable) or "nothing"
             raise ConfigError(
-                f"the page may not add a source of the kind {kind}: it may add {may}; see addable under [web]"
+                f"the page may not add a source of the kind {word}: it may add {may}; see addable under [web]"
             )
-        if kind in ("rtsp", "http") and "@" in address:
+        if word != "file" and "@" in address:
             raise ConfigError("the page takes no passwords: give the stream its credentials in the settings file")
-        if kind != "file":
+        if word != "file":
             return address
         folder = (self._settings.source_folder or Path()).resolve()
         path = (folder / address).resolve()
@@ -165,16 +174,16 @@ class Controls:
             raise ConfigError("the page may add files and folders below source_folder only")
         return str(path)
 
-    def _threshold(self, stream: str, fields: Mapping[str, Any]) -> object:
-        value = fields.get("value")
+    def _threshold(self, stream: str, given: Mapping[str, Any]) -> object:
+        value = given.get("value")
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
         ):
             raise ConfigError("value must be a number above 0, or null for the bundle's threshold")
         return {"threshold": self._line.set_threshold(stream, value)}
 
-    def _regions(self, stream: str, fields: Mapping[str, Any]) -> object:
-        interest, ignored = (to_polygons(fields.get(key), key) for key in ("regions_of_interest", "ignored"))
+    def _regions(self, stream: str, given: Mapping[str, Any]) -> object:
+        interest, ignored = (to_polygons(given.get(key), key) for key in ("regions_of_interest", "ignored"))
         if interest is None and ignored is None:
             raise ConfigError("give regions_of_interest or ignored, each a list of polygons")
         if interest is not None:
@@ -183,37 +192,40 @@ class Controls:
             self._line.set_ignored(stream, ignored)
         return {}
 
-    def _pause(self, stream: str, fields: Mapping[str, Any]) -> object:
+    def _pause(self, stream: str, given: Mapping[str, Any]) -> object:
         self._line.pause(stream)
         return {}
 
-    def _resume(self, stream: str, fields: Mapping[str, Any]) -> object:
+    def _resume(self, stream: str, given: Mapping[str, Any]) -> object:
         self._line.resume(stream)
         return {}
 
-    def _remove(self, stream: str, fields: Mapping[str, Any]) -> object:
+    def _remove(self, stream: str, given: Mapping[str, Any]) -> object:
         self._line.remove(stream)
         return {}
 
 
-def kind_of(address: str) -> str:
-    """camera, rtsp, http, synthetic, pipeline or file: what the address of a source is."""
-    scheme = address.partition("://")[0].lower() if "://" in address else ""
-    if address.isdecimal() or re.fullmatch(r"/dev/video[0-9]+", address):
+def word_of(address: str) -> str:
+    """The word of [web] addable that lets the page add a source at the address; nothing on the disk is looked at.
+
+    A path is a file's, whatever its kind: only a camera's device is not. What no kind takes can never be added.
+    """
+    if VIDEO_DEVICE.fullmatch(address):
         return "camera"
-    if address == "synthetic" or address.startswith("synthetic:"):
-        return "synthetic"
-    if scheme in ("rtsp", "rtsps", "rtspt", "rtspu"):
-        return "rtsp"
-    if scheme in ("http", "https"):
-        return "http"
-    if scheme or address.startswith(PIPELINE):
-        return "pipeline"
-    return "file"
+    if is_path(address):
+        return "file"
+    kind = kind_by_name(address)
+    return NEVER_ADDABLE if kind is None else kind.page
+
+
+def camera_keys() -> tuple[str, ...]:
+    """The keys of a camera that the page may set; an option of a kind only where its field's metadata has `page`."""
+    kinds = [kind.options for kind in SOURCES if kind.options is not None]
+    return (*CAMERA_KEYS, *(item.name for options in kinds for item in fields(options) if item.metadata.get("page")))
 
 
 def to_polygons(given: object, key: str) -> list[Polygon] | None:
-    """Polygons of (x, y) as the line takes them; None for none given. Raises ConfigError for anything else."""
+    """Polygons of (x, y) as the line takes them; None stays None. Raises ConfigError for anything else."""
     if given is None:
         return None
     fault = ConfigError(f"{key} must be a list of at most {MOST_POLYGONS} polygons, each a list of [x, y] in pixels")

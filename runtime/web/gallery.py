@@ -1,7 +1,7 @@
-"""What the page remembers of a line: newest scores of each stream, newest rejects as pictures, drift.
+"""Gallery of rejects, newest scores of each stream, and drift: what the page keeps of a line.
 
 The line's thread only appends numbers and queues rejects; pictures are encoded in a thread of their own. Everything has
-a bound, and a reject that finds the queue full is counted, not waited for.
+a bound; a reject that meets a full queue is counted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Score:
 class Reject:
     """An anomalous frame with its pictures."""
 
-    key: str  # of the page, no name from outside in it
+    key: str  # made here, without a name from outside
     fields: Mapping[str, object]  # as the JSON lines have them
     original: bytes  # PNG
     overlay: bytes  # JPEG
@@ -66,8 +66,8 @@ class Reject:
         return len(self.original) + len(self.overlay) + len(self.thumbnail)
 
 
-class Watch:
-    """Looks at a line from `with` to its end. Any thread may read."""
+class Gallery:
+    """Keeps scores and rejects of a line from `with` to its end. Any thread may read."""
 
     def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings) -> None:
         self._line, self._settings = line, settings
@@ -80,12 +80,12 @@ class Watch:
         self._rejects: OrderedDict[str, Reject] = OrderedDict()  # oldest first
         self._bytes = 0
         self._waiting: queue.Queue[Prediction] = queue.Queue(WAITING_REJECTS)
-        self.missed_rejects = 0  # that found the queue full
+        self.missed_rejects = 0  # that met a full queue
         self._thread = threading.Thread(target=self._work, name="reject gallery", daemon=True)
         self._stop = threading.Event()
         self.drift = DriftWatches(drift, self._reference, line.events.tell)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Gallery:
         self._thread.start()
         self._line.events.subscribe(self._hear)
         self._streams |= {status.name for status in self._line.streams()}
@@ -99,12 +99,12 @@ class Watch:
         self._thread.join(JOIN_LIMIT_S)
 
     def scores(self, after: int = 0) -> dict[str, list[Score]]:
-        """The newest scores of each stream with a number above `after`, oldest first, all of one moment."""
+        """The newest scores of each stream with a number above `after`, oldest first, one snapshot."""
         with self._lock:
             return {name: [score for score in kept if score.number > after] for name, kept in self._scores.items()}
 
     def first(self, stream: str) -> int:
-        """The number from which on the stream's scores are comparable: of one bundle, and of the same regions."""
+        """The first number whose scores are comparable with the newest: of the same bundle and regions."""
         with self._lock:
             return self._firsts.get(stream, 0)
 
@@ -127,7 +127,7 @@ class Watch:
             return None
 
     def _take(self, prediction: Prediction) -> None:
-        """Take notice of a verdict, in the line's thread."""
+        """Keep a verdict's score, and queue a reject; called in the line's thread."""
         stream = prediction.frame.stream
         crop = prediction.frame.crop
         name = None if crop is None else crop.name
@@ -147,7 +147,7 @@ class Watch:
                 self.missed_rejects += 1
 
     def _hear(self, event: Event) -> None:
-        """Forget what no longer holds."""
+        """Forget what an event has made obsolete."""
         stream = event.stream
         if event.kind == "bundle.swapped":
             swapped = event.facts.get("streams")
@@ -166,7 +166,7 @@ class Watch:
             self.drift.forget(stream)
 
     def _begin_again(self, stream: str) -> None:
-        """Forget the scores of a stream that is judged by another bundle, or in other regions."""
+        """Forget the scores of a stream that now has another bundle or other regions."""
         self.drift.restart(stream)
         with self._lock:
             self._scores.pop(stream, None)
@@ -203,7 +203,7 @@ class Watch:
         )
 
     def _keep(self, reject: Reject) -> None:
-        """Keep it, and let the oldest go: of its stream above its number, of all above the bytes."""
+        """Keep it, and delete the oldest: of its stream beyond REJECTS_A_STREAM, of all beyond gallery_bytes."""
         with self._lock:
             self._rejects[reject.key] = reject
             self._bytes += reject.size_bytes

@@ -1,6 +1,6 @@
-"""Pictures to pages, each at the page's own speed: what a slow one cannot take is never queued. Knows no web library.
+"""Pictures sent to pages by WebSocket, each at the page's own speed and never queued. Knows no web library.
 
-A page says which streams it shows: {"views": [{"stream": "left", "overlay": true}, ...]}. Each picture is one message:
+A page tells which streams it shows: {"views": [{"stream": "left", "overlay": true}, ...]}. Each picture is one message:
 two bytes with the length of a JSON header (big endian), the header (stream, overlay, verdict), the JPEG.
 """
 
@@ -38,13 +38,13 @@ class Broadcast:
         self.sent = 0
 
     async def serve(self, outlet: Outlet, gone: type[Exception]) -> None:
-        """Send pictures until the page is gone, which `gone` says.
+        """Send pictures until the page is gone, which raises `gone`.
 
-        Raises RuntimeError when there are too many pages or the session has ended, ValueError for a message that cannot
-        be meant, TimeoutError for a page that takes nothing.
+        Raises RuntimeError when there are too many pages or the session has ended, ValueError for an invalid
+        message, TimeoutError for a page that takes nothing.
         """
         if self.viewers >= self._settings.viewers:
-            raise RuntimeError(f"{self.viewers} pages look on already: close one")
+            raise RuntimeError(f"{self.viewers} pages show pictures already: close one")
         self.viewers += 1
         wanted: dict[View, str] = {}  # -> the key of the picture that was sent last
         sending = asyncio.create_task(self._send(outlet, wanted))
@@ -94,7 +94,7 @@ def message_of(view: View, picture: Picture) -> bytes:
 
 
 def views_of(text: str) -> set[View]:
-    """What a page says it shows. Raises ValueError for a message that cannot be meant."""
+    """The views that a page shows. Raises ValueError for an invalid message."""
     if len(text) > LARGEST_MESSAGE:
         raise ValueError("the message is too long")
     with contextlib.suppress(KeyError, TypeError, AttributeError):

@@ -1,12 +1,8 @@
-"""Pictures of the newest verdicts for people who look on: drawn, encoded and paced in a thread of its own.
+"""Pictures of the newest verdicts for the page, drawn and encoded in a thread of their own.
 
 A picture of a stream is made once for all viewers, only while somebody looks, at most so many times a second, and with
 at most a small share of one core: after t seconds of processor time the thread rests for t (1 / share - 1). Where the
-system has priorities for threads, this one has a low one, so that the inspection goes first.
-
-The verdict on a whole frame, whose crops may have one each, as the page shows it.
-
-A camera's picture as the page shows it: small, on demand with map, regions and what is not inspected.
+system has priorities for threads, this thread has a low one, so that the inspection goes first.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ def last_verdict(parts: Sequence[Prediction]) -> dict[str, object] | None:
     }
 
 
-LEAST_SHARE = 0.35  # of the threshold, below which the map is not painted: a good part looks as it is
+LEAST_SHARE = 0.35  # of the threshold, below which the map is not painted: a good part looks as the camera sees it
 HEAT_SHARE = 0.6  # of the colour where the map is at twice the threshold and above
 DIMMED = 0.35  # brightness of what is not inspected
 SHARES = np.arange(256) / 255  # of twice the threshold
@@ -108,14 +104,14 @@ def blend_heat(panel: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> 
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # how often an idle thread looks around
+LOOK_S = 0.5  # how often an idle thread looks for work
 NICE = 5  # of Linux, where 19 is the lowest priority: with a lower one, a busy line would leave no picture at all
 JOIN_LIMIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What somebody looks at."""
+    """A stream as a viewer sees it, with or without the overlay."""
 
     stream: str
     has_overlay: bool
@@ -125,7 +121,7 @@ class View:
 class Picture:
     """One encoded picture."""
 
-    key: str  # another one means that there is something new to see
+    key: str  # changes with the picture
     verdict: Mapping[str, object] | None  # what it shows, ready for JSON
     jpeg: bytes
 
@@ -139,7 +135,7 @@ class Newest:
 
 
 class PictureMaker:
-    """Makes pictures of what is watched; use it in a `with` statement. Any thread may watch and read."""
+    """Makes pictures of the views that are watched; use it in a `with` statement. Any thread may watch and read."""
 
     def __init__(
         self, newest: Newest, settings: WebSettings, want_maps: Callable[[bool], None] = lambda is_wanted: None
@@ -164,14 +160,14 @@ class PictureMaker:
         self._thread.join(JOIN_LIMIT_S)
 
     def watch(self, view: View) -> None:
-        """Make pictures of it until `unwatch` was called as often."""
+        """Make pictures of the view until `unwatch` has been called as often."""
         with self._lock:
             self._watched[view] = self._watched.get(view, 0) + 1
             self._want_maps(any(known.has_overlay for known in self._watched))
         self._wake.set()
 
     def unwatch(self, view: View) -> None:
-        """One viewer fewer."""
+        """Note that one viewer less watches the view."""
         with self._lock:
             left = self._watched.get(view, 0) - 1
             if left > 0:
@@ -182,7 +178,7 @@ class PictureMaker:
             self._want_maps(any(known.has_overlay for known in self._watched))
 
     def picture(self, view: View) -> Picture | None:
-        """The newest picture of what is watched, None before the first."""
+        """The newest picture of the view, None before the first."""
         with self._lock:
             return self._pictures.get(view)
 
@@ -212,7 +208,7 @@ class PictureMaker:
                 self._stop.wait(used_s * (1 / self._settings.picture_share - 1))
 
     def _next(self) -> tuple[View | None, float]:
-        """The view whose picture is due longest; else how long to wait for one."""
+        """The view whose picture has been due longest; else how long to wait for one."""
         now_s = time.monotonic()
         with self._lock:
             if not self._watched:
@@ -241,7 +237,7 @@ class PictureMaker:
 
 
 def lower_priority() -> None:
-    """Let every other thread of the machine go first, where the system can."""
+    """Lower the priority of this thread, where the system can."""
     if sys.platform == "linux":
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,4 +1,4 @@
-"""Serves the page of a line in a thread of its own; the only file that imports uvicorn."""
+"""Server of a line's page, in a thread of its own; the only file that imports uvicorn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
-from nnet_edge.runtime.stream.meters import SinkTimes
-from nnet_edge.runtime.web.auth import COOKIE, Guard
-from nnet_edge.runtime.web.connections import Door, guarded
+from nnet_edge.runtime.web.auth import COOKIE, Auth
+from nnet_edge.runtime.web.connections import Connections, counted
 from nnet_edge.runtime.web.controls import Controls
-from nnet_edge.runtime.web.gallery import Watch
+from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast
-from nnet_edge.runtime.web.metrics import make_exposition
 from nnet_edge.runtime.web.pictures import Newest, PictureMaker
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_LIMIT_S, END_LIMIT_S = 10.0, 5.0
-BACKLOG = 64  # connections that wait to be taken, and that are taken at once: never more descriptors than that
+BACKLOG = 64  # connections that wait to be accepted, and that are accepted at once: never more descriptors than that
 LARGEST_MESSAGE = 16 * 1024  # bytes from a page by WebSocket
 LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
 
@@ -41,12 +39,10 @@ class WebServer:
         line: Line,
         settings: WebSettings,
         drift: DriftSettings | None = None,
-        sink_times: SinkTimes | None = None,
     ) -> None:
         self._line, self.settings = line, settings
-        self._sink_times = sink_times or SinkTimes()
         self._token = settings.token()
-        self.watch = Watch(line, settings, drift or DriftSettings())
+        self.gallery = Gallery(line, settings, drift or DriftSettings())
         self.maker = PictureMaker(Newest(line.latest_frame, line.latest_parts), settings, self._want_maps)
         self.broadcast = Broadcast(self.maker, settings)
         self._ended = threading.Event()
@@ -54,35 +50,35 @@ class WebServer:
 
     @property
     def address(self) -> str:
-        """Where the page is, for people."""
+        """The page's address, for people."""
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self.port}/"
 
     def line_ended(self) -> None:
-        """Say so in /healthz and /readyz."""
+        """Report it in /healthz and /readyz."""
         self._ended.set()
 
     def __enter__(self) -> Self:
-        uvicorn, http_kind, socket_kind, page_kind = load_libraries()
+        uvicorn, http_kind, socket_kind, page_kind, make_exposition = load_libraries()
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = page_kind(
             self._line,
-            self.watch,
-            Guard(self.settings, self._token),
+            self.gallery,
+            Auth(self.settings, self._token),
             Controls(self._line, self.settings),
             self.broadcast,
-            make_exposition(self._line, self.watch, self._sink_times),
+            make_exposition(self._line, self.gallery),
             f"{COOKIE}_{self.port}",
             self.settings.is_behind_tls,
             self._ended.is_set,
         )
-        self.door = Door()
+        self.connections = Connections()
         config = uvicorn.Config(
-            self.door.watching(page.app()),
+            self.connections.timed(page.app()),
             loop="asyncio",
-            http=guarded(http_kind, self.door),
-            ws=guarded(socket_kind, self.door),
+            http=counted(http_kind, self.connections),
+            ws=counted(socket_kind, self.connections),
             lifespan="off",
             log_config=None,
             log_level="warning",
@@ -98,7 +94,7 @@ class WebServer:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="live page", daemon=True)
-        self.watch.__enter__()
+        self.gallery.__enter__()
         self.maker.__enter__()
         self._thread.start()
         limit_s = time.monotonic() + START_LIMIT_S
@@ -120,7 +116,7 @@ class WebServer:
         if self._thread.is_alive():
             log.warning("the page's server does not answer: it is left to end by itself")
         self.maker.__exit__()
-        self.watch.__exit__()
+        self.gallery.__exit__()
         self._socket.close()
 
     def _serve(self) -> None:
@@ -135,7 +131,7 @@ class WebServer:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0: one that is free. Raises ConfigError."""
+    """A socket that listens there; port 0 takes a free one. Raises ConfigError."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, number)
@@ -153,14 +149,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any]]:
-    """The module uvicorn, its protocols for HTTP and WebSockets, and the class Page. Raises MissingExtraError."""
+def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any], Any]:
+    """The module uvicorn, its protocols for HTTP and WebSockets, the class Page and `make_exposition`.
+
+    Raises MissingExtraError.
+    """
     try:
         import uvicorn
         from uvicorn.protocols.http.h11_impl import H11Protocol
         from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+        from nnet_edge.runtime.web.metrics import make_exposition
     except ImportError as error:
         raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
     from nnet_edge.runtime.web.app import Page
 
-    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page
+    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page, make_exposition

@@ -1,4 +1,4 @@
-"""The line as the page and the health checks see it: plain values, ready for JSON, without passwords."""
+"""State of the line for the page and the health checks: plain values, ready for JSON, without passwords."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import event_fields
-from nnet_edge.runtime.stream.meters import Buckets
+from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
-from nnet_edge.runtime.web.gallery import Watch
+from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.pictures import last_verdict
 
 if TYPE_CHECKING:
@@ -26,29 +26,29 @@ SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
 
 @dataclass(frozen=True)
 class Health:
-    """Whether a question after the health is answered well, and why not."""
+    """Whether a health check passes, and why not."""
 
     is_good: bool
     reasons: tuple[str, ...] = ()
 
 
-def line_state(line: Line, watch: Watch) -> dict[str, object]:
-    """Everything that the page shows but scores and pictures."""
+def line_state(line: Line, gallery: Gallery) -> dict[str, object]:
+    """Everything that the page shows except scores and pictures."""
     return {
         "version": __version__,
-        "run": watch.run,
+        "run": gallery.run,
         "bundle": line.model().facts(),
         "warnings": list(line.model().warnings),
-        "streams": of_each(line, lambda status: stream_state(line, watch, status)),
+        "streams": of_each(line, lambda status: stream_state(line, gallery, status)),
         "sinks": sink_states(line),
         "events": [event_fields(event) for event in line.events.newest(SHOWN_EVENTS)][::-1],
-        "rejects_without_picture": watch.missed_rejects,
+        "rejects_without_picture": gallery.missed_rejects,
         "faults": list(alive(line, False).reasons),
     }
 
 
 def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
-    """What `make` gives of each stream; one that is removed meanwhile is left out."""
+    """The results of `make` for each stream; a stream that is removed meanwhile is left out."""
     found = []
     for status in line.streams():
         with suppress(ConfigError):
@@ -56,10 +56,10 @@ def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
     return found
 
 
-def stream_state(line: Line, watch: Watch, status: StreamStatus) -> dict[str, object]:
+def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str, object]:
     """One stream."""
-    meters = line.meters(status.name)
-    camera, counts, drift = status.camera, status.counts, watch.drift.now(status.name)
+    latencies = line.stream(status.name).meters.latencies(SHOWN_STAGES)
+    camera, counts, drift = status.camera, status.counts, gallery.drift.now(status.name)
     verdict = status.settings.verdict
     frame = line.latest_frame(status.name)
     size = None if frame is None else [frame.image.shape[1], frame.image.shape[0]]
@@ -83,39 +83,28 @@ def stream_state(line: Line, watch: Watch, status: StreamStatus) -> dict[str, ob
         "judged": counts.judged,
         "dropped": dict(counts.dropped),
         "queued": counts.queued,
-        "verdicts": meters.frames,
+        "verdicts": status.verdicts,
         "rejected": status.rejected,
-        "latency_ms": {stage: about(meters.stages_ms[stage]) for stage in SHOWN_STAGES if stage in meters.stages_ms},
+        "latency_ms": {stage: about(numbers) for stage, numbers in latencies.items()},
         "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
         "ignored": [list(map(list, polygon)) for polygon in verdict.ignored],
         "has_mask_picture": bool(verdict.interest_picture or verdict.ignored_picture),
-        "scores_from": watch.first(status.name),
+        "scores_from": gallery.first(status.name),
         "size": size,
         "drift": None if drift is None else drift.as_dict(),
         "last": last_verdict(line.latest_parts(status.name)),
     }
 
 
-def about(buckets: Buckets) -> dict[str, float | int | None]:
-    """Mean, and p50, p95, p99 read off the buckets: between two bounds in proportion."""
-    mean_ms = buckets.total / buckets.count if buckets.count else None
-    shares = {f"p{percent}": quantile(buckets, percent / 100) for percent in (50, 95, 99)}
-    return {"count": buckets.count, "mean": mean_ms, **shares}
-
-
-def quantile(buckets: Buckets, share: float) -> float | None:
-    """The value that `share` of the counted ones do not exceed, as Prometheus reads it off a histogram; None without any.
-
-    What lies above the last bound counts as the last bound.
-    """
-    if buckets.count == 0:
-        return None
-    wanted, seen, low = share * buckets.count, 0, 0.0
-    for bound, count in zip(buckets.bounds, buckets.counts, strict=False):
-        if count and seen + count >= wanted:
-            return low + (bound - low) * (wanted - seen) / count
-        seen, low = seen + count, bound
-    return buckets.bounds[-1]
+def about(numbers: Percentiles) -> dict[str, float | int | None]:
+    """Count, mean and percentiles, milliseconds."""
+    return {
+        "count": numbers.count,
+        "mean": numbers.mean_ms,
+        "p50": numbers.p50_ms,
+        "p95": numbers.p95_ms,
+        "p99": numbers.p99_ms,
+    }
 
 
 def sink_states(line: Line) -> list[dict[str, object]]:
@@ -141,7 +130,7 @@ def sink_states(line: Line) -> list[dict[str, object]]:
 
 
 def alive(line: Line, is_ended: bool) -> Health:
-    """Whether the program works at all: restart it when it does not."""
+    """Whether the program works at all; restart it when it does not."""
     if is_ended:
         return Health(False, ("the line has ended",))
     stalled_s = line.stalled_s()
@@ -152,7 +141,7 @@ def alive(line: Line, is_ended: bool) -> Health:
 
 
 def ready(line: Line, is_ended: bool) -> Health:
-    """Whether verdicts are to be expected: the line works, each stream that is not paused gives frames or has ended well."""
+    """Whether verdicts are to be expected: the line works, and each stream gives frames, is paused or has ended well."""
     found = alive(line, is_ended)
     if not found.is_good:
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ from nnet_edge.benchmarks.accuracy.accuracy import run_accuracy
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
 from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 from nnet_edge.benchmarks.harness.machine import torch_threads
+from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle
 from nnet_edge.benchmarks.peers import pipes
+from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.data.images import read_dataset
 from nnet_edge.data.layouts import Dataset
 from tests.benchmarks.miniatures import TINY, make_visa
@@ -37,6 +39,17 @@ def accuracy(visa: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Accu
     out = tmp_path_factory.mktemp("accuracy")
     with torch_threads(1), threadpool_limits(1):
         return run_accuracy(read_datasets([visa], categories=["candle"]), out, TINY, "nnet-edge bench accuracy"), out
+
+
+@pytest.fixture(scope="session")
+def random_bundle(made_once: Callable[..., Path]) -> Bundle:
+    """A bundle of the smallest backbone with random weights; no test changes it."""
+
+    def fill(folder: Path) -> None:
+        with torch_threads(1), threadpool_limits(1):
+            make_random_bundle(folder / "bundle", "efficientnet_lite0")
+
+    return read_bundle(made_once("random", fill) / "bundle")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from nnet_edge.calibration import qdq as placement
 from nnet_edge.calibration.folding import HEADROOM, LEAST_SHARE, find_folds, fold
 from nnet_edge.calibration.fp32_region import Wiring
 from nnet_edge.calibration.probe import Probe
-from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, place_pairs
+from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
 from nnet_edge.calibration.ranges import Activations
 
 CHANNELS = 6
@@ -131,7 +131,7 @@ def test_folds_make_the_real_graph_more_exact(
     fp32 = Probe(planned.model, projections, 1).infer(frames)
 
     def errors() -> np.ndarray:
-        int8 = Probe(place_pairs(planned, activations), projections, 1).infer(frames)
+        int8 = Probe(insert_qdq(planned, activations), projections, 1).infer(frames)
         return np.array([np.linalg.norm(int8[name] - fp32[name]) / np.linalg.norm(fp32[name]) for name in projections])
 
     with_folds = errors()

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, judge, rank_correlation, time_both
-from nnet_edge.calibration.predictions import TestImages, ask
+from nnet_edge.calibration.predictions import TestImages, predict
 from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.frame import Outputs
 from nnet_edge.scoring import MARGIN, Threshold
@@ -134,7 +134,7 @@ def test_what_is_no_number_is_a_reason_and_can_not_be_accepted(
 ) -> None:
     gate = gate_of(LevelRunner(shifts={level: value}), test_images)
     assert not gate.accepted
-    assert "images get a score or a map that is no number" in gate.reasons[0]
+    assert "images get a score or a map that is NaN or infinite" in gate.reasons[0]
     assert gate.threshold is None
     assert json.loads(json.dumps(gate.as_dict(), allow_nan=False))["threshold"] is None
     with pytest.raises(CalibrationError, match=r"gives no verdicts on level .* so --accept cannot take it"):
@@ -145,7 +145,7 @@ def test_what_is_no_number_is_a_reason_and_can_not_be_accepted(
 def test_a_map_that_is_no_number_counts_with_good_images_alone() -> None:
     test = TestImages(flat(GOOD), np.zeros(4, bool), np.zeros((4, 256, 256), bool), np.ones(4, bool))
     gate = gate_of(LevelRunner(shifts={118: np.nan}), test)
-    assert gate.reasons == ("2 of 24 images get a score or a map that is no number",)
+    assert gate.reasons == ("2 of 24 images get a score or a map that is NaN or infinite",)
 
 
 def test_a_candidate_that_sees_nothing_is_refused_and_an_fp32_that_sees_nothing_ends_it() -> None:
@@ -163,13 +163,15 @@ def test_accept_overrides_a_refusal(test_images: TestImages) -> None:
 
 def test_some_rows_are_judged_alone_with_the_threshold_of_all(test_images: TestImages) -> None:
     """Of eight labelled images the last four, one of which flips; the held-out frames do not count then."""
-    fp32, other = (ask(LevelRunner(shifts=shifts), flat(HELD_OUT), test_images) for shifts in ({}, {150: -0.35}))
+    fp32, other = (predict(LevelRunner(shifts=shifts), flat(HELD_OUT), test_images) for shifts in ({}, {150: -0.35}))
     for rows, flips in ((np.arange(4, 8), 1), (np.array([0, 1, 4]), 0)):
-        gate = compare(*(some.of(test_images, rows, held_out=False) for some in (fp32, other)), test_images.rows(rows))
+        gate = compare(
+            *(some.for_rows(test_images, rows, held_out=False) for some in (fp32, other)), test_images.rows(rows)
+        )
         assert (gate.images, gate.flips) == (len(rows), flips)
         assert gate.threshold == other.threshold
     rows = np.array([0, 1, 4])
-    half = compare(*(some.of(test_images, rows, held_out=True) for some in (fp32, other)), test_images.rows(rows))
+    half = compare(*(some.for_rows(test_images, rows, held_out=True) for some in (fp32, other)), test_images.rows(rows))
     assert half.images == 20 + 3
     assert set(half.metrics) == {"image_auroc", "pixel_auroc", "pixel_ap", "pro"}
 
@@ -185,11 +187,11 @@ def test_everything_is_kept_as_plain_values(test_images: TestImages) -> None:
 
 
 def test_the_asked_share_of_false_rejects_is_kept() -> None:
-    answers = ask(LevelRunner(), flat(HELD_OUT), false_rejects=0.1)
-    assert answers.threshold is not None
-    assert answers.threshold.asked == 0.1
-    assert answers.threshold.rank == 19
-    assert compare(answers, answers).latency_ms is None
+    predictions = predict(LevelRunner(), flat(HELD_OUT), false_rejects=0.1)
+    assert predictions.threshold is not None
+    assert predictions.threshold.asked == 0.1
+    assert predictions.threshold.rank == 19
+    assert compare(predictions, predictions).latency_ms is None
 
 
 def test_ranks_and_times() -> None:

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nnet_edge.calibration.fp32_region import Wiring, block_of, head_of, island_of
+from nnet_edge.calibration.fp32_region import Wiring, block_of, fp32_region_of, head_of
 from nnet_edge.calibration.probe import Probe, map_error
-from nnet_edge.calibration.qdq import Plan, mean_response, place_pairs, plan
+from nnet_edge.calibration.qdq import Plan, insert_qdq, mean_response, plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import CalibrationError, ConfigError
@@ -33,22 +33,22 @@ def values_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
-def test_the_island_holds_what_half_precision_spoils(fp32: onnx.ModelProto) -> None:
+def test_the_fp32_region_holds_what_half_precision_spoils(fp32: onnx.ModelProto) -> None:
     wiring = Wiring(fp32.graph)
     head = head_of(wiring)
-    island = island_of(wiring, head)
-    operators = {node.op_type for node in fp32.graph.node if node.name not in island | head}
+    region = fp32_region_of(wiring, head)
+    operators = {node.op_type for node in fp32.graph.node if node.name not in region | head}
     assert not operators & {"Softmax", "Pow", "Sqrt", "Div", "ReduceSum", "MatMul", "ReduceMax", "Max"}
-    addressing = [node for node in fp32.graph.node if node.name in island and node.op_type == "Conv"]
+    addressing = [node for node in fp32.graph.node if node.name in region and node.op_type == "Conv"]
     slots = {tuple(values_of(fp32)[node.input[1]].shape[:2]) for node in addressing}
     assert slots == {(128, 112), (112, 128)}, "the convolutions with the memory's keys and values, and no other"
     assert {node.op_type for node in fp32.graph.node if node.name in head} == {"Cast", "Sub", "Div", "Transpose"}
 
 
-def test_every_layer_map_and_the_tail_come_out_of_the_island(fp32: onnx.ModelProto) -> None:
+def test_every_layer_map_and_the_tail_come_out_of_the_fp32_region(fp32: onnx.ModelProto) -> None:
     wiring = Wiring(fp32.graph)
-    island = island_of(wiring, head_of(wiring))
-    assert {wiring.producer[output.name].name for output in fp32.graph.output} <= island
+    region = fp32_region_of(wiring, head_of(wiring))
+    assert {wiring.producer[output.name].name for output in fp32.graph.output} <= region
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,12 @@ def test_openvino_computes_it_as_onnxruntime_does(int8: onnx.ModelProto, frames:
 def test_kept_blocks_and_layers_are_exactly_as_before(
     planned: Plan, activations: Activations, fp32: onnx.ModelProto, frames: np.ndarray
 ) -> None:
-    everything = place_pairs(planned, activations, kept=planned.blocks)
+    everything = insert_qdq(planned, activations, kept=planned.blocks)
     assert not [node for node in everything.graph.node if node.op_type.endswith("Linear")]
     before, after = (Probe(model, ["anomaly_map"], 1).infer(frames[:1]) for model in (fp32, everything))
     assert np.array_equal(before["anomaly_map"], after["anomaly_map"])
     layer = "teacher.stages.0.3.0.conv_dw"
-    one = place_pairs(planned, activations, kept=[layer])
+    one = insert_qdq(planned, activations, kept=[layer])
     original = planned.layers[layer]
     (kept,) = (node for node in one.graph.node if node.name == original.name)
     assert list(kept.input) == list(original.input)
@@ -162,7 +162,7 @@ def test_the_bias_takes_back_what_rounded_weights_add() -> None:
     only = Plan(model, (model.graph.node[0],), {}, {"dw": 1}, {"dw": 1})
     means = np.linspace(1, 6, 6)
     surface = np.broadcast_to(means[None, :, None, None], (1, 6, 32, 32)).astype(np.float32)
-    rounded = place_pairs(only, Activations({"x": 6.0}, {"x": means}, {"x": means}))
+    rounded = insert_qdq(only, Activations({"x": 6.0}, {"x": means}, {"x": means}))
     values = values_of(rounded)
     weights = values["dw.weight_int8"] * values["dw.weight_scale"][:, None, None, None]
     plain = mean_response(node, weights, means)
@@ -176,7 +176,7 @@ def test_a_channel_that_is_all_zero_and_an_input_that_never_moves_stay_finite(
     planned: Plan, activations: Activations
 ) -> None:
     still = replace(activations, ranges=dict.fromkeys(activations.ranges, 0.0))
-    model = place_pairs(planned, still)
+    model = insert_qdq(planned, still)
     assert all(
         np.isfinite(value).all() and (value > 0).all()
         for name, value in values_of(model).items()
@@ -188,9 +188,7 @@ def test_the_graph_says_what_it_is(planned: Plan, activations: Activations) -> N
     facts = {item.key: item.value for item in quantize(planned, activations, ["fusion.mix.0"]).metadata_props}
     assert facts["nnet_edge.precision"] == "int8"
     assert facts["nnet_edge.kept_in_fp32"] == "fusion.mix.0"
-    assert json.loads(facts["nnet_edge.methods.nnet.settings"])["backbone"] == "efficientnet_lite0", (
-        "the old facts are still there"
-    )
+    assert json.loads(facts["nnet_edge.settings"])["backbone"] == "efficientnet_lite0", "the old facts are still there"
 
 
 def test_no_frames_no_int8(planned: Plan, frames: np.ndarray) -> None:

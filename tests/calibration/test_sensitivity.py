@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from nnet_edge.calibration.qdq import Plan, place_pairs
+from nnet_edge.calibration.qdq import Plan, insert_qdq
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Sensitivity, fewest_kept, loudest, measure_sensitivity
 
@@ -32,7 +32,7 @@ def test_a_gate_that_never_holds_leaves_one_block_and_says_so() -> None:
 def test_loud_blocks_make_nearly_all_of_the_error() -> None:
     assert loudest({"a": 0.1, "b": 10.0, "c": 0.2, "d": 5.0}) == ["b", "d"]
     assert loudest({"a": 1.0}) == ["a"]
-    assert loudest({"a": 0.1, "b": np.inf, "c": 3.0}) == ["b"], "maps that are no numbers drown all others"
+    assert loudest({"a": 0.1, "b": np.inf, "c": 3.0}) == ["b"], "NaN in the maps drowns all others"
 
 
 def test_the_order_weighs_cost_against_work() -> None:
@@ -64,4 +64,4 @@ def test_costs_of_the_real_graph_show_a_block_that_was_spoiled(
     assert all(cost > 0 for cost in found.blocks.values())
     assert max(found.blocks, key=lambda name: found.blocks[name]) == "reverse_student.stages.1.1"
     assert steps[-1][0] == steps[-1][1] == len(found.blocks) + len(found.layers)
-    assert isinstance(place_pairs(some, wide, kept=[found.order[0]]), onnx.ModelProto)
+    assert isinstance(insert_qdq(some, wide, kept=[found.order[0]]), onnx.ModelProto)

@@ -16,7 +16,7 @@ import pytest
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.calibration.gate import Gate, GateLimits, compare
-from nnet_edge.calibration.predictions import ask
+from nnet_edge.calibration.predictions import predict
 from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import QuantizeSettings
 from nnet_edge.calibration.sensitivity import Sensitivity
@@ -88,7 +88,7 @@ def test_each_graph_keeps_its_own_frames_and_seed(calibrated: Path, parts: Path,
 def test_a_graph_that_gives_no_numbers_is_not_taken_with_accept_either(
     bundle: Bundle, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A weight of the FP16 graph is no number; good images alone, whose maps no metric looks at."""
+    """A weight of the FP16 graph is NaN; good images alone, whose maps no metric looks at."""
     from nnet_edge.export import calibrating
 
     def spoiled(*arguments: Any) -> onnx.ModelProto:
@@ -104,7 +104,7 @@ def test_a_graph_that_gives_no_numbers_is_not_taken_with_accept_either(
     assert run(words) == 1
     told = capsys.readouterr()
     assert "REFUSED" in told.out
-    assert "images get a score or a map that is no number" in told.out
+    assert "images get a score or a map that is NaN or infinite" in told.out
     assert "fp16 gives no verdicts" in told.err
     assert read_bundle(path).manifest == bundle.manifest
 
@@ -220,9 +220,9 @@ def test_the_gate_says_how_many_blocks_stay_fp32(
     runner = RunnerSettings(threads=1)
     frames = copy.frames("held_out")[:8]
     with GraphJudge(copy, None, ["openvino"], runner, settings.limits, said.append) as judge:
-        bench = calibrating.Bench(judge, frames, settings, no_bar, said.append)
-        answers = ask(judge.references[0], judge.held_out)
-        any_gate = compare(answers, answers)
+        bench = calibrating.GraphMaker(judge, frames, settings, no_bar, said.append)
+        predictions = predict(judge.references[0], judge.held_out)
+        any_gate = compare(predictions, predictions)
         graph = bench.make("int8")
         again = bench.keep(copy, graph)
     assert sorted(graph.made["kept_in_fp32"]) == sorted(wanted)

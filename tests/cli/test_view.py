@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from nnet_edge.cli.main import run
-from nnet_edge.cli.stream import make_sink, page_place
+from nnet_edge.cli.stream import page_place
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import WebhookSink
 from nnet_edge.settings.line import read_line_config
+from nnet_edge.settings.registry import SINKS
 
 LINE = "bundle = 'part'\n[[stream]]\nname = 'left'\ncamera.address = 'synthetic'\n"
 
@@ -54,12 +55,12 @@ def test_the_address_of_a_webhook_may_lie_elsewhere(
     config.write_text(LINE + "[[sink]]\nkind = 'webhook'\nurl = 'file:hook'\n")
     (sink,) = read_line_config(config).sinks
     with pytest.raises(ConfigError, match=r"url: the file .*hook cannot be read"):
-        make_sink(sink)
+        SINKS.find(sink.kind).make(sink)
     (tmp_path / "hook").write_text("https://chat.example/services/geheim\n")
-    assert isinstance(make_sink(sink), WebhookSink)
+    assert isinstance(SINKS.find(sink.kind).make(sink), WebhookSink)
     (tmp_path / "hook").write_text("geheim\n")
-    with pytest.raises(ConfigError, match="webhook's address is none") as caught:
-        make_sink(sink)
+    with pytest.raises(ConfigError, match="webhook's address is invalid") as caught:
+        SINKS.find(sink.kind).make(sink)
     assert "geheim" not in str(caught.value)
     monkeypatch.setenv("HOOK", "https://chat.example/services/geheim?key=geheim")
     config.write_text(LINE + "[[sink]]\nkind = 'webhook'\nurl = 'env:HOOK'\n")
@@ -72,5 +73,5 @@ def test_a_page_that_others_reach_needs_the_files_token(tmp_path: Path, capfd: p
     config.write_text(LINE)
     assert run(["stream", "--config", str(config), "--page", "0.0.0.0:8080"]) != 0
     assert "without a token" in capfd.readouterr().err
-    assert run(["stream", "synthetic:1", "--bundle", str(tmp_path), "--page", "8080"]) != 0
-    assert "--page belongs to a line" in capfd.readouterr().err
+    assert run(["stream", "synthetic:1", "--bundle", str(tmp_path), "--page", "0.0.0.0:8080"]) != 0
+    assert "without a token" in capfd.readouterr().err

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.data.synthetic import VISIBLE, damaged_copies
+from nnet_edge.data.synthetic import VISIBLE, anomalous_copies
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def good() -> np.ndarray:
 
 
 def test_marks_are_seen_where_the_mask_says(good: np.ndarray) -> None:
-    images, masks = damaged_copies(good, 40, seed=1)
+    images, masks = anomalous_copies(good, 40, seed=1)
     assert (images.shape, images.dtype, masks.shape, masks.dtype) == ((40, 256, 256, 3), np.uint8, (40, 256, 256), bool)
     originals = good[np.arange(40) * 4 // 40]
     change = np.abs(images.astype(float) - originals).mean(axis=3)
@@ -33,7 +33,7 @@ def test_marks_are_seen_where_the_mask_says(good: np.ndarray) -> None:
 
 
 def test_the_seed_says_it_all(good: np.ndarray) -> None:
-    first, again, other = (damaged_copies(good, 6, seed) for seed in (3, 3, 4))
+    first, again, other = (anomalous_copies(good, 6, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     assert (first[0] != other[0]).any()
@@ -41,6 +41,6 @@ def test_the_seed_says_it_all(good: np.ndarray) -> None:
 
 @pytest.mark.parametrize("grey", [0, 30, 255])
 def test_a_featureless_image_is_damaged_too(grey: int) -> None:
-    images, masks = damaged_copies(np.full((1, 256, 256, 3), grey, np.uint8), 12, seed=0)
+    images, masks = anomalous_copies(np.full((1, 256, 256, 3), grey, np.uint8), 12, seed=0)
     assert masks.any(axis=(1, 2)).all()
     assert ((images != grey).any(axis=3) & masks).any(axis=(1, 2)).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nnet_edge.calibration.predictions import TestImages, metrics_of
+from nnet_edge.cli.calibrate import changes_of
 from nnet_edge.data.images import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError, MissingExtraError
+from nnet_edge.evaluation.artefact import table_of
 from nnet_edge.evaluation.evaluate import Evaluation, evaluate
 from nnet_edge.evaluation.pictures import (
     CELL,
@@ -25,6 +28,7 @@ from nnet_edge.evaluation.pictures import (
     bin_edges,
     choose_rows,
     draw_row,
+    figures_of,
     new_figure,
     number,
     shorten,
@@ -32,6 +36,7 @@ from nnet_edge.evaluation.pictures import (
     write_evaluation,
 )
 from nnet_edge.frame import Outputs
+from nnet_edge.metrics import METRICS, Metric, register
 
 SIDE = 64  # the pictures; a 16-pixel square becomes one of 64 in the map
 
@@ -104,6 +109,34 @@ def test_verdicts_and_metrics_are_those_of_the_pictures(evaluation: Evaluation) 
     assert evaluation.mask_disagreements == ()
     half_covered = 64**2 - 4  # the rule leaves out the corners of the enlarged square
     assert evaluation.masks.sum(axis=(1, 2)).tolist() == [0, 0, 0, half_covered, half_covered, half_covered]
+
+
+@pytest.fixture
+def recall() -> Iterator[Metric]:
+    """A metric that only this file knows: the share of defective images above 100."""
+    yield register(
+        Metric("recall", "recall at 100", "rec", lambda it: float((it.scores[it.labels] > 100).mean()), False)
+    )
+    del METRICS["recall"]
+
+
+def test_a_metric_that_is_registered_is_reported_and_judged(recall: Metric, dataset: Dataset) -> None:
+    found = evaluate(BrightnessRunner(), dataset, threshold=100.0)
+    assert found.as_dict()["metrics"]["recall"] == pytest.approx(2 / 3)
+    assert "  recall at 100   66.7 %" in table_of(found)
+    assert "recall at 100 66.7 %" in figures_of(found)
+    images = TestImages(np.zeros((6, 1, 1, 3), np.uint8), found.labels, found.masks, found.has_mask)
+    assert metrics_of(images, Outputs(found.maps, found.scores))["recall"] == pytest.approx(2 / 3)
+    assert changes_of({"recall": -0.5}) == "rec -0.50"
+    with pytest.raises(ConfigError, match="two metrics called 'recall'"):
+        register(recall)
+
+
+def test_the_metrics_of_a_report_are_those_of_the_registry_in_its_order(evaluation: Evaluation) -> None:
+    assert list(evaluation.as_dict()["metrics"]) == list(METRICS)
+    assert list(METRICS) == ["image_auroc", "pixel_auroc", "pixel_ap", "pro", "pro_rd4ad"]
+    assert [metric.name for metric in METRICS.values() if not metric.is_judged] == ["pro_rd4ad"]
+    assert not hasattr(evaluation.metrics, "recall")
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -179,7 +212,7 @@ def test_outputs_that_are_no_numbers_name_the_image(dataset: Dataset) -> None:
             outputs.anomaly_map[outputs.image_score == 150, 3, 3] = np.nan
             return outputs
 
-    with pytest.raises(DataError, match=r"brightness \(fp32\) gives no number for .*scratch/001\.png"):
+    with pytest.raises(DataError, match=r"brightness \(fp32\) gives NaN or infinite outputs for .*scratch/001\.png"):
         evaluate(BrokenRunner(), dataset, 1.0, batch=2)
 
 

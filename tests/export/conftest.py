@@ -16,7 +16,7 @@ from nnet_edge.anomaly_map import LAYER_MAPS
 SETTINGS = {"align_corners": False, "scale_exponents": [0.1, 0.1, 1.0], "forward_weights": [1.0, 1.0, 0.5]}
 FACTS = {
     "nnet_edge.system": "nnet",
-    "nnet_edge.methods.nnet.settings": json.dumps(SETTINGS),
+    "nnet_edge.settings": json.dumps(SETTINGS),
     "nnet_edge.backbone": "small",
 }
 HEAD = (

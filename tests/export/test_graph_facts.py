@@ -32,15 +32,13 @@ def test_it_reads_what_onnx_reads(bundle: Bundle) -> None:
 
 def test_long_values_and_foreign_entries_are_no_trouble(tmp_path: Path) -> None:
     settings = '{"align_corners": true, "scale_exponents": [1, 0, 2], "forward_weights": [1, 1, 0]' + " " * 70_000 + "}"
-    facts = {"author": "ß" * 300, "nnet_edge.system": "nnet", "nnet_edge.methods.nnet.settings": settings}
+    facts = {"author": "ß" * 300, "nnet_edge.system": "nnet", "nnet_edge.settings": settings}
     found = read_facts(write_model(tmp_path / "nnet.onnx", facts))
     assert found == {"system": "nnet", "settings": settings}
     assert fusion_of(found) == Fusion(True, (1, 0, 2), (1, 1, 0))
 
 
-@pytest.mark.parametrize(
-    "facts", [{}, {"nnet_edge.system": "nnet"}, {"nnet_edge.methods.nnet.settings": "{}"}, {"system": "nnet"}]
-)
+@pytest.mark.parametrize("facts", [{}, {"nnet_edge.system": "nnet"}, {"nnet_edge.settings": "{}"}, {"system": "nnet"}])
 def test_a_graph_of_other_making_is_refused(facts: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has no metadata of nnet-edge"):
         read_facts(write_model(tmp_path / "nnet.onnx", facts))

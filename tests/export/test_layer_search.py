@@ -35,14 +35,14 @@ class CountingJudge:
         self.asked.append("all" if rows is None else "half")
         return gate_of(len(content.split()) >= (self.on_all if rows is None else self.on_half))
 
-    def ask(self, content: bytes, precision: str) -> int:
+    def predict(self, content: bytes, precision: str) -> int:
         return len(content.split())
 
-    def compare(self, reference: str, answers: int) -> Gate:
-        return gate_of(answers >= self.on_all)
+    def compare(self, reference: str, predictions: int) -> Gate:
+        return gate_of(predictions >= self.on_all)
 
-    def compare_rows(self, reference: str, answers: int, rows: np.ndarray) -> Gate:
-        return gate_of(answers >= self.on_all, len(rows))
+    def compare_rows(self, reference: str, predictions: int, rows: np.ndarray) -> Gate:
+        return gate_of(predictions >= self.on_all, len(rows))
 
 
 class NamesOnly(LayerSearch):

@@ -1,4 +1,4 @@
-"""FP16 in the graph: half outside the island, nothing changed at its doors, overflow found on real frames."""
+"""FP16 in the graph: half outside the region, nothing changed at its doors, overflow found on real frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from nnet_edge.bundle import Bundle, graph_name
-from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, head_of, island_of
+from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, fp32_region_of, head_of
 from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize
 from nnet_edge.errors import CalibrationError, ConfigError
@@ -44,16 +44,16 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
     return known | {item.name: item.data_type for item in model.graph.initializer}
 
 
-def test_convolutions_are_half_and_the_island_is_not(fp32: onnx.ModelProto, frames: np.ndarray) -> None:
+def test_convolutions_are_half_and_the_fp32_region_is_not(fp32: onnx.ModelProto, frames: np.ndarray) -> None:
     half = to_half(fp32, frames, threads=1)
     onnx.checker.check_model(half)
     types, wiring = types_of(half), Wiring(fp32.graph)
-    kept = island_of(wiring, head_of(wiring))
+    kept = fp32_region_of(wiring, head_of(wiring))
     for node in half.graph.node:
         wanted = TensorProto.FLOAT if node.name in kept else TensorProto.FLOAT16
         if node.op_type in (*CONVOLUTIONS, "Softmax", "Pow", "ReduceSum"):
             assert {types[name] for name in (*node.input[:1], *node.output)} == {wanted}, node.name
-    assert Counter(node.op_type for node in half.graph.node)["Cast"] < 40, "casts stand at the island's shore only"
+    assert Counter(node.op_type for node in half.graph.node)["Cast"] < 40, "casts stand at the region's shore only"
 
 
 def test_inputs_and_outputs_stay_as_they_were(fp32: onnx.ModelProto, frames: np.ndarray) -> None:

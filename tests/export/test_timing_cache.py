@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nnet_edge.export.timing_cache import cache_path, keep_timing_cache, use_timing_cache
+from nnet_edge.export.engine import cache_path, keep_timing_cache, use_timing_cache
 from nnet_edge.gpu import GpuFacts
 from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, collecting_log, load_tensorrt
 

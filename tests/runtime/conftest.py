@@ -43,9 +43,10 @@ host_device, host_kernels_module = import_beside("host_device"), import_beside("
 
 
 @pytest.fixture(scope="session")
-def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def host_kernels(made_once: Callable[..., Path]) -> Any:
     """The CUDA kernels' arithmetic on the processor; see host_kernels.py."""
-    return host_kernels_module.compile_host_kernels(tmp_path_factory.mktemp("host"))
+    folder = made_once("host", host_kernels_module.compile_host_kernels)
+    return host_kernels_module.HostKernels(folder / "kernels.so")
 
 
 @pytest.fixture

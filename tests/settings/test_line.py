@@ -13,8 +13,10 @@ import pytest
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
-from nnet_edge.settings.line import MqttConfig, line_settings, read_line_config, read_toml, schema
-from nnet_edge.settings.stream import Policy, Smoothing, When
+from nnet_edge.runtime.sinks import MqttSettings
+from nnet_edge.settings.line import line_settings, read_line_config, read_toml, schema
+from nnet_edge.settings.policy import Policy, When
+from nnet_edge.settings.stream import Smoothing
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "line.toml"
 SMALL: dict[str, Any] = {"bundle": "b", "stream": [{"name": "left", "camera": {"address": "0"}}]}
@@ -44,8 +46,7 @@ def test_every_kind_of_value_is_read() -> None:
     assert found.verdict.regions_of_interest == (((0.0, 0.0), (9.0, 0.0), (9.0, 9.5)),)
     assert found.verdict.crops == (Crop("a", 1, 2, 3, 4),)
     assert found.verdict.interest_picture == Path("/line/mask.png")
-    assert found.lane is not None
-    assert found.lane.policy == Policy(When.PACED, 5.0)
+    assert found.buffer.policy == Policy(When.PACED, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_every_kind_of_value_is_read() -> None:
         (SMALL | {"precision": "int4"}, "precision 'int4' is unknown"),
         (SMALL | {"runner": {"kind": "cuda"}}, "runner: runner 'cuda' is unknown"),
         (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose json-lines"),
-        (SMALL | {"sink": [{"kind": "mqqt"}]}, "has the kind 'mqqt', which is unknown"),
-        (SMALL | {"sink": [{"kind": "mqtt"}]}, "a mqtt sink lacks host"),
+        (SMALL | {"sink": [{"kind": "mqqt"}]}, "[[sink]] number 1: sink 'mqqt' is unknown: did you mean mqtt?"),
+        (SMALL | {"sink": [{"kind": "mqtt"}]}, "[[sink]] number 1 lacks host: give it"),
         (SMALL | {"sink": [{"kind": "webhook", "url": "http://h/?key=1"}]}, "use token_from"),
         (
             SMALL | {"sink": [{"kind": "video", "path": "a.mp4", "must_deliver": "s"}]},
@@ -137,12 +138,12 @@ def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     assert settings.streams[0].camera.address == str(tmp_path / "photos")
     assert settings.streams[0].camera.credentials == f"file:{tmp_path}/keys/camera"
     (sink,) = settings.sinks
-    assert isinstance(sink, MqttConfig)
+    assert isinstance(sink, MqttSettings)
     assert (sink.password_from, sink.must_deliver) == ("file:/keys/mqtt", tmp_path / "spool")
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"a = ", "is no TOML"), (b"\xff", "is no UTF-8"), (None, "cannot be read")]
+    ("content", "words"), [(b"a = ", "is not valid TOML"), (b"\xff", "is not UTF-8"), (None, "cannot be read")]
 )
 def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes | None, words: str) -> None:
     file = tmp_path / "line.toml"

@@ -1,14 +1,17 @@
-"""Settings that cannot be meant are refused where they are made."""
+"""Invalid settings are refused where they are made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings, WhenFull
+from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import BufferSettings, VerdictSettings
 
 
 @pytest.mark.parametrize(
@@ -24,33 +27,31 @@ from nnet_edge.settings.runner import RunnerSettings, StreamSettings, WhenFull
         ("max_batch", True, "batch is True"),
     ],
 )
-def test_a_runner_setting_that_cannot_be_meant_is_refused(setting: str, value: Any, says: str) -> None:
+def test_an_invalid_setting_of_a_runner_is_refused(setting: str, value: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         RunnerSettings(**{setting: value})
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("make", "says"),
     [
-        ({"threshold": 0.0}, "threshold is 0.0: it must be a finite number above 0"),
-        ({"threshold": float("nan")}, "threshold is nan"),
-        ({"threshold": 1.0, "buffer_frames": 0}, "buffer is 0"),
-        ({"threshold": 1.0, "min_area": -1.0}, "smallest area is -1.0"),
-        ({"threshold": 1.0, "show_every_s": 0.0}, "seconds between two looks are 0.0"),
+        (lambda: VerdictSettings(threshold=0.0), "threshold is 0.0: it must be a finite number above 0"),
+        (lambda: VerdictSettings(threshold=float("nan")), "threshold is nan"),
+        (lambda: BufferSettings(capacity=0), "capacity, frames that wait, is 0"),
+        (lambda: VerdictSettings(min_area=-1.0), "smallest area is -1.0"),
     ],
 )
-def test_a_stream_setting_that_cannot_be_meant_is_refused(settings: dict[str, Any], says: str) -> None:
+def test_an_invalid_setting_of_a_stream_is_refused(make: Callable[[], object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        StreamSettings(**settings)
+        make()
 
 
 def test_files_wait_and_live_sources_drop_unless_the_user_says_otherwise() -> None:
-    default = StreamSettings(threshold=1.0)
-    assert default.policy(is_live=True) is WhenFull.DROP_OLDEST
-    assert default.policy(is_live=False) is WhenFull.WAIT
-    assert StreamSettings(1.0, when_full=WhenFull.WAIT).policy(is_live=True) is WhenFull.WAIT
-    assert (default.buffer_size(True, 8), default.buffer_size(False, 8)) == (4, 16)
-    assert StreamSettings(1.0, buffer_frames=3).buffer_size(False, 8) == 3
+    default = BufferSettings()
+    live, files = default.resolved(is_live=True, max_batch=8), default.resolved(is_live=False, max_batch=8)
+    assert (live.policy, live.capacity, files.policy, files.capacity) == (FRESHEST, 2, EVERY_FRAME, 16)
+    assert BufferSettings(EVERY_FRAME).resolved(is_live=True, max_batch=8).policy is EVERY_FRAME
+    assert BufferSettings(capacity=3).resolved(is_live=False, max_batch=8).capacity == 3
 
 
 def test_settings_stay_as_they_were_made() -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import ModelSettings
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.training.augmentation_search import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
+
+CPU = Compute("cpu", "fp32")
 
 
 def arrow(seed: int, turned: bool) -> np.ndarray:
@@ -37,7 +38,7 @@ def network() -> NNet:
 @pytest.mark.parametrize(("turned", "expected"), [(True, TURNED), (False, SMALL)])
 def test_how_parts_lie_decides(network: NNet, turned: bool, expected: object) -> None:
     images = np.stack([arrow(seed, turned) for seed in range(24)])
-    choice = choose_augmentation(network, images, copies=4, seed=3, autocast=contextlib.nullcontext)
+    choice = choose_augmentation(network, images, copies=4, seed=3, compute=CPU)
     assert choice.lie_any_way is turned
     assert choice.augmentation.copies == 4
     assert choice.augmentation.rotation_degrees == expected.rotation_degrees  # type: ignore[attr-defined]
@@ -45,7 +46,7 @@ def test_how_parts_lie_decides(network: NNet, turned: bool, expected: object) ->
 
 
 def test_there_is_nothing_to_choose_without_copies(network: NNet) -> None:
-    choice = choose_augmentation(network, np.zeros((9, 256, 256, 3), np.uint8), 1, 3, contextlib.nullcontext)
+    choice = choose_augmentation(network, np.zeros((9, 256, 256, 3), np.uint8), 1, 3, CPU)
     assert choice.augmentation == NONE
     assert not choice.lie_any_way
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, writing is whole or not at all, and what cannot be read says so."""
+"""Checkpoints: everything comes back, writing is atomic, and what cannot be read says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a training ends: on a plateau of its marks, with the earliest weights that reached it, resumable bit for bit."""
+"""When a training ends: on a plateau of its validation scores, with the earliest weights on it, resumable bit for bit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.training import early_stopping as stopping
 from nnet_edge.training.checkpoint import read_checkpoint
-from nnet_edge.training.early_stopping import Marks, Watch
+from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.loop import Trained, TrainOptions, train
 
 SETTINGS = replace(
@@ -34,39 +35,42 @@ def images(washers: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def _early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "FIRST_LOOK", 4)
+def _early_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "FIRST_CHECK", 4)
     monkeypatch.setattr(stopping, "COPIES", 3)
 
 
 def test_the_latest_weights_are_kept_that_are_not_clearly_worse() -> None:
-    marks = Marks()
-    looks = [(400, 0.40), (600, 0.50), (800, 0.48), (1000, 0.46), (1200, 0.44), (1400, 0.51)]
-    assert [marks.add(shown, mark) for shown, mark in looks] == [True, True, True, True, False, True]
-    assert (marks.best, marks.kept, marks.kept_at, marks.worse_in_a_row) == (0.51, 0.51, 1400, 0)
-    assert Marks.from_dict(json.loads(json.dumps(marks.as_dict()))) == marks
+    scores = ValidationScores()
+    checks = [(400, 0.40), (600, 0.50), (800, 0.48), (1000, 0.46), (1200, 0.44), (1400, 0.51)]
+    assert [scores.add(shown, score) for shown, score in checks] == [True, True, True, True, False, True]
+    assert (scores.best, scores.kept, scores.kept_at, scores.worse_in_a_row) == (0.51, 0.51, 1400, 0)
+    assert ValidationScores.from_dict(json.loads(json.dumps(scores.as_dict()))) == scores
 
 
 def test_a_slow_decline_is_measured_against_the_best_of_all() -> None:
-    marks = Marks()
-    assert [marks.add(shown, 0.5 * 0.96**shown) for shown in range(6)] == [True, True, True, False, False, False]
-    assert marks.worse_in_a_row == 3
+    scores = ValidationScores()
+    assert [scores.add(shown, 0.5 * 0.96**shown) for shown in range(6)] == [True, True, True, False, False, False]
+    assert scores.worse_in_a_row == 3
 
 
-def test_looks_are_due_once_every_so_many_images(images: np.ndarray) -> None:
-    watch = Watch(images[4:], every=10, patience=1, seed=0)
-    due = [shown for shown in range(2, 60, 2) if watch.is_due(shown - 2, shown)]
+def test_checks_are_due_once_every_so_many_images(images: np.ndarray) -> None:
+    settings = replace(SETTINGS, look_every=10, patience=1, seed=0)
+    stopper = EarlyStopping(METHODS.find("nnet"), images[4:], settings)
+    due = [shown for shown in range(2, 60, 2) if stopper.is_due(shown - 2, shown)]
     assert due == [10, 20, 30, 40, 50]
-    uneven = [shown for before, shown in ((0, 7), (7, 14), (14, 19), (19, 26), (26, 33)) if watch.is_due(before, shown)]
+    uneven = [
+        shown for before, shown in ((0, 7), (7, 14), (14, 19), (19, 26), (26, 33)) if stopper.is_due(before, shown)
+    ]
     assert uneven == [14, 26, 33]
 
 
 @pytest.fixture
-def given_marks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the next looks will find; the network is not asked."""
-    marks: list[float] = []
-    monkeypatch.setattr(Watch, "mark", lambda self, network, compute: marks.pop(0))
-    return marks
+def given_scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The next validation scores; the network is not asked."""
+    scores: list[float] = []
+    monkeypatch.setattr(EarlyStopping, "validation_score", lambda self, network, compute: scores.pop(0))
+    return scores
 
 
 def training(images: np.ndarray, folder: Path, **more: object) -> Trained:
@@ -74,13 +78,13 @@ def training(images: np.ndarray, folder: Path, **more: object) -> Trained:
 
 
 def test_it_ends_when_damage_is_found_worse_and_deploys_what_was_better(
-    images: np.ndarray, tmp_path: Path, given_marks: list[float]
+    images: np.ndarray, tmp_path: Path, given_scores: list[float]
 ) -> None:
-    given_marks += [0.1, 0.3, 0.2, 0.2, 0.9, 0.9]
+    given_scores += [0.1, 0.3, 0.2, 0.2, 0.9, 0.9]
     trained = training(images, tmp_path)
     assert (trained.finished, trained.epochs) == (True, 4)
-    assert trained.marks is not None
-    assert (trained.marks.kept, trained.marks.kept_at, len(trained.marks.looks)) == (0.3, 8, 4)
+    assert trained.validation is not None
+    assert (trained.validation.kept, trained.validation.kept_at, len(trained.validation.checks)) == (0.3, 8, 4)
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.is_finished
     after_two = read_checkpoint(
@@ -94,16 +98,16 @@ def test_it_ends_when_damage_is_found_worse_and_deploys_what_was_better(
 
 
 def test_without_an_early_end_the_best_weights_are_deployed_too(
-    images: np.ndarray, tmp_path: Path, given_marks: list[float]
+    images: np.ndarray, tmp_path: Path, given_scores: list[float]
 ) -> None:
-    given_marks += [0.5, 0.4, 0.5]
+    given_scores += [0.5, 0.4, 0.5]
     trained = training(images, tmp_path, settings=replace(SETTINGS, epochs=3))
     checkpoint = read_checkpoint(trained.folder)
     assert trained.epochs == 3
     assert all(torch.equal(checkpoint.deployed[name], value) for name, value in checkpoint.averaged.items())
 
 
-def test_going_on_between_looks_is_bit_for_bit(images: np.ndarray, tmp_path: Path) -> None:
+def test_going_on_between_checks_is_bit_for_bit(images: np.ndarray, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=3, patience=9)
     straight = read_checkpoint(training(images, tmp_path / "straight", settings=settings).folder)
     asked: Iterator[int] = iter(range(1, 99))

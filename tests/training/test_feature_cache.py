@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ import pytest
 import torch
 
 from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.compute import CHUNK, Compute
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.methods.teacher_weights import load_teacher
-from nnet_edge.training.feature_cache import CHUNK, FeatureBank, fill_bank, measure_channels, removing_bank
+from nnet_edge.training.feature_cache import FeatureCache, fill_cache, removing_cache
 
 FEATURE_ATOL = 2e-4  # FP32, features up to 30; another batch size takes the sums in another order
 IMAGES = 3
@@ -37,22 +37,33 @@ def images() -> np.ndarray:
     return small.repeat(8, axis=1).repeat(8, axis=2)
 
 
+@dataclass(frozen=True)
+class Typed(Compute):
+    """Computes in FP32 and keeps features in any type."""
+
+    kept: torch.dtype = torch.float32
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.kept
+
+
 def filled(
     network: NNet, images: np.ndarray, folder: Path, limit: int, dtype: torch.dtype = torch.float32
-) -> FeatureBank:
-    return fill_bank(network, images, dtype, contextlib.nullcontext, folder, limit)
+) -> FeatureCache:
+    return fill_cache(network, images, Typed("cpu", "fp32", dtype), folder, limit)
 
 
 def test_features_are_the_teacher_s(network: NNet, images: np.ndarray, tmp_path: Path) -> None:
-    bank = filled(network, images, tmp_path, BYTES_AN_IMAGE * IMAGES)
+    cache = filled(network, images, tmp_path, BYTES_AN_IMAGE * IMAGES)
     rows = np.array([2, 0])
     with torch.no_grad():
         expected = network.teacher(network.normalise(torch.from_numpy(images[rows])))
-    for found, value in zip(bank.features(rows), expected, strict=True):
+    for found, value in zip(cache.features(rows), expected, strict=True):
         torch.testing.assert_close(found, value, atol=FEATURE_ATOL, rtol=1e-4)
-    assert bank.bytes == BYTES_AN_IMAGE * IMAGES
-    assert bank.teacher_ms > 0
-    assert bank.folder is None
+    assert cache.bytes == BYTES_AN_IMAGE * IMAGES
+    assert cache.teacher_ms > 0
+    assert cache.folder is None
     assert not list(tmp_path.iterdir())
 
 
@@ -81,7 +92,7 @@ def test_files_go_when_the_training_ends_however_it_ends(network: NNet, images: 
     found: list[Path] = []
 
     def break_in_the_middle() -> None:
-        with removing_bank(tmp_path):
+        with removing_cache(tmp_path):
             filled(network, images[:1], tmp_path, 0)
             found.extend(tmp_path.iterdir())
             raise RuntimeError("in the middle")
@@ -113,7 +124,7 @@ def test_disk_without_room_is_an_error_that_names_the_file(network: NNet, images
 def test_standardised_channels_have_mean_0_and_deviation_1(images: np.ndarray, tmp_path: Path) -> None:
     settings = replace(PAPER.model, memory_slots=8, use_forward=False, standardise=True)
     network = build_nnet(settings, load_teacher(find_backbone("efficientnet_lite0")), seed=0)
-    measure_channels(network, images, contextlib.nullcontext)
+    network.measure_channels(images, Compute("cpu", "fp32"))
     for values in filled(network, images, tmp_path, 1 << 30).maps:
         channels = values.double().permute(1, 0, 2, 3).flatten(1)
         torch.testing.assert_close(

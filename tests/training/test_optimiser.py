@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
@@ -14,6 +15,7 @@ from nnet_edge.training.checkpoint import optimiser_tensors, restore_optimiser
 from nnet_edge.training.optimiser import build_optimiser, learning_rate, parameter_groups
 
 SETTINGS = replace(PAPER, memory_rate=0.1, model=replace(PAPER.model, memory_slots=32))
+RATES = METHODS.find("nnet").rates(SETTINGS)
 
 
 def small_network() -> NNet:
@@ -31,11 +33,11 @@ def give_gradients(network: NNet, seed: int) -> None:
 def test_a_state_that_plain_adam_left_goes_on() -> None:
     """Checkpoints written before the fused kernel was used must be read as they are."""
     plain, quick = small_network(), small_network()
-    old = torch.optim.Adam(parameter_groups(plain, SETTINGS), SETTINGS.learning_rate, SETTINGS.betas, fused=False)
+    old = torch.optim.Adam(parameter_groups(plain, RATES), SETTINGS.learning_rate, SETTINGS.betas, fused=False)
     give_gradients(plain, 1)
     old.step()
     quick.load_state_dict(plain.state_dict())
-    new = build_optimiser(quick, SETTINGS, "cpu")
+    new = build_optimiser(quick, SETTINGS, RATES, "cpu")
     restore_optimiser(
         new,
         {name: value.clone(memory_format=torch.contiguous_format) for name, value in optimiser_tensors(old).items()},
@@ -54,7 +56,7 @@ def test_a_state_that_plain_adam_left_goes_on() -> None:
 
 def test_the_memory_is_a_group_with_a_share_of_the_rate() -> None:
     network = small_network()
-    groups = parameter_groups(network, SETTINGS)
+    groups = parameter_groups(network, RATES)
     assert network.memory is not None
     assert [group["share"] for group in groups] == [1.0, 0.1]
     assert groups[1]["params"] == [network.memory.memory]

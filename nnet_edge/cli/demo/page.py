@@ -16,7 +16,7 @@ from nnet_edge.data.example_parts import DEFECTS, GOOD, Part
 from nnet_edge.errors import DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
-from nnet_edge.runtime.stream.meters import StreamReport
+from nnet_edge.runtime.stream.report import StreamReport
 
 TEMPLATE = "report.html.j2"
 PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}

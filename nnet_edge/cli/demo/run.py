@@ -25,12 +25,21 @@ from nnet_edge.frame import Prediction
 from nnet_edge.machine import find_processor
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, RejectPicturesSink, VideoSink
-from nnet_edge.runtime.sources.open import SyntheticSource
-from nnet_edge.runtime.stream.line import run
-from nnet_edge.runtime.stream.meters import StreamReport
+from nnet_edge.runtime.sinks import (
+    CallbackSink,
+    JsonLinesSettings,
+    JsonLinesSink,
+    RejectsSettings,
+    RejectsSink,
+    VideoSettings,
+    VideoSink,
+)
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.report import StreamReport
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.runtime.stream.terminal import TerminalView
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import VerdictSettings
 from nnet_edge.training.log import LOG, PICTURE
 from nnet_edge.training.loop import TrainOptions, train
 
@@ -134,24 +143,26 @@ def watch(
     write_atomically(draft / "truth.jsonl", "".join(f"{line}\n" for line in lines).encode())
     predictions: list[Prediction] = []
     sinks = [
-        JsonLinesSink(draft / "verdicts.jsonl"),
-        RejectPicturesSink(draft / "rejects"),
+        JsonLinesSink(JsonLinesSettings(path=draft / "verdicts.jsonl", fsync_every_s=None, events=False)),
+        RejectsSink(
+            RejectsSettings(folder=draft / "rejects", pictures=("overlay",), budget_bytes=None, by_stream=False)
+        ),
         CallbackSink(predictions.append),
     ]
     source = SyntheticSource([part.image for part in parts], rate_hz, stream="line")
     with TerminalView("demo line") as view:
-        report = run(source, runner, sinks, StreamSettings(bundle.threshold.value), show=view.show)
+        report = run(source, runner, sinks, VerdictSettings(bundle.threshold.value), show=view.show)
     return predictions, report
 
 
 def judge_flat_out(parts: Sequence[Part], runner: Runner, bundle: Bundle) -> StreamReport:
     """How fast the same parts are judged when they come as fast as they are taken."""
-    return run(SyntheticSource([part.image for part in parts]), runner, [], StreamSettings(bundle.threshold.value))
+    return run(SyntheticSource([part.image for part in parts]), runner, [], VerdictSettings(bundle.threshold.value))
 
 
 def write_video(path: Path, predictions: Sequence[Prediction]) -> Path:
     """The annotated video of the predictions; written after the stream, whose latencies it would blur."""
-    with VideoSink(path, VIDEO_HZ) as sink:
+    with VideoSink(VideoSettings(path=path, rate_hz=VIDEO_HZ, piece_s=None, piece_bytes=None, by_stream=False)) as sink:
         for prediction in predictions:
             sink.write(prediction)
     return path

@@ -5,22 +5,26 @@ A reimplementation from the paper (Acta Electronica Sinica 53(3), 2025) with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnet_edge.anomaly_map import LAYER_MAPS
-from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder, find_backbone
-from nnet_edge.methods.cosine import NO_ANCHORS, cosine_distances
+from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder
+from nnet_edge.methods.compute import Compute, chunks, to_device
+from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances
 from nnet_edge.methods.depthwise import with_quick_depthwise
+from nnet_edge.methods.network import Network
 from nnet_edge.methods.nnet.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
-from nnet_edge.methods.nnet.settings import ModelSettings
+from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
 from nnet_edge.methods.teacher_weights import Teacher
 
 ENERGY_RATE = 0.1  # of the running mean of the projections' squared lengths
+STATISTICS_IMAGES = 256  # images that the channels' means and deviations are measured on
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,18 @@ class Branches:
     projected_anchors: Sequence[Tensor | None]  # of the cosines with P1, P2, P3
 
 
-class NNet(nn.Module):
-    """The whole network; `forward` takes uint8 RGB (N, 256, 256, 3) and gives the layer maps that `settings.maps` names."""
+class NNet(Network):
+    """The whole network; `forward` gives the layer maps that `settings.maps` names."""
 
-    mean: Tensor
-    std: Tensor
+    method = TrainSettings.method
+    settings: ModelSettings
     projected_energy: (
         Tensor  # running mean of the squared length of the vectors of P1, P2, P3; an anchor is a share of it
     )
 
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
-        super().__init__()
-        backbone = find_backbone(settings.backbone)
-        self.settings = settings
-        self.backbone = backbone
-        self.teacher = teacher
+        super().__init__(settings, teacher)
+        backbone = self.backbone
         self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
@@ -59,31 +60,15 @@ class NNet(nn.Module):
         self.fusion = FeatureFusion(backbone, settings.residual_blocks, settings.use_ffc)
         ends_in_relu = not (backbone.has_linear_taps or settings.standardise)
         self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order, settings.recall_residual)
-        self.register_buffer("mean", 255 * torch.tensor(backbone.mean))
-        self.register_buffer("std", 255 * torch.tensor(backbone.std))
         for scale, channels in enumerate(backbone.channels):
             self.register_buffer(f"feature_mean_{scale}", torch.zeros(1, channels, 1, 1))
             self.register_buffer(f"feature_scale_{scale}", torch.ones(1, channels, 1, 1))
         self.register_buffer("projected_energy", torch.tensor([float(channels) for channels in backbone.channels]))
 
-    def train(self, mode: bool = True) -> NNet:
-        """Set the training mode of everything but the teacher, which always evaluates."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def trained_parameters(self) -> Iterable[nn.Parameter]:
-        """All parameters but the teacher's."""
-        return (value for name, value in self.named_parameters() if not name.startswith("teacher."))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Float (N, 3, H, W), as the teacher was trained on, of uint8 RGB (N, H, W, 3); the cast comes first (TensorRT)."""
-        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-
     @torch.no_grad()
     def teacher_features(self, normalised: Tensor) -> Features:
         """F1, F2, F3 of normalised images, standardised where the settings say so."""
-        features = self.teacher(normalised)
+        features = super().teacher_features(normalised)
         if not self.settings.standardise:
             return features
         return cast(Features, tuple(self.standardised(value, scale) for scale, value in enumerate(features)))
@@ -91,6 +76,28 @@ class NNet(nn.Module):
     def standardised(self, features: Tensor, scale: int) -> Tensor:
         """The teacher's feature map of one scale, each channel with mean 0 and deviation 1 over the good images."""
         return (features - getattr(self, f"feature_mean_{scale}")) * getattr(self, f"feature_scale_{scale}")
+
+    @torch.no_grad()
+    def measure_channels(self, images: np.ndarray, compute: Compute) -> None:
+        """Set the standardisation from the teacher's features of uint8 RGB `images` (N, 256, 256, 3)."""
+        count = 0
+        sums = [torch.zeros(channels, dtype=torch.float64) for channels in self.backbone.channels]
+        squares = [torch.zeros(channels, dtype=torch.float64) for channels in self.backbone.channels]
+        for chunk in chunks(images[:: math.ceil(len(images) / STATISTICS_IMAGES)]):
+            with compute.autocast():
+                maps = self.teacher(self.normalise(to_device(chunk, self.mean.device)))
+            count += len(chunk)
+            for total, square, values in zip(sums, squares, maps, strict=True):
+                values = values.double()
+                total += values.mean(dim=(2, 3)).sum(dim=0).cpu()
+                square += values.square().mean(dim=(2, 3)).sum(dim=0).cpu()
+        for scale, (total, square) in enumerate(zip(sums, squares, strict=True)):
+            mean = total / count
+            deviation = (square / count - mean.square()).clamp_min(0).sqrt()
+            floor = SMALLEST_DEVIATION * float(deviation.mean()) + 1e-12
+            getattr(self, f"feature_mean_{scale}").copy_(mean.float().reshape(1, -1, 1, 1))
+            inverse = (1 / deviation.clamp_min(floor)).float().reshape(1, -1, 1, 1)
+            getattr(self, f"feature_scale_{scale}").copy_(inverse)
 
     def branches(self, normalised: Tensor, teacher: Features) -> Branches:
         """Every feature map that a loss or a layer map compares, for normalised images and their teacher features."""
@@ -142,14 +149,6 @@ class NNet(nn.Module):
         if self.settings.maps != "forward":
             maps += cosine_distances(branches.teacher, branches.reverse, branches.teacher_anchors)
         return tuple(maps)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The names of the layer maps that `forward` gives, a part of LAYER_MAPS in its order."""
-        kinds = {"both": ("forward", "reverse"), "reverse": ("reverse",), "forward": ("forward",)}[self.settings.maps]
-        if self.forward_student is None:
-            kinds = ("reverse",)
-        return tuple(name for name in LAYER_MAPS if name.split("_")[0] in kinds)
 
 
 def project(projections: nn.ModuleList, features: Features) -> Features:

@@ -57,7 +57,7 @@ class FeatureStorage(nn.Module):
     """NFS: every position of F3 is replaced by what a learned memory of normal features recalls for it (section 4).
 
     The shrinkage threshold is lambda / slots, never a fixed number: with cosines and a softmax at temperature 1 the largest
-    possible weight is e / (e + slots - 1), and a threshold above it empties the memory for ever (A-4).
+    possible weight is e / (e + slots - 1), and a threshold above it empties the memory for good (A-4).
 
     Deviation: the shrinkage divides by |w - lambda| + 0.01 lambda, where the public MemAE code adds 1e-12. With 1e-12 a weight
     jumps from 0 to lambda at the threshold, so that rounding decides what is recalled, another way in every runner (seen:

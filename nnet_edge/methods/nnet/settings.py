@@ -1,18 +1,16 @@
-"""The named protocols, the paper's ablation rows, and how one setting is changed by name.
-
-What is trained and how: the settings of N-Net and of its trainer.
+"""Settings of N-Net: its architecture and losses, the named protocols, the paper's ablation rows, and --set.
 
 Every point that the paper leaves open is a setting here; its default is the specification's resolution (A-1 to A-15).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from nnet_edge.anomaly_map import Fusion
+from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
 from nnet_edge.errors import ConfigError
+from nnet_edge.methods.base import MethodSettings, require_at_least, require_not_negative, require_positive
 from nnet_edge.settings.augmentation import Augmentation
 from nnet_edge.settings.runner import require_choice
 
@@ -42,12 +40,12 @@ class ModelSettings:
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     align_corners: bool = True  # A-14
     scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
-    exponent_power: float = 0.0  # above 0: the exponents are chosen on good images, see scale_choice.py
+    exponent_power: float = 0.0  # above 0: the exponents are chosen on good images, see fusion_search.py
     forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the forward maps in the sums of the scales 64, 32, 16
     standardise: bool = False  # teacher's channels to mean 0 and deviation 1 over the good images before anything else
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a setting that cannot be meant."""
+        """Raise ConfigError for an invalid setting."""
         require_choice("maps", self.maps, ("both", "reverse", "forward"))
         require_choice("fpm_mid", self.fpm_mid, ("bn_hswish", "none"))
         require_choice("memory_addressing", self.memory_addressing, ("cos_softmax", "dot_softmax", "cos_relu"))
@@ -56,12 +54,12 @@ class ModelSettings:
         require_choice("forward_map", self.forward_map, ("projected", "student"))
         require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
         for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
-            _at_least(name, getattr(self, name), 1)
-        _above_zero("memory_temperature", self.memory_temperature)
-        _from_zero("memory_lambda_times_slots", self.memory_lambda_times_slots)
-        _from_zero("anchor", self.anchor)
-        _from_zero("exponent_power", self.exponent_power)
-        self.fusion  # noqa: B018 - exponents that cannot be meant
+            require_at_least(name, getattr(self, name), 1)
+        require_positive("memory_temperature", self.memory_temperature)
+        require_not_negative("memory_lambda_times_slots", self.memory_lambda_times_slots)
+        require_not_negative("anchor", self.anchor)
+        require_not_negative("exponent_power", self.exponent_power)
+        self.fusion  # noqa: B018 - raises for invalid exponents
         if self.anchor and not self.standardise:
             raise ConfigError("anchor needs standardised features, whose mean length is known: set standardise to true")
         if self.recall_residual and not self.use_nfs:
@@ -74,75 +72,58 @@ class ModelSettings:
         """How the layer maps become one map."""
         return Fusion(self.align_corners, self.scale_exponents, self.forward_weights)
 
+    @property
+    def map_strides(self) -> dict[str, int]:
+        """Layer map -> its stride, for those that `maps` names, in the order of LAYER_MAPS."""
+        branches = {"both": ("forward", "reverse"), "reverse": ("reverse",), "forward": ("forward",)}[self.maps]
+        if not self.use_forward:
+            branches = ("reverse",)
+        return {
+            f"{branch}_{scale}": IMAGE_SIDE // scale
+            for branch in ("forward", "reverse")
+            for scale in SCALES
+            if branch in branches
+        }
+
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """The losses of equations 1 to 7, the optimiser and the schedule."""
+class TrainSettings(MethodSettings):
+    """What N-Net is trained with: the losses of equations 1 to 7 beside what every method has."""
 
-    epochs: int = 200
-    image_steps: int = (
-        0  # images shown in all, at most; above 0 it gives the epochs, and the first tenth of them aligns
-    )
-    look_every: int = (
-        0  # images shown between two looks at damaged good images, see stopping.py; 0: the length is fixed
-    )
-    patience: int = 3  # looks in a row, clearly worse than the best, after which the training ends
-    augmentation_copies: int = (
-        0  # at most; above 0 the augmentation is chosen on good images, see augmentation_choice.py
-    )
-    batch: int = 16
-    learning_rate: float = 0.005  # A-12; the paper prints 0.05
-    betas: tuple[float, float] = (0.5, 0.999)
+    method = "nnet"
+    model: ModelSettings = field(default_factory=ModelSettings)
     kd_weight: float = 1.2  # alpha of equation 7, forward distillation
     align_weight: float = 1.0  # beta of equation 3
-    align_epochs: int = 20  # beta is 0 afterwards
+    align_epochs: int = 20  # beta is 0 afterwards; with image_steps a tenth of the epochs
     query_weight: float = 0.002  # delta of equation 7, entropy of the memory's weights
     distance: str = "pixel"  # pixel | global, A-10
     memory_rate: float = 1.0  # learning rate of the memory, as a share of the others'
-    projection_rate: float = (
-        1.0  # that of the feature projection modules, likewise (RD++ gives its projections a fifth)
-    )
-    schedule: str = "constant"  # constant | cosine: the learning rate over the training
-    ema_decay: float = 0.0  # of the running mean of the weights that is deployed; 0: the weights themselves
-    seed: int = 111
-    model: ModelSettings = field(default_factory=ModelSettings)
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    projection_rate: float = 1.0  # that of the feature projection modules (RD++ gives its projections a fifth)
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a setting that cannot be meant."""
+        """Raise ConfigError for an invalid setting."""
+        super().__post_init__()
         require_choice("distance", self.distance, ("pixel", "global"))
-        require_choice("schedule", self.schedule, ("constant", "cosine"))
-        _at_least("epochs", self.epochs, 1)
-        _at_least("image_steps", self.image_steps, 0)
-        _at_least("look_every", self.look_every, 0)
-        _at_least("patience", self.patience, 1)
-        _at_least("augmentation_copies", self.augmentation_copies, 0)
-        _at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
-        _above_zero("learning_rate", self.learning_rate)
         for name in ("kd_weight", "align_weight", "query_weight", "memory_rate", "projection_rate"):
-            _from_zero(name, getattr(self, name))
-        _at_least("align_epochs", self.align_epochs, 0)
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"betas are {self.betas}; Adam takes two from 0 to below 1")
+            require_not_negative(name, getattr(self, name))
+        require_at_least("align_epochs", self.align_epochs, 0)
         if self.distance == "global" and self.model.anchor:
             raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
 
     def with_length_for(self, images: int) -> TrainSettings:
-        """The settings with the epochs that `image_steps` means for so many images, augmented copies included."""
+        """The settings with the epochs that `image_steps` means for so many images; the first tenth of them aligns."""
         if not self.image_steps:
             return self
-        epochs = max(1, round(self.image_steps / images))
-        return replace(self, epochs=epochs, align_epochs=max(1, round(epochs / 10)), image_steps=0)
+        settings = super().with_length_for(images)
+        return replace(settings, align_epochs=max(1, round(settings.epochs / 10)))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest and the checkpoint."""
-        return asdict(self)
+    def with_fusion(self, fusion: Fusion) -> TrainSettings:
+        """The settings with the exponents of `fusion`."""
+        return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
-        """The settings that `as_dict` wrote. Raises ConfigError when a name is unknown or missing values cannot be meant."""
+        """The settings that `as_dict` wrote. Raise ConfigError for an unknown name or an invalid value."""
         try:
             lists = {name: tuple(values["model"][name]) for name in ("scale_exponents", "forward_weights")}
             model = {**values["model"], **lists}
@@ -150,21 +131,6 @@ class TrainSettings:
             return cls(**{**values, **parts, "betas": tuple(values["betas"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"settings of another version of nnet-edge: {error}") from error
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} is {value}; it must be at least {least}")
-
-
-def _from_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{name} is {value}; it must be 0 or more")
-
-
-def _above_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} is {value}; it must be a number above 0")
 
 
 Changes = dict[str, Any]

@@ -75,7 +75,7 @@ class Card {
     else if (performance.now() - this.pictured > PICTURE_MS || this.node.classList.contains("stale")) this.verdict(stream.last);
     this.paint();
   }
-  /** Says why there is no new verdict; the picture stays, and looks old. */
+  /** Shows why there is no new verdict; the picture stays, and looks old. */
   stale(why) {
     this.node.classList.remove("good", "bad"); this.node.classList.add("stale");
     this.part("lamp").setAttribute("aria-label", why); this.part("word").textContent = why; this.part("score").textContent = "";

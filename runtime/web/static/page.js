@@ -1,5 +1,5 @@
 "use strict";
-// The page of a line: asks for numbers every half second, is sent pictures of what it shows, and tells what people do.
+// The page of a line: asks for numbers every half second, receives pictures of what it shows, and sends what people do.
 
 const ASK_MS = 500, BACK_MS = 1500;
 const cards = new Map();
@@ -21,7 +21,7 @@ async function tell(path, fields, isAgain = false) {
   });
   const found = await answer.json();
   if (answer.status === 401) location.reload();
-  if (answer.status === 403 && !page.needsToken && !isAgain) { // a page that is open for days: a new session begins by itself
+  if (answer.status === 403 && !page.needsToken && !isAgain) { // a page that is open for days: a new session begins
     await fetch("./");
     page.csrf = (await ask("api/session")).csrf;
     return tell(path, fields, true);
@@ -37,7 +37,7 @@ async function attempt(work) {
 }
 
 function showFault(text) { const fault = by("fault"); fault.textContent = text; fault.hidden = !text; }
-function streamPath(name, verb) { return `api/streams/${encodeURIComponent(name)}/${verb}`; }
+function streamPath(name, action) { return `api/streams/${encodeURIComponent(name)}/${action}`; }
 
 // ---- numbers
 
@@ -149,6 +149,7 @@ async function begin() {
   const session = await ask("api/session");
   page.csrf = session.csrf; page.needsToken = session.needs_token;
   by("logout").hidden = !session.needs_token;
+  by("add-form").elements.address.placeholder = session.sources.join(", ");
   connect();
   await look();
   setInterval(look, ASK_MS);

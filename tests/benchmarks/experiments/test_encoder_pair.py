@@ -33,7 +33,7 @@ def test_both_networks_stay_apart_in_the_grouped_one(backbone: str) -> None:
 
 
 def test_the_command_prints_ratios() -> None:
-    words = ["-m", "nnet_edge.benchmarks.encoder_pair", "--backbone", "resnet18", "--rounds", "1"]
+    words = ["-m", "nnet_edge.benchmarks.experiments.encoder_pair", "--backbone", "resnet18", "--rounds", "1"]
     # a process of its own: after its exports in this one, torch 2.13 crashed at another test's alarm signal
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, timeout=300)
     rows = [line for line in done.stdout.splitlines() if line.startswith(("| OpenVINO", "| torch"))]

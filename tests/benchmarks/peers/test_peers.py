@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jsonschema import validate
 
-from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle
 from nnet_edge.benchmarks.peers import environment, lineup, pipes, race
 from nnet_edge.benchmarks.peers.figure import Box, draw_figure, places
 from nnet_edge.benchmarks.peers.learn import in_a_process
@@ -21,6 +20,7 @@ from nnet_edge.benchmarks.peers.pipes import Entry, Timed, time_rounds
 from nnet_edge.benchmarks.peers.rdpp import Counted, count_claim, frames_per_s, verdict
 from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
 from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport
+from nnet_edge.bundle import Bundle
 from nnet_edge.data.layouts import Dataset
 from nnet_edge.errors import ConfigError
 
@@ -86,11 +86,10 @@ def test_the_images_are_drawn_by_the_seed_and_limited() -> None:
     assert chosen(paths, LearnSettings(images=20)) == paths
 
 
-def test_processes_share_the_rounds_and_a_dead_one_is_named(tmp_path: Path) -> None:
-    bundle = make_random_bundle(tmp_path / "bundle", "efficientnet_lite0")
+def test_processes_share_the_rounds_and_a_dead_one_is_named(random_bundle: Bundle, tmp_path: Path) -> None:
     frames = tmp_path / "frames.npy"
     np.save(frames, np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8))
-    ours = Entry("N-Net, openvino fp32", Path(sys.executable), "openvino", bundle.path)
+    ours = Entry("N-Net, openvino fp32", Path(sys.executable), "openvino", random_bundle.path)
     dead = Entry("no such bundle", Path(sys.executable), "openvino", tmp_path / "none")
     timed, failed = time_rounds([ours, dead], frames, 1, 2, 0.05, tmp_path)
     assert list(timed) == [ours.name]

@@ -80,6 +80,7 @@ def scripted(ratios: list[float]) -> Ratio:
     return Ratio("ratio", lambda: next(values), lambda: 1.0, 1)
 
 
+@pytest.mark.alone
 def test_the_same_speed_passes_and_half_as_much_again_is_worse() -> None:
     def ratio(steps: int) -> Ratio:
         return Ratio("ratio", by_processor(work(steps)), by_processor(work(1000)), 7)
@@ -94,6 +95,7 @@ def test_the_same_speed_passes_and_half_as_much_again_is_worse() -> None:
     assert "holds" in markdown([same])
 
 
+@pytest.mark.alone
 def test_a_runner_that_computes_twice_and_a_stream_that_waits_are_caught(bundle: Bundle, tmp_path: Path) -> None:
     with load_runner(bundle.graph, RunnerSettings("openvino", threads=1)) as runner:
         multiply, pictures = product(), bundle.frames("held_out")[:3]
@@ -203,6 +205,7 @@ def test_the_command_fails_when_a_ratio_is_worse(
     assert "| ratio | 3.000 | 2.000 | 20 % | 2.400 | 3 | WORSE |" in capsys.readouterr().out
 
 
+@pytest.mark.alone
 def test_a_child_is_timed_without_this_process() -> None:
     import sys
 

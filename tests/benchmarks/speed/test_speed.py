@@ -22,7 +22,7 @@ from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.benchmarks.harness.energy import EVERY_MS, NoMeter, NvmlMeter, measuring_energy, open_nvml, watts_of
 from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
 from nnet_edge.benchmarks.harness.random_bundle import command as random_bundle_command
-from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle, real_pictures
+from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.roofline import Ceiling, Roofline, merged
 from nnet_edge.benchmarks.harness.rounds import Round, run_rounds
 from nnet_edge.benchmarks.harness.work_count import Work, work_of
@@ -46,12 +46,6 @@ from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 SCHEMA = json.loads((Path(speed_plan.__file__).parents[1] / "schemas/speed.json").read_text())
 TINY = SpeedSettings(("torch", "onnxruntime", "openvino", "tensorrt_rtx"), ("fp32", "int8"), batches=(1, 2), repeats=2,
                      turn_s=0.001, threads=1, with_memory=False)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of the smallest backbone with random weights."""
-    return make_random_bundle(tmp_path_factory.mktemp("random") / "bundle", "efficientnet_lite0")
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.evaluation.pictures import write_evaluation
 from nnet_edge.frame import Outputs, Prediction
 from nnet_edge.runtime.sinks import CallbackSink, RejectPicturesSink
-from nnet_edge.runtime.sources.open import SyntheticSource
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings.runner import StreamSettings
 

@@ -22,17 +22,11 @@ import pytest
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Broker:
-    """A mosquitto on a port of its own that keeps its sessions over a restart; `lines` are more of its settings."""
+    """A mosquitto on `port` that keeps its sessions over a restart in `folder`; `lines` are more of its settings."""
 
-    def __init__(self, folder: Path, lines: tuple[str, ...] = ("allow_anonymous true",)) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, port: int, lines: tuple[str, ...]) -> None:
+        self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._settings = folder / "mosquitto.conf"
         user = "root" if os.geteuid() == 0 else os.environ.get("USER", "nobody")
@@ -66,7 +60,7 @@ class Broker:
 
 
 @pytest.fixture
-def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+def make_broker(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Broker]]:
     """A function that starts a mosquitto, which ends with the test."""
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
@@ -75,7 +69,7 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     def make(*lines: str) -> Broker:
         folder = tmp_path / f"broker-{len(brokers)}"
         folder.mkdir()
-        brokers.append(Broker(folder, lines or ("allow_anonymous true",)))
+        brokers.append(Broker(folder, free_port(), lines or ("allow_anonymous true",)))
         brokers[-1].start()
         return brokers[-1]
 
@@ -139,11 +133,14 @@ def until() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificates(made_once: Callable[..., Path]) -> Path:
     """A folder with an authority (ca.pem), and a certificate of 127.0.0.1 (server.pem, server.key), made by openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: apt-get install openssl")
-    folder = tmp_path_factory.mktemp("certificates")
+    return made_once("certificates", fill_certificates)
+
+
+def fill_certificates(folder: Path) -> None:
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
     make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"
     ask = "openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr"
@@ -151,20 +148,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout other.key -out other.pem"
     for command in (make, ask, sign, other):
         subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 class Receiver:
     """A server that keeps what was posted; `answers` gives the status for each body; it can be stopped and started."""
 
-    def __init__(self, certificates: Path | None = None) -> None:
+    def __init__(self, port: int, certificates: Path | None = None) -> None:
         self.posted: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.connections = 0
         self.open_connections: list[socket.socket] = []
         self.answers: Callable[[dict[str, Any]], int] = lambda body: 200
-        self.port = 0
+        self.port = port
         self._certificates = certificates
         self._server: ThreadingHTTPServer | None = None
 
@@ -204,7 +200,6 @@ class Receiver:
                 pass  # a handshake that a test lets fail
 
         self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         if self._certificates is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificates / "server.pem", self._certificates / "server.key")
@@ -224,17 +219,23 @@ class Receiver:
     def url(self) -> str:
         return f"{'http' if self._certificates is None else 'https'}://127.0.0.1:{self.port}/hook?key=hunter2"
 
+    @property
+    def place(self) -> str:
+        """Where a webhook's settings find the address, which holds a secret."""
+        os.environ["NNET_EDGE_TEST_HOOK"] = self.url
+        return "env:NNET_EDGE_TEST_HOOK"
+
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver(free_port: Callable[[], int]) -> Iterator[Receiver]:
     """A receiver that listens until the test ends."""
-    made = Receiver()
+    made = Receiver(free_port())
     made.start()
     yield made
     made.stop()
 
 
 @pytest.fixture
-def make_receiver() -> type[Receiver]:
-    """The class of a receiver, for one with certificates."""
-    return Receiver
+def make_receiver(free_port: Callable[[], int]) -> Callable[..., Receiver]:
+    """A function that gives a receiver, with certificates if need be."""
+    return lambda certificates=None: Receiver(free_port(), certificates)

@@ -1,4 +1,4 @@
-"""Whole lines only, whatever happens; files that turn over; what is on the disk when."""
+"""Whole lines only, whatever happens; files that rotate; what is on the disk when."""
 
 from __future__ import annotations
 
@@ -12,23 +12,42 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, RejectPicturesSink, Sink, VideoSink, utc_text
-from nnet_edge.runtime.sinks.rotation import turned_files
+from nnet_edge.runtime.sinks import (
+    JsonLinesSettings,
+    JsonLinesSink,
+    RejectsSettings,
+    RejectsSink,
+    Sink,
+    VideoSettings,
+    VideoSink,
+    utc_text,
+)
+from nnet_edge.runtime.sinks.rotation import rotated_files
+from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 FULL_DISK = Path("/dev/full")  # every write to it fails with "No space left on device"
 MakePrediction = Callable[..., Prediction]
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
 
 
+def log_to(path: Path, append: bool = False, fsync_every_s: float | None = None, **facts: Any) -> JsonLinesSink:
+    """A log that does nothing but what is asked of it."""
+    return JsonLinesSink(
+        JsonLinesSettings(path=path, append=append, fsync_every_s=fsync_every_s, **{"events": False} | facts)
+    )
+
+
 def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_prediction: MakePrediction) -> None:
     path = tmp_path / "new" / "verdicts.jsonl"
-    with JsonLinesSink(path) as sink:
+    with log_to(path) as sink:
         sink.write(make_prediction(0, is_good=True))
         assert len(path.read_text().splitlines()) == 1  # at once, not at the end
         sink.write(make_prediction(1, name="Löt.png"))
@@ -57,7 +76,7 @@ def test_the_moment_of_capture_is_iso_8601() -> None:
 def test_without_a_path_lines_go_to_standard_output(
     make_prediction: MakePrediction, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with JsonLinesSink(None) as sink:
+    with log_to(Path("-")) as sink:
         sink.write(make_prediction(7))
     assert json.loads(capfd.readouterr().out)["index"] == 7
 
@@ -65,7 +84,7 @@ def test_without_a_path_lines_go_to_standard_output(
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="this system has no /dev/full")
 def test_a_full_disk_is_told(make_prediction: MakePrediction) -> None:
     says = "cannot write verdicts to /dev/full: No space left on device"
-    with JsonLinesSink(FULL_DISK) as sink, pytest.raises(SinkError, match=says):
+    with log_to(FULL_DISK) as sink, pytest.raises(SinkError, match=says):
         sink.write(make_prediction())
 
 
@@ -73,7 +92,7 @@ def test_on_a_full_disk_the_file_ends_with_a_whole_line(
     tmp_path: Path, make_prediction: MakePrediction, files_up_to: FilesUpTo
 ) -> None:
     path = tmp_path / "verdicts.jsonl"
-    with JsonLinesSink(path) as sink:
+    with log_to(path) as sink:
         sink.write(make_prediction(0))
         small_disk = files_up_to(path.stat().st_size + 100)
         with small_disk, pytest.raises(SinkError, match="cannot write verdicts to"):
@@ -84,10 +103,10 @@ def test_on_a_full_disk_the_file_ends_with_a_whole_line(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: JsonLinesSink(folder / "file" / "verdicts.jsonl"),
-        lambda folder: RejectPicturesSink(folder / "file" / "rejects"),
-        lambda folder: VideoSink(folder / "file" / "video.mp4"),
-        lambda folder: JsonLinesSink(folder),
+        lambda folder: log_to(folder / "file" / "verdicts.jsonl"),
+        lambda folder: RejectsSink(RejectsSettings(folder=folder / "file" / "rejects")),
+        lambda folder: VideoSink(VideoSettings(path=folder / "file" / "video.mp4")),
+        lambda folder: log_to(folder),
     ],
 )
 def test_a_place_that_cannot_be_written_is_told_on_entering(tmp_path: Path, make: Callable[[Path], Sink]) -> None:
@@ -105,8 +124,8 @@ def test_a_file_that_exists_is_replaced_or_appended_to_as_asked(
     tmp_path: Path, make_prediction: MakePrediction
 ) -> None:
     path = tmp_path / "verdicts.jsonl"
-    for settings, found in ((None, [0]), (JsonLinesSettings(is_appended=True), [0, 1]), (JsonLinesSettings(), [2])):
-        with JsonLinesSink(path, settings) as sink:
+    for append, found in ((False, [0]), (True, [0, 1]), (False, [2])):
+        with log_to(path, append) as sink:
             sink.write(make_prediction(found[-1]))
         assert indices(path) == found
 
@@ -116,21 +135,20 @@ def test_a_torn_last_line_is_cut_off_before_appending(
     tmp_path: Path, make_prediction: MakePrediction, torn_bytes: int
 ) -> None:
     path = tmp_path / "verdicts.jsonl"
-    with JsonLinesSink(path) as sink:
+    with log_to(path) as sink:
         sink.write(make_prediction(0))
     with path.open("ab") as file:
         file.write(b"{" * torn_bytes)
-    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)) as sink:
+    with log_to(path, append=True) as sink:
         sink.write(make_prediction(1))
     assert indices(path) == [0, 1]
 
 
-def test_files_turn_over_by_size_and_the_oldest_go(tmp_path: Path, make_prediction: MakePrediction) -> None:
+def test_files_rotate_by_size_and_the_oldest_go(tmp_path: Path, make_prediction: MakePrediction) -> None:
     path = tmp_path / "verdicts.jsonl"
     (tmp_path / "verdicts.old.jsonl").write_bytes(b"not ours")
-    settings = JsonLinesSettings(is_appended=True, turn_bytes=2000, keep_files=3)
     for start in (0, 20):  # the numbers go on after a restart
-        with JsonLinesSink(path, settings) as sink:
+        with log_to(path, append=True, turn_bytes=2000, keep_files=3) as sink:
             for index in range(start, start + 20):
                 sink.write(make_prediction(index))
     kept = sorted(tmp_path.glob("verdicts.0*.jsonl"))
@@ -142,9 +160,9 @@ def test_files_turn_over_by_size_and_the_oldest_go(tmp_path: Path, make_predicti
     assert (tmp_path / "verdicts.old.jsonl").exists()
 
 
-def test_files_turn_over_by_age(tmp_path: Path, make_prediction: MakePrediction) -> None:
+def test_files_rotate_by_age(tmp_path: Path, make_prediction: MakePrediction) -> None:
     path = tmp_path / "verdicts.jsonl"
-    with JsonLinesSink(path, JsonLinesSettings(turn_every_s=0.05)) as sink:
+    with log_to(path, turn_every_s=0.05) as sink:
         sink.write(make_prediction(0))
         time.sleep(0.06)
         sink.write(make_prediction(1))
@@ -160,7 +178,7 @@ def count_fsyncs(
     asked: list[int] = []
     true_fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (asked.append(number), true_fsync(number)))
-    with JsonLinesSink(tmp_path / "verdicts.jsonl", JsonLinesSettings(fsync_every_s=every_s)) as sink:
+    with log_to(tmp_path / "verdicts.jsonl", fsync_every_s=every_s) as sink:
         for index in range(5):
             sink.write(make_prediction(index))
             sink.tick()
@@ -179,7 +197,7 @@ def test_an_idle_log_reaches_the_disk_in_time(
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(os, "fsync", asked.append)
-    with JsonLinesSink(tmp_path / "verdicts.jsonl", JsonLinesSettings(fsync_every_s=0.05)) as sink:
+    with log_to(tmp_path / "verdicts.jsonl", fsync_every_s=0.05) as sink:
         sink.write(make_prediction(0))
         sink.tick()
         assert not asked
@@ -192,12 +210,12 @@ def test_an_idle_log_reaches_the_disk_in_time(
 def test_events_are_lines_where_they_are_asked_for(tmp_path: Path, make_prediction: MakePrediction) -> None:
     path = tmp_path / "verdicts.jsonl"
     event = Event("source.lost", "left", 1_700_000_000.0, {"reason": "no frame for 5 s"})
-    for has_events in (False, True):
-        with JsonLinesSink(path, JsonLinesSettings(has_events=has_events)) as sink:
+    for events in (False, True):
+        with log_to(path, events=events) as sink:
             sink.tell(event)
             sink.write(make_prediction(0))
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert len(lines) == 1 + has_events
+        assert len(lines) == 1 + events
     assert lines[0] == {
         "id": "event/source.lost/left/1700000000000000",
         "event": "source.lost",
@@ -211,7 +229,7 @@ def test_after_a_full_disk_the_log_goes_on(
     tmp_path: Path, make_prediction: MakePrediction, files_up_to: FilesUpTo
 ) -> None:
     path = tmp_path / "verdicts.jsonl"
-    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)) as sink:
+    with log_to(path, append=True) as sink:
         sink.write(make_prediction(0))
         small_disk = files_up_to(path.stat().st_size + 100)
         with small_disk, pytest.raises(SinkError, match="File too large"):
@@ -224,14 +242,14 @@ def test_after_a_full_disk_the_log_goes_on(
     ("wrong", "says"),
     [
         ({"turn_bytes": 10}, "bytes of a log file is 10"),
-        ({"turn_every_s": 0.0}, "until a log file is turned over are 0.0"),
+        ({"turn_every_s": 0.0}, "until a log file rotates are 0.0"),
         ({"keep_files": -1}, "log files to keep is -1"),
         ({"fsync_every_s": float("nan")}, "between two fsyncs of the log are nan"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wrong: dict[str, float], says: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        JsonLinesSettings(**wrong)  # type: ignore[arg-type]
+        JsonLinesSettings(path=Path("x"), **wrong)  # type: ignore[arg-type]
 
 
 KILLED = """
@@ -243,7 +261,7 @@ from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
 
 regions = tuple(Region(1, 2, 3, 4, 5.0, 6.0) for _ in range(300))  # lines of 20 KB: a kill meets many of them half-way
 frame = np.zeros((8, 8, 3), np.uint8)
-with JsonLinesSink(Path(sys.argv[1]), JsonLinesSettings(is_appended=True, turn_bytes=1_000_000)) as sink:
+with JsonLinesSink(JsonLinesSettings(path=Path(sys.argv[1]), turn_bytes=1_000_000, fsync_every_s=None)) as sink:
     for index in range(int(sys.argv[2]), 10**9):
         sink.write(Prediction(Frame(frame, index, time.monotonic(), "left"), 3.0, 2.0, None, regions))
 """
@@ -260,7 +278,7 @@ def test_after_kill_9_every_line_before_the_last_is_whole(tmp_path: Path) -> Non
         time.sleep(pause_s)
         process.kill()
         assert process.wait(10) == -signal.SIGKILL
-        *whole, last = b"".join(file.read_bytes() for file in [*turned_files(path), path]).split(b"\n")
+        *whole, last = b"".join(file.read_bytes() for file in [*rotated_files(path), path]).split(b"\n")
         found = [json.loads(line)["index"] for line in whole]
         assert found == sorted(set(found))
         assert len(found) > 3
@@ -268,6 +286,31 @@ def test_after_kill_9_every_line_before_the_last_is_whole(tmp_path: Path) -> Non
             with pytest.raises(ValueError, match="line 1"):
                 json.loads(last)
         next_index = found[-1] + 1
-    with JsonLinesSink(path, JsonLinesSettings(is_appended=True)):
+    with log_to(path, append=True):
         pass
     assert path.read_bytes().endswith(b"}\n")
+
+
+def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
+    table = {"kind": "json-lines", "path": "log.jsonl", "turn_bytes": 5000, "must_deliver": "spool"}
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
+    assert settings == JsonLinesSettings(path=tmp_path / "log.jsonl", turn_bytes=5000, must_deliver=tmp_path / "spool")
+    assert settings.outputs == (tmp_path / "log.jsonl",)
+    kind = SINKS.find("json-lines")
+    assert isinstance(kind.make(settings), JsonLinesSink)
+
+    def typed(path: str, asked: Asked) -> JsonLinesSettings:
+        assert kind.flag is not None
+        found = SinkSettings.from_table({"kind": "json-lines", **kind.flag.table(Path(path), asked)}, "--json", Path())
+        assert isinstance(found, JsonLinesSettings)
+        assert (found.fsync_every_s, found.events) == (None, False)
+        return found
+
+    file = typed("/x.jsonl", Asked())
+    assert (file.append, file.queue, file.every_frame, file.is_strict) == (False, 0, True, False)
+    live = typed("-", Asked(is_live=True))
+    assert (live.append, live.queue, live.every_frame) == (False, 256, False)
+    assert (live.path, live.is_strict, live.outputs) == (Path("-"), True, ())
+    assert typed("/x.jsonl", Asked(is_live=True, every_frame=True)).every_frame
+    assert typed("/x.jsonl", Asked(must_deliver=True)).append
+    assert typed("/x.jsonl", Asked(streams=2)).queue == 256

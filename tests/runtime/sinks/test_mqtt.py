@@ -18,10 +18,10 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import MqttSettings, MqttSink
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks import MqttSettings, MqttSink, QueuedSink, QueueSettings
 from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 Make = Callable[..., Any]
@@ -39,7 +39,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def to(broker: Any, **facts: Any) -> MqttSettings:
-    return MqttSettings("127.0.0.1", broker.port, timeout_s=facts.pop("timeout_s", 5.0), **facts)
+    return MqttSettings(host="127.0.0.1", port=broker.port, **facts)
 
 
 def test_verdicts_events_and_presence_have_plain_topics(
@@ -68,14 +68,14 @@ def test_verdicts_events_and_presence_have_plain_topics(
 def test_only_rejects_where_asked(make_broker: Make, listen: Make, until: Make, make_prediction: Make) -> None:
     broker = make_broker()
     listener = listen(broker)
-    with Delivery(MqttSink(to(broker, only_rejects=True))) as delivery:
+    with QueuedSink(MqttSink(to(broker, only_rejects=True))) as queued:
         for index in range(6):
-            delivery.write(make_prediction(index, is_good=index % 3 != 0))
-        until(lambda: delivery.counts().delivered == 2)
+            queued.write(make_prediction(index, is_good=index % 3 != 0))
+        until(lambda: queued.counts().delivered == 2)
     until(lambda: len(listener.payloads("nnet-edge/test/verdict")) == 2)
     found = [json.loads(payload)["index"] for payload in listener.payloads("nnet-edge/test/verdict")]
     assert found == [0, 3]
-    assert delivery.counts().offered == 2
+    assert queued.counts().offered == 2
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -84,10 +84,10 @@ def test_every_quality_of_service_delivers(
 ) -> None:
     broker = make_broker()
     listener = listen(broker)
-    with Delivery(MqttSink(to(broker, qos=qos))) as delivery:
+    with QueuedSink(MqttSink(to(broker, qos=qos))) as queued:
         for index in range(150):
-            delivery.write(make_prediction(index))
-        until(lambda: delivery.counts().delivered == 150)
+            queued.write(make_prediction(index))
+        until(lambda: queued.counts().delivered == 150)
     until(lambda: len(listener.payloads("nnet-edge/test/verdict")) == 150)
     found = [json.loads(payload)["index"] for payload in listener.payloads("nnet-edge/test/verdict")]
     assert found == list(range(150))
@@ -96,7 +96,7 @@ def test_every_quality_of_service_delivers(
 KILLED = """
 import sys, time
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink
-with MqttSink(MqttSettings("127.0.0.1", int(sys.argv[1]))) as sink:
+with MqttSink(MqttSettings(host="127.0.0.1", port=int(sys.argv[1]))) as sink:
     sink.tick()
     print("connected", flush=True)
     time.sleep(60)
@@ -115,8 +115,16 @@ def test_the_broker_says_when_the_line_is_killed(make_broker: Make, listen: Make
 
 
 def test_tls_is_checked_against_the_authority(
-    make_broker: Make, listen: Make, until: Make, make_prediction: Make, certificates: Path, tmp_path: Path
+    make_broker: Make,
+    listen: Make,
+    until: Make,
+    make_prediction: Make,
+    certificates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PASSWORD", SECRET)
+    monkeypatch.setenv("WRONG", "wrong" + SECRET)
     passwords = tmp_path / "passwords"
     made = subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "line", SECRET], capture_output=True)
     assert made.returncode == 0, made.stderr
@@ -124,13 +132,13 @@ def test_tls_is_checked_against_the_authority(
         f"cafile {certificates / 'ca.pem'}", f"certfile {certificates / 'server.pem'}",
         f"keyfile {certificates / 'server.key'}", "allow_anonymous false", f"password_file {passwords}",
     )  # fmt: skip
-    good = to(broker, has_tls=True, ca_file=certificates / "ca.pem", user="line", password=SECRET)
+    good = to(broker, tls=True, ca_file=certificates / "ca.pem", user="line", password_from="env:PASSWORD")
     with MqttSink(good) as sink:
         sink.write(make_prediction(0))  # QoS 1: the broker has acknowledged it
     wrongs = {
         "certificate verify failed": replace(good, ca_file=certificates / "other.pem"),
         "No such file": replace(good, ca_file=certificates / "none.pem"),
-        "Not authorized": replace(good, password="wrong" + SECRET),
+        "Not authorized": replace(good, password_from="env:WRONG"),
     }
     for says, settings in wrongs.items():
         with MqttSink(settings) as sink, pytest.raises(SinkError, match=says) as caught:
@@ -145,42 +153,42 @@ def test_a_broker_that_is_down_costs_nothing_with_must_deliver(
     broker = make_broker("allow_anonymous true", "max_inflight_messages 1")  # or the broker itself mixes its queue up
     listener = listen(broker)
     told: list[Event] = []
-    settings = DeliverySettings(must_deliver=SpoolSettings(tmp_path / "spool"), **QUICK)  # type: ignore[arg-type]
-    with Delivery(MqttSink(to(broker)), settings) as delivery:
-        delivery.report_to(told.append)
+    settings = QueueSettings(must_deliver=SpoolSettings(tmp_path / "spool"), **QUICK)  # type: ignore[arg-type]
+    with QueuedSink(MqttSink(to(broker)), settings) as queued:
+        queued.report_to(told.append)
         for outage in range(3):
             for index in range(100 * outage, 100 * outage + 50):
-                delivery.write(make_prediction(index))
+                queued.write(make_prediction(index))
                 time.sleep(0.002)
             broker.stop()  # while messages are on their way
             for index in range(100 * outage + 50, 100 * outage + 100):
-                delivery.write(make_prediction(index))
-                assert delivery.counts().is_balanced
-            until(lambda: delivery.counts().state == "dead")
+                queued.write(make_prediction(index))
+                assert queued.counts().is_balanced
+            until(lambda: queued.counts().state == "dead")
             broker.start()
-            until(lambda: delivery.counts().state == "ok")
-        until(lambda: delivery.counts().delivered == 300)
-        assert delivery.counts().spooled == 0
+            until(lambda: queued.counts().state == "ok")
+        until(lambda: queued.counts().delivered == 300)
+        assert queued.counts().spooled == 0
     until(lambda: len(set(listener.payloads("nnet-edge/test/verdict"))) == 300)
     found = [json.loads(payload)["id"] for payload in listener.payloads("nnet-edge/test/verdict")]
     assert list(dict.fromkeys(found)) == [f"test/{index}" for index in range(300)]  # in order; a copy has the same id
     assert [event.kind for event in told] == ["sink.dead", "sink.back"] * 3
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 def test_a_broker_that_is_down_costs_its_own_queue_only(make_broker: Make, until: Make, make_prediction: Make) -> None:
     broker = make_broker()
-    with Delivery(MqttSink(to(broker)), DeliverySettings(queue_items=20, **QUICK)) as delivery:  # type: ignore[arg-type]
-        delivery.write(make_prediction(0))
-        until(lambda: delivery.counts().delivered == 1)
+    with QueuedSink(MqttSink(to(broker)), QueueSettings(queue_items=20, **QUICK)) as queued:  # type: ignore[arg-type]
+        queued.write(make_prediction(0))
+        until(lambda: queued.counts().delivered == 1)
         broker.stop()
         began_s = time.monotonic()
         for index in range(1, 200):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
         assert time.monotonic() - began_s < 5  # no write has waited for the broker
         broker.start()
-        until(lambda: delivery.counts().queued == 0)
-    counts = delivery.counts()
+        until(lambda: queued.counts().queued == 0)
+    counts = queued.counts()
     assert counts.is_balanced
     assert set(counts.dropped) == {"queue full"}
     assert counts.delivered >= 20
@@ -188,17 +196,17 @@ def test_a_broker_that_is_down_costs_its_own_queue_only(make_broker: Make, until
 
 def test_a_broker_that_hangs_is_noticed_in_time(make_broker: Make, until: Make, make_prediction: Make) -> None:
     broker = make_broker()
-    with Delivery(MqttSink(to(broker, timeout_s=0.5)), DeliverySettings(**QUICK)) as delivery:  # type: ignore[arg-type]
-        delivery.write(make_prediction(0))
-        until(lambda: delivery.counts().delivered == 1)
+    with QueuedSink(MqttSink(to(broker, timeout_s=0.5)), QueueSettings(**QUICK)) as queued:  # type: ignore[arg-type]
+        queued.write(make_prediction(0))
+        until(lambda: queued.counts().delivered == 1)
         broker.send(signal.SIGSTOP)
         try:
-            delivery.write(make_prediction(1))
-            until(lambda: delivery.counts().state == "dead", 5)
-            assert "within 0.5 s" in str(delivery.counts().reason)
+            queued.write(make_prediction(1))
+            until(lambda: queued.counts().state == "dead", 5)
+            assert "within 0.5 s" in str(queued.counts().reason)
         finally:
             broker.send(signal.SIGCONT)
-        until(lambda: delivery.counts().delivered == 2)
+        until(lambda: queued.counts().delivered == 2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not list open files")
@@ -206,7 +214,7 @@ def test_connecting_again_and_again_keeps_nothing_open(
     make_broker: Make, until: Make, make_prediction: Make, certificates: Path
 ) -> None:
     broker = make_broker()
-    with MqttSink(to(broker)) as good, MqttSink(to(broker, has_tls=True, ca_file=certificates / "ca.pem")) as bad:
+    with MqttSink(to(broker)) as good, MqttSink(to(broker, tls=True, ca_file=certificates / "ca.pem")) as bad:
         for attempt in range(24):
             if attempt == 4:
                 files, threads = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
@@ -221,7 +229,7 @@ def test_connecting_again_and_again_keeps_nothing_open(
 def test_an_idle_line_connects_and_says_that_it_is_there(make_broker: Make, listen: Make, until: Make) -> None:
     broker = make_broker()
     listener = listen(broker)
-    with Delivery(MqttSink(to(broker))):
+    with QueuedSink(MqttSink(to(broker))):
         until(lambda: listener.payloads("nnet-edge/status") == [b"online"])
 
 
@@ -232,7 +240,7 @@ sys.modules["paho"] = None
 from nnet_edge.errors import MissingExtraError
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink
 try:
-    MqttSink(MqttSettings("127.0.0.1"))
+    MqttSink(MqttSettings(host="127.0.0.1"))
 except MissingExtraError as error:
     print(error)
 """
@@ -249,23 +257,70 @@ except MissingExtraError as error:
         ({"qos": 3}, "MQTT QoS is 3"),
         ({"prefix": "line/#"}, "without"),
         ({"prefix": "/line"}, "without / at its ends"),
-        ({"password": SECRET}, "without a user"),
+        ({"password_from": "env:PASSWORD"}, "without a user"),
+        ({"password_from": SECRET, "user": "line"}, "never the secret itself"),
         ({"ca_file": Path("ca.pem")}, "without TLS"),
-        ({"has_tls": True, "key_file": Path("key")}, "without a certificate"),
+        ({"tls": True, "key_file": Path("key")}, "without a certificate"),
         ({"timeout_s": 0.0}, "broker has to answer are 0.0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         MqttSettings(**{"host": "broker", **wrong})
     assert SECRET not in str(caught.value)
 
 
 def test_nothing_can_be_promised_with_qos_0(tmp_path: Path) -> None:
-    settings = DeliverySettings(must_deliver=SpoolSettings(tmp_path))
+    settings = QueueSettings(must_deliver=SpoolSettings(tmp_path))
     with pytest.raises(ConfigError, match="nobody acknowledges"):
-        Delivery(MqttSink(MqttSettings("broker", qos=0)), settings)
+        QueuedSink(MqttSink(MqttSettings(host="broker", qos=0)), settings)
 
 
 def test_the_port_follows_tls() -> None:
-    assert (MqttSettings("broker").port, MqttSettings("broker", has_tls=True).port) == (1883, 8883)
+    assert (MqttSettings(host="broker").port, MqttSettings(host="broker", tls=True).port) == (1883, 8883)
+
+
+def test_the_registry_builds_it_from_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {
+        "kind": "mqtt",
+        "host": "broker",
+        "tls": True,
+        "ca_file": "ca.pem",
+        "user": "u",
+        "password_from": "env:SECRET",
+    }
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
+    assert settings == MqttSettings(
+        host="broker", port=8883, tls=True, ca_file=tmp_path / "ca.pem", user="u", password_from="env:SECRET"
+    )
+    kind = SINKS.find("mqtt")
+    with pytest.raises(ConfigError, match="password_from: the environment has no SECRET"):
+        kind.make(settings)
+    monkeypatch.setenv("SECRET", SECRET)
+    assert isinstance(kind.make(settings), MqttSink)
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("broker", ("broker", 1883)),
+        ("broker:1884", ("broker", 1884)),
+        ("[::1]:1884", ("::1", 1884)),
+        ("::1", ("::1", 1883)),
+    ],
+)
+def test_the_flag_names_host_and_port(text: str, place: tuple[str, int]) -> None:
+    flag = SINKS.find("mqtt").flag
+    assert flag is not None
+    typed = SinkSettings.from_table({"kind": "mqtt", **flag.table(text, Asked(is_live=True))}, flag.name, Path())
+    assert isinstance(typed, MqttSettings)
+    assert (typed.host, typed.port) == place
+    assert not typed.every_frame
+
+
+def test_a_scheme_in_the_flag_is_one_sentence() -> None:
+    flag = SINKS.find("mqtt").flag
+    assert flag is not None
+    with pytest.raises(ConfigError, match="--mqtt: the MQTT host must be a name or an address, without a scheme"):
+        SinkSettings.from_table({"kind": "mqtt", **flag.table("mqtt://broker", Asked())}, flag.name, Path())

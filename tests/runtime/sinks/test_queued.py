@@ -27,16 +27,18 @@ from nnet_edge.runtime.sinks import (
     JsonLinesSink,
     Message,
     MessageSink,
+    QueuedSink,
+    QueueSettings,
     RefusedError,
-    RejectPicturesSink,
+    RejectsSettings,
+    RejectsSink,
+    VideoSettings,
     VideoSink,
+    serve,
 )
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
 from nnet_edge.runtime.sinks.spool import SpoolSettings
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
-from nnet_edge.settings.runner import WhenFull
 
 MakePrediction = Callable[..., Prediction]
 QUICK = {"first_pause_s": 0.01, "longest_pause_s": 0.05, "dead_after_s": 0.1}
@@ -68,7 +70,7 @@ class Receiver(MessageSink):
 
     def to_message(self, prediction: Prediction) -> Message:
         if prediction.image_score != prediction.image_score:
-            raise ValueError("a score that is no number")
+            raise ValueError("a NaN as score")
         return Message(prediction.id, (("", b"x" * 100),))
 
     def event_message(self, event: Event) -> Message:
@@ -106,19 +108,23 @@ def until(is_true: Callable[[], bool], limit_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+def log_to(path: Path, append: bool = True) -> JsonLinesSink:
+    return JsonLinesSink(JsonLinesSettings(path=path, append=append, fsync_every_s=None, events=False))
+
+
 def ids(*numbers: int) -> list[str]:
     return [f"test/{number}" for number in numbers]
 
 
 def test_everything_arrives_in_order_and_the_sink_is_closed(make_prediction: MakePrediction) -> None:
     sink, latencies_ms = Receiver(), []
-    with Delivery(sink, observe=lambda content, latency_ms: latencies_ms.append(latency_ms)) as delivery:
+    with QueuedSink(sink, observe=lambda content, latency_ms: latencies_ms.append(latency_ms)) as queued:
         for index in range(50):
-            delivery.write(make_prediction(index))
-        delivery.tell(Event("source.lost", "test"))
+            queued.write(make_prediction(index))
+        queued.tell(Event("source.lost", "test"))
     assert sink.got == [*ids(*range(50)), "source.lost"]
     assert sink.is_closed
-    counts = delivery.counts()
+    counts = queued.counts()
     assert (counts.offered, counts.delivered, counts.queued, counts.dropped) == (51, 51, 0, {})
     assert counts.is_balanced
     assert len(latencies_ms) == 51
@@ -127,23 +133,23 @@ def test_everything_arrives_in_order_and_the_sink_is_closed(make_prediction: Mak
 
 def test_a_slow_sink_holds_nobody_up_and_its_losses_are_counted_and_told(make_prediction: MakePrediction) -> None:
     sink, told = Receiver(takes_s=0.1), []
-    settings = DeliverySettings(queue_items=10)
-    with Delivery(sink, settings) as delivery:
-        delivery.report_to(told.append)
+    settings = QueueSettings(queue_items=10)
+    with QueuedSink(sink, settings) as queued:
+        queued.report_to(told.append)
         prediction = make_prediction(0)
         began_s = time.monotonic()
         for _ in range(200):
-            delivery.write(prediction)
-            assert delivery.counts().is_balanced
+            queued.write(prediction)
+            assert queued.counts().is_balanced
         assert time.monotonic() - began_s < 5  # 20 s, had every write waited for the sink
-        counts = delivery.counts()
+        counts = queued.counts()
         assert counts.state == "late"
         assert counts.dropped["queue full"] >= 180
-        until(lambda: delivery.counts().state == "ok")
+        until(lambda: queued.counts().state == "ok")
     assert [event.kind for event in told] == ["sink.late", "sink.back"]
     assert told[0].facts["sink"] == "receiver"
     assert told[0].facts["reason"] == "its queue of 10 is full"
-    counts = delivery.counts()
+    counts = queued.counts()
     assert counts.is_balanced
     assert (counts.offered, counts.queued) == (200, 0)
     assert counts.delivered == len(sink.got)
@@ -152,14 +158,14 @@ def test_a_slow_sink_holds_nobody_up_and_its_losses_are_counted_and_told(make_pr
 def test_the_newest_stay_when_the_queue_is_full(make_prediction: MakePrediction) -> None:
     sink = Receiver()
     sink.is_down.set()
-    with Delivery(sink, DeliverySettings(queue_items=5, **QUICK)) as delivery:
-        delivery.write(make_prediction(0))
+    with QueuedSink(sink, QueueSettings(queue_items=5, **QUICK)) as queued:
+        queued.write(make_prediction(0))
         until(lambda: sink.tries > 0)
         for index in range(1, 30):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
         sink.is_down.clear()
     assert sink.got == ids(0, *range(25, 30))
-    assert delivery.counts().dropped == {"queue full": 24}
+    assert queued.counts().dropped == {"queue full": 24}
 
 
 def test_a_queue_is_bounded_in_bytes_where_the_sink_wants_pictures(make_prediction: MakePrediction) -> None:
@@ -167,32 +173,32 @@ def test_a_queue_is_bounded_in_bytes_where_the_sink_wants_pictures(make_predicti
     prediction = make_prediction(0)
     assert prediction.anomaly_map is not None
     one = prediction.frame.image.nbytes + prediction.anomaly_map.nbytes
-    with Delivery(CallbackSink(lambda _: release.wait(5)), DeliverySettings(queue_bytes=3 * one)) as delivery:
+    with QueuedSink(CallbackSink(lambda _: release.wait(5)), QueueSettings(queue_bytes=3 * one)) as queued:
         for _ in range(20):
-            delivery.write(prediction)
-        assert delivery.counts().queued <= 4  # three, and the one that is being written
+            queued.write(prediction)
+        assert queued.counts().queued <= 4  # three, and the one that is being written
         release.set()
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 def test_files_may_wait_for_their_sink(make_prediction: MakePrediction) -> None:
     sink = Receiver(takes_s=0.01)
-    with Delivery(sink, DeliverySettings(queue_items=2, when_full=WhenFull.WAIT)) as delivery:
+    with QueuedSink(sink, QueueSettings(queue_items=2, waits=True)) as queued:
         for index in range(60):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
     assert sink.got == ids(*range(60))
 
 
 def test_waiting_for_a_sink_ends(make_prediction: MakePrediction) -> None:
     sink = Receiver()
     sink.is_down.set()
-    settings = DeliverySettings(queue_items=1, when_full=WhenFull.WAIT, wait_limit_s=0.1, flush_s=0.1, **QUICK)
-    with Delivery(sink, settings) as delivery:
+    settings = QueueSettings(queue_items=1, waits=True, wait_limit_s=0.1, flush_s=0.1, **QUICK)
+    with QueuedSink(sink, settings) as queued:
         began_s = time.monotonic()
         for index in range(5):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
         assert time.monotonic() - began_s < 2
-    counts = delivery.counts()
+    counts = queued.counts()
     assert counts.is_balanced
     assert counts.dropped == {"queue full": 3, "stopped": 2}
 
@@ -201,32 +207,32 @@ def test_an_event_never_waits_for_a_dead_sink(make_prediction: MakePrediction) -
     """Where predictions do: an event comes from a camera's thread, which has to open its camera again."""
     sink = Receiver()
     sink.is_down.set()
-    settings = DeliverySettings(queue_items=1, when_full=WhenFull.WAIT, flush_s=0.1, **QUICK)
-    with Delivery(sink, settings) as delivery:
-        delivery.write(make_prediction(0))
+    settings = QueueSettings(queue_items=1, waits=True, flush_s=0.1, **QUICK)
+    with QueuedSink(sink, settings) as queued:
+        queued.write(make_prediction(0))
         until(lambda: sink.tries > 0)  # it is in the sink's hand
-        delivery.write(make_prediction(1))
+        queued.write(make_prediction(1))
         began_s = time.monotonic()
         for _ in range(100):
-            delivery.tell(Event("source.lost", "test"))
+            queued.tell(Event("source.lost", "test"))
         assert time.monotonic() - began_s < 5  # of 30 s each
-        counts = delivery.counts()
+        counts = queued.counts()
         assert (counts.queued, counts.dropped) == (66, {"queue full": 36})  # they are bounded, and counted
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 def test_a_line_that_stops_waits_for_no_dead_sink(make_prediction: MakePrediction) -> None:
     sink, stop = Receiver(), threading.Event()
     sink.is_down.set()
-    settings = DeliverySettings(queue_items=1, when_full=WhenFull.WAIT, flush_s=0.1, **QUICK)
-    with Delivery(sink, settings) as delivery:
-        delivery.stop_with(stop)
+    settings = QueueSettings(queue_items=1, waits=True, flush_s=0.1, **QUICK)
+    with QueuedSink(sink, settings) as queued:
+        queued.stop_with(stop)
         threading.Timer(0.3, stop.set).start()
         began_s = time.monotonic()
         for index in range(20):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
         assert time.monotonic() - began_s < 10  # of 30 s for each of 18
-    counts = delivery.counts()
+    counts = queued.counts()
     assert counts.is_balanced
     assert counts.losses() == "the sink receiver lost 20 verdicts and events: 18 queue full, 2 stopped"
 
@@ -234,14 +240,14 @@ def test_a_line_that_stops_waits_for_no_dead_sink(make_prediction: MakePredictio
 def test_a_dead_sink_is_told_once_and_its_return_too(make_prediction: MakePrediction) -> None:
     sink, told = Receiver(), []
     sink.is_down.set()
-    with Delivery(sink, DeliverySettings(**QUICK), name="plc") as delivery:
-        delivery.report_to(told.append)
-        delivery.write(make_prediction(0))
-        until(lambda: delivery.counts().state == "dead")
-        assert delivery.counts().reason == "cannot reach the receiver: nobody is there"
+    with QueuedSink(sink, QueueSettings(**QUICK), name="plc") as queued:
+        queued.report_to(told.append)
+        queued.write(make_prediction(0))
+        until(lambda: queued.counts().state == "dead")
+        assert queued.counts().reason == "cannot reach the receiver: nobody is there"
         time.sleep(0.2)
         sink.is_down.clear()
-        until(lambda: delivery.counts().state == "ok")
+        until(lambda: queued.counts().state == "ok")
     assert [event.kind for event in told] == ["sink.dead", "sink.back"]
     assert told[0].facts["sink"] == "plc"
     assert told[0].facts["reason"] == "cannot reach the receiver: nobody is there"
@@ -252,34 +258,34 @@ def test_a_dead_sink_is_told_once_and_its_return_too(make_prediction: MakePredic
 def test_a_sink_that_is_dead_for_too_long_costs_what_it_was_given(make_prediction: MakePrediction) -> None:
     sink = Receiver()
     sink.is_down.set()
-    with Delivery(sink, DeliverySettings(retry_s=0.2, **QUICK)) as delivery:
+    with QueuedSink(sink, QueueSettings(retry_s=0.2, **QUICK)) as queued:
         for index in range(3):
-            delivery.write(make_prediction(index))
-        until(lambda: delivery.counts().dropped.get("undelivered") == 3)
+            queued.write(make_prediction(index))
+        until(lambda: queued.counts().dropped.get("undelivered") == 3)
         sink.is_down.clear()
-        delivery.write(make_prediction(3))
+        queued.write(make_prediction(3))
     assert sink.got == ids(3)
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 def test_what_a_receiver_refuses_is_counted_and_holds_nothing_up(make_prediction: MakePrediction) -> None:
     sink = Receiver(refused=ids(2, 3, 7))
-    with Delivery(sink) as delivery:
+    with QueuedSink(sink) as queued:
         for index in range(10):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
     assert sink.got == ids(0, 1, 4, 5, 6, 8, 9)
-    assert delivery.counts().dropped == {"refused": 3}
+    assert queued.counts().dropped == {"refused": 3}
 
 
 def test_what_cannot_become_a_message_is_refused(make_prediction: MakePrediction) -> None:
     sink = Receiver()
-    with Delivery(sink) as delivery:
+    with QueuedSink(sink) as queued:
         broken = make_prediction(0)
         object.__setattr__(broken, "image_score", float("nan"))
-        delivery.write(broken)
-        delivery.write(make_prediction(1))
+        queued.write(broken)
+        queued.write(make_prediction(1))
     assert sink.got == ids(1)
-    assert delivery.counts().dropped == {"refused": 1}
+    assert queued.counts().dropped == {"refused": 1}
 
 
 def test_a_callback_that_fails_loses_that_prediction_only(make_prediction: MakePrediction) -> None:
@@ -290,11 +296,11 @@ def test_a_callback_that_fails_loses_that_prediction_only(make_prediction: MakeP
         if prediction.frame.index == 1:
             raise OSError("no PLC")
 
-    with Delivery(CallbackSink(callback)) as delivery:
+    with QueuedSink(CallbackSink(callback)) as queued:
         for index in range(4):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
     assert seen == [0, 1, 2, 3]  # never twice
-    counts = delivery.counts()
+    counts = queued.counts()
     assert (counts.delivered, counts.dropped) == (3, {"failed": 1})
 
 
@@ -304,16 +310,16 @@ def test_a_sink_that_hangs_ends_with_the_line_and_is_counted(
     monkeypatch.setattr("nnet_edge.runtime.sinks.queued.END_LIMIT_S", 0.2)
     release = threading.Event()
     began_s = time.monotonic()
-    with Delivery(CallbackSink(lambda _: release.wait(30)), DeliverySettings(flush_s=0.1)) as delivery:
+    with QueuedSink(CallbackSink(lambda _: release.wait(30)), QueueSettings(flush_s=0.1)) as queued:
         for index in range(4):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
     assert time.monotonic() - began_s < 2
-    counts = delivery.counts()
+    counts = queued.counts()
     assert counts.is_balanced
     assert counts.dropped == {"stopped": 4}
     release.set()
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "sink callback"])
-    assert delivery.counts() == counts
+    assert queued.counts() == counts
 
 
 def test_sinks_that_hang_end_together(make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +331,7 @@ def test_sinks_that_hang_end_together(make_prediction: MakePrediction, monkeypat
             release.wait(30)
             return super().send(messages)
 
-    sinks = [Delivery(Hanging(), DeliverySettings(flush_s=0.1), f"hanging-{number}") for number in range(4)]
+    sinks = [QueuedSink(Hanging(), QueueSettings(flush_s=0.1), f"hanging-{number}") for number in range(4)]
     line = Line(Model("parts", None, NoRunner(), 0.5), sinks)  # type: ignore[arg-type]
     with line.running():
         for sink in sinks:
@@ -338,54 +344,54 @@ def test_sinks_that_hang_end_together(make_prediction: MakePrediction, monkeypat
 
 
 def test_a_strict_sink_raises_its_first_fault_in_the_caller(make_prediction: MakePrediction) -> None:
-    def write_for_ever(delivery: Delivery) -> None:
+    def write_on_and_on(queued: QueuedSink) -> None:
         for index in range(10**6):
-            delivery.write(make_prediction(index))
+            queued.write(make_prediction(index))
             time.sleep(0.001)
 
     sink = Receiver()
     sink.is_down.set()
-    settings = DeliverySettings(is_strict=True, when_full=WhenFull.WAIT)
-    with pytest.raises(SinkError, match="nobody is there"), Delivery(sink, settings) as delivery:
-        write_for_ever(delivery)
+    settings = QueueSettings(is_strict=True, waits=True)
+    with pytest.raises(SinkError, match="nobody is there"), QueuedSink(sink, settings) as queued:
+        write_on_and_on(queued)
     assert sink.tries == 1
-    with pytest.raises(SinkError, match="nobody is there"), Delivery(sink, settings) as delivery:
-        delivery.write(make_prediction(0))  # the fault comes after the last write
-    assert delivery.counts().is_balanced
+    with pytest.raises(SinkError, match="nobody is there"), QueuedSink(sink, settings) as queued:
+        queued.write(make_prediction(0))  # the fault comes after the last write
+    assert queued.counts().is_balanced
 
 
 def test_a_place_that_cannot_be_written_is_told_on_entering(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(SinkError, match="cannot write verdicts"), Delivery(JsonLinesSink(tmp_path / "file" / "x")):
+    with pytest.raises(SinkError, match="cannot write verdicts"), QueuedSink(log_to(tmp_path / "file" / "x")):
         pass
     sink, spool = Receiver(), SpoolSettings(tmp_path / "file" / "spool")
-    with pytest.raises(SinkError, match="cannot use the spool"), Delivery(sink, DeliverySettings(must_deliver=spool)):
+    with pytest.raises(SinkError, match="cannot use the spool"), QueuedSink(sink, QueueSettings(must_deliver=spool)):
         pass
     assert sink.is_closed
 
 
-def must_deliver(folder: Path, **facts: object) -> DeliverySettings:
-    return DeliverySettings(must_deliver=SpoolSettings(folder, **facts), flush_s=0.3, **QUICK)  # type: ignore[arg-type]
+def must_deliver(folder: Path, **facts: object) -> QueueSettings:
+    return QueueSettings(must_deliver=SpoolSettings(folder, **facts), flush_s=0.3, **QUICK)  # type: ignore[arg-type]
 
 
 def test_must_deliver_delivers_after_restarts_in_order(tmp_path: Path, make_prediction: MakePrediction) -> None:
     sink = Receiver()
     sink.is_down.set()
     for start in (0, 20):
-        with Delivery(sink, must_deliver(tmp_path)) as delivery:
-            assert delivery.counts().recovered == start
+        with QueuedSink(sink, must_deliver(tmp_path)) as queued:
+            assert queued.counts().recovered == start
             for index in range(start, start + 20):
-                delivery.write(make_prediction(index))
-        counts = delivery.counts()
+                queued.write(make_prediction(index))
+        counts = queued.counts()
         assert counts.is_balanced
         assert (counts.spooled, counts.delivered, counts.dropped) == (start + 20, 0, {})
     sink.is_down.clear()
-    with Delivery(sink, must_deliver(tmp_path)) as delivery:
-        delivery.write(make_prediction(40))
-        until(lambda: delivery.counts().delivered == 41)
+    with QueuedSink(sink, must_deliver(tmp_path)) as queued:
+        queued.write(make_prediction(40))
+        until(lambda: queued.counts().delivered == 41)
     assert sink.got == ids(*range(41))
-    assert delivery.counts().is_balanced
-    assert delivery.counts().spooled == 0
+    assert queued.counts().is_balanced
+    assert queued.counts().spooled == 0
 
 
 def test_must_deliver_is_on_disk_when_write_returns_and_the_disk_itself_is_asked_aside(
@@ -400,12 +406,12 @@ def test_must_deliver_is_on_disk_when_write_returns_and_the_disk_itself_is_asked
         true_fsync(number)
 
     monkeypatch.setattr(os, "fsync", slow_fsync)
-    with Delivery(sink, must_deliver(tmp_path, fsync_every_s=0.05)) as delivery:
+    with QueuedSink(sink, must_deliver(tmp_path, fsync_every_s=0.05)) as queued:
         began_s = time.monotonic()
         for index in range(30):
-            delivery.write(make_prediction(index))
-            assert (delivery.counts().queued, delivery.counts().spooled) == (0, index + 1)
-            assert b"test/%d" % index in b"".join(path.read_bytes() for path in tmp_path.glob("*.segment"))
+            queued.write(make_prediction(index))
+            assert (queued.counts().queued, queued.counts().spooled) == (0, index + 1)
+            assert b"test/%d" % index in b"".join(path.read_bytes() for path in tmp_path.glob("spool.db*"))
         assert time.monotonic() - began_s < 3  # 9 s, had every write waited for the disk
         until(lambda: asked)
         assert set(asked) == {"spool receiver"}
@@ -413,45 +419,45 @@ def test_must_deliver_is_on_disk_when_write_returns_and_the_disk_itself_is_asked
 
 def test_must_deliver_passes_over_what_the_receiver_refuses(tmp_path: Path, make_prediction: MakePrediction) -> None:
     sink = Receiver(refused=ids(0, 5))
-    with Delivery(sink, must_deliver(tmp_path)) as delivery:
+    with QueuedSink(sink, must_deliver(tmp_path)) as queued:
         for index in range(8):
-            delivery.write(make_prediction(index))
-        until(lambda: delivery.counts().delivered == 6)
+            queued.write(make_prediction(index))
+        until(lambda: queued.counts().delivered == 6)
     assert sink.got == ids(1, 2, 3, 4, 6, 7)
-    assert delivery.counts().dropped == {"refused": 2}
+    assert queued.counts().dropped == {"refused": 2}
 
 
 def test_a_spool_that_is_full_costs_the_newest_and_is_told(tmp_path: Path, make_prediction: MakePrediction) -> None:
     sink, told = Receiver(), []
     sink.is_down.set()
-    with Delivery(sink, must_deliver(tmp_path, limit_bytes=1 << 16)) as delivery:
-        delivery.report_to(told.append)
+    with QueuedSink(sink, must_deliver(tmp_path, limit_bytes=1 << 16)) as queued:
+        queued.report_to(told.append)
         for index in range(2000):
-            delivery.write(make_prediction(index))
-            delivery.flush(1)
-        counts = delivery.counts()
+            queued.write(make_prediction(index))
+            queued.flush(1)
+        counts = queued.counts()
         assert counts.is_balanced
         assert counts.dropped == {"spool full": 2000 - counts.spooled}
         sink.is_down.clear()
-        until(lambda: delivery.counts().spooled == 0)
+        until(lambda: queued.counts().spooled == 0)
     assert sink.got == ids(*range(counts.spooled))
     assert "of 65536 bytes" in str(next(event for event in told if event.kind == "sink.late").facts["reason"])
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda folder: CallbackSink(print), "cannot lie on a disk"),
-        (lambda folder: VideoSink(folder / "x.mp4"), "cannot lie on a disk"),
-        (lambda folder: JsonLinesSink(folder / "x.jsonl"), "append to it"),
+        (lambda folder: VideoSink(VideoSettings(path=folder / "x.mp4")), "cannot lie on a disk"),
+        (lambda folder: log_to(folder / "x.jsonl", append=False), "append to it"),
     ],
 )
 def test_what_cannot_be_made_to_deliver_is_refused(
     tmp_path: Path, make: Callable[[Path], MessageSink], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        Delivery(make(tmp_path), must_deliver(tmp_path))
+        QueuedSink(make(tmp_path), must_deliver(tmp_path))
 
 
 @pytest.fixture
@@ -471,25 +477,25 @@ def test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room(
 ) -> None:
     (small_disk / "ballast").write_bytes(b"x" * 900_000)
     path, told = small_disk / "verdicts.jsonl", []
-    settings = DeliverySettings(queue_items=4000, **QUICK)
-    with Delivery(JsonLinesSink(path, JsonLinesSettings(is_appended=True)), settings) as delivery:
-        delivery.report_to(told.append)
+    settings = QueueSettings(queue_items=4000, **QUICK)
+    with QueuedSink(log_to(path), settings) as queued:
+        queued.report_to(told.append)
         for index in range(3000):  # about 900 KB
-            delivery.write(make_prediction(index))
-            assert delivery.counts().is_balanced
-        until(lambda: delivery.counts().state == "dead")
-        assert "No space left on device" in str(delivery.counts().reason)
+            queued.write(make_prediction(index))
+            assert queued.counts().is_balanced
+        until(lambda: queued.counts().state == "dead")
+        assert "No space left on device" in str(queued.counts().reason)
         *whole, rest = path.read_bytes().split(b"\n")
         assert rest == b""
         assert [json.loads(line)["index"] for line in whole] == list(range(len(whole)))
         (small_disk / "ballast").unlink()
         began_s = time.monotonic()
-        until(lambda: delivery.counts().state == "ok")
+        until(lambda: queued.counts().state == "ok")
         took_s = time.monotonic() - began_s
     assert [json.loads(line)["index"] for line in path.read_bytes().splitlines()] == list(range(3000))
-    assert delivery.counts().delivered == 3000
+    assert queued.counts().delivered == 3000
     assert [event.kind for event in told] == ["sink.dead", "sink.back"]
-    note_fault("disk full", 3000, delivery.counts().delivered, delivery.counts().dropped,
+    note_fault("disk full", 3000, queued.counts().delivered, queued.counts().dropped,
                f"{took_s:.2f} s after there is room", "verdicts")  # fmt: skip
 
 
@@ -497,12 +503,15 @@ def test_on_a_full_disk_pictures_are_lost_and_counted_and_none_is_half(
     small_disk: Path, make_prediction: MakePrediction
 ) -> None:
     (small_disk / "ballast").write_bytes(b"x" * 900_000)
-    settings = DeliverySettings(retry_s=0.1, **QUICK)
-    with Delivery(RejectPicturesSink(small_disk), settings) as delivery:
+    settings = QueueSettings(retry_s=0.1, **QUICK)
+    with QueuedSink(
+        RejectsSink(RejectsSettings(folder=small_disk, pictures=("overlay",), budget_bytes=None, by_stream=False)),
+        settings,
+    ) as queued:
         for index in range(30):
-            delivery.write(make_prediction(index))
-        assert delivery.flush(10)
-        counts = delivery.counts()
+            queued.write(make_prediction(index))
+        assert queued.flush(10)
+        counts = queued.counts()
     assert counts.is_balanced
     assert counts.state == "dead"
     assert counts.dropped["undelivered"] > 5
@@ -517,38 +526,38 @@ def test_a_spool_on_a_full_disk_costs_the_newest_and_goes_on_when_there_is_room(
     ballast = small_disk / "ballast"
     sink, told = Receiver(), []
     sink.is_down.set()
-    with Delivery(sink, must_deliver(small_disk / "spool")) as delivery:
-        delivery.report_to(told.append)
+    with QueuedSink(sink, must_deliver(small_disk / "spool")) as queued:
+        queued.report_to(told.append)
         ballast.write_bytes(b"x" * 900_000)
         for index in range(1500):  # records of about 150 bytes
-            delivery.write(make_prediction(index))
-            delivery.flush(1)
-        counts = delivery.counts()
+            queued.write(make_prediction(index))
+            queued.flush(1)
+        counts = queued.counts()
         assert counts.is_balanced
         assert counts.dropped == {"spool failed": 1500 - counts.spooled}
         assert 100 < counts.spooled < 1500
         ballast.unlink()
-        delivery.write(make_prediction(1500))
+        queued.write(make_prediction(1500))
         sink.is_down.clear()
-        until(lambda: delivery.counts().spooled == 0 and delivery.counts().queued == 0)
+        until(lambda: queued.counts().spooled == 0 and queued.counts().queued == 0)
     assert sink.got == ids(*range(counts.spooled), 1500)
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
     assert any("No space left on device" in str(event.facts.get("reason")) for event in told)
 
 
 def test_a_video_is_whole_when_the_line_ends_or_its_fault_is_raised_then(
     tmp_path: Path, make_prediction: MakePrediction, files_up_to: Callable[[int], AbstractContextManager[None]]
 ) -> None:
-    with Delivery(VideoSink(tmp_path / "good.avi")) as delivery:
+    with QueuedSink(VideoSink(VideoSettings(path=tmp_path / "good.avi", by_stream=False))) as queued:
         for index in range(5):
-            delivery.write(make_prediction(index))
-    assert delivery.counts().delivered == 5
+            queued.write(make_prediction(index))
+    assert queued.counts().delivered == 5
     assert cv2.VideoCapture(str(tmp_path / "good.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
 
     def film() -> None:
-        with Delivery(VideoSink(tmp_path / "bad.avi")) as delivery:
+        with QueuedSink(VideoSink(VideoSettings(path=tmp_path / "bad.avi", by_stream=False))) as queued:
             for index in range(20):
-                delivery.write(make_prediction(index))
+                queued.write(make_prediction(index))
 
     with files_up_to(5_000), pytest.raises(SinkError, match="of 20 frames: is the disk full"):
         film()
@@ -560,26 +569,24 @@ import os, sys, time, threading
 from pathlib import Path
 import numpy as np
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.delivery import Delivery
-from nnet_edge.runtime.delivery_settings import DeliverySettings
-from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
-from nnet_edge.runtime.spool import SpoolSettings
-from nnet_edge.runtime.stream import stopping_on_signals
+from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink, QueueSettings
+from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.runtime.stream.line import stopping_on_signals
 
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 accepted = os.open(folder / "accepted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-settings = DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))
-sink = JsonLinesSink(folder / "verdicts.jsonl", JsonLinesSettings(is_appended=True))
+settings = QueueSettings(must_deliver=SpoolSettings(folder / "spool"))
+sink = JsonLinesSink(JsonLinesSettings(path=folder / "verdicts.jsonl", fsync_every_s=None, events=False))
 image = np.zeros((8, 8, 3), np.uint8)
 index = start
 with stopping_on_signals() as stop:
-    with Delivery(sink, settings) as delivery:
+    with QueuedSink(sink, settings) as queued:
         while not stop.is_set():
-            delivery.write(Prediction(Frame(image, index, time.monotonic(), "left"), 3.0, 2.0, None))
+            queued.write(Prediction(Frame(image, index, time.monotonic(), "left"), 3.0, 2.0, None))
             os.write(accepted, index.to_bytes(8, "little"))
             index += 1
             time.sleep(0.0002)
-    counts = delivery.counts()
+    counts = queued.counts()
     print(index, counts.offered, counts.recovered, counts.delivered, counts.spooled, sum(counts.dropped.values()))
 """
 
@@ -626,3 +633,35 @@ def test_kill_9_and_sigterm_lose_no_message_that_was_accepted(tmp_path: Path, no
     copies = len(found) - len(numbers)
     note_fault("kill -9 in mid-write, twice", len(noted), both, {},
                f"{took_s:.1f} s with the start of the program and its end, {copies} copies", "verdicts")  # fmt: skip
+
+
+def test_serve_makes_the_sink_of_settings_with_a_queue_unless_there_is_none(tmp_path: Path) -> None:
+    observed: list[float] = []
+    settings = JsonLinesSettings(
+        path=tmp_path / "log.jsonl", name="log", queue=9, every_frame=True, retry_s=7.0, must_deliver=tmp_path / "spool"
+    )
+    queued = serve(settings, lambda content, latency_ms: observed.append(latency_ms))
+    assert isinstance(queued, QueuedSink)
+    assert isinstance(queued.sink, JsonLinesSink)
+    assert (queued.name, queued.settings.queue_items, queued.settings.waits) == ("log", 9, True)
+    assert (queued.settings.retry_s, queued.settings.must_deliver) == (7.0, SpoolSettings(tmp_path / "spool"))
+    with queued:
+        queued.tell(Event("source.lost", "left"))
+    assert len(observed) == 1
+    piped = serve(JsonLinesSettings(path=Path("-")))
+    assert isinstance(piped, QueuedSink)
+    assert piped.settings.is_strict
+    assert isinstance(serve(JsonLinesSettings(path=tmp_path / "x", queue=0, events=False)), JsonLinesSink)
+    with pytest.raises(ConfigError, match=r"the sink json-lines takes events, .* set events = false, or leave queue"):
+        serve(JsonLinesSettings(path=tmp_path / "x", queue=0))
+
+
+def test_a_sink_learns_which_streams_come(tmp_path: Path) -> None:
+    expected: list[tuple[str, float | None]] = []
+
+    class Expecting(CallbackSink):
+        def expect(self, stream: str, rate_hz: float | None) -> None:
+            expected.append((stream, rate_hz))
+
+    QueuedSink(Expecting(print)).expect("left", 25.0)
+    assert expected == [("left", 25.0)]

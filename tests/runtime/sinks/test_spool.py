@@ -1,13 +1,14 @@
-"""What was appended comes out in order, once, after a restart, a kill, a torn end; never more bytes than allowed."""
+"""Spool: messages come out in order, once, after a restart, a kill or damage; never more bytes than allowed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from hypothesis import strategies as st
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.runtime.sinks import Message
 from nnet_edge.runtime.sinks.spool import Spool, SpoolFullError, SpoolSettings
+from nnet_edge.runtime.sinks.spool_database import PAGE_BYTES
+
+LOG_BYTES = 140_000  # of the smallest log, 64 pages and their heads
 
 
 def message(index: int, size_bytes: int = 100) -> Message:
@@ -33,12 +37,16 @@ def take_all(spool: Spool) -> list[str]:
     return found
 
 
-def fill(spool: Spool) -> None:
+def fill(spool: Spool, size_bytes: int = 100) -> None:
     for index in range(10**6):
-        spool.append(message(index))
+        spool.append(message(index, size_bytes))
 
 
-def ids(numbers: range) -> list[str]:
+def bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def ids(numbers: Iterable[int]) -> list[str]:
     return [message(index).id for index in numbers]
 
 
@@ -63,13 +71,16 @@ def test_a_full_spool_refuses_and_takes_again_when_something_is_done(tmp_path: P
             fill(spool)
         kept = spool.waiting
         assert 300 < kept < 65536 // 100
-        assert sum(path.stat().st_size for path in tmp_path.glob("*.segment")) <= 1 << 16
+        assert spool.size_bytes <= 1 << 16
+        assert bytes_of(tmp_path) <= (1 << 16) + LOG_BYTES
         assert take_all(spool) == ids(range(kept))
-        for index in range(20 * kept):  # for ever, in bounded room
+        for index in range(20 * kept):  # repeatedly, in bounded room
             spool.append(message(index))
             assert spool.peek(1, 0) == [message(index)]
             spool.done(1)
-        assert len(list(tmp_path.glob("*.segment"))) <= 2
+        assert bytes_of(tmp_path) <= (1 << 16) + LOG_BYTES
+        assert spool.size_bytes <= 4 * PAGE_BYTES
+    assert bytes_of(tmp_path) <= 4 * PAGE_BYTES
 
 
 def test_a_message_as_large_as_the_spool_is_taken_when_there_is_room(tmp_path: Path) -> None:
@@ -83,75 +94,171 @@ def test_a_message_as_large_as_the_spool_is_taken_when_there_is_room(tmp_path: P
             spool.done(1)
 
 
+def test_the_files_stay_small_when_nobody_syncs_and_shrink_after_an_outage(tmp_path: Path) -> None:
+    with Spool(SpoolSettings(tmp_path, limit_bytes=8 << 20, fsync_every_s=None)) as spool:
+        with pytest.raises(SpoolFullError):
+            fill(spool, 50_000)
+        assert 150 < spool.waiting < 8 * (1 << 20) // 50_000
+        assert 7 << 20 < bytes_of(tmp_path) <= (8 << 20) + (1 << 20) + LOG_BYTES  # the log: an eighth of the bound
+        take_all(spool)
+        spool.append(message(1))
+        assert spool.size_bytes <= 4 * PAGE_BYTES
+        assert bytes_of(tmp_path) <= 4 << 20  # the log, and what waits for a checkpoint
+    assert bytes_of(tmp_path) <= 4 * PAGE_BYTES
+
+
+def test_sync_brings_the_log_into_the_database(tmp_path: Path) -> None:
+    with Spool(SpoolSettings(tmp_path, limit_bytes=1 << 20)) as spool:
+        for index in range(100):
+            spool.append(message(index))
+            spool.sync()
+        assert (tmp_path / "spool.db-wal").stat().st_size < LOG_BYTES
+        assert b"left/" in (tmp_path / "spool.db").read_bytes()
+
+
+def killed(folder: Path) -> Path:
+    """What a kill would leave of the open spool in `folder`: a copy of its files as they are."""
+    return Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-killed"), dirs_exist_ok=True))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cut_bytes=st.integers(1, 400), done=st.integers(0, 3))
-def test_a_torn_end_costs_the_torn_record_only(
+@given(cut_bytes=st.integers(1, 6000), done=st.integers(0, 3))
+def test_a_torn_end_costs_the_torn_transactions_only(
     tmp_path_factory: pytest.TempPathFactory, cut_bytes: int, done: int
 ) -> None:
     folder = tmp_path_factory.mktemp("spool")
+    sizes = []
     with Spool(SpoolSettings(folder)) as spool:
-        for index in range(4):
-            spool.append(message(index))
-        sizes = spool.size_bytes
         if done:
+            for index in range(done):
+                spool.append(message(index))
             spool.peek(done, 0)
             spool.done(done)
-    (segment,) = folder.glob("*.segment")
-    os.truncate(segment, sizes - cut_bytes)
-    whole = (sizes - cut_bytes) // (sizes // 4)
-    with Spool(SpoolSettings(folder)) as spool:
-        first = done if done <= whole else 0  # a cursor behind the end is of no use: all that is there comes again
-        assert spool.waiting == whole - first
-        spool.append(message(9))
-        assert take_all(spool) == [*ids(range(first, whole)), message(9).id]
-
-
-def test_a_damaged_segment_costs_its_rest_and_the_next_goes_on(tmp_path: Path) -> None:
-    with Spool(SpoolSettings(tmp_path, segment_bytes=1024)) as spool:
-        for index in range(30):
+        for index in range(done, 6):
             spool.append(message(index))
-    first = min(tmp_path.glob("*.segment"))
-    held = bytearray(first.read_bytes())
-    held[300] ^= 1
-    first.write_bytes(held)
-    with Spool(SpoolSettings(tmp_path, segment_bytes=1024)) as spool:
-        assert spool.waiting < 30
-        found = take_all(spool)
-    assert found[:1] == ids(range(1))
-    assert found[1:] == ids(range(30 - len(found) + 1, 30))
+            sizes.append((folder / "spool.db-wal").stat().st_size)
+        left = killed(folder)
+    end = max(sizes[-1] - cut_bytes, sizes[0])
+    os.truncate(left / "spool.db-wal", end)
+    whole = range(done, done + sum(size <= end for size in sizes))
+    with Spool(SpoolSettings(left)) as spool:
+        assert spool.waiting == len(whole)
+        spool.append(message(9))
+        assert take_all(spool) == [*ids(whole), message(9).id]
 
 
-def test_damage_that_comes_while_the_spool_is_open_is_counted(tmp_path: Path) -> None:
+def test_a_cut_off_done_sends_again(tmp_path: Path) -> None:
     with Spool(SpoolSettings(tmp_path)) as spool:
         for index in range(3):
             spool.append(message(index))
-        (segment,) = tmp_path.glob("*.segment")
-        segment.write_bytes(b"x" * spool.size_bytes)
+        spool.peek(2, 0)
+        spool.done(2)
+        left = killed(tmp_path)
+    log = left / "spool.db-wal"
+    os.truncate(log, log.stat().st_size - 1)
+    with Spool(SpoolSettings(left)) as spool:
+        assert take_all(spool) == ids(range(3))
+
+
+def filled(folder: Path, count: int, size_bytes: int) -> list[int]:
+    """Fill the spool and close it; gives where each message's content begins in the database, after its id and parts."""
+    with Spool(SpoolSettings(folder)) as spool:
+        for index in range(count):
+            spool.append(message(index, size_bytes))
+    held = (folder / "spool.db").read_bytes()
+    return [held.rindex(f"left/ä/{index}[[".encode()) for index in range(count)]
+
+
+def damage(path: Path, at: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(content)
+
+
+def test_a_damaged_message_costs_itself_only_and_is_counted(tmp_path: Path) -> None:
+    places = filled(tmp_path, 30, 100)
+    damage(tmp_path / "spool.db", places[0] + 60, b"x")
+    damage(tmp_path / "spool.db", places[7] + 3, b"\xff\xff")  # no text any more
+    damage(tmp_path / "spool.db", places[8] + 60, b"x")
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        assert spool.waiting == 30
+        assert take_all(spool) == ids([index for index in range(30) if index not in (0, 7, 8)])
+        assert (spool.waiting, spool.damaged) == (0, 3)
+        spool.append(message(30))
+        assert take_all(spool) == ids([30])
+
+
+def test_a_damaged_page_costs_its_messages_and_the_database_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = filled(tmp_path, 100, 100)
+    damage(tmp_path / "spool.db", places[50] // PAGE_BYTES * PAGE_BYTES, b"\xff" * 100)
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        assert 80 < spool.waiting < 100
+        found = take_all(spool)
+        spool.append(message(100))
+        assert take_all(spool) == ids([100])
+    numbers = [int(each.rpartition("/")[2]) for each in found]
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == (0, 99)
+    lost = set(range(100)) - set(numbers)
+    assert 50 in lost
+    assert len(lost) == max(lost) - min(lost) + 1
+    assert "malformed: it is set aside as" in caplog.text
+    assert (tmp_path / "spool.db.damaged").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "spool.db", "spool.db.damaged"}
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\0" * 5000, b"x" * 5000])
+def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes) -> None:
+    filled(tmp_path, 3, 100)
+    (tmp_path / "spool.db").write_bytes(content)
+    for _ in range(2):  # a second one replaces the first
+        with Spool(SpoolSettings(tmp_path)) as spool:
+            assert spool.waiting == 0
+            spool.append(message(3))
+            assert take_all(spool) == ids([3])
+        assert (tmp_path / "spool.db.damaged").exists() == (content != b"")
+        (tmp_path / "spool.db").write_bytes(content)
+
+
+def test_damage_that_comes_while_the_spool_is_open_is_counted(tmp_path: Path) -> None:
+    places = filled(tmp_path, 3, 3_000_000)
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        damage(tmp_path / "spool.db", places[0] // PAGE_BYTES * PAGE_BYTES, b"x" * 9_100_000)
         assert spool.peek(3, 0) == []
         assert (spool.waiting, spool.damaged) == (0, 3)
         spool.append(message(3))
         assert take_all(spool) == [message(3).id]
 
 
-@pytest.mark.parametrize("cursor", [b"", b"short", b"\0" * 20])
-def test_a_damaged_cursor_sends_all_again(tmp_path: Path, cursor: bytes) -> None:
+def test_a_chain_of_pages_that_is_damaged_while_open_costs_one_message(tmp_path: Path) -> None:
+    places = filled(tmp_path, 5, 1_000_000)
     with Spool(SpoolSettings(tmp_path)) as spool:
-        for index in range(3):
-            spool.append(message(index))
-        spool.peek(2, 0)
-        spool.done(2)
-    (tmp_path / "cursor").write_bytes(cursor)
+        first_page_of_chain = (places[2] // PAGE_BYTES + 1) * PAGE_BYTES
+        damage(tmp_path / "spool.db", first_page_of_chain + 100 * PAGE_BYTES, b"\xff" * (PAGE_BYTES * 50))
+        found = take_all(spool)
+        assert len(found) == 4
+        assert spool.damaged == 1
+        spool.append(message(5))
+        assert take_all(spool) == ids([5])
+
+
+def test_a_rescue_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    filled(tmp_path, 3, 100)
+    (tmp_path / "spool.db").rename(tmp_path / "spool.db.salvage")
     with Spool(SpoolSettings(tmp_path)) as spool:
         assert take_all(spool) == ids(range(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "spool.db", "spool.db.damaged"}
 
 
-def test_segments_that_a_person_took_away_do_not_stop_the_next_messages(tmp_path: Path) -> None:
+def test_files_that_a_person_took_away_do_not_stop_the_next_messages(tmp_path: Path) -> None:
     with Spool(SpoolSettings(tmp_path)) as spool:
         for index in range(3):
             spool.append(message(index))
         spool.peek(2, 0)
         spool.done(2)
-    for path in tmp_path.glob("*.segment"):
+    for path in tmp_path.glob("spool.db*"):
         path.unlink()
     for index in (3, 4):
         with Spool(SpoolSettings(tmp_path)) as spool:
@@ -159,16 +266,94 @@ def test_segments_that_a_person_took_away_do_not_stop_the_next_messages(tmp_path
             assert take_all(spool) == [message(index).id]
 
 
+def test_a_folder_that_vanishes_takes_no_messages_and_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    spool = Spool(SpoolSettings(folder)).__enter__()
+    spool.append(message(0))
+    shutil.rmtree(folder)
+    with pytest.raises(SinkError, match=r"removed while it was open: start the line again; left/ä/1 was not kept"):
+        spool.append(message(1))
+    spool.sync()
+    assert take_all(spool) == ids([0])  # what is known is still sent
+    spool.close()
+    spool = Spool(SpoolSettings(folder)).__enter__()
+    spool.append(message(2))
+    shutil.rmtree(folder)
+    with pytest.raises(SinkError, match="removed while it was open"):
+        spool.close()  # a message is lost
+    spool.close()
+    with Spool(SpoolSettings(folder)) as spool:
+        assert spool.waiting == 0
+
+
 def test_a_full_disk_keeps_nothing_half(
     tmp_path: Path, files_up_to: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with Spool(SpoolSettings(tmp_path)) as spool:
         spool.append(message(0))
-        small_disk = files_up_to(spool.size_bytes + 50)
+        small_disk = files_up_to(PAGE_BYTES // 2)  # not a page more of the log, nor of the database
         with small_disk, pytest.raises(SinkError, match="File too large; left/ä/1 was not kept"):
             spool.append(message(1))
         spool.append(message(2))
         assert take_all(spool) == [message(0).id, message(2).id]
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "spool.db").mkdir()
+    with pytest.raises(SinkError, match=r"cannot use the spool .*: Is a directory"), Spool(SpoolSettings(tmp_path)):
+        pass
+    (tmp_path / "spool.db").rmdir()
+    with Spool(SpoolSettings(tmp_path)) as spool:  # the lock is free again
+        spool.append(message(0))
+
+
+def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        spool.append(message(0))
+    mounted = subprocess.run(["mount", "--bind", "-r", str(tmp_path), str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"nothing can be mounted read-only here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(SinkError, match=r"cannot use the spool .*: Read-only"), Spool(SpoolSettings(tmp_path)):
+            pass
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_program_that_has_the_database_open_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.sinks.spool_database.BUSY_S", 0.1)
+    filled(tmp_path, 1, 100)
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); print(flush=True); input()"
+    command = [sys.executable, "-c", look, str(tmp_path / "spool.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(SinkError, match=r"another program has spool.db open"), Spool(SpoolSettings(tmp_path)):
+            pass
+        process.communicate(b"\n")
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        assert take_all(spool) == ids([0])
+
+
+def test_a_spool_that_is_closed_says_so(tmp_path: Path) -> None:
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        pass
+    spool.sync()
+    spool.close()
+    with pytest.raises(SinkError, match=r"is closed: .*; left/ä/0 was not kept"):
+        spool.append(message(0))
+
+
+def test_an_error_in_the_block_leaves_the_spool_free(tmp_path: Path) -> None:
+    def fail() -> None:
+        with Spool(SpoolSettings(tmp_path)) as spool:
+            spool.append(message(0))
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    with Spool(SpoolSettings(tmp_path)) as spool:
+        assert spool.waiting == 1
 
 
 def test_one_process_has_a_spool(tmp_path: Path) -> None:
@@ -181,7 +366,7 @@ def test_one_process_has_a_spool(tmp_path: Path) -> None:
 
 def test_one_thread_appends_while_another_takes(tmp_path: Path) -> None:
     found: list[str] = []
-    with Spool(SpoolSettings(tmp_path, segment_bytes=2048)) as spool:
+    with Spool(SpoolSettings(tmp_path)) as spool:
 
         def take() -> None:
             while len(found) < 1000 and (messages := spool.peek(16, 5.0)):
@@ -201,9 +386,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from nnet_edge.runtime.sinks import Message
-from nnet_edge.runtime.spool import Spool, SpoolSettings
+from nnet_edge.runtime.sinks.spool import Spool, SpoolSettings
 
-with Spool(SpoolSettings(Path(sys.argv[1]), segment_bytes=200_000)) as spool:
+with Spool(SpoolSettings(Path(sys.argv[1]))) as spool:
     for index in range(int(sys.argv[2]), 10**9):
         spool.append(Message(str(index), (("", b"x" * 5000),)))
         print(index, flush=True)
@@ -233,7 +418,6 @@ def test_a_kill_9_loses_nothing_that_was_appended(tmp_path: Path) -> None:
     ("wrong", "says"),
     [
         ({"limit_bytes": 10}, "bytes of a spool is 10"),
-        ({"segment_bytes": 1}, "bytes of a spool's segment is 1"),
         ({"fsync_every_s": -1.0}, "between two fsyncs of a spool are -1.0"),
     ],
 )

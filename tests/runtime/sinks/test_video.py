@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +15,19 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import VideoSettings, VideoSink, fit
+from nnet_edge.runtime.sinks import VideoSettings, VideoSink
+from nnet_edge.runtime.sinks.video import UNKNOWN_RATE_HZ, fit
+from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
+
+
+def video_to(path: Path, by_stream: bool = False, **facts: Any) -> VideoSink:
+    """A video that is one file of one stream, but for what is asked of it."""
+    whole = {"piece_s": None, "piece_bytes": None, "budget_bytes": None}
+    return VideoSink(VideoSettings(path=path, by_stream=by_stream, **whole | facts))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
@@ -25,7 +35,7 @@ def test_a_video_holds_every_frame_and_appears_when_it_is_whole(
     tmp_path: Path, make_prediction: MakePrediction, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"annotated{suffix}"
-    with VideoSink(path, rate_hz=20) as sink:
+    with video_to(path, rate_hz=20) as sink:
         for index in range(7):
             sink.write(make_prediction(index, is_good=index != 3))
         assert not path.exists()
@@ -46,7 +56,7 @@ def test_a_video_on_a_full_disk_is_told_and_taken_away(
     random = np.random.default_rng(0)
 
     def record() -> None:
-        with VideoSink(tmp_path / "annotated.avi") as sink:
+        with video_to(tmp_path / "annotated.avi") as sink:
             for index in range(20):
                 prediction = make_prediction(index)
                 prediction.frame.image[...] = random.integers(0, 256, prediction.frame.image.shape, np.uint8)
@@ -73,7 +83,7 @@ def test_several_streams_become_pieces_of_their_own_that_are_whole_while_it_runs
 ) -> None:
     (tmp_path / ".line.left.part.avi").write_bytes(b"what a kill left")
     (tmp_path / "line.left.000007.avi").write_bytes(b"a piece of an earlier run")
-    with VideoSink(tmp_path / "line.avi", settings=VideoSettings(piece_s=0.5, by_stream=True)) as sink:
+    with video_to(tmp_path / "line.avi", piece_s=0.5, by_stream=True) as sink:
         for index in range(6):
             for stream in ("left", "right"):
                 sink.write(make_prediction(index, stream=stream))
@@ -96,8 +106,7 @@ def test_pieces_are_cut_by_size_and_the_oldest_go_first(tmp_path: Path, make_pre
     prediction = make_prediction()
     prediction.frame.image[...] = random.integers(0, 256, prediction.frame.image.shape, np.uint8)
     (tmp_path / "line.of-somebody.avi").write_bytes(bytes(10**6))
-    settings = VideoSettings(piece_bytes=500_000, budget_bytes=1_500_000)
-    with VideoSink(tmp_path / "line.avi", settings=settings) as sink:
+    with video_to(tmp_path / "line.avi", piece_bytes=500_000, budget_bytes=1_500_000) as sink:
         for _ in range(60):
             sink.write(prediction)
     pieces = sorted(path for path in tmp_path.iterdir() if path.name != "line.of-somebody.avi")
@@ -110,28 +119,39 @@ def test_pieces_are_cut_by_size_and_the_oldest_go_first(tmp_path: Path, make_pre
 
 
 def test_only_the_stream_that_was_asked_for_is_shown(tmp_path: Path, make_prediction: MakePrediction) -> None:
-    with VideoSink(tmp_path / "line.avi", settings=VideoSettings(stream="left")) as sink:
-        assert not sink.wants(make_prediction(stream="right"))
+    with video_to(tmp_path / "line.avi", stream="left") as sink:
+        assert sink.only_stream == "left"
         for stream in ("left", "right", "left"):
             sink.write(make_prediction(stream=stream))
     assert frames_of(tmp_path / "line.avi") == 2
-    with VideoSink(tmp_path / "other.avi") as sink:
+    with video_to(tmp_path / "other.avi") as sink:
         sink.write(make_prediction(stream="left"))
-        with pytest.raises(SinkError, match="shows left, not right: keep videos by stream"):
+        with pytest.raises(SinkError, match="shows left, not right: keep videos by_stream"):
             sink.write(make_prediction(stream="right"))
 
 
+def test_the_rate_is_that_of_the_settings_or_of_the_stream(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    found = []
+    for rate_hz, known_hz in ((None, None), (None, 25.0), (5.0, 25.0)):
+        with video_to(tmp_path / "line.avi", rate_hz=rate_hz) as sink:
+            sink.expect("test", known_hz)
+            sink.expect("other", 50.0)
+            sink.write(make_prediction())
+        found.append(cv2.VideoCapture(str(tmp_path / "line.avi")).get(cv2.CAP_PROP_FPS))
+    assert found == [UNKNOWN_RATE_HZ, 25.0, 5.0]
+
+
 def test_a_stream_without_frames_leaves_no_video(tmp_path: Path) -> None:
-    with VideoSink(tmp_path / "annotated.mp4"):
+    with video_to(tmp_path / "annotated.mp4"):
         pass
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"annotated\.gif has no suffix of a video that can be written: use \.mp4"):
-        VideoSink(tmp_path / "annotated.gif")
-    with pytest.raises(ConfigError, match=r"a video of -1 frames/s cannot be"):
-        VideoSink(tmp_path / "annotated.mp4", rate_hz=-1)
+        video_to(tmp_path / "annotated.gif")
+    with pytest.raises(ConfigError, match=r"the rate -1 frames/s of a video is invalid"):
+        video_to(tmp_path / "annotated.mp4", rate_hz=-1)
 
 
 def test_pictures_of_other_sizes_are_fitted_without_distortion() -> None:
@@ -142,3 +162,22 @@ def test_pictures_of_other_sizes_are_fitted_without_distortion() -> None:
     assert fitted[:, 100:].max() == 0
     np.testing.assert_array_equal(fit(white, 100, 50), white)
     assert fit(white[:, :49], 100, 48).shape == (100, 48, 3)
+
+
+def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
+    table = {"kind": "video", "path": "line.mp4", "stream": "left", "piece_s": 60}
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
+    assert settings == VideoSettings(path=tmp_path / "line.mp4", stream="left", piece_s=60.0)
+    assert (settings.shown_stream, settings.outputs) == ("left", (tmp_path / "line.*.mp4",))
+    kind = SINKS.find("video")
+    assert isinstance(kind.make(settings), VideoSink)
+    with pytest.raises(ConfigError, match="a video cannot be made to deliver later: leave must_deliver out"):
+        SinkSettings.from_table({"kind": "video", "path": "line.mp4", "must_deliver": "spool"}, "[[sink]]", tmp_path)
+    assert kind.flag is not None
+    for asked, pieces in ((Asked(), (None, None)), (Asked(is_live=True), (600.0, 1 << 30))):
+        typed = SinkSettings.from_table(
+            {"kind": "video", **kind.flag.table(tmp_path / "a.mp4", asked)}, "--video", Path()
+        )
+        assert isinstance(typed, VideoSettings)
+        assert (typed.piece_s, typed.piece_bytes) == pieces
+        assert (typed.budget_bytes, typed.by_stream, typed.queue) == (None, False, 256 if asked.is_live else 0)

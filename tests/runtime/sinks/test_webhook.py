@@ -15,18 +15,23 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import RefusedError, WebhookSettings, WebhookSink
-from nnet_edge.runtime.sinks.queue import DeliverySettings
-from nnet_edge.runtime.sinks.queued import Delivery
+from nnet_edge.runtime.sinks import QueuedSink, QueueSettings, RefusedError, WebhookSettings, WebhookSink
 from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.settings.registry import SINKS, Asked
+from nnet_edge.settings.sink import SinkSettings
 
 MakePrediction = Callable[..., Prediction]
 QUICK = {"first_pause_s": 0.02, "longest_pause_s": 0.2, "dead_after_s": 0.2}
 SECRET = "hunter2"
 
 
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+
+
 def test_each_verdict_is_one_post_over_one_connection(receiver: Any, make_prediction: MakePrediction) -> None:
-    settings = WebhookSettings(receiver.url, token=SECRET, has_events=True)
+    settings = WebhookSettings(url=receiver.place, token_from="env:TOKEN", events=True)
     with WebhookSink(settings) as sink:
         for index in range(5):
             sink.write(make_prediction(index, stream="Lötstelle"))
@@ -42,7 +47,7 @@ def test_each_verdict_is_one_post_over_one_connection(receiver: Any, make_predic
 
 
 def test_a_connection_that_the_receiver_closed_is_made_anew(receiver: Any, make_prediction: MakePrediction) -> None:
-    with WebhookSink(WebhookSettings(receiver.url)) as sink:
+    with WebhookSink(WebhookSettings(url=receiver.place)) as sink:
         sink.write(make_prediction(0))
         receiver.stop()
         receiver.start()
@@ -67,7 +72,7 @@ def test_an_answer_that_is_no_success_is_a_fault(
 ) -> None:
     receiver.answers = lambda body: status
     with (
-        WebhookSink(WebhookSettings(receiver.url, token=SECRET)) as sink,
+        WebhookSink(WebhookSettings(url=receiver.place, token_from="env:TOKEN")) as sink,
         pytest.raises(SinkError, match=says) as caught,
     ):
         sink.write(make_prediction(0))
@@ -80,7 +85,7 @@ def test_an_answer_that_is_no_success_is_a_fault(
 def test_nobody_there_is_a_fault_without_secrets(receiver: Any, make_prediction: MakePrediction) -> None:
     receiver.stop()
     url = f"http://127.0.0.1:{receiver.port}/services/{SECRET}"
-    with WebhookSink(WebhookSettings(url)) as sink, pytest.raises(SinkError, match="refused") as caught:
+    with WebhookSink(WebhookSettings(url=url)) as sink, pytest.raises(SinkError, match="refused") as caught:
         sink.write(make_prediction(0))
     assert SECRET not in str(caught.value)
 
@@ -103,7 +108,7 @@ def test_a_receiver_that_drips_is_cut_off_in_time(make_prediction: MakePredictio
 
         thread = threading.Thread(target=drip)
         thread.start()
-        settings = WebhookSettings(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
+        settings = WebhookSettings(url=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
         began_s = time.monotonic()
         with WebhookSink(settings) as sink, pytest.raises(SinkError, match=r"no answer within 0\.4 s"):
             sink.write(make_prediction(0))
@@ -119,9 +124,9 @@ def test_https_is_checked_against_the_authority(
     receiver = make_receiver(certificates)
     receiver.start()
     try:
-        with WebhookSink(WebhookSettings(receiver.url, ca_file=certificates / "ca.pem")) as sink:
+        with WebhookSink(WebhookSettings(url=receiver.place, ca_file=certificates / "ca.pem")) as sink:
             sink.write(make_prediction(0))
-        wrong = WebhookSettings(receiver.url, ca_file=certificates / "other.pem")
+        wrong = WebhookSettings(url=receiver.place, ca_file=certificates / "other.pem")
         with WebhookSink(wrong) as sink, pytest.raises(SinkError, match="certificate verify failed"):
             sink.write(make_prediction(1))
     finally:
@@ -133,28 +138,28 @@ def test_a_receiver_that_is_down_costs_nothing_with_must_deliver(
     receiver: Any, make_prediction: MakePrediction, until: Callable[..., None], tmp_path: Path
 ) -> None:
     told: list[Event] = []
-    settings = DeliverySettings(must_deliver=SpoolSettings(tmp_path / "spool"), flush_s=0.2, **QUICK)  # type: ignore[arg-type]
+    settings = QueueSettings(must_deliver=SpoolSettings(tmp_path / "spool"), flush_s=0.2, **QUICK)  # type: ignore[arg-type]
     for run in range(2):  # the second one begins with what the first one left
-        with Delivery(WebhookSink(WebhookSettings(receiver.url, timeout_s=1.0)), settings) as delivery:
-            delivery.report_to(told.append)
+        with QueuedSink(WebhookSink(WebhookSettings(url=receiver.place, timeout_s=1.0)), settings) as queued:
+            queued.report_to(told.append)
             for index in range(200 * run, 200 * run + 100):
-                delivery.write(make_prediction(index))
+                queued.write(make_prediction(index))
             until(lambda run=run: len(receiver.posted) > 200 * run + 20)
             receiver.stop()
             for index in range(200 * run + 100, 200 * run + 200):
-                delivery.write(make_prediction(index))
-            until(lambda: delivery.counts().state == "dead")
+                queued.write(make_prediction(index))
+            until(lambda: queued.counts().state == "dead")
             if run == 1:
                 receiver.start()
-                until(lambda: delivery.counts().spooled == 0)
-            assert delivery.counts().is_balanced
+                until(lambda: queued.counts().spooled == 0)
+            assert queued.counts().is_balanced
         if run == 0:
-            assert delivery.counts().spooled > 0
+            assert queued.counts().spooled > 0
             receiver.start()
     found = [body["id"] for body in receiver.posted]
     assert list(dict.fromkeys(found)) == [f"test/{index}" for index in range(400)]
     assert [event.kind for event in told] == ["sink.dead", "sink.dead", "sink.back"]
-    assert delivery.counts().is_balanced
+    assert queued.counts().is_balanced
 
 
 def test_a_receiver_that_is_overloaded_is_tried_again_with_growing_pauses(
@@ -167,10 +172,10 @@ def test_a_receiver_that_is_overloaded_is_tried_again_with_growing_pauses(
         return 200 if len(moments_s) == 6 else 503
 
     receiver.answers = answer
-    settings = DeliverySettings(first_pause_s=0.05, longest_pause_s=0.4)
-    with Delivery(WebhookSink(WebhookSettings(receiver.url)), settings) as delivery:
-        delivery.write(make_prediction(0))
-        until(lambda: delivery.counts().delivered == 1)
+    settings = QueueSettings(first_pause_s=0.05, longest_pause_s=0.4)
+    with QueuedSink(WebhookSink(WebhookSettings(url=receiver.place)), settings) as queued:
+        queued.write(make_prediction(0))
+        until(lambda: queued.counts().delivered == 1)
     pauses_s = [later - earlier for earlier, later in itertools.pairwise(moments_s)]
     wanted_s = [0.05, 0.1, 0.2, 0.4, 0.4]
     assert len(pauses_s) == 5
@@ -186,13 +191,50 @@ def test_a_receiver_that_is_overloaded_is_tried_again_with_growing_pauses(
         ({"url": f"http://[{SECRET}"}, "give http://host/path"),
         ({"url": "http://host:99999/x"}, "give http://host/path"),
         ({"url": "http://host/x\r\nX: y"}, "give http://host/path"),
-        ({"url": f"http://line:{SECRET}@host/x"}, "http://host holds a user: give a token"),
-        ({"url": "http://host/x", "token": f"{SECRET}\n"}, "token holds letters"),
+        ({"url": f"http://line:{SECRET}@host/x"}, "holds no user and no query"),
+        ({"url": f"http://host/x?key={SECRET}"}, "holds no user and no query"),
+        ({"url": "http://host/x", "token_from": SECRET}, "never the secret itself"),
         ({"url": "http://host/x", "ca_file": Path("ca.pem")}, "not https"),
         ({"url": "http://host/x", "timeout_s": 0.0}, "webhook has to answer are 0.0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         WebhookSettings(**wrong)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "says"),
+    [
+        ({"HOOK": "ftp://host/"}, "give http://host/path"),
+        ({"HOOK": f"http://line:{SECRET}@host/x"}, "http://host holds a user: give a token"),
+        ({"HOOK": "http://host/x", "TOKEN": f"{SECRET}\nX: y"}, "token is empty, or holds letters"),
+        ({"HOOK": "http://host/x", "TOKEN": ""}, "token is empty"),
+        ({"TOKEN": SECRET}, "the environment has no HOOK"),
+    ],
+)
+def test_secrets_are_checked_when_the_sink_is_made(
+    monkeypatch: pytest.MonkeyPatch, hidden: dict[str, str], says: str
+) -> None:
+    settings = WebhookSettings(url="env:HOOK", token_from="env:TOKEN")
+    for name, secret in hidden.items():
+        monkeypatch.setenv(name, secret)
+    with pytest.raises(ConfigError, match=says) as caught:
+        WebhookSink(settings)
+    assert SECRET not in str(caught.value)
+
+
+def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -> None:
+    table = {"kind": "webhook", "url": "https://host/x", "token_from": "env:TOKEN", "ca_file": "ca.pem", "events": True}
+    settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
+    assert settings == WebhookSettings(
+        url="https://host/x", token_from="env:TOKEN", ca_file=tmp_path / "ca.pem", events=True
+    )
+    kind = SINKS.find("webhook")
+    assert kind.flag is not None
+    typed = SinkSettings.from_table(
+        {"kind": "webhook", **kind.flag.table("http://host/x", Asked())}, "--webhook", Path()
+    )
+    assert typed == WebhookSettings(url="http://host/x", every_frame=True)  # never without a queue
+    assert isinstance(kind.make(typed), WebhookSink)

@@ -44,7 +44,7 @@ def test_nobody_reads_passwords_in_messages(address: str, shown: str) -> None:
     ],
 )
 def test_what_is_no_address_is_one_sentence(address: str) -> None:
-    with pytest.raises((ConfigError, SourceError), match="is no address: look at its host") as caught:
+    with pytest.raises((ConfigError, SourceError), match="is not a valid address: look at its host") as caught:
         open_source(address)
     assert "user:geheim" not in str(caught.value)
 

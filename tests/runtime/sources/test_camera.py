@@ -28,9 +28,11 @@ from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.open import open_source, open_source_of
 from nnet_edge.runtime.sources.pipe import take_pictures
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.runtime.stream.running import run_line
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +56,11 @@ needs_rtsp = pytest.mark.skipif(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class RtspCamera:
     """A camera that can be switched on and off; its power cord is pulled, it says no goodbye."""
 
-    def __init__(self, *options: str) -> None:
-        self.port, self._options = free_port(), options
+    def __init__(self, port: int, *options: str) -> None:
+        self.port, self._options = port, options
         self.address = f"rtsp://127.0.0.1:{self.port}/live"
         self._process: subprocess.Popen[str] | None = None
 
@@ -82,11 +78,11 @@ class RtspCamera:
 
 
 @pytest.fixture
-def rtsp_camera() -> Iterator[Callable[..., RtspCamera]]:
+def rtsp_camera(free_port: Callable[[], int]) -> Iterator[Callable[..., RtspCamera]]:
     made: list[RtspCamera] = []
 
     def make(*options: str) -> RtspCamera:
-        made.append(RtspCamera(*options))
+        made.append(RtspCamera(free_port(), *options))
         made[-1].on()
         return made[-1]
 
@@ -117,7 +113,7 @@ class Watched:
         self.stop.set()
         self._thread.join(5)
         assert not self._thread.is_alive()
-        total = self.line.lanes.total()
+        total = self.line.buffer.total()
         assert total.is_balanced
         assert total.queued == 0
         ids = [one.id for one in self.seen]
@@ -141,7 +137,7 @@ class Watched:
 
 
 def stream(name: str, address: str, **settings: Any) -> LineStream:
-    return LineStream(name, CameraSettings(address, **(QUICK | settings)))
+    return LineStream(name, CameraSettings.of(address, **(QUICK | settings)))
 
 
 @needs_rtsp
@@ -159,12 +155,12 @@ def test_a_camera_that_is_cut_20_times_comes_back_20_times(
         for _ in range(20):
             camera.off()
             watched.until(lambda: watched.state("cut") != "live")
-            other = watched.line.lanes.counts("other").judged
+            other = watched.line.buffer.counts("other").judged
             camera.on()
             start_s = time.monotonic()
             watched.until(lambda: watched.state("cut") == "live")
             took_s.append(time.monotonic() - start_s)
-            assert watched.line.lanes.counts("other").judged > other  # the other camera goes on
+            assert watched.line.buffer.counts("other").judged > other  # the other camera goes on
         (status,) = [one for one in watched.line.streams() if one.name == "cut"]
         assert status.camera.reconnects == 20
         assert status.camera.got is not None
@@ -178,7 +174,7 @@ def test_a_camera_that_is_cut_20_times_comes_back_20_times(
     took_s.sort()
     log.info("live again %.2f s (median of 20), %.2f s (longest) after the camera was on", took_s[10], took_s[-1])
     assert capfd.readouterr().err == ""
-    total = watched.line.lanes.total()
+    total = watched.line.buffer.total()
     recovered = f"{took_s[10]:.2f} s median, {took_s[-1]:.2f} s longest, after the camera is on"
     note_fault("camera cut 20 times", total.captured, total.judged, total.dropped, recovered)
 
@@ -189,13 +185,13 @@ def test_rtsp_is_read_by_the_transport_that_was_asked_for(
     rtsp_camera: Callable[..., RtspCamera], transport: str
 ) -> None:
     camera = rtsp_camera(transport)
-    with open_source_of(CameraSettings(camera.address, transport=transport)) as source:
+    with open_source_of(CameraSettings.of(camera.address, transport=transport)) as source:
         frames = [frame for frame, _ in zip(source, range(3), strict=False)]
     assert [frame.image.shape for frame in frames] == [(120, 160, 3)] * 3
     assert source.got is not None
     assert source.got.rate_hz == pytest.approx(25)
     other = {"tcp": "udp", "udp": "tcp"}[transport]
-    wrong = open_source_of(CameraSettings(camera.address, transport=other, open_timeout_s=2))
+    wrong = open_source_of(CameraSettings.of(camera.address, transport=other, open_timeout_s=2))
     with pytest.raises(SourceError, match="cannot be opened"), wrong:
         pass
 
@@ -267,7 +263,7 @@ def test_a_driver_that_hangs_is_left_behind_and_its_late_frame_is_not_taken(make
     assert len(late) <= watched.kinds("a")["source.live"] - 3  # only readers that nobody had left may give theirs
 
 
-def test_waits_grow_to_the_limit_with_jitter(make_runner: MakeRunner) -> None:
+def test_waits_grow_to_the_limit_with_jitter(make_runner: MakeRunner, free_port: Callable[[], int]) -> None:
     address = f"rtsp://127.0.0.1:{free_port()}/nobody"
     settings = {"first_retry_s": 0.05, "longest_retry_s": 0.4, "jitter": 0.2}
     with Watched(make_runner, stream("a", address, **settings)) as watched:
@@ -346,8 +342,8 @@ def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
             watched.line.add(settings, open_source_of(settings.camera, name, may_be_absent=True))
         watched.until(lambda: all(watched.kinds(name)["source.lost"] >= 2 for name in absent))
         assert {watched.state(name) for name in absent} <= {"lost", "connecting"}
-        judged = watched.line.lanes.counts("other").judged
-        watched.until(lambda: watched.line.lanes.counts("other").judged > judged)
+        judged = watched.line.buffer.counts("other").judged
+        watched.until(lambda: watched.line.buffer.counts("other").judged > judged)
         os.mkfifo(absent["pipe"])
         writer = threading.Thread(target=write_jpegs, args=(absent["pipe"], [jpeg(60)], hold), daemon=True)
         writer.start()
@@ -356,7 +352,7 @@ def test_what_is_absent_at_the_start_of_a_line_is_tried_while_others_run(
             for number in range(20):
                 assert cv2.imwrite(str(tmp_path / "new" / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
             (tmp_path / "new").rename(absent[name])
-        counts = watched.line.lanes.counts
+        counts = watched.line.buffer.counts
         watched.until(lambda: counts("pipe").judged and counts("watched").judged == counts("folder").judged == 20)
         assert watched.state("folder") == "ended"
         hold.set()
@@ -434,7 +430,7 @@ def test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown(
     assert "its end is missing" in caplog.text
     assert "it is damaged" in caplog.text
     if with_length:
-        total = watched.line.lanes.total()
+        total = watched.line.buffer.total()
         recovered = f"the next picture; {status.camera.skipped} damaged ones counted, none judged"
         note_fault("corrupt pictures in the stream", total.captured, total.judged, total.dropped, recovered)
 
@@ -465,9 +461,9 @@ def test_a_pipe_that_stops_is_stalled_and_opened_again(make_runner: MakeRunner, 
     with Watched(make_runner, stream("a", str(path))) as watched:
         watched.until(lambda: watched.state("a") == "live")
         watched.until(lambda: watched.kinds("a")["source.stalled"] + watched.kinds("a")["source.lost"])
-        judged = watched.line.lanes.counts("a").judged
+        judged = watched.line.buffer.counts("a").judged
         time.sleep(0.3)
-        assert watched.line.lanes.counts("a").judged == judged  # no frame out of nothing
+        assert watched.line.buffer.counts("a").judged == judged  # no frame out of nothing
         hold.set()
         writer.join(5)
         again = threading.Thread(target=write_jpegs, args=(path, pictures, hold), daemon=True)
@@ -501,7 +497,7 @@ def test_a_video_that_is_replaced_under_the_reader_is_told(write_video: Callable
 
 
 def test_a_video_at_its_own_rate_takes_its_time(write_video: Callable[..., Path]) -> None:
-    settings = CameraSettings(str(write_video(6, rate_hz=20.0)), at_own_rate=True)
+    settings = CameraSettings.of(str(write_video(6, rate_hz=20.0)), at_own_rate=True)
     with open_source_of(settings, "clip") as source:
         frames = list(source)
     assert len(frames) == 6

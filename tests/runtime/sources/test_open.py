@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nnet_edge.errors import SourceError
-from nnet_edge.runtime.sources.open import SyntheticSource, open_source
-from nnet_edge.runtime.sources.synthetic import DEFECT_EVERY, draw_part
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.sources.synthetic import DEFECT_EVERY, SyntheticSource, draw_part
 
 WriteVideo = Callable[..., Path]
 
@@ -67,7 +67,7 @@ def test_a_jpeg_with_damage_inside_is_named_though_decoders_show_it(tmp_path: Pa
         pytest.raises(SourceError, match=r"b\.jpg cannot be used: it is damaged"),
     ):
         list(source)
-    with open_source(str(tmp_path), skip_bad=True) as source:
+    with open_source(str(tmp_path), skip_bad_images=True) as source:
         assert [frame.name for frame in source] == ["a.jpg"]
     assert source.skipped == 1
 
@@ -78,7 +78,7 @@ def test_a_corrupt_image_is_passed_over_and_counted_when_asked(
     for name in ("a.png", "c.png"):
         write_image(tmp_path / name, 100)
     (tmp_path / "b.png").write_bytes(b"")
-    with open_source(str(tmp_path), skip_bad=True) as source:
+    with open_source(str(tmp_path), skip_bad_images=True) as source:
         frames = list(source)
     assert [(frame.name, frame.index) for frame in frames] == [("a.png", 0), ("c.png", 2)]
     assert source.skipped == 1
@@ -88,15 +88,15 @@ def test_a_corrupt_image_is_passed_over_and_counted_when_asked(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: folder / "absent", "there is no source .*absent.*give an image folder"),
+        (lambda folder: folder / "absent", "there is no source .*absent.*give .*an image folder"),
         (lambda folder: folder, r"holds no image \(\.png"),
         (lambda folder: folder / "notes.txt", r"notes\.txt is neither an image .* nor a video"),
         (
             lambda folder: folder / "broken.mp4",
-            r"video .*broken\.mp4 cannot be opened: it is no video that OpenCV reads",
+            r"video .*broken\.mp4 cannot be opened: it is not a video that OpenCV reads",
         ),
-        (lambda folder: "gopher://host/x", "gopher://host/x has the unknown scheme gopher: use one of rtsp"),
-        (lambda folder: "synthetic:none", "'synthetic:none' names no number of pictures"),
+        (lambda folder: "gopher://host/x", "gopher://host/x has the unknown scheme gopher: give .* an rtsp:// address"),
+        (lambda folder: "synthetic:none", "'synthetic:none' has no number of pictures"),
     ],
 )
 def test_what_is_no_source_is_told_at_the_door(
@@ -206,7 +206,7 @@ def test_a_slow_synthetic_camera_can_be_interrupted() -> None:
 
 
 def test_an_impossible_rate_is_refused() -> None:
-    with pytest.raises(SourceError, match=r"a synthetic camera of 0 frames/s cannot be"):
+    with pytest.raises(SourceError, match=r"a synthetic camera of 0 frames/s is impossible"):
         SyntheticSource([], rate_hz=0)
 
 

@@ -13,11 +13,14 @@ import pytest
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs
-from nnet_edge.runtime.stream.judge import Station, TriggerLine, inspected_part
-from nnet_edge.settings.stream import CameraSettings, LineStream, Policy, Smoothing, Trigger, VerdictSettings
+from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs, TriggerLine, inspected_part
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.policy import Policy
+from nnet_edge.settings.stream import LineStream, Smoothing, Trigger, VerdictSettings
 
 HEIGHT, WIDTH = 100, 200  # of the camera
 LEFT_HALF = ((0, 0), (100, 0), (100, 100), (0, 100))
+NOW = BatchTimes(0.0, 0.0, 0.0)
 
 
 def frame(index: int = 0) -> Frame:
@@ -38,7 +41,7 @@ def two_spots() -> np.ndarray:
 
 def judge(settings: VerdictSettings, anomaly_map: np.ndarray):  # type: ignore[no-untyped-def]
     one = frame()
-    (prediction,) = Station(settings, 0.5).judge(one, [one], outputs_of(anomaly_map), 0, True)
+    (prediction,) = Judge(settings, 0.5).judge(one, [one], [PartOutputs(outputs_of(anomaly_map), 0)], NOW, True)
     return prediction
 
 
@@ -96,7 +99,7 @@ def test_a_mask_lies_in_the_cameras_picture_also_where_a_crop_is_judged() -> Non
 )
 def test_what_does_not_fit_the_camera_is_an_error(settings: VerdictSettings, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Station(settings, 0.5).admit(frame())
+        Judge(settings, 0.5).admit(frame().image)
 
 
 def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ class OnGpu:
 def test_a_map_is_fetched_once_where_it_is_needed(settings: VerdictSettings, threshold: float, fetched: int) -> None:
     maps, one = OnGpu(two_spots()), frame()
     outputs = FrameOutputs(np.array([0.9], np.float32), maps)
-    (prediction,) = Station(settings, threshold).judge(one, [one], outputs, 0, wants_maps=False)
+    (prediction,) = Judge(settings, threshold).judge(one, [one], [PartOutputs(outputs, 0)], NOW, wants_maps=False)
     assert maps.fetched == fetched
     assert (prediction.anomaly_map is not None) == bool(fetched)
 
@@ -152,9 +155,9 @@ def test_a_part_is_judged_in_the_frame_in_which_it_reaches_the_line() -> None:
 
 
 def test_another_bundle_keeps_the_distance_of_a_threshold_that_was_set() -> None:
-    station = Station(VerdictSettings(threshold=0.6), 0.5)
-    assert station.use_bundle(5.0) == pytest.approx(6.0)
-    assert station.set_threshold(None) == 5.0
+    stream_judge = Judge(VerdictSettings(threshold=0.6), 0.5)
+    assert stream_judge.use_bundle(5.0) == pytest.approx(6.0)
+    assert stream_judge.set_threshold(None) == 5.0
 
 
 def at_once(*changes: Callable[[], object]) -> None:
@@ -172,32 +175,32 @@ def at_once(*changes: Callable[[], object]) -> None:
         thread.join(5)
 
 
-def test_a_person_and_a_swap_change_a_station_at_once_and_both_hold() -> None:
+def test_a_person_and_a_swap_change_a_judge_at_once_and_both_hold() -> None:
     """Drawing the masks of a large picture takes a while; what changes meanwhile must not be undone behind it."""
-    station = Station(VerdictSettings(), 0.5)
-    station.admit(Frame(np.zeros((3000, 4000, 3), np.uint8), 0, 0.0, "a", session="s"))
+    stream_judge = Judge(VerdictSettings(), 0.5)
+    stream_judge.admit(np.zeros((3000, 4000, 3), np.uint8))
     for number in range(1, 11):
         left = tuple((x + number, y) for x, y in LEFT_HALF)
         at_once(
-            lambda left=left: station.set_regions([left]),
-            lambda number=number: station.use_bundle(0.5 + number),
-            lambda number=number: station.set_threshold(number),
-            lambda left=left: station.set_regions(ignored=[((500, 500), (600, 500), (600, 600 + left[0][0]))]),
+            lambda left=left: stream_judge.set_regions([left]),
+            lambda number=number: stream_judge.use_bundle(0.5 + number),
+            lambda number=number: stream_judge.set_threshold(number),
+            lambda left=left: stream_judge.set_regions(ignored=[((500, 500), (600, 500), (600, 600 + left[0][0]))]),
         )
-        assert station.bundle_threshold == 0.5 + number
-        assert station.settings.regions_of_interest == (left,)
-        assert station.settings.ignored[0][2] == (600, 600 + number)
-        assert station.threshold != 0.5 + number  # the slider's, before or after the swap
+        assert stream_judge.bundle_threshold == 0.5 + number
+        assert stream_judge.settings.regions_of_interest == (left,)
+        assert stream_judge.settings.ignored[0][2] == (600, 600 + number)
+        assert stream_judge.threshold != 0.5 + number  # the slider's, before or after the swap
 
 
 def test_a_swap_does_not_fail_because_of_a_mask_that_can_no_longer_be_read(tmp_path: Path) -> None:
     path = tmp_path / "left.png"
     assert cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 255, np.uint8))
-    station = Station(VerdictSettings(interest_picture=path), 0.5)
-    station.admit(frame())
+    stream_judge = Judge(VerdictSettings(interest_picture=path), 0.5)
+    stream_judge.admit(frame().image)
     path.unlink()
-    assert station.use_bundle(0.7) == 0.7
-    (prediction,) = station.judge(frame(), [frame()], outputs_of(two_spots()), 0, True)
+    assert stream_judge.use_bundle(0.7) == 0.7
+    (prediction,) = stream_judge.judge(frame(), [frame()], [PartOutputs(outputs_of(two_spots()), 0)], NOW, True)
     assert (prediction.threshold, prediction.bundle_threshold, prediction.is_masked) == (0.7, 0.7, True)
 
 
@@ -219,7 +222,7 @@ def test_a_swap_does_not_fail_because_of_a_mask_that_can_no_longer_be_read(tmp_p
         (lambda: LineStream("a b", CameraSettings("x")), "cannot be called 'a b'"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_an_error(make, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_invalid_setting_is_an_error(make, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=says) as caught:
         make()
     assert "secret" not in str(caught.value)

@@ -17,31 +17,28 @@ import pytest
 LINE = """
 import json, sys
 from pathlib import Path
-from nnet_edge.runtime.delivery import Delivery
-from nnet_edge.runtime.delivery_settings import DeliverySettings
-from nnet_edge.runtime.line import Line
-from nnet_edge.runtime.models import Model
-from nnet_edge.runtime.runner import load_runner
-from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, PictureSettings, RejectPicturesSink
-from nnet_edge.runtime.spool import SpoolSettings
-from nnet_edge.runtime.stream import run_line, stopping_on_signals
-from nnet_edge.stream_settings import CameraSettings, LineStream
+from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.sinks import JsonLinesSettings, RejectsSettings, serve
+from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.running import run_line, stopping_on_signals
+from nnet_edge.runtime.stream.model import Model
+from nnet_edge.settings.stream import CameraSettings, LineStream
 
 folder = Path(sys.argv[2])
-log = JsonLinesSink(folder / "verdicts.jsonl", JsonLinesSettings(is_appended=True))
-deliveries = [
-    Delivery(log, DeliverySettings(must_deliver=SpoolSettings(folder / "spool"))),
-    Delivery(RejectPicturesSink(folder / "rejects", PictureSettings(by_stream=True)), DeliverySettings(queue_items=8)),
-]
-line = Line(Model("distance", None, load_runner(Path(sys.argv[1])), 0.2), deliveries)
+log = JsonLinesSettings(
+    path=folder / "verdicts.jsonl", must_deliver=folder / "spool", fsync_every_s=None, events=False
+)
+rejects = RejectsSettings(folder=folder / "rejects", pictures=("overlay",), budget_bytes=None, queue=8)
+sinks = [serve(log), serve(rejects)]
+line = Line(Model("distance", None, load_runner(Path(sys.argv[1])), 0.2), sinks)
 for number in range(4):
     line.add(LineStream(f"cam{number}", CameraSettings("synthetic", rate_hz=200.0)))
 with stopping_on_signals() as stop:
     report = run_line(line, stop)
-sinks = {d.name: {"offered": d.counts().offered, "recovered": d.counts().recovered, "delivered": d.counts().delivered,
+counts = {d.name: {"offered": d.counts().offered, "recovered": d.counts().recovered, "delivered": d.counts().delivered,
     "dropped": dict(d.counts().dropped), "spooled": d.counts().spooled, "is_balanced": d.counts().is_balanced}
-    for d in deliveries}
-print(json.dumps({**report.as_dict(), "is_balanced": report.total.is_balanced, "sinks": sinks}))
+    for d in sinks}
+print(json.dumps({**report.as_dict(), "is_balanced": report.total.is_balanced, "sinks": counts}))
 """
 
 
@@ -78,7 +75,7 @@ def test_sigterm_under_load_and_kill_9_account_for_every_frame(
     note_fault("SIGTERM under load", said["captured"], said["judged"], said["drops"], f"ended after {end_s:.1f} s")
     found = ids(path)
     assert len(found) == len(set(found)) == said["judged"]
-    log, pictures = said["sinks"]["json lines"], said["sinks"]["pictures"]
+    log, pictures = said["sinks"]["json-lines"], said["sinks"]["rejects"]
     assert (log["offered"], log["delivered"], log["dropped"], log["spooled"]) == (said["judged"],) * 2 + ({}, 0)
     assert pictures["is_balanced"]
     assert pictures["delivered"] == len(list((tmp_path / "rejects").rglob("*.jpg"))) > 0
@@ -87,7 +84,7 @@ def test_sigterm_under_load_and_kill_9_account_for_every_frame(
     assert status == -signal.SIGKILL
     said, status, _ = line_until(graph, tmp_path, signal.SIGTERM, 20)  # finds the spool and the log that the kill left
     assert status == 0
-    log = said["sinks"]["json lines"]
+    log = said["sinks"]["json-lines"]
     assert log["is_balanced"]
     assert (log["delivered"], log["spooled"]) == (log["offered"] + log["recovered"], 0)
     after = ids(path)

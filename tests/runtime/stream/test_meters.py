@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.stream.meters import LatencyHistogram, Meters, latency_text, percentiles_of
+from nnet_edge.runtime.stream.meters import LatencyHistogram, LineMeters, StreamMeters
+from nnet_edge.runtime.stream.report import StreamReport, latency_text
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 
 RELATIVE = 0.0075  # half a bucket of 1.5 %
 
@@ -27,7 +29,7 @@ def test_percentiles_agree_with_the_sorted_latencies(percent: float) -> None:
 
 
 def test_without_a_latency_there_is_no_percentile() -> None:
-    numbers = percentiles_of(LatencyHistogram())
+    numbers = LatencyHistogram().percentiles()
     assert (numbers.count, numbers.p50_ms, numbers.p99_ms) == (0, None, None)
     assert latency_text(numbers) == "p50 / p95 / p99: no frame yet"
 
@@ -44,25 +46,26 @@ def test_latencies_beyond_both_ends_are_still_counted() -> None:
 
 
 def test_a_report_counts_frames_rejects_and_seconds(make_frame: Callable[..., Frame]) -> None:
-    meters = Meters()
+    meters = StreamMeters(LineMeters())
     for index, score in enumerate((0.5, 2.0, 3.0)):
         frame = replace(make_frame(index), captured_s=100.0 + index)
-        latencies_ms = {"infer": 40.0, "total": 50.0}
+        latencies_ms = {"inference": 40.0, "total": 50.0}
         prediction = Prediction(frame, score, 1.0, np.zeros((256, 256), np.float32), (), latencies_ms)
         meters.add(prediction, now_s=100.5 + index)
-    report = meters.report(dropped=4, skipped=1, ended="stopped")
+    counts = FrameCounts(7, 3, {"full": 4})
+    report = StreamReport(meters.verdicts, meters.rejected, 1, meters.seconds, counts, meters.latencies(), "stopped")
     assert (report.frames, report.rejected, report.dropped, report.skipped) == (3, 2, 4, 1)
     assert report.seconds == pytest.approx(2.5)
     assert report.frames_per_s == pytest.approx(3 / 2.5)
-    assert report.latencies["infer"].count == 3
-    assert report.latencies["infer"].p50_ms == pytest.approx(40, rel=RELATIVE)
+    assert report.latencies["inference"].count == 3
+    assert report.latencies["inference"].p50_ms == pytest.approx(40, rel=RELATIVE)
     assert report.lines()[0] == (
-        "stopped: 3 frames in 2.5 s, 1.2 frames/s; 2 rejected, 4 dropped, 1 unreadable files skipped"
+        "stopped: 3 frames in 2.5 s, 1.2 frames/s; 2 rejected, 4 dropped (4 full), 1 unreadable files skipped"
     )
     assert json.loads(json.dumps(report.as_dict()))["rejected"] == 2
 
 
 def test_an_empty_report_has_no_rate() -> None:
-    report = Meters().report(dropped=0, ended="source ended")
+    report = StreamReport(0, 0, 0, 0.0, FrameCounts(), ended="source ended")
     assert report.frames_per_s is None
     assert report.lines()[0] == "source ended: 0 frames in 0.0 s, no rate; 0 rejected, 0 dropped"

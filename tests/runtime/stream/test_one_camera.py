@@ -20,22 +20,26 @@ import pytest
 from nnet_edge.errors import SinkError, SourceError, StreamError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink, Sink
-from nnet_edge.runtime.sources.open import SyntheticSource, open_source
-from nnet_edge.runtime.stream.line import run as run_stream
-from nnet_edge.runtime.stream.meters import STAGES, StreamReport
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings, WhenFull
+from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, Sink
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.meters import STAGES
+from nnet_edge.runtime.stream.report import LineReport, StreamReport
+from nnet_edge.runtime.stream.running import run as run_stream
+from nnet_edge.settings.policy import EVERY_FRAME
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import BufferSettings, VerdictSettings
 
 LIMIT_S = 1.0
-SETTINGS = StreamSettings(threshold=0.5)
+SETTINGS = VerdictSettings(threshold=0.5)
 MakeRunner = Callable[..., Any]
 
 
 def run(*arguments: Any, **options: Any) -> StreamReport:
     """`run`, and the identity that holds for every stream: captured = judged + dropped by cause + still queued."""
     report = run_stream(*arguments, **options)
-    assert report.captured == report.judged + sum(report.drops.values()) + report.queued
-    assert (report.queued, report.dropped) == (0, sum(report.drops.values()))
+    assert report.counts.is_balanced
+    assert report.counts.queued == 0
     return report
 
 
@@ -85,12 +89,12 @@ def test_a_live_source_that_is_too_fast_drops_and_counts(make_runner: MakeRunner
 
 
 def test_a_live_source_may_be_told_to_wait(make_runner: MakeRunner) -> None:
-    settings = StreamSettings(threshold=0.5, buffer_frames=2, when_full=WhenFull.WAIT)
-    report = run(SyntheticSource(pictures(20), rate_hz=1000), make_runner(infer_s=0.005), [], settings)
+    buffer = BufferSettings(EVERY_FRAME, 2)
+    report = run(SyntheticSource(pictures(20), rate_hz=1000), make_runner(infer_s=0.005), [], SETTINGS, buffer=buffer)
     assert (report.frames, report.dropped) == (20, 0)
 
 
-def test_a_single_live_source_is_opened_again_for_ever(make_runner: MakeRunner) -> None:
+def test_a_single_live_source_is_opened_again_until_it_is_back(make_runner: MakeRunner) -> None:
     seen: list[int] = []
     stop = threading.Event()
     opened = itertools.count(1)
@@ -161,12 +165,12 @@ class Breaking(SyntheticSource):
 
 def test_a_source_that_dies_is_raised_after_its_frames_were_judged(make_runner: MakeRunner) -> None:
     seen: list[Prediction] = []
-    shown: list[StreamReport] = []
+    shown: list[LineReport] = []
     with pytest.raises(SourceError, match="camera 0 stopped"):
         run(Breaking(pictures(3)), make_runner(), [CallbackSink(seen.append)], SETTINGS, show=shown.append)
     assert len(seen) == 3
     assert shown[-1].ended == "failed: camera 0 stopped after 3 frames"
-    assert shown[-1].frames == 3
+    assert shown[-1].total.judged == 3
 
 
 def test_a_source_that_cannot_be_opened_is_raised(make_runner: MakeRunner) -> None:
@@ -197,7 +201,7 @@ def fail_at(index: int) -> Callable[[Prediction], None]:
 def test_a_sink_that_fails_ends_the_stream_within_a_second(make_runner: MakeRunner, rate_hz: float | None) -> None:
     endless = (picture for _ in iter(int, 1) for picture in pictures(10))
     good = ClosingSink(lambda prediction: None)
-    shown: list[StreamReport] = []
+    shown: list[LineReport] = []
     runner = make_runner()
     start_s = time.monotonic()
     with pytest.raises(SinkError, match=r"failed at frame 2: .*No space left"):
@@ -211,7 +215,7 @@ def test_a_sink_that_fails_ends_the_stream_within_a_second(make_runner: MakeRunn
 def test_a_sink_that_cannot_be_opened_leaves_the_others_closed(tmp_path: Path, make_runner: MakeRunner) -> None:
     (tmp_path / "file").write_bytes(b"")
     first = ClosingSink(lambda prediction: None)
-    sinks: list[Sink] = [first, JsonLinesSink(tmp_path / "file" / "verdicts.jsonl")]
+    sinks: list[Sink] = [first, JsonLinesSink(JsonLinesSettings(path=tmp_path / "file" / "verdicts.jsonl"))]
     with pytest.raises(SinkError, match="cannot write verdicts"):
         run(SyntheticSource(pictures(3)), make_runner(), sinks, SETTINGS)
     assert first.is_closed
@@ -251,13 +255,15 @@ def test_a_stop_ends_any_source_within_a_second_and_loses_no_count(
 
 
 def test_progress_is_shown_now_and_then_and_at_the_end(make_runner: MakeRunner) -> None:
-    shown: list[StreamReport] = []
-    settings = StreamSettings(threshold=0.5, show_every_s=0.05)
+    shown: list[LineReport] = []
+    every_s = 0.05
     started_s = time.monotonic()
-    run(SyntheticSource(pictures(100)), make_runner(infer_s=0.02), [], settings, show=shown.append)
-    assert 3 <= len(shown) <= 2 + (time.monotonic() - started_s) / settings.show_every_s
+    run(
+        SyntheticSource(pictures(100)), make_runner(infer_s=0.02), [], SETTINGS, show=shown.append, show_every_s=every_s
+    )
+    assert 3 <= len(shown) <= 2 + (time.monotonic() - started_s) / every_s
     assert {report.ended for report in shown[:-1]} == {"running"}
-    assert [report.frames for report in shown] == sorted(report.frames for report in shown)
+    assert [report.total.judged for report in shown] == sorted(report.total.judged for report in shown)
     assert shown[-1].ended == "source ended"
 
 
@@ -268,8 +274,8 @@ def test_a_folder_of_images_through_a_real_graph(graph: Path, tmp_path: Path, ki
         assert cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((100, 140, 3), brightness, np.uint8))
     (tmp_path / "broken.png").write_bytes(b"nothing")
     seen: list[Prediction] = []
-    source = open_source(str(tmp_path), skip_bad=True)
-    settings = StreamSettings(threshold=0.25)  # distance from mid grey: white has 0.5
+    source = open_source(str(tmp_path), skip_bad_images=True)
+    settings = VerdictSettings(threshold=0.25)  # distance from mid grey: white has 0.5
     report = run(source, load_runner(graph, RunnerSettings(kind=kind)), [CallbackSink(seen.append)], settings)
     assert [prediction.frame.name for prediction in seen if prediction.is_anomalous] == ["4.png"]
     assert (report.frames, report.rejected, report.dropped, report.skipped) == (11, 1, 0, 1)
@@ -280,16 +286,16 @@ def test_a_folder_of_images_through_a_real_graph(graph: Path, tmp_path: Path, ki
 ENDLESS = """
 import sys
 from pathlib import Path
-from nnet_edge.config import RunnerSettings, StreamSettings
-from nnet_edge.runtime.runner import load_runner
-from nnet_edge.runtime.sinks import JsonLinesSink
-from nnet_edge.runtime.sources import open_source
-from nnet_edge.runtime.stream import run, stopping_on_signals
-from nnet_edge.runtime.terminal import TerminalView
+from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.sinks.json_lines import JsonLinesSettings, JsonLinesSink
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.stream.running import run, stopping_on_signals
+from nnet_edge.runtime.stream.terminal import TerminalView
+from nnet_edge.settings.stream import VerdictSettings
 
 with stopping_on_signals() as stop, TerminalView("line") as view:
-    sinks = [JsonLinesSink(None)]
-    run(open_source("synthetic"), load_runner(Path(sys.argv[1])), sinks, StreamSettings(0.9), stop, view.show)
+    sinks = [JsonLinesSink(JsonLinesSettings(path=Path("-"), events=False))]
+    run(open_source("synthetic"), load_runner(Path(sys.argv[1])), sinks, VerdictSettings(0.9), stop, view.show)
 """
 
 

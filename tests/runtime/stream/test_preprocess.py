@@ -10,14 +10,18 @@ import pytest
 from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.imaging import resize
-from nnet_edge.runtime.stream.judge import Station, preprocess
+from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
+from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.settings.stream import VerdictSettings
 
 
 def judged(frames: Sequence[Frame], outputs: Outputs, threshold: float, min_area: float = 0.0) -> list[Prediction]:
-    """What a station says of the frames."""
-    station = Station(VerdictSettings(min_area=min_area), threshold)
-    return [station.judge(frame, [frame], outputs, number, True)[0] for number, frame in enumerate(frames)]
+    """What a judge says of the frames."""
+    judge = Judge(VerdictSettings(min_area=min_area), threshold)
+    return [
+        judge.judge(frame, [frame], [PartOutputs(outputs, number)], BatchTimes(0.0, 0.0, 0.0), True)[0]
+        for number, frame in enumerate(frames)
+    ]
 
 
 def test_a_batch_is_the_reference_resize_of_each_frame_in_rgb() -> None:
@@ -58,7 +62,7 @@ def test_small_regions_are_left_out_when_asked(make_frame: Callable[..., Frame])
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf])
-def test_a_score_that_is_no_number_is_no_verdict(make_frame: Callable[..., Frame], score: float) -> None:
+def test_a_score_that_is_not_finite_is_no_verdict(make_frame: Callable[..., Frame], score: float) -> None:
     outputs = Outputs(np.zeros((1, 256, 256), np.float32), np.array([score], np.float32))
     with pytest.raises(StreamError, match=rf"frame 3 \(x\.png\) has the score {score}"):
         judged([make_frame(3, name="x.png")], outputs, threshold=1.0)

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.runtime.sources.open import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import BufferSettings, LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 HEIGHT, WIDTH = 240, 320
@@ -96,10 +98,10 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
     def serving(settings: WebSettings | None = None, drift: DriftSettings | None = None, **more: Any) -> Iterator[Site]:
         path = more.pop("path", None)
         rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
-        manifest, lane = more.pop("manifest", {}), more.pop("lane", None)
+        manifest, buffer = more.pop("manifest", {}), more.pop("buffer", BufferSettings())
         model = more.pop("model", None) or Model("parts", path, make_runner(), THRESHOLD, manifest=manifest)
         line = Line(model, keep_open=True, **more)
-        left = LineStream("left", CameraSettings("synthetic"), lane)
+        left = LineStream("left", CameraSettings("synthetic"), buffer)
         line.add_source(left, SyntheticSource(pictures(brightness), rate_hz))
         stop = threading.Event()
         with WebServer(line, settings or WebSettings(port=0), drift) as server:

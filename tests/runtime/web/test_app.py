@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,14 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.stream import CameraSettings, LineStream, VerdictSettings
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -51,9 +51,9 @@ def test_the_state_holds_every_stream_and_scores_come_once(serve: Any, until: An
         assert site.ask("/readyz")[1]["reasons"] == ["the line has ended"]
 
 
-def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any) -> None:
+def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any, free_port: Any) -> None:
     with serve() as site:
-        address = f"http://127.0.0.1:{unused_port()}/video"
+        address = f"http://127.0.0.1:{free_port()}/video"
         status, _, _ = site.ask("/api/streams", {"name": "gone", "address": address}, site.session())
         assert status == 201
         until(lambda: site.ask("/readyz")[0] == 503)
@@ -97,20 +97,20 @@ def test_scores_begin_again_with_other_regions_and_end_with_their_stream(
     serve: Any, until: Any, make_prediction: Any
 ) -> None:
     with serve() as site:
-        until(lambda: len(site.server.watch.scores()["left"]) >= 5)
-        before = site.server.watch.scores()["left"][-1].number
+        until(lambda: len(site.server.gallery.scores()["left"]) >= 5)
+        before = site.server.gallery.scores()["left"][-1].number
         headers = site.session()
         site.ask("/api/streams/left/regions", {"ignored": [[[0, 0], [160, 0], [160, 240], [0, 240]]]}, headers)
         found = site.ask("/api/state")[1]
         first = found["streams"][0]["scores_from"]
         assert first > before
-        until(lambda: site.server.watch.scores().get("left"))
+        until(lambda: site.server.gallery.scores().get("left"))
         assert all(number > first for number, *_ in site.ask("/api/state")[1]["scores"]["left"])
         site.ask("/api/streams/left/remove", {}, headers)
         late = make_prediction()
-        site.server.watch._take(replace(late, frame=replace(late.frame, stream="left")))  # that was under way
-        assert site.server.watch.scores() == {}
-        assert site.server.watch.drift.now("left") is None
+        site.server.gallery._take(replace(late, frame=replace(late.frame, stream="left")))  # that was under way
+        assert site.server.gallery.scores() == {}
+        assert site.server.gallery.drift.now("left") is None
 
 
 def test_a_mask_picture_stays_when_a_region_is_drawn_and_goes_when_all_are_removed(
@@ -134,6 +134,20 @@ def test_a_mask_picture_stays_when_a_region_is_drawn_and_goes_when_all_are_remov
         site.ask(path, {"regions_of_interest": [], "ignored": []}, headers)
         until(lambda: site.line.latest("masked").image_score > 0.5)
         assert not site.ask("/api/state")[1]["streams"][1]["has_mask_picture"]
+
+
+def test_the_page_knows_which_sources_it_may_add(serve: Any, tmp_path: Path) -> None:
+    with serve(WebSettings(port=0, addable=("rtsp", "file"), source_folder=tmp_path)) as site:
+        headers = site.session()
+        assert site.ask("/api/session", headers=headers)[1]["sources"] == [
+            "an rtsp:// address", "a path below source_folder"]  # fmt: skip
+        for address in ("synthetic", "0", "/dev/video0", "http://h/", "udp://h:1", "/etc", "../x"):
+            status, found, _ = site.ask("/api/streams", {"name": "x", "address": address}, headers)
+            assert (status, "may add" in found["error"]) == (400, True), address
+        for option in ("watch", "skip_bad_images", "at_own_rate", "options", "jitter"):
+            status, found, _ = site.ask("/api/streams", {"name": "x", "address": "rtsp://h/", option: 1}, headers)
+            assert (status, "is unknown" in found["error"]) == (400, True), option
+        assert site.ask("/api/streams/left/dance", {}, headers)[0] == 404
 
 
 def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
@@ -294,10 +308,3 @@ def test_no_thread_is_left(serve: Any, until: Any) -> None:
         assert site.ask("/healthz")[0] == 200
     names = ("live page", "pictures of the page", "reject gallery")
     until(lambda: not [thread for thread in threading.enumerate() if thread.name in names])
-
-
-def unused_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.runtime.web.auth import FAILURES, SESSION_S, Caller, Guard, Refusal, host_name
+from nnet_edge.runtime.web.auth import FAILURES, SESSION_S, Auth, Caller, Refusal, host_name
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -24,33 +24,33 @@ class Clock:
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:80", "LOCALHOST", "line-7.local:9"])
 def test_names_of_the_page_are_answered(host: str) -> None:
-    assert Guard(OPEN, None).host_refused({"host": host}) is None
+    assert Auth(OPEN, None).host_refused({"host": host}) is None
 
 
 @pytest.mark.parametrize(
     "host", ["", "evil.example", "localhost.evil.example", "a@localhost", "localhost/x", "localhost:x", "[::1"]
 )
 def test_other_names_are_refused(host: str) -> None:
-    refusal = Guard(OPEN, None).host_refused({"host": host})
+    refusal = Auth(OPEN, None).host_refused({"host": host})
     assert refusal is not None
     assert refusal.status == 421
 
 
 def test_a_page_that_others_reach_does_not_answer_to_localhost() -> None:
-    assert Guard(CLOSED, TOKEN).host_refused({"host": "localhost"}) is not None
-    assert Guard(CLOSED, TOKEN).host_refused({"host": "line-7:8080"}) is None
+    assert Auth(CLOSED, TOKEN).host_refused({"host": "localhost"}) is not None
+    assert Auth(CLOSED, TOKEN).host_refused({"host": "line-7:8080"}) is None
 
 
 def test_a_token_opens_and_a_wrong_one_does_not() -> None:
-    guard = Guard(CLOSED, TOKEN)
-    assert guard.caller({"authorization": f"Bearer {TOKEN}"}, None) == Caller(None)
+    auth = Auth(CLOSED, TOKEN)
+    assert auth.caller({"authorization": f"Bearer {TOKEN}"}, None) == Caller(None)
     for headers in (
         {},
         {"authorization": "Bearer wrong"},
         {"authorization": f"Basic {TOKEN}"},
         {"authorization": "Bearer"},
     ):
-        found = guard.caller(headers, None)
+        found = auth.caller(headers, None)
         assert isinstance(found, Refusal)
         assert found.status == 401
         assert TOKEN not in found.reason
@@ -58,40 +58,40 @@ def test_a_token_opens_and_a_wrong_one_does_not() -> None:
 
 def test_sessions_end_after_a_while_and_when_logged_out() -> None:
     clock = Clock()
-    guard = Guard(CLOSED, TOKEN, clock)
-    session = guard.log_in(TOKEN)
+    auth = Auth(CLOSED, TOKEN, clock)
+    session = auth.log_in(TOKEN)
     assert isinstance(session, str)
-    assert guard.caller({}, session) == Caller(session)
+    assert auth.caller({}, session) == Caller(session)
     clock.now_s += SESSION_S + 1
-    assert isinstance(guard.caller({}, session), Refusal)
-    other = guard.log_in(TOKEN)
+    assert isinstance(auth.caller({}, session), Refusal)
+    other = auth.log_in(TOKEN)
     assert isinstance(other, str)
-    guard.log_out(other)
-    assert isinstance(guard.caller({}, other), Refusal)
+    auth.log_out(other)
+    assert isinstance(auth.caller({}, other), Refusal)
 
 
 def test_many_wrong_tokens_are_told_to_wait_and_the_right_one_is_not() -> None:
     clock = Clock()
-    guard = Guard(CLOSED, TOKEN, clock)
+    auth = Auth(CLOSED, TOKEN, clock)
     for _ in range(FAILURES):
-        assert guard.log_in("wrong") == Refusal(401, "the token is wrong")
-    refusal = guard.log_in("wrong")
+        assert auth.log_in("wrong") == Refusal(401, "the token is wrong")
+    refusal = auth.log_in("wrong")
     assert isinstance(refusal, Refusal)
     assert refusal.status == 429
-    assert isinstance(guard.log_in(TOKEN), str)
-    assert guard.caller({"authorization": f"Bearer {TOKEN}"}, None) == Caller(None)
+    assert isinstance(auth.log_in(TOKEN), str)
+    assert auth.caller({"authorization": f"Bearer {TOKEN}"}, None) == Caller(None)
     clock.now_s += 61
-    assert guard.log_in("wrong") == Refusal(401, "the token is wrong")
+    assert auth.log_in("wrong") == Refusal(401, "the token is wrong")
 
 
 def test_a_write_needs_the_token_of_its_own_session() -> None:
-    guard = Guard(OPEN, None)
-    first, second = guard.log_in(None), guard.log_in(None)
+    auth = Auth(OPEN, None)
+    first, second = auth.log_in(None), auth.log_in(None)
     assert isinstance(first, str)
     assert isinstance(second, str)
-    good = {"host": "localhost:1", "x-csrf-token": guard.csrf_token(first)}
-    assert guard.write_refused(Caller(first), good) is None
-    assert guard.write_refused(Caller(first), good | {"origin": "http://localhost:1"}) is None
+    good = {"host": "localhost:1", "x-csrf-token": auth.csrf_token(first)}
+    assert auth.write_refused(Caller(first), good) is None
+    assert auth.write_refused(Caller(first), good | {"origin": "http://localhost:1"}) is None
     for caller, headers in (
         (Caller(second), good),
         (Caller(first), {"host": "localhost:1"}),
@@ -100,7 +100,7 @@ def test_a_write_needs_the_token_of_its_own_session() -> None:
         (Caller(first), good | {"origin": "null"}),
         (Caller(first), good | {"origin": "http://[evil"}),
     ):
-        refusal = guard.write_refused(caller, headers)
+        refusal = auth.write_refused(caller, headers)
         assert refusal is not None
         assert refusal.status == 403
 

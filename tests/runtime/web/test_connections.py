@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from nnet_edge.runtime.web import connections as door
+from nnet_edge.runtime.web import connections as limits
 from nnet_edge.runtime.web.connections import CONNECTIONS
 
 
@@ -46,7 +46,7 @@ def test_silent_connections_make_nobody_else_wait(serve: Any, until: Any, first:
         for _ in range(5):
             assert site.ask("/healthz")[0] == 200
         assert time.monotonic() - start_s < 5
-        assert len(site.server.door) <= CONNECTIONS
+        assert len(site.server.connections) <= CONNECTIONS
         until(lambda: sum(is_closed(one) for one in silent) >= 22)
         assert is_closed(silent[0])  # the oldest went first
         assert not is_closed(silent[-1])
@@ -56,7 +56,7 @@ def test_bodies_that_never_come_make_nobody_else_wait(serve: Any) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
     with serve() as site, connections(site.server.port, CONNECTIONS + 22, head):
         assert site.ask("/healthz")[0] == 200
-        assert len(site.server.door) <= CONNECTIONS
+        assert len(site.server.connections) <= CONNECTIONS
 
 
 def test_a_page_with_pictures_stays_when_silent_connections_come(serve: Any) -> None:
@@ -70,22 +70,22 @@ def test_a_page_with_pictures_stays_when_silent_connections_come(serve: Any) -> 
 
 
 def test_a_head_must_come_whole_within_its_time(serve: Any, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEAD_LIMIT_S", 0.5)
+    monkeypatch.setattr(limits, "HEAD_LIMIT_S", 0.5)
     with serve() as site, connections(site.server.port, 1) as (silent,), connections(site.server.port, 1) as (slow,):
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET ")  # one whole request, and a bit of another
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
         until(lambda: is_closed(silent) and is_closed(slow))
-        assert len(site.server.door) == 0
+        assert len(site.server.connections) == 0
 
 
 def test_an_answer_that_nobody_takes_is_given_up(serve: Any, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "ANSWER_LIMIT_S", 1.0)
-    monkeypatch.setattr(door, "HEAD_LIMIT_S", 0.2)
+    monkeypatch.setattr(limits, "ANSWER_LIMIT_S", 1.0)
+    monkeypatch.setattr(limits, "HEAD_LIMIT_S", 0.2)
     with serve() as site, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         deaf.connect(("127.0.0.1", site.server.port))
         with contextlib.suppress(ConnectionError):
             for _ in range(500):  # far more answers than the buffers of both ends hold
                 deaf.sendall(b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        until(lambda: len(site.server.door) == 0)
+        until(lambda: len(site.server.connections) == 0)
         assert site.ask("/healthz")[0] == 200

@@ -14,9 +14,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from nnet_edge.runtime.sources.open import SyntheticSource
+from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.web import live
-from nnet_edge.settings.stream import CameraSettings, LineStream
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.stream import LineStream
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"

@@ -6,15 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nnet_edge.runtime.stream.meters import SinkTimes
-from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.web import WebSettings
+from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.model import Model
+from nnet_edge.runtime.web.metrics import Histograms
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PROMTOOL = shutil.which("promtool")
@@ -39,7 +40,7 @@ def test_counters_keep_the_identity_and_histograms_their_order(serve: Any, until
         until(lambda: site.line.streams()[0].counts.judged >= 10)
         site.ask("/api/streams/left/pause", {}, site.session())
         until(lambda: site.line.streams()[0].counts.dropped.get("paused", 0) >= 3)
-        site.line.lanes.close("left")
+        site.line.buffer.close("left")
         until(lambda: site.line.streams()[0].counts.queued == 0)
         found = families(site)
     captured = value(found["nnet_edge_captured_frames"], "nnet_edge_captured_frames_total", stream="left")
@@ -71,18 +72,60 @@ def test_promtool_finds_nothing_to_complain_of(serve: Any, until: Any) -> None:
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, b"", b"")
 
 
-def test_sinks_and_their_times_are_told(serve: Any, make_prediction: Any) -> None:
-    times = SinkTimes()
-    observe = times.observer("log")
-    for took_ms in (0.5, 3.0, 40.0):
-        observe(make_prediction(), took_ms)
-    with serve() as site, WebServer(site.line, WebSettings(port=0), None, times) as other:
-        site.server, kept = other, site.server
+def test_sinks_and_their_times_are_told(serve: Any) -> None:
+    with serve() as site:
+        for took_ms in (0.5, 3.0, 40.0):
+            site.line.meters.took("left", "sink", took_ms, "log")
+        site.line.meters.took("gone", "sink", 1.0, "log")  # of a stream that was removed
         found = families(site)
-        site.server = kept
-    labels = {"stage": "sink", "sink": "log", "stream": "test"}
-    assert value(found["nnet_edge_latency_seconds"], "nnet_edge_latency_seconds_count", **labels) == 3
-    assert value(found["nnet_edge_latency_seconds"], "nnet_edge_latency_seconds_sum", **labels) == pytest.approx(0.0435)
+    labels = {"stage": "sink", "sink": "log", "stream": "left"}
+    family = found["nnet_edge_latency_seconds"]
+    assert value(family, "nnet_edge_latency_seconds_count", **labels) == 3
+    assert value(family, "nnet_edge_latency_seconds_sum", **labels) == pytest.approx(0.0435)
+    assert not [sample for sample in family.samples if sample.labels.get("stream") == "gone"]
+
+
+def series(histograms: Histograms) -> set[tuple[str, str, str]]:
+    """Stream, stage and sink of every latency that Prometheus would read."""
+    samples = [sample for family in histograms.collect() for sample in family.samples]
+    return {
+        (sample.labels["stream"], sample.labels["stage"], sample.labels["sink"])
+        for sample in samples
+        if sample.name == "nnet_edge_latency_seconds_count"
+    }
+
+
+def test_streams_that_come_and_go_for_weeks_leave_nothing(make_prediction: Any, make_runner: Any) -> None:
+    line = Line(Model("parts", None, make_runner(), 0.5))
+    histograms = Histograms(line)
+    meters = line.meters
+    line.events.tell("stream.added", "kept")
+    meters.took("kept", "sink", 1.0, "log")
+    for number in range(50):
+        name = f"camera-{number}"
+        line.events.tell("stream.added", name)
+        meters.took(name, "capture", 1.0)
+        histograms.judged(replace(make_prediction(stream=name), latencies_ms={"total": 1.0}))
+        meters.took(name, "sink", 1.0, "log")
+        assert {(name, "capture", ""), (name, "total", ""), (name, "sink", "log")} <= series(histograms)
+        line.events.tell("stream.removed", name)
+        meters.took(name, "sink", 1.0, "log")  # what a sink delivers of a stream that is gone already
+        assert series(histograms) == {("kept", "sink", "log")}
+    meters.took("line", "sink", 1.0, "log")  # an event of the line
+    assert series(histograms) == {("kept", "sink", "log"), ("line", "sink", "log")}
+
+
+def test_what_prometheus_reads_has_no_moments_of_creation(make_runner: Any) -> None:
+    line = Line(Model("parts", None, make_runner(), 0.5))
+    histograms = Histograms(line)
+    line.events.tell("stream.added", "a")
+    line.meters.took("a", "capture", 30.0)
+    names = {sample.name for family in histograms.collect() for sample in family.samples}
+    assert names == {
+        f"nnet_edge_{name}_{end}"
+        for name in ("latency_seconds", "relative_score", "batch_images")
+        for end in ("bucket", "count", "sum")
+    }
 
 
 def test_dashboard_and_alerts_ask_for_metrics_that_exist(serve: Any) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
-from nnet_edge.runtime.stream.judge import Station
+from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
 from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import EVERY_FRAME, LaneSettings, Smoothing, VerdictSettings
+from nnet_edge.settings.stream import BufferSettings, Smoothing, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -94,7 +95,7 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
 
 @pytest.mark.slow
 def test_what_a_threshold_would_reject_is_counted_as_the_line_judges(browser: Any, serve: Any) -> None:
-    """Every verdict is that of a real station with the same smoothing, for each crop by itself."""
+    """Every verdict is that of a real judge with the same smoothing, for each crop by itself."""
     scores = [0.2, 0.9, 0.3, 0.8, 0.7, 0.1, 0.2, 0.9, 0.1, 0.95, 0.9, 0.3]
     crops = [Crop("nut", 0, 0, 8, 8), Crop("bolt", 8, 0, 8, 8)]
     whole = Frame(np.zeros((8, 16, 3), np.uint8), 0, 0.0)
@@ -102,11 +103,12 @@ def test_what_a_threshold_would_reject_is_counted_as_the_line_judges(browser: An
         open_page(browser, site)
         for n, m, in_crops in ((1, 1, False), (2, 3, False), (3, 5, False), (1, 3, True), (2, 2, True)):
             settings = VerdictSettings(0.5, smoothing=Smoothing(n, m), crops=tuple(crops) if in_crops else ())
-            station, rows = Station(settings, 0.5), []
+            judge, rows = Judge(settings, 0.5), []
             for number, score in enumerate(scores):
                 crop = crops[number % 2] if in_crops else None
                 outputs = Outputs(np.full((1, 256, 256), score, np.float32), np.array([score], np.float32))
-                (found,) = station.judge(whole, [replace(whole, crop=crop)], outputs, 0, False)
+                parts, times = [replace(whole, crop=crop)], BatchTimes(0.0, 0.0, 0.0)
+                (found,) = judge.judge(whole, parts, [PartOutputs(outputs, 0)], times, False)
                 rows.append([number, score, int(found.is_anomalous), None if crop is None else crop.name])
             counted = browser.value(f"countRejects({json.dumps(rows)}, 0.5, [{n}, {m}])")
             assert counted == sum(row[2] for row in rows) > 0
@@ -197,9 +199,9 @@ def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost
 
     seen: list[Prediction] = []
     first = load(tmp_path / "bundles/old")
-    with serve(model=first, load=load, lane=LaneSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
+    with serve(model=first, load=load, buffer=BufferSettings(EVERY_FRAME, 8), rate_hz=10.0) as site:
         site.line.subscribe(seen.append)
-        begin = site.line.lanes.counts("left").judged
+        begin = site.line.buffer.counts("left").judged
         open_page(browser, site)
         browser.wait("document.querySelector('#bundle').textContent.startsWith('old on openvino')")
         assert browser.value("[...document.querySelector('#bundles').options].map((o) => o.value)") == ["new", "old"]

@@ -19,10 +19,10 @@ from nnet_edge.runtime.runners.base import FrameRunner
 from nnet_edge.runtime.runners.trt import engine as trt_engine
 from nnet_edge.runtime.runners.trt import kernels, trt_runner
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
-from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSink
+from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import Station
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings, StreamSettings
 from nnet_edge.settings.stream import VerdictSettings
 
@@ -359,7 +359,12 @@ def test_a_stream_on_the_gpu(make, tmp_path: Path, wants_maps: bool) -> None:
     settings = StreamSettings(threshold=1e9)
     runner = make(max_batch=2)
     before = runner.gpu.downloaded_bytes
-    report = run(open_source("synthetic:7"), runner, [sink, JsonLinesSink(tmp_path / "verdicts.jsonl")], settings)
+    report = run(
+        open_source("synthetic:7"),
+        runner,
+        [sink, JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl"))],
+        settings,
+    )
     assert report.frames == len(seen) == 7
     assert all((prediction.anomaly_map is not None) is wants_maps for prediction in seen)
     assert (runner.gpu.downloaded_bytes - before < 7 * 256 * 256) is not wants_maps

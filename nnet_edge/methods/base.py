@@ -1,0 +1,186 @@
+"""Method: all that training, export, bundle and runners know of N-Net and its siblings; METHODS holds them by name.
+
+A method is a folder beside this file. Its `__init__` registers a Method; the rest is its network, its losses and its settings.
+This file imports no torch, and a method's settings none either: the command line reads them before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.settings.registry import Registry
+from nnet_edge.settings.runner import require_choice
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from typing_extensions import Self
+
+    from nnet_edge.anomaly_map import Fusion
+    from nnet_edge.methods.backbone import Encoder, Features
+    from nnet_edge.methods.compute import Compute
+
+
+class ModelSettings(Protocol):
+    """What every method's architecture states; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def backbone(self) -> str:
+        """Of the teacher, a name in BACKBONES."""
+        ...
+
+    @property
+    def fusion(self) -> Fusion:
+        """How the layer maps become one map."""
+        ...
+
+    @property
+    def map_strides(self) -> Mapping[str, int]:
+        """Layer map -> pixels of the image to one of the map, in the order in which the network gives them."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What every method is trained with: length, optimiser, schedule, augmentation. A method adds its own losses' weights."""
+
+    method: ClassVar[str]  # its name in METHODS
+    model: Any  # a ModelSettings
+    epochs: int = 200
+    image_steps: int = 0  # images shown in all, at most; above 0 it gives the epochs
+    look_every: int = 0  # images shown between two validations, see early_stopping.py; 0: the length is fixed
+    patience: int = 3  # validations in a row, clearly worse than the best, after which the training ends
+    augmentation_copies: int = 0  # at most; above 0 augmentation_search.py chooses the augmentation on good images
+    batch: int = 16
+    learning_rate: float = 0.005  # A-12; the paper prints 0.05
+    betas: tuple[float, float] = (0.5, 0.999)
+    schedule: str = "constant"  # constant | cosine: the learning rate over the training
+    ema_decay: float = 0.0  # of the moving average of the weights that is deployed; 0: the weights themselves
+    seed: int = 111
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an invalid setting."""
+        require_choice("schedule", self.schedule, ("constant", "cosine"))
+        require_at_least("epochs", self.epochs, 1)
+        require_at_least("image_steps", self.image_steps, 0)
+        require_at_least("look_every", self.look_every, 0)
+        require_at_least("patience", self.patience, 1)
+        require_at_least("augmentation_copies", self.augmentation_copies, 0)
+        require_at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
+        require_positive("learning_rate", self.learning_rate)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are {self.betas}; Adam takes two from 0 to below 1")
+
+    def with_length_for(self, images: int) -> Self:
+        """The settings with the epochs that `image_steps` means for so many images, augmented copies included."""
+        if not self.image_steps:
+            return self
+        return replace(self, epochs=max(1, round(self.image_steps / images)), image_steps=0)
+
+    def with_fusion(self, fusion: Fusion) -> Self:
+        """The settings with the fusion that was chosen; for methods that choose one."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest and the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The settings that `as_dict` wrote. Raise ConfigError for an unknown name or an invalid value."""
+        raise NotImplementedError
+
+
+def require_at_least(name: str, value: int, least: int) -> None:
+    """Raise ConfigError unless `value` is `least` or more."""
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def require_not_negative(name: str, value: float) -> None:
+    """Raise ConfigError unless `value` is a finite number, 0 or more."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name} is {value}; it must be 0 or more")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise ConfigError unless `value` is a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} is {value}; it must be a number above 0")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step is given, on the network's device."""
+
+    images: Tensor  # good images, normalised, float (N, 3, H, W)
+    teacher: Features  # their feature maps
+    anomalous: Tensor | None = None  # the same images with a synthetic anomaly; None for methods that need no pairs
+    masks: Tensor | None = None  # where the anomaly is, bool (N, 1, H, W)
+
+
+class Fusing(Protocol):
+    """A network that gives layer maps, as methods/network.py makes them."""
+
+    @property
+    def map_fusion(self) -> Fusion:
+        """How its layer maps become one map."""
+        ...
+
+
+Net = TypeVar("Net", bound=Fusing)
+Settings = TypeVar("Settings", bound=MethodSettings)
+
+
+class Method(ABC, Generic[Net, Settings]):
+    """A way to learn from good parts. The maps that its graph gives and how they are fused are in its model settings."""
+
+    name: str  # as in manifests and graphs ("system")
+    settings: type[Settings]
+    losses_shown: tuple[str, ...]  # the terms of its loss, in the log's order
+    validated_loss: str  # the one of them that is measured on held-out good images
+    needs_pairs = False  # whether its batches hold synthetic anomalies and their masks beside the good images
+
+    @abstractmethod
+    def build(self, model: Any, teacher: Encoder) -> Net:
+        """The network of these model settings, everything but the teacher at random."""
+
+    def prepare_features(self, network: Net, images: np.ndarray, compute: Compute) -> None:
+        """Prepare what the teacher's features depend on, by uint8 RGB images (N, 256, 256, 3), before they are cached."""
+
+    def prepare_students(self, network: Net, features: Features, settings: Settings) -> None:
+        """Prepare what learns, by the cached features of all images (N, C, h, w), before the first step."""
+
+    @abstractmethod
+    def compare(self, network: Net, batch: Batch) -> Any:
+        """The feature maps that the losses compare; computed under autocast, compiled where that is asked for."""
+
+    @abstractmethod
+    def losses(self, compared: Any, settings: Settings, epoch: int) -> dict[str, Tensor]:
+        """The weighted terms of the loss that are active in `epoch` (from 0), by name; their sum is the loss."""
+
+    def fault(self, compared: Any, settings: Settings, where: str) -> str | None:
+        """Why the training must end before the step `where`, and what to change; None while all is well."""
+        return None
+
+    def rates(self, settings: Settings) -> dict[str, float]:
+        """Prefix of parameter names -> their learning rate as a share of the others'; each is a group of the optimiser."""
+        return {}
+
+    def choose_fusion(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:
+        """The fusion that suits these weights, by good images that were not learned from; by default the settings' own."""
+        return network.map_fusion
+
+
+METHODS: Registry[Method[Any, Any]] = Registry("method", "nnet_edge.methods")

@@ -1,0 +1,76 @@
+"""Network: the base of every method's network, a frozen teacher and what learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nnet_edge.anomaly_map import Fusion
+from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
+from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
+from nnet_edge.methods.teacher_weights import Teacher
+
+
+class Network(nn.Module):
+    """`forward` takes uint8 RGB (N, 256, 256, 3) and gives the layer maps (N, 1, h, w) of `output_names`, a tuple."""
+
+    method: ClassVar[str]  # its name in METHODS
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: Any, teacher: Encoder) -> None:
+        super().__init__()
+        self.settings = settings  # a ModelSettings
+        self.backbone = find_backbone(settings.backbone)
+        self.teacher = teacher
+        self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
+        self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
+
+    def train(self, mode: bool = True) -> Network:
+        """Set the training mode of everything but the teacher, which always evaluates."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """All parameters but the teacher's."""
+        return (value for name, value in self.named_parameters() if not name.startswith("teacher."))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float (N, 3, H, W), as the teacher was trained on, of uint8 RGB (N, H, W, 3); the cast comes first (TensorRT)."""
+        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def teacher_features(self, normalised: Tensor) -> Features:
+        """F1, F2, F3 of normalised images."""
+        return self.teacher(normalised)
+
+    @property
+    def map_fusion(self) -> Fusion:
+        """How its layer maps become one map."""
+        model: ModelSettings = self.settings
+        return model.fusion
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the layer maps that `forward` gives."""
+        model: ModelSettings = self.settings
+        return tuple(model.map_strides)
+
+
+def start_network(settings: MethodSettings, teacher: Teacher) -> Network:
+    """The network of a training that begins: `teacher`, and everything else at random from the settings' seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return METHODS.find(settings.method).build(settings.model, teacher.encoder)
+
+
+def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> Network:
+    """The network with `weights`, the teacher's among them, as `state_dict` gave them; in evaluation mode."""
+    encoder = build_encoder(find_backbone(settings.model.backbone))
+    network: Network = METHODS.find(settings.method).build(settings.model, encoder)
+    network.load_state_dict(weights)
+    return network.eval()

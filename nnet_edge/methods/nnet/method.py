@@ -1,0 +1,84 @@
+"""N-Net as a Method; torch is imported by what computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnet_edge.methods.base import Batch, Method
+from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from nnet_edge.anomaly_map import Fusion
+    from nnet_edge.methods.backbone import Encoder, Features
+    from nnet_edge.methods.compute import Compute
+    from nnet_edge.methods.nnet.network import Branches, NNet
+
+
+class NNetMethod(Method["NNet", TrainSettings]):
+    """Constrained bidirectional distillation: a forward and a reverse student, projections, and a memory of the normal."""
+
+    name = TrainSettings.method
+    settings = TrainSettings
+    losses_shown = ("reverse", "forward", "align", "query")
+    validated_loss = "reverse"
+
+    def build(self, model: ModelSettings, teacher: Encoder) -> NNet:
+        """N-Net."""
+        from nnet_edge.methods.nnet.network import NNet
+
+        return NNet(model, teacher)
+
+    def prepare_features(self, network: NNet, images: np.ndarray, compute: Compute) -> None:
+        """Measure the mean and deviation of the teacher's channels, where the settings standardise them."""
+        if network.settings.standardise:
+            network.measure_channels(images, compute)
+
+    def prepare_students(self, network: NNet, features: Features, settings: TrainSettings) -> None:
+        """Start the memory from features of the deepest scale, where the settings say so."""
+        import torch
+
+        if settings.model.memory_init != "uniform" and network.memory is not None:
+            generator = torch.Generator().manual_seed(settings.seed)
+            network.memory.remember(features[2], generator, settings.model.memory_init == "coreset")
+
+    def compare(self, network: NNet, batch: Batch) -> Branches:
+        """Every feature map that equations 1 to 5 compare."""
+        return network.branches(batch.images, batch.teacher)
+
+    def losses(self, compared: Branches, settings: TrainSettings, epoch: int) -> dict[str, Tensor]:
+        """The terms of equation 7."""
+        from nnet_edge.methods.nnet.losses import nnet_losses
+
+        return nnet_losses(compared, settings, epoch)
+
+    def fault(self, compared: Branches, settings: TrainSettings, where: str) -> str | None:
+        """That the memory is dying."""
+        from nnet_edge.methods.nnet.losses import empty_row_share
+        from nnet_edge.methods.nnet.parts import MAX_EMPTY_ROWS
+
+        if compared.memory_weights is None or (share := empty_row_share(compared.memory_weights)) <= MAX_EMPTY_ROWS:
+            return None
+        return (
+            f"{share:.0%} of the memory's weights are all zero {where}, so it recalls nothing; at most "
+            f"{MAX_EMPTY_ROWS:.0%} may be. Lower memory_lambda_times_slots (now "
+            f"{settings.model.memory_lambda_times_slots}) or memory_temperature"
+        )
+
+    def rates(self, settings: TrainSettings) -> dict[str, float]:
+        """Memory and projections learn at rates of their own (the specification's open point A-12).
+
+        Projections are a group apart only where their rate differs: an optimiser's state counts parameters by group.
+        """
+        shares = {"memory.": settings.memory_rate}
+        if settings.projection_rate != 1:
+            shares |= dict.fromkeys(("teacher_projections.", "student_projections."), settings.projection_rate)
+        return shares
+
+    def choose_fusion(self, network: NNet, held_out: np.ndarray, compute: Compute) -> Fusion:
+        """The fusion with the exponents that suit these weights, see fusion_search.py."""
+        from nnet_edge.methods.fusion_search import with_chosen_exponents
+
+        return with_chosen_exponents(network, held_out, network.settings.exponent_power, compute)

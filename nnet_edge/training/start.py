@@ -1,0 +1,97 @@
+"""Start of a training: afresh or from a checkpoint, with the augmentation chosen and the length known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.base import METHODS, MethodSettings
+from nnet_edge.methods.compute import Compute
+from nnet_edge.methods.network import Network, restore_network, start_network
+from nnet_edge.methods.teacher_weights import load_teacher
+from nnet_edge.training.augmentation_search import choose_augmentation
+from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, facts_of_teacher, write_held_out
+from nnet_edge.training.log import PICTURE, TrainingLog, read_log
+
+SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
+
+
+@dataclass
+class Start:
+    """Where a training starts."""
+
+    settings: MethodSettings
+    network: Network
+    facts: dict[str, Any]  # data and teacher, for the manifest
+    log: TrainingLog
+    position: tuple[int, int] = (0, 0)  # epoch and step to do first
+    sums: dict[str, float] = field(default_factory=dict)  # of that epoch's losses so far
+    seconds: float = 0.0  # trained before
+
+
+def start_afresh(
+    images: np.ndarray,
+    held_out: np.ndarray,
+    settings: MethodSettings,
+    folder: Path,
+    compute: Compute,
+    teacher_weights: str | None,
+    data_facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> Start:
+    """A training with random students and an empty log; the held-out images are in `folder` afterwards."""
+    teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
+    network = start_network(settings, teacher)
+    for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts
+        (folder / name).unlink(missing_ok=True)
+    method = METHODS.find(settings.method)
+    log = TrainingLog(folder, method.losses_shown)
+    log.write()
+    write_held_out(folder, held_out)
+    network.to(compute.device)
+    method.prepare_features(network, images, compute)
+    settings = settle_length(network, images, settings, compute, say)
+    return Start(settings, network, {"data": data_facts, "teacher": facts_of_teacher(teacher)}, log)
+
+
+def settle_length(
+    network: Network, images: np.ndarray, settings: MethodSettings, compute: Compute, say: Callable[[str], None]
+) -> MethodSettings:
+    """The settings with the augmentation chosen and the number of epochs known, as the checkpoint keeps them."""
+    if settings.augmentation_copies:
+        copies = settings.augmentation_copies if len(images) <= SMALL_SET else 1
+        choice = choose_augmentation(network.eval(), images, copies, settings.seed, compute)
+        say(choice.sentence())
+        settings = replace(settings, augmentation=choice.augmentation, augmentation_copies=0)
+    return settings.with_length_for(len(images) * settings.augmentation.copies)
+
+
+def start_from(checkpoint: Checkpoint, folder: Path) -> Start:
+    """The training that left `checkpoint` in `folder`, as it was."""
+    return Start(
+        checkpoint.settings,
+        restore_network(checkpoint.settings, checkpoint.network),
+        {name: checkpoint.facts[name] for name in ("data", "teacher")},
+        read_log(folder, METHODS.find(checkpoint.settings.method).losses_shown, checkpoint.epoch),
+        (checkpoint.epoch, checkpoint.step),
+        dict(checkpoint.facts["sums"]),
+        float(checkpoint.facts["seconds"]),
+    )
+
+
+def check_images(batch: int, images: int, held_out: int) -> None:
+    """Raise ConfigError for a batch larger than the images to learn from, or when no image is held out."""
+    if batch > images:
+        raise ConfigError(
+            f"a batch of {batch} is impossible with {images} images to learn from: give at most --batch {images}, or add images"
+        )
+    if held_out == 0:
+        raise ConfigError(
+            "no image is held out: the threshold is chosen on images that training never saw; hold some out"
+        )

@@ -1,0 +1,118 @@
+"""OpenCV's video readers and writers, opened quietly and with time limits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+from nnet_edge.errors import SourceError
+from nnet_edge.settings.camera import CommonSettings
+
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way to hand options to FFmpeg; OpenCV reads it when it opens
+USERS_OPTIONS = os.environ.get(OPTIONS)  # the user's own, which are kept
+
+
+def quieten_opencv() -> None:
+    """Keep OpenCV and FFmpeg from writing to the terminal, unless OPENCV_LOG_LEVEL or OPENCV_FFMPEG_LOGLEVEL is set."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV opens GStreamer pipelines."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def open_capture(address: str | int, settings: CommonSettings, transport: str | None = None) -> cv2.VideoCapture:
+    """OpenCV's reader for a file, an address, a camera's number or device, open or not; `transport` is that of rtsp."""
+    quieten_opencv()
+    if isinstance(address, int) or address.startswith("/dev/"):
+        capture = cv2.VideoCapture(address)
+        ask(capture, settings)
+        return capture
+    if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
+        return cv2.VideoCapture(address)
+    timeouts = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(1e3 * settings.open_timeout_s),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(1e3 * settings.read_timeout_s),
+    ]
+    with GATE.opening(transport, settings.open_timeout_s):
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
+    """Ask a camera for pixel format, size and rate, in the order that drivers need; they give what they can."""
+    if settings.pixel_format is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.pixel_format))
+    if settings.width is not None and settings.height is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.height)
+    if settings.rate_hz is not None:
+        capture.set(cv2.CAP_PROP_FPS, settings.rate_hz)
+
+
+class OptionsGate:
+    """Lets streams of one transport open at the same time, and those of another after them.
+
+    FFmpeg's options are in the process's environment, so two transports cannot be opened at once. A stream that waits goes
+    before later ones of the other transport, so it waits no longer than one time limit of opening.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._value: str | None = None
+        self._waiting = 0
+
+    @contextmanager
+    def opening(self, transport: str | None, limit_s: float) -> Iterator[None]:
+        """Set `transport` for FFmpeg within the block. Raises SourceError when others keep it from that for too long."""
+        if transport is None or USERS_OPTIONS is not None:
+            yield
+            return
+        value = f"rtsp_transport;{transport}|fflags;discardcorrupt"
+        with self._changed:
+            self._waiting += 1
+            is_in = self._changed.wait_for(
+                lambda: self._inside == 0 or (self._value == value and self._waiting == 1), 2 * limit_s
+            )
+            self._waiting -= 1
+            if not is_in:
+                raise SourceError(f"other cameras took more than {2 * limit_s:g} s to open: this one is tried again")
+            if self._inside == 0:
+                self._value = value
+                os.environ[OPTIONS] = value
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                if self._inside == 0:
+                    os.environ.pop(OPTIONS, None)
+                self._changed.notify_all()
+
+
+GATE = OptionsGate()
+
+
+def open_writer(path: str, codec: str, rate_hz: float, height: int, width: int) -> cv2.VideoWriter:
+    """OpenCV's writer for a file of `height` x `width` pixels, open or not; `codec` is its four letters."""
+    quieten_opencv()
+    return cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), rate_hz, (width, height))
+
+
+def count_frames(path: str) -> int:
+    """Frames that the header of the file at `path` promises, 0 when it cannot be opened."""
+    capture = open_capture(path, CommonSettings(path))
+    try:
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if capture.isOpened() else 0
+    finally:
+        capture.release()

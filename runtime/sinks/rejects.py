@@ -1,0 +1,257 @@
+"""Rejects as pictures: the frame as it came, the verdict drawn, the map; never more bytes than the budget."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.frame import Frame, Prediction
+from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults
+from nnet_edge.runtime.sinks.overlay import SCALE_END, annotate
+from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
+from nnet_edge.settings.runner import require_between, require_choice
+from nnet_edge.settings.sink import SinkSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+JPEG_QUALITY = 90
+SUFFIX = {"original": ".original.png", "overlay": ".jpg", "map": ".map.png"}
+KINDS = tuple(SUFFIX)
+SMALLEST_BUDGET_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectsSettings(SinkSettings):
+    """Pictures of rejects in a folder, the oldest deleted first."""
+
+    kind = "rejects"
+
+    folder: Path
+    pictures: tuple[str, ...] = KINDS
+    budget_bytes: int | None = 10 * 2**30  # of all pictures in the folder; None: no limit
+    by_stream: bool = True  # a folder for each stream and session; False: one stream alone, replaced at a restart
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.pictures or len(set(self.pictures)) < len(self.pictures):
+            raise ConfigError(f"pictures are {self.pictures}: name each of {', '.join(KINDS)} once, at least one")
+        for picture in self.pictures:
+            require_choice("kind of picture", picture, KINDS)
+        if self.budget_bytes is not None:
+            require_between("bytes of pictures", self.budget_bytes, SMALLEST_BUDGET_BYTES, 1 << 50)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (self.folder,)
+
+
+class RejectsSink(MessageSink):
+    """Writes pictures of each anomalous frame into a folder, named by index and file; each appears whole.
+
+    The overlay is an annotated JPEG, `000012.jpg`; the original is a lossless PNG, `000012.original.png`; the map is a
+    grey PNG of 16 bits, `000012.map.png`, in which 65535 stands for twice the threshold and more.
+    """
+
+    name = "rejects"
+    wants_maps = False
+    wants_good = False
+
+    def __init__(self, settings: RejectsSettings) -> None:
+        self._settings = settings
+        self._folder = settings.folder
+        self._stream: str | None = None  # whose pictures lie in a folder that is not by stream
+        self._budget = FolderBudget(settings.folder, settings.budget_bytes)
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe = self._folder / ".nnet-edge-probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+            self._budget.scan()
+        except OSError as error:
+            raise self._fault(error) from error
+        return self
+
+    def write(self, prediction: Prediction) -> None:
+        if prediction.is_anomalous:
+            super().write(prediction)
+
+    def to_message(self, prediction: Prediction) -> Message:
+        stem = self._stem(prediction.frame)
+        return Message(
+            prediction.frame.id,
+            tuple((f"{stem}{SUFFIX[kind]}", encode(kind, prediction)) for kind in self._settings.pictures),
+        )
+
+    def send(self, messages: Sequence[Message]) -> int:
+        (message,) = messages
+        targets = [self._folder / name for name, _ in message.parts]
+        try:
+            if not self._budget.make_room(message.size_bytes, targets):
+                raise RefusedError(
+                    f"the pictures of {message.id} need {message.size_bytes} bytes, which is more than the budget of "
+                    f"{self._settings.budget_bytes} for {self._folder}: give a larger one"
+                )
+            for target, (_, content) in zip(targets, message.parts, strict=True):
+                write_atomically(target, content)
+                self._budget.add(target, len(content))
+        except OSError as error:
+            raise self._fault(error) from error
+        return 1
+
+    def _stem(self, frame: Frame) -> str:
+        """The start of the file names, relative to the folder; only letters that every file system takes."""
+        stem = f"{frame.index:06d}" + (f"_{Path(frame.name).stem}" if frame.name else "")
+        if frame.crop is not None:
+            stem += f"_{safe_name(frame.crop.name)}"
+        if not self._settings.by_stream:
+            self._stream = self._stream or frame.stream
+            if frame.stream != self._stream:
+                raise RefusedError(
+                    f"the pictures of {self._stream} and {frame.stream} would have the same names in {self._folder}: "
+                    "keep them by_stream"
+                )
+            return stem
+        return str(PurePosixPath(safe_name(frame.stream), safe_name(frame.session), stem))
+
+    def _fault(self, error: OSError) -> SinkError:
+        return SinkError(f"cannot write pictures of rejects to {self._folder}: {error.strerror or error}")
+
+
+def encode(kind: str, prediction: Prediction) -> bytes:
+    """One of KINDS of the prediction as the bytes of a picture file. Raises SinkError."""
+    if kind == "overlay":
+        picture, suffix, options = annotate(prediction), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    elif kind == "original":
+        picture, suffix, options = prediction.frame.image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    else:
+        picture, suffix, options = to_grey(prediction), ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    was_encoded, data = cv2.imencode(suffix, picture, options)
+    if not was_encoded:
+        raise SinkError(f"the {kind} picture of frame {prediction.frame.index} could not be encoded as {suffix}")
+    return data.tobytes()
+
+
+def to_grey(prediction: Prediction) -> np.ndarray:
+    """The anomaly map as uint16 (H, W): 0 stays 0, twice the threshold and more becomes 65535."""
+    if prediction.anomaly_map is None:
+        raise SinkError(f"frame {prediction.frame.index} has no map to keep: only anomalous frames always have one")
+    share = np.clip(prediction.anomaly_map / (SCALE_END * prediction.threshold), 0, 1)
+    return np.round(65535 * share).astype(np.uint16)
+
+
+def safe_name(text: str) -> str:
+    """`text` as the name of a file or folder: what is no letter, digit, `.`, `_` or `-` becomes `_`; never hidden."""
+    return re.sub(r"[^\w.-]", "_", text).lstrip(".") or "_"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, atomically but without an fsync, which a picture is not worth. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class FolderBudget:
+    """Counts the pictures in `folder` and removes the oldest; files of one stem in one folder belong together.
+
+    Other files are neither counted nor touched. Without a limit nothing is counted and nothing goes. Methods raise
+    OSError.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int | None) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._groups: OrderedDict[Path, dict[Path, int]] = OrderedDict()  # path without suffix -> file -> bytes
+        self.used_bytes = 0
+
+    def scan(self) -> None:
+        """Count what lies in the folder and below, oldest first; the parts of pictures that a kill left are removed."""
+        self._groups.clear()
+        self.used_bytes = 0
+        if self._limit_bytes is None:
+            return
+        found = []
+        for path in self._folder.rglob("*"):
+            if path.name.startswith(".") and path.name.endswith(".part"):
+                path.unlink(missing_ok=True)
+            elif self._stem(path) is not None and path.is_file():
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, path, facts.st_size))
+        for _, path, size_bytes in sorted(found):
+            self.add(path, size_bytes)
+        self.make_room(0, ())
+
+    def make_room(self, size_bytes: int, replaced: Sequence[Path]) -> bool:
+        """Remove the oldest groups until so many bytes more fit; False, with nothing removed, when they never can.
+
+        `replaced` are the files that will hold these bytes: what they hold now goes.
+        """
+        if self._limit_bytes is None:
+            return True
+        if size_bytes > self._limit_bytes:
+            return False
+        for path in replaced:
+            self.used_bytes -= self._groups.get(self._require_stem(path), {}).pop(path, 0)
+        while self.used_bytes + size_bytes > self._limit_bytes and self._groups:
+            stem, files = next(iter(self._groups.items()))
+            for path in list(files):
+                path.unlink(missing_ok=True)  # a file that a person removed is no fault
+                self.used_bytes -= files.pop(path)
+            del self._groups[stem]
+            self._remove_empty(stem.parent)
+        return True
+
+    def add(self, path: Path, size_bytes: int) -> None:
+        """Count a file that was just written; its group is now the newest."""
+        if self._limit_bytes is None:
+            return
+        stem = self._require_stem(path)
+        files = self._groups.setdefault(stem, {})
+        self.used_bytes += size_bytes - files.get(path, 0)
+        files[path] = size_bytes
+        self._groups.move_to_end(stem)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder of a session whose pictures are all gone."""
+        if folder != self._folder:
+            with contextlib.suppress(OSError):  # it holds something else
+                folder.rmdir()
+
+    def _stem(self, path: Path) -> Path | None:
+        for suffix in SUFFIX.values():
+            if path.name.endswith(suffix):
+                return path.with_name(path.name[: -len(suffix)])
+        return None
+
+    def _require_stem(self, path: Path) -> Path:
+        stem = self._stem(path)
+        assert stem is not None, f"{path} is no file of this budget"
+        return stem
+
+
+def table_of(folder: Path, asked: Asked) -> dict[str, Any]:
+    """What --rejects asks for: every overlay; a folder a run where several streams or a restart would replace pictures."""
+    by_stream = asked.streams > 1 or asked.must_deliver
+    table = {"folder": str(folder), "pictures": ["overlay"], "budget_bytes": None, "by_stream": by_stream}
+    return table | flag_defaults(asked)
+
+
+FLAG = Flag("--rejects", "A picture of every reject into this folder.", table_of, "folder")
+SINKS.register(SinkKind("rejects", RejectsSettings, RejectsSink, FLAG))

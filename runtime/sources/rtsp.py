@@ -1,0 +1,51 @@
+"""Network cameras by RTSP, and other network video: RTMP, UDP, TCP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nnet_edge.runtime.sources.addresses import address_scheme, redact, with_credentials
+from nnet_edge.runtime.sources.video import VideoSource
+from nnet_edge.settings.camera import CommonSettings
+from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.settings.runner import require_choice
+
+TRANSPORTS = ("tcp", "udp")
+
+
+@dataclass(frozen=True)
+class RtspOptions:
+    """What only RTSP cameras have."""
+
+    transport: str = field(default="tcp", metadata={"page": True})
+
+    def __post_init__(self) -> None:
+        require_choice("transport", self.transport, TRANSPORTS)
+
+
+def open_network(settings: CommonSettings, options: RtspOptions | None) -> VideoSource:
+    """The stream behind the address."""
+    shown = redact(settings.address)
+    address = with_credentials(settings.address, settings.credentials)
+    return VideoSource(address, shown, shown, settings, None if options is None else options.transport)
+
+
+SOURCES.register(
+    SourceKind(
+        "rtsp",
+        "an rtsp:// address",
+        lambda text: address_scheme(text) in ("rtsp", "rtsps"),
+        open_network,
+        RtspOptions,
+        page="rtsp",
+    )
+)
+SOURCES.register(
+    SourceKind(
+        "network",
+        "an rtmp://, udp:// or tcp:// address",
+        lambda text: address_scheme(text) in ("rtmp", "udp", "tcp"),
+        open_network,
+        page="pipeline",
+    )
+)

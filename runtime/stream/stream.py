@@ -1,0 +1,91 @@
+"""One stream of a line: its camera, judge, model and meters, and its newest verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nnet_edge.frame import Frame, Prediction
+from nnet_edge.runtime.sources.base import Source
+from nnet_edge.runtime.sources.camera import Camera
+from nnet_edge.runtime.stream.buffer import FrameBuffer
+from nnet_edge.runtime.stream.judge import Judge
+from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
+from nnet_edge.runtime.stream.model import Model
+from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
+from nnet_edge.settings.stream import BufferSettings, LineStream
+
+
+class Stream:
+    """What a line holds of one stream. `tell` and `ended` are called by the camera's threads; see Camera for `reopen`."""
+
+    def __init__(
+        self,
+        settings: LineStream,
+        source: Source,
+        model: Model,
+        buffer: FrameBuffer,
+        meters: LineMeters,
+        tell: Callable[..., object],
+        ended: Callable[[Stream, BaseException | None], None],
+        reopen: Callable[[], Source] | None,
+    ) -> None:
+        self.name, self.settings, self.source, self.model = settings.name, settings, source, model
+        self.judge = Judge(settings.verdict, model.threshold)
+        self.meters = StreamMeters(meters)
+        self.error: BaseException | None = None
+        self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
+        self.frame: Frame | None = None  # that frame, whole
+        self._buffer = buffer
+        self.camera = Camera(
+            settings.name,
+            source,
+            settings.camera,
+            put=self.put,
+            tell=lambda kind, **facts: tell(kind, settings.name, **facts),
+            ended=lambda error: ended(self, error),
+            reopen=reopen,
+            captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
+        )
+
+    def put(self, frame: Frame) -> bool:
+        """Count a captured frame and let it wait for its turn; in the capture thread. False when no more is wanted."""
+        return self._buffer.put(frame, None if self.judge.admit(frame.image) else "untriggered")
+
+    def buffering(self, is_live: bool) -> BufferSettings:
+        """How its frames wait."""
+        return self.settings.buffer.resolved(is_live, self.model.runner.max_batch, len(self.settings.verdict.crops))
+
+    def use(self, model: Model) -> None:
+        """Judge by another model from now on."""
+        self.model = model
+        self.judge.use_bundle(model.threshold)
+
+    def status(self) -> StreamStatus:
+        """The stream now."""
+        return StreamStatus(
+            name=self.name,
+            what=self.source.describe(),
+            camera=self.camera.status(),
+            is_paused=self._buffer.is_paused(self.name),
+            threshold=self.judge.threshold,
+            bundle_threshold=self.judge.bundle_threshold,
+            bundle=self.model.name,
+            settings=replace(self.settings, verdict=self.judge.settings),
+            counts=self._buffer.counts(self.name),
+            verdicts=self.meters.verdicts,
+            rejected=self.meters.rejected,
+        )
+
+    def report(self, ended: str, counts: FrameCounts) -> StreamReport:
+        """What became of its frames so far."""
+        return StreamReport(
+            frames=self.meters.verdicts,
+            rejected=self.meters.rejected,
+            skipped=self.camera.status().skipped,
+            seconds=self.meters.seconds,
+            counts=counts,
+            latencies=self.meters.latencies(),
+            ended=ended,
+        )

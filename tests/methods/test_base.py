@@ -1,0 +1,155 @@
+"""A method is what a folder registers: training, checkpoint, runner and graph work for one that only this file knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nnet_edge.anomaly_map import Fusion
+from nnet_edge.errors import ConfigError
+from nnet_edge.export.onnx_graph import facts_of, trace
+from nnet_edge.methods.backbone import Encoder
+from nnet_edge.methods.base import METHODS, Batch, Method, MethodSettings
+from nnet_edge.methods.cosine import cosine_distance, learned_distance
+from nnet_edge.methods.network import Network
+from nnet_edge.methods.nnet.settings import PAPER, TrainSettings
+from nnet_edge.methods.torch_runner import TorchRunner
+from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from nnet_edge.training.loop import TrainOptions, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass(frozen=True)
+class MirrorModel:
+    """One student that gives back the deepest features, whatever anomaly lies on the image."""
+
+    backbone: str = "efficientnet_lite0"
+
+    @property
+    def fusion(self) -> Fusion:
+        return Fusion()
+
+    @property
+    def map_strides(self) -> Mapping[str, int]:
+        return {"reverse_16": 16}
+
+
+@dataclass(frozen=True)
+class MirrorSettings(MethodSettings):
+    method = "mirror"
+    model: MirrorModel = field(default_factory=MirrorModel)
+    anomaly_weight: float = 0.5
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MirrorSettings:
+        model, augmentation = MirrorModel(**values["model"]), PAPER.augmentation
+        return cls(**values | {"model": model, "augmentation": augmentation, "betas": tuple(values["betas"])})
+
+
+class MirrorNetwork(Network):
+    method = "mirror"
+
+    def __init__(self, settings: MirrorModel, teacher: Encoder) -> None:
+        super().__init__(settings, teacher)
+        self.student = nn.Conv2d(self.backbone.channels[2], self.backbone.channels[2], 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        third = self.teacher_features(self.normalise(images))[2]
+        return (cosine_distance(third, self.student(third)),)
+
+
+class MirrorMethod(Method[MirrorNetwork, MirrorSettings]):
+    name, settings = "mirror", MirrorSettings
+    losses_shown, validated_loss = ("good", "anomalous"), "good"
+    needs_pairs = True
+
+    def __init__(self) -> None:
+        self.seen: list[Batch] = []
+
+    def build(self, model: MirrorModel, teacher: Encoder) -> MirrorNetwork:
+        return MirrorNetwork(model, teacher)
+
+    def compare(self, network: MirrorNetwork, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        self.seen.append(batch)
+        third = batch.teacher[2]
+        pairs = {"good": (third, network.student(third))}
+        if batch.anomalous is not None:
+            pairs["anomalous"] = (third, network.student(network.teacher_features(batch.anomalous)[2]))
+        return pairs
+
+    def losses(
+        self, compared: dict[str, tuple[Tensor, Tensor]], settings: MirrorSettings, epoch: int
+    ) -> dict[str, Tensor]:
+        weights = {"good": 1.0, "anomalous": settings.anomaly_weight}
+        return {name: weights[name] * learned_distance(*pair).mean() for name, pair in compared.items()}
+
+
+@pytest.fixture
+def mirror() -> Iterator[MirrorMethod]:
+    yield METHODS.register(MirrorMethod())  # type: ignore[misc]
+    METHODS.unregister("mirror")
+
+
+def test_a_registered_method_is_trained_on_pairs_checkpointed_and_run(
+    mirror: MirrorMethod, washers: np.ndarray, tmp_path: Path
+) -> None:
+    settings = MirrorSettings(epochs=2, batch=2)
+    options = TrainOptions(device="cpu", precision="fp32")
+    trained = train(washers[:4], washers[4:], settings, tmp_path, options)
+    assert trained.finished
+    batch = next(batch for batch in mirror.seen if batch.masks is not None)
+    assert batch.anomalous is not None
+    differs = (batch.anomalous != batch.images).any(dim=1, keepdim=True)
+    assert batch.masks.shape == (2, 1, 256, 256)
+    assert bool((differs >= batch.masks).all())
+    assert (tmp_path / "log.csv").read_text().startswith("epoch,loss,good,anomalous,held_out")
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.settings == settings
+    network = checkpoint.build_network()
+    assert isinstance(network, MirrorNetwork)
+    outputs = TorchRunner(network).infer(washers[:1], layer_maps=True)
+    assert outputs.layer_maps["reverse_16"].shape == (1, 1, 16, 16)
+    assert facts_of(network)["system"] == "mirror"
+    assert [output.name for output in trace(network).graph.output] == ["reverse_16"]
+
+
+def test_pairs_are_the_same_after_a_stop(mirror: MirrorMethod, washers: np.ndarray, tmp_path: Path) -> None:
+    options = TrainOptions(device="cpu", precision="fp32")
+    settings = MirrorSettings(epochs=2, batch=2)
+    straight = train(washers[:4], washers[4:], settings, tmp_path / "straight", options)
+    train(washers[:4], washers[4:], replace(settings, epochs=1), tmp_path / "cut", options)
+    first = read_checkpoint(tmp_path / "cut")
+    rest = replace(first, settings=settings)
+    ended = train(washers[:4], washers[4:], settings, tmp_path / "cut", options, resume=rest)
+    one, other = (read_checkpoint(run.folder).network for run in (straight, ended))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_n_net_registers_itself() -> None:
+    method = METHODS.find("nnet")
+    assert method.settings is TrainSettings
+    assert not method.needs_pairs
+    assert dict(PAPER.model.map_strides) == {
+        "forward_64": 4, "forward_32": 8, "forward_16": 16, "reverse_64": 4, "reverse_32": 8, "reverse_16": 16,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="runs/x: method 'n-net' is unknown: did you mean nnet"):
+        METHODS.find("n-net", "runs/x")
+
+
+def test_a_checkpoint_that_names_no_method_is_n_net_s(trained_run: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(trained_run / "training")
+    path = write_checkpoint(tmp_path, checkpoint)
+    facts = {"settings": checkpoint.settings.as_dict(), "facts": checkpoint.facts}
+    save_file(load_file(path), path, {"format": "nnet-edge checkpoint 2", "nnet_edge": json.dumps(facts)})
+    assert (tmp_path / CHECKPOINT).is_file()
+    assert read_checkpoint(tmp_path).settings == checkpoint.settings
