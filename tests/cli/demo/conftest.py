@@ -17,11 +17,11 @@ from nnet_edge.data.images import read_dataset
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.evaluation.pictures import write_evaluation
 from nnet_edge.frame import Outputs, Prediction
-from nnet_edge.runtime.sinks import CallbackSink, RejectPicturesSink
+from nnet_edge.runtime.sinks import CallbackSink, RejectsSettings, RejectsSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.running import run
 from nnet_edge.scoring import choose_threshold
-from nnet_edge.settings.runner import StreamSettings
+from nnet_edge.settings.stream import VerdictSettings
 
 SEED = 7
 THRESHOLD = choose_threshold([1.0] * 12)
@@ -59,8 +59,11 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     write_evaluation(evaluation, out / "evaluation")
     parts = list(camera(SEED, parts=30, good_first=6, defect_share=0.5))
     predictions: list[Prediction] = []
-    sinks = [RejectPicturesSink(out / "rejects"), CallbackSink(predictions.append)]
-    report = run(SyntheticSource([part.image for part in parts]), runner, sinks, StreamSettings(THRESHOLD.value))
+    sinks = [
+        RejectsSink(RejectsSettings(folder=out / "rejects", pictures=("overlay",), by_stream=False)),
+        CallbackSink(predictions.append),
+    ]
+    report = run(SyntheticSource([part.image for part in parts]), runner, sinks, VerdictSettings(THRESHOLD.value))
     manifest = {
         "nnet_edge": "0.1.0",
         "made_on": made_on(),
