@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnet_edge.data.images import Dataset, load_images, load_mask
+from nnet_edge.data.images import Dataset, load_images, load_masks
 from nnet_edge.errors import TrainingError
 from nnet_edge.frame import Outputs
 from nnet_edge.metrics import judged_metrics, measure_known
@@ -106,10 +106,6 @@ def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
     images = load_images([sample.path for sample in dataset.test], skip_bad)
     sample_of = {sample.path: sample for sample in dataset.test}
     samples = [sample_of[path] for path in images.paths]
-    masks = np.zeros(images.images.shape[:3], bool)
-    for mask, sample in zip(masks, samples, strict=True):
-        if sample.mask_path is not None:
-            mask[:] = load_mask(sample)
-    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
+    masks, has_mask = load_masks(samples)
     kinds = tuple(sample.defect for sample in samples)
     return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask, kinds)

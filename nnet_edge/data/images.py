@@ -31,6 +31,7 @@ __all__ = [
     "hold_out",
     "load_images",
     "load_mask",
+    "load_masks",
     "read_dataset",
 ]
 
@@ -107,6 +108,15 @@ def load_mask(sample: Sample, rule: MaskRule = "half") -> np.ndarray:
             "make them the same (an image's EXIF turn counts)"
         )
     return resize_mask(mask, SIDE, rule)
+
+
+def load_masks(samples: Sequence[Sample], rule: MaskRule = "half") -> tuple[np.ndarray, np.ndarray]:
+    """The masks of `samples`, bool (N, 256, 256), and whether each is known, bool (N,); it is for every good image."""
+    masks = np.zeros((len(samples), SIDE, SIDE), bool)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = load_mask(sample, rule)
+    return masks, np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
 
 
 def find_duplicates(dataset: Dataset) -> list[tuple[Path, Path]]:

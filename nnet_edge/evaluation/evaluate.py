@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_mask
+from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE, MaskRule
@@ -168,11 +168,7 @@ def evaluate(
     images = load_images([sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total))
     sample_of = {sample.path: sample for sample in dataset.test}
     samples = tuple(sample_of[path] for path in images.paths)
-    masks = np.zeros((len(samples), SIDE, SIDE), bool)
-    for mask, sample in zip(masks, samples, strict=True):
-        if sample.mask_path is not None:
-            mask[:] = load_mask(sample, mask_rule)
-    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
+    masks, has_mask = load_masks(samples, mask_rule)
     read = time.perf_counter()
     maps = np.empty((len(samples), SIDE, SIDE), np.float32)
     scores = np.empty(len(samples), np.float64)

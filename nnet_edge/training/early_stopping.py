@@ -30,12 +30,8 @@ from nnet_edge.methods.network import Network
 from nnet_edge.metrics import pixel_ap
 
 COPIES = 48  # with synthetic anomalies
-FIRST_CHECK = (
-    400  # images shown; before that image scores are not settled (tire: 72 image AUROC after 200, 76 after 400)
-)
-CLEARLY_WORSE = (
-    0.9  # times the best score: worse weights are not deployed; between seeds and checks scores differ by 8 %
-)
+FIRST_CHECK = 400  # images shown; before that image scores move (tire: 72 image AUROC after 200, 76 after 400)
+CLEARLY_WORSE = 0.9  # times the best score: such weights are not deployed; between seeds and checks it moves by 8 %
 
 
 @dataclass

@@ -18,10 +18,11 @@ import pytest
 from nnet_edge.bundle import Bundle, add_artefact, read_bundle
 from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.quantize import read_graph
-from nnet_edge.cli import engine as build_engine_verb
+from nnet_edge.cli import engine as engine_command
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError, ConfigError, EngineBuildError, MissingExtraError, StreamError
-from nnet_edge.export import engine_gate as engine_judging
+from nnet_edge.export import engine as engine_module
+from nnet_edge.export import engine_gate
 from nnet_edge.export.engine import BuiltEngine, build_engine
 from nnet_edge.export.engine_gate import require_accepted, sentence, time_engines
 from nnet_edge.export.engine_settings import EngineSettings
@@ -219,10 +220,10 @@ def build_once(graph: Path, settings: EngineSettings, *rest: Any) -> BuiltEngine
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
-    monkeypatch.setattr(build_engine_verb, "build_engine", build_once)
-    monkeypatch.setattr(engine_judging, "load_runner", found.load)
-    monkeypatch.setattr(engine_judging, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
-    for module in (engine_record, build_engine_verb, engine_judging):
+    monkeypatch.setattr(engine_module, "build_engine", build_once)
+    monkeypatch.setattr(engine_gate, "load_runner", found.load)
+    monkeypatch.setattr(engine_gate, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
+    for module in (engine_record, engine_command, engine_gate):
         monkeypatch.setattr(module, "find_gpu", lambda: ADA)
     return found
 
@@ -272,14 +273,16 @@ from importlib.machinery import PathFinder
 
 absent = {{"torch", "torchvision", "timm", "onnx", "onnxscript", "onnx_graphsurgeon", "skimage", "sklearn", "matplotlib"}}
 find_installed = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find_installed(name, *rest)
+PathFinder.find_spec = lambda name, *rest, **more: (
+    None if name.split(".")[0] in absent else find_installed(name, *rest, **more)
+)
 
 from types import SimpleNamespace
-from nnet_edge.cli.main import run
+from nnet_edge.cli import run
 from nnet_edge.export import engine_gate
 from nnet_edge.gpu import GpuFacts
 from nnet_edge.runtime.runners.base import load_runner
-from nnet_edge.runtime.runners.trt import record
+from nnet_edge.runtime.runners.trt import record as engine_record
 from nnet_edge.settings.runner import RunnerSettings
 
 def load(path, settings=None):
@@ -288,7 +291,7 @@ def load(path, settings=None):
 
 engine_gate.load_runner = load
 engine_gate.open_gpu = lambda: SimpleNamespace(close=lambda: None)
-record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
+engine_record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
 sys.exit(run(["build-engine", {str(path)!r}, "--measure", "--data", {str(parts_folder)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
@@ -304,12 +307,12 @@ def test_what_judging_lacks_is_said_before_the_build(
         raise MissingExtraError("the CUDA compiler nvcc is neither on PATH nor elsewhere")
 
     if absent == "scipy":
-        monkeypatch.setattr(engine_judging, "find_spec", lambda name: None)
+        monkeypatch.setattr(engine_gate, "find_spec", lambda name: None)
     elif absent == "nvcc":
-        monkeypatch.setattr(engine_judging, "open_gpu", refuse)
+        monkeypatch.setattr(engine_gate, "open_gpu", refuse)
     else:
         monkeypatch.setattr(runner_module, "find_spec", lambda name: None)
-    monkeypatch.setattr(build_engine_verb, "build_engine", lambda *rest: pytest.fail("it was built"))
+    monkeypatch.setattr(engine_module, "build_engine", lambda *rest: pytest.fail("it was built"))
     says = {"scipy": "pip install 'nnet-edge[gpu]'", "nvcc": "nvcc"}.get(absent, "neither openvino nor onnxruntime")
     for precision in ("best", "fp32"):
         assert run(["build-engine", str(copied), "--target", "rtx:sm89", "--precision", precision]) == 1
@@ -382,14 +385,14 @@ def test_best_goes_on_when_one_precision_does_not_run(
 def test_best_goes_on_when_one_precision_cannot_be_built(
     two_graphs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build = build_engine_verb.build_engine
+    build = engine_module.build_engine
 
     def build_half(graph: Path, *rest: Any) -> Any:
         if graph.name == "nnet.onnx":
             raise EngineBuildError("no kernel fits")
         return build(graph, *rest)
 
-    monkeypatch.setattr(build_engine_verb, "build_engine", build_half)
+    monkeypatch.setattr(engine_module, "build_engine", build_half)
     assert run(["build-engine", str(two_graphs), *BEST]) == 0
     assert "fp32 is left out: no kernel fits" in capsys.readouterr().err
     assert read_bundle(two_graphs).artefact("fp16", "engine").record["best"]["ms"].keys() == {"fp16"}
