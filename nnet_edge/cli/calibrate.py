@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli.options import (
-    FOLDER,
-    Command,
-    dataset_options,
-    find_dataset,
-    runner_options,
-    runner_settings,
-)
+from nnet_edge.cli.options import FOLDER, Command, dataset_options, find_dataset, runner_options, runner_settings
 from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.errors import CalibrationError
 

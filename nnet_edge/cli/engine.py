@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli.options import (
-    FOLDER,
-    Command,
-    find_dataset,
-    labelled_data_options,
-)
+from nnet_edge.cli.options import FOLDER, Command, find_dataset, labelled_data_options
 from nnet_edge.cli.view import say, steps_bar, stop_on_signal
 from nnet_edge.errors import BundleError, CalibrationError, ConfigError, EngineBuildError, StreamError
 from nnet_edge.gpu import NoGpu, find_gpu
