@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import FILE, Verb, Verbs
+from nnet_edge.cli.options import FILE, Command, CommandGroup
 from nnet_edge.errors import NnetEdgeError
 
 if TYPE_CHECKING:
     from nnet_edge.settings.line import LineSettings
 
 
-@click.group("config", cls=Verbs)
+@click.group("config", cls=CommandGroup)
 def command() -> None:
     """A line's settings file."""
 
 
-@command.command("check", cls=Verb)
+@command.command("check", cls=Command)
 @click.argument("file", type=FILE)
 @click.option("--without-bundle", is_flag=True, help="For a file that is checked on another machine than the line's.")
 def check(file: Path, without_bundle: bool) -> None:
@@ -29,7 +29,7 @@ def check(file: Path, without_bundle: bool) -> None:
         click.echo(line)
 
 
-@command.command("schema", cls=Verb)
+@command.command("schema", cls=Command)
 def print_schema() -> None:
     """Print the JSON schema of the settings file, for editors."""
     from nnet_edge.settings.line import schema

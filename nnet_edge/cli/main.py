@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from nnet_edge import __version__
-from nnet_edge.cli.options import Group
+from nnet_edge.cli.options import CommandGroup
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
 
 
@@ -60,7 +60,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
 }
 
 
-class Commands(Group):
+class Commands(CommandGroup):
     """The commands by name; a file is imported when its command is asked for, so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nnet_edge.cli.options import FILE, FOLDER, Verb, precision_option, runner_options
+from nnet_edge.cli.options import FILE, FOLDER, Command, precision_option, runner_options
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, Flag
@@ -33,7 +33,7 @@ SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
 
 
-class StreamCommand(Verb):
+class StreamCommand(Command):
     """A command whose options are its own and those of the registered sinks and sources."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
