@@ -1,4 +1,4 @@
-"""`nnet-edge swap`: another bundle for a running line."""
+"""`nnet-edge swap`: give a running line another bundle."""
 
 from __future__ import annotations
 
