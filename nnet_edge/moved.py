@@ -1,7 +1,7 @@
-"""Old module names, kept for one release: importing one warns and gives the module that took its place.
+"""Old module names, kept for one release: importing one warns and gives the new module.
 
-`python -m OLD.NAME` works as well. Names that are packages today (`nnet_edge.runtime.sources`) forward what their old module
-held by `forward`.
+`python -m OLD.NAME` works too. Names that are packages today (`nnet_edge.runtime.sources`) forward their old contents by
+`forward`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ MOVED = {
 
 
 class MovedLoader(InspectLoader):
-    """Gives the new module under its old name."""
+    """Loads the new module under its old name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -91,23 +91,23 @@ class MovedLoader(InspectLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         """What `python -m` runs."""
-        spec = importlib.util.find_spec(self.name)
-        assert spec is not None
-        assert isinstance(spec.loader, InspectLoader)
-        return spec.loader.get_code(self.name)
+        return self._new_loader().get_code(self.name)
 
     def get_source(self, fullname: str) -> str | None:
+        return self._new_loader().get_source(self.name)
+
+    def _new_loader(self) -> InspectLoader:
         spec = importlib.util.find_spec(self.name)
         assert spec is not None
         assert isinstance(spec.loader, InspectLoader)
-        return spec.loader.get_source(self.name)
+        return spec.loader
 
     def is_package(self, fullname: str) -> bool:
         return importlib.import_module(self.name).__spec__.submodule_search_locations is not None  # type: ignore[union-attr]
 
 
 class MovedFinder(MetaPathFinder):
-    """Knows the old names; asked only after everything that exists."""
+    """Finds the old names, after everything that exists."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
