@@ -72,7 +72,7 @@ class WebSettings:
         return self.host == "localhost" or (is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
     def token(self) -> str | None:
-        """The token, read from where it lies. Raises ConfigError for one that is absent or short."""
+        """The token, read from its place. Raises ConfigError for one that is absent or short."""
         if self.token_from is None:
             return None
         token = read_secret("token_from", self.token_from)

@@ -1,6 +1,6 @@
-"""An engine of TensorRT or TensorRT-RTX, loaded: its tensors, and one execution context for each slot and batch size.
+"""A loaded engine of TensorRT or TensorRT-RTX: its tensors, and an execution context for each slot and batch size.
 
-Every context works in the same device memory: all of them queue into one stream, so no two run at the same time.
+All contexts share their device memory: they queue into one stream, so no two run at the same time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class TrtEngine:
     """
 
     def __init__(self, path: Path, record: EngineRecord, library: TensorrtLibrary, device: Device) -> None:
-        """`path` was checked against `record` before. Raises BundleError for an engine that does not load or is not ours,
-        StreamError without enough of the GPU's memory.
+        """Load `path`, which was checked against `record` before.
+
+        Raises BundleError for an engine that does not load or is not of nnet-edge, StreamError without enough GPU memory.
         """
         self._library, self._path = library, path
         self._log = collecting_log(library)
@@ -71,9 +72,9 @@ class TrtEngine:
         return not self._library.is_rtx
 
     def bind(self, batch: int, addresses: Mapping[str, int], cuda_stream: CudaStream) -> Callable[[], None]:
-        """What queues one inference of `batch` images, its tensors at these device addresses, into `cuda_stream`.
+        """A function that queues one inference of `batch` images, its tensors at these device addresses.
 
-        Raises StreamError when TensorRT refuses, with what it logged.
+        Raises StreamError, with what TensorRT logged, when TensorRT refuses.
         """
         context = self._make_context()
         self._require(context is not None, "make an execution context")
@@ -92,7 +93,7 @@ class TrtEngine:
         return queue
 
     def close(self) -> None:
-        """Let go of TensorRT's objects, contexts first; the device's memory goes with the device."""
+        """Release TensorRT's objects, contexts first; the device frees its memory itself."""
         self._contexts.clear()
         self._cache = self._engine = self._runtime = None
 
@@ -115,7 +116,7 @@ class TrtEngine:
         return self._engine.create_execution_context(runtime_config)
 
     def _check(self, record: EngineRecord) -> None:
-        """The engine's tensors must be those that its record names."""
+        """Raise BundleError unless the engine's tensors are those that its record names."""
         trt: Any = self._library.trt
         engine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -146,8 +147,8 @@ class TrtEngine:
             )
 
     def _reason(self) -> str:
-        """What TensorRT logged last, or that it had no memory where it said so before; a later error does not hear of it."""
+        """Take TensorRT's last error from the log, before others one about memory."""
         problems = [plain(problem) for problem in self._log.problems]
         self._log.problems.clear()
-        told = [problem for problem in problems if re.search(NO_MEMORY, problem, re.IGNORECASE)] or problems
-        return told[-1] if told else "it gave no reason"
+        problems = [problem for problem in problems if re.search(NO_MEMORY, problem, re.IGNORECASE)] or problems
+        return problems[-1] if problems else "it gave no reason"

@@ -1,4 +1,4 @@
-"""Which TensorRT is here, imported when it is asked for, and what it has to say, collected.
+"""Import of TensorRT or TensorRT-RTX, and a logger that collects its messages.
 
 `tensorrt` (TensorRT 10.3 to 11.x; on a Jetson it comes with JetPack) and `tensorrt_rtx` (TensorRT-RTX 1.7) have one API, as
 far as nnet-edge uses it; `tests/data/tensorrt_api` holds the names of each version. Nothing else imports either.
@@ -34,7 +34,7 @@ class TensorrtLibrary:
 
     @property
     def title(self) -> str:
-        """For people, as "TensorRT-RTX 1.7.1.116"."""
+        """Name and version, as "TensorRT-RTX 1.7.1.116"."""
         return f"{TITLES[self.flavour]} {self.version}"
 
     @property
@@ -93,7 +93,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 def collecting_log(library: TensorrtLibrary) -> Any:
     """A logger for TensorRT whose `problems` are the error messages so far; all messages go on to `logging`.
 
-    TensorRT keeps no reference: the caller holds it as long as whatever was made with it.
+    TensorRT keeps no reference: hold the logger as long as what was made with it.
     """
     trt: Any = library.trt
     levels = {
