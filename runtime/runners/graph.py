@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,9 +69,7 @@ class GraphRunner(ABC):
         self._entered += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._entered -= 1
         if self._entered == 0 and not self._released:
             self._released = True
@@ -139,9 +136,8 @@ def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
 
 
-def require_contract(
-    graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], contract: Contract = DEPLOYED
-) -> None:
+def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str],
+                     contract: Contract = DEPLOYED) -> None:  # fmt: skip
     """Raise BundleError unless the graph's names and number types (name -> "uint8" or "float32") are the contract's."""
     wanted_inputs = {INPUT: "uint8"}
     wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *contract.tail), "float32")

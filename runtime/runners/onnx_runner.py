@@ -43,10 +43,8 @@ class OnnxRunner(GraphRunner):
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         super().__init__(graph, settings, contract)
         self.version = onnxruntime.__version__
-        if settings.precision != "fp32":
-            raise ConfigError(
-                f"ONNX Runtime computes this graph in fp32 only, not in {settings.precision}: use openvino"
-            )
+        if (precision := settings.precision) != "fp32":
+            raise ConfigError(f"ONNX Runtime computes this graph in fp32 only, not in {precision}: use openvino")
         if settings.cache_dir is not None:
             raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
         threads = settings.threads or cores()

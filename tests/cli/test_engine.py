@@ -18,7 +18,7 @@ import pytest
 from nnet_edge.bundle import Bundle, add_artefact, read_bundle
 from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.quantize import read_graph
-from nnet_edge.cli import engine as build_engine_verb
+from nnet_edge.cli import engine as build_engine_command
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError, ConfigError, EngineBuildError, MissingExtraError, StreamError
 from nnet_edge.export import engine_gate as engine_judging
@@ -175,7 +175,7 @@ class StandIn(OnnxRunner):
 
 @dataclass
 class Machine:
-    """A machine with a card, as far as the verb asks; an engine is the bundle's FP32 graph on the processor."""
+    """A machine with a card, as far as the command asks; an engine is the bundle's FP32 graph on the processor."""
 
     breaks: dict[str, Exception] = field(default_factory=dict)  # precision -> what loading its engine raises
     waits_s: dict[str, float] = field(default_factory=dict)  # precision -> that a batch of frames takes
@@ -219,10 +219,10 @@ def build_once(graph: Path, settings: EngineSettings, *rest: Any) -> BuiltEngine
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
-    monkeypatch.setattr(build_engine_verb, "build_engine", build_once)
+    monkeypatch.setattr(build_engine_command, "build_engine", build_once)
     monkeypatch.setattr(engine_judging, "load_runner", found.load)
     monkeypatch.setattr(engine_judging, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
-    for module in (engine_record, build_engine_verb, engine_judging):
+    for module in (engine_record, build_engine_command, engine_judging):
         monkeypatch.setattr(module, "find_gpu", lambda: ADA)
     return found
 
@@ -309,7 +309,7 @@ def test_what_judging_lacks_is_said_before_the_build(
         monkeypatch.setattr(engine_judging, "open_gpu", refuse)
     else:
         monkeypatch.setattr(runner_module, "find_spec", lambda name: None)
-    monkeypatch.setattr(build_engine_verb, "build_engine", lambda *rest: pytest.fail("it was built"))
+    monkeypatch.setattr(build_engine_command, "build_engine", lambda *rest: pytest.fail("it was built"))
     says = {"scipy": "pip install 'nnet-edge[gpu]'", "nvcc": "nvcc"}.get(absent, "neither openvino nor onnxruntime")
     for precision in ("best", "fp32"):
         assert run(["build-engine", str(copied), "--target", "rtx:sm89", "--precision", precision]) == 1
@@ -382,14 +382,14 @@ def test_best_goes_on_when_one_precision_does_not_run(
 def test_best_goes_on_when_one_precision_cannot_be_built(
     two_graphs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build = build_engine_verb.build_engine
+    build = build_engine_command.build_engine
 
     def build_half(graph: Path, *rest: Any) -> Any:
         if graph.name == "nnet.onnx":
             raise EngineBuildError("no kernel fits")
         return build(graph, *rest)
 
-    monkeypatch.setattr(build_engine_verb, "build_engine", build_half)
+    monkeypatch.setattr(build_engine_command, "build_engine", build_half)
     assert run(["build-engine", str(two_graphs), *BEST]) == 0
     assert "fp32 is left out: no kernel fits" in capsys.readouterr().err
     assert read_bundle(two_graphs).artefact("fp16", "engine").record["best"]["ms"].keys() == {"fp16"}

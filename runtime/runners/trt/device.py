@@ -19,9 +19,8 @@ CPU_RUNNER = "use a CPU runner (--runner openvino)"
 
 def used_up(what: str) -> StreamError:
     """The error for a GPU without free memory; `what` was tried."""
-    return StreamError(
-        f"the GPU's memory is used up ({what}): lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
-    )
+    advice = f"lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
+    return StreamError(f"the GPU's memory is used up ({what}): {advice}")
 
 
 class Buffer(Protocol):

@@ -51,13 +51,8 @@ class TrtEngine:
             runtime.engine_host_code_allowed = True
         engine = self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            reason = self._reason()
-            if re.search(NO_MEMORY, reason, re.IGNORECASE):
-                raise used_up(f"load {path}")
-            raise BundleError(
-                f"{self._library.title} cannot load {path}: {reason}; build it again here with nnet-edge build-engine "
-                f"{path.parent}"
-            )
+            reason, command = self._reason(f"load {path}"), f"nnet-edge build-engine {path.parent}"
+            raise BundleError(f"{self._library.title} cannot load {path}: {reason}; build it again here with {command}")
         self._check(record)
         shapes = engine.get_tensor_profile_shape(INPUT, 0)
         self.smallest, self.largest = int(shapes[0][0]), int(shapes[2][0])
@@ -107,9 +102,8 @@ class TrtEngine:
         runtime_config.set_execution_context_allocation_strategy(managed)
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         # kernels for the very shape, compiled before the first inference: a verdict never waits for a compiler later
-        runtime_config.dynamic_shapes_kernel_specialization_strategy = (
-            trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        )
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
         if self._cache is None:
             self._cache = runtime_config.create_runtime_cache()
         runtime_config.set_runtime_cache(self._cache)
@@ -139,16 +133,13 @@ class TrtEngine:
 
     def _require(self, worked: Any, what: str) -> None:
         if not worked:
-            reason = self._reason()
-            if re.search(NO_MEMORY, reason, re.IGNORECASE):
-                raise used_up(f"{what} with {self._path}")
-            raise StreamError(
-                f"{self._library.title} could not {what} with {self._path}: {reason}; start again, or {CPU_RUNNER}"
-            )
+            reason, title = self._reason(f"{what} with {self._path}"), self._library.title
+            raise StreamError(f"{title} could not {what} with {self._path}: {reason}; start again, or {CPU_RUNNER}")
 
-    def _reason(self) -> str:
-        """Take TensorRT's last error from the log, before others one about memory."""
+    def _reason(self, what: str) -> str:
+        """Take TensorRT's last error from the log. Raises StreamError when one of them is about memory."""
         problems = [plain(problem) for problem in self._log.problems]
         self._log.problems.clear()
-        problems = [problem for problem in problems if re.search(NO_MEMORY, problem, re.IGNORECASE)] or problems
+        if any(re.search(NO_MEMORY, problem, re.IGNORECASE) for problem in problems):
+            raise used_up(what)
         return problems[-1] if problems else "it gave no reason"

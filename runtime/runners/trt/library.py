@@ -54,21 +54,19 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     Raises MissingExtraError that names what to install, or says why an installed one cannot be loaded; ConfigError for a
     version older than the first that is supported.
     """
+    title = TITLES[flavour]
     if find_spec(flavour) is None:
-        raise MissingExtraError(f"{TITLES[flavour]} is not installed: {how_to_install(flavour)}")
+        raise MissingExtraError(f"{title} is not installed: {how_to_install(flavour)}")
     try:
         module = importlib.import_module(flavour)
         version = str(module.__version__)
     except Exception as error:  # a library of CUDA that is missing comes as OSError, ImportError or RuntimeError
         reason = " ".join(str(error).split())
-        raise MissingExtraError(
-            f"{TITLES[flavour]} is installed but cannot be loaded ({reason}): {how_to_install(flavour)}"
-        ) from error
+        advice = how_to_install(flavour)
+        raise MissingExtraError(f"{title} is installed but cannot be loaded ({reason}): {advice}") from error
     if parse_version(version) < OLDEST[flavour]:
         oldest = ".".join(str(part) for part in OLDEST[flavour])
-        raise ConfigError(
-            f"{TITLES[flavour]} {version} is too old, {oldest} is the oldest that nnet-edge knows: update it"
-        )
+        raise ConfigError(f"{title} {version} is too old, {oldest} is the oldest that nnet-edge knows: update it")
     return TensorrtLibrary(flavour, version, module)
 
 

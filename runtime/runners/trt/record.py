@@ -102,10 +102,8 @@ def record_of(artefact: Artefact) -> EngineRecord:
     known = {field.name for field in fields(EngineRecord)}
     missing = sorted(known - made.keys())
     if missing:
-        raise BundleError(
-            f"the manifest's entry of {artefact.path} lacks {', '.join(missing)}: build it again with "
-            f"{rebuild_command(artefact)}"
-        )
+        lacks = f"the manifest's entry of {artefact.path} lacks {', '.join(missing)}"
+        raise BundleError(f"{lacks}: build it again with {rebuild_command(artefact)}")
     values: dict[str, Any] = {name: _as_tuple(made[name]) for name in known}
     return EngineRecord(**values)
 
@@ -122,9 +120,8 @@ def require_engine(engine: Path, place: Place) -> EngineRecord:
     artefact, record = read_engine(engine)
     faults = [*file_faults(artefact, record), *place_faults(record, place)]
     if faults:
-        raise BundleError(
-            f"{engine} cannot be loaded here: {'; '.join(faults)}. Build it again here with {rebuild_command(artefact)}"
-        )
+        why, command = "; ".join(faults), rebuild_command(artefact)
+        raise BundleError(f"{engine} cannot be loaded here: {why}. Build it again here with {command}")
     return record
 
 
@@ -157,9 +154,8 @@ def place_faults(record: EngineRecord, place: Place) -> list[str]:
     if not capability_fits(record, place.compute_capability):
         built_for = ", ".join(record.compute_capabilities)
         plus = " and above" if record.hardware_compatibility == "ampere_plus" else ""
-        faults.append(
-            f"it was built for compute capability {built_for}{plus} and this GPU has {place.compute_capability}"
-        )
+        here = place.compute_capability
+        faults.append(f"it was built for compute capability {built_for}{plus} and this GPU has {here}")
     return faults
 
 

@@ -34,9 +34,8 @@ class InFlightBatch:
     It holds the slot until a later batch needs it or the runner is closed. Errors name the batch by its `label`.
     """
 
-    def __init__(
-        self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str, maps: Sequence[str]
-    ) -> None:
+    def __init__(self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str,
+                 maps: Sequence[str]) -> None:  # fmt: skip
         self._device, self._stream = device, cuda_stream
         self._slot: Slot | None = slot
         self._is_closed = False
@@ -105,9 +104,8 @@ class InFlightBatch:
             return self._slot
         if self._is_closed:
             raise StreamError(f"{self._label}: the runner is closed: ask for scores and maps before")
-        raise StreamError(
-            f"{self._label}: the anomaly map has left the GPU, a later batch has its place: ask for it earlier"
-        )
+        gone = "the anomaly map has left the GPU, a later batch has its place"
+        raise StreamError(f"{self._label}: {gone}: ask for it earlier")
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -187,9 +185,8 @@ class TrtRunner(GraphRunner):
 
     name = "tensorrt"
 
-    def __init__(
-        self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion, ring: int = RING
-    ) -> None:
+    def __init__(self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion,
+                 ring: int = RING) -> None:  # fmt: skip
         super().__init__(path, settings)
         self.version = ""
         self._device, self._engine = device, engine

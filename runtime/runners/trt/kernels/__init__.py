@@ -35,9 +35,8 @@ def load_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise MissingExtraError(
-            f"pycuda cannot be imported ({reason}): pip install 'nnet-edge[gpu]', or {CPU_RUNNER}"
-        ) from error
+        advice = f"pip install 'nnet-edge[gpu]', or {CPU_RUNNER}"
+        raise MissingExtraError(f"pycuda cannot be imported ({reason}): {advice}") from error
     with translating(pycuda.driver, "start CUDA"):
         pycuda.driver.init()
     return pycuda.driver
