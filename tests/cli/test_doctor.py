@@ -76,7 +76,7 @@ def test_every_command_is_judged_and_described(findings: Findings) -> None:
 def test_the_findings_are_json(findings: Findings) -> None:
     read = json.loads(findings.as_json())
     assert read["processor"]["usable_cores"] == findings.processor.usable_cores
-    assert [verb["name"] for verb in read["verbs"]] == list(COMMANDS)
+    assert [command["name"] for command in read["verbs"]] == list(COMMANDS)
 
 
 def installed(**versions: str) -> dict[str, str | None]:
@@ -84,9 +84,8 @@ def installed(**versions: str) -> dict[str, str | None]:
 
 
 def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
-    commands = {
-        command.name: verb for command in judge_commands(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)
-    }
+    judged = judge_commands(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)
+    commands = {command.name: command for command in judged}
     assert commands["stream"].is_ready
     assert commands["stream"].uses == "openvino 2026.1 on 4 CPU core(s)"
     assert not commands["train"].is_ready
@@ -112,7 +111,7 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
 
 
 def test_without_a_runner_every_inferring_command_asks_for_one() -> None:
-    commands = {command.name: verb for command in judge_commands(installed(torch="2.13"), NO_GPU, PROCESSOR)}
+    commands = {command.name: command for command in judge_commands(installed(torch="2.13"), NO_GPU, PROCESSOR)}
     for name in ("evaluate", "stream", "bench", "demo"):
         assert not commands[name].is_ready
         assert 'pip install "nnet-edge[cpu]"' in commands[name].advice
