@@ -82,8 +82,7 @@ def train_bundle(
     from nnet_edge.training.loop import train
 
     settings: MethodSettings = choose_settings(options)
-    computed = train_options(options)
-    known = start_folder(out, resume, force, options)
+    computed, known = train_options(options), start_folder(out, resume, force, options)
     data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)

@@ -37,8 +37,7 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> 
     for key in table:
         if key not in fields:
             raise ConfigError(unknown_key(key, list(fields), where))
-    missing = [key for key, field in fields.items() if key not in table and is_needed(field)]
-    if missing:
+    if missing := [key for key, field in fields.items() if key not in table and is_needed(field)]:
         raise ConfigError(f"{where} lacks {missing[0]}: give it")
     hints = typing.get_type_hints(kind)
     values = {fields[key].name: to_field(hints, fields[key], table[key], where, folder) for key in table}
@@ -125,7 +124,7 @@ def of_type(kind: type, value: Any, where: str) -> Any:
 def schema_of(kind: type, described: str = "") -> dict[str, Any]:
     """The JSON schema (2020-12) of a table that becomes the dataclass `kind`."""
     if "schema" in vars(kind):
-        return kind.schema()  # type: ignore[attr-defined,no-any-return]
+        return kind.schema()  # type: ignore[attr-defined]
     hints = typing.get_type_hints(kind)
     fields = fields_of(kind)
     schema: dict[str, Any] = {

@@ -43,10 +43,9 @@ class SinkSettings:
             raise ConfigError(f"{where} is {table!r}: it must be a table")
         if "kind" not in table:
             raise ConfigError(f"{where} lacks its kind: choose {', '.join(SINKS.names())}")
-        kind = SINKS.find(table["kind"], where)
-        rest = {key: value for key, value in table.items() if key != "kind"}
-        settings: SinkSettings = build(kind.settings, rest, where, folder)
-        return settings
+        settings = SINKS.find(table["kind"], where).settings
+        found: SinkSettings = build(settings, {key: table[key] for key in table if key != "kind"}, where, folder)
+        return found
 
     @classmethod
     def schema(cls) -> dict[str, Any]:

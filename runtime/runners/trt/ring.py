@@ -16,18 +16,8 @@ import numpy as np
 from nnet_edge.anomaly_map import IMAGE_SIDE, Fusion
 from nnet_edge.imaging import SIDE, to_rgb
 from nnet_edge.runtime.runners.trt.device import Buffer, Device
-from nnet_edge.runtime.runners.trt.kernels.tables import (
-    BGR8,
-    GRAY8,
-    NV12,
-    RGB8,
-    STRIPS,
-    VIEW,
-    enlarging_table,
-    fill_maps,
-    filter_table,
-    resize_axis,
-)
+from nnet_edge.runtime.runners.trt.kernels import tables
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8, STRIPS, VIEW, resize_axis
 
 RING = 3  # in-flight batches: one in each of upload, compute and download
 ALIGNMENT = 256  # bytes; what CUDA's own allocations begin at
@@ -65,10 +55,10 @@ class Tables:
     """The constant tables of the kernel `anomaly_map` on the device."""
 
     def __init__(self, device: Device, fusion: Fusion) -> None:
-        tables = (enlarging_table(fusion), filter_table(fusion))
-        self._buffers = [device.allocate(table.nbytes) for table in tables]
-        for table, buffer in zip(tables, self._buffers, strict=True):
-            upload_constant(device, table, buffer)
+        constants = (tables.enlarging_table(fusion), tables.filter_table(fusion))
+        self._buffers = [device.allocate(constant.nbytes) for constant in constants]
+        for constant, buffer in zip(constants, self._buffers, strict=True):
+            upload_constant(device, constant, buffer)
         self.enlarging, self.filter = (buffer.address for buffer in self._buffers)
 
 
@@ -103,7 +93,7 @@ class Slot:
         self._bulk_there: Buffer | None = None
         halves = frozenset(name for name, kind in self._types.items() if kind == np.float16)
         addresses = {name: map_.address for name, map_ in self._maps.items()}
-        upload_constant(device, fill_maps(fusion, addresses, halves), self.layer_maps)
+        upload_constant(device, tables.fill_maps(fusion, addresses, halves), self.layer_maps)
 
     def map_bytes(self, name: str, images: int) -> int:
         """Bytes of the layer map `name` of that many images."""
@@ -177,7 +167,7 @@ class Place:
 
 def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
     """Where each picture and its tables lie in one upload (pictures of one size share tables), and its size in bytes."""
-    tables: dict[int, int] = {}
+    axes: dict[int, int] = {}  # length -> where its table lies
     size = 0
 
     def reserve(amount: int) -> int:
@@ -188,10 +178,7 @@ def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
 
     for picture in pictures:
         for length in (picture.height, picture.pixels.shape[1]):
-            if length not in tables:
-                tables[length] = reserve(resize_axis(length).nbytes)
-    places = [
-        Place(tables[picture.height], tables[picture.pixels.shape[1]], reserve(picture.pixels.size))
-        for picture in pictures
-    ]
+            if length not in axes:
+                axes[length] = reserve(resize_axis(length).nbytes)
+    places = [Place(axes[one.height], axes[one.pixels.shape[1]], reserve(one.pixels.size)) for one in pictures]
     return places, size
