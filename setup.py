@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PARTS = ("export", "runtime", "calibration", "benchmarks")
+NOT_IN_A_WHEEL = ("experiments",)  # questions that were asked once; they run from a checkout
 
 TRAIN = [
     "torch>=2.7",
@@ -18,6 +19,7 @@ TRAIN = [
     "scikit-image>=0.24",
     "matplotlib>=3.9",
     "safetensors>=0.5",
+    "jinja2>=3.1",  # the demo's page
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
 MQTT = ["paho-mqtt>=2.1"]
@@ -44,6 +46,7 @@ TEST = [
     "scikit-learn>=1.5",
     "tifffile>=2024.8",
     "build>=1.2",
+    "tabulate>=0.9",  # the tables of the benchmarks
     "jsonschema>=4.20",
     "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",  # builds engines without a GPU
 ]
@@ -51,7 +54,7 @@ TEST = [
 
 def packages_of(part: str) -> list[str]:
     """The dotted names of the package that the folder `part` becomes, and of those below it."""
-    return [f"nnet_edge.{part}", *(f"nnet_edge.{part}.{name}" for name in find_packages(part))]
+    return [f"nnet_edge.{part}", *(f"nnet_edge.{part}.{name}" for name in find_packages(part, exclude=NOT_IN_A_WHEEL))]
 
 
 setup(
@@ -70,9 +73,12 @@ setup(
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
     package_data={
         "nnet_edge": ["py.typed"],
+        "nnet_edge.cli.demo": ["*.html.j2"],
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],
         "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
+        "nnet_edge.benchmarks.accuracy": ["*.json"],
+        "nnet_edge.benchmarks.peers": ["*.json"],
     },
     install_requires=[
         "numpy>=1.26",
@@ -96,7 +102,11 @@ setup(
         "gpu": [*CPU, "pycuda>=2024.1", "scipy>=1.13"],
         "mqtt": MQTT,
         "web": WEB,
-        "bench": TRAIN + CPU,  # bench peers: anomalib lives in an environment of its own, which the command makes
+        "bench": [
+            *TRAIN,
+            *CPU,
+            "tabulate>=0.9",
+        ],  # bench peers: anomalib lives in an environment of its own, which the command makes
         "test": TEST + TRAIN + CPU + MQTT + WEB,
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},

@@ -32,13 +32,17 @@ NAMES = {  # below nnet_edge
     "runtime.overlay": "runtime.sinks.overlay", "runtime.runner": "runtime.runners.base",
     "runtime.source": "runtime.sources.base", "runtime.spool": "runtime.sinks.spool",
     "runtime.synthetic_source": "runtime.sources.synthetic", "runtime.trt_runner": "runtime.runners.trt.trt_runner",
-    "runtime.video_source": "runtime.sources.video", "benchmarks.encoder_pair": "benchmarks.experiments.encoder_pair",
-    "benchmarks.faults": "benchmarks.line.faults", "benchmarks.frame_choices": "benchmarks.experiments.frame_choices",
-    "benchmarks.gpu_question": "benchmarks.gpu.question",
+    "runtime.video_source": "runtime.sources.video", "benchmarks.accuracy.grid": "benchmarks.accuracy.trainings",
+    "benchmarks.bare_graph": "benchmarks.harness.bare_graph", "benchmarks.claims": "benchmarks.harness.grid",
+    "benchmarks.encoder_pair": "benchmarks.experiments.encoder_pair", "benchmarks.faults": "benchmarks.line.faults",
+    "benchmarks.frame_choices": "benchmarks.experiments.frame_choices",
+    "benchmarks.gpu_question": "benchmarks.gpu.question", "benchmarks.harness.memory": "benchmarks.speed.memory",
     "benchmarks.inference_choices": "benchmarks.experiments.inference_choices",
-    "benchmarks.page": "benchmarks.line.page", "benchmarks.random_bundle": "benchmarks.harness.random_bundle",
-    "benchmarks.sinks": "benchmarks.line.sinks", "benchmarks.soak": "benchmarks.line.soak",
-    "benchmarks.start": "benchmarks.speed.start", "benchmarks.training_steps": "benchmarks.experiments.training_steps",
+    "benchmarks.memory_probe": "benchmarks.speed.memory", "benchmarks.page": "benchmarks.line.page",
+    "benchmarks.random_bundle": "benchmarks.harness.random_bundle", "benchmarks.sinks": "benchmarks.line.sinks",
+    "benchmarks.soak": "benchmarks.line.soak", "benchmarks.start": "benchmarks.speed.start",
+    "benchmarks.start_probe": "benchmarks.speed.start_probe",
+    "benchmarks.training_steps": "benchmarks.experiments.training_steps",
 }  # fmt: skip
 MOVED = {f"nnet_edge.{old}": f"nnet_edge.{new}" for old, new in NAMES.items()}
 

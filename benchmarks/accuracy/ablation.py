@@ -6,69 +6,133 @@
                                               row and never without one
 
 Rows that are the same network have one training: 5.1 is 4.1, 5.4 is 4.3, 6.1 is 4.2, 6.4 is 4.4, and all of Table 7 is
-4.5 with other maps. With one OUT the four tables need nine trainings a seed and category. Several processes may share an
-OUT: each row is done by the one that claims it (claims.py).
+4.5 with other maps. With one OUT the four tables need nine trainings a seed and category.
+
+The paper's figures are means over the 15 categories of MVTec AD from single trainings; ours are means over the categories
+that were given, then over the seeds, with the range over the seeds. The gains over row 1, taken seed by seed, are what can be
+compared across data sets.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nnet_edge import __version__
-from nnet_edge.benchmarks.accuracy.ablation_table import TABLES, AblationTable, averaged, rows_of
-from nnet_edge.benchmarks.accuracy.grid import RANDOM_TEACHER, Key, Trainings, claiming, holder, require_same
+from nnet_edge.benchmarks.accuracy.tables import PAPER as PAPER_TABLES
+from nnet_edge.benchmarks.accuracy.trainings import (
+    RANDOM_TEACHER,
+    GridSettings,
+    Trainings,
+    Watch,
+    category_names,
+    rebuild,
+)
+from nnet_edge.benchmarks.harness.grid import claimed, read_row, require_same, run_grid
+from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told, write_json
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import made_on, now
-from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, fingerprint
-from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
-from nnet_edge.files import write_atomically
-from nnet_edge.imaging import MaskRule
-from nnet_edge.methods.backbone import build_encoder, find_backbone
 from nnet_edge.methods.compute import choose_device
-from nnet_edge.methods.nnet.network import NNet
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
 from nnet_edge.methods.torch_runner import TorchRunner
-from nnet_edge.metrics import Metrics
+from nnet_edge.metrics import METRICS, Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings.runner import require_choice
 from nnet_edge.training.checkpoint import Checkpoint
-from nnet_edge.training.loop import Progress, TrainOptions
+from nnet_edge.training.loop import Progress
 
 SCHEMA = "nnet-edge ablation 1"
-
-
-class Outcome(Enum):
-    """How an attempt at a row ended."""
-
-    DONE = "done"
-    STOPPED = "stopped"
-    ELSEWHERE = "elsewhere"  # another process is at it
+FIGURES = {  # ours -> the paper's name; the paper's PRO is set beside RD4AD's estimator (specification section 11)
+    "pixel_ap": "P-AP",
+    "pixel_auroc": "P-AUROC",
+    "pro_rd4ad": "P-PRO",
+    "image_auroc": "I-AUROC",
+    "pro": "P-PRO, exact",
+}
+PRINTED: dict[str, list[float | None]] = PAPER_TABLES["ablations"]  # row -> P-AP, P-AUROC, P-PRO, I-AUROC, %
+TABLES = tuple(sorted({int(row.split(".")[0]) for row in PRINTED}))
+HEADS = (
+    "figure, %",
+    "row",
+    "what",
+    "ours, mean (min..max)",
+    "paper",
+    "difference",
+    "our gain over row 1",
+    "paper's gain",
+)
+FOR_PAPER = (
+    "mean of the 15 categories of MVTec AD, wide_resnet50_2, 200 epochs; P-PRO is set beside RD4AD's estimator, which reads "
+    "higher than the exact one"
+)
+BySeed = dict[int, Metrics]
 
 
 @dataclass(frozen=True)
-class AblationSettings:
-    """What the rows have in common. Raises ConfigError for what cannot be meant."""
+class AblationSettings(GridSettings):
+    """What the rows have in common. Raises ConfigError for an invalid setting."""
 
     training: TrainSettings = PAPER  # each row changes it, each seed replaces its own
-    options: TrainOptions = field(default_factory=TrainOptions)
     seeds: tuple[int, ...] = (111,)
-    held_out_share: float = HELD_OUT_SHARE
-    skip_bad: bool = False
-    mask_rule: MaskRule = "half"
     batch: int = 8  # of the evaluation
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds {', '.join(map(str, self.seeds)) or 'none'}: give at least one, each once")
 
 
 DEFAULTS = AblationSettings()
+
+
+@dataclass(frozen=True)
+class AblationCell:
+    """One row of a table on one category with one seed, measured or read back."""
+
+    trainings: Trainings
+    out: Path  # of the category
+    settings: AblationSettings
+    name: str  # of the row, as "4.1"
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """The file of the row."""
+        folder = self.out / f"row_{training_row(self.settings.training, self.name)}" / f"seed_{self.seed}"
+        return folder / f"{trained_as(self.settings.training, self.name, self.seed)[1]}.json"
+
+    def is_done(self) -> bool:
+        """Whether the row's file is there."""
+        return self.path.exists()
+
+    def row(self) -> tuple[dict[str, Any], Metrics]:
+        """Facts of the training, and the figures."""
+        dataset, path = self.trainings.dataset, self.path
+        training, maps = trained_as(self.settings.training, self.name, self.seed)
+        test = {"test": self.trainings.test, "mask_rule": self.settings.mask_rule}
+        key = self.trainings.key(training) | {"test": test}
+        what = f"{dataset.category}, row {self.name}, seed {self.seed}"
+        if not path.exists():
+            with claimed(path.parent, what):
+                checkpoint = self.trainings.finish(training, path.parent / "training", what)
+                self.trainings.watch.say(f"{what}: evaluating")
+                write_json(path, {"key": key, "maps": maps, **self.evaluate(checkpoint, maps)})
+        its_key, facts, metrics = read_row(
+            path, lambda known: (known["key"], known["facts"], Metrics(**known["evaluation"]["metrics"]))
+        )
+        require_same(path, its_key, key)
+        return facts, metrics
+
+    def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
+        """What a row's file holds: facts of the training, and the evaluation of its weights with these maps."""
+        batch, skip_bad, rule = self.settings.batch, self.settings.skip_bad, self.settings.mask_rule
+        runner = TorchRunner(rebuild(checkpoint, maps=maps), choose_device(self.settings.options.device), batch)
+        held_out = self.trainings.load(checkpoint.settings.seed).held_out
+        threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
+        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule)
+        facts = {name: checkpoint.facts[name] for name in ("teacher", "data", "precision", "seconds")}
+        return {"facts": facts, "evaluation": evaluation.as_dict()}
 
 
 def run_table(
@@ -78,7 +142,7 @@ def run_table(
     settings: AblationSettings = DEFAULTS,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = quiet,
     command: str = "run_table",
 ) -> AblationTable:
     """Table 4, 5, 6 or 7 measured on `datasets` and averaged; rows that `out` holds already are not computed again.
@@ -88,127 +152,52 @@ def run_table(
     set without test images, TrainingError when a row cannot be trained.
     """
     require_choice("table", str(table), tuple(map(str, TABLES)))
-    for dataset in datasets:
-        if not dataset.test:
-            raise DataError(f"no test image under {dataset.root}: an ablation compares figures on some")
-    names = [dataset.category for dataset in datasets]
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"categories {', '.join(names) or 'none'}: give at least one, each once")
-    benches = [Bench(dataset, out / dataset.category, settings, report, stop, say) for dataset in datasets]
+    names = category_names(datasets)
+    trainings = [Trainings(one, settings, Watch(report, stop, say)) for one in datasets]
+    cells = {
+        (seed, row, each.dataset.category): AblationCell(each, out / each.dataset.category, settings, row, seed)
+        for seed in settings.seeds for row in rows_of(table) for each in trainings
+    }  # fmt: skip
+    head = {"command": command, "categories": list(names),
+            "made": {"nnet_edge": __version__, "when": now(), **made_on()}}  # fmt: skip
 
-    head = {"command": command, "categories": names, "made": {"nnet_edge": __version__, "when": now(), **made_on()}}
+    def table_of(found: Mapping[tuple[int, str, str], tuple[dict[str, Any], Metrics]]) -> AblationTable:
+        tables = []
+        for each in datasets:
+            here = {place: each_row for place, each_row in found.items() if place[2] == each.category}
+            measured: dict[str, BySeed] = {}
+            for (seed, row, _), (_, metrics) in here.items():
+                measured.setdefault(row, {})[seed] = metrics
+            facts = [facts for facts, _ in here.values()]
+            header, warnings = describe(each, settings, facts[-1] if facts else None)
+            tables.append(AblationTable(table, header, warnings, settings.seeds, measured))
+        return averaged(tables)
 
-    def write() -> AblationTable:
-        found = averaged([bench.table(table) for bench in benches])
-        if any(bench.measured for bench in benches):
-            content = json.dumps({"schema": SCHEMA, **head, **found.as_dict()}, indent=2, allow_nan=False)
-            write_atomically(out / f"table_{table}.json", content.encode() + b"\n")
-        return found
+    def keep(found: Mapping[tuple[int, str, str], tuple[dict[str, Any], Metrics]]) -> None:
+        write_json(out / f"table_{table}.json", {"schema": SCHEMA, **head, **table_of(found).as_dict()})
 
-    todo = [(row, seed, bench) for seed in settings.seeds for row in rows_of(table) for bench in benches]
-    elsewhere = []
-    for row, seed, bench in sorted(todo, key=lambda one: not one[2].is_done(*one[:2])):
-        outcome = bench.measure(row, seed)
-        if outcome is Outcome.STOPPED:
-            return write()
-        if outcome is Outcome.ELSEWHERE:
-            elsewhere.append((row, seed, bench))
-        write()
-    left = 0
-    for row, seed, bench in elsewhere:  # again: what other processes finished, or gave up, meanwhile
-        outcome = bench.measure(row, seed)
-        if outcome is Outcome.STOPPED:
-            return write()
-        left += outcome is Outcome.ELSEWHERE
-    if left:
-        say(f"{left} of {len(todo)} are under way elsewhere: the same command reads them when they are done")
-    return write()
+    return table_of(run_grid(cells, keep, say))
 
 
-class Bench:
-    """The rows of a data set, measured or read back one by one."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        out: Path,
-        settings: AblationSettings,
-        report: Callable[[Progress], None],
-        stop: Callable[[], bool],
-        say: Callable[[str], None],
-    ) -> None:
-        self.dataset, self.out, self.settings, self.say = dataset, out, settings, say
-        self.trainings = Trainings(
-            dataset, settings.options, settings.held_out_share, settings.skip_bad, report, stop, say
-        )
-        self.measured: dict[str, dict[int, Metrics]] = {}
-        self.facts: dict[str, Any] = {}  # of the last row: teacher, precision, counts of images
-        self.test_key = {
-            "test": fingerprint([sample.path for sample in dataset.test]),
-            "mask_rule": settings.mask_rule,
-        }
-
-    def path(self, row: str, seed: int) -> Path:
-        """The file of the row with this seed."""
-        folder = self.out / f"row_{training_row(self.settings.training, row)}" / f"seed_{seed}"
-        return folder / f"{trained_as(self.settings.training, row, seed)[1]}.json"
-
-    def is_done(self, row: str, seed: int) -> bool:
-        """Whether the row's file is there."""
-        return self.path(row, seed).exists()
-
-    def measure(self, row: str, seed: int) -> Outcome:
-        """The row's figures with this seed, computed or read."""
-        training, maps = trained_as(self.settings.training, row, seed)
-        path, key = self.path(row, seed), self.trainings.key(training) | {"test": self.test_key}
-        folder = path.parent
-        what = f"{self.dataset.category}, row {row}, seed {seed}"
-        if not path.exists():
-            with claiming(folder) as is_mine:
-                if not is_mine:
-                    self.say(f"{what}: {holder(folder)} is at it")
-                    return Outcome.ELSEWHERE
-                checkpoint = self.trainings.finish(training, folder / "training", what)
-                if checkpoint is None:
-                    return Outcome.STOPPED
-                self.say(f"{what}: evaluating")
-                found = {"key": key, "maps": maps, **self.evaluate(checkpoint, maps)}
-                write_atomically(path, json.dumps(found, indent=2, allow_nan=False).encode() + b"\n")
-        known = read_row(path, key)
-        self.facts = known["facts"]
-        self.measured.setdefault(row, {})[seed] = Metrics(**known["evaluation"]["metrics"])
-        return Outcome.DONE
-
-    def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
-        """What a row's file holds: facts of the training, and the evaluation of its weights with these maps."""
-        device = choose_device(self.settings.options.device)
-        runner = TorchRunner(with_maps(checkpoint, maps), device, self.settings.batch)
-        held_out = self.trainings.load(checkpoint.settings.seed).held_out
-        threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
-        batch, skip_bad, rule = self.settings.batch, self.settings.skip_bad, self.settings.mask_rule
-        evaluation = evaluate(runner, self.dataset, threshold.value, batch, skip_bad, rule)
-        facts = {name: checkpoint.facts[name] for name in ("teacher", "data", "precision", "seconds")}
-        return {"facts": facts, "evaluation": evaluation.as_dict()}
-
-    def table(self, table: int) -> AblationTable:
-        """The table as far as it was measured."""
-        settings = self.settings.training
-        header = {
-            "ours": f"{self.dataset.category} ({self.dataset.layout}), {settings.model.backbone}, {settings.epochs} epochs, "
-            f"batch {settings.batch} at most, seeds {', '.join(map(str, self.settings.seeds))}",
-            "paper": "mean of the 15 categories of MVTec AD, wide_resnet50_2, 200 epochs; P-PRO is set beside RD4AD's "
-            "estimator, which reads higher than the exact one",
-        }
-        if self.facts:
-            data = self.facts["data"]
-            header |= {
-                "images": f"{data['learned']} learned from, {data['held_out']} held out, {len(self.dataset.test)} judged",
-                "teacher": self.facts["teacher"]["origin"],
-                "precision": f"trained in {self.facts['precision']}, evaluated in PyTorch in fp32",
-            }
-        is_random = bool(self.facts) and self.facts["teacher"]["is_random"]
-        warnings = (RANDOM_TEACHER,) if is_random else ()
-        return AblationTable(table, header, warnings, self.settings.seeds, self.measured)
+def describe(
+    dataset: Dataset, settings: AblationSettings, facts: Mapping[str, Any] | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What a reader must know to judge the figures of a category, with the facts of a training; and warnings."""
+    training = settings.training
+    header = {
+        "ours": f"{dataset.category} ({dataset.layout}), {training.model.backbone}, {training.epochs} epochs, "
+        f"batch {training.batch} at most, seeds {', '.join(map(str, settings.seeds))}",
+        "paper": FOR_PAPER,
+    }
+    if facts is None:
+        return header, ()
+    data = facts["data"]
+    header |= {
+        "images": f"{data['learned']} learned from, {data['held_out']} held out, {len(dataset.test)} judged",
+        "teacher": facts["teacher"]["origin"],
+        "precision": f"trained in {facts['precision']}, evaluated in PyTorch in fp32",
+    }
+    return header, (RANDOM_TEACHER,) if facts["teacher"]["is_random"] else ()
 
 
 def trained_as(base: TrainSettings, row: str, seed: int) -> tuple[TrainSettings, str]:
@@ -223,20 +212,123 @@ def training_row(base: TrainSettings, row: str) -> str:
     return next(other for other in ABLATIONS if trained_as(base, other, base.seed)[0] == wanted)
 
 
-def with_maps(checkpoint: Checkpoint, maps: str) -> NNet:
-    """The checkpoint's network, to deploy, that fuses these maps."""
-    model = replace(checkpoint.settings.model, maps=maps)
-    network = NNet(model, build_encoder(find_backbone(model.backbone)))
-    network.load_state_dict(checkpoint.deployed)
-    return network.eval()
+@dataclass(frozen=True)
+class AblationFigure:
+    """One figure of one row, in %: ours over the seeds, and the paper's where it gives one."""
+
+    row: str
+    figure: str  # a name of FIGURES
+    ours: tuple[float, ...]  # one a seed
+    gains: tuple[float, ...]  # over row 1 with the same seed
+    paper: float | None
+    paper_gain: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Our mean less the paper's figure, in points."""
+        return None if self.paper is None or not self.ours else fmean(self.ours) - self.paper
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"row": self.row, "figure": self.figure, "ours": list(self.ours), "paper": self.paper,
+                "difference": self.difference, "gains": list(self.gains), "paper_gain": self.paper_gain}  # fmt: skip
+
+    def cells(self) -> list[str]:
+        """The figure as a line of the table."""
+        values = [span(self.ours), told(self.paper, ".2f"), told(self.difference, "+.2f"), span(self.gains, "+"),
+                  told(self.paper_gain, "+.2f")]  # fmt: skip
+        return [FIGURES[self.figure], self.row, ABLATIONS[self.row][0], *values]
 
 
-def read_row(path: Path, key: Key) -> dict[str, Any]:
-    """What `Bench.evaluate` wrote. Raises ConfigError when it is of other settings or data, DataError when damaged."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = known["key"], known["facts"], known["evaluation"]["metrics"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): delete it, and the row is measured again") from error
-    require_same(path, found[0], key)
-    return known
+@dataclass(frozen=True)
+class AblationTable:
+    """One of the paper's tables, measured again."""
+
+    table: int
+    header: Mapping[str, str]  # what a reader must know to judge the figures
+    warnings: tuple[str, ...]
+    seeds: tuple[int, ...]
+    measured: Mapping[str, Mapping[int, Metrics]]  # row -> seed -> figures, of those that are done
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has its figures for every seed."""
+        return all(len(self.measured.get(row, ())) == len(self.seeds) for row in rows_of(self.table))
+
+    @property
+    def cells(self) -> tuple[AblationFigure, ...]:
+        """Every figure of every row, the rows of one figure together."""
+        return tuple(self._cell(row, figure) for figure in FIGURES for row in rows_of(self.table))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"table": self.table, "header": dict(self.header), "warnings": list(self.warnings),
+                "seeds": list(self.seeds), "finished": self.finished,
+                "cells": [cell.as_dict() for cell in self.cells]}  # fmt: skip
+
+    def markdown(self) -> str:
+        """The table below its header, in %."""
+        title = f"Table {self.table}{'' if self.finished else ', not finished'}"
+        table = markdown_table(HEADS, [cell.cells() for cell in self.cells])
+        return "\n".join([title, "", *head_lines(self.warnings, self.header), "", *table])
+
+    def _cell(self, row: str, figure: str) -> AblationFigure:
+        first = rows_of(self.table)[0]
+        ours, base = (self._percents(name, figure) for name in (row, first))
+        gains = () if row == first else tuple(ours[seed] - base[seed] for seed in ours if seed in base)
+        paper, paper_base = printed_figure(row, figure), printed_figure(first, figure)
+        paper_gain = None if row == first or paper is None or paper_base is None else paper - paper_base
+        return AblationFigure(row, figure, tuple(ours.values()), gains, paper, paper_gain)
+
+    def _percents(self, row: str, figure: str) -> dict[int, float]:
+        """Seed -> our figure in %, of the seeds that have one, in the order of the seeds."""
+        measured = self.measured.get(row, {})
+        found = {seed: getattr(measured[seed], figure) for seed in self.seeds if seed in measured}
+        return {seed: 100 * value for seed, value in found.items() if value is not None}
+
+
+def averaged(tables: Sequence[AblationTable]) -> AblationTable:
+    """The mean over the categories, one table each, of the rows and seeds that all of them have.
+
+    A figure that one category cannot have (no masks, say) is averaged over the others. One table is given back as it is.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    measured: dict[str, BySeed] = {}
+    for row in rows_of(first.table):
+        for seed in first.seeds:
+            found = [table.measured[row][seed] for table in tables if seed in table.measured.get(row, {})]
+            if len(found) == len(tables):
+                measured.setdefault(row, {})[seed] = mean_metrics(found)
+    ours = f"mean of {len(tables)} categories: {'; '.join(table.header['ours'] for table in tables)}"
+    warnings = tuple(dict.fromkeys(warning for table in tables for warning in table.warnings))
+    return AblationTable(first.table, dict(first.header) | {"ours": ours}, warnings, first.seeds, measured)
+
+
+def mean_metrics(found: Sequence[Metrics]) -> Metrics:
+    """Each figure's mean over those that have it, None where none has."""
+    values: dict[str, float | None] = {}
+    for name in METRICS:
+        known = [value for metrics in found if (value := metrics[name]) is not None]
+        values[name] = fmean(known) if known else None
+    return Metrics(**values)
+
+
+def rows_of(table: int) -> tuple[str, ...]:
+    """The rows of a table, as "4.1", in their order."""
+    return tuple(row for row in ABLATIONS if row.startswith(f"{table}."))
+
+
+def printed_figure(row: str, figure: str) -> float | None:
+    """What the paper prints, in %; None where it prints nothing."""
+    position = list(FIGURES).index(figure)
+    return PRINTED[row][position] if position < len(PRINTED[row]) else None
+
+
+def span(values: Sequence[float], sign: str = "") -> str:
+    """Mean (min..max), "-" for no value, without the range for one."""
+    if not values:
+        return "-"
+    middle, *ends = (f"{value:{sign}.2f}" for value in (fmean(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({ends[0]}..{ends[1]})"

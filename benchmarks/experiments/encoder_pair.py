@@ -12,6 +12,7 @@ import copy
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,10 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from nnet_edge.benchmarks.experiments.inference_choices import Question, Way, ask
-from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine
-from nnet_edge.benchmarks.speed.report import table_of
-from nnet_edge.benchmarks.speed.system_torch import torch_threads
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say_if_busy
+from nnet_edge.benchmarks.harness.machine import describe_machine, torch_threads
+from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.onnx_graph import OPSET, quiet
 from nnet_edge.imaging import SIDE
@@ -33,7 +33,6 @@ from nnet_edge.runtime.runners.graph import INPUT
 from nnet_edge.settings.runner import RunnerSettings
 
 ATOL = 1e-4  # feature maps of random weights reach a few units
-SCALES = ("64", "32", "16")
 
 
 class Pair(nn.Module):
@@ -57,36 +56,20 @@ class Grouped(nn.Module):
         self.both = copy.deepcopy(teacher)
         for one, other in zip(self.both.modules(), student.modules(), strict=True):
             if isinstance(one, nn.Conv2d):
-                one.in_channels, one.out_channels, one.groups = (
-                    2 * one.in_channels,
-                    2 * one.out_channels,
-                    2 * one.groups,
-                )
+                for name in ("in_channels", "out_channels", "groups"):
+                    setattr(one, name, 2 * getattr(one, name))
             elif isinstance(one, nn.BatchNorm2d):
                 one.num_features *= 2
-                one.running_mean, one.running_var = (
-                    joined(one.running_mean, other.running_mean),
-                    joined(one.running_var, other.running_var),
-                )
-            else:
-                continue
-            for name in ("weight", "bias"):
-                setattr(one, name, parameter(getattr(one, name), getattr(other, name)))
+            if isinstance(one, nn.Conv2d | nn.BatchNorm2d):
+                for name, value in one.state_dict().items():
+                    if value.ndim:  # all but the number of batches
+                        joined = torch.cat((value, other.state_dict()[name]))
+                        is_weight = name in dict(one.named_parameters(recurse=False))
+                        setattr(one, name, nn.Parameter(joined) if is_weight else joined)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `Pair` gives them."""
         return tuple(self.both(torch.cat((images, images), dim=1)))
-
-
-def joined(one: Tensor | None, other: object) -> Tensor | None:
-    """Both along the first axis; None where there is none."""
-    return None if one is None or not isinstance(other, Tensor) else torch.cat((one.detach(), other.detach()))
-
-
-def parameter(one: Tensor | None, other: object) -> nn.Parameter | None:
-    """Both along the first axis, as a weight."""
-    both = joined(one, other)
-    return None if both is None else nn.Parameter(both)
 
 
 class FromBytes(nn.Module):
@@ -101,12 +84,12 @@ class FromBytes(nn.Module):
         return tuple(self.network(((images.float() - 127.5) / 127.5).permute(0, 3, 1, 2)))
 
 
-def build_sides(backbone: str) -> dict[str, FromBytes]:
+def build_candidates(backbone: str) -> dict[str, FromBytes]:
     """One after the other, and grouped; random weights, evaluation mode. Raises ConfigError when the two differ."""
     torch.manual_seed(0)
     teacher, student = (build_encoder(find_backbone(backbone)) for _ in range(2))
-    sides = {"one after the other": Pair(teacher, student), "one grouped network": Grouped(teacher, student)}
-    built = {name: FromBytes(network).eval() for name, network in sides.items()}
+    networks = {"one after the other": Pair(teacher, student), "one grouped network": Grouped(teacher, student)}
+    built = {name: FromBytes(network).eval() for name, network in networks.items()}
     image = torch.randint(0, 256, (1, SIDE, SIDE, 3), dtype=torch.uint8)
     with torch.inference_mode():
         for one, other in zip(*(network(image) for network in built.values()), strict=True):
@@ -120,53 +103,45 @@ def to_onnx(network: nn.Module, path: Path) -> Path:
     example = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(network, (example,), dynamo=True, opset_version=OPSET, input_names=[INPUT],
-                                    output_names=list(SCALES), verbose=False)  # fmt: skip
+                                    output_names=["64", "32", "16"], verbose=False)  # fmt: skip
     assert program is not None  # dynamo=True always gives a program
     onnx.save(program.model_proto, path)
     return path
 
 
+@torch.inference_mode()
+def compute(network: nn.Module, images: np.ndarray) -> object:
+    """The network on images (N, 256, 256, 3) in eager torch."""
+    return network(torch.from_numpy(images))
+
+
 def in_torch(network: nn.Module) -> Callable[[np.ndarray], object]:
-    """Computes images (N, 256, 256, 3) in eager torch, FP32, channels_last as a training has it."""
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def compute(images: np.ndarray) -> object:
-        with torch.inference_mode():
-            return network(torch.from_numpy(images))
-
-    return compute
-
-
-def measure(backbone: str, threads: int, rounds: int) -> list[list[str]]:
-    """Rows: where, images, time and processor time of the grouped network over those of two."""
-    sides, settings = build_sides(backbone), RunnerSettings("openvino", threads=threads)
-    images = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
-    with tempfile.TemporaryDirectory(prefix="nnet-edge-pair-") as name, torch_threads(threads):
-        graphs = {
-            word: to_onnx(network, Path(name) / f"{number}.onnx")
-            for number, (word, network) in enumerate(sides.items())
-        }
-        questions = [
-            Question("OpenVINO FP32", 1, {word: Way(graph, settings) for word, graph in graphs.items()}),
-            Question("torch eager FP32", 1, {word: in_torch(network) for word, network in sides.items()}),
-            Question("torch eager FP32", 8, {word: in_torch(network) for word, network in sides.items()}),
-        ]
-        return [[question.what, str(question.images), f"{row.clock:.2f}", f"{row.processor:.2f}"]
-                for question in questions for row in ask(question, images, rounds)]  # fmt: skip
+    """Computes in FP32, channels_last as a training has it."""
+    return partial(compute, copy.deepcopy(network).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 @click.command()
 @click.option("--backbone", type=click.Choice(sorted(BACKBONES)), default="efficientnet_lite0", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="In each, both sides have a turn.")
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Both are measured in each.")
 def command(backbone: str, threads: int, rounds: int) -> None:
     """Compare teacher and forward student as one grouped network with the two one after the other."""
-    warning = busy_warning(busy_percent())
-    rows = measure(backbone, threads, rounds)
-    click.echo("\n".join([*warning, command_text("nnet_edge.benchmarks.experiments.encoder_pair")]))
+    say_if_busy()
+    built, settings = build_candidates(backbone), RunnerSettings("openvino", threads=threads)
+    images = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-pair-") as folder, torch_threads(threads):
+        graphs = {name: to_onnx(network, Path(folder) / f"{number}.onnx")
+                  for number, (name, network) in enumerate(built.items())}  # fmt: skip
+        questions = [
+            Question("OpenVINO FP32", 1, {name: Way(graph, settings) for name, graph in graphs.items()}),
+            Question("torch eager FP32", 1, {name: in_torch(network) for name, network in built.items()}),
+            Question("torch eager FP32", 8, {name: in_torch(network) for name, network in built.items()}),
+        ]
+        rows = [[question.what, question.images, f"{row.clock:.2f}", f"{row.processor:.2f}"]
+                for question in questions for row in ask(question, images, rounds)]  # fmt: skip
+    click.echo(command_text("nnet_edge.benchmarks.encoder_pair"))
     click.echo(f"{describe_machine(threads)['processor']}; {backbone}, random weights\n")
-    heads = ["where", "images", "time, grouped / one after the other", "processor time"]
-    click.echo("\n".join(table_of(heads, rows)))
+    click.echo(table_text(["where", "images", "time, grouped / one after the other", "processor time"], rows))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """What a camera's frame costs on its way to the graph's input: the way that `stream` takes beside others, in processor time.
 
-All ways take turns on the same random frame. How far a way may be off the definition, Pillow's filter on `to_rgb(frame)`, is
-checked first; of ways that nobody takes the table only says it. With a bundle and a folder of pictures a second table says
-what the grey level that `stream` may be off does to scores and verdicts.
+All ways are measured in every round on the same random frame. How far a way may be off the definition, Pillow's filter on
+`to_rgb(frame)`, is checked first; of ways that nobody takes the table only says it. With a bundle and a folder of pictures a
+second table says what the grey level that `stream` may be off does to scores and verdicts.
 
     python -m nnet_edge.benchmarks.frame_choices [BUNDLE FOLDER...]
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,9 +20,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
-from nnet_edge.benchmarks.speed.report import table_of
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say_if_busy
+from nnet_edge.benchmarks.harness.report import table_text
+from nnet_edge.benchmarks.harness.rounds import compare
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.errors import ConfigError, DataError, StreamError
 from nnet_edge.imaging import IMAGE_SUFFIXES, IS_VECTORISED, SIDE, pillow_bilinear, read_image, to_input, to_rgb
@@ -47,7 +46,7 @@ class Row:
     frame: str
     way: str
     milliseconds: float  # of the processor, median
-    ratio: float  # to the reference, median over the rounds
+    ratio: float  # to the definition, median over the rounds
     off: int  # grey levels, at most
     off_share: float  # of the values
 
@@ -72,9 +71,8 @@ def colours_last(frame: np.ndarray) -> np.ndarray:
 
 def four_channels(frame: np.ndarray) -> np.ndarray:
     """Pillow keeps colours in four bytes: handed over so, nothing has to be spread, but the fourth is resized too."""
-    height, width = frame.shape[:2]
     spread = cv2.cvtColor(frame, cv2.COLOR_BGR2RGBA)
-    picture = Image.frombuffer("RGBX", (width, height), spread, "raw", "RGBX", 0, 1)
+    picture = Image.frombuffer("RGBX", frame.shape[1::-1], spread, "raw", "RGBX", 0, 1)
     return np.ascontiguousarray(np.asarray(picture.resize(SIZE, BILINEAR))[..., :3])
 
 
@@ -98,34 +96,19 @@ def by_torch(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(small[0].permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_BGR2RGB)
 
 
-EXACT: Mapping[str, Way] = {
-    DEFINITION: definition,
-    COLOURS_LAST: colours_last,
-    "four channels, Pillow": four_channels,
-    "a channel at a time, Pillow": by_channel,
-}
+EXACT: Mapping[str, Way] = {DEFINITION: definition, COLOURS_LAST: colours_last, "four channels, Pillow": four_channels,
+                            "a channel at a time, Pillow": by_channel}  # fmt: skip
 OTHERS: Mapping[str, Way] = {"OpenCV INTER_AREA": by_area, "torch, antialias": by_torch}
-
-
-def ways_for(frame: np.ndarray) -> dict[str, Way]:
-    """The ways that this frame can go: of grey ones not all."""
-    if frame.ndim == 2:
-        return {DEFINITION: definition, NOW: now, COLOURS_LAST: colours_last}
-    others = {name: way for name, way in OTHERS.items() if way is not by_torch or has_module("torch")}
-    return {DEFINITION: definition, NOW: now, **EXACT, **others}
 
 
 def measure(kind: str, frame: np.ndarray, rounds: int) -> list[Row]:
     """A row for each way. Raises StreamError when one is farther off the definition than it may be."""
-    ways = ways_for(frame)
-    expected = definition(frame)
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            began_s = time.process_time()
-            way(frame)
-            took[name].append(1e3 * (time.process_time() - began_s))
-    rows = []
+    ways: dict[str, Way] = {DEFINITION: definition, NOW: now, COLOURS_LAST: EXACT[COLOURS_LAST]}
+    if frame.ndim == 3:  # a grey one cannot go all of them
+        others = {name: way for name, way in OTHERS.items() if way is not by_torch or has_module("torch")}
+        ways |= {**EXACT, **others}
+    found = compare({name: partial(way, frame) for name, way in ways.items()}, rounds)
+    expected, rows = definition(frame), []
     for name, way in ways.items():
         off = np.abs(way(frame).astype(np.int16) - expected)
         allowed = 0 if name in EXACT else ALLOWED.get(name, 255)
@@ -133,24 +116,25 @@ def measure(kind: str, frame: np.ndarray, rounds: int) -> list[Row]:
             raise StreamError(
                 f"{name} is {off.max()} grey levels off for {kind}, {allowed} allowed: mend it, or verdicts change"
             )
-        ratio = statistics.median(one / other for one, other in zip(took[name], took[DEFINITION], strict=True))
-        rows.append(Row(kind, name, statistics.median(took[name]), ratio, int(off.max()), float((off > 0).mean())))
+        took = found[name]
+        rows.append(Row(kind, name, 1e3 * took.processor_s.median, took.processor_ratio.median, int(off.max()),
+                        float((off > 0).mean())))  # fmt: skip
     return rows
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What the way of `stream` does to a folder's scores, beside the definition."""
-
-    folder: Path
-    images: int
-    median_change: float  # of a score, in thresholds
-    largest_change: float
-    flips: int  # verdicts that differ
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table."""
+    return table_text(["frame", "way", "processor ms", "ratio", "grey levels off"], [
+        [row.frame, row.way, f"{row.milliseconds:.2f}", f"{row.ratio:.2f}",
+         "equal" if row.off == 0 else f"{row.off} in {row.off_share:.0%}"] for row in rows
+    ])  # fmt: skip
 
 
-def measure_effect(bundle: Bundle, folder: Path) -> Effect:
-    """Judge the pictures directly in `folder` both ways, in FP32. Raises DataError when there is none."""
+def measure_effect(bundle: Bundle, folder: Path) -> list[object]:
+    """Cells: what the way of `stream` does, beside the definition, to scores and verdicts of the pictures in `folder`.
+
+    Judged in FP32, changes in thresholds. Raises DataError when there is no picture.
+    """
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DataError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}): give a folder of photographs")
@@ -160,26 +144,8 @@ def measure_effect(bundle: Bundle, folder: Path) -> Effect:
             np.array([runner.infer(way(frame)[np.newaxis]).image_score[0] for frame in frames]) / bundle.threshold.value
             for way in (definition, now)
         )
-    change = np.abs(found - expected)
-    return Effect(
-        folder, len(paths), float(np.median(change)), float(change.max()), int(((found > 1) != (expected > 1)).sum())
-    )
-
-
-def effect_markdown(effects: Sequence[Effect]) -> str:
-    """The effects as a table."""
-    cells = [[effect.folder.as_posix(), str(effect.images), f"{effect.median_change:.3%}", f"{effect.largest_change:.3%}",
-              str(effect.flips)] for effect in effects]  # fmt: skip
-    return "\n".join(
-        table_of(["pictures", "images", "score, median change in thresholds", "largest", "verdicts flipped"], cells)
-    )
-
-
-def markdown(rows: list[Row]) -> str:
-    """The rows as a table."""
-    cells = [[row.frame, row.way, f"{row.milliseconds:.2f}", f"{row.ratio:.2f}",
-              "equal" if row.off == 0 else f"{row.off} in {row.off_share:.0%}"] for row in rows]  # fmt: skip
-    return "\n".join(table_of(["frame", "way", "processor ms", "ratio", "grey levels off"], cells))
+    change, flips = np.abs(found - expected), int(((found > 1) != (expected > 1)).sum())
+    return [folder.as_posix(), len(paths), f"{np.median(change):.3%}", f"{change.max():.3%}", flips]
 
 
 @click.command()
@@ -190,8 +156,7 @@ def command(bundle: Path | None, folders: tuple[Path, ...], rounds: int) -> None
     """Compare ways of a frame to the graph's input, on one thread."""
     if bundle is not None and not folders:
         raise ConfigError("a bundle alone says nothing: give folders of pictures to judge, too")
-    for warning in busy_warning(busy_percent()):
-        click.echo(warning, err=True)
+    say_if_busy()
     cv2.setNumThreads(1)
     if has_module("torch"):
         import torch
@@ -203,7 +168,8 @@ def command(bundle: Path | None, folders: tuple[Path, ...], rounds: int) -> None
     click.echo(f"{command_text('nnet_edge.benchmarks.frame_choices')}\n\n{markdown(rows)}")
     if bundle is not None:
         opened = read_bundle(bundle)
-        click.echo(f"\n{effect_markdown([measure_effect(opened, folder) for folder in folders])}")
+        heads = ["pictures", "images", "score, median change in thresholds", "largest", "verdicts flipped"]
+        click.echo("\n" + table_text(heads, [measure_effect(opened, folder) for folder in folders]))
 
 
 if __name__ == "__main__":

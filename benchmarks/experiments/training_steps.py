@@ -1,19 +1,19 @@
 """What each choice in the training step brings on this processor: `python -m nnet_edge.benchmarks.training_steps`.
 
-One choice at a time is undone and the step timed in turns with the step as it stands, on one thread, in processor seconds,
-which other programs do not lengthen. Everything is real but the pictures: EfficientNet-Lite0 with its weights, the tuned
+One choice at a time is undone and the step timed between two steps as it stands, on one thread, in processor seconds, which
+other programs do not lengthen. Everything is real but the pictures: EfficientNet-Lite0 with its weights, the tuned
 protocol, batches of 8 of twelve quarters of photographs. `notes.md` says what was expected and what else was tried.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -23,12 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say_if_busy
+from nnet_edge.benchmarks.harness.machine import describe_machine, torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
-from nnet_edge.benchmarks.speed.guard_work import by_processor
-from nnet_edge.benchmarks.speed.report import table_of
-from nnet_edge.benchmarks.speed.system_torch import torch_threads
+from nnet_edge.benchmarks.harness.report import table_text
+from nnet_edge.benchmarks.harness.rounds import between, took
 from nnet_edge.methods.backbone import Features
 from nnet_edge.methods.base import Batch
 from nnet_edge.methods.compute import Compute, choose_precision
@@ -85,13 +84,15 @@ def choices(settings: TrainSettings, folder: Path) -> list[Choice]:
         Choice("teacher's features kept in the bank", "computed in every step", trainer, lambda: no_bank(trainer)),
         Choice("channels_last (both sides with plain depthwise gradients)", "contiguous", trainer, plain, no_depthwise),
         Choice("quick depthwise gradients", "oneDNN's own", trainer, no_depthwise),
-        Choice("memory by matrix products in training", "1x1 convolutions, as in the graph", trainer, no_rows),
-        Choice("cosine with a written-out gradient", "torch's", trainer, no_cosine),
+        Choice("memory by matrix products in training", "1x1 convolutions, as in the graph", trainer,
+               lambda: replaced(FeatureStorage, "recall_rows", FeatureStorage.recall)),
+        Choice("cosine with a written-out gradient", "torch's", trainer,
+               lambda: replaced(losses, "learned_distance", cosine_distance)),
         Choice("Adam in one pass (fused)", "operation by operation", trainer, lambda: no_fused(trainer)),
-    ]
+    ]  # fmt: skip
     if precision == "bf16":
         full = start_trainer(settings, "fp32", folder / "fp32")
-        found.insert(0, Choice("BF16", "FP32", trainer, lambda: steps_of(full, trainer)))
+        found.insert(0, Choice("BF16", "FP32", trainer, lambda: replaced(trainer, "train_step", full.train_step)))
     return found
 
 
@@ -135,16 +136,6 @@ def no_depthwise() -> AbstractContextManager[None]:
     return replaced(DepthwiseConv2d, "forward", forward)
 
 
-def no_rows() -> AbstractContextManager[None]:
-    """The memory by 1x1 convolutions, as in the graph."""
-    return replaced(FeatureStorage, "recall_rows", FeatureStorage.recall)
-
-
-def no_cosine() -> AbstractContextManager[None]:
-    """The cosine's gradient by autograd."""
-    return replaced(losses, "learned_distance", cosine_distance)
-
-
 @contextmanager
 def no_fused(trainer: Trainer) -> Iterator[None]:
     """Adam by a torch operation after the other for each parameter."""
@@ -157,26 +148,21 @@ def no_fused(trainer: Trainer) -> Iterator[None]:
             group["fused"] = True
 
 
-def steps_of(other: Trainer, trainer: Trainer) -> AbstractContextManager[None]:
-    """The other training's steps in place of the trainer's."""
-    return replaced(trainer, "train_step", other.train_step)
-
-
 def measure(choice: Choice, rounds: int = ROUNDS) -> tuple[float, list[float]]:
     """Milliseconds of the step as it stands (median), and the ratio with / without the choice in each round."""
     batch = np.arange(choice.trainer.settings.batch)
-    step = by_processor(lambda: choice.trainer.train_step(batch, 0, 0))
-    ratios = []
-    with choice.beside():
+
+    def step() -> float:
+        return took(lambda: choice.trainer.train_step(batch, 0, 0)).processor_s
+
+    def without() -> float:
         with choice.undo():
-            step()  # memory is taken, weights are cast
-        times_s = [step()]
-        for _ in range(rounds):
-            with choice.undo():
-                without_s = step()
-            times_s.append(step())
-            ratios.append((times_s[-2] + times_s[-1]) / 2 / without_s)
-    return 1000 * statistics.median(times_s), ratios
+            return step()
+
+    with choice.beside():
+        without()  # memory is taken, weights are cast
+        without_s, with_s = between(without, step, rounds)
+    return 1000 * median(with_s), [one / other for one, other in zip(with_s, without_s, strict=True)]
 
 
 def costs(trainer: Trainer) -> list[tuple[str, float, int]]:
@@ -193,32 +179,28 @@ def costs(trainer: Trainer) -> list[tuple[str, float, int]]:
 def row_of(choice: Choice, step_ms: float, ratios: list[float]) -> list[str]:
     """A row of the table."""
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return [choice.name, choice.without, f"{statistics.median(ratios):.2f}", spread, f"{step_ms:.0f}"]
+    return [choice.name, choice.without, f"{median(ratios):.2f}", spread, f"{step_ms:.0f}"]
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True, help="Turns for each choice.")
+@click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True, help="For each choice.")
 @click.option("--only", default="", help="Choices whose name holds this.")
 @click.option("--profile", "is_profiled", is_flag=True, help="Print what the step spends its time on instead.")
 def command(rounds: int, only: str, is_profiled: bool) -> None:
     """Time the training step without one of its choices at a time and print a table of ratios."""
-    warning = busy_warning(busy_percent())
+    say_if_busy()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-steps-")))
         stack.enter_context(torch_threads(1))
         if is_profiled:
             dearest = costs(start_trainer(SETTINGS, choose_precision("auto", "cpu"), folder))[:SHOWN]
-            heads, rows = (
-                ["operation", "share", "calls"],
-                [[name, f"{share:.1%}", str(n)] for name, share, n in dearest],
-            )
+            table = table_text(["operation", "share", "calls"], [[name, f"{part:.1%}", n] for name, part, n in dearest])
         else:
-            heads = ["choice", "without it", "with / without", "rounds", "step, ms"]
             wanted = [choice for choice in choices(SETTINGS, folder) if only in choice.name]
             rows = [row_of(choice, *measure(choice, rounds)) for choice in wanted]
-    click.echo("\n".join([*warning, command_text("nnet_edge.benchmarks.experiments.training_steps")]))
-    click.echo(f"{describe_machine(1)['processor']}; one thread\n")
-    click.echo("\n".join(table_of(heads, rows)))
+            table = table_text(["choice", "without it", "with / without", "rounds", "step, ms"], rows)
+    click.echo(command_text("nnet_edge.benchmarks.training_steps"))
+    click.echo(f"{describe_machine(1)['processor']}; one thread\n\n{table}")
 
 
 if __name__ == "__main__":

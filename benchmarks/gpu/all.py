@@ -9,9 +9,7 @@ them; one JSON file.
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,33 +21,31 @@ from nnet_edge.benchmarks.gpu.engines import (
     STAND_IN,
     Rate,
     engines_of,
-    matrix_rate,
     measure_runner,
     measure_torch,
-    operations,
     torch_runner,
 )
 from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
 from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.harness.machine import describe_gpu
+from nnet_edge.benchmarks.harness.command_line import say as say_on_stderr
+from nnet_edge.benchmarks.harness.machine import describe_gpu, torch_has_cuda
+from nnet_edge.benchmarks.harness.report import write_json
+from nnet_edge.benchmarks.harness.roofline import GIGA, gpu_product
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
+from nnet_edge.benchmarks.harness.work_count import count_work
 from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
-from nnet_edge.files import write_atomically
 from nnet_edge.gpu import NoGpu, find_gpu
-from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, load_trt_runner
 from nnet_edge.settings.runner import RunnerSettings
 
-Say = Callable[[str], None]
 TERA = 1e12
-
-log = logging.getLogger(__name__)
 
 
 def measure_gpu(
-    path: Path, batches: tuple[int, ...] = BATCHES, with_torch: bool = True, say: Say = log.info
+    path: Path, batches: tuple[int, ...] = BATCHES, with_torch: bool = True, say: Say = quiet
 ) -> dict[str, Any]:
     """The whole report as plain values.
 
@@ -66,8 +62,8 @@ def measure_gpu(
     say(answer.sentence())
     ceilings, kernels = measure_device(batches, say)
     can_torch = with_torch and torch_has_cuda()
-    product = matrix_rate() if can_torch else None
-    work = operations(bundle) / product if product else None
+    product = GIGA * gpu_product("fp16").median if can_torch else None
+    work = 2 * count_work(bundle).macs / product if product else None
     rates, refused = measure_engines(bundle, batches, work, can_torch, say)
     if can_torch:
         rates += told(list(measure_torch(bundle, batches, work)), say)
@@ -75,14 +71,14 @@ def measure_gpu(
         "command": command_text("nnet_edge.benchmarks.gpu"),
         "when": now(),
         "machine": machine,
-        "tensorrt_rtx_runs_here": answer.as_dict(),
+        "tensorrt_rtx_runs_here": asdict(answer),
         "bundle": {"name": bundle.name, "backbone": bundle.manifest["backbone"]},
         "warnings": [*bundle.warnings, *missing(rates)],
         "versions": versions(),
         "ceilings_gb_per_s": asdict(ceilings),
         "matrix_rate_tflop_per_s": None if product is None else product / TERA,
-        "kernels": [kernel.as_dict() for kernel in kernels],
-        "rates": [rate.as_dict() for rate in rates],
+        "kernels": [asdict(kernel) for kernel in kernels],
+        "rates": [asdict(rate) for rate in rates],
         "engines_that_did_not_load": refused,
     }
 
@@ -96,9 +92,8 @@ def measure_device(batches: tuple[int, ...], say: Say) -> tuple[Ceilings, list[K
             say(f"copy {ceilings.copy:.0f} GB/s, upload {ceilings.upload:.1f}, download {ceilings.download:.1f}")
             kernels = []
             for kernel in measure_kernels(device, ceilings.copy, batches):
-                say(
-                    f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
-                )
+                took = f"{kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
+                say(f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {took}")
                 kernels.append(kernel)
     finally:
         device.close()
@@ -149,15 +144,6 @@ def told(rates: list[Rate], say: Say) -> list[Rate]:
     return rates
 
 
-def torch_has_cuda() -> bool:
-    """Whether torch is here and was built for CUDA."""
-    if not has_module("torch"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--batch", "batches", type=int, multiple=True, default=BATCHES, show_default=True)
@@ -165,11 +151,10 @@ def torch_has_cuda() -> bool:
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here.")
 def command(bundle: Path, batches: tuple[int, ...], no_torch: bool, json_path: Path | None) -> None:
     """Measure kernels and engines of BUNDLE on this machine's GPU: JSON on standard output."""
-    report = measure_gpu(bundle, batches, not no_torch, lambda line: click.echo(line, err=True))
-    text = json.dumps(report, indent=2, allow_nan=False)
-    click.echo(text)
+    report = measure_gpu(bundle, batches, not no_torch, say_on_stderr)
+    click.echo(json.dumps(report, indent=2, allow_nan=False))
     if json_path is not None:
-        write_atomically(json_path, text.encode() + b"\n")
+        write_json(json_path, report)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ so: uploads, kernels, streams and downloads are then real, the network is torch'
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.harness.rounds import repeated, took
 from nnet_edge.bundle import Bundle
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Frame
@@ -28,27 +27,20 @@ from nnet_edge.settings.runner import RunnerSettings
 BATCHES = (1, 8, 32)
 ROUNDS, CALLS, WARM_UPS = 9, 20, 5
 FLIGHTS = 3  # batches under way in an end-to-end measurement
-MATRIX_SIDE = 8192
 STAND_IN = "torch in the engine's place"
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One contender at one batch."""
+    """One candidate at one batch."""
 
     system: str  # "tensorrt", "torch eager", ...
     precision: str
     batch: int
-    what: (
-        str  # "network" (images lie on the GPU), "network and kernels", "end to end, 1920x1080 BGR8" (upload to score)
-    )
+    what: str  # "network" (images lie on the GPU), "network and kernels", "end to end, ..." (upload to score)
     images_per_s: float
     ms_per_batch: float  # median
     share_of_matrix_rate: float | None  # of the measured FP16 rate; None where the operations were not counted
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def rate(system: str, precision: str, batch: int, what: str, seconds: float, work: float | None) -> Rate:
@@ -67,12 +59,13 @@ def measure_runner(runner: TrtRunner, batches: tuple[int, ...] = BATCHES, work: 
     frames = [Frame(rng.integers(0, 256, (1080, 1920, 3), np.uint8), index, 0.0) for index in range(max(batches))]
     for batch in (size for size in batches if size <= runner.max_batch):
         runner.start(images[:batch])()
-        seconds = median_s(partial(runner.network_alone(), CALLS), ROUNDS) / CALLS
-        yield rate(runner.name, runner.precision, batch, "network", seconds, work)
-        seconds = median_s(lambda: runner.compute_again(CALLS), ROUNDS) / CALLS
-        yield rate(runner.name, runner.precision, batch, "network and kernels", seconds, work)
-        seconds = median_s(lambda: overlapping(runner, frames[:batch], CALLS), ROUNDS) / CALLS  # noqa: B023
-        yield rate(runner.name, runner.precision, batch, "end to end, 1920x1080 BGR8", seconds, work)
+        works: dict[str, Callable[[], None]] = {
+            "network": partial(runner.network_alone(), CALLS),
+            "network and kernels": partial(runner.compute_again, CALLS),
+            "end to end, 1920x1080 BGR8": partial(overlapping, runner, frames[:batch], CALLS),
+        }
+        for what, work_of_calls in works.items():
+            yield rate(runner.name, runner.precision, batch, what, median_s(work_of_calls, ROUNDS) / CALLS, work)
 
 
 def overlapping(runner: TrtRunner, frames: list[Frame], batches: int) -> None:
@@ -104,53 +97,16 @@ def measure_torch(bundle: Bundle, batches: tuple[int, ...] = BATCHES, work: floa
                 yield rate(system, "fp16", batch, "network", median_s(calls, ROUNDS) / CALLS, work)
 
 
-def matrix_rate() -> float:
-    """FP16 multiply-adds a second of one large product in torch, counted as two operations each."""
-    import torch
-
-    left, right = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, dtype=torch.float16, device="cuda") for _ in range(2))
-
-    def product() -> None:
-        for _ in range(CALLS):
-            torch.mm(left, right)
-        torch.cuda.synchronize()
-
-    return 2 * MATRIX_SIDE**3 * CALLS / median_s(product, ROUNDS)
-
-
-def operations(bundle: Bundle) -> float:
-    """Operations of one image through the network, as torch counts those of matrix products and convolutions."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    network = load_network(bundle).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8))
-    return float(counter.get_total_flops())
-
-
 def median_s(work: Callable[[], None], rounds: int) -> float:
     """The median of the seconds that `work` takes, after WARM_UPS."""
-    for _ in range(WARM_UPS):
-        work()
-    took_s = []
-    for _ in range(rounds):
-        began_ns = time.perf_counter_ns()
-        work()
-        took_s.append((time.perf_counter_ns() - began_ns) / 1e9)
-    return statistics.median(took_s)
+    return repeated(lambda: took(work).clock_s, rounds, WARM_UPS).median
 
 
 def torch_runner(bundle: Bundle, device: PycudaDevice, max_batch: int) -> TrtRunner:
     """The TensorRT runner with torch in the engine's place; it owns `device`."""
     network = load_network(bundle)
-    runner = TrtRunner(
-        bundle.graph,
-        RunnerSettings(max_batch=max_batch),
-        device,
-        TorchEngine(network, max_batch),
-        network.settings.fusion,
-    )
+    settings, engine = RunnerSettings(max_batch=max_batch), TorchEngine(network, max_batch)
+    runner = TrtRunner(bundle.graph, settings, device, engine, network.settings.fusion)
     runner.name, runner.precision = STAND_IN, "fp16"
     return runner
 

@@ -6,15 +6,14 @@ so its share can exceed 1; the large batches do not fit there.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
+from nnet_edge.benchmarks.harness.rounds import repeated
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
 from nnet_edge.runtime.runners.trt.kernels.launches import launch_anomaly_map, launch_overlay, launch_preprocess
@@ -49,10 +48,6 @@ class KernelTime:
     p50_us: float
     floor_us: float  # bytes over the measured copy bandwidth
     share_of_copy: float  # floor over p50
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def measure_ceilings(device: PycudaDevice, size: int = COPY_BYTES) -> Ceilings:
@@ -166,6 +161,4 @@ def median_ms(
         for _ in range(launches):
             work()
 
-    for _ in range(WARM_UPS):
-        device.time_ms(row, queue)
-    return statistics.median(device.time_ms(row, queue) for _ in range(rounds)) / launches
+    return repeated(lambda: device.time_ms(row, queue), rounds, WARM_UPS).median / launches

@@ -36,10 +36,6 @@ class Answer:
     runs: bool | None  # None: it was not asked
     reason: str  # why not; "" when it runs
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     def sentence(self) -> str:
         """The answer in one line."""
         answer = {True: "yes", False: "NO", None: "not asked"}[self.runs]
@@ -129,7 +125,7 @@ def command() -> None:
         raise StreamError(f"{gpu.reason}: the question needs one")
     answer = ask_tensorrt_rtx(gpu)
     click.echo(answer.sentence(), err=True)
-    click.echo(json.dumps(answer.as_dict()))
+    click.echo(json.dumps(asdict(answer)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a benchmark's command ends: every expected failure is one line on standard error and an exit code."""
+"""How a benchmark's command begins and ends: a busy machine is named, every expected failure is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 
 import click
 
-from nnet_edge.errors import EXIT_WRONG_USE, NnetEdgeError
-
-EXIT_INTERRUPTED = 130
+from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
+from nnet_edge.errors import EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
 
 
 def run_command(command: click.Command, arguments: list[str] | None = None) -> int:
@@ -28,6 +27,17 @@ def command_text(module: str) -> str:
     return " ".join(["python", "-m", module, *sys.argv[1:]])
 
 
+def say(line: str) -> None:
+    """A line on standard error."""
+    click.echo(line, err=True)
+
+
+def say_if_busy() -> None:
+    """Look whether the machine is idle, before anything is measured, and say so if not."""
+    for warning in busy_warning(busy_percent()):
+        say(warning)
+
+
 def _complain(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    say(f"error: {' '.join(message.split())}")
     return code

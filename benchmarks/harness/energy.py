@@ -14,28 +14,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 EVERY_MS = 100  # between two lines of tegrastats
 BOARD_RAILS = ("VDD_IN", "POM_5V_IN")  # what the whole module takes, by the generation of the Jetson
 
 
-class EnergyMeter(Protocol):
-    """A running count of joules, or None where nothing counts them."""
+class EnergyMeter:
+    """A running count of joules; `source` says what counts them."""
 
-    source: str  # for people: what counts, or why nothing does
+    source: str
 
     def joules(self) -> float | None:
-        """The count now."""
-        ...
+        """The count now; None where it is not known."""
+        raise NotImplementedError
 
     def since(self, before: float | None) -> float | None:
-        """Joules since an earlier count."""
-        ...
+        """Joules since an earlier count; None where either is not known."""
+        now = self.joules()
+        return None if now is None or before is None else now - before
 
 
-class NoMeter:
+class NoMeter(EnergyMeter):
     """A machine that tells no energy."""
 
     def __init__(self, why: str) -> None:
@@ -45,27 +46,8 @@ class NoMeter:
         """None."""
         return None
 
-    def since(self, before: float | None) -> float | None:
-        """None."""
-        return None
 
-
-class Counter:
-    """What the two meters share: a difference."""
-
-    source: str
-
-    def joules(self) -> float | None:
-        """The count now."""
-        raise NotImplementedError
-
-    def since(self, before: float | None) -> float | None:
-        """Joules since an earlier count; None where either is not known."""
-        now = self.joules()
-        return None if now is None or before is None else now - before
-
-
-class NvmlMeter(Counter):
+class NvmlMeter(EnergyMeter):
     """The energy counter of the first card; `nvml` is the library, loaded and initialised."""
 
     source = "NVML, the whole card"
@@ -81,7 +63,7 @@ class NvmlMeter(Counter):
         return millijoules.value / 1e3
 
 
-class TegraMeter(Counter):
+class TegraMeter(EnergyMeter):
     """The power that tegrastats prints, summed over time by a thread that reads its lines."""
 
     source = "tegrastats, the whole module"
@@ -89,14 +71,12 @@ class TegraMeter(Counter):
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._joules: float | None = None
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="tegrastats", daemon=True)
         self._thread.start()
 
     def joules(self) -> float | None:
         """The sum so far; None before the first two lines."""
-        with self._lock:
-            return self._joules
+        return self._joules
 
     def close(self) -> None:
         """End tegrastats and the thread that reads it."""
@@ -110,8 +90,7 @@ class TegraMeter(Counter):
         for line in self._process.stdout:
             watts, now_s = watts_of(line), time.monotonic()
             if watts is not None and before_s is not None:
-                with self._lock:
-                    self._joules = (self._joules or 0.0) + watts * (now_s - before_s)
+                self._joules = (self._joules or 0.0) + watts * (now_s - before_s)  # this thread alone writes it
             before_s = now_s
         self._process.stdout.close()
 
@@ -125,15 +104,15 @@ def watts_of(line: str) -> float | None:
 @contextmanager
 def measuring_energy(library: str = NVML_LIBRARY) -> Iterator[EnergyMeter]:
     """The meter of this machine, for as long as the block takes."""
-    if program := shutil.which("tegrastats"):
-        process = subprocess.Popen([program, "--interval", str(EVERY_MS)], stdout=subprocess.PIPE, text=True)
-        tegra = TegraMeter(process)
-        try:
-            yield tegra
-        finally:
-            tegra.close()
+    program = shutil.which("tegrastats")
+    if program is None:
+        yield open_nvml(library)
         return
-    yield open_nvml(library)
+    tegra = TegraMeter(subprocess.Popen([program, "--interval", str(EVERY_MS)], stdout=subprocess.PIPE, text=True))
+    try:
+        yield tegra
+    finally:
+        tegra.close()
 
 
 def open_nvml(library: str = NVML_LIBRARY) -> EnergyMeter:

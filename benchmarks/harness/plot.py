@@ -1,4 +1,4 @@
-"""How every picture of a benchmark begins and ends: with matplotlib, or one clear error; written whole, or not at all."""
+"""Pictures of benchmarks: an empty figure of matplotlib, or one clear error; the head, and the file, written in one piece."""
 
 from __future__ import annotations
 

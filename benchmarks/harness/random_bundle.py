@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from nnet_edge.benchmarks.harness.command_line import run_command
+from nnet_edge.benchmarks.harness.command_line import run_command, say
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError
 
@@ -25,11 +25,7 @@ BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_res
 
 
 def make_random_bundle(
-    out: Path,
-    backbone: str = "wide_resnet50_2",
-    seed: int = 0,
-    replace_old: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    out: Path, backbone: str = "wide_resnet50_2", seed: int = 0, replace_old: bool = False, say: Say = quiet
 ) -> Bundle:
     """The bundle `out` with N-Net as `seed` initialises it; parity and threshold come from `real_pictures`.
 
@@ -82,9 +78,9 @@ def no_data(held_out: int) -> dict[str, Any]:
 @click.option("--force", is_flag=True, help="Replace what OUT holds.")
 def command(out: Path, backbone: str, seed: int, force: bool) -> None:
     """Make the bundle OUT with random weights, for measuring speed only."""
-    bundle = make_random_bundle(out, backbone, seed, force, lambda line: click.echo(line, err=True))
+    bundle = make_random_bundle(out, backbone, seed, force, say)
     for warning in bundle.warnings:
-        click.echo(warning, err=True)
+        say(warning)
     click.echo(f"bundle: {bundle.path}")
 
 

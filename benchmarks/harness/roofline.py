@@ -1,6 +1,6 @@
 """What the machine can do at most: operations a second of one large matrix product, bytes a second of one large copy.
 
-Both are measured with the libraries at hand, on as many threads as the contenders have, before the rounds and after them; a
+Both are measured with the libraries at hand, on as many threads as the candidates have, before the rounds and after them; a
 processor that gives way to its neighbours shows in the spread. A share of the matrix rate is of the network's own
 operations; fusion, blur and everything else count as nothing done. The roof of an intensity, operations a byte, is what can
 be attained when every byte is copied to where it is computed: min(matrix rate, intensity x copy rate). work_count.py says
@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.harness.machine import torch_has_cuda, torch_threads
+from nnet_edge.benchmarks.harness.rounds import repeated
 from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.trt.library import TITLES
 
 PRODUCT_SIDE = 1536  # large enough that the product, not the call, is measured; 9 MB a matrix in FP32
 COPY_BYTES = 64 << 20  # a thread; many times the caches
+GPU_SIDE, GPU_COPY_BYTES, GPU_CALLS = 8192, 1 << 30, 10  # calls in a row are waited for once
 REPEATS, SHORTEST_S = 5, 0.1  # of each, and each at least so long
 GIGA = 1e9
 FP32_BYTES, BYTES = 4, {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -90,10 +93,9 @@ def computed_in(device: str, precision: str) -> str:
 def measure_roofline(threads: int) -> Roofline:
     """Every ceiling that the libraries at hand can measure, on `threads` threads."""
     found = [*processor_products(threads), copy_rate(threads)]
-    has_cuda = has_module("torch") and torch_has_cuda()
-    if has_cuda:
-        found += gpu_ceilings()
-    return Roofline(tuple(found), "gpu" if has_cuda else "processor")
+    if not torch_has_cuda():
+        return Roofline(tuple(found), "processor")
+    return Roofline((*found, *gpu_ceilings()), "gpu")
 
 
 def merged(before: Roofline, after: Roofline) -> Roofline:
@@ -108,79 +110,83 @@ def merged(before: Roofline, after: Roofline) -> Roofline:
 
 def processor_products(threads: int) -> Iterator[Ceiling]:
     """Matrix products on the processor: torch's, or NumPy's in FP32 where torch is not installed."""
-    operations = 2 * PRODUCT_SIDE**3
-    if not has_module("torch"):
-        left = np.random.default_rng(0).random((PRODUCT_SIDE, PRODUCT_SIDE), np.float32)
-        yield ceiling("processor", "fp32", lambda: left @ left, operations, "numpy.matmul, threads of its own choice")
+    if has_module("torch"):
+        with torch_threads(threads):
+            for precision in ("fp32", "bf16", "int8"):
+                yield torch_product("processor", precision, PRODUCT_SIDE, f"{threads} threads")
         return
-    import torch
-
-    from nnet_edge.benchmarks.speed.system_torch import torch_threads
-
-    random = torch.Generator().manual_seed(0)
-    floats = torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, generator=random)
-    bytes_ = torch.randint(-127, 128, (PRODUCT_SIDE, PRODUCT_SIDE), dtype=torch.int8, generator=random)
-    halves = floats.bfloat16()
-    said = f"{PRODUCT_SIDE}x{PRODUCT_SIDE}, {threads} threads"
-    with torch_threads(threads):
-        yield ceiling("processor", "fp32", lambda: torch.mm(floats, floats), operations, f"torch.mm, {said}")
-        yield ceiling("processor", "bf16", lambda: torch.mm(halves, halves), operations, f"torch.mm, {said}")
-        yield ceiling("processor", "int8", lambda: torch._int_mm(bytes_, bytes_), operations, f"torch._int_mm, {said}")
+    left = np.random.default_rng(0).random((PRODUCT_SIDE, PRODUCT_SIDE), np.float32)
+    said = "numpy.matmul, threads of its own choice"
+    yield ceiling("processor", "fp32", lambda: left @ left, 2 * PRODUCT_SIDE**3, said)
 
 
-def copy_rate(threads: int) -> Ceiling:
-    """Bytes that `threads` copies at once read and write."""
-    sources = [np.ones(COPY_BYTES, np.uint8) for _ in range(threads)]
-    targets = [np.empty_like(source) for source in sources]
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of Python's lock while it copies
-
-        def copy() -> None:
-            list(pool.map(np.copyto, targets, sources))
-
-        said = f"numpy.copyto, {COPY_BYTES >> 20} MiB on each of {threads} threads, read and written"
-        return ceiling("processor", "copy", copy, 2 * COPY_BYTES * threads, said)
-
-
-def ceiling(device: str, what: str, work: Callable[[], object], amount: float, said: str) -> Ceiling:
-    """The rate of `work`, which does `amount` operations or bytes a call, over REPEATS turns after one that warms up."""
-    work()
-    rates = []
-    for _ in range(REPEATS):
-        calls, began_ns = 0, time.perf_counter_ns()
-        while (took_ns := time.perf_counter_ns() - began_ns) < SHORTEST_S * GIGA or not calls:
-            work()
-            calls += 1
-        rates.append(calls * amount / took_ns)  # a nanosecond and 1e9 cancel
-    return Ceiling(device, what, float(np.median(rates)), min(rates), max(rates), said)
-
-
-def torch_has_cuda() -> bool:
-    """Whether torch computes on a GPU here."""
-    import torch
-
-    return bool(torch.cuda.is_available())
+def gpu_product(precision: str) -> Ceiling:
+    """A matrix product on the GPU, in torch."""
+    return torch_product("gpu", precision, GPU_SIDE, "on the GPU")
 
 
 def gpu_ceilings() -> Iterator[Ceiling]:
     """Matrix products and a copy on the GPU, in torch."""
     import torch
 
-    side, size = 8192, 1 << 30
-    said = f"torch.mm on the GPU, {side}x{side}"
-
-    def waited(work: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(10):
-                work()
-            torch.cuda.synchronize()
-
-        return run
-
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        matrix = torch.randn(side, side, device="cuda").to(dtype)
-        yield ceiling("gpu", name, waited(partial(torch.mm, matrix, matrix)), 10 * 2 * side**3, said)
-    bytes_ = torch.randint(-127, 128, (side, side), dtype=torch.int8, device="cuda")
-    yield ceiling("gpu", "int8", waited(lambda: torch._int_mm(bytes_, bytes_)), 10 * 2 * side**3, f"{said}, _int_mm")
-    source = torch.ones(size, dtype=torch.uint8, device="cuda")
+    yield from map(gpu_product, ("fp32", "bf16", "fp16", "int8"))
+    source = torch.ones(GPU_COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    yield ceiling("gpu", "copy", waited(lambda: target.copy_(source)), 10 * 2 * size, "torch copy_ of 1 GiB on the GPU")
+    said = f"torch copy_ of {GPU_COPY_BYTES >> 30} GiB on the GPU"
+    yield ceiling("gpu", "copy", waited(lambda: target.copy_(source)), GPU_CALLS * 2 * GPU_COPY_BYTES, said)
+
+
+def torch_product(device: str, precision: str, side: int, said: str) -> Ceiling:
+    """The rate of a square product of random numbers."""
+    import torch
+
+    kind, shape = {"gpu": "cuda", "processor": "cpu"}[device], (side, side)
+    random = torch.Generator(kind).manual_seed(0)
+    if precision == "int8":
+        bytes_ = torch.randint(-127, 128, shape, dtype=torch.int8, generator=random, device=kind)
+        work, name = partial(torch._int_mm, bytes_, bytes_), "torch._int_mm"
+    else:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        floats = torch.randn(shape, generator=random, device=kind).to(dtype)
+        work, name = partial(torch.mm, floats, floats), "torch.mm"
+    calls = GPU_CALLS if device == "gpu" else 1
+    return ceiling(device, precision, waited(work) if device == "gpu" else work, calls * 2 * side**3,
+                   f"{name}, {side}x{side}, {said}")  # fmt: skip
+
+
+def waited(work: Callable[[], object]) -> Callable[[], None]:
+    """GPU_CALLS of `work` in a row, and their end."""
+    import torch
+
+    def run() -> None:
+        for _ in range(GPU_CALLS):
+            work()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def copy_rate(threads: int) -> Ceiling:
+    """Bytes that `threads` copies at once read and write."""
+    sources = [np.ones(COPY_BYTES, np.uint8) for _ in range(threads)]
+    targets = [np.empty_like(source) for source in sources]
+    said = f"numpy.copyto, {COPY_BYTES >> 20} MiB on each of {threads} threads, read and written"
+    with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of Python's lock while it copies
+        return ceiling(
+            "processor", "copy", lambda: list(pool.map(np.copyto, targets, sources)), 2 * COPY_BYTES * threads, said
+        )
+
+
+def ceiling(device: str, what: str, work: Callable[[], object], amount: float, said: str) -> Ceiling:
+    """The rate of `work`, which does `amount` operations or bytes a call, after a call that warms up."""
+
+    def rate() -> float:
+        calls, began_ns = 0, time.perf_counter_ns()
+        while (took_ns := time.perf_counter_ns() - began_ns) < SHORTEST_S * GIGA or not calls:
+            work()
+            calls += 1
+        return calls * amount / took_ns  # a nanosecond and 1e9 cancel
+
+    work()
+    found = repeated(rate, REPEATS, warm_ups=0)
+    return Ceiling(device, what, found.median, found.smallest, found.largest, said)

@@ -9,7 +9,6 @@ nothing is fused: less than that is possible, and is what caches and fusing are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,36 +53,29 @@ def work_of(network: NNet, side: int = SIDE) -> Work:
 
     network = network.eval()
     images = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic_counter() as traffic:
+    traffic = traffic_counter()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic:
         network(images)
     return Work(
         parameters=sum(value.numel() for value in network.parameters()),
         trained_parameters=sum(value.numel() for value in network.trained_parameters()),
         macs=counter.get_total_flops() // 2,
-        traffic_bytes=traffic(),
+        traffic_bytes=traffic.total,
     )
 
 
-class traffic_counter:
-    """In its block: counts the bytes that convolutions and matrix products read and write; gives a function that tells."""
+def traffic_counter() -> Any:
+    """A context manager whose `total` are the bytes that convolutions and matrix products of its block read and write."""
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    def __enter__(self) -> Callable[[], int]:
-        from torch.utils._python_dispatch import TorchDispatchMode
-
+    class Traffic(TorchDispatchMode):
         total = 0
 
-        class Mode(TorchDispatchMode):
-            def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                nonlocal total
-                found = operator(*args, **(kwargs or {}))
-                if operator.overloadpacket.__name__ in COUNTED:
-                    shapes = [value.shape for value in (*args, found) if hasattr(value, "shape")]
-                    total += FP32_BYTES * sum(math.prod(shape) for shape in shapes)
-                return found
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = operator(*args, **(kwargs or {}))
+            if operator.overloadpacket.__name__ in COUNTED:
+                shapes = [value.shape for value in (*args, found) if hasattr(value, "shape")]
+                self.total += FP32_BYTES * sum(math.prod(shape) for shape in shapes)
+            return found
 
-        self._mode = Mode()
-        self._mode.__enter__()
-        return lambda: total
-
-    def __exit__(self, *about: Any) -> None:
-        self._mode.__exit__(*about)
+    return Traffic()

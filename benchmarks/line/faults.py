@@ -21,25 +21,27 @@ from pathlib import Path
 import click
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
+from nnet_edge.benchmarks.harness.report import table_text, write_json
 from nnet_edge.errors import ConfigError, StreamError
 
 ROWS_FILE = "NNET_EDGE_FAULTS"  # the environment variable that names the file which tests append their rows to
 LIMIT_S = 900.0
-HEAD = "| fault | counted | captured | judged | dropped by cause | lost | time to recover |\n" + "|---" * 7 + "|"
+HEADS = ("fault", "counted", "captured", "judged", "dropped by cause", "lost", "time to recover")
 
 TESTS = {  # fault -> the test that causes it, below tests/runtime
-    "camera cut 20 times": "test_camera.py::test_a_camera_that_is_cut_20_times_comes_back_20_times",
-    "corrupt pictures in the stream": "test_camera.py::test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown",
+    "camera cut 20 times": "sources/test_camera.py::test_a_camera_that_is_cut_20_times_comes_back_20_times",
+    "corrupt pictures in the stream": "sources/test_camera.py::"
+    "test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown",
     "broker down for a minute": "sinks/test_outage.py",
     "webhook receiver down for a minute": "sinks/test_outage.py",
-    "disk full": "test_delivery.py::test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room",
-    "runner throws once": "test_line.py::test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame",
-    "runner throws always": "test_line.py::test_a_runner_that_always_fails_ends_the_line_with_its_error",
-    "kill -9 in mid-write, twice": "test_delivery.py::test_kill_9_and_sigterm_lose_no_message_that_was_accepted",
-    "SIGTERM under load": "test_line_signals.py::test_sigterm_under_load_and_kill_9_account_for_every_frame",
-    "clock jumps by an hour": "test_line.py::test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing",
-    "8 cameras on 2 cores": "test_line.py::test_eight_cameras_on_two_cores_lose_fairly_with_a_real_runner",
-    "bundle swapped under load": "test_line.py::test_a_swap_under_load_loses_no_frame_and_says_what_it_did",
+    "disk full": "sinks/test_queued.py::test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room",
+    "runner throws once": "stream/test_line.py::test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame",
+    "runner throws always": "stream/test_line.py::test_a_runner_that_always_fails_ends_the_line_with_its_error",
+    "kill -9 in mid-write, twice": "sinks/test_queued.py::test_kill_9_and_sigterm_lose_no_message_that_was_accepted",
+    "SIGTERM under load": "stream/test_line_signals.py::test_sigterm_under_load_and_kill_9_account_for_every_frame",
+    "clock jumps by an hour": "stream/test_line.py::test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing",
+    "8 cameras on 2 cores": "stream/test_line.py::test_eight_cameras_on_two_cores_lose_fairly_with_a_real_runner",
+    "bundle swapped under load": "stream/test_line.py::test_a_swap_under_load_loses_no_frame_and_says_what_it_did",
 }
 
 
@@ -83,14 +85,11 @@ def run_tests(tests: Sequence[str], folder: Path) -> tuple[list[Row], str]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, in the order of TESTS."""
-    order = list(TESTS)
-    lines = [HEAD]
-    for row in sorted(rows, key=lambda row: order.index(row.fault)):
+    cells = []
+    for row in sorted(rows, key=lambda row: list(TESTS).index(row.fault)):
         dropped = ", ".join(f"{count} {cause}" for cause, count in row.dropped.items()) or "none"
-        lines.append(
-            f"| {row.fault} | {row.counted} | {row.captured} | {row.judged} | {dropped} | {row.lost} | {row.recovered} |"
-        )
-    return "\n".join(lines)
+        cells.append([row.fault, row.counted, row.captured, row.judged, dropped, row.lost, row.recovered])
+    return table_text(HEADS, cells)
 
 
 def require_complete(rows: Sequence[Row], wanted: Sequence[str], said: str) -> None:
@@ -113,8 +112,7 @@ def command(only: tuple[str, ...], json_path: Path | None) -> None:
     click.echo(f"{command_text('nnet_edge.benchmarks.faults')}: {said}")
     click.echo(table(rows))
     if json_path is not None:
-        content = [asdict(row) | {"lost": row.lost} for row in rows]
-        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(json_path, [asdict(row) | {"lost": row.lost} for row in rows])
     require_complete(rows, wanted, said)
 
 

@@ -11,14 +11,13 @@ that sleeps for a millisecond wakes up.
 
 from __future__ import annotations
 
-import itertools
-import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,23 +25,23 @@ import numpy as np
 import psutil
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.errors import StreamError
+from nnet_edge.benchmarks.harness.report import table_text, write_json
+from nnet_edge.benchmarks.harness.streams import (
+    ABOVE_ALL,
+    add_camera,
+    noisy_camera,
+    noisy_pictures,
+    require_balanced,
+    running,
+)
 from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.loop import preprocess
-from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.model import Model, load_model
-from nnet_edge.runtime.stream.report import LineReport
-from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import LineStream, VerdictSettings
 
-HEIGHT, WIDTH = 480, 640
-PICTURES = 16  # that a camera shows in turn
-ABOVE_ALL = 1e9  # threshold
 DEMAND = 1.5  # frames that all cameras together give, for each that the bare runner computes
 
 
@@ -67,12 +66,6 @@ class Row:
     wake_p99_ms: float  # how late a thread woke up
 
 
-def pictures(seed: int) -> list[np.ndarray]:
-    """Noisy pictures, uint8 BGR (480, 640, 3)."""
-    random = np.random.default_rng(seed)
-    return [random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(PICTURES)]
-
-
 def bare_rate(runner: Runner, seconds: float) -> float:
     """Images a second that the runner computes in full batches, two under way, resized before."""
     images = np.random.default_rng(0).integers(0, 256, (runner.max_batch, SIDE, SIDE, 3), np.uint8)
@@ -81,7 +74,7 @@ def bare_rate(runner: Runner, seconds: float) -> float:
 
 def loop_rate(runner: Runner, seconds: float) -> float:
     """Pictures of a camera's size a second that a loop resizes and the runner computes, as `bare_rate` otherwise."""
-    frames = [Frame(image, index, 0.0) for index, image in enumerate(pictures(0)[: runner.max_batch])]
+    frames = [Frame(image, index, 0.0) for index, image in enumerate(noisy_pictures(0)[: runner.max_batch])]
     return rate_of(runner, lambda: preprocess(frames), seconds)
 
 
@@ -100,117 +93,94 @@ def rate_of(runner: Runner, next_batch: Callable[[], np.ndarray], seconds: float
     return (count + len(batch)) / (time.monotonic() - start_s)
 
 
-class Lateness:
-    """How late a thread wakes up that sleeps for a millisecond, again and again."""
+@contextmanager
+def measuring_lateness() -> Iterator[list[float]]:
+    """Milliseconds by which a thread that sleeps for one wakes up late, again and again while the block runs."""
+    stop, late_ms = threading.Event(), list[float]()
 
-    def __init__(self) -> None:
-        self._late_ms: list[float] = []
+    def sleep() -> None:
+        while not stop.is_set():
+            start_s = time.monotonic()
+            time.sleep(0.001)
+            late_ms.append(1e3 * (time.monotonic() - start_s) - 1)
+            time.sleep(0.02)
 
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Measure for as long as the block takes."""
-        stop = threading.Event()
-
-        def sleep() -> None:
-            while not stop.is_set():
-                start_s = time.monotonic()
-                time.sleep(0.001)
-                self._late_ms.append(1e3 * (time.monotonic() - start_s) - 1)
-                time.sleep(0.02)
-
-        thread = threading.Thread(target=sleep, name="lateness", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def p99_ms(self) -> float:
-        """The lateness that 99 of 100 wake-ups did not exceed."""
-        return float(np.percentile(self._late_ms, 99))
-
-
-def cpu_s(of_python: bool) -> float:
-    """Processor seconds of this process so far, of all its threads or of those that Python runs."""
-    python = {thread.native_id for thread in threading.enumerate()}
-    return sum(one.user_time + one.system_time for one in psutil.Process().threads()
-               if not of_python or one.id in python)  # fmt: skip
-
-
-def measure(model: Model, cameras: int, rate_hz: float, seconds: float) -> Row:
-    """Run so many cameras, which together give `rate_hz` frames a second. Raises StreamError when a frame is missing."""
-    line = Line(model)
-    for number in range(cameras):
-        source = SyntheticSource(itertools.cycle(pictures(number)), rate_hz / cameras)
-        verdict = VerdictSettings(threshold=ABOVE_ALL)
-        line.add_source(LineStream(f"camera-{number}", CameraSettings("synthetic"), verdict=verdict), source)
-    stop, lateness, reports = threading.Event(), Lateness(), []
-    thread = threading.Thread(target=lambda: reports.append(run_line(line, stop)), name="line")
-    with lateness.measured():
-        thread.start()
-        all_s, python_s = cpu_s(False), cpu_s(True)
-        time.sleep(seconds)
-        all_s, python_s = cpu_s(False) - all_s, cpu_s(True) - python_s
+    thread = threading.Thread(target=sleep, name="lateness", daemon=True)
+    thread.start()
+    try:
+        yield late_ms
+    finally:
         stop.set()
         thread.join()
-    (report,) = reports
-    if not report.total.is_balanced or report.total.queued:
-        raise StreamError(f"{report.total}: captured is not judged + dropped")
-    return row_of(line, report, python_s / all_s, lateness.p99_ms())
 
 
-def row_of(line: Line, report: LineReport, python_share: float, wake_p99_ms: float) -> Row:
-    """The row of a line that has ended."""
-    latencies: list[Percentiles] = [stream.latencies["total"] for stream in report.streams.values()]
-    judged = [stream.judged for stream in report.streams.values()]
-    batches = line.batches()
-    return Row(
-        cameras=len(judged),
-        frames_per_s=report.total.judged / report.seconds,
-        bare_hz=float("nan"),  # both known when they were measured again
-        loop_hz=float("nan"),
-        p50_ms=max(one.p50_ms or 0 for one in latencies),
-        p95_ms=max(one.p95_ms or 0 for one in latencies),
-        p99_ms=max(one.p99_ms or 0 for one in latencies),
-        captured=report.total.captured,
-        judged=report.total.judged,
-        dropped=sum(report.total.dropped.values()),
-        fewest=min(judged),
-        most=max(judged),
-        images_a_batch=batches.total / batches.count,
-        python_share=python_share,
-        wake_p99_ms=wake_p99_ms,
-    )
+def processor_s() -> np.ndarray:
+    """Processor seconds of this process so far: of all its threads, and of those that Python runs."""
+    python = {thread.native_id for thread in threading.enumerate()}
+    used = {one.id: one.user_time + one.system_time for one in psutil.Process().threads()}
+    return np.array([sum(used.values()), sum(seconds for number, seconds in used.items() if number in python)])
 
 
-HEAD = "| cameras | frames/s | bare runner | share | bare loop | share | p50 ms | p95 ms | p99 ms | captured | judged | dropped | fewest to most | images a batch | Python's share | wakes late, p99 ms |"  # noqa: E501
+class CameraBench:
+    """Lines of `model`; the bare runner and loop are measured before and after each: other programs slow all of it."""
+
+    def __init__(self, model: Model, rate_hz: float | None, seconds: float) -> None:
+        self._model, self._rate_hz, self._seconds = model, rate_hz, seconds
+        self._before_hz = self._bare()
+
+    def measure(self, cameras: int) -> Row:
+        """The row of so many cameras. Raises StreamError when a frame is missing."""
+        rate_hz, before_hz = self._rate_hz or DEMAND * self._before_hz[0], self._before_hz
+        line = Line(self._model)
+        for number in range(cameras):
+            add_camera(line, number, partial(noisy_camera, number, rate_hz / cameras), ABOVE_ALL)
+        with measuring_lateness() as late_ms, running(line) as reports:
+            used_s = processor_s()
+            time.sleep(self._seconds)
+            all_s, python_s = processor_s() - used_s
+        self._before_hz = self._bare()
+        (report,) = reports
+        require_balanced(report)
+        bare_hz, loop_hz = (before_hz + self._before_hz) / 2
+        latencies = [stream.latencies["total"] for stream in report.streams.values()]
+        judged = [stream.counts.judged for stream in report.streams.values()]
+        return Row(
+            cameras=len(judged),
+            frames_per_s=report.total.judged / report.seconds,
+            bare_hz=float(bare_hz),
+            loop_hz=float(loop_hz),
+            p50_ms=max(one.p50_ms or 0 for one in latencies),
+            p95_ms=max(one.p95_ms or 0 for one in latencies),
+            p99_ms=max(one.p99_ms or 0 for one in latencies),
+            captured=report.total.captured,
+            judged=report.total.judged,
+            dropped=sum(report.total.dropped.values()),
+            fewest=min(judged),
+            most=max(judged),
+            images_a_batch=line.meters.images / line.meters.batches,
+            python_share=float(python_s / all_s),
+            wake_p99_ms=float(np.percentile(late_ms, 99)),
+        )
+
+    def _bare(self) -> np.ndarray:
+        return np.array(
+            [bare_rate(self._model.runner, self._seconds / 2), loop_rate(self._model.runner, self._seconds / 2)]
+        )
 
 
-def measure_all(model: Model, cameras: list[int], rate_hz: float | None, seconds: float) -> list[Row]:
-    """A row for each number of cameras, runner and loop measured before and after each: other programs slow all of it."""
-    rows = []
-    before_hz = bare_rate(model.runner, seconds / 2), loop_rate(model.runner, seconds / 2)
-    for number in cameras:
-        row = measure(model, number, rate_hz or DEMAND * before_hz[0], seconds)
-        after_hz = bare_rate(model.runner, seconds / 2), loop_rate(model.runner, seconds / 2)
-        bare_hz, loop_hz = ((before + after) / 2 for before, after in zip(before_hz, after_hz, strict=True))
-        rows.append(replace(row, bare_hz=bare_hz, loop_hz=loop_hz))
-        before_hz = after_hz
-    return rows
+HEADS = ("cameras", "frames/s", "bare runner", "share", "bare loop", "share", "p50 ms", "p95 ms", "p99 ms", "captured",
+         "judged", "dropped", "fewest to most", "images a batch", "Python's share", "wakes late, p99 ms")  # fmt: skip
 
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
-    lines += [
-        f"| {row.cameras} | {row.frames_per_s:.1f} | {row.bare_hz:.1f} | {row.frames_per_s / row.bare_hz:.0%} "
-        f"| {row.loop_hz:.1f} | {row.frames_per_s / row.loop_hz:.0%} "
-        f"| {row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.captured} | {row.judged} | {row.dropped} "
-        f"| {row.fewest} to {row.most} | {row.images_a_batch:.1f} | {row.python_share:.0%} | {row.wake_p99_ms:.1f} |"
+    return table_text(HEADS, [
+        [row.cameras, f"{row.frames_per_s:.1f}", f"{row.bare_hz:.1f}", f"{row.frames_per_s / row.bare_hz:.0%}",
+         f"{row.loop_hz:.1f}", f"{row.frames_per_s / row.loop_hz:.0%}", f"{row.p50_ms:.1f}", f"{row.p95_ms:.1f}",
+         f"{row.p99_ms:.1f}", row.captured, row.judged, row.dropped, f"{row.fewest} to {row.most}",
+         f"{row.images_a_batch:.1f}", f"{row.python_share:.0%}", f"{row.wake_p99_ms:.1f}"]
         for row in rows
-    ]
-    return "\n".join(lines)
+    ])  # fmt: skip
 
 
 @click.command()
@@ -220,9 +190,7 @@ def table(rows: list[Row]) -> str:
 @click.option("--hint", type=click.Choice(["latency", "throughput"]), default="throughput", show_default=True)
 @click.option("--runner-batch", type=int, default=8, show_default=True)
 @click.option("--cameras", default="1,2,4,8", show_default=True)
-@click.option(
-    "--rate", type=float, help="Frames a second of all cameras together (default: 1.5 times the bare runner's)."
-)
+@click.option("--rate", type=float, help="Frames a second of all cameras (default: 1.5 times the bare runner's).")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="For each row.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here too.")
 def command(
@@ -230,15 +198,15 @@ def command(
     seconds: float, json_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure a line of cameras on BUNDLE."""
-    settings = RunnerSettings(kind=kind, hint=hint, max_batch=runner_batch)
-    model = load_model(bundle, settings, precision)
+    model = load_model(bundle, RunnerSettings(kind=kind, hint=hint, max_batch=runner_batch), precision)
     with model.runner:
-        rows = measure_all(model, [int(number) for number in cameras.split(",")], rate, seconds)
+        bench = CameraBench(model, rate, seconds)
+        rows = [bench.measure(int(number)) for number in cameras.split(",")]
     runner, cores = model.runner, psutil.cpu_count()
     click.echo(f"{command_text('nnet_edge.benchmarks.line')}: {runner.name} {runner.precision}, {cores} cores")
     click.echo(table(rows))
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

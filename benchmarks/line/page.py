@@ -1,8 +1,8 @@
-"""What people who look on cost the inspection: a saturated line, in turn without anybody and with viewers of its page.
+"""What people who look on cost the inspection: a saturated line without anybody and with viewers of its page.
 
 Each viewer is a connection of its own, in another process, that takes the pictures of every camera with overlay and asks
-for the line's state twice a second, as the page does. Rounds with and without take turns, so that what else the machine
-does falls on both; the figure is the median of the rounds' ratios.
+for the line's state twice a second, as the page does. Every round has both, so that what else the machine does falls on
+both; the figure is the median of the rounds' ratios.
 
     python -m nnet_edge.benchmarks.page BUNDLE --precision int8 --cameras 4 --viewers 2
 """
@@ -10,15 +10,14 @@ does falls on both; the figure is the median of the rounds' ratios.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,19 +25,19 @@ import click
 import psutil
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.line.line import DEMAND, bare_rate, pictures
+from nnet_edge.benchmarks.harness.report import write_json
+from nnet_edge.benchmarks.harness.rounds import ratios, run_rounds
+from nnet_edge.benchmarks.harness.streams import add_camera, noisy_camera, require_balanced, running
+from nnet_edge.benchmarks.line.line import DEMAND, bare_rate
 from nnet_edge.errors import StreamError
-from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.runtime.web.server import WebServer
-from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import LineStream
 from nnet_edge.settings.web import WebSettings
 
 SETTLE_S = 1.0  # after viewers come or go
-END_LIMIT_S = 5.0
+COME_LIMIT_S, END_LIMIT_S = 30.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Figures:
     cameras: int
     viewers: int
     alone_hz: tuple[float, ...]  # judged frames a second of each round without viewers
-    watched_hz: tuple[float, ...]  # of the round after it
+    watched_hz: tuple[float, ...]  # with them
     alone_per_cpu_s: tuple[float, ...]  # judged frames a second of processor time that the line's process used
     watched_per_cpu_s: tuple[float, ...]
     pictures_hz: float  # sent to all viewers together, a second
@@ -57,51 +56,59 @@ class Figures:
     @property
     def ratio(self) -> float:
         """Frames a second with viewers, as a share of those without: the median round."""
-        return median(watched / alone for alone, watched in zip(self.alone_hz, self.watched_hz, strict=True))
+        return ratios(self.watched_hz, self.alone_hz).median
 
     @property
     def ratio_per_cpu_s(self) -> float:
         """The same of frames a second of processor time, which other programs' work does not change."""
-        pairs = zip(self.alone_per_cpu_s, self.watched_per_cpu_s, strict=True)
-        return median(watched / alone for alone, watched in pairs)
+        return ratios(self.watched_per_cpu_s, self.alone_per_cpu_s).median
+
+
+@dataclass(frozen=True)
+class Part:
+    """One half of a round."""
+
+    hz: float  # judged frames a second
+    per_cpu_s: float  # and a second of this process's processor time
+    sent_hz: float  # pictures to viewers
+    page_share: float  # of a core
 
 
 def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: float) -> Figures:
-    """Frames a second of a line that runs, with and without viewers in turn."""
-    alone: list[tuple[float, float]] = []
-    watched: list[tuple[float, float]] = []
-    sent, busy_s, watched_s = 0, 0.0, 0.0
-    for _ in range(rounds):
-        alone.append(rate(line, seconds))
+    """Frames a second of a line that runs, with and without viewers in every round."""
+
+    def watched() -> Part:
         with looking_on(server, viewers):
-            sent_before, busy_before_s, start_s = server.broadcast.sent, server.maker.busy_s, time.monotonic()
-            watched.append(rate(line, seconds))
-            watched_s += time.monotonic() - start_s
-            sent += server.broadcast.sent - sent_before
-            busy_s += server.maker.busy_s - busy_before_s
-    (alone_hz, alone_per_cpu_s), (watched_hz, watched_per_cpu_s) = zip(*alone, strict=True), zip(*watched, strict=True)
-    return Figures(
-        len(line.streams()), viewers, alone_hz, watched_hz, alone_per_cpu_s, watched_per_cpu_s,
-        sent / watched_s, busy_s / watched_s,
-    )  # fmt: skip
+            return rate(line, server, seconds)
+
+    halves: dict[str, Callable[[], Part]] = {"alone": partial(rate, line, server, seconds), "watched": watched}
+    found = run_rounds(halves, rounds)
+    hz = {name: tuple(part.hz for part in parts) for name, parts in found.items()}
+    per_cpu_s = {name: tuple(part.per_cpu_s for part in parts) for name, parts in found.items()}
+    sent_hz, page_share = (sum(values) / rounds for values in zip(
+        *((part.sent_hz, part.page_share) for part in found["watched"]), strict=True))  # fmt: skip
+    return Figures(len(line.streams()), viewers, hz["alone"], hz["watched"], per_cpu_s["alone"], per_cpu_s["watched"],
+                   sent_hz, page_share)  # fmt: skip
 
 
-def rate(line: Line, seconds: float) -> tuple[float, float]:
-    """Judged frames a second, and a second of this process's processor time, from now on, for so long."""
+def rate(line: Line, server: WebServer, seconds: float) -> Part:
+    """What happens from now on, for so long."""
     time.sleep(SETTLE_S)
-    judged, start_s, cpu_s = line.lanes.total().judged, time.monotonic(), time.process_time()
+    judged, sent, busy_s = line.buffer.total().judged, server.broadcast.sent, server.maker.busy_s
+    start_s, cpu_s = time.monotonic(), time.process_time()
     time.sleep(seconds)
-    judged = line.lanes.total().judged - judged
-    return judged / (time.monotonic() - start_s), judged / (time.process_time() - cpu_s)
+    judged, took_s = line.buffer.total().judged - judged, time.monotonic() - start_s
+    sent_hz, page_share = (server.broadcast.sent - sent) / took_s, (server.maker.busy_s - busy_s) / took_s
+    return Part(judged / took_s, judged / (time.process_time() - cpu_s), sent_hz, page_share)
 
 
 @contextlib.contextmanager
 def looking_on(server: WebServer, viewers: int) -> Iterator[None]:
     """So many viewers, each a process, for as long as the block takes."""
-    command = [sys.executable, "-m", "nnet_edge.benchmarks.page", "--look", server.address]
+    command = [sys.executable, "-m", "nnet_edge.benchmarks.line.page", "--look", server.address]
     processes = [subprocess.Popen(command) for _ in range(viewers)]
     try:
-        limit_s = time.monotonic() + 30
+        limit_s = time.monotonic() + COME_LIMIT_S
         while server.broadcast.viewers < viewers:
             if time.monotonic() > limit_s or any(process.poll() is not None for process in processes):
                 raise StreamError("the viewers of the page did not come: is the web extra installed?")
@@ -161,19 +168,10 @@ def command(
         rate_hz = DEMAND * bare_rate(model.runner, seconds)
         line = Line(model)
         for number in range(cameras):
-            source = SyntheticSource(itertools.cycle(pictures(number)), rate_hz / cameras)
-            line.add_source(LineStream(f"camera-{number}", CameraSettings("synthetic")), source)
-        stop = threading.Event()
-        with WebServer(line, WebSettings(port=0)) as server:
-            thread = threading.Thread(target=run_line, args=(line, stop), name="line")
-            thread.start()
-            try:
-                figures = measure(line, server, viewers, rounds, seconds)
-            finally:
-                stop.set()
-                thread.join()
-        if not line.lanes.total().is_balanced:
-            raise StreamError(f"{line.lanes.total()}: captured is not judged + dropped + queued")
+            add_camera(line, number, partial(noisy_camera, number, rate_hz / cameras))
+        with WebServer(line, WebSettings(port=0)) as server, running(line) as reports:
+            figures = measure(line, server, viewers, rounds, seconds)
+        require_balanced(reports[0])
     name, cores = f"{model.runner.name} {model.runner.precision}", psutil.cpu_count()
     click.echo(f"{command_text('nnet_edge.benchmarks.page')}: {name}, {cores} cores")
     click.echo(
@@ -183,8 +181,7 @@ def command(
         f"sent, {figures.page_core_share:.1%} of a core for drawing them"
     )
     if json_path is not None:
-        content = asdict(figures) | {"ratio": figures.ratio, "ratio_per_cpu_s": figures.ratio_per_cpu_s}
-        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(json_path, asdict(figures) | {"ratio": figures.ratio, "ratio_per_cpu_s": figures.ratio_per_cpu_s})
 
 
 if __name__ == "__main__":

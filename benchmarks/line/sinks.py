@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
+from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.frame import Frame, Prediction, Region
 from nnet_edge.runtime.sinks import (
     JsonLinesSettings,
@@ -55,14 +57,14 @@ class LoopbackWebhook(WebhookSink):
                 self.end_headers()
 
             def log_message(self, *about: object) -> None:
-                """Nothing: a line for each request would be measured too."""
+                """Log nothing: a line for each request would be measured too."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True).start()
         super().__init__(WebhookSettings(url=f"http://127.0.0.1:{self._server.server_address[1]}/"))
 
-    def __exit__(self, *about: object) -> None:
+    def __exit__(self, *about: Any) -> None:
         super().__exit__(*about)
         self._server.shutdown()
         self._server.server_close()
@@ -71,31 +73,35 @@ class LoopbackWebhook(WebhookSink):
 def cases(broker: str | None) -> dict[str, tuple[Make, int]]:
     """What is measured: a name -> what makes the sink in a folder, and verdicts for the throughput."""
 
-    def log(folder: Path, fsync_every_s: float | None = None) -> Sink:
-        return JsonLinesSink(JsonLinesSettings(path=folder / "log.jsonl", fsync_every_s=fsync_every_s))
+    def log(**facts: float | None) -> Callable[[Path], Sink]:
+        facts = {"fsync_every_s": None, **facts}
+        return lambda folder: JsonLinesSink(JsonLinesSettings(path=folder / "log.jsonl", events=False, **facts))  # type: ignore[arg-type]
 
     def pictures(folder: Path) -> Sink:
         return RejectsSink(RejectsSettings(folder=folder, pictures=("overlay",), budget_bytes=None, by_stream=False))
 
-    def spooled(folder: Path) -> QueueSettings:
-        return QueueSettings(must_deliver=SpoolSettings(folder / "spool"))
+    def plain(make: Callable[[Path], Sink]) -> Make:
+        return lambda folder: (make(folder), QueueSettings())
+
+    def spooled(make: Callable[[Path], Sink]) -> Make:
+        return lambda folder: (make(folder), QueueSettings(must_deliver=SpoolSettings(folder / "spool")))
 
     found: dict[str, tuple[Make, int]] = {
-        "json lines": (lambda folder: (log(folder), QueueSettings()), 20_000),
-        "json lines, fsync every second": (lambda folder: (log(folder, fsync_every_s=1.0), QueueSettings()), 20_000),
-        "json lines, fsync every line": (lambda folder: (log(folder, fsync_every_s=0.0), QueueSettings()), 2_000),
-        "json lines, must deliver": (lambda folder: (log(folder), spooled(folder)), 10_000),
-        "pictures, must deliver": (lambda folder: (pictures(folder), spooled(folder)), 200),
-        "webhook": (lambda folder: (LoopbackWebhook(0.0), QueueSettings()), 1_000),
-        "webhook, 20 ms away": (lambda folder: (LoopbackWebhook(0.02), QueueSettings()), 100),
-        "webhook, must deliver": (lambda folder: (LoopbackWebhook(0.0), spooled(folder)), 1_000),
-        "pictures": (lambda folder: (pictures(folder), QueueSettings()), 200),
+        "json lines": (plain(log()), 20_000),
+        "json lines, fsync every second": (plain(log(fsync_every_s=1.0)), 20_000),
+        "json lines, fsync every line": (plain(log(fsync_every_s=0.0)), 2_000),
+        "json lines, must deliver": (spooled(log()), 10_000),
+        "pictures, must deliver": (spooled(pictures), 200),
+        "webhook": (plain(lambda folder: LoopbackWebhook(0.0)), 1_000),
+        "webhook, 20 ms away": (plain(lambda folder: LoopbackWebhook(0.02)), 100),
+        "webhook, must deliver": (spooled(lambda folder: LoopbackWebhook(0.0)), 1_000),
+        "pictures": (plain(pictures), 200),
     }
     if broker is not None:
         host, _, port = broker.rpartition(":")
         settings = MqttSettings(host=host, port=int(port))
-        found["mqtt, QoS 1"] = (lambda folder: (MqttSink(settings), QueueSettings()), 5_000)
-        found["mqtt, QoS 1, must deliver"] = (lambda folder: (MqttSink(settings), spooled(folder)), 5_000)
+        found["mqtt, QoS 1"] = plain(lambda folder: MqttSink(settings)), 5_000
+        found["mqtt, QoS 1, must deliver"] = spooled(lambda folder: MqttSink(settings)), 5_000
     return found
 
 
@@ -105,7 +111,7 @@ def verdicts(count: int) -> list[Prediction]:
     anomaly_map = np.zeros((256, 256), np.float32)
     anomaly_map[90:120, 90:120] = 3.0
     regions = (Region(225, 168, 75, 57, 4275.0, 3.0),)
-    stages = {"waiting": 1.2, "preprocess": 0.8, "infer": 20.4, "postprocess": 0.4, "total": 22.8}
+    stages = {"queue": 1.2, "resize": 0.8, "inference": 20.4, "verdict": 0.4, "total": 22.8}
     return [
         Prediction(Frame(image, index, time.monotonic(), "camera-0"), 3.0, 2.0, anomaly_map, regions, stages)
         for index in range(count)
@@ -142,11 +148,11 @@ def verdicts_per_s(make: Make, folder: Path, count: int) -> float:
 
 def table(rows: Sequence[tuple[str, np.ndarray, int, float]]) -> str:
     """The figures as a table in Markdown."""
-    lines = ["| sink | put p50 / p99 / largest, µs | lost at 120/s | verdicts/s |", "|---|---|---|---|"]
+    cells = []
     for name, taken_us, lost, rate in rows:
         middle, late = np.percentile(taken_us, (50, 99))
-        lines.append(f"| {name} | {middle:.0f} / {late:.0f} / {taken_us.max():.0f} | {lost} | {rate:.0f} |")
-    return "\n".join(lines)
+        cells.append([name, f"{middle:.0f} / {late:.0f} / {taken_us.max():.0f}", lost, f"{rate:.0f}"])
+    return table_text(["sink", "put p50 / p99 / largest, µs", "lost at 120/s", "verdicts/s"], cells)
 
 
 @click.command()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,17 +23,16 @@ import numpy as np
 import psutil
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.line.line import pictures
+from nnet_edge.benchmarks.harness.report import table_text
+from nnet_edge.benchmarks.harness.streams import add_camera, noisy_camera, running
 from nnet_edge.errors import SourceError, StreamError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model
 from nnet_edge.runtime.stream.report import LineReport
-from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import LineStream
 
 CAMERAS = 4
 RATE_HZ = 25.0
@@ -99,13 +99,8 @@ def make_line(bundle: Path, log: Path) -> Line:
     sink = JsonLinesSink(JsonLinesSettings(path=log, fsync_every_s=None, events=False))
     line = Line(load_model(bundle, RunnerSettings()), [QueuedSink(sink)])
     for number in range(CAMERAS):
-        kind, shown = (Cut if number == 0 else SyntheticSource), pictures(number)
-
-        def open_camera(kind: type[SyntheticSource] = kind, shown: list[np.ndarray] = shown) -> SyntheticSource:
-            return kind(itertools.cycle(shown), RATE_HZ)
-
-        settings = CameraSettings("synthetic", first_retry_s=0.2)
-        line.add_source(LineStream(f"camera-{number}", settings), open_camera(), open_camera)
+        kind = Cut if number == 0 else SyntheticSource
+        add_camera(line, number, partial(noisy_camera, number, RATE_HZ, kind), first_retry_s=0.2)
     return line
 
 
@@ -113,20 +108,14 @@ def soak(bundle: Path, seconds: float) -> tuple[list[Span], LineReport, int]:
     """The spans, the report at the end, and the lines that the log holds."""
     with tempfile.TemporaryDirectory(prefix="nnet-edge-soak-") as folder:
         log = Path(folder) / "verdicts.jsonl"
-        line, stop, reports, watch = make_line(bundle, log), threading.Event(), [], Watch()
+        line, watch, spans = make_line(bundle, log), Watch(), []
         line.subscribe(watch.add)
-        thread = threading.Thread(target=lambda: reports.append(run_line(line, stop)), name="line")
-        thread.start()
-        try:
+        with running(line) as reports:
             time.sleep(WARM_SHARE * seconds)
             watch.span()
-            spans = []
             for _ in range(SPANS):
                 time.sleep((1 - WARM_SHARE) * seconds / SPANS)
                 spans.append(watch.span())
-        finally:
-            stop.set()
-            thread.join()
         with log.open("rb") as lines:
             return spans, reports[0], sum(1 for _ in lines)
 
@@ -156,12 +145,11 @@ def command(bundle: Path, minutes: float) -> None:
     """Run four cameras on BUNDLE for a while; exit code 1 when something grew or was lost."""
     spans, report, lines = soak(bundle, 60 * minutes)
     click.echo(command_text("nnet_edge.benchmarks.soak"))
-    click.echo("| minute | judged | p50 ms | p99 ms | RSS MiB | threads | handles |\n" + "|---" * 7 + "|")
-    for span in spans:
-        click.echo(
-            f"| {span.minute:.1f} | {span.judged} | {span.p50_ms:.1f} | {span.p99_ms:.1f} | {span.rss_mb:.1f} "
-            f"| {span.threads} | {span.handles} |"
-        )
+    heads = ["minute", "judged", "p50 ms", "p99 ms", "RSS MiB", "threads", "handles"]
+    click.echo(table_text(heads, [
+        [f"{span.minute:.1f}", span.judged, f"{span.p50_ms:.1f}", f"{span.p99_ms:.1f}", f"{span.rss_mb:.1f}",
+         span.threads, span.handles] for span in spans
+    ]))  # fmt: skip
     total = report.total
     click.echo(f"captured {total.captured}, judged {total.judged}, dropped {dict(total.dropped)}, log {lines} lines")
     if found := faults(spans, report, lines):

@@ -1,4 +1,4 @@
-"""anomalib's models with N-Net's teacher in them; runs in the peers' environment only.
+"""anomalib's models with N-Net's teacher in them; runs in the other methods' environment only.
 
 A timm backbone is EfficientNet-Lite0 with the weights and the normalisation that N-Net's teacher has. Reverse Distillation
 knows ResNets only: its ResNet-18 bottleneck and decoder, whose outputs are not negative, stand behind `SplitTaps`.
@@ -6,7 +6,6 @@ knows ResNets only: its ResNet-18 bottleneck and decoder, whose outputs are not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -84,9 +83,11 @@ def build_model(method: Method, backbone: str) -> Any:
             module.timm = Shim(module.timm)
     options: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
     if backbone == RANDOM:
-        options |= random_options(method)
+        options |= (
+            {"model_size": "medium"} if method.name == "efficient_ad_m" else {}
+        )  # the shim leaves its weights random
         return getattr(models, CLASSES[method.name])(**options)
-    options["pre_processor"] = pre_processor(torchvision, *find_normalisation())
+    options["pre_processor"] = pre_processor(torchvision)
     if method.name == "reverse_distillation":
         model = models.ReverseDistillation(backbone="resnet18", pre_trained=False, **options)
         taps = extractors.TimmFeatureExtractor(TIMM_NAME, list(method.layers), pre_trained=True)
@@ -110,25 +111,13 @@ CLASSES = {
 }
 
 
-def random_options(method: Method) -> dict[str, Any]:
-    """What builds the method on anomalib's own backbone; the shim leaves its weights random."""
-    return {"model_size": "medium"} if method.name == "efficient_ad_m" else {}
-
-
-def find_normalisation() -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that the teacher's weights were trained with, RGB in [0, 1]."""
-    backbone = find_backbone(SAME_BACKBONE)
-    return backbone.mean, backbone.std
-
-
-def pre_processor(torchvision: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """anomalib's own, with another normalisation: resize to 256x256 and normalise, inside the exported graph."""
+def pre_processor(torchvision: Any) -> Any:
+    """anomalib's own: resize to 256x256 and normalise as the teacher's weights were trained, inside the exported graph."""
     from anomalib.pre_processing import PreProcessor
 
-    v2 = torchvision.transforms.v2
-    return PreProcessor(
-        transform=v2.Compose([v2.Resize((256, 256), antialias=True), v2.Normalize(mean=list(mean), std=list(std))])
-    )
+    v2, backbone = torchvision.transforms.v2, find_backbone(SAME_BACKBONE)
+    normalise = v2.Normalize(mean=list(backbone.mean), std=list(backbone.std))
+    return PreProcessor(transform=v2.Compose([v2.Resize((256, 256), antialias=True), normalise]))
 
 
 def count_values(network: nn.Module) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The peers' own environment: a virtual environment below a cache folder, made once, which never touches ours.
+"""The other methods' own environment: a virtual environment below a cache folder, made once, which never touches ours.
 
 torch goes in first and alone, in our version, so that no later requirement brings another build of it; torchvision, timm,
 OpenVINO and NumPy are held to our versions too, so that no difference of a library's is measured as one of a method's. pip
@@ -20,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import nnet_edge
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.files import write_atomically
 
@@ -40,7 +41,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnet-edge" / "peers"
 
 
-def ensure_environment(cache: Path, say: Callable[[str], None] = lambda line: None) -> Path:
+def ensure_environment(cache: Path, say: Say = quiet) -> Path:
     """The environment's Python, which finds our code too; made where there is none for these requirements, in minutes.
 
     Raises MissingExtraError when our own torch is missing, ConfigError when pip cannot install (its last line in the text).
@@ -64,7 +65,7 @@ def environment_folder(cache: Path, wanted: dict[str, list[str]]) -> Path:
 
 
 @contextmanager
-def alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def alone_in(folder: Path, say: Say) -> Iterator[None]:
     """No other process makes this environment meanwhile; waits for one that does. The lock ends with its process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(folder.name + ".lock").open("a+b") as file:
@@ -83,7 +84,7 @@ def requirements() -> dict[str, list[str]]:
         held = [f"{name}=={plain(version(name))}" for name in HELD]
     except PackageNotFoundError as error:
         raise MissingExtraError(
-            f"{error.name} is not installed, and the peers get our versions: pip install 'nnet-edge[bench]'"
+            f"{error.name} is not installed, and the other methods get our versions: pip install 'nnet-edge[bench]'"
         ) from error
     return {"torch": [torch, *(one for one in held if one.startswith("numpy"))],
             "anomalib": [f"anomalib[openvino]=={ANOMALIB}", torch, *held]}  # fmt: skip
@@ -127,20 +128,20 @@ def python_with_our_code(folder: Path) -> Path:
 
 
 def our_files() -> dict[str, bytes]:
-    """What a contender's process imports of us: path below its folder -> content."""
+    """What a candidate's process imports of us: path below its folder -> content."""
     import nnet_edge.benchmarks.peers as peers
 
     words, race = Path(nnet_edge.__file__).parent, Path(peers.__path__[0])
     found = {f"nnet_edge/{path.relative_to(words)}": path for path in words.rglob("*.py")}
     parts = ("benchmarks", "export", "calibration", "runtime")  # in the same folder where a wheel put them there
     found = {name: path for name, path in found.items()
-             if name.split("/")[1] not in parts and not name.endswith("_verb.py")}  # fmt: skip
+             if name.split("/")[1] not in (*parts, "cli")}  # fmt: skip
     found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in race.glob("*.py")}
     return {name: path.read_bytes() for name, path in found.items()} | {"nnet_edge/benchmarks/__init__.py": b""}
 
 
 def process_variables(threads: int) -> dict[str, str]:
-    """The variables of a contender's process: so many threads, whichever library counts them, and nothing of our paths."""
+    """The variables of a candidate's process: so many threads, whichever library counts them, and nothing of our paths."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return kept | dict.fromkeys(counts, str(threads)) | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnet_edge.benchmarks.harness.plot import DPI, new_figure, png_of
-from nnet_edge.benchmarks.peers.published import PUBLISHED
-from nnet_edge.benchmarks.peers.table import Contender, PeersReport
+from nnet_edge.benchmarks.peers.table import PUBLISHED, RaceReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ CHARACTER_PX, LINE_PX = 7.0, 15.0  # of a name at 8 points and DPI
 COLOURS = {"N-Net": "#c0392b", "other": "#2c6fbb", "published": "#777777"}
 
 
-def draw_figure(report: PeersReport) -> bytes:
+def draw_figure(report: RaceReport) -> bytes:
     """A PNG: frames a second (log), PRO in %, bubble = values kept; left measured here, right published.
 
     Raises MissingExtraError without matplotlib.
@@ -31,11 +30,11 @@ def draw_figure(report: PeersReport) -> bytes:
     return png_of(figure)
 
 
-def draw_measured(axes: Axes, report: PeersReport) -> None:
+def draw_measured(axes: Axes, report: RaceReport) -> None:
     """Everybody with speed and PRO over the common categories."""
     shown = [
         (one, one.timed.frames_per_s, 100 * pro)
-        for one in report.contenders
+        for one in report.candidates
         if one.timed is not None and (pro := one.mean_of("pro", report.categories)) is not None
     ]
     for one, rate, pro in shown:
@@ -43,7 +42,13 @@ def draw_measured(axes: Axes, report: PeersReport) -> None:
         axes.scatter(rate.median, pro, s=bubble(one.values), color=colour, alpha=0.45, edgecolors=colour)
         axes.errorbar(rate.median, pro, xerr=[[rate.median - rate.smallest], [rate.largest - rate.median]],
                       color=colour, fmt="none", capsize=2)  # fmt: skip
-    label_points(axes, [(rate.median, pro, label_of(one)) for one, rate, pro in shown])
+    label_points(
+        axes,
+        [
+            (rate.median, pro, f"{one.method}\n{one.system.removeprefix('anomalib ')} {one.precision}")
+            for one, rate, pro in shown
+        ],
+    )
     axes.set_title("measured here: " + report.header["processor"].partition(",")[0] + ",\n"
                    + "threads: " + report.header["threads"] + "; " + ", ".join(report.categories), fontsize=10)  # fmt: skip
     finish(axes, "PRO, mean of the categories above, %")
@@ -52,9 +57,9 @@ def draw_measured(axes: Axes, report: PeersReport) -> None:
 def draw_published(axes: Axes) -> None:
     """The literature's points, hollow diamonds, each with its hardware."""
     for one in PUBLISHED:
-        axes.scatter(one.frames_per_s, one.pro, s=bubble(one.parameters), marker="D", facecolors="none",
+        axes.scatter(one["frames_per_s"], one["pro"], s=bubble(one["parameters"]), marker="D", facecolors="none",
                      edgecolors=COLOURS["published"])  # fmt: skip
-    label_points(axes, [(one.frames_per_s, one.pro, f"{one.method}\n{one.hardware}") for one in PUBLISHED])
+    label_points(axes, [(one["frames_per_s"], one["pro"], f"{one['method']}\n{one['hardware']}") for one in PUBLISHED])
     axes.set_title("published: GPUs as named, MVTec AD\n(smallest diamond: size not stated)", fontsize=10)
     finish(axes, "PRO on MVTec AD, %")
 
@@ -108,11 +113,6 @@ def finish(axes: Axes, title: str) -> None:
     axes.grid(True, which="both", alpha=0.2)
     formatter: Any = "{x:g}"
     axes.xaxis.set_major_formatter(formatter)
-
-
-def label_of(one: Contender) -> str:
-    """Method, then where it runs."""
-    return f"{one.method}\n{one.system.removeprefix('anomalib ')} {one.precision}"
 
 
 def bubble(values: int | None) -> float:

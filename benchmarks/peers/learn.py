@@ -1,7 +1,7 @@
 """One method learns one category and judges its test images; or is only exported, with random weights, for its speed.
 
-Runs in the peers' environment: python -m nnet_edge.benchmarks.peers.learn JOB.json. The job names method, backbone, seed,
-folders and limits (rows.py writes it); it leaves in its `out`:
+Runs in the other methods' environment: python -m nnet_edge.benchmarks.peers.learn JOB.json. The job names method, backbone,
+seed, folders and limits (rows.py writes it); it leaves in its `out`:
 
     facts.json                          what was built, how long it learned, what was counted
     model.pt, openvino/, openvino-int8/ anomalib's own exports
@@ -116,23 +116,15 @@ def judge_in_torch(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarr
     maps, scores = [], []
     with torch.inference_mode():
         for start in range(0, len(images), JUDGED_AT_ONCE):
-            found = model(as_input(images[start : start + JUDGED_AT_ONCE]))
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + JUDGED_AT_ONCE]))
+            found = model(batch.permute(0, 3, 1, 2).float() / 255)  # RGB (N, 3, H, W) in [0, 1]
             maps.append(found.anomaly_map.float().reshape(-1, *images.shape[1:3]).numpy())
             scores.append(found.pred_score.float().reshape(-1).numpy())
     return np.concatenate(maps), np.concatenate(scores)
 
 
-def as_input(images: np.ndarray) -> Any:
-    """What anomalib's models take: float RGB (N, 3, H, W) in [0, 1]."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-
-
 def export(model: Any, method: Method, job: dict[str, Any]) -> dict[str, Any]:
     """anomalib's exports by name: bytes on disk, or why one could not be made."""
-    import os
-
     from anomalib.deploy import CompressionType
 
     out = Path(job["out"])
@@ -152,11 +144,13 @@ def export(model: Any, method: Method, job: dict[str, Any]) -> dict[str, Any]:
             path = Path(make())
             if name == "openvino-int8":
                 in_a_process(judge_int8, path, Path(job["test"]), out, job["threads"])
-        except Exception as error:  # whatever export or inferencer raises is the peer's answer, and goes into the table
+        except (
+            Exception
+        ) as error:  # whatever export or inferencer raises is the method's answer, and goes into the table
             found[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             continue
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
-        found[name] = {"path": os.fspath(path.relative_to(out)), "bytes": size}
+        found[name] = {"path": str(path.relative_to(out)), "bytes": size}
     return found
 
 

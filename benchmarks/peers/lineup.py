@@ -1,32 +1,34 @@
-"""Who runs: N-Net's artefacts and the peers that learned, each with its figures, and why a method has no row."""
+"""Who is in the race: N-Net's artefacts and the methods that learned, each with its figures, and why a method has no row."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnet_edge.benchmarks.accuracy.grid import require_same
 from nnet_edge.benchmarks.accuracy.tables import row_from
+from nnet_edge.benchmarks.harness.grid import require_same
+from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.harness.work_count import count_work
 from nnet_edge.benchmarks.peers.environment import our_python
 from nnet_edge.benchmarks.peers.methods import RANDOM, Method
-from nnet_edge.benchmarks.peers.rows import LearnSettings, export_random, read_row, require_images, row_folder
-from nnet_edge.benchmarks.peers.table import Absent, Contender
-from nnet_edge.benchmarks.peers.turns import Entry
-from nnet_edge.bundle import Bundle, read_bundle
+from nnet_edge.benchmarks.peers.pipes import Entry
+from nnet_edge.benchmarks.peers.rows import LearnSettings, export_random, read_row_if_any, require_images, row_folder
+from nnet_edge.benchmarks.peers.table import Absent, Candidate
+from nnet_edge.bundle import read_bundle
 from nnet_edge.data.images import Dataset, fingerprint
-from nnet_edge.errors import BundleError, ConfigError, DataError
+from nnet_edge.errors import ConfigError, DataError
 
 WITHOUT_OURS = "N-NET IS NOT IN THIS RACE: give --ours FOLDER, what `nnet-edge bench accuracy` filled as its --out"
 OURS = (("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "int8"))
 RUNS = {"torch": "anomalib torch", "openvino": "anomalib openvino", "openvino-int8": "anomalib openvino"}
+Rows = dict[str, dict[str, Any]]  # category -> row
 
 
-def our_contenders(
+def our_candidates(
     ours: Path | None, datasets: Sequence[Dataset], seed: int
-) -> tuple[list[Contender], tuple[str, ...]]:
+) -> tuple[list[Candidate], tuple[str, ...]]:
     """N-Net's artefacts out of what `bench accuracy` left at `ours`, and what must be said of them.
 
     Raises ConfigError when there is no bundle, or its rows are of other test images.
@@ -38,60 +40,57 @@ def our_contenders(
     if not with_bundle:
         raise ConfigError(f"--ours {ours} holds no bundle at CATEGORY/seed_{seed}/bundle: run bench accuracy first")
     bundle = read_bundle(with_bundle[0] / "bundle")
-    work = count_work(bundle)
-    found: list[Contender] = []
+    work, held = count_work(bundle), {item.precision for item in bundle.artefacts if item.kind == "graph"}
+    found: list[Candidate] = []
     warnings = [f"N-Net: {text}" for text in bundle.warnings]
     for system, precision in OURS:
         rows = {one.category: row for one in datasets
                 if (row := read_our_row(folders[one.category] / f"{precision}.json", one))}  # fmt: skip
-        warnings += [f"N-Net: {text}" for row in rows.values() if (text := row_from(row, "").warning)]
+        warnings += [f"N-Net: {text}" for row in rows.values() if (text := row_from(row).warning)]
         warnings += [f"N-Net, {precision}: no row of {one.category}: run bench accuracy on it" for one in datasets
                      if one.category not in rows]  # fmt: skip
         name = f"N-Net, {system} {precision}"
-        if precision != "fp32" and not has_graph(bundle, precision):
+        if precision not in held:
             warnings.append(f"{name}: {bundle.name} holds no such graph, so it does not run")
             continue
         artefact = bundle.weights if system == "torch" else bundle.artefact(precision).path
         entry = Entry(name, our_python(), system, bundle.path, precision)
         found.append(
-            Contender(name, "N-Net", system, precision, str(bundle.manifest["backbone"]), work.parameters,
-                      work.parameters, work.macs, artefact.stat().st_size,
-                      {name: row["metrics"] for name, row in rows.items()}, entry, metrics_from=runners_of(rows))
+            Candidate(name, "N-Net", system, precision, str(bundle.manifest["backbone"]), work.parameters,
+                      work.parameters, work.macs, artefact.stat().st_size, metrics_of(rows), entry,
+                      metrics_from=runners_of(rows))
         )  # fmt: skip
     return found, tuple(dict.fromkeys(warnings))
 
 
 def read_our_row(path: Path, dataset: Dataset) -> dict[str, Any] | None:
     """A row of `bench accuracy`, None where there is none. Raises ConfigError when it is of other test images."""
-    row = read_row(path)
+    row = read_row_if_any(path)
     if row is not None:
         tested = {"test": fingerprint([sample.path for sample in dataset.test])}
         require_same(path, {"test": row.get("key", {}).get("test", {}).get("test")}, tested)
     return row
 
 
-def runners_of(rows: dict[str, Any]) -> str:
+def metrics_of(rows: Rows) -> dict[str, Any]:
+    """Category -> metrics."""
+    return {name: row["metrics"] for name, row in rows.items()}
+
+
+def runners_of(rows: Rows) -> str:
     """The systems whose maps the rows' metrics are of."""
     return ", ".join(dict.fromkeys(row["runner"] for row in rows.values()))
 
 
-def has_graph(bundle: Bundle, precision: str) -> bool:
-    """Whether the bundle holds a graph of that precision: calibrate may not have run, or its gate refused."""
-    try:
-        return bool(bundle.artefact(precision))
-    except BundleError:
-        return False
-
-
-def peer_contenders(
+def baseline_candidates(
     python: Path, methods: Sequence[Method], datasets: Sequence[Dataset], out: Path, learning: LearnSettings,
-    learns: bool, say: Callable[[str], None],
-) -> tuple[list[Contender], list[str]]:  # fmt: skip
-    """Every peer that learned, with random weights every one that could not, and why one of these is not here.
+    learns: bool, say: Say,
+) -> tuple[list[Candidate], list[str]]:  # fmt: skip
+    """Every method that learned, with random weights every one that could not, and why one of these is not here.
 
     Raises ConfigError when a row in `out` is of other images: `--no-learning` reads rows of any settings.
     """
-    found: list[Contender] = []
+    found: list[Candidate] = []
     failed: list[str] = []
     for method in methods:
         if method.takes_same_backbone:
@@ -100,7 +99,7 @@ def peer_contenders(
                 require_images(folders[dataset.category] / "fp32.json", dataset)
             done = [folder for folder in folders.values() if (folder / "fp32.json").exists()]
             if done:
-                found += contenders_of(python, method, done[0] / "learned", folders)
+                found += candidates_of(python, method, done[0] / "learned", folders)
         if not method.takes_same_backbone or method.name == "reverse_distillation":
             try:
                 learned = export_random(python, method, out, learning.threads)
@@ -108,7 +107,7 @@ def peer_contenders(
                 failed.append(str(error))
                 say(f"warning: {error}")
                 continue
-            found += contenders_of(python, method, learned, {})
+            found += candidates_of(python, method, learned, {})
     return found, failed
 
 
@@ -128,28 +127,27 @@ def absent_rows(
     return found
 
 
-def contenders_of(python: Path, method: Method, learned: Path, folders: dict[str, Path]) -> list[Contender]:
-    """One contender for each export in `learned`; its rows are in `folders` (category -> folder)."""
+def candidates_of(python: Path, method: Method, learned: Path, folders: dict[str, Path]) -> list[Candidate]:
+    """One candidate for each export in `learned`; its rows are in `folders` (category -> folder)."""
     facts = json.loads((learned / "facts.json").read_text())
     is_random = facts["backbone"] == RANDOM
     backbone = f"{method.own_backbone}, random weights" if is_random else facts["backbone"]
     found = []
     for export, made in facts["exports"].items():
         precision = "int8" if export.endswith("int8") else "fp32"
-        rows = {name: row for name, folder in folders.items() if (row := read_row(folder / f"{precision}.json"))}
+        rows = {name: row for name, folder in folders.items() if (row := read_row_if_any(folder / f"{precision}.json"))}
         system = export.partition("-")[0]
         name = f"{method.title}{' (random weights)' if is_random else ''}, anomalib {system} {precision}"
         entry = None if "error" in made else Entry(name, python, RUNS[export], learned / made["path"], precision)
         found.append(
-            Contender(name, method.title, f"anomalib {system}", precision, backbone, facts["parameters"],
-                      facts["values"], facts["macs"], made.get("bytes"),
-                      {name: row["metrics"] for name, row in rows.items()}, entry,
+            Candidate(name, method.title, f"anomalib {system}", precision, backbone, facts["parameters"],
+                      facts["values"], facts["macs"], made.get("bytes"), metrics_of(rows), entry,
                       training_note(method, rows, is_random, made), metrics_from=runners_of(rows))
         )  # fmt: skip
     return found
 
 
-def training_note(method: Method, rows: dict[str, Any], is_random: bool, made: dict[str, Any]) -> str:
+def training_note(method: Method, rows: Rows, is_random: bool, made: dict[str, Any]) -> str:
     """What a reader must know beside the figures."""
     notes = [f"its {made['error']}"] if "error" in made else []
     if is_random:

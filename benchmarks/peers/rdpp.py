@@ -7,23 +7,21 @@ InstanceNorm and LeakyReLU. Its weights are random: what is true of it is its si
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnet_edge.benchmarks.speed.report import Spread, spread
-from nnet_edge.benchmarks.speed.system_torch import torch_threads
+from nnet_edge.benchmarks.harness.machine import torch_threads
+from nnet_edge.benchmarks.harness.rounds import Say, Spread, quiet, ratios, run_rounds, spread, took
 from nnet_edge.imaging import SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BACKBONE = "wide_resnet50_2"
-CALLS_A_TURN = 2  # after one that is not counted
-NS_PER_S = 1e9
+CALLS = 2  # of a round, after one that is not counted
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ class Counted:
 
     def times(self, other: Counted) -> Spread | None:
         """How many times the frames a second of `other`, each ratio of one round; None where one was counted only."""
-        ratios = [mine / its for mine, its in zip(self.rounds, other.rounds, strict=True)]
-        return spread(ratios) if ratios else None
+        return ratios(self.rounds, other.rounds) if self.rounds else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -120,30 +117,22 @@ def count_claim() -> tuple[Counted, ...]:
     return tuple(found)
 
 
-def time_claim(
-    counted: Sequence[Counted], threads: int, rounds: int, say: Callable[[str], None] = lambda line: None
-) -> tuple[Counted, ...]:
-    """The same with their speed in turns; every round begins with another."""
+def time_claim(counted: Sequence[Counted], threads: int, rounds: int, say: Say = quiet) -> tuple[Counted, ...]:
+    """The same with their speed, in the same rounds."""
     import torch
 
-    networks = [(name, network.eval(), image) for name, (network, image) in build_networks().items()]
-    rates: dict[str, list[float]] = {name: [] for name, _, _ in networks}
+    measures = {
+        name: partial(frames_per_s, network.eval(), image) for name, (network, image) in build_networks().items()
+    }
     with torch.inference_mode(), torch_threads(threads):
-        for number in range(rounds):
-            first = number % len(networks)
-            for name, network, image in (*networks[first:], *networks[:first]):
-                rates[name].append(frames_per_s(network, image))
-            say(f"RD++ against N-Net: round {number + 1} of {rounds}")
+        rates = run_rounds(measures, rounds, lambda line: say(f"RD++ against N-Net: {line}"))
     return tuple(replace(one, rounds=tuple(rates[one.name])) for one in counted)
 
 
 def frames_per_s(network: nn.Module, image: Tensor) -> float:
-    """The rate of one turn."""
+    """The rate of one round."""
     network(image)  # not counted: the others' weights are in the caches
-    began_ns = time.perf_counter_ns()
-    for _ in range(CALLS_A_TURN):
-        network(image)
-    return CALLS_A_TURN * NS_PER_S / (time.perf_counter_ns() - began_ns)
+    return 1 / took(lambda: network(image), CALLS).clock_s
 
 
 def verdict(found: Sequence[Counted]) -> str:

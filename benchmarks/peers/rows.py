@@ -1,10 +1,10 @@
-"""How good the peers are: each learns a category in its own environment, and our metric code measures its raw maps.
+"""How good the other methods are: each learns a category in its own environment, and our metrics measure its raw maps.
 
     OUT/METHOD/CATEGORY/seed_1/fp32.json    a row, as schemas/accuracy_row.json says; never computed twice, and refused
                                             where its key says that it is of other settings or other images
     OUT/METHOD/CATEGORY/seed_1/learned/     what learn.py left: facts, exports, log
 
-A peer sees the pixels that N-Net sees (256x256 after our resize) and learns from every good training image up to
+A method sees the pixels that N-Net sees (256x256 after our resize) and learns from every good training image up to
 `images`, those that N-Net holds out for its threshold included.
 """
 
@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnet_edge.benchmarks.accuracy.grid import claiming, holder, require_same
+from nnet_edge.benchmarks.accuracy.tables import ROW_SCHEMA
+from nnet_edge.benchmarks.harness.grid import Elsewhere, claimed, read_row, require_same, run_grid
+from nnet_edge.benchmarks.harness.report import write_json
+from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.data.images import Dataset, fingerprint, load_images, load_mask
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.files import write_atomically
-from nnet_edge.metrics import measure_known
+from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.settings.runner import require_between
 
 INT8_EXPORT = "openvino-int8"  # as learn.py names it
-SCHEMA = "nnet-edge accuracy row 1"
 LEARN = "nnet_edge.benchmarks.peers.learn"
 RAW = "maps and scores as the method computes them: exported without anomalib's post-processor, which scales and clamps"
 ADAPTED = {
@@ -39,7 +41,7 @@ ADAPTED = {
 
 @dataclass(frozen=True)
 class LearnSettings:
-    """How the peers learn. Raises ConfigError for what cannot be meant."""
+    """How the methods learn. Raises ConfigError for an invalid setting."""
 
     seed: int = 1
     images: int = 150  # good training images, at most: PatchCore's coreset takes time with the square of them
@@ -54,7 +56,7 @@ class LearnSettings:
         if self.epochs is not None:
             require_between("epochs", self.epochs, 1, 1_000_000)
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise ConfigError(f"a limit of {self.minutes} minutes cannot be meant: give a positive number")
+            raise ConfigError(f"a limit of {self.minutes} minutes is invalid: give a positive number")
 
     def key(self, method: Method) -> dict[str, Any]:
         """What tells a training of `method` from another; limits count only where they can cut one short."""
@@ -70,19 +72,50 @@ class LearnSettings:
         }
 
 
-def data_key(dataset: Dataset) -> dict[str, Any]:
-    """What tells this category's images and masks from others."""
-    return {
-        "category": dataset.category,
-        "train": fingerprint(dataset.train),
-        "test": fingerprint([sample.path for sample in dataset.test]),
-        "masks": fingerprint([sample.mask_path for sample in dataset.test if sample.mask_path is not None]),
-    }
+@dataclass(frozen=True)
+class LearnCell:
+    """A method on a category: its row files, or why it could not learn."""
+
+    python: Path
+    method: Method
+    dataset: Dataset
+    out: Path
+    settings: LearnSettings
+    command: str
+    say: Say
+
+    def is_done(self) -> bool:
+        """Whether the rows are there. Raises ConfigError when they are of other settings or images."""
+        return is_done(self.method, self.dataset, self.out, self.settings)
+
+    def row(self) -> str | None:
+        """None, or why it failed. Raises Elsewhere."""
+        try:
+            paths = learn_row(self.python, self.method, self.dataset, self.out, self.settings, self.command)
+        except Elsewhere:
+            raise
+        except DataError as error:
+            self.say(f"warning: {error}")
+            return str(error)
+        self.say(f"{self.method.title} on {self.dataset.category}: {', '.join(str(path) for path in paths)}")
+        return None
 
 
-def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
-    """Where a method's row and what it learned lie."""
-    return out / method.name / category / f"seed_{seed}"
+def learn_all(
+    python: Path, methods: Sequence[Method], datasets: Sequence[Dataset], out: Path, settings: LearnSettings,
+    command: str, say: Say,
+) -> dict[tuple[str, str], str]:  # fmt: skip
+    """Every method with the same backbone on every category; (method, category) -> why it has no row.
+
+    Raises ConfigError, before anything is learned, when `out` holds rows of other settings or images.
+    """
+    cells = {
+        (method.name, dataset.category): LearnCell(python, method, dataset, out, settings, command, say)
+        for dataset in datasets for method in methods if method.takes_same_backbone
+    }  # fmt: skip
+    found = run_grid(cells, lambda found: None, say)
+    elsewhere = dict.fromkeys(cells.keys() - found.keys(), "another process is at it")
+    return elsewhere | {place: reason for place, reason in found.items() if reason is not None}
 
 
 def learn_row(
@@ -90,16 +123,13 @@ def learn_row(
 ) -> list[Path]:
     """The row files of `method` on `dataset`, computed where they are missing; anew where INT8 was left out and is wanted.
 
-    Raises DataError when the peer's process fails, with its last line and its log, and when another process is at it; then
-    no row is written. ConfigError when the row that is there is of other settings or images.
+    Raises DataError when the method's process fails, with its last line and its log, and Elsewhere; then no row is written.
+    ConfigError when the row that is there is of other settings or images.
     """
     folder = row_folder(out, method, dataset.category, settings.seed)
-    learned = folder / "learned"
-    what = f"{method.title} on {dataset.category}"
+    learned, what = folder / "learned", f"{method.title} on {dataset.category}"
     if not is_done(method, dataset, out, settings):
-        with claiming(folder) as is_mine:
-            if not is_mine:
-                raise DataError(f"{what}: {holder(folder)} is at it")
+        with claimed(folder, what):
             for row in folder.glob("*.json"):
                 row.unlink()
             learned.mkdir(exist_ok=True)
@@ -118,26 +148,38 @@ def is_done(method: Method, dataset: Dataset, out: Path, settings: LearnSettings
     Raises ConfigError when they are of other settings or images.
     """
     path = row_folder(out, method, dataset.category, settings.seed) / "fp32.json"
-    row = read_row(path)
+    row = read_row_if_any(path)
     if row is None:
         return False
-    wanted = {"learning": settings.key(method), "data": data_key(dataset)}
-    require_same(path, row.get("key", {}), wanted)
+    require_same(path, row.get("key", {}), {"learning": settings.key(method), "data": data_key(dataset)})
     return not settings.int8 or INT8_EXPORT in row["peer"]["exports"]
 
 
 def require_images(path: Path, dataset: Dataset) -> None:
-    """Nothing, when the row `path`, if there is one, is of these images. Raises ConfigError otherwise."""
-    if row := read_row(path):
+    """Raise ConfigError unless the row `path`, if there is one, is of these images."""
+    if row := read_row_if_any(path):
         require_same(path, row.get("key", {}).get("data", {}), data_key(dataset))
 
 
-def read_row(path: Path) -> dict[str, Any] | None:
+def read_row_if_any(path: Path) -> dict[str, Any] | None:
     """A row file, None where there is none. Raises DataError when it cannot be read."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): delete it, and the row is made again") from error
+    return read_row(path, lambda known: dict(known), "the row is made again") if path.exists() else None
+
+
+@lru_cache(maxsize=64)
+def data_key(dataset: Dataset) -> dict[str, Any]:
+    """What tells this category's images and masks from others."""
+    return {
+        "category": dataset.category,
+        "train": fingerprint(dataset.train),
+        "test": fingerprint([sample.path for sample in dataset.test]),
+        "masks": fingerprint([sample.mask_path for sample in dataset.test if sample.mask_path is not None]),
+    }
+
+
+def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
+    """Where a method's row and what it learned lie."""
+    return out / method.name / category / f"seed_{seed}"
 
 
 def write_job(scratch: Path, method: Method, dataset: Dataset, learned: Path, settings: LearnSettings) -> Path:
@@ -152,7 +194,7 @@ def write_job(scratch: Path, method: Method, dataset: Dataset, learned: Path, se
     job = {"method": method.name, "backbone": SAME_BACKBONE, "seed": settings.seed, "train": str(pngs),
            "test": str(scratch / "test.npy"), "out": str(learned.absolute()), "epochs": settings.epochs,
            "minutes": settings.minutes, "threads": settings.threads, "int8": settings.int8}  # fmt: skip
-    write_atomically(scratch / "job.json", json.dumps(job).encode())
+    write_json(scratch / "job.json", job)
     return scratch / "job.json"
 
 
@@ -171,7 +213,7 @@ def export_random(python: Path, method: Method, out: Path, threads: int) -> Path
         learned.mkdir(parents=True, exist_ok=True)
         job = {"method": method.name, "backbone": RANDOM, "seed": 0, "out": str(learned.absolute()),
                "threads": threads, "int8": False}  # fmt: skip
-        write_atomically(learned / "job.json", json.dumps(job).encode())
+        write_json(learned / "job.json", job)
         run_job(python, method, learned / "job.json", learned, threads, f"{method.title} with random weights")
     return learned
 
@@ -198,24 +240,22 @@ def write_rows(method: Method, dataset: Dataset, folder: Path, settings: LearnSe
             mask[:] = load_mask(sample)
     for precision in ("int8", "fp32"):
         maps_file = folder / "learned" / f"maps-{precision}.npy"
-        if not maps_file.exists():
-            continue
-        scores = np.load(maps_file.with_name(f"scores-{precision}.npy")).astype(np.float64)
-        metrics = measure_known(labels, scores, masks, np.load(maps_file), has_mask)
-        row = describe_row(method, dataset, precision, settings, facts, command) | {"metrics": metrics.as_dict()}
-        write_atomically(folder / f"{precision}.json", json.dumps(row, indent=2, allow_nan=False).encode() + b"\n")
+        if maps_file.exists():
+            scores = np.load(maps_file.with_name(f"scores-{precision}.npy")).astype(np.float64)
+            metrics = measure_known(labels, scores, masks, np.load(maps_file), has_mask)
+            row = describe_row(method, dataset, precision, settings, facts, command) | {"metrics": metrics.as_dict()}
+            write_json(folder / f"{precision}.json", row)
 
 
 def describe_row(
     method: Method, dataset: Dataset, precision: str, settings: LearnSettings, facts: dict[str, Any], command: str
 ) -> dict[str, Any]:
-    """A row without its metrics: schemas/accuracy_row.json, and what only a peer has under "peer"."""
-    backbone = SAME_BACKBONE if method.name not in ADAPTED else f"{SAME_BACKBONE} (adapted)"
+    """A row without its metrics: schemas/accuracy_row.json, and what only these methods have under "peer"."""
     anomalous = sum(sample.is_anomalous for sample in dataset.test)
     return {
-        "schema": SCHEMA,
+        "schema": ROW_SCHEMA,
         "method": f"{method.title} (anomalib)",
-        "backbone": backbone,
+        "backbone": SAME_BACKBONE if method.name not in ADAPTED else f"{SAME_BACKBONE} (adapted)",
         "precision": precision,
         "dataset": dataset.root.name,
         "category": dataset.category,
@@ -228,33 +268,3 @@ def describe_row(
         "peer": {**facts, "raw": RAW, "adapted": ADAPTED.get(method.name)},
         "key": {"learning": settings.key(method), "data": data_key(dataset)},
     }
-
-
-def learn_all(
-    python: Path,
-    methods: Sequence[Method],
-    datasets: Sequence[Dataset],
-    out: Path,
-    settings: LearnSettings,
-    command: str,
-    say: Callable[[str], None],
-) -> dict[tuple[str, str], str]:
-    """Every method with the same backbone on every category; (method, category) -> why it failed.
-
-    Raises ConfigError, before anything is learned, when `out` holds rows of other settings or images.
-    """
-    failed = {}
-    learners = [method for method in methods if method.takes_same_backbone]
-    for dataset in datasets:
-        for method in learners:
-            is_done(method, dataset, out, settings)
-    for dataset in datasets:
-        for method in learners:
-            try:
-                paths = learn_row(python, method, dataset, out, settings, command)
-            except DataError as error:
-                failed[method.name, dataset.category] = str(error)
-                say(f"warning: {error}")
-                continue
-            say(f"{method.title} on {dataset.category}: {', '.join(str(path) for path in paths)}")
-    return failed

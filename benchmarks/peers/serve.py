@@ -1,4 +1,4 @@
-"""A contender in a process of its own: it loads, warms up, and answers "time so many frames" over its pipe.
+"""A candidate in a process of its own: it loads, warms up, and answers "time so many frames" over its pipe.
 
     python -m nnet_edge.benchmarks.peers.serve SYSTEM ARTEFACT FRAMES.npy THREADS PRECISION
 
@@ -35,7 +35,7 @@ def main(system: str, artefact: Path, frames: Path, threads: int, precision: str
     place = 0
     for line in sys.stdin:
         count = int(json.loads(line)["frames"])
-        judge(images[place % len(images)])  # not counted: the pools of threads went to sleep between the turns
+        judge(images[place % len(images)])  # not counted: the pools of threads went to sleep between the rounds
         took_ns = []
         for _ in range(count):
             image = images[place % len(images)]

@@ -1,13 +1,10 @@
-"""The curves of a growth report as one picture, each with its sentence below it.
+"""A growth report: curves of milliseconds an image, the measured sentence that each of them says, and all as one picture.
 
-What grows with what: curves of milliseconds an image, and the sentence that each of them says.
-
-A sentence is put together of measured medians; `schemas/growth.json` describes the JSON.
+`schemas/growth.json` describes the JSON.
 """
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.benchmarks.harness.plot import new_figure, save_measured
-from nnet_edge.benchmarks.speed.report import Spread, table_of
+from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told
+from nnet_edge.benchmarks.harness.rounds import Spread
 
 SCHEMA = "nnet-edge growth 1"
 UNCERTAIN = "; the spread of its ends overlaps, so whether it grows at all was not seen"
@@ -30,10 +28,10 @@ class Point:
     place: int  # batch, cameras, pixels or slots
     ms: Spread  # milliseconds an image
     images: int  # that were measured
-    share_of_bare: float | None = (
-        None  # cameras only: of the bare runner's rate just before and after, median of the rounds
-    )
-    p99_ms: float | None = None  # cameras only: capture to verdict, of the slowest camera, median of the rounds
+    # of cameras only, medians of the rounds: of the bare runner's rate just before and after; capture to verdict of the
+    # slowest camera
+    share_of_bare: float | None = None
+    p99_ms: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -149,9 +147,8 @@ class GrowthReport:
 
     def markdown(self) -> str:
         """The report as Markdown: a sentence and a table for each curve."""
-        lines = [*(f"**{warning}**" for warning in self.warnings), ""] if self.warnings else []
-        lines += [f"- command: `{self.command}`", f"- when: {self.when}", f"- bundle: {self.bundle}"]
-        lines += [f"- {name}: {value}" for name, value in self.machine.items()]
+        facts = {"command": f"`{self.command}`", "when": self.when, "bundle": self.bundle, **self.machine}
+        lines = head_lines(self.warnings, facts)
         for curve in self.curves:
             lines += ["", f"### {curve.name}: {curve.what}", "", curve.sentence, "", *curve_table(curve)]
         return "\n".join(lines)
@@ -160,28 +157,18 @@ class GrowthReport:
 def curve_table(curve: Curve) -> list[str]:
     """The points of a curve; a camera's further figures where there are some."""
     heads = [curve.axis, "ms an image, median (min..max)", "images a second", "images measured"]
-    has_line = any(point.p99_ms is not None for point in curve.points)
-    heads += ["of the bare runner", "p99 ms"] if has_line else []
-    rows = []
-    for point in curve.points:
-        row = [str(point.place), point.ms.text(2), f"{1e3 / point.ms.median:.1f}", str(point.images)]
-        row += [_share(point.share_of_bare), _plain(point.p99_ms)] if has_line else []
-        rows.append(row)
-    return table_of(heads, rows)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.0%}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
+    rows = [[point.place, point.ms.text(2), f"{1e3 / point.ms.median:.1f}", point.images] for point in curve.points]
+    if any(point.p99_ms is not None for point in curve.points):
+        heads += ["of the bare runner", "p99 ms"]
+        rows = [[*row, told(point.share_of_bare, ".0%"), told(point.p99_ms, ".0f")]
+                for row, point in zip(rows, curve.points, strict=True)]  # fmt: skip
+    return markdown_table(heads, rows)
 
 
 COLUMNS = 3
 CELL_INCHES = (5.2, 4.6)
 LETTERS_A_LINE = 66
-COLOUR, RATE_COLOUR = "#2f6fb0", "#8a8a8a"
+COLOUR = "#2f6fb0"
 
 
 def plot_growth(report: GrowthReport, path: Path) -> None:
@@ -205,11 +192,10 @@ def draw(axes: Any, curve: Curve) -> None:
     axes.errorbar(places, medians, ranges, marker="o", color=COLOUR, capsize=2)
     if curve.name in ("batch", "cameras"):
         axes.set_xscale("log", base=2)
-    axes.set_xticks(places, [str(place) for place in places], fontsize=8)
     if curve.name == "slots":
         axes.set_xscale("log")
-        axes.set_xticks(places, [str(place) for place in places], fontsize=8)
-        axes.minorticks_off()
+    axes.set_xticks(places, [str(place) for place in places], fontsize=8)
+    axes.minorticks_off()
     axes.set_ylim(0, 1.15 * max(one.ms.largest for one in curve.points))
     axes.set_ylabel("ms an image")
     axes.set_title(f"{curve.name}: {curve.what}", fontsize=9)

@@ -3,7 +3,7 @@
     nnet-edge bench guard            # judge this checkout; exit code 1 when a ratio is worse
     nnet-edge bench guard --write    # measure the baseline of this processor again, on a quiet machine
 
-A ratio is the median over rounds in which both sides take turns; one above its limit, baseline * (1 + noise), is measured
+A ratio is the median over rounds in which both sides are measured; one above its limit, baseline * (1 + noise), is measured
 again, up to ATTEMPTS times, and its best counts: what is busy now and then makes a ratio worse and never better. The noise
 is at most LARGEST_NOISE, so that 1.5 times slower cannot hide in it. A ratio to a matrix product belongs to a processor and
 its number of cores: on one without a baseline the limits of the first are widened by ELSEWHERE, and the report says so. What
@@ -15,21 +15,22 @@ from __future__ import annotations
 import json
 import math
 import signal
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions
+from nnet_edge.benchmarks.harness.report import table_text, write_json
+from nnet_edge.benchmarks.harness.rounds import Say, between, quiet, ratios, run_rounds
 from nnet_edge.benchmarks.speed.guard_work import Ratio, open_ratios
-from nnet_edge.benchmarks.speed.report import table_of
 from nnet_edge.bundle import now
 from nnet_edge.errors import ConfigError, NnetEdgeError
-from nnet_edge.files import write_atomically
 from nnet_edge.machine import find_processor
 from nnet_edge.runtime.runners.graph import cores
 
@@ -43,7 +44,6 @@ BASELINE_ATTEMPTS = 7  # that a baseline is the median of
 SMALLEST_NOISE, LARGEST_NOISE = 0.20, 0.35
 SPREADS = 1.5  # the noise in widths of what was seen above the median
 ELSEWHERE = 2.0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Verdict:
         return self.best > self.limit.largest * self.widened
 
 
-def guard(file: Path = BASELINES, say: Say = lambda line: None) -> list[Verdict]:
+def guard(file: Path = BASELINES, say: Say = quiet) -> list[Verdict]:
     """The verdict on every guarded ratio. Raises ConfigError for a file of baselines that cannot be read."""
     limits, widened = limits_here(read_baselines(file), processor_here(), cores())
     if widened > 1:
@@ -125,25 +125,22 @@ def capped(seconds: float) -> Iterator[None]:
 
 
 def judge(
-    ratios: Sequence[Ratio],
-    limits: Mapping[str, Limit],
-    widened: float = 1.0,
-    say: Say = lambda line: None,
+    guarded: Sequence[Ratio], limits: Mapping[str, Limit], widened: float = 1.0, say: Say = quiet,
     enough_s: float = math.inf,
-) -> list[Verdict]:
+) -> list[Verdict]:  # fmt: skip
     """Each ratio against its limit, worse ones measured again; from time.monotonic() `enough_s` on a round each is enough.
 
     Limits of ratios that belong to a processor are `widened`. Raises ConfigError when a ratio has no limit.
     """
-    if missing := [ratio.name for ratio in ratios if ratio.name not in limits]:
+    if missing := [ratio.name for ratio in guarded if ratio.name not in limits]:
         raise ConfigError(f"no baseline for {', '.join(missing)}: measure it with nnet-edge bench guard --write")
     ends_s = time.monotonic() + BUDGET_S
     verdicts = [
         Verdict(ratio.name, (measure(ratio, enough_s),), limits[ratio.name], widened if ratio.is_of_processor else 1.0)
-        for ratio in ratios
+        for ratio in guarded
     ]
     for _ in range(ATTEMPTS - 1):
-        for place, (ratio, verdict) in enumerate(zip(ratios, verdicts, strict=True)):
+        for place, (ratio, verdict) in enumerate(zip(guarded, verdicts, strict=True)):
             if verdict.is_worse and time.monotonic() < ends_s:
                 say(
                     f"{verdict.name} is {verdict.best:.2f}, above {verdict.limit.largest * verdict.widened:.2f}: "
@@ -155,29 +152,18 @@ def judge(
 
 def measure(ratio: Ratio, enough_s: float = math.inf) -> float:
     """The median over the rounds, one at least by `enough_s`; in each, the reference is measured before and after."""
-    found, before_s = [], ratio.to()
-    for _ in range(ratio.rounds):
-        took_s, after_s = ratio.of(), ratio.to()
-        found.append(2 * took_s / (before_s + after_s))
-        before_s = after_s
-        if time.monotonic() > enough_s:
-            break
-    return statistics.median(found)
+    return ratios(*between(ratio.of, ratio.to, ratio.rounds, enough_s)).median
 
 
-def measure_baseline(ratios: Sequence[Ratio], say: Say = lambda line: None) -> dict[str, Limit]:
+def measure_baseline(guarded: Sequence[Ratio], say: Say = quiet) -> dict[str, Limit]:
     """A limit for each ratio from BASELINE_ATTEMPTS. Raises ConfigError when they lie so far apart that nothing is guarded."""
-    attempts: dict[str, list[float]] = {ratio.name: [] for ratio in ratios}
-    for number in range(BASELINE_ATTEMPTS):
-        say(f"baseline: {number + 1} of {BASELINE_ATTEMPTS}")
-        for ratio in ratios:
-            attempts[ratio.name].append(measure(ratio))
-    return {name: limit_of(name, values) for name, values in attempts.items()}
+    found = run_rounds({one.name: partial(measure, one) for one in guarded}, BASELINE_ATTEMPTS, say)
+    return {name: limit_of(name, values) for name, values in found.items()}
 
 
 def limit_of(name: str, values: Sequence[float]) -> Limit:
     """Median and noise of the attempts."""
-    middle = statistics.median(values)
+    middle = median(values)
     noise = SPREADS * (max(values) / middle - 1)
     if noise > LARGEST_NOISE:
         raise ConfigError(
@@ -187,7 +173,7 @@ def limit_of(name: str, values: Sequence[float]) -> Limit:
     return Limit(middle, max(noise, SMALLEST_NOISE), tuple(values))
 
 
-def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say: Say = lambda line: None) -> None:
+def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say: Say = quiet) -> None:
     """Measure this processor's baseline and put it into `file`, in place of its old one; others stay."""
     entries = read_baselines(file) if file.exists() else []
     busy = busy_percent()
@@ -197,9 +183,7 @@ def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say:
     here, count = processor_here(), cores()
     entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
              "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
-    kept = [entry, *(old for old in entries if not is_of(old, here, count))]
-    text = json.dumps({"schema": SCHEMA, "baselines": kept}, indent=2, allow_nan=False)
-    write_atomically(file, f"{text}\n".encode())
+    write_json(file, {"schema": SCHEMA, "baselines": [entry, *(old for old in entries if not is_of(old, here, count))]})
 
 
 def read_baselines(file: Path) -> list[dict[str, Any]]:
@@ -248,7 +232,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table."""
     rows = [
         [one.name, f"{one.best:.3f}", f"{one.limit.baseline:.3f}", f"{one.limit.noise * 100:.0f} %",
-         f"{one.limit.largest * one.widened:.3f}", str(len(one.attempts)), "WORSE" if one.is_worse else "holds"]
+         f"{one.limit.largest * one.widened:.3f}", len(one.attempts), "WORSE" if one.is_worse else "holds"]
         for one in verdicts
     ]  # fmt: skip
-    return "\n".join(table_of(["ratio", "now", "baseline", "noise", "limit", "attempts", "verdict"], rows))
+    return table_text(["ratio", "now", "baseline", "noise", "limit", "attempts", "verdict"], rows)

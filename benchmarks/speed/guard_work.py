@@ -8,10 +8,7 @@ by the clock, beside the runner by the clock, so that a lock or a sink that make
 
 from __future__ import annotations
 
-import resource
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,29 +18,26 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
+from nnet_edge.benchmarks.harness.rounds import child_took, took
+from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink
-from nnet_edge.runtime.sources.images import ImageFileSource
-from nnet_edge.runtime.stream.line import run
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings
+from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
     from nnet_edge.methods.nnet.network import NNet
 
 PRODUCT_SIDE, PRODUCTS = 1024, 4
-IMAGES = 4  # of a runner's turn
-WIDTH, HEIGHT = 640, 480  # of the stream's pictures
-CHILD_TIMEOUT_S = 60.0
-ABOVE_ALL = 1e9  # threshold: every picture is good, so no turn searches regions
+IMAGES = 4  # of a runner's round
 BACKBONE = "efficientnet_lite0"
-IMPORTS = "import nnet_edge.cli, nnet_edge.runtime.stream, nnet_edge.runtime.openvino_runner"
+IMPORTS = "import nnet_edge.cli, nnet_edge.runtime.stream.line, nnet_edge.runtime.runners.openvino_runner"
 Seconds = Callable[[], float]  # does the work once; how long it took
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What is guarded: the seconds of one thing over those of another, taken in turn."""
+    """What is guarded: the seconds of one thing over those of another."""
 
     name: str
     of: Seconds
@@ -54,35 +48,17 @@ class Ratio:
 
 def by_clock(work: Callable[[], object]) -> Seconds:
     """Seconds of the clock."""
-    return passed(time.perf_counter, work)
+    return lambda: took(work).clock_s
 
 
 def by_processor(work: Callable[[], object]) -> Seconds:
     """Seconds of the processor in this process, all its threads together."""
-    return passed(time.process_time, work)
-
-
-def passed(now: Callable[[], float], work: Callable[[], object]) -> Seconds:
-    """What passes on the clock `now` while `work` is done."""
-
-    def timed() -> float:
-        began_s = now()
-        work()
-        return now() - began_s
-
-    return timed
+    return lambda: took(work).processor_s
 
 
 def by_child(command: list[str]) -> Seconds:
     """Seconds of the processor in a process that runs `command`."""
-
-    def timed() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True, timeout=CHILD_TIMEOUT_S)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return timed
+    return lambda: child_took(command).processor_s
 
 
 def product() -> Callable[[], None]:
@@ -112,7 +88,6 @@ def open_ratios(folder: Path, stack: ExitStack) -> tuple[Ratio, ...]:
     """The guarded ratios, ready to be measured until `stack` is closed; graph and pictures lie in `folder`."""
     import onnx
 
-    from nnet_edge.benchmarks.speed.system_torch import torch_threads
     from nnet_edge.export.onnx_graph import export_onnx, facts_of
 
     stack.enter_context(torch_threads(1))
@@ -147,9 +122,7 @@ def runner_ratios(
         return work
 
     def stream() -> None:
-        source = ImageFileSource(paths, "folder", "guard")
-        log = JsonLinesSettings(path=folder / "verdicts.jsonl", append=False, fsync_every_s=None, events=False)
-        run(source, runner, [JsonLinesSink(log)], StreamSettings(ABOVE_ALL))
+        judge_all(file_source(paths, "guard"), runner, [log_of(folder / "verdicts.jsonl")], ABOVE_ALL)
 
     bare, few = by_clock(infer(len(pictures))), by_processor(infer(IMAGES))
     few()

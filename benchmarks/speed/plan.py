@@ -1,7 +1,4 @@
-"""What a speed measurement measures: systems, precisions, scopes, batches, and how long each turn is.
-
-A system in a precision: planned, opened for a batch, or missing with the reason.
-"""
+"""What a speed measurement measures: systems, precisions, scopes, batches; planned, opened for a batch, or missing."""
 
 from __future__ import annotations
 
@@ -64,15 +61,15 @@ LONGEST_TURN_S = 60.0
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """What is measured and how often. Raises ConfigError for what cannot be meant."""
+    """What is measured and how often. Raises ConfigError for an invalid setting."""
 
     systems: tuple[str, ...] = SYSTEMS
     precisions: tuple[str, ...] = PRECISIONS
     scopes: tuple[str, ...] = SCOPES
     batches: tuple[int, ...] = (1, 8)
-    repeats: int = 5  # rounds; every contender has a turn in each
-    turn_s: float = 0.5  # seconds of a turn, the call that is under way included; at least two calls
-    threads: int | None = None  # of every contender alike; None: one a usable core
+    repeats: int = 5  # rounds; every candidate is measured in each
+    turn_s: float = 0.5  # seconds of a candidate in a round, the call that is under way included; at least two calls
+    threads: int | None = None  # of every candidate alike; None: one a usable core
     with_memory: bool = True  # a process of its own for every system and precision, which loads it and infers
 
     def __post_init__(self) -> None:

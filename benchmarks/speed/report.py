@@ -1,75 +1,28 @@
-"""A speed report as Markdown: the machine, latency at batch 1, rates and ratios over batches, and what could not run.
+"""A speed report: medians with their spread and ratios of the same round, as plain values and as Markdown.
 
-What a speed measurement found: rounds in, medians with their spread and ratios of the same round out.
-
-Every contender ran once in every round, one after the other, so that whatever slows the machine down slows all of them; a
-ratio is taken inside each round, and its median and range are of those. `schemas/speed.json` describes the JSON.
+`schemas/speed.json` describes the JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
+from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told
 from nnet_edge.benchmarks.harness.roofline import Roofline
+from nnet_edge.benchmarks.harness.rounds import Round, Spread, percentiles, ratios, spread
 from nnet_edge.benchmarks.harness.work_count import Work
 from nnet_edge.benchmarks.speed.plan import Missing, Opened
 
 SCHEMA = "nnet-edge speed 1"
-PERCENTS = (50, 95, 99)
-REFERENCE = "torch fp32"  # that everything else is compared with
+BASELINE = "torch fp32"  # that everything else is compared with
 MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Round:
-    """One turn of one contender."""
-
-    frames: int
-    seconds: float
-    latencies_ms: tuple[float, ...]  # of each call (model, map); of each picture alone (camera at batch 1)
-    calls: int  # of the runner: frames / calls is the batch that was met
-    joules: float | None = None  # of the whole card or module
-    rejected: int | None = None  # frames above the threshold; a reject costs the search for its regions
-
-    @property
-    def frames_per_s(self) -> float:
-        """Frames a second."""
-        return self.frames / self.seconds
-
-    def with_latencies(self, latencies_ms: tuple[float, ...]) -> Round:
-        """The round with latencies that were measured beside its rate."""
-        return replace(self, latencies_ms=latencies_ms)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median and the range that it comes from."""
-
-    median: float
-    smallest: float
-    largest: float
-
-    def text(self, digits: int) -> str:
-        """Median (smallest..largest)."""
-        return f"{self.median:.{digits}f} ({self.smallest:.{digits}f}..{self.largest:.{digits}f})"
-
-    def as_dict(self) -> dict[str, float]:
-        """The three numbers."""
-        return {"median": self.median, "min": self.smallest, "max": self.largest}
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Median and range of `values`."""
-    return Spread(float(np.median(values)), min(values), max(values))
-
-
-@dataclass(frozen=True)
 class Result:
-    """All rounds of one contender."""
+    """All rounds of one candidate."""
 
     system: str
     precision: str
@@ -80,7 +33,7 @@ class Result:
 
     @classmethod
     def of(cls, opened: Opened, scope: str, rounds: Sequence[Round]) -> Result:
-        """The rounds of a contender."""
+        """The rounds of a candidate."""
         return cls(opened.plan.system, opened.plan.precision, scope, opened.batch, opened.hint, tuple(rounds))
 
     @property
@@ -89,46 +42,47 @@ class Result:
         return f"{self.system} {self.precision}"
 
     @property
+    def rates(self) -> list[float]:
+        """Frames a second of each round, in the order they ran."""
+        return [one.frames_per_s for one in self.rounds]
+
+    @property
     def frames_per_s(self) -> Spread:
         """Over the rounds."""
-        return spread([turn.frames_per_s for turn in self.rounds])
+        return spread(self.rates)
 
     @property
     def latencies_ms(self) -> tuple[float, float, float] | None:
         """p50, p95 and p99 over all rounds together; None where none were measured: a full buffer waits for itself."""
-        values = [value for turn in self.rounds for value in turn.latencies_ms]
-        if not values:
-            return None
-        p50, p95, p99 = np.percentile(values, PERCENTS)
-        return float(p50), float(p95), float(p99)
+        values = [value for one in self.rounds for value in one.latencies_ms]
+        return percentiles(values) if values else None
+
+    @property
+    def latency_count(self) -> int:
+        """How many latencies those are of."""
+        return sum(len(one.latencies_ms) for one in self.rounds)
 
     @property
     def met_batch(self) -> float:
         """Frames a call of the runner: a stream takes what waits, up to its batch."""
-        return sum(turn.frames for turn in self.rounds) / sum(turn.calls for turn in self.rounds)
+        return sum(one.frames for one in self.rounds) / sum(one.calls for one in self.rounds)
 
     @property
     def joules_per_frame(self) -> float | None:
         """Over all rounds; None where the machine tells no energy."""
-        joules = [turn.joules for turn in self.rounds if turn.joules is not None]
-        return sum(joules) / sum(turn.frames for turn in self.rounds) if len(joules) == len(self.rounds) else None
+        joules = [one.joules for one in self.rounds if one.joules is not None]
+        return sum(joules) / sum(one.frames for one in self.rounds) if len(joules) == len(self.rounds) else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `rounds` are frames a second in the order they ran."""
         latencies = self.latencies_ms
-        count = sum(len(turn.latencies_ms) for turn in self.rounds)
+        percents = None if latencies is None else dict(zip(("p50", "p95", "p99"), latencies, strict=True))
         return {
-            "system": self.system,
-            "precision": self.precision,
-            "scope": self.scope,
-            "batch": self.batch,
-            "hint": self.hint,
+            **{name: getattr(self, name) for name in ("system", "precision", "scope", "batch", "hint")},
             "batch_met": self.met_batch,
             "frames_per_s": self.frames_per_s.as_dict(),
-            "rounds": [turn.frames_per_s for turn in self.rounds],
-            "latency_ms": None
-            if latencies is None
-            else dict(zip(("p50", "p95", "p99"), latencies, strict=True)) | {"count": count},
+            "rounds": self.rates,
+            "latency_ms": None if percents is None else percents | {"count": self.latency_count},
             "joules_per_frame": self.joules_per_frame,
             "rejected": self.rounds[-1].rejected,
         }
@@ -172,7 +126,7 @@ class SystemFacts:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """A measurement: what it was made on, and every contender."""
+    """A measurement: what it was made on, and every candidate."""
 
     command: str
     when: str
@@ -192,9 +146,8 @@ class SpeedReport:
         for result in self.results:
             for other in self.results:
                 if result.batch == other.batch and result is not other and _belong(result, other):
-                    pairs = zip(result.rounds, other.rounds, strict=True)
-                    value = spread([above.frames_per_s / below.frames_per_s for above, below in pairs])
                     to = other.name if other.scope == result.scope else f"{other.name}, {other.scope}"
+                    value = ratios(result.rates, other.rates)
                     found.append(Ratio(result.name, to, result.scope, result.batch, value))
         return tuple(found)
 
@@ -213,6 +166,8 @@ class SpeedReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
+        shares = [{"share_of_matrix_rate": self.share_of_matrix_rate(one), "share_of_roof": self.share_of_roof(one)}
+                  for one in self.results]  # fmt: skip
         return {
             "schema": SCHEMA,
             "command": self.command,
@@ -223,11 +178,7 @@ class SpeedReport:
             "work": None if self.work is None else asdict(self.work),
             "roofline": self.roofline.as_dict(),
             "systems": [asdict(one) for one in self.systems],
-            "results": [
-                one.as_dict()
-                | {"share_of_matrix_rate": self.share_of_matrix_rate(one), "share_of_roof": self.share_of_roof(one)}
-                for one in self.results
-            ],
+            "results": [one.as_dict() | share for one, share in zip(self.results, shares, strict=True)],
             "ratios": [ratio.as_dict() for ratio in self.ratios],
             "missing": [asdict(one) for one in self.missing],
         }
@@ -236,7 +187,7 @@ class SpeedReport:
 def _belong(result: Result, other: Result) -> bool:
     """Whether the ratio of the two says something: to torch in the same scope, or of a stream to its own map."""
     if result.scope == other.scope:
-        return other.name == REFERENCE
+        return other.name == BASELINE
     return result.name == other.name and (result.scope, other.scope) == ("camera", "map")
 
 
@@ -253,15 +204,14 @@ NOTES = (
 
 def markdown(report: SpeedReport) -> str:
     """The report as Markdown."""
-    lines = [*(f"**{warning}**" for warning in report.warnings), ""] if report.warnings else []
-    lines += [f"- command: `{report.command}`", f"- when: {report.when}"]
-    lines += [f"- {name}: {value}" for name, value in {**report.machine, **report.bundle}.items()]
+    facts = {"command": f"`{report.command}`", "when": report.when, **report.machine, **report.bundle}
     if report.work is not None:
-        lines.append(
-            f"- network: {report.work.parameters / 1e6:.2f} M parameters ({report.work.trained_parameters / 1e6:.2f} M "
+        facts["network"] = (
+            f"{report.work.parameters / 1e6:.2f} M parameters ({report.work.trained_parameters / 1e6:.2f} M "
             f"trained), {report.work.macs / 1e9:.2f} GMACs and {report.work.traffic_bytes / 1e6:.0f} MB of traffic in FP32 "
             f"an image ({report.work.intensity_at(1):.0f} operations a byte), counted by {report.work.counted_by}"
         )
+    lines = head_lines(report.warnings, facts)
     lines += [
         f"- {one.device}, {one.what}: {one.median:.0f} {'GB/s' if one.what == 'copy' else 'GOP/s'} "
         f"({one.smallest:.0f}..{one.largest:.0f}), {one.measured_with}"
@@ -273,80 +223,54 @@ def markdown(report: SpeedReport) -> str:
         ("Systems", system_table(report)),
         ("Not measured", missing_table(report)),
     ):
-        if len(table) > 2:
-            lines += ["", f"### {title}", "", *table]
+        lines += ["", f"### {title}", "", *table] if table else []
     return "\n".join([*lines, "", NOTES])
 
 
 def latency_table(report: SpeedReport) -> list[str]:
     """p50, p95 and p99 of every system in every scope."""
-    found = [one for one in report.results if one.batch == 1]
-    scopes = list(dict.fromkeys(one.scope for one in found))
-    rows = []
-    for name in dict.fromkeys(one.name for one in found):
-        cells = [
-            _latency(next((one for one in found if (one.name, one.scope) == (name, scope)), None)) for scope in scopes
-        ]
-        rows.append([name, *cells])
-    return table_of(["system", *(f"{scope}, p50 / p95 / p99 (calls)" for scope in scopes)], rows)
+    found = {(one.name, one.scope): one for one in report.results if one.batch == 1}
+    scopes = list(dict.fromkeys(scope for _, scope in found))
+    rows = [[name, *(_latency(found.get((name, scope))) for scope in scopes)]
+            for name in dict.fromkeys(name for name, _ in found)]  # fmt: skip
+    return markdown_table(["system", *(f"{scope}, p50 / p95 / p99 (calls)" for scope in scopes)], rows)
 
 
 def _latency(result: Result | None) -> str:
     if result is None or result.latencies_ms is None:
         return "-"
-    count = sum(len(turn.latencies_ms) for turn in result.rounds)
-    return " / ".join(f"{value:.1f}" for value in result.latencies_ms) + f" ({count})"
+    return " / ".join(f"{value:.1f}" for value in result.latencies_ms) + f" ({result.latency_count})"
 
 
 def rate_table(report: SpeedReport) -> list[str]:
-    """Frames a second of every contender, beside torch eager and its own map in the same rounds, and of the matrix rate."""
+    """Frames a second of every candidate, beside torch eager and its own map in the same rounds, and of the matrix rate."""
+    found = {(one.of, one.to, one.scope, one.batch): one.value.text(2) for one in report.ratios}
     rows = []
     for one in report.results:
-        shares, joules = (report.share_of_matrix_rate(one), report.share_of_roof(one)), one.joules_per_frame
-        cells = [one.name, one.scope, str(one.batch), f"{one.met_batch:.1f}", one.frames_per_s.text(1)]
-        cells += [_ratio(report, one, REFERENCE), _ratio(report, one, f"{one.name}, map")]
-        cells += ["-" if share is None else f"{share:.0%}" for share in shares]
-        cells += ["-" if joules is None else f"{joules:.3f}"]
-        rows.append(cells)
-    return table_of(["system", "scope", "batch", "met", "frames/s, median (min..max)", f"x {REFERENCE}", "x own map",
-                     "of matrix rate", "of roof", "J a frame"], rows)  # fmt: skip
-
-
-def _ratio(report: SpeedReport, result: Result, to: str) -> str:
-    wanted = (result.name, to, result.scope, result.batch)
-    found = (one.value.text(2) for one in report.ratios if (one.of, one.to, one.scope, one.batch) == wanted)
-    return next(found, "-")
+        beside = [found.get((one.name, to, one.scope, one.batch), "-") for to in (BASELINE, f"{one.name}, map")]
+        shares = [told(share, ".0%") for share in (report.share_of_matrix_rate(one), report.share_of_roof(one))]
+        rows.append([one.name, one.scope, one.batch, f"{one.met_batch:.1f}", one.frames_per_s.text(1), *beside, *shares,
+                     told(one.joules_per_frame, ".3f")])  # fmt: skip
+    return markdown_table(["system", "scope", "batch", "met", "frames/s, median (min..max)", f"x {BASELINE}",
+                           "x own map", "of matrix rate", "of roof", "J a frame"], rows)  # fmt: skip
 
 
 def system_table(report: SpeedReport) -> list[str]:
     """Files, memory and first calls."""
-    return table_of(
-        ["system", "file", "MB", "peak memory, MiB", "of it before loading", "GPU, MiB", "first warm-up, s"],
-        [_facts(one) for one in report.systems],
-    )
-
-
-def _facts(one: SystemFacts) -> list[str]:
-    memory = one.memory
-    cells = ["-", "-", "-"] if memory is None else [
-        f"{memory.peak_mib:.0f}", f"{memory.before_mib:.0f}", "-" if memory.gpu_mib is None else f"{memory.gpu_mib:.0f}"
-    ]  # fmt: skip
-    first = ", ".join(f"{seconds:.1f} (batch {batch})" for batch, seconds in one.first_call_s.items())
-    return [f"{one.system} {one.precision}", one.artefact, f"{one.artefact_bytes / MEBIBYTE:.1f}", *cells, first or "-"]
+    rows = []
+    for one in report.systems:
+        memory = ["-", "-", "-"]
+        if one.memory is not None:
+            memory = [told(value, ".0f") for value in (one.memory.peak_mib, one.memory.before_mib, one.memory.gpu_mib)]
+        first = ", ".join(f"{seconds:.1f} (batch {batch})" for batch, seconds in one.first_call_s.items()) or "-"
+        name, size = f"{one.system} {one.precision}", f"{one.artefact_bytes / MEBIBYTE:.1f}"
+        rows.append([name, one.artefact, size, *memory, first])
+    heads = ["system", "file", "MB", "peak memory, MiB", "of it before loading", "GPU, MiB", "first warm-up, s"]
+    return markdown_table(heads, rows)
 
 
 def missing_table(report: SpeedReport) -> list[str]:
     """What could not be measured, and why."""
-    rows = [
-        [f"{one.system} {one.precision}", one.scope or "all", one.reason.replace("|", "/")] for one in report.missing
-    ]
-    return table_of(["system", "scope", "why"], rows)
-
-
-def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table as lines: two and one for each row."""
-    return [_row(heads), _row(["---"] * len(heads)), *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    rows = [[f"{one.system} {one.precision}", one.scope or "all", one.reason.replace("|", "/")]
+            for one in report.missing]  # fmt: skip
+    return markdown_table(["system", "scope", "why"], rows)

@@ -2,26 +2,27 @@
 
     nnet-edge bench speed BUNDLE FOLDER --out runs/speed
 
-All contenders take turns in every round, the order moving on by one each round; each is warmed up before the first round,
-and makes one uncounted call at the start of a turn, when the thread pools of the one before go to sleep. What was asked for
-and cannot run here is in the report with the reason.
+All candidates are measured in every round, the order moving on by one each round; each is warmed up before the first round,
+and makes one uncounted call at the start, when the thread pools of the one before go to sleep. What was asked for and cannot
+run here is in the report with the reason.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 
 from nnet_edge.benchmarks.harness.energy import measuring_energy
 from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine, load_words
-from nnet_edge.benchmarks.harness.memory import measure_memory
 from nnet_edge.benchmarks.harness.roofline import measure_roofline, merged
-from nnet_edge.benchmarks.harness.rounds import Contender, contenders_of, take_turns
-from nnet_edge.benchmarks.harness.work_count import Work, count_work
+from nnet_edge.benchmarks.harness.rounds import Say, quiet, run_rounds
+from nnet_edge.benchmarks.harness.work_count import count_work
+from nnet_edge.benchmarks.speed.candidates import Candidate, candidates_of
+from nnet_edge.benchmarks.speed.memory import measure_memory
 from nnet_edge.benchmarks.speed.plan import DEFAULTS, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.benchmarks.speed.report import Memory, Result, SpeedReport, SystemFacts
 from nnet_edge.benchmarks.speed.systems import open_all
@@ -33,13 +34,12 @@ from nnet_edge.imaging import SIDE, read_size
 from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.graph import cores
 
-Say = Callable[[str], None]
 PICTURES = 64  # of the folder that are taken, the first ones
 
 
 def measure_speed(
     bundle_path: Path, folder: Path, settings: SpeedSettings = DEFAULTS, command: str = "measure_speed",
-    say: Say = lambda line: None,
+    say: Say = quiet,
 ) -> SpeedReport:  # fmt: skip
     """How fast the bundle judges the images in `folder` and below; `command` is what the report names as its origin.
 
@@ -57,17 +57,19 @@ def measure_speed(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-speed-")))
         opened, missing = open_all(bundle, settings, scratch, stack, say)
         out = scratch / "verdicts.jsonl"
-        contenders = list(contenders_of(opened, settings.scopes, images, known, settings.turn_s, meter, out))
-        contenders, first_call_s, failed = warmed_up(contenders, say)
-        say(estimate(contenders, settings))
+        named = list(candidates_of(opened, settings.scopes, images, known, settings.turn_s, meter, out))
+        candidates, first_call_s, failed = warmed_up(named, say)
+        say(estimate(candidates, settings))
 
-        def lose(place: int, error: NnetEdgeError) -> None:
-            failed.append(missing_of(contenders[place], f"failed in its turn: {error}"))
+        def lose(place: int, error: NnetEdgeError, number: int) -> None:
+            failed.append(missing_of(candidates[place], f"failed in a round: {error}"))
             say(f"warning: {failed[-1].reason}")
 
-        rounds = take_turns(contenders, settings.repeats, say, lose)
-    raced = [(one, turns) for one, turns in zip(contenders, rounds, strict=True) if turns]
-    results = tuple(Result.of(one.opened, one.scope, turns) for one, turns in raced)
+        measures = {place: one.measure for place, one in enumerate(candidates)}
+        rounds = run_rounds(measures, settings.repeats, say, lose)
+    results = tuple(
+        Result.of(candidates[place].opened, candidates[place].scope, each) for place, each in rounds.items()
+    )
     systems = tuple(facts_of(bundle_path, opened, first_call_s, settings, failed, say))
     machine = describe_machine(settings.threads)
     return SpeedReport(
@@ -76,7 +78,7 @@ def measure_speed(
         machine=machine | {"busy before": load_words(busy), "energy": meter.source},
         bundle=describe_bundle(bundle, known, settings),
         warnings=(*bundle.warnings, *busy_warning(busy)),
-        work=count_if_possible(bundle),
+        work=count_work(bundle) if has_module("torch") else None,
         roofline=merged(ceilings, measure_roofline(settings.threads or cores())),
         systems=systems,
         results=results,
@@ -85,13 +87,13 @@ def measure_speed(
 
 
 def warmed_up(
-    contenders: Sequence[Contender], say: Say
-) -> tuple[list[Contender], dict[tuple[Plan, int], float], list[Missing]]:
-    """The contenders that came through their warm-up, the seconds of the first warm-up of each system and batch, and those
+    candidates: Sequence[Candidate], say: Say
+) -> tuple[list[Candidate], dict[tuple[Plan, int], float], list[Missing]]:
+    """The candidates that came through their warm-up, the seconds of the first warm-up of each system and batch, and those
     that did not come through, with the reason.
     """
     ready, first_call_s, failed = [], {}, []
-    for one in contenders:
+    for one in candidates:
         plan, batch = one.opened.plan, one.opened.batch
         began_s = time.monotonic()
         try:
@@ -106,30 +108,26 @@ def warmed_up(
     return ready, first_call_s, failed
 
 
-def missing_of(contender: Contender, reason: str) -> Missing:
-    """Why a contender has no figures."""
-    plan = contender.opened.plan
-    return Missing(plan.system, plan.precision, contender.scope, f"batch {contender.opened.batch}: {reason}")
+def missing_of(candidate: Candidate, reason: str) -> Missing:
+    """Why a candidate has no figures."""
+    plan = candidate.opened.plan
+    return Missing(plan.system, plan.precision, candidate.scope, f"batch {candidate.opened.batch}: {reason}")
 
 
-def estimate(contenders: Sequence[Contender], settings: SpeedSettings) -> str:
-    """How long the rounds will take, in words; a camera's turn at batch 1 is two streams."""
-    turns = sum(2 if (one.scope, one.opened.batch) == ("camera", 1) else 1 for one in contenders)
-    minutes = settings.repeats * turns * settings.turn_s / 60
+def estimate(candidates: Sequence[Candidate], settings: SpeedSettings) -> str:
+    """How long the rounds will take, in words; a camera at batch 1 is two streams."""
+    streams = sum(2 if (one.scope, one.opened.batch) == ("camera", 1) else 1 for one in candidates)
+    minutes = settings.repeats * streams * settings.turn_s / 60
     return (
-        f"{len(contenders)} contenders, {settings.repeats} rounds: {minutes:.1f} minutes, more where two calls take longer "
+        f"{len(candidates)} candidates, {settings.repeats} rounds: {minutes:.1f} minutes, more where two calls take longer "
         f"than {settings.turn_s:g} s"
     )
 
 
 def facts_of(
-    bundle: Path,
-    opened: Sequence[Opened],
-    first_call_s: dict[tuple[Plan, int], float],
-    settings: SpeedSettings,
-    failed: list[Missing],
-    say: Say,
-) -> Iterator[SystemFacts]:
+    bundle: Path, opened: Sequence[Opened], first_call_s: dict[tuple[Plan, int], float], settings: SpeedSettings,
+    failed: list[Missing], say: Say,
+) -> Iterator[SystemFacts]:  # fmt: skip
     """What is known of each system beside its speed; its memory in a process of its own, once everything here is closed.
 
     A process that fails or is not ready in time is put into `failed`: the rounds are measured by then.
@@ -148,11 +146,6 @@ def facts_of(
         yield SystemFacts(plan.system, plan.precision, artefact.name, artefact.stat().st_size, calls, memory)
 
 
-def count_if_possible(bundle: Bundle) -> Work | None:
-    """The bundle's work; None without torch, which counts it."""
-    return count_work(bundle) if has_module("torch") else None
-
-
 def describe_bundle(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettings) -> dict[str, str]:
     """What was judged."""
     sizes = sorted({read_size(path) for path in paths})
@@ -161,5 +154,5 @@ def describe_bundle(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettin
     return {
         "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {SIDE}x{SIDE}",
         "pictures": f"{len(paths)} ({listed} pixels, {kinds})",
-        "turns": f"{settings.repeats} of {settings.turn_s:g} s for every contender",
+        "turns": f"{settings.repeats} of {settings.turn_s:g} s for every candidate",
     }

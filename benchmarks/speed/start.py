@@ -1,4 +1,4 @@
-"""How long `nnet-edge stream` takes to its first verdict, phase by phase: medians of fresh processes that take turns.
+"""How long `nnet-edge stream` takes to its first verdict, phase by phase: medians of fresh processes.
 
 Compiled graphs are kept with --cache-dir only: OpenVINO finds one by graph, options, version and the processor's name and does
 not notice when its bytes have changed, while a bundle's hashes are checked at every start (benchmarks/notes.md).
@@ -9,22 +9,22 @@ not notice when its bytes have changed, while a bundle's hashes are checked at e
 from __future__ import annotations
 
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import click
 import cv2
 
-from nnet_edge.benchmarks.harness.command_line import command_text, run_command
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
-from nnet_edge.benchmarks.speed.report import table_of
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say_if_busy
+from nnet_edge.benchmarks.harness.report import table_text
+from nnet_edge.benchmarks.harness.rounds import child_took, run_rounds
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.errors import StreamError
 
@@ -52,7 +52,7 @@ def cases_of(bundle: Bundle) -> list[Case]:
 def start(case: Case, bundle: Path, picture: Path, folder: Path) -> Phases:
     """The phases of one new process. Raises StreamError with its last line when it fails."""
     cache = str(folder / case.precision) if case.is_cached else "-"
-    command = [sys.executable, "-m", "nnet_edge.benchmarks.start_probe", str(time.monotonic())]
+    command = [sys.executable, "-m", "nnet_edge.benchmarks.speed.start_probe", str(time.monotonic())]
     done = subprocess.run(
         [*command, str(bundle), str(picture), case.precision, cache],
         capture_output=True, text=True, check=False,
@@ -66,35 +66,29 @@ def start(case: Case, bundle: Path, picture: Path, folder: Path) -> Phases:
 
 def ask_for_help() -> tuple[float, float]:
     """Milliseconds by the clock and of the processor of `nnet-edge --help`."""
-    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    code = "import sys; from nnet_edge.cli import run; sys.exit(run(['--help']))"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    clock_ms, after = 1e3 * (time.monotonic() - began_s), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return clock_ms, 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    found = child_took([sys.executable, "-c", "import sys; from nnet_edge.cli import run; sys.exit(run(['--help']))"])
+    return 1e3 * found.clock_s, 1e3 * found.processor_s
 
 
 def measure(bundle: Bundle, rounds: int) -> dict[str, list[Phases]]:
     """Case -> the phases of each of its starts; one more, uncounted, first fills the caches."""
-    cases = cases_of(bundle)
-    found: dict[str, list[Phases]] = {name: [] for name in (*(case.name for case in cases), HELP)}
     with tempfile.TemporaryDirectory(prefix="nnet-edge-start-") as name:
         folder = Path(name)
         picture = folder / "frame.png"
         cv2.imwrite(str(picture), bundle.frames("held_out")[0][..., ::-1])
-        for case in cases:
-            if case.is_cached or case is cases[0]:
-                start(case, bundle.path, picture, folder)
-        for _ in range(rounds):
-            for case in cases:
-                found[case.name].append(start(case, bundle.path, picture, folder))
-            found[HELP].append({"python": ask_for_help()})
-    return found
+        starts: dict[str, Callable[[], Phases]] = {
+            case.name: partial(start, case, bundle.path, picture, folder) for case in cases_of(bundle)
+        }
+        for number, case in enumerate(cases_of(bundle)):
+            if case.is_cached or number == 0:
+                starts[case.name]()
+        return run_rounds({**starts, HELP: lambda: {"python": ask_for_help()}}, rounds)
 
 
 def medians(starts: Sequence[Phases], which: int) -> list[float]:
     """The median of each phase, milliseconds, and last that of the sums; `which`: 0 by the clock, 1 of the processor."""
-    each = [statistics.median(one[phase][which] for one in starts) for phase in PHASES if phase in starts[0]]
-    return [*each, statistics.median(sum(both[which] for both in one.values()) for one in starts)]
+    each = [median(one[phase][which] for one in starts) for phase in PHASES if phase in starts[0]]
+    return [*each, median(sum(both[which] for both in one.values()) for one in starts)]
 
 
 def markdown(found: Mapping[str, Sequence[Phases]]) -> str:
@@ -108,18 +102,15 @@ def markdown(found: Mapping[str, Sequence[Phases]]) -> str:
         blank = ["-"] * (len(PHASES) + 1 - len(cells)) if name == HELP else []
         ratio = "-" if name == HELP else f"{clock[-1] / first[0]:.2f} / {processor[-1] / first[1]:.2f}"
         rows.append([name, *cells[:-1], *blank, cells[-1], ratio])
-    return "\n".join(table_of(["start, ms clock / processor", *PHASES, "sum", f"beside {base}"], rows))
+    return table_text(["start, ms clock / processor", *PHASES, "sum", f"beside {base}"], rows)
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="In each, one start of each kind."
-)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="In each, one start of a kind.")
 def command(bundle: Path, rounds: int) -> None:
     """Measure how long a stream with BUNDLE takes to its first verdict."""
-    for warning in busy_warning(busy_percent()):
-        click.echo(warning, err=True)
+    say_if_busy()
     found = measure(read_bundle(bundle), rounds)
     click.echo(f"{command_text('nnet_edge.benchmarks.start')}\n\n{markdown(found)}")
 

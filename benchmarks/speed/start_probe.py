@@ -29,9 +29,10 @@ def main(began_s: str, bundle: str, picture: str, precision: str, cache: str) ->
     from nnet_edge.bundle import read_bundle
     from nnet_edge.runtime.sinks import CallbackSink
     from nnet_edge.runtime.sources.images import ImageFileSource
-    from nnet_edge.runtime.stream.line import run
     from nnet_edge.runtime.stream.model import open_graph
-    from nnet_edge.settings.runner import RunnerSettings, StreamSettings
+    from nnet_edge.runtime.stream.running import run
+    from nnet_edge.settings.runner import RunnerSettings
+    from nnet_edge.settings.stream import VerdictSettings
 
     end("imports")
     opened = read_bundle(Path(bundle))
@@ -40,7 +41,7 @@ def main(began_s: str, bundle: str, picture: str, precision: str, cache: str) ->
     runner, threshold = open_graph(opened, settings, precision)
     end("graph read and compiled")
     source = ImageFileSource([Path(picture)], "folder", "start")
-    run(source, runner, [CallbackSink(lambda prediction: end("first verdict"))], StreamSettings(threshold))
+    run(source, runner, [CallbackSink(lambda prediction: end("first verdict"))], VerdictSettings(threshold))
     sys.stdout.write(json.dumps(phases) + "\n")
 
 

@@ -1,50 +1,39 @@
-"""N-Net in PyTorch as a contender: eager or compiled, on the GPU where torch has one, else on the processor."""
+"""N-Net in PyTorch as a candidate: eager or compiled, on the GPU where torch has one, else on the processor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch._dynamo import config
 
-from nnet_edge.anomaly_map import (
-    FUSED_SIDE,
-    IMAGE_SIDE,
-    SCALES,
-    SMALLEST_DISTANCE,
-    Fusion,
-    blurring_matrix,
-    enlarging_matrix,
-)
+from nnet_edge.anomaly_map import FUSED_SIDE, IMAGE_SIDE, SCALES, SMALLEST_DISTANCE, Fusion
+from nnet_edge.anomaly_map import blurring_matrix as blurring
+from nnet_edge.anomaly_map import enlarging_matrix as enlarging
+from nnet_edge.benchmarks.harness.machine import torch_has_cuda, torch_threads
 from nnet_edge.benchmarks.speed.plan import LARGEST_BATCH, PRECISIONS, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Bundle
-from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
+from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Outputs
-from nnet_edge.machine import has_module
+from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.runtime.runners.graph import cores
 
-if TYPE_CHECKING:
-    import torch
-
-    from nnet_edge.methods.nnet.network import NNet
-
-AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}  # precision -> torch's word
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitStack) -> Iterator[Opened]:
     """The bundle's weights in PyTorch; reduced precisions by autocast, whose verdicts are not compared here.
 
-    Raises MissingExtraError without torch, ConfigError for a precision that PyTorch does not compute these weights in.
+    Raises ConfigError for a precision that PyTorch does not compute these weights in.
     """
-    if not has_module("torch"):
-        raise MissingExtraError("torch is not installed: pip install 'nnet-edge[train]'")
-    import torch
-
-    from nnet_edge.evaluation.artefact import load_network
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch_has_cuda() else "cpu"
     if plan.precision == "int8":
         raise ConfigError("PyTorch has the bundle's weights, which are FP32; INT8 is a graph, see the runners")
     if plan.precision == "fp16" and device == "cpu":
@@ -63,20 +52,15 @@ class TorchNetwork:
     """The network alone: images in, layer maps out, on the device; waits for them."""
 
     def __init__(self, network: NNet, plan: Plan, device: str) -> None:
-        import torch
-
-        self._device = device
-        self._dtype = getattr(torch, AUTOCAST[plan.precision]) if plan.precision in AUTOCAST else None
+        self._device, self._dtype = device, AUTOCAST.get(plan.precision)
         is_compiled = plan.system == "torch.compile"
         self._network: Callable[..., Any] = torch.compile(network, dynamic=False) if is_compiled else network
 
-    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, ...]:
+    def __call__(self, images: np.ndarray) -> tuple[Tensor, ...]:
         """The layer maps of `images`, uint8 RGB (N, 256, 256, 3). Raises StreamError when they cannot be computed."""
-        import torch
-
         with torch.inference_mode(), torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
             try:
-                found: tuple[torch.Tensor, ...] = self._network(torch.from_numpy(images).to(self._device))
+                found: tuple[Tensor, ...] = self._network(torch.from_numpy(images).to(self._device))
             except RuntimeError as error:  # torch.compile finds no compiler, memory is short
                 raise StreamError(f"PyTorch cannot compute the network: {str(error).splitlines()[0]}") from error
         if self._device == "cuda":
@@ -84,65 +68,44 @@ class TorchNetwork:
         return found
 
 
-@contextmanager
-def every_shape_compiled() -> Iterator[None]:
+def every_shape_compiled() -> AbstractContextManager[None]:
     """torch.compile compiles each batch, up to the largest in every precision, and fails where it would fall back to eager."""
-    from torch._dynamo import config
-
     shapes = LARGEST_BATCH * len(PRECISIONS)
     limits = {"recompile_limit": shapes, "accumulated_recompile_limit": shapes, "fail_on_recompile_limit_hit": True}
-    with config.patch(limits):
-        yield
+    patch: AbstractContextManager[None] = config.patch(limits)
+    return patch
 
 
-class FusingRunner:
-    """Obeys Runner with a TorchNetwork, and fuses its layer maps on the same device and threads, in FP32."""
-
-    name = "torch"
+class FusingRunner(TorchRunner):
+    """Fuses the layer maps of a TorchNetwork on the same device and threads, in FP32."""
 
     def __init__(self, layer_maps: TorchNetwork, network: NNet, precision: str, max_batch: int) -> None:
         self.precision, self.max_batch = precision, max_batch
-        self.input_shape = (256, 256, 3)
         self._layer_maps, self._names = layer_maps, network.output_names
         self._fuse = torch_fusion(network.settings.fusion)
 
-    def __enter__(self) -> FusingRunner:
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        """Nothing is held that Python does not free itself."""
-
-    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
-        """`infer` at once; what is given back gives its outputs."""
-        outputs = self.infer(images, layer_maps)
-        return lambda: outputs
-
+    @torch.inference_mode()
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3)."""
-        import torch
-
         found = self._layer_maps(np.ascontiguousarray(images))
-        with torch.inference_mode():
-            maps = {name: value.float() for name, value in zip(self._names, found, strict=True)}
-            enlarged = self._fuse(maps)
-            scores = enlarged.amax(dim=(1, 2, 3))
+        maps = {name: value.float() for name, value in zip(self._names, found, strict=True)}
+        enlarged = self._fuse(maps)
+        scores = enlarged.amax(dim=(1, 2, 3))
         kept = {name: value.cpu().numpy() for name, value in maps.items()} if layer_maps else {}
         return Outputs(enlarged[:, 0].cpu().numpy(), scores.cpu().numpy(), kept)
 
 
-def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """What `anomaly_map` computes, in torch: layer maps (N, 1, h, w) to maps float32 (N, 1, 256, 256), on their device."""
-    import torch
-
-    matrices = {scale: enlarging_matrix(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
-    last = blurring_matrix(IMAGE_SIDE) @ enlarging_matrix(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
+    matrices = {scale: enlarging(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
+    last = blurring(IMAGE_SIDE) @ enlarging(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
 
     @lru_cache(maxsize=8)
-    def matrix(scale: int | None, device: torch.device) -> torch.Tensor:
+    def matrix(scale: int | None, device: torch.device) -> Tensor:
         values = last if scale is None else matrices[scale]
         return torch.from_numpy(np.array(values, np.float32)).to(device)
 
-    def fuse(maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def fuse(maps: Mapping[str, Tensor]) -> Tensor:
         device = next(iter(maps.values())).device
         factors = []
         for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
@@ -156,16 +119,3 @@ def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, torch.Tensor]], torch
         return rows @ torch.stack(factors).prod(dim=0) @ rows.T
 
     return fuse
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """torch on `number` threads; as before afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

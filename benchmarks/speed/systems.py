@@ -5,7 +5,7 @@ A system gives a runner, which uploads images and gives maps and scores, and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare
+from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
-from nnet_edge.errors import BundleError, NnetEdgeError
+from nnet_edge.errors import BundleError, MissingExtraError, NnetEdgeError
 from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.graph import cores
 from nnet_edge.runtime.runners.trt.library import TITLES
@@ -61,6 +63,8 @@ def open_system(
         return open_graph(bundle, plan, settings, folder, stack)
     if plan.system in TITLES:
         return open_engine(bundle, plan, settings, stack)
+    if not has_module("torch"):
+        raise MissingExtraError("torch is not installed: pip install 'nnet-edge[train]'")
     from nnet_edge.benchmarks.speed.system_torch import open_torch
 
     return open_torch(bundle, plan, settings, stack)
@@ -110,7 +114,7 @@ def engine_alone(runner: Any, batch: int) -> BareModel:
 
 
 def open_all(
-    bundle: Bundle, settings: SpeedSettings, folder: Path, stack: ExitStack, say: Callable[[str], None]
+    bundle: Bundle, settings: SpeedSettings, folder: Path, stack: ExitStack, say: Say
 ) -> tuple[list[Opened], list[Missing]]:
     """Every system, precision and batch that this machine can run, and what it cannot, with the reason."""
     plans, missing = plans_of(bundle, settings)

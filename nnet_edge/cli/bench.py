@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -47,14 +46,12 @@ def command_text() -> str:
 
 
 def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Callable[[Path], None] | None) -> None:
-    """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`, whole or not at all."""
-    from nnet_edge.files import write_atomically
+    """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`."""
+    from nnet_edge.benchmarks.harness.report import write_report
 
     click.echo(markdown)
-    text = json.dumps(report, indent=2, allow_nan=False)
-    for file, content in ((f"{name}.json", text), (f"{name}.md", markdown)):
-        write_atomically(out / file, f"{content}\n".encode())
-        say(f"wrote {out / file}")
+    write_report(out, name, report, markdown)
+    say(f"wrote {out / name}.json and {name}.md")
     if plot is not None:
         plot(out / f"{name}.png")
         say(f"wrote {out / name}.png")
@@ -68,9 +65,9 @@ def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Cal
 @click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="Default: every one.")
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="Default: every one.")
 @click.option("--batch", "batches", type=int, multiple=True, default=(1, 8), show_default=True)
-@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every contender has a turn in each.")
-@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every turn.")
-@click.option("--threads", type=int, help="Of every contender (default: one a usable core).")
+@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every candidate is measured in each.")
+@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every candidate in a round.")
+@click.option("--threads", type=int, help="Of every candidate (default: one a usable core).")
 @click.option("--no-memory", is_flag=True, help="Leave out the processes that measure memory.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool, **options: Any) -> None:
@@ -103,10 +100,10 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 @click.option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
               help="Of the curves batch and cameras.")  # fmt: skip
-@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every point has a turn in each.")
-@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every turn.")
+@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every point is measured in each.")
+@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every point in a round.")
 @click.option(
-    "--line-seconds", type=float, default=3.0, show_default=True, help="Of every turn of a number of cameras."
+    "--line-seconds", type=float, default=3.0, show_default=True, help="Of every number of cameras in a round."
 )
 @click.option("--threads", type=int, help="Default: one a usable core.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
@@ -142,7 +139,7 @@ def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any], say: Callab
     """The data sets that `several_datasets` stands for, their notes said."""
     import warnings
 
-    from nnet_edge.benchmarks.accuracy.grid import read_datasets
+    from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
     names = [name.strip() for name in (options["categories"] or "").split(",") if name.strip()]
@@ -172,7 +169,7 @@ def parse_numbers(option: str, text: str) -> tuple[int, ...]:
 @training_options
 @runner_options
 def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **options: Any) -> int:
-    """Train and measure N-Net on every category and seed of DATA, ours beside the paper's tables and beside peers.
+    """Train and measure N-Net on every category and seed of DATA, ours beside the paper's tables and other methods.
 
     DATA is MVTec AD, VisA, or categories of one's own. Finished rows are not run again, and several processes may share
     --out. Tables 4 to 7 are trained by --protocol paper unless another is said.
@@ -202,7 +199,7 @@ def measure_accuracy(
 ) -> bool:
     """Tables 1 and 3 and the table by category, printed; whether they are finished."""
     from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings, run_accuracy
-    from nnet_edge.benchmarks.accuracy.tables import read_peer_rows
+    from nnet_edge.benchmarks.accuracy.tables import read_baseline_rows
     from nnet_edge.cli.train import choose_settings, train_options
 
     seeds = parse_numbers("--seeds", options["seeds"])
@@ -215,8 +212,8 @@ def measure_accuracy(
         held_out_share=options["hold_out"],
         skip_bad=options["skip_bad_images"],
     )
-    peers = read_peer_rows(options["peers"]) if options["peers"] is not None else []
-    found = run_accuracy(datasets, out, settings, command_line("accuracy"), peers, report, stop, say)
+    baselines = read_baseline_rows(options["peers"]) if options["peers"] is not None else []
+    found = run_accuracy(datasets, out, settings, command_line("accuracy"), baselines, report, stop, say)
     click.echo(found.markdown())
     return found.finished
 
@@ -248,28 +245,28 @@ def measure_ablation(
 @several_datasets
 @click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and table go.")
 @click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
-@click.option("--variant", "variants", multiple=True, help="Only these of the levers, as the table names them.")
+@click.option("--variant", "variants", multiple=True, help="Only these of their variants, as the table names them.")
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
 @click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
 @training_options
 def levers(
     data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
 ) -> int:
-    """Measure what each lever of training and reading changes on DATA, seed by seed against the settings as they are.
+    """Measure what each hyper-parameter of training and reading changes on DATA, seed by seed against the settings.
 
     Finished rows are not run again, and several processes may share --out. `--protocol paper` makes the paper's settings
     the base.
     """
-    from nnet_edge.benchmarks.accuracy.lever_bench import LeverSettings, run_levers
+    from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
     from nnet_edge.cli.train import choose_settings, train_options
     from nnet_edge.cli.view import say, stop_on_signal, training_bar
 
     seeds = parse_numbers("--seeds", options["seeds"])
-    settings = LeverSettings(
+    settings = VariantSettings(
         training=choose_settings(options | {"seed": seeds[0]}),
         options=train_options(options),
         seeds=seeds,
-        levers=levers,
+        hyperparameters=levers,
         variants=variants,
         with_training=not options["readings_only"],
         test_limit=options["test_limit"],
@@ -278,17 +275,14 @@ def levers(
     )
     datasets = chosen_datasets(data, options, say)
     with training_bar() as report, stop_on_signal() as stop:
-        found = run_levers(datasets, out, settings, command_line("levers"), report, stop, say)
+        found = run_variants(datasets, out, settings, command_line("levers"), report, stop, say)
     click.echo(found.markdown())
     return 0 if not found.missing else EXIT_INTERRUPTED
 
 
-def command_line(verb: str) -> str:
-    """What was typed, `--out` and levers left out: a number never stands without its command."""
-    import shlex
-    import sys
-
-    words = sys.argv[sys.argv.index(verb) + 1 :] if verb in sys.argv else []
+def command_line(name: str) -> str:
+    """What was typed, `--out` and hyper-parameters left out: a number never stands without its command."""
+    words = sys.argv[sys.argv.index(name) + 1 :] if name in sys.argv else []
     kept: list[str] = []
     skip = False
     for word in words:
@@ -296,7 +290,7 @@ def command_line(verb: str) -> str:
             skip = word in ("--out", "--lever", "--variant")
             continue
         kept.append(word)
-    return shlex.join(["nnet-edge", "bench", verb, *kept])
+    return shlex.join(["nnet-edge", "bench", name, *kept])
 
 
 @click.command(cls=Verb)
@@ -310,17 +304,17 @@ def command_line(verb: str) -> str:
 @click.option("--categories", help="Only these, with commas (default: all under DATA).")
 @click.option("--method", "methods", multiple=True, help="May be repeated (default: all that anomalib is asked for).")
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--images", type=int, default=150, show_default=True, help="Good training images of a peer, at most.")
-@click.option("--epochs", type=int, help="Of peers that are trained (default: anomalib's own for each).")
+@click.option("--images", type=int, default=150, show_default=True, help="Good training images of a method, at most.")
+@click.option("--epochs", type=int, help="Of methods that are trained (default: anomalib's own for each).")
 @click.option("--minutes", type=float, help="Limit of one training; the table says what was cut short.")
 @click.option("--no-int8", is_flag=True, help="Leave anomalib's INT8 export out.")
-@click.option("--threads", type=int, default=2, show_default=True, help="Of every contender and training.")
-@click.option("--rounds", type=int, default=5, show_default=True, help="Turns of every contender; 0: no speed.")
-@click.option("--turn-s", type=float, default=2.0, show_default=True, help="Seconds that a turn shall last.")
+@click.option("--threads", type=int, default=2, show_default=True, help="Of every candidate and training.")
+@click.option("--rounds", type=int, default=5, show_default=True, help="Of every candidate; 0: no speed.")
+@click.option("--turn-s", type=float, default=2.0, show_default=True, help="Seconds of a candidate in a round.")
 @click.option("--no-learning", is_flag=True, help="Only time and report what lies in --out.")
 @click.option("--cache", type=FOLDER, help="Where anomalib's environment lies (default: ~/.cache/nnet-edge/peers).")
 def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
-    """Measure anomalib's methods beside N-Net: accuracy on DATA, speed in turns; a table, JSON and the paper's Figure 4.
+    """Measure anomalib's methods beside N-Net: accuracy on DATA, speed in rounds; a table, JSON and the paper's Figure 4.
 
     N-Net runs with --ours: train and measure it first (nnet-edge bench accuracy DATA --out runs/accuracy), then give that
     folder. anomalib is installed into an environment of its own. Finished rows in --out are not computed again; rows of other

@@ -72,7 +72,7 @@ def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C or SIGTERM came; the second Ctrl-C kills as usual."""
-    from nnet_edge.runtime.stream.line import stopping_on_signals
+    from nnet_edge.runtime.stream.running import stopping_on_signals
 
     with stopping_on_signals() as event:
         yield event.is_set

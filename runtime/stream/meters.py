@@ -92,9 +92,12 @@ class LineMeters:
 
     def __init__(self) -> None:
         self.listener: Listener | None = None
+        self.batches = self.images = 0  # computed so far, and the images in them
 
     def batch(self, images: int) -> None:
-        """Pass on that a batch was computed."""
+        """Count a batch."""
+        self.batches += 1
+        self.images += images
         if self.listener is not None:
             self.listener.batch(images)
 

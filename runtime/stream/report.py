@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nnet_edge.runtime.sources.camera import CameraStatus
-from nnet_edge.runtime.stream.buffer import FrameCounts
 from nnet_edge.runtime.stream.meters import Percentiles
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import LineStream
 
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
-from nnet_edge.runtime.stream.buffer import FrameBuffer, FrameCounts
+from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import BufferSettings, LineStream
 
 

@@ -9,11 +9,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from nnet_edge.benchmarks.accuracy.accuracy import run_accuracy
-from nnet_edge.benchmarks.accuracy.grid import read_datasets
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
+from nnet_edge.benchmarks.accuracy.trainings import read_datasets
+from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle
-from nnet_edge.benchmarks.peers import turns
-from nnet_edge.benchmarks.speed.system_torch import torch_threads
+from nnet_edge.benchmarks.peers import pipes
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.data.images import read_dataset
 from nnet_edge.data.layouts import Dataset
@@ -55,7 +55,7 @@ def random_bundle(made_once: Callable[..., Path]) -> Bundle:
 @pytest.fixture(autouse=True)
 def any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever else takes memory now."""
-    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 0.0)
+    monkeypatch.setattr(pipes, "LEAST_FREE_MIB", 0.0)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ from pathlib import Path
 from nnet_edge.settings.stream import VerdictSettings
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 
 runner = load_runner(Path({str(graph)!r}))
 report = run(open_source("synthetic:3"), runner, [], VerdictSettings(0.9))

@@ -1,26 +1,25 @@
-"""What the demo found, as the page of a report."""
+"""The demo's report: what was found, as values for the page `report.html.j2` and as lines for a terminal."""
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nnet_edge.bundle import Bundle
-from nnet_edge.cli.demo.report import Block, Command, Figure, Files, Page, Picture, Section, Table, Text, Video
 from nnet_edge.data.example_parts import DEFECTS, GOOD, Part
+from nnet_edge.errors import DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
+from nnet_edge.files import write_atomically
 from nnet_edge.runtime.stream.report import StreamReport
 
-GOAL_IMAGE_AUROC, GOAL_PIXEL_AP = 0.97, 0.55
-METRICS = (  # name in Metrics, as people say it, what it says
-    ("image_auroc", "image AUROC", "chance that a part with a defect scores above a good one"),
-    ("pixel_auroc", "pixel AUROC", "the same for single pixels; flattered by the many normal ones"),
-    ("pixel_ap", "pixel AP", "average precision of single pixels: how well the map outlines defects"),
-    ("pro", "PRO to 0.3", "overlap with each defect, small ones as weighty as large ones"),
-    ("pro_rd4ad", "PRO as in RD4AD", "the variant of that paper's code, for comparison with its tables"),
-)
+TEMPLATE = "report.html.j2"
+PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ class Verdicts:
 
     def first_hit(self) -> int | None:
         """The index of the first part with a defect that was rejected."""
-        hits = (
-            index for index, rejected in sorted(self.rejected.items()) if rejected and self.parts[index].is_anomalous
-        )
+        hits = (i for i, rejected in sorted(self.rejected.items()) if rejected and self.parts[i].is_anomalous)
         return next(hits, None)
 
 
@@ -67,35 +64,99 @@ class DemoRun:
     files: Sequence[tuple[Path, str]]
 
 
-def compose(run: DemoRun) -> Page:
-    """The page of the report."""
-    found, defective = run.verdicts.count(None)
-    false, good = run.verdicts.count(GOOD)
-    total = sum(run.seconds.values())
-    summary = (
-        f"N-Net learned {run.learned} photographs of good parts in {duration(run.seconds['train'])} on "
-        f"{run.processor}, then judged {defective + good} parts under the line's camera: it found {found} of "
-        f"{defective} parts with a defect and rejected {false} of {good} good ones. No picture of a defect was used "
-        "in training."
-    )
-    return Page(
-        title="Inspection report: the demo line",
-        summary=summary,
-        figures=figures(run),
-        sections=[
-            Section("The camera", camera_blocks(run)),
-            Section("How well parts are told apart", accuracy_blocks(run), columns=True),
-            Section("The threshold", threshold_blocks(run)),
-            Section("Parts, truth and verdict", sheet_blocks(run)),
-            Section("Speed", speed_blocks(run)),
-            Section("Training", training_blocks(run)),
-            Section("How this was made", making_blocks(run), columns=True),
-            Section("Again, and further", next_blocks(run)),
-            Section("Files", [Files(run.files)]),
-        ],
-        warnings=run.bundle.warnings,
-        footer=f"nnet-edge {run.bundle.manifest['nnet_edge']}, {duration(total)} of work in all. The photographs of "
-        "bricks, gravel and grass come with scikit-image; the defects are painted, so their masks are exact.",
+def write_report(run: DemoRun, out: Path) -> Path:
+    """Write the page to the file `out` in one piece and give `out` back.
+
+    Raises DataError when a file is missing or `out` cannot be written, MissingExtraError without jinja2.
+    """
+    text = html(run, out.parent)
+    try:
+        write_atomically(out, text.encode())
+    except OSError as error:
+        raise DataError(f"cannot write the report {out}: {error.strerror or error}") from error
+    return out
+
+
+def html(run: DemoRun, folder: Path) -> str:
+    """The page as HTML; files are named relative to `folder`."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("the report needs jinja2: pip install 'nnet-edge[train]'") from error
+    environment = Environment(
+        loader=PackageLoader("nnet_edge.cli.demo", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "decimals": decimals,
+        "duration": duration,
+        "tone": tone,
+        "embedded": embedded,
+        "address": partial(address, folder=folder),
+        "relative": partial(relative, folder=folder),
+        "size": size,
+    }
+    return environment.get_template(TEMPLATE).render(values(run))
+
+
+def values(run: DemoRun) -> dict[str, Any]:
+    """What the template shows beside the run itself."""
+    evaluation, manifest = run.evaluation, run.bundle.manifest
+    (found, defective), (false, good) = run.verdicts.count(None), run.verdicts.count(GOOD)
+    hit = run.verdicts.first_hit()
+    promise = run.bundle.threshold.sentence()
+    camera_rows = []
+    for defect in (GOOD, *DEFECTS):
+        rejected, judged = run.verdicts.count(defect)
+        camera_rows.append([defect, judged, judged - rejected, rejected])
+    test_good, test_bad = int((~evaluation.labels).sum()), int(evaluation.labels.sum())
+    recall = [[kind, f"{hits} of {of}"] for kind, (hits, of) in evaluation.recall_by_defect.items()]
+    return {
+        "run": run,
+        "evaluation": evaluation,
+        "metrics": evaluation.metrics,
+        "manifest": manifest,
+        "found": found,
+        "defective": defective,
+        "false_rejects": false,
+        "good": good,
+        "poster": None if hit is None else run.out / "rejects" / f"{hit:06d}.jpg",
+        "promise": promise[0].upper() + promise[1:],
+        "camera_rows": camera_rows,
+        "test_good": test_good,
+        "test_bad": test_bad,
+        "recall_rows": [*recall, ["good parts, wrongly", f"{len(evaluation.false_rejects)} of {test_good}"]],
+        "stage_rows": [[stage, *(decimals(value, 1) for value in (p.p50_ms, p.p95_ms, p.p99_ms)), p.count]
+                       for stage, p in run.live.latencies.items()],
+        "step_rows": [*([step, duration(seconds)] for step, seconds in run.seconds.items()),
+                      ["in all", duration(sum(run.seconds.values()))]],
+        "facts": facts(run),
+        "software": [["nnet-edge", manifest["nnet_edge"]], ["Python", manifest["made_on"]["python"]],
+                     *([name, version or "not installed"] for name, version in manifest["made_on"]["libraries"].items())],
+    }  # fmt: skip
+
+
+def facts(run: DemoRun) -> list[list[str]]:
+    """The machine, the network and the teacher."""
+    manifest = run.bundle.manifest
+    trained, teacher = manifest["trained"], manifest["teacher"]
+    return [
+        ["network", f"N-Net with {manifest['backbone']}"],
+        ["teacher's weights", str(teacher["origin"])],
+        ["teacher is random", "YES" if teacher["is_random"] else "no"],
+        ["trained", f"{trained['epochs']} epochs, {trained['precision']}"],
+        ["inference", f"{run.evaluation.runner}, {run.evaluation.precision}"],
+        *([f"{p['runner']} against {p['reference']}", parity_words(p)] for p in manifest["parity"]),
+        ["processor", run.processor],
+        ["system", manifest["made_on"]["system"]],
+    ]
+
+
+def parity_words(parity: Mapping[str, Any]) -> str:
+    """How far two runners are apart, as the manifest keeps it."""
+    return (
+        f"layer maps within {parity['layer_map_error']:.0e}, scores within {parity['score_error']:.0e}, "
+        f"{parity['flipped_verdicts']} of {parity['images']} verdicts differ"
     )
 
 
@@ -113,179 +174,13 @@ def in_short(run: DemoRun) -> list[str]:
     ]
 
 
-def figures(run: DemoRun) -> list[Figure]:
-    """The row of figures at the page's head."""
-    metrics = run.evaluation.metrics
-    found, defective = run.verdicts.count(None)
-    false, good = run.verdicts.count(GOOD)
-    return [
-        Figure(
-            "Image AUROC",
-            decimals(metrics.image_auroc),
-            goal(GOAL_IMAGE_AUROC),
-            tone(metrics.image_auroc, GOAL_IMAGE_AUROC),
-        ),
-        Figure("Pixel AP", decimals(metrics.pixel_ap), goal(GOAL_PIXEL_AP), tone(metrics.pixel_ap, GOAL_PIXEL_AP)),
-        Figure(
-            "Defects found",
-            f"{found} of {defective}",
-            "with a defect, on the camera",
-            "good" if found == defective else "plain",
-        ),
-        Figure("False rejects", f"{false} of {good}", "good parts, on the camera"),
-        Figure(
-            "Throughput",
-            decimals(run.flat_out.frames_per_s, 1),
-            f"frames/s, {run.evaluation.runner}, {run.evaluation.precision}",
-        ),
-        Figure("Training", f"{run.seconds['train'] / 60:.1f} min", f"{run.learned} good parts"),
-    ]
-
-
-def camera_blocks(run: DemoRun) -> list[Block]:
-    """The annotated video, and what became of each kind of part."""
-    rows = []
-    for defect in (GOOD, *DEFECTS):
-        rejected, judged = run.verdicts.count(defect)
-        rows.append([defect, str(judged), str(judged - rejected), str(rejected)])
-    lost = f" {run.live.dropped} frames were dropped." if run.live.dropped else " No frame was dropped."
-    caption = (
-        "Left the part with the regions above the threshold, right its anomaly map; the colours run from 0 to twice "
-        f"the threshold. The camera gave {run.rate_hz:g} parts a second; the video shows them more slowly.{lost}"
-    )
-    hit = run.verdicts.first_hit()
-    poster = None if hit is None else run.out / "rejects" / f"{hit:06d}.jpg"
-    return [Video(run.video, caption, poster), Table(["part", "judged", "passed", "rejected"], rows, is_short=True)]
-
-
-def accuracy_blocks(run: DemoRun) -> list[Block]:
-    """The metrics of the test set and what share of each defect was found."""
-    evaluation = run.evaluation
-    metrics = evaluation.metrics.as_dict()
-    rows = [[name, meaning, decimals(metrics[key])] for key, name, meaning in METRICS]
-    good = int((~evaluation.labels).sum())
-    recall = [[kind, f"{hits} of {of}"] for kind, (hits, of) in evaluation.recall_by_defect.items()]
-    recall.append(["good parts, wrongly", f"{len(evaluation.false_rejects)} of {good}"])
-    caption = (
-        f"Test set: {good} good parts, {int(evaluation.labels.sum())} with a defect: other views of the same three "
-        "photographs, none of them seen in training"
-    )
-    return [
-        Table(["metric", "what it says", "value"], rows, caption, first_number=2),
-        Table(["rejected at the threshold", "parts"], recall, "By kind"),
-    ]
-
-
-def threshold_blocks(run: DemoRun) -> list[Block]:
-    """What the threshold promises, and the scores of the test set around it."""
-    threshold = run.bundle.threshold
-    words = (
-        f"{threshold.sentence()}. The score at the line is {threshold.value:.4g}; everywhere in this report scores are "
-        "divided by it, so 1.0 is the line."
-    )
-    histogram = run.out / "evaluation" / "histogram.png"
-    return [
-        Text(words[0].upper() + words[1:]),
-        Picture(
-            histogram,
-            "histogram of scores of good parts and parts with a defect",
-            "Scores of the test set, 1.0 is the line.",
-        ),
-    ]
-
-
-def sheet_blocks(run: DemoRun) -> list[Block]:
-    """Pictures of the test set with mask, map and verdict."""
-    caption = "A selection over all kinds of defect, with the worst errors; every map has the same scale of colours."
-    return [Picture(run.out / "evaluation" / "sheet.png", "parts of the test set with mask, map and verdict", caption)]
-
-
-def speed_blocks(run: DemoRun) -> list[Block]:
-    """Frames a second and the latency of every stage."""
-    evaluation, live, flat_out = run.evaluation, run.live, run.flat_out
-    rows = [
-        [stage, *(decimals(value, 1) for value in (p.p50_ms, p.p95_ms, p.p99_ms)), str(p.count)]
-        for stage, p in live.latencies.items()
-    ]
-    return [
-        Text(
-            f"{evaluation.runner} in {evaluation.precision} on {run.processor}: "
-            f"{decimals(flat_out.frames_per_s, 1)} frames/s from picture to verdict when {flat_out.frames} parts come "
-            f"as fast as they are taken. The latencies were measured with the camera at {run.rate_hz:g} parts/s, while "
-            "JSON lines and pictures of rejects were written."
-        ),
-        Table(
-            ["stage", "p50, ms", "p95, ms", "p99, ms", "frames"],
-            rows,
-            "Latency from the moment of capture",
-            is_short=True,
-        ),
-    ]
-
-
-def training_blocks(run: DemoRun) -> list[Block]:
-    """The course of the losses and the time of every step."""
-    rows = [[step, duration(seconds)] for step, seconds in run.seconds.items()]
-    rows.append(["in all", duration(sum(run.seconds.values()))])
-    blocks: list[Block] = [Table(["step", "time"], rows, is_short=True)]
-    if run.losses is not None:
-        blocks.append(Picture(run.losses, "losses over the epochs", "Losses over the epochs."))
-    return blocks
-
-
-def making_blocks(run: DemoRun) -> list[Block]:
-    """The command, the machine, the teacher and the versions of the libraries."""
-    manifest = run.bundle.manifest
-    made_on, teacher = manifest["made_on"], manifest["teacher"]
-    facts = [
-        ["network", f"N-Net with {manifest['backbone']}"],
-        ["teacher's weights", str(teacher["origin"])],
-        ["teacher is random", "YES" if teacher["is_random"] else "no"],
-        ["trained", f"{manifest['trained']['epochs']} epochs, {manifest['trained']['precision']}"],
-        ["inference", f"{run.evaluation.runner}, {run.evaluation.precision}"],
-        *([f"{p['runner']} against {p['reference']}", parity_words(p)] for p in manifest["parity"]),
-        ["processor", run.processor],
-        ["system", made_on["system"]],
-    ]
-    libraries = [[name, version or "not installed"] for name, version in made_on["libraries"].items()]
-    software = [["nnet-edge", manifest["nnet_edge"]], ["Python", made_on["python"]], *libraries]
-    return [Table(["setting", "value"], facts, first_number=2), Table(["software", "version"], software)]
-
-
-def next_blocks(run: DemoRun) -> list[Block]:
-    """The command that made this page, and what can be tried with what it left."""
-    return [
-        Text("The command that made this page:"),
-        Command(run.command),
-        Text("In its folder, to go on with what it left:"),
-        Command(
-            "nnet-edge stream line/test/scratch --bundle bundle\n"
-            "nnet-edge evaluate bundle line\n"
-            "nnet-edge stream 0 --bundle bundle      # the first camera of this machine"
-        ),
-    ]
-
-
-def parity_words(parity: Mapping[str, Any]) -> str:
-    """How far two runners are apart, as the manifest keeps it."""
-    return (
-        f"layer maps within {parity['layer_map_error']:.0e}, scores within {parity['score_error']:.0e}, "
-        f"{parity['flipped_verdicts']} of {parity['images']} verdicts differ"
-    )
-
-
 def decimals(value: float | None, places: int = 3) -> str:
     """A number as text, "not known" for None."""
     return "not known" if value is None else f"{value:.{places}f}"
 
 
-def goal(value: float) -> str:
-    """The note below a figure that has a goal."""
-    return f"goal: at least {value:g}"
-
-
 def tone(value: float | None, least: float) -> str:
-    """The tone of a figure that has a goal."""
+    """How a figure that has a goal is coloured."""
     return "plain" if value is None else "good" if value >= least else "bad"
 
 
@@ -293,3 +188,39 @@ def duration(seconds: float) -> str:
     """Seconds as people read them: "8.2 s", "2 min 05 s"."""
     whole = round(seconds)
     return f"{seconds:.1f} s" if seconds < 60 else f"{whole // 60} min {whole % 60:02d} s"
+
+
+def embedded(path: Path) -> str:
+    """The picture as an address that holds it. Raises DataError when it cannot be read or shown."""
+    kind = PICTURE_TYPES.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"the report cannot show {path}: use {', '.join(sorted(PICTURE_TYPES))}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the report needs the picture {path}: {error.strerror or error}") from error
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The path as seen from `folder`."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def address(path: Path, folder: Path) -> str:
+    """The path as a link from a page in `folder`. Raises DataError when nothing is there."""
+    if not path.exists():
+        raise DataError(f"the report links {path}, which does not exist")
+    return quote(relative(path, folder) + ("/" if path.is_dir() else ""))
+
+
+def size(path: Path) -> str:
+    """The size of a file as ", 1.5 kB"; nothing for a folder."""
+    if path.is_dir():
+        return ""
+    count = float(path.stat().st_size)
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f", {count:.0f} {unit}" if unit == "B" or count >= 10 else f", {count:.1f} {unit}"
+        count /= 1000
+    return f", {count:.1f} GB"

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnet_edge.bundle import Bundle, record_metrics
-from nnet_edge.cli.demo.page import DemoRun, Verdicts, compose, in_short
-from nnet_edge.cli.demo.report import write_report
+from nnet_edge.cli.demo.page import DemoRun, Verdicts, in_short, write_report
 from nnet_edge.cli.view import TrainingView
 from nnet_edge.data.example_parts import Part, camera, make_line
 from nnet_edge.data.images import Dataset, load_training_data, read_dataset
@@ -36,10 +35,11 @@ from nnet_edge.runtime.sinks import (
     VideoSink,
 )
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run
 from nnet_edge.runtime.stream.report import StreamReport
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.runtime.stream.terminal import TerminalView
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings
+from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.settings.stream import VerdictSettings
 from nnet_edge.training.log import LOG, PICTURE
 from nnet_edge.training.loop import TrainOptions, train
 
@@ -111,7 +111,7 @@ def run_demo(
             losses=draft / "training" / PICTURE,
             files=files_of(draft),
         )
-        write_report(compose(facts), draft / REPORT)
+        write_report(facts, draft / REPORT)
     for line in in_short(facts):
         say(line)
     return out / REPORT
@@ -151,13 +151,13 @@ def watch(
     ]
     source = SyntheticSource([part.image for part in parts], rate_hz, stream="line")
     with TerminalView("demo line") as view:
-        report = run(source, runner, sinks, StreamSettings(bundle.threshold.value), show=view.show)
+        report = run(source, runner, sinks, VerdictSettings(bundle.threshold.value), show=view.show)
     return predictions, report
 
 
 def judge_flat_out(parts: Sequence[Part], runner: Runner, bundle: Bundle) -> StreamReport:
     """How fast the same parts are judged when they come as fast as they are taken."""
-    return run(SyntheticSource([part.image for part in parts]), runner, [], StreamSettings(bundle.threshold.value))
+    return run(SyntheticSource([part.image for part in parts]), runner, [], VerdictSettings(bundle.threshold.value))
 
 
 def write_video(path: Path, predictions: Sequence[Prediction]) -> Path:

@@ -12,10 +12,19 @@ import jsonschema
 import numpy as np
 import pytest
 
-from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table, trained_as, training_row
-from nnet_edge.benchmarks.accuracy.ablation_table import PAPER as PRINTED
-from nnet_edge.benchmarks.accuracy.ablation_table import AblationTable, averaged, rows_of
-from nnet_edge.benchmarks.accuracy.grid import claiming
+from nnet_edge.benchmarks.accuracy.ablation import (
+    HEADS,
+    PRINTED,
+    AblationSettings,
+    AblationTable,
+    averaged,
+    rows_of,
+    run_table,
+    trained_as,
+    training_row,
+)
+from nnet_edge.benchmarks.harness.grid import claiming
+from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.data.images import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER
@@ -159,9 +168,13 @@ def test_means_ranges_and_gains_over_the_seeds() -> None:
     assert cell.difference == pytest.approx(59.0 - 61.26)
     assert cell.gains == pytest.approx((2.0, 6.0))
     assert cell.paper_gain == pytest.approx(61.26 - 60.78)
-    assert "| 59.00 (52.00..66.00) | 61.26 | -2.26 | +4.00 (+2.00..+6.00) | +0.48 |" in cell.markdown()
+    assert "| 59.00 (52.00..66.00) | 61.26 | -2.26 | +4.00 (+2.00..+6.00) | +0.48 |" in table_text(
+        HEADS, [cell.cells()]
+    )
     exact = next(cell for cell in table.cells if (cell.row, cell.figure) == ("5.3", "pro"))
-    assert exact.markdown().endswith("| - | - | - | - | - |")  # neither measured here nor printed in the paper
+    assert table_text(HEADS, [exact.cells()]).endswith(
+        "| - | - | - | - | - |"
+    )  # neither measured here nor printed in the paper
 
 
 def test_categories_are_averaged_over_the_seeds_that_all_of_them_have() -> None:
@@ -206,7 +219,7 @@ def test_a_row_that_another_process_finished_meanwhile_is_read_at_the_end(
     assert table.measured == measured[0].measured
 
 
-def test_what_cannot_be_meant(dataset: Dataset, tmp_path: Path) -> None:
+def test_invalid_settings(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table '3' is unknown: choose 4, 5, 6 or 7"):
         run_table(3, [dataset], tmp_path, TINY)
     with pytest.raises(ConfigError, match="each once"):

@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 
 from nnet_edge.benchmarks.accuracy.accuracy import run_accuracy
-from nnet_edge.benchmarks.accuracy.grid import MVTEC_TEXTURES, PAPER_SETS, claiming, holder, read_datasets, weights_key
 from nnet_edge.benchmarks.accuracy.tables import (
+    MVTEC_TEXTURES,
+    PAPER_SETS,
     ROW_SCHEMA,
     TABLE_1,
     TABLE_3,
     TABLE_3_AVERAGES,
     AccuracyRow,
     AccuracyTables,
-    read_peer_rows,
+    read_baseline_rows,
 )
+from nnet_edge.benchmarks.accuracy.trainings import read_datasets, weights_key
+from nnet_edge.benchmarks.harness.grid import claiming, holder
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.metrics import Metrics
@@ -168,7 +171,7 @@ def test_what_another_process_finished_meanwhile_is_read_at_the_end(
 
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from nnet_edge.benchmarks.accuracy.grid import claiming\n"
+        "import sys, time; from pathlib import Path; from nnet_edge.benchmarks.harness.grid import claiming\n"
         "with claiming(Path(sys.argv[1])) as is_mine: print(is_mine, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
@@ -237,7 +240,7 @@ def test_a_peer_stands_beside_ours_and_a_category_without_masks_is_averaged_over
     }
     (tmp_path / "padim.json").write_text(json.dumps(known | {"metrics": {"image_auroc": 0.75}}))
     (tmp_path / "other.json").write_text("[]")
-    peers = read_peer_rows(tmp_path)
+    peers = read_baseline_rows(tmp_path)
     ours = (row("toy", 1, None), row("part", 1, 0.5))
     lines = AccuracyTables("", ("toy", "part"), (1,), ours, tuple(peers)).markdown().splitlines()
     assert "| toy | PaDiM, x, fp32 | 75.0 | - | - | - | - | 1 |" in lines
@@ -245,7 +248,7 @@ def test_a_peer_stands_beside_ours_and_a_category_without_masks_is_averaged_over
     assert not any(line.startswith("| mean of 2 | PaDiM") for line in lines)
     (tmp_path / "other.json").write_text("{")
     with pytest.raises(DataError, match=r"other\.json cannot be read as a row"):
-        read_peer_rows(tmp_path)
+        read_baseline_rows(tmp_path)
 
 
 def test_the_paper_s_means_agree_with_its_rows() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnet_edge.benchmarks.line.line import bare_rate, loop_rate, measure_all, table
+from nnet_edge.benchmarks.line.line import CameraBench, bare_rate, loop_rate, table
 from nnet_edge.benchmarks.line.soak import Span, faults
 from nnet_edge.frame import Outputs
 from nnet_edge.runtime.stream.buffer import LaneCounts
@@ -42,7 +42,8 @@ def test_the_rows_add_up_and_the_bare_runner_is_what_it_is() -> None:
     runner = SlowRunner()
     assert 0 < bare_rate(runner, 0.3) <= 1 / IMAGE_S
     assert 0 < loop_rate(runner, 0.3) <= 1 / IMAGE_S
-    rows = measure_all(Model("slow", None, runner, 1.0), [1, 3], None, 0.6)
+    bench = CameraBench(Model("slow", None, runner, 1.0), None, 0.6)
+    rows = [bench.measure(cameras) for cameras in (1, 3)]
     assert [row.cameras for row in rows] == [1, 3]
     for row in rows:
         assert row.captured == row.judged + row.dropped

@@ -1,4 +1,4 @@
-"""The race against other methods: turns at real pipes, rows from maps, the table's arithmetic, RD++'s true size."""
+"""The race against other methods: rounds at real pipes, rows from maps, the table's arithmetic, RD++'s true size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from jsonschema import validate
 
-from nnet_edge.benchmarks.peers import environment, lineup, race, turns
+from nnet_edge.benchmarks.peers import environment, lineup, pipes, race
 from nnet_edge.benchmarks.peers.figure import Box, draw_figure, places
 from nnet_edge.benchmarks.peers.learn import in_a_process
 from nnet_edge.benchmarks.peers.methods import METHODS, find_methods
+from nnet_edge.benchmarks.peers.pipes import Entry, Timed, time_rounds
 from nnet_edge.benchmarks.peers.rdpp import Counted, count_claim, frames_per_s, verdict
 from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
-from nnet_edge.benchmarks.peers.table import Absent, Contender, PeersReport
-from nnet_edge.benchmarks.peers.turns import Entry, Timed, take_turns
+from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport
 from nnet_edge.bundle import Bundle
 from nnet_edge.data.layouts import Dataset
 from nnet_edge.errors import ConfigError
@@ -62,14 +62,14 @@ def test_a_row_is_measured_by_our_metrics_and_obeys_the_schema(parts: Dataset, t
 def test_what_was_cut_short_or_cannot_be_exported_stands_in_the_note(parts: Dataset, tmp_path: Path) -> None:
     folder = learned(row_folder(tmp_path, METHODS["stfpm"], parts.category, 1), parts)
     write_rows(METHODS["stfpm"], parts, folder, LearnSettings(), "the command")
-    found = lineup.contenders_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    found = lineup.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
     torch, openvino = found
     assert "cut short after 7 of 100 epochs (2.0 min)" in torch.note
     assert "as told" not in torch.note
     row = json.loads((folder / "fp32.json").read_text())
     row["peer"]["training"] |= {"epochs_planned": 7, "cut_short": False}
     (folder / "fp32.json").write_text(json.dumps(row))
-    short = lineup.contenders_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    short = lineup.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
     assert "7 epochs as told, not anomalib's 100" in short[0].note
     assert openvino.entry is None
     assert "RuntimeError: no" in openvino.note
@@ -86,12 +86,12 @@ def test_the_images_are_drawn_by_the_seed_and_limited() -> None:
     assert chosen(paths, LearnSettings(images=20)) == paths
 
 
-def test_processes_take_turns_and_a_dead_one_is_named(random_bundle: Bundle, tmp_path: Path) -> None:
+def test_processes_share_the_rounds_and_a_dead_one_is_named(random_bundle: Bundle, tmp_path: Path) -> None:
     frames = tmp_path / "frames.npy"
     np.save(frames, np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8))
     ours = Entry("N-Net, openvino fp32", Path(sys.executable), "openvino", random_bundle.path)
     dead = Entry("no such bundle", Path(sys.executable), "openvino", tmp_path / "none")
-    timed, failed = take_turns([ours, dead], frames, 1, 2, 0.05, tmp_path)
+    timed, failed = time_rounds([ours, dead], frames, 1, 2, 0.05, tmp_path)
     assert list(timed) == [ours.name]
     assert [len(turn) >= 2 and min(turn) > 0 for turn in timed[ours.name].rounds] == [True, True]
     assert "there is no bundle at" in failed["no such bundle"]
@@ -120,16 +120,16 @@ def script(path: Path, code: str) -> Path:
 def test_one_that_dies_in_a_round_takes_nothing_from_the_others(tmp_path: Path) -> None:
     dying = Entry("dying", script(tmp_path / "dying", DYING), "torch", tmp_path)
     steady = Entry("steady", script(tmp_path / "steady", DYING.replace("== 2", "== 99")), "torch", tmp_path)
-    timed, failed = take_turns([dying, steady], tmp_path / "none.npy", 1, 4, 0.01, tmp_path)
+    timed, failed = time_rounds([dying, steady], tmp_path / "none.npy", 1, 4, 0.01, tmp_path)
     assert list(timed) == ["steady"]
     assert len(timed["steady"].rounds) == 4
     assert failed == {"dying": "dying cannot be timed (out of memory) in round 2 of 4: its turns before are left out"}
 
 
-def test_contenders_stop_starting_before_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LEAST_FREE_MIB", 1e9)
+def test_candidates_stop_starting_before_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "LEAST_FREE_MIB", 1e9)
     entry = Entry("large", script(tmp_path / "large", DYING), "torch", tmp_path)
-    timed, failed = take_turns([entry], tmp_path / "none.npy", 1, 1, 0.01, tmp_path)
+    timed, failed = time_rounds([entry], tmp_path / "none.npy", 1, 1, 0.01, tmp_path)
     assert timed == {}
     assert "of memory are free" in failed["large"]
 
@@ -153,35 +153,35 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "parameters than RD++ does not hold" in verdict([Counted("RD++", 100, 10), Counted("N-Net", 110, 9)])
 
 
-def test_the_networks_take_turns() -> None:
+def test_the_networks_are_timed() -> None:
     from torch import nn, rand
 
     assert frames_per_s(nn.Identity(), rand(1)) > 0
 
 
-def contender(name: str, pro: dict[str, float | None], rates: list[float]) -> Contender:
-    """A contender with these figures."""
+def candidate(name: str, pro: dict[str, float | None], rates: list[float]) -> Candidate:
+    """A candidate with these figures."""
     metrics = {
         c: {"image_auroc": 1.0, "pixel_auroc": 0.5, "pixel_ap": 0.5, "pro": v, "pro_rd4ad": v} for c, v in pro.items()
     }
     timed = Timed(tuple((1000 / rate,) * 2 for rate in rates), 321.0)
-    return Contender(
+    return Candidate(
         name, name, "torch", "fp32", "efficientnet_lite0", 5, 7, 9, 11, metrics, None, "", timed, "openvino"
     )
 
 
 def test_table_figure_and_json_compare_over_common_categories_only() -> None:
     header = dict.fromkeys(("command", "processor", "threads", "versions", "categories", "busy before"), "x")
-    one = contender("N-Net", {"a": 0.8, "b": 0.4, "toy": None}, [10, 40, 20])
-    other = contender("PaDiM", {"a": 0.5}, [5, 5, 5])
-    bare = contender("Dinomaly", {}, [1, 1, 1])
+    one = candidate("N-Net", {"a": 0.8, "b": 0.4, "toy": None}, [10, 40, 20])
+    other = candidate("PaDiM", {"a": 0.5}, [5, 5, 5])
+    bare = candidate("Dinomaly", {}, [1, 1, 1])
     counted = tuple(Counted(name, 3, 2, (1.0, 2.0)) for name in ("RD4AD", "RD++", "N-Net"))
     absent = (Absent("FastFlow", "all", "its weights are a download"),)
-    report = PeersReport(header, (), (one, other, bare), counted, "so it is.", absent)
+    report = RaceReport(header, (), (one, other, bare), counted, "so it is.", absent)
     assert report.categories == ("a",)
     assert one.mean_of("pro", report.categories) == 0.8
-    int8 = replace(contender("PatchCore", {"b": 0.9}, [7, 7, 7]), precision="int8")  # died on a
-    with_int8 = replace(report, contenders=(one, other, int8))
+    int8 = replace(candidate("PatchCore", {"b": 0.9}, [7, 7, 7]), precision="int8")  # died on a
+    with_int8 = replace(report, candidates=(one, other, int8))
     assert with_int8.categories == ("a",)
     assert int8.mean_of("pro", with_int8.categories) is None
     assert one.mean_of("pro", ("a", "b")) == pytest.approx(0.6)
@@ -217,15 +217,15 @@ def test_the_environment_holds_our_versions_and_says_what_pip_said(tmp_path: Pat
         environment.install(broken, wanted)
 
 
-def test_what_cannot_be_meant(tmp_path: Path) -> None:
+def test_invalid_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown method 'rd'"):
         find_methods(("rd",))
-    with pytest.raises(ConfigError, match="minutes cannot be meant"):
+    with pytest.raises(ConfigError, match="minutes is invalid"):
         LearnSettings(minutes=0)
     with pytest.raises(ConfigError, match="turns of 0"):
         race.RaceSettings(LearnSettings(), turn_s=0)
     with pytest.raises(ConfigError, match="holds no bundle"):
-        lineup.our_contenders(tmp_path, [], 1)
+        lineup.our_candidates(tmp_path, [], 1)
 
 
 def test_what_dies_in_a_process_of_its_own_costs_only_itself() -> None:

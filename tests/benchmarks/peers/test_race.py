@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from jsonschema import validate
 
-from nnet_edge.benchmarks.accuracy.grid import claiming, read_datasets
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
+from nnet_edge.benchmarks.accuracy.trainings import read_datasets
+from nnet_edge.benchmarks.harness.grid import claiming
 from nnet_edge.benchmarks.peers import environment
-from nnet_edge.benchmarks.peers.lineup import WITHOUT_OURS, our_contenders
+from nnet_edge.benchmarks.peers.lineup import WITHOUT_OURS, our_candidates
 from nnet_edge.benchmarks.peers.methods import METHODS
 from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
 from nnet_edge.benchmarks.peers.rows import LearnSettings, is_done, learn_row
-from nnet_edge.benchmarks.peers.table import PeersReport
+from nnet_edge.benchmarks.peers.table import RaceReport
 from nnet_edge.cli.main import run
 from nnet_edge.data.layouts import Dataset
 from nnet_edge.errors import ConfigError, DataError
@@ -93,7 +94,7 @@ def test_every_method_is_raced_or_has_a_reason(
     assert report.markdown() + "\n" == (tmp_path / "out/peers.md").read_text()
     assert (tmp_path / "out/figure4.png").exists()
     untimed = run_race([parts_folder], tmp_path / "out", None, cache, replace(settings, rounds=0, learns=False))
-    assert {one.timed for one in untimed.contenders} == {None}
+    assert {one.timed for one in untimed.candidates} == {None}
     assert not (tmp_path / "out/figure4.png").exists()  # it was the earlier report's
     assert any("run without --no-learning" in one.reason for one in untimed.absent)
 
@@ -103,7 +104,7 @@ def test_our_rows_bring_their_warnings_and_whose_maps_they_are_of(
 ) -> None:
     ours, seed = accuracy[1], 3
     datasets = read_datasets([visa])
-    found, warnings = our_contenders(ours, datasets, seed)
+    found, warnings = our_candidates(ours, datasets, seed)
     by_name = {one.name: one for one in found}
     assert {one.metrics_from for one in found} == {"openvino"}  # torch's and ONNX Runtime's lines too
     assert set(by_name["N-Net, torch fp32"].metrics) == {"candle"}
@@ -111,7 +112,7 @@ def test_our_rows_bring_their_warnings_and_whose_maps_they_are_of(
     assert "N-Net, fp32: no row of pcb1: run bench accuracy on it" in warnings
     other = replace(datasets[0], test=parts.test)
     with pytest.raises(ConfigError, match="is of another run"):
-        our_contenders(ours, [other], seed)
+        our_candidates(ours, [other], seed)
 
 
 def test_rows_of_other_settings_or_images_are_refused(parts: Dataset, cache: Path, tmp_path: Path) -> None:
@@ -190,4 +191,4 @@ def test_the_help_says_how_ours_comes_in(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_report_without_anybody_is_not_finished() -> None:
-    assert not PeersReport({}, (), (), (), "").finished
+    assert not RaceReport({}, (), (), (), "").finished

@@ -12,11 +12,11 @@ import onnx
 import pytest
 
 from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare, trace_bare
+from nnet_edge.benchmarks.harness.rounds import spread
 from nnet_edge.benchmarks.line.line import Row
 from nnet_edge.benchmarks.speed import growth
 from nnet_edge.benchmarks.speed.growth import GrowthSettings, line_point, measure_growth, with_slots
 from nnet_edge.benchmarks.speed.growth_report import Curve, GrowthReport, Point, exponent, plot_growth, slope
-from nnet_edge.benchmarks.speed.report import spread
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.evaluation.artefact import load_network
@@ -108,7 +108,7 @@ def test_a_point_of_cameras_holds_all_its_rounds() -> None:
     assert (point.ms.smallest, point.ms.median, point.ms.largest) == (50.0, 62.5, 100.0)
 
 
-def test_what_cannot_be_meant() -> None:
+def test_invalid_settings() -> None:
     for wrong in ({"curves": ("time",)}, {"system": "torch"}, {"line_s": 0.0}, {"repeats": 0}):
         with pytest.raises(ConfigError):
             GrowthSettings(**wrong)

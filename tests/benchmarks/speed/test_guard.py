@@ -190,7 +190,7 @@ def test_baselines_that_cannot_be_read(content: str | None, tmp_path: Path, caps
     assert "nnet-edge bench guard --write" in capsys.readouterr().err
 
 
-def test_the_verb_fails_when_a_ratio_is_worse(
+def test_the_command_fails_when_a_ratio_is_worse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "guard.json"

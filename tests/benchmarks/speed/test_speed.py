@@ -21,16 +21,17 @@ from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
 from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.benchmarks.harness.energy import EVERY_MS, NoMeter, NvmlMeter, measuring_energy, open_nvml, watts_of
 from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
-from nnet_edge.benchmarks.harness.memory import measure_memory, resident_mib
 from nnet_edge.benchmarks.harness.random_bundle import command as random_bundle_command
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.roofline import Ceiling, Roofline, merged
-from nnet_edge.benchmarks.harness.rounds import Camera, OneAtATime, take_turns
+from nnet_edge.benchmarks.harness.rounds import Round, run_rounds
 from nnet_edge.benchmarks.harness.work_count import Work, work_of
 from nnet_edge.benchmarks.speed import plan as speed_plan
+from nnet_edge.benchmarks.speed.candidates import Camera, OneAtATime
+from nnet_edge.benchmarks.speed.memory import measure_memory, resident_mib
 from nnet_edge.benchmarks.speed.plan import Plan, SpeedSettings
 from nnet_edge.benchmarks.speed.plot import plot_speed
-from nnet_edge.benchmarks.speed.report import Result, Round, SpeedReport, markdown
+from nnet_edge.benchmarks.speed.report import Result, SpeedReport, markdown
 from nnet_edge.benchmarks.speed.speed import measure_speed, warmed_up
 from nnet_edge.benchmarks.speed.system_torch import every_shape_compiled, torch_fusion
 from nnet_edge.bundle import Bundle
@@ -68,7 +69,7 @@ def test_real_pictures_are_twelve_different_photographs() -> None:
     assert pictures.std(axis=(1, 2, 3)).min() > 10
 
 
-def test_every_system_took_every_turn_in_every_scope(report: SpeedReport) -> None:
+def test_every_system_took_part_in_every_round_in_every_scope(report: SpeedReport) -> None:
     found = {(one.name, one.scope, one.batch) for one in report.results}
     systems = ("torch fp32", "onnxruntime fp32", "openvino fp32")
     assert found == {
@@ -193,7 +194,7 @@ def test_medians_percentiles_and_ratios_of_the_same_round() -> None:
     ] == Ceiling("processor", "fp32", 100.0, 70.0, 110.0, "a product")
 
 
-def test_turns_alternate_and_each_round_starts_with_another() -> None:
+def test_candidates_alternate_and_each_round_starts_with_another() -> None:
     order: list[str] = []
 
     class Recorder:
@@ -201,15 +202,15 @@ def test_turns_alternate_and_each_round_starts_with_another() -> None:
             self.name = name
 
         def warm_up(self) -> None:
-            raise AssertionError("a turn never warms up")
+            raise AssertionError("a round never warms up")
 
         def measure(self) -> Round:
             order.append(self.name)
             return Round(1, 1.0, (1.0,), 1)
 
-    rounds = take_turns([Recorder("a"), Recorder("b"), Recorder("c")], 3)
+    rounds = run_rounds({name: Recorder(name).measure for name in "abc"}, 3)
     assert order == [*"abc", *"bca", *"cab"]
-    assert [len(turns) for turns in rounds] == [3, 3, 3]
+    assert [len(found) for found in rounds.values()] == [3, 3, 3]
 
 
 def test_weights_are_read_once_a_batch_and_narrow_numbers_move_fewer_bytes() -> None:
@@ -225,13 +226,13 @@ def test_weights_are_read_once_a_batch_and_narrow_numbers_move_fewer_bytes() -> 
     assert roofline.share_of_roof(10e9, 50.0, "fp32", "openvino") == 10 / 100
 
 
-def test_one_that_fails_in_its_turn_is_lost_and_the_rest_goes_on() -> None:
+def test_one_that_fails_in_a_round_is_lost_and_the_rest_goes_on() -> None:
     class Flaky:
         def __init__(self, fails_in: int) -> None:
             self.left = fails_in
 
         def warm_up(self) -> None:
-            raise AssertionError("a turn never warms up")
+            raise AssertionError("a round never warms up")
 
         def measure(self) -> Round:
             self.left -= 1
@@ -240,17 +241,18 @@ def test_one_that_fails_in_its_turn_is_lost_and_the_rest_goes_on() -> None:
             return Round(1, 1.0, (1.0,), 1)
 
     lost: list[tuple[int, str]] = []
-    rounds = take_turns([Flaky(2), Flaky(9)], 4, lose=lambda place, error: lost.append((place, str(error))))
-    assert [len(turns) for turns in rounds] == [0, 4]
+    candidates = {place: Flaky(fails_in).measure for place, fails_in in enumerate((2, 9))}
+    rounds = run_rounds(candidates, 4, lose=lambda place, error, number: lost.append((place, str(error))))
+    assert [len(rounds.get(place, ())) for place in candidates] == [0, 4]
     assert lost == [(0, "out of memory")]
     with pytest.raises(StreamError):
-        take_turns([Flaky(0)], 1)
+        run_rounds({0: Flaky(0).measure}, 1)
 
 
 def test_a_probe_of_memory_that_fails_costs_no_rounds(
     random_bundle: Bundle, parts_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnet_edge.benchmarks.harness.memory.PATIENCE_S", 0.01)
+    monkeypatch.setattr("nnet_edge.benchmarks.speed.memory.PATIENCE_S", 0.01)
     settings = replace(
         TINY, systems=("openvino",), precisions=("fp32",), scopes=("map",), batches=(1,), with_memory=True
     )
@@ -353,7 +355,7 @@ def test_a_busy_machine_is_named() -> None:
     assert "NOT IDLE (60 % busy" in busy_warning(60.0)[0]
 
 
-def test_the_verb_writes_json_table_and_picture(
+def test_the_command_writes_json_table_and_picture(
     random_bundle: Bundle, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [random_bundle.path, parts_folder / "good", "--system", "openvino", "--precision", "fp32", "--batch", 2,
@@ -370,7 +372,7 @@ def test_the_verb_writes_json_table_and_picture(
     assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
-def test_what_cannot_be_meant(random_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings(random_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, said in (({"batches": (0,)}, "batch is 0"), ({"batches": (2, 2)}, "give each once"),
                         ({"systems": ()}, "nothing to measure"), ({"turn_s": 0.0}, "seconds of a turn"),
                         ({"scopes": ("all",)}, "scope 'all' is unknown")):  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,20 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.cli.demo.report import (
-    Alarm,
-    Block,
-    Command,
-    Figure,
-    Files,
-    Page,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Video,
-    write_report,
-)
+from nnet_edge.cli.demo.page import DemoRun, html, size, write_report
 from nnet_edge.errors import DataError
 
 NASTY = "<script>alert('\"x\" & y')</script>"
@@ -61,10 +49,6 @@ def structure(text: str) -> Structure:
     return parser
 
 
-def page(*blocks: Block, **facts: object) -> Page:
-    return Page("Line", "All is well.", [Figure("AUROC", "0.99")], [Section("Part", blocks)], **facts)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
@@ -72,31 +56,30 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_value_is_escaped(tmp_path: Path, picture: Path) -> None:
+def test_every_value_is_escaped(facts: DemoRun, tmp_path: Path) -> None:
     nasty_file = tmp_path / "a&b #1.jsonl"
     nasty_file.write_text("{}")
-    blocks: list[Block] = [
-        Text(NASTY),
-        Alarm(NASTY),
-        Command(NASTY),
-        Table([NASTY], [[NASTY]], caption=NASTY),
-        Picture(picture, NASTY, NASTY),
-        Files([(nasty_file, NASTY)]),
-    ]
-    figure = Figure(NASTY, NASTY, NASTY, tone=NASTY)
-    whole = Page(NASTY, NASTY, [figure], [Section(NASTY, blocks)], [NASTY], NASTY)
-    out = write_report(whole, tmp_path / "report.html")
-    text = out.read_text(encoding="utf-8")
+    manifest = facts.bundle.manifest | {
+        "nnet_edge": NASTY, "backbone": NASTY, "teacher": {"origin": NASTY, "is_random": False},
+        "trained": {"epochs": NASTY, "precision": NASTY},
+        "made_on": {"system": NASTY, "python": NASTY, "libraries": {NASTY: NASTY}},
+    }  # fmt: skip
+    nasty = replace(
+        facts, command=NASTY, processor=NASTY, learned=NASTY, files=[(nasty_file, NASTY)],
+        bundle=replace(facts.bundle, manifest=manifest), evaluation=replace(facts.evaluation, runner=NASTY, precision=NASTY),
+        seconds={NASTY: 1.0, "train": 2.0},
+    )  # fmt: skip
+    text = write_report(nasty, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in text
     read = structure(text)
-    assert read.text.count(NASTY) == 17
+    # command 1, processor 3, learned 2, file 1, network 1, teacher 1, trained 2, system 1, Python 1, library 2, version 2,
+    # runner and precision 6, step 1
+    assert read.text.count(NASTY) == 24
     assert ("a", {"href": "a%26b%20%231.jsonl"}) in read.tags
-    image = next(attributes for tag, attributes in read.tags if tag == "img")
-    assert image["alt"] == NASTY
 
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, picture: Path) -> None:
-    text = write_report(page(Picture(picture, "a picture")), tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_page_needs_nothing_from_elsewhere(facts: DemoRun, tmp_path: Path) -> None:
+    text = write_report(facts, tmp_path / "report.html").read_text(encoding="utf-8")
     for _, attributes in structure(text).tags:
         for name in ("src", "href", "poster"):
             assert not re.match(r"https?:|//", attributes.get(name) or "")
@@ -105,51 +88,52 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, picture: Path) ->
     assert "prefers-color-scheme: dark" in text
 
 
-def test_a_picture_is_inside_the_page(tmp_path: Path, picture: Path) -> None:
-    text = write_report(page(Picture(picture, "a picture")), tmp_path / "report.html").read_text(encoding="utf-8")
-    found = re.search(r'src="data:image/png;base64,([^"]+)"', text)
-    assert found is not None
-    assert base64.b64decode(found.group(1)) == picture.read_bytes()
+def test_a_picture_is_inside_the_page(facts: DemoRun, picture: Path) -> None:
+    text = html(replace(facts, losses=picture), facts.out)
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert base64.b64decode(found[-1]) == picture.read_bytes()
+    assert len(found) == 3  # histogram, sheet and this one
+    images = [attributes for tag, attributes in structure(text).tags if tag == "img"]
+    assert images[-1]["alt"] == "losses over the epochs"
 
 
-def test_a_video_lies_beside_the_page(tmp_path: Path, picture: Path) -> None:
-    (tmp_path / "stream").mkdir()
-    video = tmp_path / "stream" / "line.webm"
-    video.write_bytes(b"webm")
-    out = write_report(page(Video(video, "caption", poster=picture)), tmp_path / "report.html")
-    tags = structure(out.read_text(encoding="utf-8")).tags
-    assert ("source", {"src": "stream/line.webm", "type": "video/webm"}) in tags
-    assert (next(a for tag, a in tags if tag == "video")["poster"] or "").startswith("data:image/png")
+def test_a_video_lies_beside_the_page(facts: DemoRun) -> None:
+    tags = structure(html(facts, facts.out.parent)).tags
+    assert ("source", {"src": f"{facts.out.name}/line.mp4", "type": "video/mp4"}) in tags
+    assert (next(a for tag, a in tags if tag == "video")["poster"] or "").startswith("data:image/jpeg")
 
 
-def test_sizes_of_files_are_readable_and_folders_are_links(tmp_path: Path) -> None:
+def test_sizes_of_files_are_readable_and_folders_are_links(facts: DemoRun, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     sizes = {"a": 0, "b": 999, "c": 1500, "d": 25_000, "e": 3_200_000}
-    for name, size in sizes.items():
-        (tmp_path / name).write_bytes(bytes(size))
+    for name, count in sizes.items():
+        (tmp_path / name).write_bytes(bytes(count))
     entries = [(tmp_path / name, "file") for name in sizes] + [(tmp_path / "bundle", "folder")]
-    html = Files(entries).html(tmp_path)
-    assert re.findall(r"file, ([^<]+)<", html) == ["0 B", "999 B", "1.5 kB", "25 kB", "3.2 MB"]
-    assert 'href="bundle/"' in html
-    assert "folder<" in html
+    text = html(replace(facts, files=entries), tmp_path)
+    assert re.findall(r"file, ([^<]+)<", text) == ["0 B", "999 B", "1.5 kB", "25 kB", "3.2 MB"]
+    assert 'href="bundle/"' in text
+    assert "folder<" in text
+    assert size(tmp_path / "bundle") == ""
 
 
 @pytest.mark.parametrize(
-    ("block", "words"),
+    ("changed", "words"),
     [
-        (Picture(Path("absent.png"), "absent"), "needs the picture absent.png"),
-        (Picture(Path("absent.svg"), "absent"), "cannot show absent.svg"),
-        (Video(Path("absent.webm")), "links absent.webm, which does not exist"),
-        (Files([(Path("absent.jsonl"), "lines")]), "links absent.jsonl"),
+        ({"losses": Path("absent.png")}, "needs the picture absent.png"),
+        ({"losses": Path("absent.svg")}, "cannot show absent.svg"),
+        ({"video": Path("absent.mp4")}, "links absent.mp4, which does not exist"),
+        ({"files": [(Path("absent.jsonl"), "lines")]}, "links absent.jsonl"),
     ],
 )
-def test_what_is_not_there_is_named_and_no_page_is_written(tmp_path: Path, block: Block, words: str) -> None:
+def test_what_is_not_there_is_named_and_no_page_is_written(
+    facts: DemoRun, tmp_path: Path, changed: dict[str, object], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
-        write_report(page(block), tmp_path / "report.html")
+        write_report(replace(facts, **changed), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_named(facts: DemoRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot write the report"):
-        write_report(page(Text("text")), tmp_path / "file" / "report.html")
+        write_report(facts, tmp_path / "file" / "report.html")

@@ -28,8 +28,9 @@ from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.open import open_source, open_source_of
 from nnet_edge.runtime.sources.pipe import take_pictures
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.stream import LineStream, VerdictSettings
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.stream.buffer import CAUSES, FrameBuffer
+from nnet_edge.runtime.stream.buffer import FrameBuffer
+from nnet_edge.runtime.stream.stream_queue import CAUSES
 from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
 from nnet_edge.settings.stream import BufferSettings
 

@@ -25,9 +25,10 @@ from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, QueuedSink, to_fields
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST
 from nnet_edge.settings.runner import RunnerSettings

@@ -19,7 +19,8 @@ import json, sys
 from pathlib import Path
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import JsonLinesSettings, RejectsSettings, serve
-from nnet_edge.runtime.stream.line import Line, run_line, stopping_on_signals
+from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.running import run_line, stopping_on_signals
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.settings.stream import CameraSettings, LineStream
 

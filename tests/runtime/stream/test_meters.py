@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.stream.buffer import FrameCounts
 from nnet_edge.runtime.stream.meters import LatencyHistogram, LineMeters, StreamMeters
 from nnet_edge.runtime.stream.report import StreamReport, latency_text
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 
 RELATIVE = 0.0075  # half a bucket of 1.5 %
 

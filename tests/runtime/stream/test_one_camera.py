@@ -23,9 +23,9 @@ from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, Sink
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run as run_stream
 from nnet_edge.runtime.stream.meters import STAGES
 from nnet_edge.runtime.stream.report import LineReport, StreamReport
+from nnet_edge.runtime.stream.running import run as run_stream
 from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import BufferSettings, VerdictSettings
@@ -289,7 +289,7 @@ from pathlib import Path
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.sinks.json_lines import JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.runtime.stream.line import run, stopping_on_signals
+from nnet_edge.runtime.stream.running import run, stopping_on_signals
 from nnet_edge.runtime.stream.terminal import TerminalView
 from nnet_edge.settings.stream import VerdictSettings
 

@@ -7,9 +7,9 @@ import re
 
 from rich.console import Console
 
-from nnet_edge.runtime.stream.buffer import FrameCounts
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import LineReport, StreamReport
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.runtime.stream.terminal import TerminalView
 
 

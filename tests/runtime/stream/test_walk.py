@@ -11,7 +11,7 @@ import pytest
 
 from nnet_edge.runtime.sinks import CallbackSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.stream import VerdictSettings
 from tests.runtime.stream.walk_count import WalkCount, count_walk
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import Line, run_line
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.stream import BufferSettings, LineStream

@@ -22,8 +22,8 @@ from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import Station
-from nnet_edge.runtime.stream.line import run
-from nnet_edge.settings.runner import RunnerSettings, StreamSettings
+from nnet_edge.runtime.stream.running import run
+from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import VerdictSettings
 
 RTOL = 1e-5  # FP32 kernels against the reference in float64
@@ -356,7 +356,7 @@ def test_a_stream_on_the_gpu(make, tmp_path: Path, wants_maps: bool) -> None:
     seen: list[Prediction] = []
     sink = CallbackSink(seen.append)
     sink.wants_maps = wants_maps
-    settings = StreamSettings(threshold=1e9)
+    settings = VerdictSettings(threshold=1e9)
     runner = make(max_batch=2)
     before = runner.gpu.downloaded_bytes
     report = run(

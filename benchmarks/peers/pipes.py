@@ -1,6 +1,5 @@
-"""Contenders take turns: each is a process that waits at its pipe until it is asked, so environments never meet.
+"""Candidates as processes: each waits at its pipe until it is asked, so environments never meet and one computes at a time.
 
-Only one computes at a time. Every round begins with another contender, so that whatever slows the machine down slows all.
 All stay in memory to the end; what each takes there is part of the answer, and one that the memory left would not hold does
 not start.
 """
@@ -11,22 +10,21 @@ import json
 import math
 import select
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 
+from nnet_edge.benchmarks.harness.rounds import Say, Spread, percentiles, quiet, run_rounds, spread
 from nnet_edge.benchmarks.peers.environment import process_variables
-from nnet_edge.benchmarks.speed.report import Spread, spread
-from nnet_edge.errors import DataError
+from nnet_edge.errors import DataError, NnetEdgeError
 
 SERVE = "nnet_edge.benchmarks.peers.serve"
 ANSWER_TIMEOUT_S = 600.0
 PROBE_FRAMES = 2
 LEAST_FREE_MIB = 1024.0  # to start one more, and twice its artefact: anomalib took 420 to 840 MiB, weights included
-MOST_FRAMES = 1000  # of one turn
+MOST_FRAMES = 1000  # of one round
 MS_PER_S = 1000.0
 MEBIBYTE = 1 << 20
 
@@ -44,40 +42,39 @@ class Entry:
 
 @dataclass(frozen=True)
 class Timed:
-    """All turns of one contender: the latencies of every frame, a tuple a round."""
+    """All rounds of one candidate: the latencies of every frame, a tuple a round."""
 
     rounds: tuple[tuple[float, ...], ...]  # ms
     memory_mib: float | None = None  # of its process: its own pages, and its share of those that several map
 
     @property
+    def rates(self) -> list[float]:
+        """Frames a second of each round, one frame after the other."""
+        return [MS_PER_S * len(one) / sum(one) for one in self.rounds]
+
+    @property
     def frames_per_s(self) -> Spread:
-        """Frames a second, one after the other, over the rounds."""
-        return spread([MS_PER_S * len(turn) / sum(turn) for turn in self.rounds])
+        """Over the rounds."""
+        return spread(self.rates)
 
     @property
     def latencies_ms(self) -> tuple[float, float, float]:
         """p50, p95 and p99 over all frames."""
-        import numpy as np
-
-        p50, p95, p99 = np.percentile([value for turn in self.rounds for value in turn], (50, 95, 99))
-        return float(p50), float(p95), float(p99)
+        return percentiles([value for one in self.rounds for value in one])
 
     def as_dict(self) -> dict[str, object]:
         """Plain values."""
         p50, p95, p99 = self.latencies_ms
         return {
             "frames_per_s": self.frames_per_s.as_dict(),
-            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "count": sum(len(turn) for turn in self.rounds)},
-            "rounds": [MS_PER_S * len(turn) / sum(turn) for turn in self.rounds],
+            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "count": sum(len(one) for one in self.rounds)},
+            "rounds": self.rates,
             "memory_mib": self.memory_mib,
         }
 
 
-Running = tuple[Entry, "Pipe", int]  # with its frames a turn
-
-
 class Pipe:
-    """A contender's process from `with` to the end of the block. Raises DataError, naming the log, when it dies."""
+    """A candidate's process from `with` to the end of the block. Raises DataError, naming the log, when it dies."""
 
     def __init__(self, entry: Entry, frames: Path, threads: int, work: Path) -> None:
         self._entry, self._frames, self._threads, self._work = entry, frames, threads, work
@@ -94,13 +91,11 @@ class Pipe:
         try:
             self._answer()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -145,66 +140,45 @@ class Pipe:
         return lines[-1][:200] if lines else "it ended without a word"
 
 
-def take_turns(
-    entries: Sequence[Entry],
-    frames: Path,
-    threads: int,
-    rounds: int,
-    turn_s: float,
-    work: Path,
-    say: Callable[[str], None] = lambda line: None,
+def time_rounds(
+    entries: Sequence[Entry], frames: Path, threads: int, rounds: int, round_s: float, work: Path, say: Say = quiet
 ) -> tuple[dict[str, Timed], dict[str, str]]:
-    """(name -> its turns, name -> why it could not be timed); all processes live at once and one computes at a time.
+    """(name -> its rounds, name -> why it could not be timed); all processes live at once and one computes at a time.
 
     One that dies in a round is left out of the answer and of the rounds to come; the others go on.
     """
-    timed: dict[str, list[tuple[float, ...]]] = {}
     failed: dict[str, str] = {}
 
-    def lose(entry: Entry, error: DataError, when: str = "") -> None:
-        timed.pop(entry.name, None)
-        failed[entry.name] = f"{error}{when}"
-        say(f"warning: {failed[entry.name]}")
+    def lose(name: str, why: str) -> None:
+        failed[name] = why
+        say(f"warning: {why}")
+
+    def lose_round(name: str, error: NnetEdgeError, number: int) -> None:
+        lose(name, f"{error} in round {number} of {rounds}: its turns before are left out")
 
     with ExitStack() as stack:
-        running: list[Running] = []
-        round_s = 0.0
+        pipes: dict[str, Pipe] = {}
+        measures = {}
+        once_s = 0.0
         for entry in entries:
             try:
                 require_memory(entry)
                 pipe = stack.enter_context(Pipe(entry, frames, threads, work))
                 once_ms = sum(pipe.time(PROBE_FRAMES)) / PROBE_FRAMES
             except DataError as error:
-                lose(entry, error)
+                lose(entry.name, str(error))
                 continue
-            count = max(PROBE_FRAMES, min(MOST_FRAMES, math.ceil(turn_s * MS_PER_S / once_ms)))
-            running.append((entry, pipe, count))
-            timed[entry.name] = []
-            round_s += (count + 1) * once_ms / MS_PER_S
-        say(f"{len(running)} contenders, {rounds} rounds: about {rounds * round_s / 60:.1f} minutes")
-        began = time.perf_counter()
-        for number in range(rounds):
-            for entry, pipe, count in in_turn(running, number):
-                if entry.name not in timed:
-                    continue
-                try:
-                    timed[entry.name].append(pipe.time(count))
-                except DataError as error:
-                    lose(entry, error, f" in round {number + 1} of {rounds}: its turns before are left out")
-            left = (time.perf_counter() - began) / (number + 1) * (rounds - number - 1)
-            say(f"round {number + 1} of {rounds}, {left:.0f} s left")
-        memory = {entry.name: pipe.memory_mib() for entry, pipe, _ in running if entry.name in timed}
-    return {name: Timed(tuple(turns), memory[name]) for name, turns in timed.items()}, failed
-
-
-def in_turn(running: Sequence[Running], number: int) -> list[Running]:
-    """All, beginning with another one each round."""
-    first = number % len(running) if running else 0
-    return [*running[first:], *running[:first]]
+            count = max(PROBE_FRAMES, min(MOST_FRAMES, math.ceil(round_s * MS_PER_S / once_ms)))
+            pipes[entry.name], measures[entry.name] = pipe, partial(pipe.time, count)
+            once_s += (count + 1) * once_ms / MS_PER_S
+        say(f"{len(pipes)} candidates, {rounds} rounds: about {rounds * once_s / 60:.1f} minutes")
+        found = run_rounds(measures, rounds, say, lose_round)
+        timed = {name: Timed(tuple(each), pipes[name].memory_mib()) for name, each in found.items()}
+    return timed, failed
 
 
 def require_memory(entry: Entry) -> None:
-    """Raises DataError where the memory left would not hold one more contender."""
+    """Raise DataError where the memory left would not hold one more candidate."""
     import psutil
 
     free = psutil.virtual_memory().available / MEBIBYTE

@@ -1,6 +1,6 @@
 """How much memory one system takes: a process of its own loads it, infers at every batch, and tells its peak.
 
-In the process that takes turns all contenders lie beside each other, so nothing can be said of one there.
+In the process that measures the rounds all candidates lie beside each other, so nothing can be said of one there.
 
     python -m nnet_edge.benchmarks.memory_probe BUNDLE --system openvino --precision int8 --batch 8
 """
@@ -34,7 +34,7 @@ LIBRARIES = {"torch": "torch", "torch.compile": "torch"}  # system -> module, wh
 
 def measure_memory(bundle: Path, plan: Plan, settings: SpeedSettings) -> Memory:
     """The memory of that system and precision at the batches of `settings`. Raises StreamError when the process fails."""
-    command = [sys.executable, "-m", "nnet_edge.benchmarks.memory_probe", str(bundle), "--system", plan.system,
+    command = [sys.executable, "-m", "nnet_edge.benchmarks.speed.memory", str(bundle), "--system", plan.system,
                "--precision", plan.precision]  # fmt: skip
     command += [text for batch in settings.batches for text in ("--batch", str(batch))]
     command += [] if settings.threads is None else ["--threads", str(settings.threads)]

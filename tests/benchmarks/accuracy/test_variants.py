@@ -1,4 +1,4 @@
-"""Levers: readings of kept layer maps, a variant trained for real beside the base, and when a change counts as clear."""
+"""Hyper-parameters: readings of kept layer maps, a variant trained for real, and when a change counts as clear."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
-from nnet_edge.benchmarks.accuracy.grid import read_datasets
-from nnet_edge.benchmarks.accuracy.lever_bench import LeverSettings, limited, run_levers, slug
-from nnet_edge.benchmarks.accuracy.lever_table import Difference, LeverTable, Row
-from nnet_edge.benchmarks.accuracy.levers import LEVERS, Reading, find_variants
+from nnet_edge.benchmarks.accuracy.hyperparameters import HYPERPARAMETERS, Reading, find_variants
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
+from nnet_edge.benchmarks.accuracy.trainings import read_datasets
+from nnet_edge.benchmarks.accuracy.variants import (
+    Difference,
+    Row,
+    VariantSettings,
+    VariantTable,
+    limited,
+    run_variants,
+    slug,
+)
 from nnet_edge.data.images import Dataset
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
@@ -24,7 +31,7 @@ from nnet_edge.metrics import Metrics
 from tests.benchmarks.miniatures import OPTIONS, TRAINING
 
 SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/levers.json"
-SETTINGS = LeverSettings(TRAINING, OPTIONS, seeds=(3,), levers=("schedule", "stopping", "blur"))
+SETTINGS = VariantSettings(TRAINING, OPTIONS, seeds=(3,), hyperparameters=("schedule", "stopping", "blur"))
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +39,12 @@ def candle(visa: Path) -> list[Dataset]:
     return read_datasets([visa], categories=["candle"])
 
 
-def test_levers_share_the_training_of_accuracy_and_train_only_what_must_be(
+def test_variants_share_the_training_of_accuracy_and_train_only_what_must_be(
     candle: list[Dataset], accuracy: tuple[AccuracyTables, Path]
 ) -> None:
     tables, out = accuracy
     told: list[str] = []
-    table = run_levers(candle, out, SETTINGS, "nnet-edge bench levers", say=told.append)
+    table = run_variants(candle, out, SETTINGS, "nnet-edge bench levers", say=told.append)
     assert told == []  # nothing was trained
     assert table.missing == 0
     base, row = table.base["candle"][3], tables.ours[0]
@@ -51,27 +58,27 @@ def test_levers_share_the_training_of_accuracy_and_train_only_what_must_be(
     assert kept == json.loads(json.dumps(table.as_dict()))
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(kept)
 
-    again = run_levers(candle, out, SETTINGS, "nnet-edge bench levers", say=lambda line: pytest.fail(line))
+    again = run_variants(candle, out, SETTINGS, "nnet-edge bench levers", say=lambda line: pytest.fail(line))
     assert again == table
 
 
 def test_a_variant_is_trained_once_in_a_folder_of_its_own(
     candle: list[Dataset], accuracy: tuple[AccuracyTables, Path]
 ) -> None:
-    settings, out = replace(SETTINGS, levers=("rate",)), accuracy[1]
+    settings, out = replace(SETTINGS, hyperparameters=("rate",)), accuracy[1]
     told: list[str] = []
-    stopped = run_levers(candle, out, settings, "x", stop=lambda: len(told) == 1, say=told.append)
+    stopped = run_variants(candle, out, settings, "x", stop=lambda: len(told) == 1, say=told.append)
     assert (stopped.missing, told) == (2, ["candle, learning_rate=0.0025, seed 3: training"])
-    table = run_levers(candle, out, replace(settings, with_training=False), "x", say=lambda line: pytest.fail(line))
+    table = run_variants(candle, out, replace(settings, with_training=False), "x", say=lambda line: pytest.fail(line))
     assert table.rows == ()
-    finished = run_levers(candle, out, settings, "x", say=told.append)
+    finished = run_variants(candle, out, settings, "x", say=told.append)
     assert told[1] == "candle, learning_rate=0.0025, seed 3: training on from epoch 1"
     assert finished.missing == 0
     lower, higher = (row.measured["candle"][3] for row in finished.rows)
     assert lower != higher != finished.base["candle"][3]
     other = replace(settings, training=replace(TRAINING, kd_weight=0.0))
     with pytest.raises(ConfigError, match=r"training\.kd_weight was 1\.2, is 0"):
-        run_levers(candle, out, other, "x")
+        run_variants(candle, out, other, "x")
 
 
 def test_every_variant_can_be_trained_and_differs_from_its_fellows() -> None:
@@ -83,7 +90,7 @@ def test_every_variant_can_be_trained_and_differs_from_its_fellows() -> None:
             assert settings != settled, (lever, variant.name)
             assert settings not in found.values()
             found[slug(variant.name)] = settings
-    assert len(found) == sum(variant.is_trained for variants in LEVERS.values() for variant in variants)
+    assert len(found) == sum(variant.is_trained for variants in HYPERPARAMETERS.values() for variant in variants)
     assert found["turned-any-way-4-copies"].with_length_for(4 * 21).epochs == 12
     with pytest.raises(ConfigError, match=r"lever 'luck' is unknown: choose fusion,"):
         find_variants(("luck",))
@@ -138,7 +145,7 @@ def test_the_verdict_looks_at_every_category_and_figure() -> None:
     def verdict(*variant: dict[int, Metrics]) -> str:
         base = {"a": measured(0.5, 0.8, 0.9), "b": measured(None, 0.8, 0.9)}
         row = Row("x", "y", "", dict(zip("ab", variant, strict=True)))
-        return LeverTable({}, (), (1, 2, 3), ("a", "b"), base, (row,), 0).verdict(row)
+        return VariantTable({}, (), (1, 2, 3), ("a", "b"), base, (row,), 0).verdict(row)
 
     assert verdict(measured(0.6, 0.8, 0.9), measured(None, 0.8, 0.95)) == "better"
     assert verdict(measured(0.6, 0.7, 0.9), measured(None, 0.8, 0.95)) == "mixed"

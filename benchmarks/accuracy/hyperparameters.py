@@ -1,0 +1,122 @@
+"""The hyper-parameters: what a training or a reading of its layer maps can be changed in, each against everything as tuned.
+
+`hyperparameters.json` holds the variants of each, in the order of expected gain. A variant with `changes` is a training of
+its own. It starts from the settings that the base training settled on (the augmentation chosen, the length known), so that
+one thing alone differs. A variant with a `reading` needs no training: it reads the saved layer maps of the base otherwise, or
+those of other weights that the base training left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet_edge.anomaly_map import BLUR_SIGMA, FUSED_SIDE, IMAGE_SIDE, SCALES, Fusion, blur, enlarge, fuse_maps
+from nnet_edge.errors import ConfigError
+from nnet_edge.methods.nnet.settings import TrainSettings, overridden
+from nnet_edge.settings.runner import require_choice
+
+WEIGHTS = ("deployed", "averaged", "last")  # what early stopping kept; the EMA at the end; the weights at the end
+RULES = ("product", "sum")
+Triple = tuple[float, float, float]  # of the scales 64, 32, 16
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How layer maps become an anomaly map; None is what the training's own settings say."""
+
+    rule: str = "product"  # product: of the scales, each to its exponent (equation 8); sum: the exponents weigh (RD4AD)
+    exponents: Triple | None = None
+    forward_weights: Triple | None = None
+    sigma: float = BLUR_SIGMA  # of the Gaussian, pixels of the anomaly map; 0: none
+    weights: str = "deployed"  # one of WEIGHTS
+    branches: str = "both"  # both | reverse | forward: whose layer maps are read
+
+    def __post_init__(self) -> None:
+        require_choice("branches", self.branches, ("both", "reverse", "forward"))
+        require_choice("fusion rule", self.rule, RULES)
+        require_choice("weights", self.weights, WEIGHTS)
+        if not self.sigma >= 0:
+            raise ConfigError(f"the Gaussian's sigma is {self.sigma}: it must be 0 or more pixels")
+
+    def maps(self, layer_maps: Mapping[str, np.ndarray], trained: Fusion) -> np.ndarray:
+        """The anomaly maps float32 (N, 256, 256) of layer maps (N, 1, h, w)."""
+        weights = trained.forward_weights if self.forward_weights is None else self.forward_weights
+        exponents = trained.exponents if self.exponents is None else self.exponents
+        fusion = Fusion(trained.align_corners, exponents, weights)
+        wide = {name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()
+                if self.branches in ("both", name.split("_")[0])}  # fmt: skip
+        fused = fuse_maps(wide, fusion) if self.rule == "product" else sum_of_scales(wide, fusion)
+        large = enlarge(fused, IMAGE_SIDE, fusion.align_corners)[:, 0]
+        if self.sigma:
+            large = blur(large, self.sigma, int(4 * self.sigma + 0.5))  # scipy's radius
+        return large.astype(np.float32)
+
+
+def sum_of_scales(layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
+    """Sum over the scales of exponent * (reverse + weight * forward), (N, 1, 64, 64); with ones RD4AD's fusion."""
+    terms = [
+        exponent * fusion.weight(name) * enlarge(layer_maps[name], FUSED_SIDE, fusion.align_corners)
+        for scale, exponent in zip(SCALES, fusion.exponents, strict=True)
+        for name in (f"forward_{scale}", f"reverse_{scale}")
+        if name in layer_maps and exponent * fusion.weight(name) > 0
+    ]
+    if not terms:
+        raise ConfigError(f"{fusion} leaves none of {', '.join(layer_maps)}")
+    return np.asarray(np.sum(terms, axis=0))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One value of a hyper-parameter: other settings, or another reading of the base's maps."""
+
+    name: str
+    changes: tuple[str, ...] = ()  # as after --set
+    reading: Reading = field(default_factory=Reading)
+    is_recounted: bool = False  # shown as many images in all as the base, though an epoch has more or fewer
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it needs a training of its own."""
+        return bool(self.changes)
+
+    def settings(self, settled: TrainSettings, image_steps: int) -> TrainSettings:
+        """The variant's settings, from those that the base training settled on after it was told `image_steps`."""
+        if self.is_recounted:
+            settled = replace(settled, image_steps=image_steps)
+        for change in self.changes:
+            settled = overridden(settled, change)
+        return settled
+
+
+def variant_of(known: Mapping[str, Any]) -> Variant:
+    """An entry of hyperparameters.json."""
+    read: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in known.get("reading", {}).items()
+    }
+    return Variant(known["name"], tuple(known.get("changes", ())), Reading(**read), known.get("is_recounted", False))
+
+
+BASE = Variant("base")
+HYPERPARAMETERS: dict[str, tuple[Variant, ...]] = {
+    name: tuple(map(variant_of, variants))
+    for name, variants in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")).items()
+}
+
+
+def find_variants(names: tuple[str, ...], variants: tuple[str, ...] = ()) -> tuple[tuple[str, Variant], ...]:
+    """(hyper-parameter, variant) of those named, all of them for none, and of their variants only those named, if any.
+
+    Raises ConfigError for a hyper-parameter that is unknown and for a variant that none of them has.
+    """
+    for name in names:
+        require_choice("lever", name, tuple(HYPERPARAMETERS))
+    known = [(name, variant) for name in names or HYPERPARAMETERS for variant in HYPERPARAMETERS[name]]
+    for name in variants:
+        require_choice("variant", name, tuple(variant.name for _, variant in known))
+    return tuple((name, variant) for name, variant in known if not variants or variant.name in variants)

@@ -1,0 +1,167 @@
+"""The trainings that accuracy, ablations and hyper-parameters are measured on: data sets, common settings, and the trainer.
+
+A training lies in a folder of its own beside the key that it was begun with: its settings, what it learned from, its
+teacher's weights and the precision that was asked for. A folder of another key is refused, so one `--out` holds rows of one
+kind only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
+from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, TrainingData, fingerprint, load_training_data
+from nnet_edge.data.layouts import find_categories, read_dataset
+from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.imaging import MaskRule
+from nnet_edge.methods.backbone import build_encoder, find_backbone
+from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
+from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from nnet_edge.training.loop import Progress, TrainOptions, train
+
+RANDOM_TEACHER = "THE TEACHER HAS RANDOM WEIGHTS: the figures mean nothing"
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """What all trainings of a grid have in common. Raises ConfigError for an invalid setting."""
+
+    training: TrainSettings = TUNED  # each seed replaces its own
+    options: TrainOptions = field(default_factory=TrainOptions)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    held_out_share: float = HELD_OUT_SHARE
+    skip_bad: bool = False
+    mask_rule: MaskRule = "half"
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds {', '.join(map(str, self.seeds)) or 'none'}: give at least one, each once")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on: `stop` is asked after every training step, `report` is given the progress, `say` a line."""
+
+    report: Callable[[Progress], None] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+    say: Say = quiet
+
+
+def read_datasets(
+    roots: Sequence[Path], layout: str = "auto", categories: Sequence[str] = (), split_csv: Path | None = None
+) -> list[Dataset]:
+    """Every category under the folders `roots`, or those of the names `categories`, in their order; no image is opened.
+
+    Raises ConfigError when a name is not there or two folders hold one name, and what `read_dataset` raises.
+    """
+    places: dict[str, Path] = {}
+    for root in roots:
+        for name in find_categories(root, layout, split_csv):
+            if name in places:
+                raise ConfigError(f"category {name} lies in {places[name]} and in {root}: give one of them")
+            places[name] = root
+    for name in categories:
+        if name not in places:
+            raise ConfigError(f"no category {name!r} in the folders given: choose of {', '.join(places) or 'none'}")
+    return [read_dataset(places[name], layout, name, split_csv) for name in categories or places]
+
+
+def category_names(datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Their categories. Raises ConfigError for none and for a name twice, DataError for one without test images."""
+    names = tuple(dataset.category for dataset in datasets)
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"categories {', '.join(names) or 'none'}: give at least one, each once")
+    for dataset in datasets:
+        if not dataset.test:
+            raise DataError(f"no test image under {dataset.root} ({dataset.category}): figures are measured on some")
+    return names
+
+
+class Trainings:
+    """Trainings on one data set; they differ in settings and seed."""
+
+    def __init__(self, dataset: Dataset, settings: GridSettings, watch: Watch) -> None:
+        self.dataset, self.settings, self.watch = dataset, settings, watch
+        self.data_key = {
+            "category": dataset.category,
+            "train": fingerprint(dataset.train),
+            "held_out_share": settings.held_out_share,
+        }
+        teacher = weights_key(settings.options.teacher_weights)
+        self.computed = {"precision": settings.options.precision, "teacher": teacher}
+        self.load = lru_cache(maxsize=1)(self._load)  # every row of a seed learns from the same images
+
+    @cached_property
+    def test(self) -> str:
+        """What tells the test images from others."""
+        return fingerprint([sample.path for sample in self.dataset.test])
+
+    def key(self, training: TrainSettings) -> Key:
+        """What tells this training from another."""
+        return as_json({"training": training.as_dict(), "data": self.data_key, "computed": self.computed})
+
+    def begun(self, training: TrainSettings, folder: Path) -> Checkpoint | None:
+        """The training in `folder` as far as it is; raises ConfigError when it is another one."""
+        if not (folder / CHECKPOINT).exists():
+            return None
+        found = read_checkpoint(folder)
+        require_same(folder, found.facts["data"].get("key", {}), self.key(training))
+        return found
+
+    def finish(self, training: TrainSettings, folder: Path, what: str) -> Checkpoint:
+        """The finished training in `folder`, begun or gone on with where it is not; `what` names it to the person.
+
+        Raises Stopped, ConfigError when `folder` holds another training, TrainingError when it cannot be trained.
+        """
+        resume = self.begun(training, folder)
+        if resume is not None and resume.is_finished:
+            return resume
+        data, key = self.load(training.seed), self.key(training)
+        training = replace(training, batch=min(training.batch, len(data.learned)))
+        self.watch.say(f"{what}: {'training' if resume is None else f'training on from epoch {resume.epoch + 1}'}")
+        asking = nullcontext(self.watch.stop)
+        trained = train(data.learned, data.held_out, training, folder, self.settings.options,
+                        {**data.facts, "key": key}, resume, self.watch.report, lambda: asking)  # fmt: skip
+        if not trained.finished:
+            raise Stopped
+        return read_checkpoint(folder)
+
+    def _load(self, seed: int) -> TrainingData:
+        data = load_training_data(self.dataset, seed, self.settings.held_out_share, self.settings.skip_bad)
+        for one, other in data.duplicates[:1]:
+            self.watch.say(f"warning: {len(data.duplicates)} test images are training images too ({one} is {other})")
+        return data
+
+
+def rebuild(checkpoint: Checkpoint, weights: str = "deployed", maps: str | None = None) -> NNet:
+    """The network with weights that a training left (deployed, averaged, last), fusing its own maps or those of `maps`.
+
+    The EMA, "averaged", is the weights themselves where none was kept.
+    """
+    model = checkpoint.settings.model
+    network = NNet(replace(model, maps=maps or model.maps), build_encoder(find_backbone(model.backbone)))
+    left = {"deployed": checkpoint.deployed, "averaged": checkpoint.averaged or checkpoint.network,
+            "last": checkpoint.network}  # fmt: skip
+    network.load_state_dict(left[weights])
+    return network.eval()
+
+
+def weights_key(teacher_weights: str | None) -> str:
+    """What tells the teacher's weights from others: "default", "random", or what the file holds."""
+    if teacher_weights is None or teacher_weights == "random":
+        return teacher_weights or "default"
+    return fingerprint([Path(teacher_weights)])
+
+
+def as_json(values: Mapping[str, Any]) -> Key:
+    """Plain values as JSON gives them back."""
+    found: Key = json.loads(json.dumps(values))
+    return found
