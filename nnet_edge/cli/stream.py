@@ -228,12 +228,8 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
 
     With typed `sources` a stream that fails is an error at the end; with a settings file the report names it.
     """
-<<<<<<< HEAD
     from nnet_edge.runtime.sinks.queued import QueuedSink
-    from nnet_edge.runtime.stream.line import open_line, run_line, stopping_on_signals
-=======
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
->>>>>>> main
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView
     from nnet_edge.runtime.stream.watchdog import Watchdog
 
