@@ -1,6 +1,6 @@
-"""What happens on a line beside verdicts: a camera is lost, a bundle is swapped, a sink is late.
+"""Events of a line beside its verdicts: a camera is lost, a bundle is swapped, a sink is late.
 
-An event is told once, to everybody who subscribed, in the thread where it happened; the newest ones are kept.
+An event goes once to every subscriber, in the thread where it happened; the newest ones are kept.
 """
 
 from __future__ import annotations
@@ -17,35 +17,21 @@ from nnet_edge.errors import ConfigError
 log = logging.getLogger(__name__)
 
 KINDS = (
-    "source.connecting",
-    "source.live",
-    "source.stalled",
-    "source.lost",
-    "source.ended",
-    "stream.added",
-    "stream.removed",
-    "stream.paused",
-    "stream.resumed",
-    "stream.failed",
-    "regions.changed",
-    "bundle.swapped",
-    "threshold.changed",
-    "drift.warning",
-    "sink.late",
-    "sink.dead",
-    "sink.back",
-    "frame.failed",
-)
+    "source.connecting", "source.live", "source.stalled", "source.lost", "source.ended",
+    "stream.added", "stream.removed", "stream.paused", "stream.resumed", "stream.failed",
+    "regions.changed", "bundle.swapped", "threshold.changed", "drift.warning",
+    "sink.late", "sink.dead", "sink.back", "frame.failed",
+)  # fmt: skip
 KEPT = 1000  # newest events
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened; raises ConfigError for a kind that is none of KINDS."""
+    """Something that happened. Raises ConfigError for a kind that is not in KINDS."""
 
     kind: str
     stream: str | None = None  # None: it concerns the whole line
-    at: float = field(default_factory=time.time)  # seconds since 1970: a stamp for people, never subtracted
+    at: float = field(default_factory=time.time)  # seconds since 1970: a time stamp, never subtracted
     facts: Mapping[str, object] = field(default_factory=dict)  # ready for JSON; without passwords
 
     def __post_init__(self) -> None:
@@ -61,7 +47,7 @@ Tell = Callable[[Event], None]
 
 
 class Events:
-    """Tells events to whoever subscribed; any thread may call any method."""
+    """Passes events to subscribers; any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,7 +60,7 @@ class Events:
             self._subscribers.append(callback)
 
     def unsubscribe(self, callback: Tell) -> None:
-        """Call `callback` no more; one that never subscribed is no error."""
+        """Stop calling `callback`; one that never subscribed is no error."""
         with self._lock:
             self._subscribers = [known for known in self._subscribers if known != callback]
 
@@ -85,7 +71,7 @@ class Events:
         return event
 
     def pass_on(self, event: Event) -> None:
-        """Tell an event that was made elsewhere, by a sink for one."""
+        """Tell an event that was made elsewhere, for example by a sink."""
         with self._lock:
             self._newest.append(event)
             subscribers = tuple(self._subscribers)

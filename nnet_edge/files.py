@@ -1,4 +1,4 @@
-"""Writing that happens whole or not at all, and the hashes that show whether a file is still what it was."""
+"""Atomic writes of files and folders, and the SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: a reader, or a power cut, meets the old file or the new one, never a part.
+    """Write `content` to `path`: a reader, or a power cut, meets the old file or the new one, never a part.
 
-    Raises OSError with the old file in place when the disk is full or the folder cannot be written.
+    Raises OSError, and leaves the old file, when the disk is full or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
-    """A new folder to fill, which becomes `out` when the block ends well and disappears when it does not.
+    """A new folder to fill; it becomes `out` when the block succeeds and is deleted when it fails.
 
     Raises ConfigError when `out` exists and `replace` is off.
     """
@@ -59,16 +59,12 @@ def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
-        _swap(draft, out)
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            out.replace(old / "bundle")
+            draft.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _swap(draft: Path, out: Path) -> None:
-    if not out.exists():
-        draft.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.replace(old / "bundle")
-    draft.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

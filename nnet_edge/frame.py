@@ -1,4 +1,4 @@
-"""The nouns that travel through the program: a frame goes in, a prediction comes out."""
+"""Frames, the outputs of a runner, and predictions."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Frame:
     captured_s: float  # time.monotonic(), seconds
     stream: str = "camera-0"
     name: str | None = None  # the file that the frame was read from, None for a camera
-    session: str = ""  # of the program's run, so that an index that starts again at 0 makes no second id
+    session: str = ""  # of the program's run, so that ids stay unique when the index starts again at 0
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
 
     @property
     def id(self) -> str:
-        """The name of this frame, or crop of a frame, that no other has: stream/session/index[/crop]."""
+        """The unique name of this frame, or crop of a frame: stream/session/index[/crop]."""
         name = f"{self.stream}/{self.session}/{self.index}" if self.session else f"{self.stream}/{self.index}"
         return name if self.crop is None else f"{name}/{self.crop.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a runner gives back for a batch of N images; the caller may keep the arrays."""
+    """Outputs of a runner for a batch of N images; the caller may keep the arrays."""
 
     anomaly_map: np.ndarray  # float32 (N, 256, 256), larger is stranger
     image_score: np.ndarray  # float32 (N,), the maximum of each anomaly map
@@ -50,19 +50,18 @@ class Outputs:
 
 
 class MapsOnDemand(Protocol):
-    """Anomaly maps that lie elsewhere, on a GPU for one, until somebody asks."""
+    """Anomaly maps that are fetched when asked for, for example from a GPU."""
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The map of one image, float32 (256, 256), owned by the caller; costs a copy from where it lies."""
-        ...
+        """The map of one image, float32 (256, 256), owned by the caller; costs a copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameOutputs:
-    """What a runner gives back that takes frames as they are: scores now, maps when asked for."""
+    """Outputs of a runner that takes frames of any size: scores now, maps when asked for."""
 
     image_score: np.ndarray  # float32 (N,)
-    anomaly_map: MapsOnDemand  # to be asked before the runner needs their place for a later batch
+    anomaly_map: MapsOnDemand  # ask before the runner needs their place for a later batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +86,13 @@ class Prediction:
     anomaly_map: np.ndarray | None  # float32 (256, 256); None for a good frame whose map no sink asked for
     regions: tuple[Region, ...] = ()
     latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
-    verdict: bool | None = None  # of the frames up to this one (n of m); None: this frame speaks for itself
+    verdict: bool | None = None  # of the frames up to this one (n of m); None: of this frame alone
     inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
     bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
 
     @property
     def id(self) -> str:
-        """The id of its frame; what is written twice has it twice."""
+        """The id of its frame; a prediction that is delivered twice has the same id."""
         return self.frame.id
 
     @property
@@ -103,7 +102,7 @@ class Prediction:
 
     @property
     def is_anomalous(self) -> bool:
-        """The verdict: that of n of m frames where the stream asks for one, else whether the score is above."""
+        """The verdict of n of m frames where the stream asks for one, else whether the score is above the threshold."""
         return self.is_above if self.verdict is None else self.verdict
 
     @property
@@ -113,5 +112,5 @@ class Prediction:
 
     @property
     def relative_score(self) -> float:
-        """Score divided by threshold: 1.0 is the line."""
+        """Score divided by threshold."""
         return self.image_score / self.threshold

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPU this process would use, asked of the driver itself: nothing to install, and it works on a Jetson too."""
+"""The NVIDIA GPU of this process, asked of the driver: nothing to install, and it works on a Jetson too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 DRIVER_LIBRARY = "libcuda.so.1"
 DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
 NAME_BYTES = 128
-# CUdevice_attribute of cuda.h
-MAJOR, MINOR = 75, 76
+MAJOR, MINOR = 75, 76  # CUdevice_attribute of cuda.h
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class GpuFacts:
 
 @dataclass(frozen=True)
 class NoGpu:
-    """Why there is no GPU, for people."""
+    """Why there is no GPU."""
 
     reason: str
 
@@ -55,10 +54,8 @@ def find_gpu(index: int = 0, library: str = DRIVER_LIBRARY) -> GpuFacts | NoGpu:
         return NoGpu(f"the NVIDIA driver does not count its GPUs (cuDeviceGetCount: error {status})")
     if index >= number.value:
         return NoGpu(f"there is no GPU {index}: the NVIDIA driver lists {number.value}")
-    device = ctypes.c_int()
-    name = ctypes.create_string_buffer(NAME_BYTES)
-    major, minor, newest = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    memory = ctypes.c_size_t()
+    device, major, minor, newest = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name, memory = ctypes.create_string_buffer(NAME_BYTES), ctypes.c_size_t()
     for call, arguments in (
         ("cuDeviceGet", (ctypes.byref(device), index)),
         ("cuDeviceGetName", (name, NAME_BYTES, device)),
@@ -69,13 +66,9 @@ def find_gpu(index: int = 0, library: str = DRIVER_LIBRARY) -> GpuFacts | NoGpu:
     ):
         if status := getattr(cuda, call)(*arguments):
             return NoGpu(f"the NVIDIA driver cannot describe GPU {index} ({call}: error {status})")
-    return GpuFacts(
-        name.value.decode(errors="replace"),
-        f"{major.value}.{minor.value}",
-        driver_version(),
-        f"{newest.value // 1000}.{newest.value % 1000 // 10}",
-        memory.value >> 20,
-    )
+    capability, cuda_version = f"{major.value}.{minor.value}", f"{newest.value // 1000}.{newest.value % 1000 // 10}"
+    title = name.value.decode(errors="replace")
+    return GpuFacts(title, capability, driver_version(), cuda_version, memory.value >> 20)
 
 
 def driver_version(file: Path = DRIVER_VERSION_FILE) -> str | None:

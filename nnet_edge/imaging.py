@@ -1,19 +1,13 @@
-"""Imaging: the reference for reading, resize and colour order, which training, evaluation, calibration and stream use.
+"""Reading, resize and colour order of images: the reference for training, evaluation, calibration and stream.
 
-The resize is Pillow's bilinear filter with antialiasing to 256x256 without keeping the aspect ratio (specification
-section 1, RD4AD's protocol); what computes it here and the CUDA kernel agree with it within one grey level.
+The resize to 256x256 is Pillow's bilinear filter with antialiasing, without keeping the aspect ratio (specification section 1,
+RD4AD's protocol): horizontally first, then vertically, rounded after each. On x86-64 cykooz-resizer computes it in a third of
+the time: the same bytes for many sizes, 512x384 among them, and never more than one grey level off (640x480: 1 value in 100
+of noise), with AVX2, SSE4.1 or neither. Other processors use Pillow. The CUDA kernel agrees within one grey level.
 
-What reading does: the file's first bytes, not its suffix, say which of the four formats it has; EXIF and TIFF
-orientation are applied; 16-bit values are divided by 257 and rounded, never clipped; transparency and colour profiles
-are ignored; of a file with several pictures the first is taken. A mask's value counts as it is stored: for a palette
-that is the index, and 0 is the background.
-
-The filter of the graph's input: bilinear with antialiasing, by vector instructions where there is a library of them.
-
-Pillow defines it (specification section 1): horizontally first, then vertically, rounded after each. On x86-64
-cykooz-resizer computes it in a third of the time: the same bytes for many sizes, 512x384 among them, and never more than
-one grey level off (640x480: 1 value in 100 of noise); with AVX2, SSE4.1 and neither it computes the same. It is not built
-for other processors: there Pillow is taken. All commands on a machine share one of the two.
+Reading: the file's first bytes, not its suffix, tell the format; EXIF and TIFF orientation are applied; 16-bit values are
+divided by 257 and rounded, never clipped; transparency and colour profiles are ignored; of several pictures in a file the
+first is taken. A mask's value counts as it is stored: for a palette that is the index, and 0 is the background.
 """
 
 from __future__ import annotations
@@ -35,11 +29,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from nnet_edge.errors import ConfigError, DataError
 
-IS_VECTORISED = platform.machine() == "x86_64"  # as the marker in setup.py has it
+IS_VECTORISED = platform.machine() == "x86_64"  # as in the marker of setup.py
 
 
 def pillow_bilinear(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The definition: `image`, uint8 (H, W) or (H, W, 3), at the size `height` x `width`; read-only."""
+    """`image`, uint8 (H, W) or (H, W, 3), at the size `height` x `width`, by the reference filter; read-only."""
     # One pass a call: in a single call a picture much higher than wide goes vertically first, from Pillow 13 on.
     narrow = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(narrow.resize((width, height), Image.Resampling.BILINEAR))
@@ -97,7 +91,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(data: bytes, path: Path) -> np.ndarray:
-    """What `read_image` gives for a file at `path` that holds `data`. Raises DataError as it does."""
+    """The picture in `data`, the content of the file at `path`; as `read_image`."""
     try:
         pixels = _pixels(_open(data), data)
     except Exception as error:  # on damaged bytes Pillow raises a dozen types, struct.error and KeyError among them
@@ -121,7 +115,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture at `path`, from its header alone; raises DataError as `read_image`."""
+    """(height, width) of the upright picture at `path`, from its header alone. Raises DataError as `read_image`."""
     data = read_bytes(path)
     try:
         picture = _open(data)
@@ -153,8 +147,8 @@ def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
 def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
     """Write resize(to_rgb(frame_bgr)), the graph's input, bit for bit into `into`, uint8 (side, side, 3).
 
-    The colours are put in order after the resize, of its few pixels, and grey is resized once, not three times
-    (benchmarks/notes.md). Raises DataError as `to_rgb`.
+    Faster than both: colours are reordered after the resize, and grey is resized once (benchmarks/notes.md).
+    Raises DataError as `to_rgb`.
     """
     frame, conversion = _as_8_bit_frame(frame_bgr)
     if conversion == cv2.COLOR_BGRA2RGB:
@@ -164,7 +158,7 @@ def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
 
 
 def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:
-    """The frame in uint8, and OpenCV's number for its way to RGB. Raises DataError for what no camera gives."""
+    """The frame in uint8, and OpenCV's code for its conversion to RGB. Raises DataError for another type or shape."""
     channels = frame_bgr.shape[2] if frame_bgr.ndim == 3 else 1 if frame_bgr.ndim == 2 else 0
     conversion = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
     if conversion is None or frame_bgr.dtype not in (np.uint8, np.uint16) or frame_bgr.size == 0:
@@ -181,14 +175,11 @@ def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> 
     "half": true where the bilinearly resized mask exceeds one half, the paper's protocol; a tiny defect may vanish.
     "any": true wherever the filter touched a defect; none vanishes, each grows by about one pixel.
     """
-    size = (side, side)
-    if rule == "half":
-        grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(grey) > 127
-    if rule == "any":
-        share = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(share) > 0
-    raise ConfigError(f'mask rule "{rule}" is unknown: choose "half" or "any"')
+    if rule not in ("half", "any"):
+        raise ConfigError(f'mask rule "{rule}" is unknown: choose "half" or "any"')
+    values = mask.astype(np.uint8) * 255 if rule == "half" else mask.astype(np.float32)
+    resized = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
+    return resized > (127 if rule == "half" else 0)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -228,9 +219,7 @@ def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndar
     if as_labels and picture.mode in ("1", "L", "P", "I", "F"):
         return np.array(picture)
     if picture.mode in ("I", "F"):
-        raise DataError(
-            "its pixels are signed or have 32 bits, so no value is white: save it with 8 or 16 bits a channel"
-        )
+        raise DataError("its pixels are signed or have 32 bits, so no value is white: save 8 or 16 bits a channel")
     picture.info.pop("transparency", None)  # else Pillow warns about some palettes
     return np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
@@ -250,7 +239,7 @@ def _is_white_zero(picture: ImageFile) -> bool:
 
 
 def _deep_colour(picture: ImageFile, data: bytes) -> np.ndarray:
-    """16-bit colour, which Pillow would cut to its high byte: uint16 RGB (H, W, 3), upright."""
+    """16-bit colour, which Pillow cuts to its high byte: uint16 RGB (H, W, 3), upright."""
     in_planes = isinstance(picture, TiffImageFile) and picture.tag_v2.get(_TIFF_PLANES) == 2  # both libraries err
     if in_planes or picture.mode == "CMYK":
         raise DataError("16-bit CMYK and colours stored plane by plane are not supported: save it as a PNG")
@@ -268,9 +257,6 @@ def _to_8_bit(values: np.ndarray, white: int = 65535) -> np.ndarray:
 
 def _cannot_read(kind: str, path: Path, error: Exception) -> DataError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    hint = (
-        ""
-        if isinstance(error, DataError)
-        else " (corrupt, truncated or of a rare kind: replace the file or take it away)"
-    )
+    hint = " (corrupt, truncated or of a rare kind: replace the file or take it away)"
+    hint = "" if isinstance(error, DataError) else hint
     return DataError(f"cannot read {kind} {path}: {' '.join(reason.split())}{hint}")

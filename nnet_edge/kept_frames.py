@@ -1,7 +1,7 @@
-"""Kept frames of a bundle: lossless, named by the hash of their pixels, so that a changed one is noticed.
+"""Kept frames of a bundle: lossless PNG files, named by the hash of their pixels.
 
-The held-out frames let any box choose the threshold of any artefact again, without the data; the calibration frames are
-what the ranges of INT8 were measured on.
+From the held-out frames any machine chooses the threshold of an artefact again, without the data; on the calibration frames
+the ranges of INT8 were measured.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def frame_hash(frame: np.ndarray) -> str:
 
 
 def write_frames(bundle: Path, frames: np.ndarray) -> list[str]:
-    """Keep `frames`, uint8 RGB (N, 256, 256, 3), in the bundle's folder; gives their hashes in the same order.
+    """Write `frames`, uint8 RGB (N, 256, 256, 3), into the bundle's folder; return their hashes in the same order.
 
-    Equal frames are kept once and named as often as they occur. Raises ConfigError for frames of another shape.
+    Equal frames are written once and named as often as they occur. Raises ConfigError for frames of another shape.
     """
     require_frames(frames)
     hashes = [frame_hash(frame) for frame in frames]

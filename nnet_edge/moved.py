@@ -1,7 +1,7 @@
-"""Old module names, kept for one release: importing one warns and gives the module that took its place.
+"""Old module names, kept for one release: importing one warns and gives the new module.
 
-`python -m OLD.NAME` works as well. Names that are packages today (`nnet_edge.runtime.sources`) forward what their old module
-held by `forward`.
+`python -m OLD.NAME` works too. Names that are packages today (`nnet_edge.runtime.sources`) forward their old contents by
+`forward`.
 """
 
 from __future__ import annotations
@@ -15,72 +15,40 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-RUNTIME, BENCHMARKS = "nnet_edge.runtime", "nnet_edge.benchmarks"
-MOVED = {
-    "nnet_edge.artefacts": "nnet_edge.bundle",
-    "nnet_edge.augment": "nnet_edge.data.augment",
-    "nnet_edge.checkpoint": "nnet_edge.training.checkpoint",
-    "nnet_edge.config": "nnet_edge.settings.runner",
-    "nnet_edge.damage": "nnet_edge.data.synthetic",
-    "nnet_edge.demo_parts": "nnet_edge.data.example_parts",
-    "nnet_edge.doctor": "nnet_edge.cli.doctor",
-    "nnet_edge.evaluate": "nnet_edge.evaluation.evaluate",
-    "nnet_edge.evaluate_verb": "nnet_edge.evaluation.artefact",
-    "nnet_edge.good_scores": "nnet_edge.scoring",
-    "nnet_edge.layouts": "nnet_edge.data.layouts",
-    "nnet_edge.line_config": "nnet_edge.settings.line",
-    "nnet_edge.model": "nnet_edge.methods",
-    "nnet_edge.model.backbone": "nnet_edge.methods.backbone",
-    "nnet_edge.model.losses": "nnet_edge.methods.nnet.losses",
-    "nnet_edge.model.nnet": "nnet_edge.methods.nnet.network",
-    "nnet_edge.model.parts": "nnet_edge.methods.nnet.parts",
-    "nnet_edge.model.teacher_weights": "nnet_edge.methods.teacher_weights",
-    "nnet_edge.model.torch_runner": "nnet_edge.methods.torch_runner",
-    "nnet_edge.protocol": "nnet_edge.methods.nnet.settings",
-    "nnet_edge.stream_settings": "nnet_edge.settings.stream",
-    "nnet_edge.train": "nnet_edge.training.loop",
-    "nnet_edge.training_data": "nnet_edge.data.images",
-    "nnet_edge.web_settings": "nnet_edge.settings.web",
-    f"{RUNTIME}.camera": f"{RUNTIME}.sources.camera",
-    f"{RUNTIME}.delivery": f"{RUNTIME}.sinks.queued",
-    f"{RUNTIME}.graph_runner": f"{RUNTIME}.runners.graph",
-    f"{RUNTIME}.http_source": f"{RUNTIME}.sources.http",
-    f"{RUNTIME}.image_source": f"{RUNTIME}.sources.images",
-    f"{RUNTIME}.kernels": f"{RUNTIME}.runners.trt.kernels",
-    f"{RUNTIME}.line": f"{RUNTIME}.stream.line",
-    f"{RUNTIME}.models": f"{RUNTIME}.stream.model",
-    f"{RUNTIME}.onnx_runner": f"{RUNTIME}.runners.onnx_runner",
-    f"{RUNTIME}.opening": f"{RUNTIME}.stream.model",
-    f"{RUNTIME}.openvino_runner": f"{RUNTIME}.runners.openvino_runner",
-    f"{RUNTIME}.overlay": f"{RUNTIME}.sinks.overlay",
-    f"{RUNTIME}.runner": f"{RUNTIME}.runners.base",
-    f"{RUNTIME}.source": f"{RUNTIME}.sources.base",
-    f"{RUNTIME}.spool": f"{RUNTIME}.sinks.spool",
-    f"{RUNTIME}.synthetic_source": f"{RUNTIME}.sources.synthetic",
-    f"{RUNTIME}.trt_runner": f"{RUNTIME}.runners.trt.trt_runner",
-    f"{RUNTIME}.video_source": f"{RUNTIME}.sources.video",
-    f"{BENCHMARKS}.accuracy.grid": f"{BENCHMARKS}.accuracy.trainings",
-    f"{BENCHMARKS}.bare_graph": f"{BENCHMARKS}.harness.bare_graph",
-    f"{BENCHMARKS}.claims": f"{BENCHMARKS}.harness.grid",
-    f"{BENCHMARKS}.encoder_pair": f"{BENCHMARKS}.experiments.encoder_pair",
-    f"{BENCHMARKS}.faults": f"{BENCHMARKS}.line.faults",
-    f"{BENCHMARKS}.frame_choices": f"{BENCHMARKS}.experiments.frame_choices",
-    f"{BENCHMARKS}.gpu_question": f"{BENCHMARKS}.gpu.question",
-    f"{BENCHMARKS}.harness.memory": f"{BENCHMARKS}.speed.memory",
-    f"{BENCHMARKS}.inference_choices": f"{BENCHMARKS}.experiments.inference_choices",
-    f"{BENCHMARKS}.memory_probe": f"{BENCHMARKS}.speed.memory",
-    f"{BENCHMARKS}.page": f"{BENCHMARKS}.line.page",
-    f"{BENCHMARKS}.random_bundle": f"{BENCHMARKS}.harness.random_bundle",
-    f"{BENCHMARKS}.sinks": f"{BENCHMARKS}.line.sinks",
-    f"{BENCHMARKS}.soak": f"{BENCHMARKS}.line.soak",
-    f"{BENCHMARKS}.start": f"{BENCHMARKS}.speed.start",
-    f"{BENCHMARKS}.start_probe": f"{BENCHMARKS}.speed.start_probe",
-    f"{BENCHMARKS}.training_steps": f"{BENCHMARKS}.experiments.training_steps",
-}
+NAMES = {  # below nnet_edge
+    "artefacts": "bundle", "augment": "data.augment", "checkpoint": "training.checkpoint", "config": "settings.runner",
+    "damage": "data.synthetic", "demo_parts": "data.example_parts", "doctor": "cli.doctor",
+    "evaluate": "evaluation.evaluate", "evaluate_verb": "evaluation.artefact", "good_scores": "scoring",
+    "layouts": "data.layouts", "line_config": "settings.line", "model": "methods", "model.backbone": "methods.backbone",
+    "model.losses": "methods.nnet.losses", "model.nnet": "methods.nnet.network", "model.parts": "methods.nnet.parts",
+    "model.teacher_weights": "methods.teacher_weights", "model.torch_runner": "methods.torch_runner",
+    "protocol": "methods.nnet.settings", "stream_settings": "settings.stream", "train": "training.loop",
+    "training_data": "data.images", "web_settings": "settings.web", "runtime.camera": "runtime.sources.camera",
+    "runtime.delivery": "runtime.sinks.queued", "runtime.graph_runner": "runtime.runners.graph",
+    "runtime.http_source": "runtime.sources.http", "runtime.image_source": "runtime.sources.images",
+    "runtime.kernels": "runtime.runners.trt.kernels", "runtime.line": "runtime.stream.line",
+    "runtime.models": "runtime.stream.model", "runtime.onnx_runner": "runtime.runners.onnx_runner",
+    "runtime.opening": "runtime.stream.model", "runtime.openvino_runner": "runtime.runners.openvino_runner",
+    "runtime.overlay": "runtime.sinks.overlay", "runtime.runner": "runtime.runners.base",
+    "runtime.source": "runtime.sources.base", "runtime.spool": "runtime.sinks.spool",
+    "runtime.synthetic_source": "runtime.sources.synthetic", "runtime.trt_runner": "runtime.runners.trt.trt_runner",
+    "runtime.video_source": "runtime.sources.video", "benchmarks.accuracy.grid": "benchmarks.accuracy.trainings",
+    "benchmarks.bare_graph": "benchmarks.harness.bare_graph", "benchmarks.claims": "benchmarks.harness.grid",
+    "benchmarks.encoder_pair": "benchmarks.experiments.encoder_pair", "benchmarks.faults": "benchmarks.line.faults",
+    "benchmarks.frame_choices": "benchmarks.experiments.frame_choices",
+    "benchmarks.gpu_question": "benchmarks.gpu.question", "benchmarks.harness.memory": "benchmarks.speed.memory",
+    "benchmarks.inference_choices": "benchmarks.experiments.inference_choices",
+    "benchmarks.memory_probe": "benchmarks.speed.memory", "benchmarks.page": "benchmarks.line.page",
+    "benchmarks.random_bundle": "benchmarks.harness.random_bundle", "benchmarks.sinks": "benchmarks.line.sinks",
+    "benchmarks.soak": "benchmarks.line.soak", "benchmarks.start": "benchmarks.speed.start",
+    "benchmarks.start_probe": "benchmarks.speed.start_probe",
+    "benchmarks.training_steps": "benchmarks.experiments.training_steps",
+}  # fmt: skip
+MOVED = {f"nnet_edge.{old}": f"nnet_edge.{new}" for old, new in NAMES.items()}
 
 
 class MovedLoader(InspectLoader):
-    """Gives the new module under its old name."""
+    """Loads the new module under its old name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,23 +65,23 @@ class MovedLoader(InspectLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         """What `python -m` runs."""
-        spec = importlib.util.find_spec(self.name)
-        assert spec is not None
-        assert isinstance(spec.loader, InspectLoader)
-        return spec.loader.get_code(self.name)
+        return self._new_loader().get_code(self.name)
 
     def get_source(self, fullname: str) -> str | None:
+        return self._new_loader().get_source(self.name)
+
+    def _new_loader(self) -> InspectLoader:
         spec = importlib.util.find_spec(self.name)
         assert spec is not None
         assert isinstance(spec.loader, InspectLoader)
-        return spec.loader.get_source(self.name)
+        return spec.loader
 
     def is_package(self, fullname: str) -> bool:
         return importlib.import_module(self.name).__spec__.submodule_search_locations is not None  # type: ignore[union-attr]
 
 
 class MovedFinder(MetaPathFinder):
-    """Knows the old names; asked only after everything that exists."""
+    """Finds the old names, after everything that exists."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

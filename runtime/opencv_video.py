@@ -12,7 +12,7 @@ import cv2
 from nnet_edge.errors import SourceError
 from nnet_edge.settings.camera import CommonSettings
 
-OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way to hand options to FFmpeg; OpenCV reads it when it opens
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the only way to give FFmpeg options; OpenCV reads it when it opens
 USERS_OPTIONS = os.environ.get(OPTIONS)  # the user's own, which are kept
 
 
@@ -37,12 +37,8 @@ def open_capture(address: str | int, settings: CommonSettings, transport: str | 
         return capture
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
-    timeouts = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        round(1e3 * settings.open_timeout_s),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        round(1e3 * settings.read_timeout_s),
-    ]
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * settings.open_timeout_s)]
+    timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * settings.read_timeout_s)]
     with GATE.opening(transport, settings.open_timeout_s):
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
 
@@ -59,10 +55,10 @@ def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
 
 
 class OptionsGate:
-    """Lets streams of one transport open at the same time, and those of another after them.
+    """Lets streams of one transport open at the same time, and those of another transport after them.
 
-    FFmpeg's options are in the process's environment, so two transports cannot be opened at once. A stream that waits goes
-    before later ones of the other transport, so it waits no longer than one time limit of opening.
+    FFmpeg's options are in the process's environment, so two transports cannot open at once. A stream that waits goes before
+    later ones of the other transport, so it waits at most one time limit of opening.
     """
 
     def __init__(self) -> None:
@@ -73,7 +69,7 @@ class OptionsGate:
 
     @contextmanager
     def opening(self, transport: str | None, limit_s: float) -> Iterator[None]:
-        """Set `transport` for FFmpeg within the block. Raises SourceError when others keep it from that for too long."""
+        """Set `transport` for FFmpeg within the block. Raises SourceError when others take too long."""
         if transport is None or USERS_OPTIONS is not None:
             yield
             return

@@ -1,4 +1,4 @@
-"""`nnet-edge calibrate`: INT8 and FP16 graphs of a bundle, judged on every runner."""
+"""`nnet-edge calibrate`: make INT8 and FP16 graphs of a bundle and judge them on every runner."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nnet_edge.cli.options import (
     find_dataset,
     runner_options,
     runner_settings,
+    shown_option,
 )
 from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.errors import CalibrationError
@@ -29,10 +30,11 @@ UNSEEN = "(unseen half)"  # in the column of verdicts, as it decides nothing
 
 
 def table_of(graphs: Sequence[Graph]) -> str:
-    """A line for each graph and runner, aligned, and below it why a graph was refused and what its layers rest on."""
+    """An aligned line for each graph and runner; below, why a graph was refused and how its FP32 layers were chosen."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     for graph in graphs:
-        rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size_of(graph)) for gate in graph.gates]
+        size = f"{len(graph.content) / 1e6:.1f} MB"
+        rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size) for gate in graph.gates]
         rows += [(graph.precision, *row_of(gate, UNSEEN), "") for gate in graph.unseen]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -48,12 +50,12 @@ def table_of(graphs: Sequence[Graph]) -> str:
 
 
 def verdict_of(gate: Gate) -> str:
-    """The verdict in the table's words."""
+    """The verdict as the table shows it."""
     return "accepted" if gate.accepted else "taken all the same" if gate.overridden else "REFUSED"
 
 
 def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
-    """What the table says of a gate: verdict, changes with their signs, milliseconds."""
+    """The table's cells for a gate: verdict, signed changes, milliseconds."""
     if gate.threshold is None:
         return gate.runner, verdict, "-", "-", "-", "-", "-"
     change = changes_of(gate.metric_points) or f"ranks {gate.rank_correlation:.3f}"
@@ -66,14 +68,14 @@ def row_of(gate: Gate, verdict: str) -> tuple[str, ...]:
 
 
 def changes_of(points: Mapping[str, float]) -> str:
-    """Every metric's change in hundredths: falls and rises."""
+    """Every metric's change in points, with its sign."""
     from nnet_edge.metrics import METRICS
 
     return ", ".join(f"{METRICS[name].short_label} {change:+.2f}" for name, change in points.items())
 
 
 def sentence_of(search: Mapping[str, Any]) -> str:
-    """What the layers in FP32 were chosen on, and what images that they were not chosen on say."""
+    """Which images chose the layers in FP32, and how the others are judged."""
     if search["on"] == "half":
         return (
             f"these layers were chosen on {search['seen']} labelled images; {search['unseen']} others, {UNSEEN} above, say "
@@ -83,24 +85,16 @@ def sentence_of(search: Mapping[str, Any]) -> str:
     failed = search.get("failed_half")
     if failed is None:
         return text
-    unseen, layers = failed["unseen"], len(failed["kept_in_fp32"])
-    text += (
-        f"; the {layers} blocks and layers found on one half alone fail on all ({'; '.join(failed['all']['reasons'])})"
-    )
+    unseen, reasons = failed["unseen"], "; ".join(failed["all"]["reasons"])
+    text += f"; the {len(failed['kept_in_fp32'])} blocks and layers found on one half alone fail on all ({reasons})"
     if unseen is not None:
-        text += (
-            f", on the unseen half {changes_of(unseen['metric_points'])}, {unseen['flips']} of {unseen['images']} flip"
-        )
+        changes = changes_of(unseen["metric_points"])
+        text += f", on the unseen half {changes}, {unseen['flips']} of {unseen['images']} flip"
     return text
 
 
-def size_of(graph: Graph) -> str:
-    """The size of the graph's file."""
-    return f"{len(graph.content) / 1e6:.1f} MB"
-
-
 def require_taken(graphs: Sequence[Graph], path: Path) -> None:
-    """Raise CalibrationError unless some runner takes every graph; it says which none took and what to do."""
+    """Raise CalibrationError, with what to do, unless each graph is accepted on some runner."""
     broken = [graph.precision for graph in graphs if all(gate.threshold is None for gate in graph.gates)]
     if broken:
         raise CalibrationError(
@@ -118,20 +112,16 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
 @click.command("calibrate", cls=Command)
 @click.argument("bundle", type=FOLDER)
 @dataset_options
-@click.option("--precision", "precisions", multiple=True, default=["int8,fp16"], show_default=True,
+@shown_option("--precision", "precisions", multiple=True, default=["int8,fp16"],
               help="int8, fp16 or both, with a comma or said twice.")  # fmt: skip
-@click.option(
-    "--method",
-    type=click.Choice(["auto", "max", "entropy", "percentile"]),
-    default="auto",
-    show_default=True,
-    help="How ranges follow from activations; auto: the best of the three for each tensor. modelopt has max and entropy.",
-)
-@click.option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", show_default=True)
-@click.option("--frames", type=int, default=64, show_default=True, help="Good images to calibrate on.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--metric-points", type=float, default=0.5, show_default=True, help="That any metric may fall.")
-@click.option("--band", type=float, default=0.01, show_default=True,
+@shown_option("--method", type=click.Choice(["auto", "max", "entropy", "percentile"]), default="auto",
+              help="How ranges follow from activations; auto: the best of the three for each tensor. "
+                   "modelopt has max and entropy.")  # fmt: skip
+@shown_option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime")
+@shown_option("--frames", type=int, default=64, help="Good images to calibrate on.")
+@shown_option("--seed", type=int, default=0)
+@shown_option("--metric-points", type=float, default=0.5, help="That any metric may fall.")
+@shown_option("--band", type=float, default=0.01,
               help="Verdicts may flip where FP32's score is so close to its threshold.")  # fmt: skip
 @click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options

@@ -1,4 +1,4 @@
-"""`nnet-edge config`: a line's settings file, checked and described."""
+"""`nnet-edge config`: check a line's settings file, print its JSON schema."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import FILE, Verb, Verbs
+from nnet_edge.cli.options import FILE, Command, CommandGroup
 from nnet_edge.errors import NnetEdgeError
 
 if TYPE_CHECKING:
     from nnet_edge.settings.line import LineSettings
 
 
-@click.group("config", cls=Verbs)
+@click.group("config", cls=CommandGroup)
 def command() -> None:
     """A line's settings file."""
 
 
-@command.command("check", cls=Verb)
+@command.command("check", cls=Command)
 @click.argument("file", type=FILE)
 @click.option("--without-bundle", is_flag=True, help="For a file that is checked on another machine than the line's.")
 def check(file: Path, without_bundle: bool) -> None:
@@ -29,7 +29,7 @@ def check(file: Path, without_bundle: bool) -> None:
         click.echo(line)
 
 
-@command.command("schema", cls=Verb)
+@command.command("schema", cls=Command)
 def print_schema() -> None:
     """Print the JSON schema of the settings file, for editors."""
     from nnet_edge.settings.line import schema
@@ -38,10 +38,10 @@ def print_schema() -> None:
 
 
 def check_config(path: Path, has_bundle: bool = True) -> list[str]:
-    """What the settings file says, one line a part, with every sink's own settings and every secret's place checked.
+    """The settings file in words, one line a part; checks the settings of each sink and where each secret lies.
 
-    With `has_bundle` each bundle is read whole, and must hold the precision and runner that are asked for, with a threshold
-    that was chosen there. Nothing is opened and nothing connected. Raises ConfigError, BundleError.
+    With `has_bundle`, read each bundle and check that it has the precision and runner that are asked for, with a threshold.
+    Opens and connects nothing. Raises ConfigError, BundleError.
     """
     from nnet_edge.runtime.sources.open import absence, may_be_camera
     from nnet_edge.settings.line import read_line_config
@@ -64,7 +64,7 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
 
 
 def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
-    """What the line would judge by. Raises BundleError or ConfigError that names the settings file."""
+    """The artefact, runner and threshold of the bundle at `path`. Raises BundleError or ConfigError that names the file."""
     from nnet_edge.bundle import read_bundle
     from nnet_edge.runtime.stream.model import choose_runnable
 

@@ -1,6 +1,6 @@
-"""`nnet-edge doctor`: what each command can use of this machine, and what to install for the rest; never an error.
+"""`nnet-edge doctor`: what each command can use of this machine, and what to install for the rest.
 
-`machine` finds the facts; here they are judged, command by command, and written for a terminal or as JSON.
+nnet_edge/machine.py finds the facts; this module judges them, command by command. Nothing that is missing is an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXPORTING = ("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a command can work here, with what, and else what to do."""
+    """Whether a command works here, what it uses, and what to do where it does not."""
 
     name: str
     is_ready: bool
@@ -39,7 +39,7 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that `examine` found."""
+    """Facts about this machine and the readiness of each command."""
 
     version: str
     system: str
@@ -49,7 +49,7 @@ class Findings:
     cuda: Cuda
     cameras: tuple[Camera, ...]
     video: Video
-    verbs: tuple[Readiness, ...]  # the commands; the name is the JSON field's
+    verbs: tuple[Readiness, ...]  # the commands; the JSON field is called so
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -61,8 +61,7 @@ def examine() -> Findings:
     from nnet_edge import __version__
     from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
 
-    libraries = find_libraries()
-    processor, cuda = find_processor(), find_cuda()
+    libraries, processor, cuda = find_libraries(), find_processor(), find_cuda()
     return Findings(
         version=__version__,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -77,7 +76,7 @@ def examine() -> Findings:
 
 
 def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Processor) -> tuple[Readiness, ...]:
-    """Each command with what it would use of these libraries (module -> version or None)."""
+    """The readiness of each command with these libraries (module -> version or None)."""
     from nnet_edge.machine import LIBRARIES, has_module, pip_line
 
     runners = [f"{name} {versions[name]}" for name in CPU_RUNNERS if versions.get(name)]
@@ -159,8 +158,8 @@ def _aligned(lines: Sequence[tuple[str, str]]) -> list[str]:
     return [f"  {label:<{width}}  {text}" for label, text in lines]
 
 
-def _yes(answer: bool | None) -> str:
-    return "unknown" if answer is None else "yes" if answer else "no"
+def _yes(known: bool | None) -> str:
+    return "unknown" if known is None else "yes" if known else "no"
 
 
 def _codec_words(codec: Codec) -> str:
@@ -175,10 +174,8 @@ def _engine_building(builders: Sequence[str], cuda: Cuda) -> tuple[str, str]:
 
     if not builders:
         gpu = "" if cuda.gpus else "needs an NVIDIA GPU and its driver; "
-        return (
-            "",
-            f"{gpu}{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}; on a Jetson TensorRT comes with JetPack",
-        )
+        pip_lines = f"{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}"
+        return "", f"{gpu}{pip_lines}; on a Jetson TensorRT comes with JetPack"
     if cuda.gpus:
         return f"{' or '.join(builders)} on {cuda.gpus[0].name}", ""
     rtx = next((builder for builder in builders if builder.startswith("tensorrt_rtx")), None)
@@ -198,6 +195,5 @@ def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Tell what this machine has, what each verb can use, and what to install."""
-
     findings = examine()
     click.echo(findings.as_json() if as_json else describe(findings))

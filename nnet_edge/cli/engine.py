@@ -1,7 +1,7 @@
-"""`nnet-edge build-engine`: engines of a bundle's graphs, kept in it; those that run here are measured.
+"""`nnet-edge build-engine`: build TensorRT engines into a bundle and measure those that run here.
 
-An engine that was built for this machine is judged at once (`export/engine_gate.py`) and gets a threshold of its own. One that
-was built for another machine is judged there, by `build-engine --measure`.
+An engine for this machine is judged at once (export/engine_gate.py) and gets its own threshold. An engine for another
+machine is judged there, by `build-engine --measure`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli.options import (
-    FOLDER,
-    Command,
-    find_dataset,
-    labelled_data_options,
-)
+from nnet_edge.cli.options import FOLDER, Command, find_dataset, labelled_data_options, shown_option
 from nnet_edge.cli.view import say, steps_bar, stop_on_signal
 from nnet_edge.errors import BundleError, CalibrationError, ConfigError, EngineBuildError, StreamError
 from nnet_edge.gpu import NoGpu, find_gpu
@@ -29,26 +24,17 @@ if TYPE_CHECKING:
     from nnet_edge.export.engine_gate import Judging
     from nnet_edge.export.engine_settings import EngineSettings
 
-
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-Stop = Callable[[], bool]
-FAILURES = (
-    EngineBuildError,
-    StreamError,
-    BundleError,
-    CalibrationError,
-)  # of one engine, which leave the others as they are
-MEGABYTE = 1e6
+FAILURES = (EngineBuildError, StreamError, BundleError, CalibrationError)  # of one engine: the others go on
 
 
 @dataclass(frozen=True)
 class EngineJob:
-    """What is asked for, and who is told about it."""
+    """Settings, judging, progress bar and stop signal of one run of the command."""
 
     settings: EngineSettings
     judging: Judging
-    bar: Bar  # title -> a progress bar's context, which gives a function of steps done and steps in all
-    stop: Stop
+    bar: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # title -> bar of steps done, steps in all
+    stop: Callable[[], bool]
 
 
 def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
@@ -69,8 +55,8 @@ def build_engines(path: Path, precision: str, job: EngineJob) -> None:
     """Build the engine of that precision into the bundle at `path`; "best": all, of which the fastest accepted one stays.
 
     Raises EngineBuildError when TensorRT cannot build it or the gate refuses it, BundleError when the bundle lacks the graph,
-    ConfigError for "best" where no GPU can measure, MissingExtraError before the build where judging would lack something.
-    The bundle is whole after each of them.
+    ConfigError for "best" where no GPU can measure, MissingExtraError before the build where judging lacks a library.
+    The bundle stays valid after each of them.
     """
     from nnet_edge.bundle import read_bundle
     from nnet_edge.export.engine_gate import judge_engine, require_accepted, require_judging, runs_here
@@ -96,8 +82,8 @@ def build_engines(path: Path, precision: str, job: EngineJob) -> None:
 def build_best(bundle: Bundle, job: EngineJob) -> None:
     """Build every precision that the bundle has a graph of, judge each here, and keep the fastest that the gate accepts.
 
-    One that cannot be built, loaded or accepted is told and left out. Raises EngineBuildError, with every reason, when none
-    is left; what was built stays then.
+    Reports and leaves out those that cannot be built, loaded or accepted. Raises EngineBuildError, with every reason, when
+    none is left; what was built stays then.
     """
     from nnet_edge.bundle import PRECISIONS, changed, without_artefact
     from nnet_edge.export.engine_gate import judge_engine, require_accepted, require_judging
@@ -116,9 +102,8 @@ def build_best(bundle: Bundle, job: EngineJob) -> None:
             bundle, artefact = build_one(bundle, precision, job)
             built.append(artefact)
             if faults := faults_here(record_of(artefact)):
-                raise ConfigError(
-                    f"--precision best measures what it builds, and {'; '.join(faults)}: say --target local"
-                )
+                why = "; ".join(faults)
+                raise ConfigError(f"--precision best measures what it builds, and {why}: say --target local")
             bundle, gate = judge_engine(bundle, artefact, job.judging)
             require_accepted(artefact, gate)
             accepted[precision] = artefact
@@ -129,18 +114,18 @@ def build_best(bundle: Bundle, job: EngineJob) -> None:
         reasons = "; ".join(f"{precision}: {reason}" for precision, reason in failed.items())
         raise EngineBuildError(f"no precision can be used on this machine ({reasons}): use a CPU runner of the graph")
     chosen, best = choose_fastest(bundle, accepted, job)
+    name = accepted[chosen].name
     for artefact in built:
-        if artefact != accepted[chosen]:
+        if artefact.name != name:
             bundle = without_artefact(bundle, artefact.name)
     records = bundle.manifest["artefacts"]
-    name = accepted[chosen].name
     bundle = changed(bundle, artefacts=records | {name: records[name] | {"best": best}})
     times = ", ".join(f"{precision} {ms:.2f} ms" for precision, ms in best["ms"].items())
     say(f"best on this machine: {chosen} ({times} for {best['batch']} images); it alone stays in {bundle.path}")
 
 
 def choose_fastest(bundle: Bundle, engines: Mapping[str, Artefact], job: EngineJob) -> tuple[str, dict[str, Any]]:
-    """The precision whose engine takes least time, and the times for the manifest: `batch` images, `ms` by precision."""
+    """The precision of the fastest engine, and the times for the manifest: `batch` images, `ms` by precision."""
     from nnet_edge.export.engine_gate import time_engines
 
     batch = job.settings.profile.best
@@ -199,7 +184,7 @@ def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, A
     bundle = add_artefact(bundle, name, built.content, entry)
     (artefact,) = (item for item in bundle.artefacts if item.name == name)
     job.judging.say(
-        f"wrote {artefact.path}: {len(built.content) / MEGABYTE:.1f} MB in {built.record.seconds:.1f} s for compute "
+        f"wrote {artefact.path}: {len(built.content) / 1e6:.1f} MB in {built.record.seconds:.1f} s for compute "
         f"capability {', '.join(built.record.compute_capabilities)}"
     )
     return bundle, artefact
@@ -207,19 +192,18 @@ def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, A
 
 @click.command("build-engine", cls=Command)
 @click.argument("bundle", type=FOLDER)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "best"]), default="best", show_default=True,
+@shown_option("--precision", type=click.Choice(["fp32", "fp16", "int8", "best"]), default="best",
               help="best: the fastest that passes the gate here.")  # fmt: skip
-@click.option("--target", default="local", show_default=True, help="local, jetson, or cards: rtx:sm86,sm89,sm120.")
-@click.option("--batch", default="1,8,32", show_default=True, help="Smallest,best,largest; or one number.")
+@shown_option("--target", default="local", help="local, jetson, or cards: rtx:sm86,sm89,sm120.")
+@shown_option("--batch", default="1,8,32", help="Smallest,best,largest; or one number.")
 @click.option("--workspace", type=int, help="MiB that the builder may use (default: all).")
-@click.option("--optimization", type=int, default=3, show_default=True, help="0 builds quickest, 5 tries most.")
-@click.option("--hardware-compatibility", type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
-              default="none", show_default=True, help="GPUs beside this one (TensorRT only).")  # fmt: skip
+@shown_option("--optimization", type=int, default=3, help="0 builds quickest, 5 tries most.")
+@shown_option("--hardware-compatibility", type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
+              default="none", help="GPUs beside this one (TensorRT only).")  # fmt: skip
 @click.option("--version-compatible", is_flag=True, help="Later versions of the same major load it (TensorRT only).")
 @click.option("--accept", is_flag=True, help="Use an engine that the gate refuses.")
-@click.option(
-    "--measure", "only_measure", is_flag=True, help="Build nothing: measure the engines that fit this machine."
-)
+@click.option("--measure", "only_measure", is_flag=True,
+              help="Build nothing: measure the engines that fit this machine.")  # fmt: skip
 @labelled_data_options
 def command(bundle: Path, precision: str, only_measure: bool, **options: Any) -> None:
     """Build a TensorRT engine of BUNDLE's graph into BUNDLE, and judge it here if this machine runs it."""

@@ -1,4 +1,4 @@
-"""`nnet-edge evaluate`: a bundle or a checkpoint on a test set."""
+"""`nnet-edge evaluate`: measure a bundle or a checkpoint on a test set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nnet_edge.cli.options import (
     precision_option,
     runner_options,
     runner_settings,
+    shown_option,
 )
 from nnet_edge.cli.view import say, steps_bar
 
@@ -25,7 +26,7 @@ from nnet_edge.cli.view import say, steps_bar
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where the report goes (default: evaluation beside BUNDLE).")
 @click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
-@click.option("--mask-rule", type=click.Choice(["half", "any"]), default="half", show_default=True)
+@shown_option("--mask-rule", type=click.Choice(["half", "any"]), default="half")
 @click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
 @precision_option
 @runner_options
@@ -47,15 +48,8 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
         for note in dataset.notes:
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
-        found = measure(
-            runner,
-            dataset,
-            artifact.threshold,
-            settings.max_batch,
-            options["skip_bad_images"],
-            options["mask_rule"],
-            progress,
-        )
+        found = measure(runner, dataset, artifact.threshold, settings.max_batch, options["skip_bad_images"],
+                        options["mask_rule"], progress)  # fmt: skip
     found = replace(found, warnings=artifact.warnings)
     written = write_evaluation(found, out or bundle.parent / "evaluation")
     if record and artifact.bundle is not None:

@@ -1,4 +1,4 @@
-"""`nnet-edge export`: the bundle of a training, made again."""
+"""`nnet-edge export`: make the bundle of a finished training again."""
 
 from __future__ import annotations
 
@@ -31,5 +31,4 @@ def command(training: Path, out: Path | None, force: bool, false_rejects: float 
     from nnet_edge.export.bundling import export_bundle
 
     out = out or training.parent / "bundle"
-    exported = export_bundle(training, out, false_rejects, runner_settings(options), force, say)
-    tell_exported(exported, say)
+    tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say), say)

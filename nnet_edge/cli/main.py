@@ -1,4 +1,4 @@
-"""The command line: one module a command. Heavy libraries are imported by the command that needs them."""
+"""Entry point of the command line: one module a command, imported when its command is asked for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from importlib import import_module
 import click
 
 from nnet_edge import __version__
-from nnet_edge.cli.options import Group
+from nnet_edge.cli.options import CommandGroup
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
 
 
 def main() -> None:
     """Run the command line; every expected failure is one line on standard error and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
     sys.exit(run(sys.argv[1:]))
 
 
@@ -34,13 +34,13 @@ def run(arguments: list[str]) -> int:
         return complain("interrupted", EXIT_INTERRUPTED)
     except MemoryError:
         return complain("out of memory: use fewer images, a smaller --batch or a smaller --backbone", EXIT_FAILURE)
-    except OSError as error:  # a full disk, a folder without permission: whatever the operating system refuses
+    except OSError as error:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         return complain(f"{where}{error.strerror or error}", EXIT_FAILURE)
 
 
 def complain(message: str, code: int) -> int:
-    """Print one line on standard error; gives the exit code back."""
+    """Print one line on standard error; return the exit code."""
     click.echo(f"nnet-edge: error: {' '.join(message.split())}", err=True)
     return code
 
@@ -60,8 +60,8 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
 }
 
 
-class Commands(Group):
-    """The commands by name; a file is imported when its command is asked for, so that --help stays quick."""
+class Commands(CommandGroup):
+    """The commands by name, imported on demand so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

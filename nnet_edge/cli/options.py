@@ -1,8 +1,9 @@
-"""Options that several commands share, and what they stand for. No heavy library is imported here."""
+"""Command classes and the options that several commands share. Imports no heavy library."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,154 +25,94 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """The arguments that are left. Raises UsageError that names the option."""
-        _, _, said = self.make_parser(ctx).parse_args(list(args))
-        for one in said:
-            once = isinstance(one, click.Option) and not (one.multiple or one.count)
-            if once and said.count(one) > 1:
-                raise click.UsageError(f"{' / '.join(one.opts + one.secondary_opts)} was given twice: say it once", ctx)
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            once = isinstance(option, click.Option) and not (option.multiple or option.count)
+            if once and given.count(option) > 1:
+                names = " / ".join(option.opts + option.secondary_opts)
+                raise click.UsageError(f"{names} was given twice: say it once", ctx)
         return super().parse_args(ctx, args)
 
 
-class Group(click.Group):
-    """A group of them."""
+class CommandGroup(click.Group):
+    """A group of such commands."""
 
     command_class = Command
 
 
-Verb = Command  # the old names, which bench, config, demo, stream and swap import
-Verbs = Group
+Verb, Verbs = Command, CommandGroup  # the old names, which bench and demo import
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+shown_option = partial(click.option, show_default=True)
 
 
-_LAYOUT = (
-    click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
-    click.option("--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto", show_default=True),
+def together(*parameters: Decorator) -> Decorator:
+    """The parameters as one decorator, in the order that --help lists them."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for parameter in reversed(parameters):
+            command = parameter(command)
+        return command
+
+    return decorate
+
+
+_layout = together(
     click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
+    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto"),
+    click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
 )
-
-
-def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """DATA and how it lies on disk."""
-    for option in (
-        *_LAYOUT,
-        click.option("--category", help="The category to take where DATA holds several."),
-        click.argument("data", type=FOLDER),
-    ):
-        command = option(command)
-    return command
-
-
-def labelled_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--data DATA and how it lies on disk, for commands that can do without."""
-    for option in (
-        *_LAYOUT,
-        click.option("--category", help="The category to take where DATA holds several."),
-        click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
-    ):
-        command = option(command)
-    return command
-
-
-def several_datasets(command: Callable[..., Any]) -> Callable[..., Any]:
-    """DATA..., each a category or a folder of them, and the seeds."""
-    for option in (
-        *_LAYOUT,
-        click.option("--categories", help="Only these, with commas (default: all under DATA)."),
-        click.option("--seeds", default="1,2,3", show_default=True, help="With commas."),
-        click.argument("data", type=FOLDER, nargs=-1, required=True),
-    ):
-        command = option(command)
-    return command
-
-
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What is trained and how it is computed."""
-    for option in (
-        click.option(
-            "--hold-out", type=float, default=0.15, show_default=True, help="Share held out for the threshold."
-        ),
-        click.option(
-            "--feature-memory",
-            type=float,
-            default=4.0,
-            show_default=True,
-            help="GiB of teacher features; more goes to disk.",
-        ),
-        click.option("--checkpoint-every", type=int, default=10, show_default=True, help="Epochs."),
-        click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
-        click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Any other setting of methods/nnet/settings.py.",
-        ),
-        click.option(
-            "--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."
-        ),
-        click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
-        click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
-        click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
-        click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
-        click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
-        click.option(
-            "--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for Tables 4 to 7."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which runner computes the graph, and how."""
-    for option in (
-        click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
-        click.option(
-            "--hint", type=click.Choice(["latency", "throughput"]), help="Default: latency; throughput to stream files."
-        ),
-        click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
-        click.option("--runner-batch", type=int, default=8, show_default=True, help="Largest batch of the runner."),
-        click.option(
-            "--runner",
-            type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]),
-            default="auto",
-            show_default=True,
-            help="tensorrt runs the bundle's engine.",
-        ),
-    ):
-        command = option(command)
-    return command
+_category = click.option("--category", help="The category to take where DATA holds several.")
+dataset_options = together(click.argument("data", type=FOLDER), _category, _layout)
+labelled_data_options = together(  # for commands that can do without DATA
+    click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
+    _category,
+    _layout,
+)
+several_datasets = together(
+    click.argument("data", type=FOLDER, nargs=-1, required=True),
+    shown_option("--seeds", default="1,2,3", help="With commas."),
+    click.option("--categories", help="Only these, with commas (default: all under DATA)."),
+    _layout,
+)
+training_options = together(
+    click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for Tables 4 to 7."),
+    click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
+    click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
+    click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
+    click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
+    click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
+    click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
+    click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE",
+                 help="Any other setting of methods/nnet/settings.py."),
+    shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
+    shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
+    click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
+    click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
+    shown_option("--checkpoint-every", type=int, default=10, help="Epochs."),
+    shown_option("--feature-memory", type=float, default=4.0, help="GiB of teacher features; more goes to disk."),
+    shown_option("--hold-out", type=float, default=0.15, help="Share held out for the threshold."),
+)  # fmt: skip
+runner_options = together(
+    shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]), default="auto",
+                 help="tensorrt runs the bundle's engine."),
+    shown_option("--runner-batch", type=int, default=8, help="Largest batch of the runner."),
+    click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
+    click.option("--hint", type=click.Choice(["latency", "throughput"]),
+                 help="Default: latency; throughput to stream files."),
+    click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
+)  # fmt: skip
+RUNNER_OPTIONS = {  # option -> its name in RunnerSettings
+    "runner": "kind", "runner_batch": "max_batch", "threads": "threads", "hint": "hint", "cache_dir": "cache_dir",
+}  # fmt: skip
 
 
 def runner_settings(options: dict[str, Any]) -> RunnerSettings:
     """The settings that `runner_options` stands for; takes its options out of `options`."""
     from nnet_edge.settings.runner import RunnerSettings
 
-    names = {"runner": "kind", "runner_batch": "max_batch"} | {name: name for name in ("threads", "hint", "cache_dir")}
-    settings = {field: options.pop(option) for option, field in names.items()}
+    settings = {field: options.pop(option) for option, field in RUNNER_OPTIONS.items()}
     arithmetic = options.pop("runner_precision", None) or ("bf16" if options.get("precision") == "bf16" else "fp32")
     return RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
-
-
-runner_precision_option = click.option(
-    "--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True
-)
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    show_default="fp32; with --runner tensorrt the engine that build-engine kept as best",
-    help="fp16 and int8 come from calibrate and have thresholds of their own.",
-)
-
-
-def false_rejects_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The share of good parts that may be rejected."""
-    text = (
-        "Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support)."
-    )
-    return click.option("--false-rejects", callback=parse_share, help=text)(command)
 
 
 def parse_share(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
@@ -186,6 +127,19 @@ def parse_share(context: click.Context, option: click.Parameter, value: str | No
     if not 0 < share < 1:
         raise click.BadParameter(f"{value!r} is not between 0 and 1")
     return share
+
+
+runner_precision_option = shown_option("--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32")
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    show_default="fp32; with --runner tensorrt the engine that build-engine kept as best",
+    help="fp16 and int8 come from calibrate and have thresholds of their own.",
+)
+false_rejects_option = click.option(
+    "--false-rejects", callback=parse_share,
+    help="Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support).",
+)  # fmt: skip
 
 
 def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:

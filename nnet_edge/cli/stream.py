@@ -1,9 +1,9 @@
-"""`nnet-edge stream`: one camera, many cameras or a settings file become a line's settings, and the line runs."""
+"""`nnet-edge stream`: run a line of one camera, of several or of a settings file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,46 +11,53 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nnet_edge.cli.options import FILE, FOLDER, Verb, precision_option, runner_options
+from nnet_edge.cli.options import (
+    FILE,
+    FOLDER,
+    RUNNER_OPTIONS,
+    Command,
+    precision_option,
+    runner_options,
+    shown_option,
+)
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, Flag
 
 if TYPE_CHECKING:
-    from nnet_edge.runtime.sinks.base import Sink
     from nnet_edge.runtime.sources.base import Source
     from nnet_edge.settings.camera import CameraSettings
     from nnet_edge.settings.line import LineSettings
 
 COMMAND_LINE = "the command line"  # where settings come from, in errors
 FLAG_TYPES: dict[str, Any] = {"file": FILE, "folder": FOLDER, "text": str}
-RUNNER_OPTIONS = {"runner": "kind", "runner_batch": "max_batch"} | {
-    name: name for name in ("threads", "hint", "cache_dir")
-}
 OVER_FILE = ("bundle", "precision", "threshold", "must_deliver", "deadline_s", "page", *RUNNER_OPTIONS)
 POLICIES: dict[str | None, str] = {"wait": "every-frame", "drop-oldest": "freshest"}
 SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0.1 left its spools; else the kind
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
 
 
-class StreamCommand(Verb):
+class StreamCommand(Command):
     """A command whose options are its own and those of the registered sinks and sources."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, with one for each flag in the registries."""
-        return [*super().get_params(ctx)[:-1], *(option_of(flag) for flag in flags()), super().get_params(ctx)[-1]]
+        flags = [kind.flag for kind in SINKS if kind.flag is not None] + source_flags()
+        *own, help_option = super().get_params(ctx)
+        return [*own, *map(option_of, flags), help_option]
 
 
-def flags() -> list[Flag]:
-    """The flags that sinks and sources registered."""
-    return [kind.flag for kind in SINKS if kind.flag is not None] + [flag for kind in SOURCES for flag in kind.flags]
+def source_flags() -> list[Flag]:
+    """The flags that sources registered."""
+    return [flag for kind in SOURCES for flag in kind.flags]
 
 
 def option_of(flag: Flag) -> click.Option:
     """The flag as an option of the command, its value under `key_of(flag)`."""
+    names = [flag.name, key_of(flag)]
     if flag.type == "switch":
-        return click.Option([flag.name, key_of(flag)], is_flag=True, help=flag.help)
-    return click.Option([flag.name, key_of(flag)], type=FLAG_TYPES[flag.type], metavar=flag.metavar, help=flag.help)
+        return click.Option(names, is_flag=True, help=flag.help)
+    return click.Option(names, type=FLAG_TYPES[flag.type], metavar=flag.metavar, help=flag.help)
 
 
 def key_of(flag: Flag) -> str:
@@ -61,9 +68,8 @@ def key_of(flag: Flag) -> str:
 @click.command("stream", cls=StreamCommand)
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option("--bundle", type=FOLDER, help="The folder that train or export wrote.")
-@click.option(
-    "--config", type=FILE, help="A line's settings file (TOML) instead of SOURCE; other options stand over it."
-)
+@click.option("--config", type=FILE,
+              help="A line's settings file (TOML) instead of SOURCE; other options stand over it.")  # fmt: skip
 @click.option("--must-deliver", type=FOLDER,
               help="Spool verdicts here first: a dead receiver, a full disk or a kill loses none.")  # fmt: skip
 @click.option("--credentials", metavar="FILE|env:NAME",
@@ -74,7 +80,7 @@ def key_of(flag: Flag) -> str:
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10),
               help="Seconds that a frame waits for other sources (default: a quarter of what a batch takes).")  # fmt: skip
-@click.option("--min-area", type=float, default=0.0, show_default=True, help="Smallest region reported, pixels.")
+@shown_option("--min-area", type=float, default=0.0, help="Smallest region reported, pixels.")
 @precision_option
 @runner_options
 @click.pass_context
@@ -86,12 +92,12 @@ def command(context: click.Context, sources: tuple[str, ...], config: Path | Non
     typed = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if config is not None:
         settings = settings_of_file(config, sources, {name: options[name] for name in typed})
-        run_settings(settings, None, None, say)
+        run_settings(settings, None, None)
         return
     if not sources or options["bundle"] is None:
         raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml")
     settings, opened = settings_of_flags(sources, options)
-    run_settings(settings, opened, Path(options["bundle"]).name, say)
+    run_settings(settings, opened, Path(options["bundle"]).name)
 
 
 def settings_of_file(path: Path, sources: Sequence[str], typed: Mapping[str, Any]) -> LineSettings:
@@ -108,11 +114,9 @@ def settings_of_file(path: Path, sources: Sequence[str], typed: Mapping[str, Any
 
 def over_file(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stand over a settings file, as its keys."""
-    absolute = {
-        name: str(Path(value).absolute()) if isinstance(value, Path) else value for name, value in options.items()
-    }
-    runner = {key: absolute[name] for name, key in RUNNER_OPTIONS.items() if absolute.get(name) is not None}
-    found = {name: absolute.get(name) for name in ("bundle", "precision", "threshold", "must_deliver", "deadline_s")}
+    typed = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in options.items()}
+    runner = {key: typed[name] for name, key in RUNNER_OPTIONS.items() if typed.get(name) is not None}
+    found = {name: typed.get(name) for name in ("bundle", "precision", "threshold", "must_deliver", "deadline_s")}
     if options.get("precision") == "bf16":
         runner["precision"] = "bf16"
     page = options.get("page")
@@ -139,20 +143,17 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
     for (name, address), table in zip(named, cameras, strict=True):
         camera = read_camera(table, address if is_one else f"{name} ({address})")
         opened.append(open_source_of(camera, None if is_one else name, may_be_absent=not is_one))
-    spools = options["must_deliver"]
-    asked = Asked(
-        len(sources),
-        any(source.is_live for source in opened),
-        spools is not None,
-        POLICIES.get(options["when_full"]) == "every-frame",
-    )
+    spools, policy = options["must_deliver"], POLICIES.get(options["when_full"])
+    is_live = any(source.is_live for source in opened)
+    asked = Asked(len(sources), is_live, spools is not None, policy == "every-frame")
     verdict = {"min_area": options["min_area"]}
-    lane = {"policy": POLICIES.get(options["when_full"]), "capacity": options["buffer_frames"]}
+    buffer = {"policy": policy, "capacity": options["buffer_frames"]}
     if is_one and named[0][1] == sources[0] and spools is None:  # no name was typed: the source gives its own
         named = [(plain_name(opened[0].stream), sources[0])]
+    names = [name for name, _ in named]
     streams = [
-        {"name": name, "camera": camera, "verdict": verdict, "lane": lane}
-        for (name, _), camera in zip(named, cameras, strict=True)
+        {"name": name, "camera": camera, "verdict": verdict, "lane": buffer}
+        for name, camera in zip(names, cameras, strict=True)
     ]
     sinks = [
         {"kind": kind.name, **kind.flag.table(options[key_of(kind.flag)], asked)}
@@ -163,7 +164,7 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
         if spools is not None:
             sink["must_deliver"] = str(Path(spools) / SPOOL_FOLDERS.get(sink["kind"], sink["kind"]))
     over = over_file({**options, "must_deliver": None})
-    if options["hint"] is None and not asked.is_live:
+    if options["hint"] is None and not is_live:
         over.setdefault("runner", {})["hint"] = "throughput"  # nobody waits for a single frame of a file
     settings = line_settings({"stream": streams, "sink": sinks}, COMMAND_LINE, Path(), over)
     for source, stream in zip(opened, settings.streams, strict=True):
@@ -182,14 +183,14 @@ def split_name(text: str, number: int) -> tuple[str, str]:
 
 
 def camera_table(address: str, number: int, credentials: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The camera of an address that was typed, as TOML writes it; of the flags those that its kind knows."""
+    """The TOML table of a typed address, with those flags that its kind of source knows."""
     from nnet_edge.settings.camera import fitting
 
     table: dict[str, Any] = {"address": address}
     if credentials is not None:
         table["credentials"] = credentials
     asked: dict[str, Any] = {"seed": number}
-    for flag in (flag for kind in SOURCES for flag in kind.flags):
+    for flag in source_flags():
         if options[key_of(flag)]:
             asked |= flag.table(options[key_of(flag)], Asked())
     return table | fitting(address, asked)
@@ -222,13 +223,12 @@ def page_place(text: str) -> dict[str, Any]:
     return {"port": int(port)} | ({"host": host.removeprefix("[").removesuffix("]")} if colon else {})
 
 
-def run_settings(
-    settings: LineSettings, sources: list[Source] | None, title: str | None, say: Callable[[str], None]
-) -> None:
+def run_settings(settings: LineSettings, sources: list[Source] | None, title: str | None) -> None:
     """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served.
 
-    With `sources`, which were typed, a stream that fails is an error at the end; of a settings file the report names it.
+    With typed `sources` a stream that fails is an error at the end; with a settings file the report names it.
     """
+    from nnet_edge.runtime.sinks.queued import QueuedSink
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView
     from nnet_edge.runtime.stream.watchdog import Watchdog
@@ -256,27 +256,21 @@ def run_settings(
         finally:
             if server is not None:
                 server.line_ended()
-    for lost in losses(line.sinks):
-        say(lost)
+    for lost in [sink.counts().losses() for sink in line.sinks if isinstance(sink, QueuedSink)]:
+        if lost is not None:
+            say(lost)
     if sources is not None:
         for name, error in line.errors().items():
             raise error if len(report.streams) == 1 else StreamError(f"{name}: {error}")
-        for path in (path for sink in settings.sinks for path in sink.outputs):
-            say(f"wrote {path}")
+        for sink in settings.sinks:
+            for path in sink.outputs:
+                say(f"wrote {path}")
 
 
 def what_runs(streams: Sequence[Any]) -> str:
-    """The line's streams in few words, each with its threshold where there are few."""
+    """The line's streams in a few words; up to four with their thresholds."""
     if len(streams) > 4:
         return f"{len(streams)} streams"
     if len(streams) == 1:
         return f"{streams[0].what}, threshold {streams[0].threshold:.6g},"
     return ", ".join(f"{status.name} (threshold {status.threshold:.6g})" for status in streams) or "no stream yet"
-
-
-def losses(sinks: Sequence[Sink]) -> list[str]:
-    """What each sink with a queue lost, one line a sink that did."""
-    from nnet_edge.runtime.sinks.queued import QueuedSink
-
-    found = [sink.counts().losses() for sink in sinks if isinstance(sink, QueuedSink)]
-    return [line for line in found if line is not None]

@@ -1,14 +1,14 @@
-"""`nnet-edge swap`: another bundle for a running line."""
+"""`nnet-edge swap`: give a running line another bundle."""
 
 from __future__ import annotations
 
 import click
 
-from nnet_edge.cli.options import Verb
+from nnet_edge.cli.options import Command
 from nnet_edge.cli.view import say
 
 
-@click.command("swap", cls=Verb)
+@click.command("swap", cls=Command)
 @click.argument("bundle")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line.")
 @click.option("--stream", "name", help="Only for this stream.")

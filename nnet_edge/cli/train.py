@@ -1,4 +1,4 @@
-"""`nnet-edge train`: data, training, export."""
+"""`nnet-edge train`: train on good images and export the bundle."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nnet_edge.cli.options import (
     runner_options,
     runner_precision_option,
     runner_settings,
+    shown_option,
     training_options,
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
 
 BUNDLE, TRAINING = "bundle", "training"
-SETTING_OPTIONS = ("protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides",
-                   "teacher_weights")  # fmt: skip
+SETTING_OPTIONS = (  # fixed by the first run of a training
+    "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides", "teacher_weights"
+)  # fmt: skip
 
 
 def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
-    """The settings that the command line's options stand for. Raise ConfigError for those that contradict each other."""
+    """The training settings that the options stand for. Raises ConfigError for options that contradict each other."""
     from nnet_edge.methods.nnet.settings import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
 
     settings = PROTOCOLS[options["protocol"] or "tuned"]
@@ -74,14 +76,13 @@ def train_bundle(
     stopping: Callable[[], AbstractContextManager[Callable[[], bool]]],
     say: Callable[[str], None],
 ) -> bool:
-    """Train on `dataset` and leave out/training and out/bundle; False when it was stopped before its end."""
+    """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
     from nnet_edge.data.images import load_training_data
     from nnet_edge.scoring import rank_of
     from nnet_edge.training.loop import train
 
     settings: MethodSettings = choose_settings(options)
-    computed = train_options(options)
-    known = start_folder(out, resume, force, options)
+    computed, known = train_options(options), start_folder(out, resume, force, options)
     data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
@@ -108,9 +109,8 @@ def export_trained(out: Path, false_rejects: float | None, runner: RunnerSetting
     try:
         exported = export_bundle(out / TRAINING, out / BUNDLE, false_rejects, runner, True, say)
     except KeyboardInterrupt:
-        say(
-            f"the training is finished and kept; make its bundle with: nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
-        )
+        command_line = f"nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
+        say(f"the training is finished and kept; make its bundle with: {command_line}")
         raise
     tell_exported(exported, say)
 
@@ -125,10 +125,9 @@ def tell_exported(exported: Exported, say: Callable[[str], None]) -> None:
 
 
 def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any]) -> Checkpoint | None:
-    """The checkpoint to go on from, None for a new training.
+    """The checkpoint to resume, None for a new training.
 
-    Raises ConfigError when `out` holds a training already and neither resume nor force is said, or when settings are given
-    for a training that goes on with its own.
+    Raises ConfigError when `out` holds a training and neither resume nor force is given, or for settings with --resume.
     """
     from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint
 
@@ -141,28 +140,27 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
     if resume:
         return read_checkpoint(out / TRAINING)
     if (out / TRAINING / CHECKPOINT).exists() and not force:
-        raise ConfigError(
-            f"{out} holds a training already: go on with --resume, start anew with --force, or choose another --out"
-        )
+        choices = "go on with --resume, start again with --force, or choose another --out"
+        raise ConfigError(f"{out} holds a training already: {choices}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
     return None
 
 
 def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
-    """The settings that a training goes on with. Raises TrainingError when the images are not those it began with."""
+    """The settings of a resumed training. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
     for name in ("fingerprint", "held_out", "seed"):
         if began_with[name] != now[name]:
             raise TrainingError(
                 f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
-                "give the same DATA, --seed and --hold-out, or start anew with --force"
+                "give the same DATA, --seed and --hold-out, or start again with --force"
             )
     return checkpoint.settings
 
 
 def as_before(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
-    """The options with the precision that the training began with. Raises ConfigError when another one is asked for."""
+    """The options with the precision that the training began with. Raises ConfigError for another one."""
     precision = checkpoint.facts["precision"]
     if options.precision not in ("auto", precision):
         raise ConfigError(f"--resume: the training began in {precision}; leave out --precision {options.precision}")
@@ -186,18 +184,15 @@ def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
     """Say what is learned from, and what is wrong with it."""
     say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold")
     if data.skipped:
-        say(
-            f"skipped {len(data.skipped)} images that cannot be read: {', '.join(s.path.name for s in data.skipped[:5])}"
-        )
+        names = ", ".join(skipped.path.name for skipped in data.skipped[:5])
+        say(f"skipped {len(data.skipped)} images that cannot be read: {names}")
     if data.duplicates:
-        one, other = data.duplicates[0]
-        say(
-            f"warning: {len(data.duplicates)} test images are training images too ({one} is {other}): figures will flatter"
-        )
+        count, (one, other) = len(data.duplicates), data.duplicates[0]
+        say(f"warning: {count} test images are training images too ({one} is {other}): figures will flatter")
 
 
 def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
-    """Say how long it took and what the kept features of the teacher saved."""
+    """Say how long it took and what the feature cache saved."""
     line = f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision})"
     if trained.saved_share is not None:
         line += (
@@ -218,7 +213,7 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
 @training_options
 @click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
-@click.option("--seed", type=int, default=111, show_default=True)
+@shown_option("--seed", type=int, default=111)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option
@@ -226,7 +221,6 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
 @runner_options
 def command(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
-
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
     with training_bar() as report:

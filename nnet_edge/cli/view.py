@@ -1,11 +1,10 @@
-"""What the commands show a person: lines, progress bars, and the question whether to stop."""
+"""Terminal output of the commands: lines, progress bars, stopping on signals."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
@@ -35,26 +34,19 @@ class TrainingView:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show how far the training is."""
-        text = describe(progress)
+        """Show epoch, losses and time left."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        text = f"epoch {progress.epoch}/{progress.epochs} {losses}, {minutes}:{seconds:02d} left at most"
         if self._console.is_terminal:
             self._bar.update(self._task, description=text, completed=progress.epoch - 1, total=progress.epochs)
         elif (now_s := time.monotonic()) >= self._next_s:
             self._next_s = now_s + LINE_EVERY_S
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def describe(progress: Progress) -> str:
-    """Epoch, losses and time left in one line."""
-    losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-    minutes, seconds = divmod(round(progress.seconds_left), 60)
-    return f"epoch {progress.epoch}/{progress.epochs} {losses}, {minutes}:{seconds:02d} left at most"
 
 
 def say(line: str) -> None:
@@ -65,7 +57,6 @@ def say(line: str) -> None:
 @contextmanager
 def training_bar() -> Iterator[Callable[[Progress], None]]:
     """A progress bar with the losses and the time left; plain lines now and then where there is no terminal."""
-
     with TrainingView() as view:
         yield view.show
 
@@ -80,7 +71,7 @@ def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Asks whether Ctrl-C or SIGTERM came; the second Ctrl-C kills as usual."""
+    """A function that says whether Ctrl-C or SIGTERM came; the second Ctrl-C kills as usual."""
     from nnet_edge.runtime.stream.running import stopping_on_signals
 
     with stopping_on_signals() as event:

@@ -1,4 +1,4 @@
-"""Settings: one class a thing, read by one reader."""
+"""Settings as frozen dataclasses, read from flags or TOML by one reader."""
 
 from nnet_edge.moved import forward
 

@@ -1,4 +1,4 @@
-"""How training images are varied."""
+"""Settings of the augmentation of training images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Augmentation:
     flip_vertical: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a setting that cannot be meant."""
+        """Raise ConfigError for an invalid setting."""
         if self.copies < 1:
             raise ConfigError(f"copies is {self.copies}; it must be at least 1")
         if not (math.isfinite(self.rotation_degrees) and self.rotation_degrees >= 0):

@@ -1,9 +1,9 @@
-"""The settings of one camera: what every kind of source has, and the options that only some kinds have."""
+"""Settings of one camera: common ones, and the options of single kinds of source."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CommonSettings:
-    """What every kind of source has. Raises ConfigError for an invalid setting."""
+    """Settings of every kind of source. Raises ConfigError for an invalid setting."""
 
     address: str  # see open_source_of in runtime/sources/open.py
     credentials: str | None = None  # "file:PATH" or "env:NAME", which hold user:password; never the words themselves
@@ -32,7 +32,7 @@ class CommonSettings:
     stall_s: float = 5.0  # without a frame for so long, the source is opened again
     first_retry_s: float = 0.5
     longest_retry_s: float = 30.0
-    jitter: float = 0.2  # share by which a wait is longer or shorter, so that cameras do not come back all at once
+    jitter: float = 0.2  # share by which a wait varies, so that cameras do not come back all at once
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -56,7 +56,7 @@ class CommonSettings:
 
 @dataclass(frozen=True)
 class CameraSettings(CommonSettings):
-    """Where frames come from, what is asked of the camera, and how long its silence is borne."""
+    """Where frames come from, what is asked of the camera, and when it is opened again."""
 
     options: Mapping[str, Any] = field(default_factory=dict)  # of some kinds of source only, as transport of rtsp
 
@@ -64,14 +64,10 @@ class CameraSettings(CommonSettings):
         super().__post_init__()
         if not self.options:
             return
-        known = option_hints()
-        for name in self.options:
-            if name not in known:
-                raise ConfigError(unknown_key(name, [*common_keys(), *known], "the camera"))
+        require_known(self.options, "the camera")
         for kind in SOURCES:
             own_options(kind, self.options)  # checks their values
-        named = kind_by_name(self.address)
-        if named is not None:
+        if (named := kind_by_name(self.address)) is not None:
             self.options_for(named)
 
     @classmethod
@@ -82,13 +78,11 @@ class CameraSettings(CommonSettings):
 
     @classmethod
     def from_table(cls, table: Any, where: str, folder: Path) -> Self:
-        """The settings in a table of a settings file, which has the options beside the other keys. Raises ConfigError."""
+        """The settings in a table of a settings file, options beside the common keys. Raises ConfigError."""
         if not isinstance(table, Mapping):
             raise ConfigError(f"{where} is {table!r}: it must be a table")
+        require_known(table, where)
         hints = option_hints()
-        for key in table:
-            if key not in hints and key not in common_keys():
-                raise ConfigError(unknown_key(key, [*common_keys(), *hints], where))
         options = {key: to_value(hints[key], table[key], f"{where}: {key}", folder) for key in table if key in hints}
         common = build(CommonSettings, {key: table[key] for key in table if key not in hints}, where, folder)
         try:
@@ -118,6 +112,14 @@ class CameraSettings(CommonSettings):
         return own_options(kind, self.options)
 
 
+def require_known(keys: Iterable[str], where: str) -> None:
+    """Raise ConfigError that begins with `where` unless each key is a common one or an option of some kind."""
+    known = [*common_keys(), *option_hints()]
+    for key in keys:
+        if key not in known:
+            raise ConfigError(unknown_key(key, known, where))
+
+
 def common_keys() -> tuple[str, ...]:
     """The names of the settings that every kind has."""
     return tuple(item.name for item in fields(CommonSettings))
@@ -142,7 +144,7 @@ def own_options(kind: SourceKind, options: Mapping[str, Any]) -> Any:
 
 
 def kind_by_name(address: str) -> SourceKind | None:
-    """The kind that takes the address for its text alone; None for a path, and for what is unknown."""
+    """The kind that takes the address by its text alone; None for a path or an unknown address."""
     return next((kind for kind in SOURCES if not kind.is_path and kind.takes(address)), None)
 
 
@@ -152,7 +154,7 @@ def is_path(address: str) -> bool:
 
 
 def kind_of(address: str) -> SourceKind | None:
-    """The kind that takes the address: for its text, or for what lies at the path; None for what is absent or unknown."""
+    """The kind that takes the address, by its text or by what lies at the path; None for an absent or unknown one."""
     if not is_path(address):
         return kind_by_name(address)
     return next((kind for kind in SOURCES if kind.is_path and kind.takes(address)), None)
@@ -170,6 +172,6 @@ def fitting(address: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_addresses() -> str:
-    """The addresses of every kind, for people."""
+    """The addresses of every kind, for error messages."""
     *most, last = (kind.addresses for kind in SOURCES)
     return f"{', '.join(most)} or {last}"

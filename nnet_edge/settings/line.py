@@ -1,4 +1,4 @@
-"""The settings of a whole line: bundle, runner, streams, sinks, page, drift; from a TOML file, from flags, or from both.
+"""Settings of a line (bundle, runner, streams, sinks, page, drift) from a TOML file, from flags or from both.
 
     bundle = "runs/part/bundle"
     [[stream]]
@@ -10,8 +10,8 @@
     [web]
     port = 8080
 
-Relative paths start at the file's folder. Passwords and tokens stand in the environment or in files of their own, which
-the settings name. `schema()` gives the JSON schema that editors check the file with; examples/line.toml shows every part.
+Relative paths start at the file's folder. Passwords and tokens are read from the environment or from files that the settings
+name. `schema()` gives the JSON schema for editors; examples/line.toml shows every part.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from nnet_edge.settings.stream import LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-LARGEST_BYTES = 1 << 20  # of a settings file: what is larger is another file
-SCHEMA_NAME = "https://json-schema.org/draft/2020-12/schema"
+LARGEST_BYTES = 1 << 20  # of a settings file: a larger one is a mistake
+NO_BUNDLE = 'the line has no bundle: write bundle = "FOLDER", the one that train or export wrote'
 SECRET_KEYS = ("credentials", "token_from", "password_from", "url")
 
 
@@ -59,7 +59,7 @@ class LineSettings:
         if not self.streams and self.web is None:
             raise ConfigError("the line has no stream, and no page to add one: write a [[stream]] or [web]")
         if self.bundle is None:
-            raise ConfigError('the line has no bundle: write bundle = "FOLDER", the one that train or export wrote')
+            raise ConfigError(NO_BUNDLE)
         if self.deadline_s is not None and not 0 <= self.deadline_s <= 10:
             raise ConfigError(f"deadline_s is {self.deadline_s}: it must be from 0 to 10 seconds")
         labels = [sink.label for sink in self.sinks]
@@ -78,7 +78,7 @@ class LineSettings:
         return tuple(dict.fromkeys(bundle for bundle in found if bundle is not None))
 
     def lines(self) -> list[str]:
-        """What the settings say, one line a part, for people; without secrets."""
+        """The settings in words, one line a part; without secrets."""
         precision = self.precision or ("best engine" if self.runner.kind == "tensorrt" else "fp32")
         found = [f"bundle {self.bundle}, {precision}, runner {self.runner.kind}"]
         found += [f"stream {item.name}" for item in self.streams]
@@ -97,13 +97,12 @@ def read_line_config(path: Path, flags: Mapping[str, Any] | None = None) -> Line
     return line_settings(read_toml(path), path.name, path.resolve().parent, flags)
 
 
-def line_settings(
-    table: Mapping[str, Any], where: str, folder: Path, flags: Mapping[str, Any] | None = None
-) -> LineSettings:
+def line_settings(table: Mapping[str, Any], where: str, folder: Path,
+                  flags: Mapping[str, Any] | None = None) -> LineSettings:  # fmt: skip
     """The settings in a table as TOML gives it, paths starting at `folder`. Raises ConfigError that begins with `where`.
 
-    `flags` (None: not given) stand over it: keys of the table, and `threshold` of every stream and `must_deliver`, a folder
-    in which every sink that can has a spool of its own.
+    `flags` (None: not given) override it: keys of the table, `threshold` of every stream, and `must_deliver`, a folder in
+    which every sink that can has its own spool.
     """
     flags = {key: value for key, value in (flags or {}).items() if value is not None}
     threshold, spools = flags.pop("threshold", None), flags.pop("must_deliver", None)
@@ -121,14 +120,12 @@ def line_settings(
             over = {**present, **over} if isinstance(present, Mapping) else over
         table = {**table, name: over}
     if "bundle" not in table:
-        raise ConfigError(
-            f'{where}: the line has no bundle: write bundle = "FOLDER", the one that train or export wrote'
-        )
+        raise ConfigError(f"{where}: {NO_BUNDLE}")
     return build(LineSettings, table, where, folder)
 
 
 def entries(table: Mapping[str, Any], key: str) -> Any:
-    """The entries of a list of tables; what is no list is left to the reader, which refuses it."""
+    """The entries of a list of tables; anything but a list is left to the reader, which refuses it."""
     found = table.get(key, [])
     return found if isinstance(found, list) else [found]
 
@@ -141,14 +138,14 @@ def with_threshold(stream: Any, threshold: float) -> Any:
 
 
 def with_spool(sink: Any, spools: Path) -> Any:
-    """The [[sink]] table with a spool of its own in `spools`; one that has a spool, or can have none, stays as it is."""
+    """The [[sink]] table with its own spool in `spools`; one that has a spool, or can have none, stays as it is."""
     if not isinstance(sink, Mapping) or sink.get("must_deliver") or sink.get("kind") == "video":
         return sink
     return {**sink, "must_deliver": str(Path(spools).absolute() / str(sink.get("name") or sink.get("kind")))}
 
 
 def from_folder(table: Any, folder: Path) -> Any:
-    """The table with addresses of files, and "file:PATH", that start at `folder`; other addresses stay as they are."""
+    """The table with addresses of files and "file:PATH" starting at `folder`; other addresses stay as they are."""
     if isinstance(table, list):
         return [from_folder(entry, folder) for entry in table]
     if not isinstance(table, Mapping):
@@ -159,16 +156,10 @@ def from_folder(table: Any, folder: Path) -> Any:
         if isinstance(value, str) and value.startswith("file:") and value != "file:":
             found[key] = f"file:{folder / Path(value.removeprefix('file:')).expanduser()}"
     address = found.get("address")
-    if isinstance(address, str) and is_path(address, folder):
-        found["address"] = str(folder / address)
+    if isinstance(address, str) and address and "://" not in address:  # a path may be absent yet, as a mount or a pipe
+        is_path = kind_by_name(address) is None or (folder / address).exists()
+        found["address"] = str(folder / address) if is_path else address
     return found
-
-
-def is_path(address: str, folder: Path) -> bool:
-    """Whether the address of a camera is a path, there or not yet: a mount or a pipe may come later."""
-    if not address or "://" in address:
-        return False
-    return kind_by_name(address) is None or (folder / address).exists()
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -195,7 +186,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema (2020-12) of the settings file, made of the dataclasses that read it."""
-    whole = schema_of(LineSettings)
-    whole["properties"]["$schema"] = {"type": "string"}
-    return {"$schema": SCHEMA_NAME, "title": "nnet-edge line"} | whole | {"required": ["bundle"]}
+    """The JSON schema (2020-12) of the settings file, made from the dataclasses that read it."""
+    table = schema_of(LineSettings)
+    table["properties"]["$schema"] = {"type": "string"}
+    return (
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "nnet-edge line"}
+        | table
+        | {"required": ["bundle"]}
+    )

@@ -1,4 +1,4 @@
-"""Drop policies by name: what happens to a frame that meets a full buffer."""
+"""Drop policies of the frame buffer, by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnet_edge.settings.runner import require_positive
 
 
 class When(Enum):
-    """What becomes of a frame that meets a full lane, or comes too soon."""
+    """What happens to a frame when the buffer is full, or when it comes too soon."""
 
     EVERY_FRAME = "every-frame"  # the source waits: for files
     FRESHEST = "freshest"  # the oldest is dropped: for live sources
@@ -32,7 +32,7 @@ class Policy:
 
     @classmethod
     def from_text(cls, text: str) -> Policy:
-        """The policy that `text` names; raises ConfigError for another text."""
+        """The policy that `text` names. Raises ConfigError for any other text."""
         name, _, pace = text.partition(":")
         if name == "paced":
             try:

@@ -1,9 +1,9 @@
-"""Tables of a settings file become frozen dataclasses, and the same dataclasses become the file's JSON schema.
+"""Reader of settings files: TOML tables to frozen dataclasses, and the JSON schema of the same dataclasses.
 
-Every key is checked where it stands: an unknown one is an error that offers the nearest name, a value of another type an
-error that says which is expected. Values are checked by the dataclasses themselves, in __post_init__. A dataclass whose
-tables follow from a registry has `from_table` and `schema` of its own. A field's metadata may hold `key` (its name in the
-file, where that differs), `choices`, and `entries` (it is a list of tables, written [[key]]).
+An unknown key is an error that offers the nearest name, a value of another type an error that says which is expected. The
+dataclasses check values in __post_init__. A dataclass whose tables follow from a registry has its own `from_table` and
+`schema`. A field's metadata may hold `key` (its name in the file, where that differs), `choices`, and `entries` (it is a list
+of tables, written [[key]]).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.settings.policy import Policy
 
 T = TypeVar("T")
-NEAR = 0.6  # of difflib's ratio: what is less alike is no help
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 SCHEMA_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
@@ -38,8 +37,7 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> 
     for key in table:
         if key not in fields:
             raise ConfigError(unknown_key(key, list(fields), where))
-    missing = [key for key, field in fields.items() if key not in table and is_needed(field)]
-    if missing:
+    if missing := [key for key, field in fields.items() if key not in table and is_needed(field)]:
         raise ConfigError(f"{where} lacks {missing[0]}: give it")
     hints = typing.get_type_hints(kind)
     values = {fields[key].name: to_field(hints, fields[key], table[key], where, folder) for key in table}
@@ -56,10 +54,8 @@ def to_field(hints: Mapping[str, Any], field: dataclasses.Field[Any], value: Any
         return to_value(hint, value, f"{where}: {key}", folder)
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{where}: [{key}] is one table: write [[{key}]], with two brackets, for each {key}")
-    inner = typing.get_args(hint)[0]
-    return tuple(
-        to_value(inner, entry, f"{where}: {title(key, entry, number)}", folder) for number, entry in enumerate(value)
-    )
+    inner, titles = typing.get_args(hint)[0], [title(key, entry, number) for number, entry in enumerate(value)]
+    return tuple(to_value(inner, entry, f"{where}: {name}", folder) for name, entry in zip(titles, value, strict=True))
 
 
 def title(key: str, entry: Any, number: int) -> str:
@@ -69,8 +65,8 @@ def title(key: str, entry: Any, number: int) -> str:
 
 
 def unknown_key(key: str, known: list[str], where: str) -> str:
-    """The message for a key that is unknown."""
-    near = get_close_matches(key, known, 1, NEAR)
+    """The message for an unknown key."""
+    near = get_close_matches(key, known, 1)
     advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"{where} has a key {key!r} that is unknown: {advice}"
 
@@ -115,7 +111,7 @@ def to_tuple(hint: Any, value: Any, where: str, folder: Path) -> tuple[Any, ...]
 
 
 def of_type(kind: type, value: Any, where: str) -> Any:
-    """`value` if it is of that type; a whole number is a number too. Raises ConfigError."""
+    """`value` if it is of that type; an int is a float too. Raises ConfigError."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is str and isinstance(value, Path):  # from a flag
@@ -128,8 +124,7 @@ def of_type(kind: type, value: Any, where: str) -> Any:
 def schema_of(kind: type, described: str = "") -> dict[str, Any]:
     """The JSON schema (2020-12) of a table that becomes the dataclass `kind`."""
     if "schema" in vars(kind):
-        found: dict[str, Any] = kind.schema()  # type: ignore[attr-defined]
-        return found
+        return kind.schema()  # type: ignore[attr-defined]
     hints = typing.get_type_hints(kind)
     fields = fields_of(kind)
     schema: dict[str, Any] = {
@@ -183,8 +178,7 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field[Any]]:
 
 def key_of(field: dataclasses.Field[Any]) -> str:
     """The field's key in the file."""
-    key: str = field.metadata.get("key", field.name)
-    return key
+    return str(field.metadata.get("key", field.name))
 
 
 def is_needed(field: dataclasses.Field[Any]) -> bool:

@@ -1,7 +1,7 @@
-"""Registries: which kinds of source and sink there are. Each file of their folder registers its own kind.
+"""Registries of the kinds of sources and sinks. Each file of their folder registers its own kind.
 
-Help texts, the TOML schema, `doctor`, the page's "add camera" and error messages are made from them, so a new kind is one
-file and its test.
+Help texts, the TOML schema, `doctor`, the page's "add camera" and error messages are made from them: a new kind is one file
+and its test.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """The name that people write."""
-        ...
 
 
 Kind = TypeVar("Kind", bound=Named)
 
 
 class Registry(Generic[Kind]):
-    """Kinds by name; the files of `package` are imported at the first question, and register theirs by that."""
+    """Kinds by name; the files of `package` are imported on first use, and register theirs."""
 
     def __init__(self, noun: str, package: str | None = None) -> None:
         self.noun = noun
@@ -40,7 +39,7 @@ class Registry(Generic[Kind]):
         self._is_importing = self._is_complete = False
 
     def register(self, kind: Kind) -> Kind:
-        """Take in a kind, and give it back. Raises ConfigError for a name that is taken."""
+        """Add a kind and return it. Raises ConfigError for a name that is taken."""
         if kind.name in self._kinds:
             raise ConfigError(f"there are two kinds of {self.noun} called {kind.name!r}: rename one")
         self._kinds[kind.name] = kind
@@ -74,7 +73,7 @@ class Registry(Generic[Kind]):
         with self._lock:
             if self._is_complete or self._is_importing:
                 return
-            self._is_importing = True  # a file that asks the registry while it is imported sees what there is so far
+            self._is_importing = True  # a file that uses the registry while it is imported sees what is there so far
             package = importlib.import_module(self._package)
             for found in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{package.__name__}.{found.name}")
@@ -83,7 +82,7 @@ class Registry(Generic[Kind]):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for as a whole, which some defaults follow from."""
+    """What a command line asks for as a whole; some defaults follow from it."""
 
     streams: int = 1
     is_live: bool = False  # whether some source is
@@ -117,10 +116,10 @@ class SourceKind:
     """A kind of source: the addresses that it takes, what only it is asked for, and how it is made."""
 
     name: str  # "rtsp"
-    addresses: str  # for people: "an rtsp:// address"
+    addresses: str  # in messages: "an rtsp:// address"
     takes: Callable[[str], bool]  # whether the address is one of its own; of the kinds exactly one takes an address
     make: Callable[[Any, Any], Any]  # CameraSettings and `options` -> Source
-    options: type[Any] | None = None  # a frozen dataclass of the settings that only this kind has; None: there are none
+    options: type[Any] | None = None  # a frozen dataclass of the settings that only this kind has
     page: str = "file"  # the word of [web] addable that lets the page add one
     flags: tuple[Flag, ...] = field(default=())  # that set options of the camera
     is_path: bool = False  # whether `takes` looks at what lies at a path; False: it looks at the text alone

@@ -1,6 +1,6 @@
-"""Settings that travel as values: frozen, checked where they are made, so that nothing later has to guess.
+"""Settings of the runner, and the checks that all settings share.
 
-The command line parses its options into these classes once; below it nobody reads an option or the environment.
+The command line parses its options into settings once; below it nothing reads an option or the environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far mo
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """How a graph is computed. Raises ConfigError for a setting that cannot be meant."""
+    """How a graph is computed. Raises ConfigError for an invalid setting."""
 
     kind: str = "auto"  # TensorRT for an engine; for a graph OpenVINO where it is installed, else ONNX Runtime
     precision: str = "fp32"  # always set: OpenVINO would otherwise choose BF16 by itself where the processor has it
@@ -39,20 +39,20 @@ class RunnerSettings:
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    """Nothing, when `value` is one of `choices`. Raises ConfigError otherwise."""
+    """Raise ConfigError unless `value` is one of `choices`."""
     if value not in choices:
         known = f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
         raise ConfigError(f"{what} {value!r} is unknown: choose {known}")
 
 
 def require_between(what: str, value: int, smallest: int, largest: int) -> None:
-    """Nothing, when `value` is a whole number in the range. Raises ConfigError otherwise."""
+    """Raise ConfigError unless `value` is a whole number in the range, both ends included."""
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
         raise ConfigError(f"{what} is {value!r}: it must be a whole number from {smallest} to {largest}")
 
 
 def require_seconds(what: str, value: float, above: float | None = None) -> None:
-    """Nothing, when `value` is a finite number of seconds, 0 or more, or larger than `above`. Raises ConfigError."""
+    """Raise ConfigError unless `value` is a finite number of seconds, 0 or more, or larger than `above`."""
     if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (above is not None and value <= above):
         bound = "0 or more" if above is None else f"above {above:g}"
         raise ConfigError(f"{what} are {value}: it must be a finite number, {bound}")

@@ -1,4 +1,4 @@
-"""Secrets in the environment or in files: settings name their place, and never hold the secret itself."""
+"""Secrets in the environment or in files; settings name the place and never hold the secret."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnet_edge.errors import ConfigError
 
 
 def require_secret_place(what: str, place: str) -> None:
-    """Raise ConfigError unless `place` is "env:NAME" or "file:PATH"; the error does not repeat it, it may be the secret."""
+    """Raise ConfigError unless `place` is "env:NAME" or "file:PATH"; the error does not repeat it."""
     kind, _, rest = place.partition(":")
     if kind not in ("env", "file") or not rest:
         raise ConfigError(f"{what} is never the secret itself: give env:NAME or file:PATH, which hold it")

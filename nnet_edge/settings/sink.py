@@ -1,4 +1,4 @@
-"""What every sink has in its settings; each kind adds its own in its file, and registers them in SINKS."""
+"""Settings that every sink has; each kind adds its own in its file and registers them in SINKS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.settings.reader import build, schema_of
 from nnet_edge.settings.registry import SINKS
 from nnet_edge.settings.runner import require_between, require_positive
-from nnet_edge.settings.stream import NAME
+from nnet_edge.settings.stream import require_name
 
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """What every sink has. Raises ConfigError for an invalid setting."""
+    """Settings of every sink. Raises ConfigError for an invalid setting."""
 
     kind: ClassVar[str] = ""  # as TOML writes it
 
@@ -25,13 +25,11 @@ class SinkSettings:
     must_deliver: Path | None = None  # a folder to spool in: nothing is lost while the receiver is down
     spool_bytes: int = 1 << 30
     every_frame: bool = False  # the line waits for the sink, for a while, instead of losing what it cannot take
-    retry_s: float = 60.0  # a sink that fails for longer costs what it was given
+    retry_s: float = 60.0  # after that, what a failing sink was given is lost
 
     def __post_init__(self) -> None:
-        if self.name is not None and NAME.fullmatch(self.name) is None:
-            raise ConfigError(
-                f"a sink cannot be called {self.name!r}: use 1 to 64 letters, digits, dots, dashes, underscores"
-            )
+        if self.name is not None:
+            require_name("a sink", self.name)
         require_between("queue", self.queue, 0, 1_000_000)
         if self.queue == 0 and self.must_deliver is not None:
             raise ConfigError("a sink that must deliver needs a queue: leave queue = 0 out, or must_deliver")
@@ -45,10 +43,9 @@ class SinkSettings:
             raise ConfigError(f"{where} is {table!r}: it must be a table")
         if "kind" not in table:
             raise ConfigError(f"{where} lacks its kind: choose {', '.join(SINKS.names())}")
-        kind = SINKS.find(table["kind"], where)
-        rest = {key: value for key, value in table.items() if key != "kind"}
-        settings: SinkSettings = build(kind.settings, rest, where, folder)
-        return settings
+        settings = SINKS.find(table["kind"], where).settings
+        found: SinkSettings = build(settings, {key: table[key] for key in table if key != "kind"}, where, folder)
+        return found
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
@@ -72,10 +69,10 @@ class SinkSettings:
 
     @property
     def shown_stream(self) -> str | None:
-        """The one stream that the sink takes; None: all of them."""
+        """The only stream that the sink takes; None: all of them."""
         return None
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The files and folders that it writes, for people."""
+        """The files and folders that it writes."""
         return ()

@@ -1,4 +1,4 @@
-"""The settings of one stream of a line: its camera, its buffer, its verdicts. Frozen, checked where they are made."""
+"""Settings of one stream of a line: its camera, its buffer, its verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the cam
 
 @dataclass(frozen=True)
 class BufferSettings:
-    """How frames of one stream wait for their turn. Raises ConfigError for an invalid setting."""
+    """How frames of one stream wait. Raises ConfigError for an invalid setting."""
 
     policy: Policy | None = None  # None: every-frame for files, freshest for live sources
     capacity: int | None = None  # frames; None: two batches of files, 2 of a live source: one next, one that comes in
@@ -67,9 +67,7 @@ class Trigger:
 
     def __post_init__(self) -> None:
         if self.start == self.end or min(*self.start, *self.end) < 0:
-            raise ConfigError(
-                f"the trigger line from {self.start} to {self.end} cannot be: give two points of the picture"
-            )
+            raise ConfigError(f"the trigger line {self.start} to {self.end} is invalid: give two points of the picture")
         if not (0 < self.level < 255 and 0 <= self.hysteresis < 128):
             raise ConfigError("a trigger's level lies between 0 and 255 and its hysteresis below 128")
 
@@ -102,7 +100,7 @@ class VerdictSettings:
             raise ConfigError(f"two crops have one name ({', '.join(names)}): their verdicts could not be told apart")
         for crop in self.crops:
             if NAME.fullmatch(crop.name) is None or min(crop.x, crop.y) < 0 or min(crop.width, crop.height) < 1:
-                raise ConfigError(f"the crop {crop} cannot be: give a plain name, a corner and a size of whole pixels")
+                raise ConfigError(f"the crop {crop} is invalid: give a plain name, a corner and a size of whole pixels")
 
 
 @dataclass(frozen=True)
@@ -116,21 +114,24 @@ class LineStream:
     bundle: Path | None = None  # None: the line's
 
     def __post_init__(self) -> None:
-        if NAME.fullmatch(self.name) is None:
-            raise ConfigError(
-                f"a stream cannot be called {self.name!r}: use 1 to 64 letters, digits, dots, dashes, underscores"
-            )
+        require_name("a stream", self.name)
+
+
+def require_name(what: str, name: str) -> None:
+    """Raise ConfigError unless `name` is a plain name, see NAME."""
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(f"{what} cannot be called {name!r}: use 1 to 64 letters, digits, dots, dashes, underscores")
 
 
 def require_polygon(polygon: Polygon) -> None:
-    """Nothing, when `polygon` has an area and finite corners. Raises ConfigError otherwise."""
+    """Raise ConfigError unless `polygon` has an area and finite corners."""
     if len(polygon) < 3 or not all(math.isfinite(x) and math.isfinite(y) for x, y in polygon):
-        raise ConfigError(f"a region of {len(polygon)} corners cannot be: give at least three (x, y) in pixels")
+        raise ConfigError(f"a region of {len(polygon)} corners is invalid: give at least three (x, y) in pixels")
     following = (*polygon[1:], polygon[0])
     if sum(x * v - u * y for (x, y), (u, v) in zip(polygon, following, strict=True)) == 0:
         raise ConfigError(f"the region {polygon} has no area: give corners that do not lie on one line")
 
 
 def plain_name(text: str) -> str:
-    """The name of a stream that is nearest to `text`: of a folder or an address."""
+    """A valid stream name made of `text`, a folder or an address."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:64] or "stream"

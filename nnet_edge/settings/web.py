@@ -1,4 +1,4 @@
-"""How the live page is served, and when a drift is told. Frozen, checked where they are made."""
+"""Settings of the live page and of drift warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST_TOKEN = 16  # letters
 
 @dataclass(frozen=True)
 class WebSettings:
-    """The live page and its server. Raises ConfigError for a setting that cannot be meant."""
+    """The live page and its server. Raises ConfigError for an invalid setting."""
 
     host: str = "127.0.0.1"  # an address that is not loopback needs a token
     port: int = 8080  # 0: one that is free
@@ -32,7 +32,7 @@ class WebSettings:
     picture_share: float = 0.012  # of one processor core, at most, for drawing and encoding
     viewers: int = 8  # pages with pictures at a time
     kept_scores: int = 500  # of each stream, for the chart and for trying out a threshold
-    gallery_bytes: int = 64 * 2**20  # of rejects in memory, oldest first
+    gallery_bytes: int = 64 * 2**20  # of rejects in memory; the oldest go first
     addable: tuple[str, ...] = ("camera", "rtsp", "http", "synthetic")  # kinds of sources that the page may add
     source_folder: Path | None = None  # where files may be that the page adds; needed for "file"
     bundle_folder: Path | None = None  # bundles below it may be swapped in; None: those beside the line's bundle
@@ -44,10 +44,8 @@ class WebSettings:
             raise ConfigError(f"pictures a second are {self.picture_hz:g}: the page shows 30 at most")
         require_between("picture width", self.picture_width, 64, 1920)
         require_between("picture quality", self.picture_quality, 20, 95)
-        if not 0 < self.picture_share <= 1:
-            raise ConfigError(
-                f"the share of a core for pictures is {self.picture_share}: it must be above 0, at most 1"
-            )
+        if not 0 < (share := self.picture_share) <= 1:
+            raise ConfigError(f"the share of a core for pictures is {share}: it must be above 0, at most 1")
         require_between("viewers", self.viewers, 1, 64)
         require_between("kept scores", self.kept_scores, 10, 10_000)
         require_between("bytes of the gallery", self.gallery_bytes, 2**20, 2**34)
@@ -57,9 +55,7 @@ class WebSettings:
             raise ConfigError("the page may add files, and no source_folder says where they are: give one")
         for name in (self.host, *self.names):
             if HOST_NAME.fullmatch(name) is None and not is_address(name):
-                raise ConfigError(
-                    f"{name!r} is neither a host name nor an address: give it without scheme, port and path"
-                )
+                raise ConfigError(f"{name!r} is no host name and no address: give it without scheme, port and path")
         if self.token_from is None and not self.is_loopback:
             raise ConfigError(
                 f"the page is to be served on {self.host}, where others reach it, without a token: "
@@ -74,7 +70,7 @@ class WebSettings:
         return self.host == "localhost" or (is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
     def token(self) -> str | None:
-        """The token, read from where it lies. Raises ConfigError for one that is absent or short."""
+        """The token, read from its place. Raises ConfigError for one that is absent or short."""
         if self.token_from is None:
             return None
         token = read_secret("token_from", self.token_from)
@@ -88,7 +84,7 @@ class WebSettings:
 
 @dataclass(frozen=True)
 class DriftSettings:
-    """When good scores count as drifted. Raises ConfigError for a setting that cannot be meant."""
+    """When good scores count as drifted. Raises ConfigError for an invalid setting."""
 
     window: int = 500  # newest good scores that are compared
     smallest: int = 100  # scores below which nothing is said
@@ -98,8 +94,8 @@ class DriftSettings:
     def __post_init__(self) -> None:
         require_between("drift window", self.window, 20, 100_000)
         require_between("smallest number of scores for a drift", self.smallest, 20, self.window)
-        for what, value in (("psi", self.psi), ("mean_shift", self.mean_shift)):
-            require_positive(what, value)
+        require_positive("psi", self.psi)
+        require_positive("mean_shift", self.mean_shift)
 
 
 def addable_words() -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Runners: a graph or an engine, and `infer`."""
+"""Runners: load a graph or an engine and infer."""

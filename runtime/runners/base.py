@@ -1,7 +1,4 @@
-"""Many images through a runner, in batches that it takes.
-
-What computes maps and scores: one protocol, and one function that picks who obeys it.
-"""
+"""Runner protocols, the choice of a runner for a file, and inference of many images in batches."""
 
 from __future__ import annotations
 
@@ -22,20 +19,18 @@ class Runner(Protocol):
     """A loaded graph or engine. A context manager; entering one twice is allowed, the last exit releases it."""
 
     name: str  # of the library that computes
-    precision: str  # "fp32" or "bf16", what is really computed in
+    precision: str  # "fp32" or "bf16", what it really computes in
     max_batch: int  # images in one infer
     input_shape: tuple[int, int, int]  # (256, 256, 3)
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
         """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
-        ...
 
     def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
-        """`infer` in two steps: computing begins, and what is given back waits for it and gives its outputs, once.
+        """Begin to infer; call the returned function once, to wait for the outputs.
 
         A second batch may be started before the first is waited for; the images must not change until then.
         """
-        ...
 
     def __enter__(self) -> Runner: ...
 
@@ -46,19 +41,17 @@ class Runner(Protocol):
 
 @runtime_checkable
 class FrameRunner(Protocol):
-    """A runner that resizes frames itself and keeps their maps until somebody asks; it obeys Runner as well."""
+    """A Runner that also resizes frames itself and keeps their maps until they are asked for."""
 
     def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
-        """Begin to judge frames of any size; what is given back waits for the scores."""
-        ...
+        """Begin to judge frames of any size; call the returned function to wait for the scores."""
 
 
 def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx, TensorRT for .engine.
 
-    Raises ConfigError for a file or a setting that cannot be meant, MissingExtraError when the library is absent,
-    BundleError for a file that is no graph of nnet-edge or an engine that does not fit this machine, StreamError without
-    the GPU that an engine needs.
+    Raises ConfigError for an invalid file or setting, MissingExtraError when the library is absent, BundleError for a file
+    that is no graph of nnet-edge or an engine that does not fit this machine, StreamError without the GPU of an engine.
     """
     settings = settings or RunnerSettings()
     if graph.suffix == ".engine":
@@ -66,9 +59,8 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     if graph.suffix != ".onnx":
         raise ConfigError(f"{graph} is neither graph nor engine: a runner takes .onnx or .engine files of a bundle")
     if settings.kind == "tensorrt":
-        raise ConfigError(
-            f"{graph} is a graph and TensorRT runs engines: build one with nnet-edge build-engine {graph.parent}"
-        )
+        command = f"nnet-edge build-engine {graph.parent}"
+        raise ConfigError(f"{graph} is a graph and TensorRT runs engines: build one with {command}")
     kind = installed_kind() if settings.kind == "auto" else settings.kind
     if kind == "openvino":
         from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
@@ -80,7 +72,7 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
 
 
 def load_engine(engine: Path, settings: RunnerSettings) -> Runner:
-    """A TensorRT runner; raises ConfigError for settings of another runner, and what `load_trt_runner` raises."""
+    """A TensorRT runner. Raises ConfigError for settings of another runner, and what `load_trt_runner` raises."""
     if settings.kind not in ("auto", "tensorrt"):
         raise ConfigError(f"{engine} is an engine of TensorRT, which {settings.kind} cannot run: give a .onnx graph")
     if settings.precision == "bf16":

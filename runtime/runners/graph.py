@@ -1,4 +1,4 @@
-"""What the runners of an ONNX graph share: its contract, the checks at the door, one way to open and close."""
+"""Base class of the runners of an ONNX graph, the graph's contract, and the checks of files and images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,14 +28,14 @@ INPUT_SHAPE = (SIDE, SIDE, 3)
 
 @dataclass(frozen=True)
 class Contract:
-    """What a graph takes and gives beside its layer maps. Benchmarks alone make graphs of another side or without the tail."""
+    """Input and outputs of a graph beside its layer maps. Only benchmarks use another side, or no tail."""
 
     side: int = SIDE  # of the input, pixels
     tail: tuple[str, ...] = TAIL
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Of one image."""
+        """(height, width, channels) of one image."""
         return (self.side, self.side, 3)
 
 
@@ -44,9 +43,9 @@ DEPLOYED = Contract()
 
 
 class GraphRunner(ABC):
-    """A compiled ONNX graph; `infer` gives maps and scores. Ready once made, released when the last `with` is left.
+    """A compiled ONNX graph; `infer` gives maps and scores. Ready when constructed, released when the last `with` is left.
 
-    One thread at a time may call `infer`. Making one raises ConfigError for settings that the library or the processor
+    One thread at a time may call `infer`. The constructor raises ConfigError for settings that the library or the processor
     cannot meet, BundleError for a file that is no graph of nnet-edge.
     """
 
@@ -70,9 +69,7 @@ class GraphRunner(ABC):
         self._entered += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._entered -= 1
         if self._entered == 0 and not self._released:
             self._released = True
@@ -87,7 +84,7 @@ class GraphRunner(ABC):
         return self.start(images, layer_maps)()
 
     def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
-        """`infer` in two steps, see Runner: the errors of the library may come in either."""
+        """`infer` in two steps, see Runner; errors of the library may come in either."""
         if not self._tail:
             raise ConfigError(f"{self.graph} has no tail, so it gives no anomaly map: ask for its layer maps alone")
         collect = self._checked_start(images, (*TAIL, *self.layer_maps) if layer_maps else TAIL)
@@ -95,16 +92,13 @@ class GraphRunner(ABC):
         def outputs() -> Outputs:
             self._require_open()
             arrays = collect()
-            return Outputs(
-                anomaly_map=arrays["anomaly_map"][:, 0],
-                image_score=arrays["image_score"],
-                layer_maps={name: arrays[name] for name in self.layer_maps} if layer_maps else {},
-            )
+            maps = {name: arrays[name] for name in self.layer_maps} if layer_maps else {}
+            return Outputs(arrays["anomaly_map"][:, 0], arrays["image_score"], maps)
 
         return outputs
 
     def infer_layer_maps(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Only the layer maps of `images`, float32 (N, 1, h, w) by name; what `infer` raises."""
+        """Only the layer maps of `images`, float32 (N, 1, h, w) by name. Raises what `infer` raises."""
         return self._checked_start(images, self.layer_maps)()
 
     def _checked_start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
@@ -114,7 +108,7 @@ class GraphRunner(ABC):
 
     @abstractmethod
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
-        """Begin to compute; the answer waits and gives the wanted outputs by name, in arrays that nothing else refers to."""
+        """Begin to compute; the returned function waits and gives the wanted outputs by name, in arrays of their own."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -126,7 +120,7 @@ class GraphRunner(ABC):
 
 
 def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]) -> None:
-    """Nothing, when a runner can take `images`. Raises ConfigError that says what it got and what it takes."""
+    """Raise ConfigError unless `images` is uint8 (N, *shape) with N from 1 to `max_batch`."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
         raise ConfigError(
             f"a runner takes uint8 RGB (N, {shape[0]}, {shape[1]}, 3), not {images.dtype} {tuple(images.shape)}: "
@@ -137,18 +131,14 @@ def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]
 
 
 def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
-    """The layer maps that a graph with these outputs must have: those of both branches, or of the one that an ablation left."""
+    """The layer maps that a graph with these outputs must have: of both branches, or of the one that an ablation left."""
     branches = {name.split("_")[0] for name in outputs if name in LAYER_MAPS} or {"forward", "reverse"}
     return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
 
 
-def require_contract(
-    graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], contract: Contract = DEPLOYED
-) -> None:
-    """Nothing, when the graph has the names and the number types of the contract (name -> "uint8" or "float32").
-
-    Raises BundleError that names what is missing or of another type.
-    """
+def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str],
+                     contract: Contract = DEPLOYED) -> None:  # fmt: skip
+    """Raise BundleError unless the graph's names and number types (name -> "uint8" or "float32") are the contract's."""
     wanted_inputs = {INPUT: "uint8"}
     wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *contract.tail), "float32")
     faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
@@ -164,18 +154,13 @@ def require_contract(
 
 
 def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract = DEPLOYED) -> None:
-    """Nothing, when `shape` of the input is the contract's with a free N, whatever stands for it. Raises BundleError."""
+    """Raise BundleError unless `shape` of the input is the contract's with a free N, whatever stands for N."""
     is_free = not isinstance(shape[0], int) if shape else False
     if not is_free or tuple(shape[1:]) != contract.input_shape:
         raise BundleError(
             f"{graph} takes images of shape {tuple(shape)} and not (N, {contract.side}, {contract.side}, 3) with a free N; "
             "write it again with `export`"
         )
-
-
-def shares(images: np.ndarray, workers: int) -> list[np.ndarray]:
-    """`images` cut into at most `workers` runs of nearly equal length, none empty, in order; views, no copies."""
-    return np.array_split(images, min(workers, len(images)))
 
 
 def cores() -> int:

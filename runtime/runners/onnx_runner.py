@@ -1,4 +1,4 @@
-"""N-Net on ONNX Runtime; the only file that imports onnxruntime at run time."""
+"""ONNX Runtime runner; the only file that imports onnxruntime at run time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from nnet_edge.runtime.runners.graph import (
     layer_maps_of,
     require_contract,
     require_input_shape,
-    shares,
 )
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -28,15 +27,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime is not installed: pip install 'nnet-edge[cpu]'") from error
 
-ERRORS_ONLY = 3  # ONNX Runtime's severity: it would otherwise warn about every unused initializer
+ERRORS_ONLY = 3  # ONNX Runtime's severity: below it, it warns about every unused initializer
 NUMBER_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRunner(GraphRunner):
     """A graph in a session of ONNX Runtime on the processor, FP32; the batch may change from call to call.
 
-    For the hint "throughput" the batch is shared out among threads that compute alone; ONNX Runtime compiles nothing
-    that a cache folder could keep.
+    For the hint "throughput" single-threaded workers share the batch. ONNX Runtime compiles nothing that a cache folder
+    could keep.
     """
 
     name = "onnxruntime"
@@ -44,25 +43,23 @@ class OnnxRunner(GraphRunner):
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         super().__init__(graph, settings, contract)
         self.version = onnxruntime.__version__
-        if settings.precision != "fp32":
-            raise ConfigError(
-                f"ONNX Runtime computes this graph in fp32 only, not in {settings.precision}: use openvino"
-            )
+        if (precision := settings.precision) != "fp32":
+            raise ConfigError(f"ONNX Runtime computes this graph in fp32 only, not in {precision}: use openvino")
         if settings.cache_dir is not None:
             raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
         threads = settings.threads or cores()
         alone = settings.hint == "throughput"
         self._session = open_session(graph, 1 if alone else threads, contract)
         self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())
-        workers = min(threads, settings.max_batch) if alone else 1
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
-        self._worker_count = workers
+        self._worker_count = min(threads, settings.max_batch) if alone else 1
+        self._workers = ThreadPoolExecutor(self._worker_count, thread_name_prefix="onnxruntime")
 
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         def compute(part: np.ndarray) -> list[np.ndarray]:
             return self._session.run(list(wanted), {INPUT: part})
 
-        parts = [self._workers.submit(compute, part) for part in shares(images, self._worker_count)]
+        shares = np.array_split(images, min(self._worker_count, len(images)))
+        parts = [self._workers.submit(compute, part) for part in shares]
 
         def collect() -> Mapping[str, np.ndarray]:
             try:
@@ -88,7 +85,7 @@ def open_session(graph: Path, threads: int, contract: Contract) -> onnxruntime.I
     options.log_severity_level = ERRORS_ONLY
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # see above
+    except Exception as error:  # as in collect
         reason = " ".join(str(error).split())
         raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error
     require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()), contract)

@@ -1,9 +1,8 @@
-"""N-Net on OpenVINO, the default on a processor; the only file that imports openvino.
+"""OpenVINO runner, the default on a processor; the only file that imports openvino.
 
-OpenVINO computes in BF16 by itself on processors that have it, so the precision is set every time and read back. The
-graph is compiled for exactly one image and a batch is worked off image by image: with EfficientNet-Lite0 that takes 13 to
-19 % less processor time than a graph with a free batch, nothing is compiled again when the batch changes, and no image's
-score depends on its neighbours in the batch.
+OpenVINO chooses BF16 by itself on processors that have it, so the precision is set every time and read back. The graph is
+compiled for one image, and a batch is computed image by image: with EfficientNet-Lite0 that takes 13 to 19 % less processor
+time than a free batch, nothing is compiled again when the batch changes, and no score depends on other images.
 """
 
 from __future__ import annotations
@@ -47,16 +46,14 @@ class OpenvinoRunner(GraphRunner):
         self.version = openvino.__version__.split("-")[0]
         core = openvino.Core()
         require_precision(core, settings.precision)
-        model = read_graph(core, graph, contract)
-        compiled = compile_graph(core, model, graph, settings)
-        self._shapes = {name: tuple(port.shape)[1:] for port in compiled.outputs for name in port.names}
+        self._compiled = compile_graph(core, read_graph(core, graph, contract), graph, settings)
+        self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
-        self._compiled = compiled
         self._idle: list[openvino.InferRequest] = []
         self._busy: dict[openvino.InferRequest, np.ndarray] = {}  # with the image, which must live as long
 
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
-        """A request an image: OpenVINO takes them one after another, so its streams never wait for Python."""
+        """Start a request for each image: OpenVINO's streams never wait for Python."""
         requests = []
         try:
             for image in images:
@@ -85,10 +82,10 @@ class OpenvinoRunner(GraphRunner):
         return collect
 
     def _give_up(self, requests: Sequence[openvino.InferRequest]) -> None:
-        """Wait for those of the requests that are under way; none of them is used again, their images are let go."""
+        """Wait for the requests that are running, and release their images; none of them is used again."""
         for request in requests:
             if request in self._busy:
-                with contextlib.suppress(RuntimeError):  # nobody asks for its outputs any more
+                with contextlib.suppress(RuntimeError):  # its outputs are not needed
                     request.wait()
                 del self._busy[request]
 
@@ -99,7 +96,7 @@ class OpenvinoRunner(GraphRunner):
 
 
 def require_precision(core: openvino.Core, precision: str) -> None:
-    """Nothing, when this processor computes in `precision`. Raises ConfigError otherwise."""
+    """Raise ConfigError unless this processor computes in `precision`."""
     if precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
@@ -120,7 +117,7 @@ def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) 
 def compile_for(
     graph: Path, settings: RunnerSettings, batch: int | None, more: Mapping[str, Any] | None = None
 ) -> openvino.CompiledModel:
-    """Any graph compiled for `batch` images at once, None: a free number, with `more` options; benchmarks compare by it.
+    """Any graph compiled for `batch` images (None: any number), with `more` options; for benchmarks.
 
     Raises BundleError for a file that OpenVINO cannot read, and what `compile_graph` raises.
     """
@@ -134,20 +131,14 @@ def compile_for(
     return compile_graph(core, model, graph, settings, more)
 
 
-def compile_graph(
-    core: openvino.Core,
-    model: openvino.Model,
-    graph: Path,
-    settings: RunnerSettings,
-    more: Mapping[str, Any] | None = None,
-) -> openvino.CompiledModel:
-    """The graph compiled as `settings` say, `more` of OpenVINO's options over them.
+def compile_graph(core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings,
+                  more: Mapping[str, Any] | None = None) -> openvino.CompiledModel:  # fmt: skip
+    """The graph compiled as `settings` say; `more` of OpenVINO's options override them.
 
     Raises ConfigError for an unusable cache folder or another precision.
     """
     precision = PRECISION_NAMES[settings.precision]
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
-    options |= more or {}
+    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper(), **(more or {})}
     if settings.threads is not None:
         options["INFERENCE_NUM_THREADS"] = settings.threads
     if settings.cache_dir is not None:
@@ -184,6 +175,6 @@ def writable_folder(folder: Path) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """The last line that says something: OpenVINO puts its source files first."""
+    """The last line of OpenVINO's message that is not empty; its source files come first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -62,13 +62,13 @@ def test_what_opencv_writes_is_found_by_writing(findings: Findings) -> None:
     assert not codecs["MPEG-4"].plays_in_browsers
 
 
-def test_every_verb_is_judged_and_described(findings: Findings) -> None:
-    assert tuple(verb.name for verb in findings.verbs) == COMMANDS
+def test_every_command_is_judged_and_described(findings: Findings) -> None:
+    assert tuple(command.name for command in findings.verbs) == COMMANDS
     text = describe(findings)
-    for verb in findings.verbs:
-        assert bool(verb.uses) == verb.is_ready
-        assert bool(verb.advice) != verb.is_ready
-        assert f"\n  {verb.name}" in text
+    for command in findings.verbs:
+        assert bool(command.uses) == command.is_ready
+        assert bool(command.advice) != command.is_ready
+        assert f"\n  {command.name}" in text
     for word in ("This machine", "NVIDIA", "Cameras", "Video", findings.processor.model, "openvino"):
         assert word in text
 
@@ -76,7 +76,7 @@ def test_every_verb_is_judged_and_described(findings: Findings) -> None:
 def test_the_findings_are_json(findings: Findings) -> None:
     read = json.loads(findings.as_json())
     assert read["processor"]["usable_cores"] == findings.processor.usable_cores
-    assert [verb["name"] for verb in read["verbs"]] == list(COMMANDS)
+    assert [command["name"] for command in read["verbs"]] == list(COMMANDS)
 
 
 def installed(**versions: str) -> dict[str, str | None]:
@@ -84,22 +84,23 @@ def installed(**versions: str) -> dict[str, str | None]:
 
 
 def test_a_bare_camera_box_streams_and_is_told_how_to_train() -> None:
-    verbs = {verb.name: verb for verb in judge_commands(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)}
-    assert verbs["stream"].is_ready
-    assert verbs["stream"].uses == "openvino 2026.1 on 4 CPU core(s)"
-    assert not verbs["train"].is_ready
-    assert verbs["train"].advice.startswith("missing torch, ")
-    assert verbs["train"].advice.endswith('pip install "nnet-edge[train]"')
-    assert "NVIDIA GPU" in verbs["build-engine"].advice
-    assert 'pip install "nnet-edge[rtx]"' in verbs["build-engine"].advice
+    judged = judge_commands(installed(openvino="2026.1", cv2="5.0"), NO_GPU, PROCESSOR)
+    commands = {command.name: command for command in judged}
+    assert commands["stream"].is_ready
+    assert commands["stream"].uses == "openvino 2026.1 on 4 CPU core(s)"
+    assert not commands["train"].is_ready
+    assert commands["train"].advice.startswith("missing torch, ")
+    assert commands["train"].advice.endswith('pip install "nnet-edge[train]"')
+    assert "NVIDIA GPU" in commands["build-engine"].advice
+    assert 'pip install "nnet-edge[rtx]"' in commands["build-engine"].advice
 
 
 def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
     def build_engine(cuda: Cuda, **versions: str) -> tuple[str, str]:
-        (verb,) = (
+        (command,) = (
             item for item in judge_commands(installed(**versions), cuda, PROCESSOR) if item.name == "build-engine"
         )
-        return verb.uses, verb.advice
+        return command.uses, command.advice
 
     assert build_engine(NO_GPU, tensorrt_rtx="1.7")[0].startswith("tensorrt_rtx 1.7, for other machines only")
     assert build_engine(NO_GPU, tensorrt="10.3") == ("", "tensorrt 10.3 needs an NVIDIA GPU and its driver")
@@ -109,11 +110,11 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
     )
 
 
-def test_without_a_runner_every_inferring_verb_asks_for_one() -> None:
-    verbs = {verb.name: verb for verb in judge_commands(installed(torch="2.13"), NO_GPU, PROCESSOR)}
+def test_without_a_runner_every_inferring_command_asks_for_one() -> None:
+    commands = {command.name: command for command in judge_commands(installed(torch="2.13"), NO_GPU, PROCESSOR)}
     for name in ("evaluate", "stream", "bench", "demo"):
-        assert not verbs[name].is_ready
-        assert 'pip install "nnet-edge[cpu]"' in verbs[name].advice
+        assert not commands[name].is_ready
+        assert 'pip install "nnet-edge[cpu]"' in commands[name].advice
 
 
 def test_a_torch_without_cuda_beside_a_gpu_is_pointed_out() -> None:

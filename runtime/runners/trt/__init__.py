@@ -1,1 +1,1 @@
-"""TensorRT and CUDA."""
+"""The TensorRT runner: engines, their records, and CUDA kernels."""

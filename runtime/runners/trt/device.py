@@ -1,7 +1,7 @@
-"""What the TensorRT runner asks of a GPU: memory, CUDA streams, events, copies, launches, graphs.
+"""Device protocol of the TensorRT runner: memory, CUDA streams, events, copies, launches, graphs.
 
-`runtime/kernels` has the one that is real, through pycuda. The tests have one that computes on the processor and runs what
-is queued in any order that streams and events allow, so that a missing event shows without a GPU.
+kernels/ implements it with pycuda. The tests implement it on the processor and run queued work in any order that streams and
+events allow, so that a missing event shows without a GPU.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ CPU_RUNNER = "use a CPU runner (--runner openvino)"
 
 
 def used_up(what: str) -> StreamError:
-    """The error for a GPU without memory left; `what` was tried."""
-    return StreamError(
-        f"the GPU's memory is used up ({what}): lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
-    )
+    """The error for a GPU without free memory; `what` was tried."""
+    advice = f"lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
+    return StreamError(f"the GPU's memory is used up ({what}): {advice}")
 
 
 class Buffer(Protocol):
@@ -30,16 +29,13 @@ class Buffer(Protocol):
     @property
     def address(self) -> int:
         """Of the first byte, on the device."""
-        ...
 
     @property
     def size(self) -> int:
         """Bytes."""
-        ...
 
     def free(self) -> None:
-        """Give the memory back; the address means nothing any more."""
-        ...
+        """Give the memory back; the address is invalid afterwards."""
 
 
 class CudaStream(Protocol):
@@ -48,15 +44,12 @@ class CudaStream(Protocol):
     @property
     def handle(self) -> int:
         """As CUDA and TensorRT know it."""
-        ...
 
     def wait(self, event: CudaEvent) -> None:
         """What is queued from now on begins after what `event` has recorded."""
-        ...
 
     def synchronize(self) -> None:
         """Wait until all that was queued is done."""
-        ...
 
 
 class CudaEvent(Protocol):
@@ -64,65 +57,47 @@ class CudaEvent(Protocol):
 
     def record(self, cuda_stream: CudaStream) -> None:
         """Mark what is queued in `cuda_stream` so far."""
-        ...
 
     def synchronize(self) -> None:
         """Wait until all that the mark stands for is done."""
-        ...
 
 
 class Device(Protocol):
-    """A GPU. Every method raises StreamError when the driver refuses, with the driver's word for it."""
+    """A GPU. Every method raises StreamError, with the driver's message, when the driver refuses."""
 
-    title: str  # for people, as "NVIDIA L4"
+    title: str  # as "NVIDIA L4"
     compute_capability: str  # "8.9"
 
     def current(self) -> AbstractContextManager[None]:
         """Within it, the calling thread works on this device."""
-        ...
 
     def allocate(self, size: int) -> Buffer:
         """`size` bytes on the device, aligned to 256 bytes at least."""
-        ...
 
     def pinned(self, size: int) -> np.ndarray:
-        """`size` bytes of host memory, uint8, that copies to and from the device need not stage."""
-        ...
+        """`size` bytes of pinned host memory, uint8."""
 
     def stream(self) -> CudaStream:
         """A new queue."""
-        ...
 
     def event(self) -> CudaEvent:
         """A new mark."""
-        ...
 
     def upload(self, address: int, source: np.ndarray, cuda_stream: CudaStream) -> None:
         """Queue a copy of `source`, contiguous pinned memory that stays as it is until the copy is done."""
-        ...
 
     def download(self, target: np.ndarray, address: int, cuda_stream: CudaStream) -> None:
         """Queue a copy into `target`, contiguous pinned memory."""
-        ...
 
-    def launch(
-        self,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        arguments: Sequence[int | float],
-        cuda_stream: CudaStream,
-    ) -> None:
+    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, arguments: Sequence[int | float],
+               cuda_stream: CudaStream) -> None:  # fmt: skip
         """Queue a kernel of nvcc.KERNELS."""
-        ...
 
     def capture(self, work: Callable[[], None], cuda_stream: CudaStream) -> Callable[[], None] | None:
-        """What `work` queues in `cuda_stream`, as one CUDA graph that is queued by calling it; nothing runs yet.
+        """What `work` queues in `cuda_stream`, as one CUDA graph; a call queues it, nothing runs before.
 
         None when the work cannot be captured.
         """
-        ...
 
     def close(self) -> None:
         """Give everything back that was not freed."""
-        ...

@@ -1,6 +1,6 @@
-"""An engine of TensorRT or TensorRT-RTX, loaded: its tensors, and one execution context for each slot and batch size.
+"""A loaded engine of TensorRT or TensorRT-RTX: its tensors, and an execution context for each slot and batch size.
 
-Every context works in the same device memory: all of them queue into one stream, so no two run at the same time.
+All contexts share their device memory: they queue into one stream, so no two run at the same time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class TrtEngine:
     """
 
     def __init__(self, path: Path, record: EngineRecord, library: TensorrtLibrary, device: Device) -> None:
-        """`path` was checked against `record` before. Raises BundleError for an engine that does not load or is not ours,
-        StreamError without enough of the GPU's memory.
+        """Load `path`, which was checked against `record` before.
+
+        Raises BundleError for an engine that does not load or is not of nnet-edge, StreamError without enough GPU memory.
         """
         self._library, self._path = library, path
         self._log = collecting_log(library)
@@ -50,13 +51,8 @@ class TrtEngine:
             runtime.engine_host_code_allowed = True
         engine = self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            reason = self._reason()
-            if re.search(NO_MEMORY, reason, re.IGNORECASE):
-                raise used_up(f"load {path}")
-            raise BundleError(
-                f"{self._library.title} cannot load {path}: {reason}; build it again here with nnet-edge build-engine "
-                f"{path.parent}"
-            )
+            reason, command = self._reason(f"load {path}"), f"nnet-edge build-engine {path.parent}"
+            raise BundleError(f"{self._library.title} cannot load {path}: {reason}; build it again here with {command}")
         self._check(record)
         shapes = engine.get_tensor_profile_shape(INPUT, 0)
         self.smallest, self.largest = int(shapes[0][0]), int(shapes[2][0])
@@ -71,9 +67,9 @@ class TrtEngine:
         return not self._library.is_rtx
 
     def bind(self, batch: int, addresses: Mapping[str, int], cuda_stream: CudaStream) -> Callable[[], None]:
-        """What queues one inference of `batch` images, its tensors at these device addresses, into `cuda_stream`.
+        """A function that queues one inference of `batch` images, its tensors at these device addresses.
 
-        Raises StreamError when TensorRT refuses, with what it logged.
+        Raises StreamError, with what TensorRT logged, when TensorRT refuses.
         """
         context = self._make_context()
         self._require(context is not None, "make an execution context")
@@ -92,7 +88,7 @@ class TrtEngine:
         return queue
 
     def close(self) -> None:
-        """Let go of TensorRT's objects, contexts first; the device's memory goes with the device."""
+        """Release TensorRT's objects, contexts first; the device frees its memory itself."""
         self._contexts.clear()
         self._cache = self._engine = self._runtime = None
 
@@ -106,16 +102,15 @@ class TrtEngine:
         runtime_config.set_execution_context_allocation_strategy(managed)
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         # kernels for the very shape, compiled before the first inference: a verdict never waits for a compiler later
-        runtime_config.dynamic_shapes_kernel_specialization_strategy = (
-            trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        )
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
         if self._cache is None:
             self._cache = runtime_config.create_runtime_cache()
         runtime_config.set_runtime_cache(self._cache)
         return self._engine.create_execution_context(runtime_config)
 
     def _check(self, record: EngineRecord) -> None:
-        """The engine's tensors must be those that its record names."""
+        """Raise BundleError unless the engine's tensors are those that its record names."""
         trt: Any = self._library.trt
         engine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -138,16 +133,13 @@ class TrtEngine:
 
     def _require(self, worked: Any, what: str) -> None:
         if not worked:
-            reason = self._reason()
-            if re.search(NO_MEMORY, reason, re.IGNORECASE):
-                raise used_up(f"{what} with {self._path}")
-            raise StreamError(
-                f"{self._library.title} could not {what} with {self._path}: {reason}; start again, or {CPU_RUNNER}"
-            )
+            reason, title = self._reason(f"{what} with {self._path}"), self._library.title
+            raise StreamError(f"{title} could not {what} with {self._path}: {reason}; start again, or {CPU_RUNNER}")
 
-    def _reason(self) -> str:
-        """What TensorRT logged last, or that it had no memory where it said so before; a later error does not hear of it."""
+    def _reason(self, what: str) -> str:
+        """Take TensorRT's last error from the log. Raises StreamError when one of them is about memory."""
         problems = [plain(problem) for problem in self._log.problems]
         self._log.problems.clear()
-        told = [problem for problem in problems if re.search(NO_MEMORY, problem, re.IGNORECASE)] or problems
-        return told[-1] if told else "it gave no reason"
+        if any(re.search(NO_MEMORY, problem, re.IGNORECASE) for problem in problems):
+            raise used_up(what)
+        return problems[-1] if problems else "it gave no reason"

@@ -1,4 +1,4 @@
-"""Which TensorRT is here, imported when it is asked for, and what it has to say, collected.
+"""Import of TensorRT or TensorRT-RTX, and a logger that collects its messages.
 
 `tensorrt` (TensorRT 10.3 to 11.x; on a Jetson it comes with JetPack) and `tensorrt_rtx` (TensorRT-RTX 1.7) have one API, as
 far as nnet-edge uses it; `tests/data/tensorrt_api` holds the names of each version. Nothing else imports either.
@@ -34,7 +34,7 @@ class TensorrtLibrary:
 
     @property
     def title(self) -> str:
-        """For people, as "TensorRT-RTX 1.7.1.116"."""
+        """Name and version, as "TensorRT-RTX 1.7.1.116"."""
         return f"{TITLES[self.flavour]} {self.version}"
 
     @property
@@ -54,21 +54,19 @@ def load_tensorrt(flavour: str) -> TensorrtLibrary:
     Raises MissingExtraError that names what to install, or says why an installed one cannot be loaded; ConfigError for a
     version older than the first that is supported.
     """
+    title = TITLES[flavour]
     if find_spec(flavour) is None:
-        raise MissingExtraError(f"{TITLES[flavour]} is not installed: {how_to_install(flavour)}")
+        raise MissingExtraError(f"{title} is not installed: {how_to_install(flavour)}")
     try:
         module = importlib.import_module(flavour)
         version = str(module.__version__)
     except Exception as error:  # a library of CUDA that is missing comes as OSError, ImportError or RuntimeError
         reason = " ".join(str(error).split())
-        raise MissingExtraError(
-            f"{TITLES[flavour]} is installed but cannot be loaded ({reason}): {how_to_install(flavour)}"
-        ) from error
+        advice = how_to_install(flavour)
+        raise MissingExtraError(f"{title} is installed but cannot be loaded ({reason}): {advice}") from error
     if parse_version(version) < OLDEST[flavour]:
         oldest = ".".join(str(part) for part in OLDEST[flavour])
-        raise ConfigError(
-            f"{TITLES[flavour]} {version} is too old, {oldest} is the oldest that nnet-edge knows: update it"
-        )
+        raise ConfigError(f"{title} {version} is too old, {oldest} is the oldest that nnet-edge knows: update it")
     return TensorrtLibrary(flavour, version, module)
 
 
@@ -93,7 +91,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 def collecting_log(library: TensorrtLibrary) -> Any:
     """A logger for TensorRT whose `problems` are the error messages so far; all messages go on to `logging`.
 
-    TensorRT keeps no reference: the caller holds it as long as whatever was made with it.
+    TensorRT keeps no reference: hold the logger as long as what was made with it.
     """
     trt: Any = library.trt
     levels = {

@@ -1,7 +1,7 @@
-"""What the manifest says of an engine, and whether this machine may load it: asked before TensorRT sees a byte.
+"""Records of engines in the manifest, and the checks that an engine fits this machine before it is loaded.
 
-An engine is native code for one flavour and version of TensorRT, one kind of GPU and one operating system; in another
-place it crashes or, worse, answers. So an engine is loaded only from its bundle, where its entry says how it was made.
+An engine is native code for one flavour and version of TensorRT, one kind of GPU and one operating system; elsewhere it
+crashes or, worse, gives wrong verdicts. So an engine is loaded only from its bundle, whose manifest says how it was built.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_engine(engine: Path) -> tuple[Artefact, EngineRecord]:
     record = manifest.get("artefacts", {}).get(engine.name)
     if record is None or record.get("kind") != "engine":
         raise BundleError(
-            f"the manifest of {engine.parent} has no entry for the engine {engine.name}, so nobody knows what it is: "
+            f"the manifest of {engine.parent} has no entry for the engine {engine.name}, so nothing says how it was built: "
             f"build it with nnet-edge build-engine {engine.parent}"
         )
     artefact = artefact_of(engine, record)
@@ -102,10 +102,8 @@ def record_of(artefact: Artefact) -> EngineRecord:
     known = {field.name for field in fields(EngineRecord)}
     missing = sorted(known - made.keys())
     if missing:
-        raise BundleError(
-            f"the manifest's entry of {artefact.path} lacks {', '.join(missing)}: build it again with "
-            f"{rebuild_command(artefact)}"
-        )
+        lacks = f"the manifest's entry of {artefact.path} lacks {', '.join(missing)}"
+        raise BundleError(f"{lacks}: build it again with {rebuild_command(artefact)}")
     values: dict[str, Any] = {name: _as_tuple(made[name]) for name in known}
     return EngineRecord(**values)
 
@@ -115,21 +113,20 @@ def _as_tuple(value: object) -> object:
 
 
 def require_engine(engine: Path, place: Place) -> EngineRecord:
-    """The record of the engine at `engine`, when it may be loaded at `place`; nothing of it was given to TensorRT yet.
+    """The record of the engine at `engine`, checked for `place`; TensorRT has not read it yet.
 
     Raises what `read_engine` raises, and BundleError that names every value that differs and the command that rebuilds.
     """
     artefact, record = read_engine(engine)
     faults = [*file_faults(artefact, record), *place_faults(record, place)]
     if faults:
-        raise BundleError(
-            f"{engine} cannot be loaded here: {'; '.join(faults)}. Build it again here with {rebuild_command(artefact)}"
-        )
+        why, command = "; ".join(faults), rebuild_command(artefact)
+        raise BundleError(f"{engine} cannot be loaded here: {why}. Build it again here with {command}")
     return record
 
 
 def file_faults(artefact: Artefact, record: EngineRecord) -> list[str]:
-    """What is wrong with the engine's bytes or with the graph that it was built from; empty when nothing is."""
+    """What is wrong with the engine's file or with its source graph; empty when nothing is."""
     if not artefact.path.is_file():
         return ["the file is not there"]
     size = artefact.path.stat().st_size
@@ -157,9 +154,8 @@ def place_faults(record: EngineRecord, place: Place) -> list[str]:
     if not capability_fits(record, place.compute_capability):
         built_for = ", ".join(record.compute_capabilities)
         plus = " and above" if record.hardware_compatibility == "ampere_plus" else ""
-        faults.append(
-            f"it was built for compute capability {built_for}{plus} and this GPU has {place.compute_capability}"
-        )
+        here = place.compute_capability
+        faults.append(f"it was built for compute capability {built_for}{plus} and this GPU has {here}")
     return faults
 
 

@@ -1,6 +1,6 @@
-"""What a batch needs on its way through the GPU, three times over, so that batches overlap.
+"""Slots of the GPU runner: the memory and events of a batch, three times, so that batches overlap.
 
-While batch k is computed, batch k + 1 is uploaded and the verdicts of batch k - 1 come back: three streams of CUDA, three
+While batch k is computed, batch k + 1 is uploaded and the scores of batch k - 1 are downloaded: three CUDA streams, three
 slots. A slot owns its memory on both sides and the events that keep its four steps in order:
 
     host fills the pinned upload -> [upload] -> uploaded -> [compute] -> computed -> [download] -> downloaded
@@ -16,20 +16,10 @@ import numpy as np
 from nnet_edge.anomaly_map import IMAGE_SIDE, Fusion
 from nnet_edge.imaging import SIDE, to_rgb
 from nnet_edge.runtime.runners.trt.device import Buffer, Device
-from nnet_edge.runtime.runners.trt.kernels.tables import (
-    BGR8,
-    GRAY8,
-    NV12,
-    RGB8,
-    STRIPS,
-    VIEW,
-    enlarging_table,
-    fill_maps,
-    filter_table,
-    resize_axis,
-)
+from nnet_edge.runtime.runners.trt.kernels import tables
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8, STRIPS, VIEW, resize_axis
 
-RING = 3  # batches under way: one in each of upload, compute and download
+RING = 3  # in-flight batches: one in each of upload, compute and download
 ALIGNMENT = 256  # bytes; what CUDA's own allocations begin at
 IMAGE_BYTES = SIDE * SIDE * 3
 MAP_BYTES = IMAGE_SIDE * IMAGE_SIDE * 4
@@ -62,18 +52,18 @@ def picture_of(image: np.ndarray) -> Picture:
 
 
 class Tables:
-    """The constant numbers of the kernel `anomaly_map` on the device."""
+    """The constant tables of the kernel `anomaly_map` on the device."""
 
     def __init__(self, device: Device, fusion: Fusion) -> None:
-        tables = (enlarging_table(fusion), filter_table(fusion))
-        self._buffers = [device.allocate(table.nbytes) for table in tables]
-        for table, buffer in zip(tables, self._buffers, strict=True):
-            upload_constant(device, table, buffer)
+        constants = (tables.enlarging_table(fusion), tables.filter_table(fusion))
+        self._buffers = [device.allocate(constant.nbytes) for constant in constants]
+        for constant, buffer in zip(constants, self._buffers, strict=True):
+            upload_constant(device, constant, buffer)
         self.enlarging, self.filter = (buffer.address for buffer in self._buffers)
 
 
 def upload_constant(device: Device, constant: np.ndarray, there: Buffer) -> None:
-    """Copy `constant` to the device once and for all; waits for it."""
+    """Copy `constant` to the device and wait for it."""
     host, cuda_stream = device.pinned(constant.nbytes), device.stream()
     host[:] = np.frombuffer(constant.tobytes(), np.uint8)
     device.upload(there.address, host, cuda_stream)
@@ -87,7 +77,7 @@ class Slot:
         self._device = device
         self.capacity = capacity
         self.uploaded, self.computed, self.downloaded = (device.event() for _ in range(3))
-        self.flight: object | None = None  # who may still read what lies here
+        self.batch: object | None = None  # the in-flight batch that may still read this memory
         self.images = device.allocate(capacity * IMAGE_BYTES)
         self._types = dict(layer_maps)
         self._maps = {name: device.allocate(self.map_bytes(name, capacity)) for name in layer_maps}
@@ -101,20 +91,17 @@ class Slot:
         self._downloads: dict[str, np.ndarray] = {}
         self._bulk: np.ndarray | None = None  # pinned: tables and pixels of a batch
         self._bulk_there: Buffer | None = None
-        self._upload_constants(fusion)
+        halves = frozenset(name for name, kind in self._types.items() if kind == np.float16)
+        addresses = {name: map_.address for name, map_ in self._maps.items()}
+        upload_constant(device, tables.fill_maps(fusion, addresses, halves), self.layer_maps)
 
     def map_bytes(self, name: str, images: int) -> int:
         """Bytes of the layer map `name` of that many images."""
         side = int(name.split("_")[1])
         return images * side * side * self._types[name].itemsize
 
-    def _upload_constants(self, fusion: Fusion) -> None:
-        halves = frozenset(name for name, kind in self._types.items() if kind == np.float16)
-        addresses = {name: address for name, address in self.addresses.items() if name != "images"}
-        upload_constant(self._device, fill_maps(fusion, addresses, halves), self.layer_maps)
-
     def fill(self, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
-        """Put the pictures into pinned memory; gives what to upload to `views` and to `bulk_address`."""
+        """Put the pictures into pinned memory; return what to upload to `views` and to `bulk_address`."""
         places, size = plan(pictures)
         bulk, there = self._bulk_of(size)
         views = self._views
@@ -142,10 +129,10 @@ class Slot:
         return self._bulk_there.address
 
     def _bulk_of(self, size: int) -> tuple[np.ndarray, Buffer]:
-        """Pinned and device memory of at least `size` bytes; what is too small is replaced by the next power of two."""
+        """Pinned and device memory of at least `size` bytes; too small ones are replaced by the next power of two."""
         if self._bulk is None or self._bulk_there is None or self._bulk_there.size < size:
             smaller = self._bulk_there
-            self._bulk = self._bulk_there = None  # where memory ends, nothing stale stays
+            self._bulk = self._bulk_there = None  # so that nothing stale stays when memory runs out
             if smaller is not None:
                 smaller.free()
             larger = 1 << (size - 1).bit_length()
@@ -180,7 +167,7 @@ class Place:
 
 def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
     """Where each picture and its tables lie in one upload (pictures of one size share tables), and its size in bytes."""
-    tables: dict[int, int] = {}
+    axes: dict[int, int] = {}  # length -> where its table lies
     size = 0
 
     def reserve(amount: int) -> int:
@@ -191,10 +178,7 @@ def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
 
     for picture in pictures:
         for length in (picture.height, picture.pixels.shape[1]):
-            if length not in tables:
-                tables[length] = reserve(resize_axis(length).nbytes)
-    places = [
-        Place(tables[picture.height], tables[picture.pixels.shape[1]], reserve(picture.pixels.size))
-        for picture in pictures
-    ]
+            if length not in axes:
+                axes[length] = reserve(resize_axis(length).nbytes)
+    places = [Place(axes[one.height], axes[one.pixels.shape[1]], reserve(one.pixels.size)) for one in pictures]
     return places, size

@@ -1,9 +1,7 @@
-"""N-Net on an NVIDIA GPU: an engine of TensorRT or TensorRT-RTX between two CUDA kernels, batches overlapping.
+"""TensorRT runner: an engine of TensorRT or TensorRT-RTX between two CUDA kernels, with overlapping batches.
 
-A batch is one upload, three launches (preprocess, engine, anomaly_map; one CUDA graph where TensorRT lets them be
-captured) and one download of 32 bytes an image. Maps stay on the GPU until somebody asks.
-
-One batch on its way through the GPU: its outputs, once they are there, and its maps as long as they stay.
+A batch is one upload, three launches (preprocess, engine, anomaly_map; one CUDA graph where TensorRT lets them be captured)
+and one download of 32 bytes an image. Maps stay on the GPU until they are asked for.
 """
 
 from __future__ import annotations
@@ -30,15 +28,14 @@ from nnet_edge.runtime.runners.trt.ring import RING, Picture, Slot, Tables, pict
 from nnet_edge.settings.runner import RunnerSettings
 
 
-class Flight:
-    """A batch of `images` images in `slot`; of `maps` (names) copies are downloaded with the scores, of the rest on demand.
+class InFlightBatch:
+    """A batch of `images` images in `slot`; the maps named in `maps` are downloaded with the scores, others on demand.
 
     It holds the slot until a later batch needs it or the runner is closed. Errors name the batch by its `label`.
     """
 
-    def __init__(
-        self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str, maps: Sequence[str]
-    ) -> None:
+    def __init__(self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str,
+                 maps: Sequence[str]) -> None:  # fmt: skip
         self._device, self._stream = device, cuda_stream
         self._slot: Slot | None = slot
         self._is_closed = False
@@ -46,7 +43,7 @@ class Flight:
         self._arrays: dict[str, np.ndarray] | None = None  # once downloaded
 
     def queue_downloads(self) -> None:
-        """Queue the download of peaks and maps, and the mark behind it."""
+        """Queue the download of peaks and maps, and the event behind it."""
         slot = self._require_slot()
         self._device.download(slot.host_peaks(self._images), slot.peaks.address, self._stream)
         for name in self._maps:
@@ -66,10 +63,6 @@ class Flight:
                 found[name] = slot.host_maps(name, self._images)[0].astype(np.float32)
             self._arrays = found
         return self._arrays
-
-    def frame_outputs(self) -> FrameOutputs:
-        """The scores, and maps that are fetched when asked for; waits for the scores."""
-        return FrameOutputs(self.arrays()["image_score"], self)
 
     def __len__(self) -> int:
         return self._images
@@ -93,7 +86,7 @@ class Flight:
         return copied
 
     def make_room(self) -> None:
-        """Leave the slot to the next batch: outputs that nobody has waited for yet are taken down, maps included."""
+        """Leave the slot to the next batch: download outputs that nobody has waited for yet, maps included."""
         if self._arrays is None and "anomaly_map" not in self._maps:
             with self.named():
                 self._require_slot().downloaded.synchronize()
@@ -103,7 +96,7 @@ class Flight:
         self._slot = None
 
     def close(self) -> None:
-        """Let go of the slot, whose memory goes: what was not fetched by now is an error from here on."""
+        """Release the slot, whose memory is freed: asking for what was not fetched is an error from now on."""
         self._slot, self._is_closed = None, True
 
     def _require_slot(self) -> Slot:
@@ -111,9 +104,8 @@ class Flight:
             return self._slot
         if self._is_closed:
             raise StreamError(f"{self._label}: the runner is closed: ask for scores and maps before")
-        raise StreamError(
-            f"{self._label}: the anomaly map has left the GPU, a later batch has its place: ask for it earlier"
-        )
+        gone = "the anomaly map has left the GPU, a later batch has its place"
+        raise StreamError(f"{self._label}: {gone}: ask for it earlier")
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -147,19 +139,16 @@ class Engine(Protocol):
     @property
     def can_capture(self) -> bool:
         """Whether a CUDA graph can hold it."""
-        ...
 
     def bind(self, batch: int, addresses: Mapping[str, int], cuda_stream: CudaStream) -> Callable[[], None]:
-        """What queues one inference."""
-        ...
+        """A function that queues one inference."""
 
     def close(self) -> None:
         """Give everything back."""
-        ...
 
 
 def load_trt_runner(path: Path, settings: RunnerSettings) -> TrtRunner:
-    """A runner of the engine at `path`, which lies in its bundle. Nothing of it is loaded before its entry was checked.
+    """A runner of the engine at `path`, in its bundle. The engine is loaded after its manifest entry was checked.
 
     Raises BundleError for an engine that does not fit this machine, MissingExtraError without TensorRT, pycuda or nvcc,
     StreamError without a GPU or without enough of its memory; each names what to do.
@@ -189,16 +178,15 @@ def load_trt_runner(path: Path, settings: RunnerSettings) -> TrtRunner:
 
 
 class TrtRunner(GraphRunner):
-    """Obeys Runner; takes frames of any size too (`start_frames`). Owns device, engine and all device memory.
+    """A Runner that takes frames of any size too (`start_frames`). Owns device, engine and all device memory.
 
-    One thread at a time. At most RING batches are under way; starting one more takes the oldest one's outputs down first.
+    One thread at a time. At most RING batches are in flight; starting one more downloads the oldest one's outputs first.
     """
 
     name = "tensorrt"
 
-    def __init__(
-        self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion, ring: int = RING
-    ) -> None:
+    def __init__(self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion,
+                 ring: int = RING) -> None:  # fmt: skip
         super().__init__(path, settings)
         self.version = ""
         self._device, self._engine = device, engine
@@ -216,40 +204,37 @@ class TrtRunner(GraphRunner):
             self._slots = [Slot(device, capacity, layer_maps, fusion) for _ in range(ring)]
 
     def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
-        """Begin to judge `frames`, of any size, 1 to max_batch; the answer waits for the scores. Maps stay on the GPU.
+        """Begin to judge `frames`, of any size, 1 to max_batch; the returned function waits for the scores.
 
-        Resizing is done there. Raises DataError for an image that no frame can have, StreamError that names the frames.
+        The GPU resizes, and keeps the maps. Raises DataError for an image that no frame can have, StreamError that names
+        the frames.
         """
         self._require_open()
         label = label_of(frames)
         if not 1 <= len(frames) <= self.max_batch:
             raise ConfigError(f"{label}: this runner takes 1 to {self.max_batch} at a time")
-        flight = self._fly([picture_of(frame.image) for frame in frames], label, ())
+        batch = self._queue_batch([picture_of(frame.image) for frame in frames], label, ())
 
         def outputs() -> FrameOutputs:
             self._require_open()
-            return flight.frame_outputs()
+            return FrameOutputs(batch.arrays()["image_score"], batch)
 
         return outputs
 
     def compute_again(self, times: int) -> None:
-        """Compute the batch that was started last `times` more in a row, without its upload, and wait; for measurements."""
-        self._require_open()
-        if self._last is None:
-            raise StreamError(f"the {self.name} runner of {self.graph} has computed nothing yet: start a batch first")
+        """Compute the last batch `times` more in a row, without its upload, and wait; for measurements."""
+        last = self._require_last()
         with self._device.current():
             for _ in range(times):
-                self._queue(*self._last)
+                self._queue(*last)
             self._compute.synchronize()
 
     def network_alone(self) -> Callable[[int], None]:
-        """What computes the engine without the kernels around it, as a CUDA graph where the runner uses one, so many times in
-        a row, on the images of the batch that was started last, and waits; for measurements.
+        """A function that computes the engine without the kernels so many times in a row, and waits; for measurements.
+
+        It computes the last batch, as a CUDA graph where the runner uses one.
         """
-        self._require_open()
-        if self._last is None:
-            raise StreamError(f"the {self.name} runner of {self.graph} has computed nothing yet: start a batch first")
-        number, batch = self._last
+        number, batch = self._require_last()
         with self._device.current():
             infer = self._engine.bind(batch, self._slots[number].addresses, self._compute)
             if self._engine.can_capture:
@@ -266,21 +251,28 @@ class TrtRunner(GraphRunner):
 
         return compute
 
+    def _require_last(self) -> tuple[int, int]:
+        """Slot and batch that were computed last. Raises StreamError when there are none."""
+        self._require_open()
+        if self._last is None:
+            raise StreamError(f"the {self.name} runner of {self.graph} has computed nothing yet: start a batch first")
+        return self._last
+
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         pictures = [Picture(image, RGB8) for image in images]
         maps = tuple(name for name in wanted if name != "image_score")
-        return self._fly(pictures, f"a batch of {len(images)} images", maps).arrays
+        return self._queue_batch(pictures, f"a batch of {len(images)} images", maps).arrays
 
-    def _fly(self, pictures: Sequence[Picture], label: str, maps: Sequence[str]) -> Flight:
+    def _queue_batch(self, pictures: Sequence[Picture], label: str, maps: Sequence[str]) -> InFlightBatch:
         """Queue a batch: upload, compute, download of the peaks and of `maps`."""
         number = self._number % len(self._slots)
         slot = self._slots[number]
         self._number += 1
         with self._device.current():
-            if isinstance(slot.flight, Flight):
-                slot.flight.make_room()
-            flight = Flight(self._device, slot, self._download, len(pictures), label, tuple(maps))
-            with flight.named():
+            if isinstance(slot.batch, InFlightBatch):
+                slot.batch.make_room()
+            batch = InFlightBatch(self._device, slot, self._download, len(pictures), label, tuple(maps))
+            with batch.named():
                 views, bulk = slot.fill(pictures)
                 try:
                     self._device.upload(slot.views.address, views, self._upload)
@@ -290,15 +282,15 @@ class TrtRunner(GraphRunner):
                     self._queue(number, next(size for size in self._batches if size >= len(pictures)))
                     slot.computed.record(self._compute)
                     self._download.wait(slot.computed)
-                    flight.queue_downloads()
+                    batch.queue_downloads()
                 except BaseException:
                     self._settle("after an error of")  # the slot is used again: nothing may still read or write it
                     raise
-        slot.flight = flight
-        return flight
+        slot.batch = batch
+        return batch
 
     def _queue(self, number: int, batch: int) -> None:
-        """Queue the work of one slot and batch size: as it is the first time, as a CUDA graph from the second on."""
+        """Queue the work of one slot and batch size: directly the first time, as a CUDA graph from the second on."""
         key = self._last = number, batch
         if key not in self._work:
             self._work[key] = self._bind(self._slots[number], batch)
@@ -308,22 +300,14 @@ class TrtRunner(GraphRunner):
         self._work[key]()
 
     def _bind(self, slot: Slot, batch: int) -> Callable[[], None]:
-        """What queues the three launches of a batch."""
+        """A function that queues the three launches of a batch."""
         infer = self._engine.bind(batch, slot.addresses, self._compute)
 
         def queue() -> None:
             launch_preprocess(self._device, slot.views.address, slot.images.address, batch, self._compute)
             infer()
-            launch_anomaly_map(
-                self._device,
-                slot.layer_maps.address,
-                self._tables.enlarging,
-                self._tables.filter,
-                slot.anomaly_maps.address,
-                slot.peaks.address,
-                batch,
-                self._compute,
-            )
+            launch_anomaly_map(self._device, slot.layer_maps.address, self._tables.enlarging, self._tables.filter,
+                               slot.anomaly_maps.address, slot.peaks.address, batch, self._compute)  # fmt: skip
 
         return queue
 
@@ -331,8 +315,8 @@ class TrtRunner(GraphRunner):
         self._settle("closing")
         with self._device.current():
             for slot in self._slots:
-                if isinstance(slot.flight, Flight):
-                    slot.flight.close()
+                if isinstance(slot.batch, InFlightBatch):
+                    slot.batch.close()
             self._work.clear()
             self._engine.close()
             # streams and pinned memory go with the last that knows them, while the device is there
@@ -343,9 +327,7 @@ class TrtRunner(GraphRunner):
             log.warning("closing the %s runner: %s", self.name, error)
 
     def _settle(self, when: str) -> None:
-        """Wait for all that was queued. A broken GPU refuses this too: that is logged, so that the error that names the
-        frames stays.
-        """
+        """Wait for all that was queued. A broken GPU refuses this too: that is logged, and the first error stays."""
         try:
             with self._device.current():
                 for cuda_stream in (self._upload, self._compute, self._download):
@@ -355,9 +337,9 @@ class TrtRunner(GraphRunner):
 
 
 def batch_sizes(smallest: int, largest: int) -> tuple[int, ...]:
-    """The batches that are computed: powers of two and the two ends; others are filled up to the next one.
+    """The batch sizes that are computed: powers of two and the two ends; others are filled up to the next one.
 
-    Each needs a context and a CUDA graph of its own, so not every number has one.
+    Each has its own context and CUDA graph.
     """
     largest = max(smallest, largest)
     powers = (1 << bits for bits in range(largest.bit_length()))

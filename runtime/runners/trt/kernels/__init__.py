@@ -1,4 +1,4 @@
-"""The GPU through pycuda, and the kernels on it. The only importer of pycuda; it is imported when a GPU is opened."""
+"""The GPU through pycuda, with its kernels loaded. The only file that imports pycuda, when a GPU is opened."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from nnet_edge.runtime.runners.trt.kernels.cuda_graph import CudaGraph, capture_
 from nnet_edge.runtime.runners.trt.kernels.launches import ARGUMENTS
 from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, cubin_for
 
-MEBIBYTE = 1 << 20
-
 
 def open_gpu(cache: Path | None = None) -> PycudaDevice:
-    """The first GPU, its kernels compiled (kept in `cache`) and loaded; close it.
+    """The first GPU with its kernels compiled (kept in `cache`) and loaded; close it after use.
 
     Raises StreamError where there is no driver or no GPU, MissingExtraError without pycuda or nvcc.
     """
@@ -37,9 +35,8 @@ def load_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise MissingExtraError(
-            f"pycuda cannot be imported ({reason}): pip install 'nnet-edge[gpu]', or {CPU_RUNNER}"
-        ) from error
+        advice = f"pip install 'nnet-edge[gpu]', or {CPU_RUNNER}"
+        raise MissingExtraError(f"pycuda cannot be imported ({reason}): {advice}") from error
     with translating(pycuda.driver, "start CUDA"):
         pycuda.driver.init()
     return pycuda.driver
@@ -47,7 +44,7 @@ def load_pycuda() -> Any:
 
 @contextmanager
 def translating(cuda: Any, what: str) -> Iterator[None]:
-    """pycuda's errors in the block as StreamError that says what was tried and what to do."""
+    """Raise pycuda's errors in the block as StreamError that says what was tried and what to do."""
     try:
         yield
     except cuda.MemoryError as error:
@@ -58,7 +55,7 @@ def translating(cuda: Any, what: str) -> Iterator[None]:
 
 
 class PycudaDevice:
-    """The GPU 0 by pycuda, in its primary context, which TensorRT uses too; see `runtime/device.py` for each method."""
+    """A Device: GPU 0 through pycuda, in its primary context, which TensorRT uses too."""
 
     def __init__(self, cuda: Any, cache: Path | None = None) -> None:
         self._cuda = cuda
@@ -79,7 +76,6 @@ class PycudaDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within it, the calling thread works on this device."""
         self._context.push()
         try:
             yield
@@ -87,66 +83,51 @@ class PycudaDevice:
             self._context.pop()
 
     def allocate(self, size: int) -> Buffer:
-        """`size` bytes on the device."""
-        with translating(self._cuda, f"allocate {size / MEBIBYTE:.1f} MiB"):
+        with translating(self._cuda, f"allocate {size / 2**20:.1f} MiB"):
             buffer = PycudaBuffer(self._cuda.mem_alloc(size), size, self._buffers.discard)
         self._buffers.add(buffer)
         return buffer
 
     def pinned(self, size: int) -> np.ndarray:
-        """`size` bytes of pinned host memory, uint8."""
-        with translating(self._cuda, f"pin {size / MEBIBYTE:.1f} MiB of host memory"):
+        with translating(self._cuda, f"pin {size / 2**20:.1f} MiB of host memory"):
             memory: np.ndarray = self._cuda.pagelocked_empty(size, np.uint8)
         return memory
 
     def stream(self) -> CudaStream:
-        """A new queue."""
         with translating(self._cuda, "make a stream"):
             return PycudaStream(self._cuda, self._cuda.Stream())
 
     def event(self) -> CudaEvent:
-        """A new mark; without times, which would slow it down."""
-        flags = self._cuda.event_flags
-        with translating(self._cuda, "make an event"):
-            return PycudaEvent(self._cuda, self._cuda.Event(flags.DISABLE_TIMING))
+        with translating(self._cuda, "make an event"):  # without times, which would slow it down
+            return PycudaEvent(self._cuda, self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING))
 
     def upload(self, address: int, source: np.ndarray, cuda_stream: CudaStream) -> None:
-        """Queue a copy to the device."""
         with translating(self._cuda, f"upload {source.nbytes} bytes"):
             self._cuda.memcpy_htod_async(address, source, native(cuda_stream))
 
     def download(self, target: np.ndarray, address: int, cuda_stream: CudaStream) -> None:
-        """Queue a copy from the device."""
         with translating(self._cuda, f"download {target.nbytes} bytes"):
             self._cuda.memcpy_dtoh_async(target, address, native(cuda_stream))
 
-    def launch(
-        self,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        arguments: Sequence[int | float],
-        cuda_stream: CudaStream,
-    ) -> None:
-        """Queue a kernel."""
+    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, arguments: Sequence[int | float],
+               cuda_stream: CudaStream) -> None:  # fmt: skip
         with translating(self._cuda, f"launch {kernel}"):
             function = self._functions[kernel]
             function.prepared_async_call(grid, (threads, 1, 1), native(cuda_stream), *arguments)
 
     def capture(self, work: Callable[[], None], cuda_stream: CudaStream) -> Callable[[], None] | None:
-        """What `work` queues, as a CUDA graph; None when it cannot be captured."""
         graph = capture_graph(self._driver, work, cuda_stream.handle)
         if graph is not None:
             self._graphs.append(graph)
         return graph
 
     def copy(self, target: int, source: int, size: int, cuda_stream: CudaStream) -> None:
-        """Queue a copy from one place of the device to another."""
+        """Queue a copy within the device."""
         with translating(self._cuda, f"copy {size} bytes"):
             self._cuda.memcpy_dtod_async(target, source, size, native(cuda_stream))
 
     def time_ms(self, work: Callable[[], None], cuda_stream: CudaStream) -> float:
-        """Milliseconds that the GPU takes for what `work` queues in the stream; waits for it."""
+        """Milliseconds that the GPU takes for what `work` queues in `cuda_stream`; waits for it."""
         queue = native(cuda_stream)
         with translating(self._cuda, "measure a time"):
             began, ended = self._cuda.Event(), self._cuda.Event()
@@ -157,7 +138,7 @@ class PycudaDevice:
             return float(ended.time_since(began))
 
     def close(self) -> None:
-        """Wait for the GPU and give everything back; of a GPU that is broken the context at least."""
+        """Wait for the GPU and give everything back; the context even where the GPU is broken."""
         try:
             with self.current(), translating(self._cuda, "give the GPU's memory back"):
                 self._context.synchronize()
@@ -172,7 +153,7 @@ class PycudaDevice:
 
 @dataclass(eq=False)
 class PycudaBuffer:
-    """Memory on the GPU."""
+    """A Buffer: memory on the GPU."""
 
     allocation: Any  # pycuda.driver.DeviceAllocation
     size: int
@@ -180,52 +161,45 @@ class PycudaBuffer:
 
     @property
     def address(self) -> int:
-        """Of the first byte."""
         return int(self.allocation)
 
     def free(self) -> None:
-        """Give the memory back."""
         self.allocation.free()
         self.forget(self)
 
 
 @dataclass(frozen=True)
 class PycudaStream:
-    """A queue of the GPU."""
+    """A CudaStream: a queue of the GPU."""
 
     cuda: Any
     native: Any  # pycuda.driver.Stream
 
     @property
     def handle(self) -> int:
-        """As CUDA and TensorRT know it."""
         return int(self.native.handle)
 
     def wait(self, event: CudaEvent) -> None:
-        """What is queued from now on begins after what `event` has recorded."""
         with translating(self.cuda, "wait for an event"):
             self.native.wait_for_event(native(event))
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done."""
         with translating(self.cuda, "finish what was queued"):
             self.native.synchronize()
 
 
 @dataclass(frozen=True)
 class PycudaEvent:
-    """A mark in a queue of the GPU."""
+    """A CudaEvent: a mark in a queue of the GPU."""
 
     cuda: Any
     native: Any  # pycuda.driver.Event
 
     def record(self, cuda_stream: CudaStream) -> None:
-        """Mark what is queued so far."""
         with translating(self.cuda, "record an event"):
             self.native.record(native(cuda_stream))
 
     def synchronize(self) -> None:
-        """Wait until all that the mark stands for is done."""
         with translating(self.cuda, "finish what was queued"):
             self.native.synchronize()
 

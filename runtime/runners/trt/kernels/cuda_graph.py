@@ -1,7 +1,4 @@
-"""CUDA graphs through the driver itself: pycuda 2026.1 has none.
-
-Only the seven calls that capture and launch need; the handles of streams are pycuda's own.
-"""
+"""CUDA graphs through the driver itself: pycuda 2026.1 has none. The handles of streams are pycuda's."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from collections.abc import Callable
 
 from nnet_edge.errors import StreamError
 from nnet_edge.gpu import DRIVER_LIBRARY
+from nnet_edge.runtime.runners.trt.device import CPU_RUNNER
 
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on calling CUDA meanwhile
 
@@ -18,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class CudaGraph:
-    """Captured work that one call queues again; it owns `graph` once it is made. `close` it before the memory goes."""
+    """Captured work that a call queues again. It owns `graph`; `close` it before the memory is freed."""
 
     def __init__(self, driver: ctypes.CDLL, graph: ctypes.c_void_p, handle: int) -> None:
         self._driver, self._graph, self._stream = driver, graph, ctypes.c_void_p(handle)
@@ -39,16 +37,12 @@ def load_driver(library: str = DRIVER_LIBRARY) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(library)
     except OSError as error:
-        raise StreamError(
-            f"there is no NVIDIA driver here ({error}): install it, or use a CPU runner (--runner openvino)"
-        ) from error
+        raise StreamError(f"there is no NVIDIA driver here ({error}): install it, or {CPU_RUNNER}") from error
 
 
 def capture_graph(driver: ctypes.CDLL, work: Callable[[], None], handle: int) -> CudaGraph | None:
-    """What `work` queues in the stream, as a graph; None, with a warning in the log, when it cannot be captured, as when
-    TensorRT refuses to compute meanwhile.
-
-    The stream leaves capture mode in any case, and a graph that nobody gets is given back.
+    """What `work` queues in the stream, as a graph; None, with a warning in the log, when it cannot be captured, for example
+    because TensorRT refuses to compute meanwhile. The stream leaves capture mode in any case.
     """
     stream, graph = ctypes.c_void_p(handle), ctypes.c_void_p()
     check(driver, "cuStreamBeginCapture_v2", stream, ctypes.c_int(THREAD_LOCAL))
@@ -70,14 +64,14 @@ def capture_graph(driver: ctypes.CDLL, work: Callable[[], None], handle: int) ->
 
 
 def check(driver: ctypes.CDLL, call: str, *arguments: object) -> None:
-    """Call the driver. Raises StreamError with the driver's word when it refuses."""
+    """Call the driver. Raises StreamError with the name of its error when it refuses."""
     status = getattr(driver, call)(*arguments)
     if status != 0:
         raise StreamError(f"the CUDA driver refused {call}: {error_name(driver, status)}; start again")
 
 
 def error_name(driver: ctypes.CDLL, status: int) -> str:
-    """As CUDA_ERROR_OUT_OF_MEMORY."""
+    """The name of a status, as CUDA_ERROR_OUT_OF_MEMORY."""
     name = ctypes.c_char_p()
     driver.cuGetErrorName(ctypes.c_int(status), ctypes.byref(name))
     return name.value.decode() if name.value else f"error {status}"

@@ -1,4 +1,4 @@
-"""How each kernel is launched: its grid, its threads and its arguments in order; sizes as the headers have them."""
+"""Launches of the kernels: grid, threads and arguments of each; sizes are those of the headers."""
 
 from __future__ import annotations
 
@@ -25,17 +25,8 @@ def launch_anomaly_map(
     device.launch("anomaly_map", grid, SIDE, (maps, enlarging, filter_, out, peaks), cuda_stream)
 
 
-def launch_overlay(
-    device: Device,
-    panel: int,
-    anomaly_map: int,
-    colours: int,
-    scale_end: float,
-    heat_share: float,
-    size: tuple[int, int],
-    picture: int,
-    cuda_stream: CudaStream,
-) -> None:
+def launch_overlay(device: Device, panel: int, anomaly_map: int, colours: int, scale_end: float, heat_share: float,
+                   size: tuple[int, int], picture: int, cuda_stream: CudaStream) -> None:  # fmt: skip
     """A panel uint8 BGR (height, width, 3) and a map -> the picture of the same size."""
     height, width = size
     grid = (-(-height * width // OVERLAY_THREADS), 1, 1)

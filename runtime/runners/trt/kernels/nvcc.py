@@ -1,4 +1,4 @@
-"""From .cu to cubin with the nvcc of this machine, kept: a kernel is compiled once for each GPU, source and compiler.
+"""Compilation of the kernels with the nvcc of this machine, cached for each GPU, source and compiler.
 
 PTX written by a newer CUDA does not load on an older driver (a Jetson with CUDA 12.6), so nothing is shipped compiled.
 """
@@ -45,10 +45,10 @@ def find_nvcc() -> str:
 
 
 def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -> bytes:
-    """The machine code of `kernel` for a GPU of that compute capability ("8.9"), compiled when it is not kept yet.
+    """The machine code of `kernel` for a GPU of that compute capability ("8.9"), from the cache or compiled.
 
     Raises MissingExtraError without nvcc, EngineBuildError when nvcc refuses, ConfigError for a cache folder that cannot
-    be written. Where there is no nvcc any more, the newest kept cubin of the same sources serves.
+    be written. Without nvcc the newest cached cubin of the same sources is used.
     """
     cache = cache or default_cache()
     architecture = f"sm_{compute_capability.replace('.', '')}"
@@ -58,9 +58,8 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
     if there := sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime):
         return there[-1].read_bytes()
     cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
-    kept = cache / f"{name}-{version}.cubin"
     try:
-        write_atomically(kept, cubin)
+        write_atomically(cache / f"{name}-{version}.cubin", cubin)
     except OSError as error:
         raise ConfigError(
             f"the compiled kernels cannot be kept in {cache} ({error.strerror}): choose another folder with --cache-dir"
@@ -72,12 +71,10 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
 def compiler_version(nvcc: str) -> str:
     """The version of the compiler at `nvcc`, "13.0.88"; "unknown" where it does not say."""
     try:
-        said = subprocess.run(
-            [nvcc, "--version"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        ).stdout
+        finished = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    found = re.search(r"\bV(\d+(\.\d+)*)", said)
+        return "unknown"
+    found = re.search(r"\bV(\d+(\.\d+)*)", finished.stdout)
     return found.group(1) if found else "unknown"
 
 

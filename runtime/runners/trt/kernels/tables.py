@@ -1,6 +1,6 @@
-"""The constant numbers of the kernels, computed by the references, and the layouts of what the kernels read.
+"""Constant tables of the kernels, computed by the references, and the layouts of what the kernels read.
 
-The structures here and in the headers are the same bytes; a test compares sizes and offsets with what the compiler says.
+The structures here and in the headers have the same bytes; a test compares sizes and offsets with the compiler's.
 """
 
 from __future__ import annotations
@@ -74,11 +74,8 @@ def filter_table(fusion: Fusion) -> np.ndarray:
     first = np.minimum((matrix != 0).argmax(axis=1), FUSED_SIDE - BAND)
     band = np.take_along_axis(matrix, first[:, None] + np.arange(BAND), axis=1)
     rows = first[STRIP_HEIGHT - 1 :: STRIP_HEIGHT] + BAND - first[::STRIP_HEIGHT]
-    if (
-        not np.allclose(band.sum(axis=1), 1, rtol=0, atol=1e-12)
-        or (np.diff(first) < 0).any()
-        or rows.max() > STRIP_ROWS
-    ):
+    is_complete = np.allclose(band.sum(axis=1), 1, rtol=0, atol=1e-12)
+    if not is_complete or (np.diff(first) < 0).any() or rows.max() > STRIP_ROWS:
         raise AssertionError("the filter no longer fits BAND and STRIP_ROWS of blur.h: enlarge them there and here")
     table = np.zeros((), FILTER)
     table["first"], table["values"] = first, band
@@ -98,11 +95,7 @@ def fill_maps(fusion: Fusion, addresses: dict[str, int], halves: frozenset[str] 
             maps[branch][number] = addresses.get(name, 0)
             if name in halves:
                 maps[f"half_{branch}"] |= 1 << number
-    used = [
-        name
-        for name in addresses
-        if fusion.weight(name) > 0 and fusion.exponents[SCALES.index(int(name.split("_")[1]))] > 0
-    ]
-    if not used:
+    exponents = dict(zip(SCALES, fusion.exponents, strict=True))
+    if not any(fusion.weight(name) > 0 and exponents[int(name.split("_")[1])] > 0 for name in addresses):
         raise ConfigError(f"{fusion} leaves none of {', '.join(addresses) or 'no layer maps'}")
     return maps

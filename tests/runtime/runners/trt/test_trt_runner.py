@@ -21,7 +21,7 @@ from nnet_edge.runtime.runners.trt import kernels, trt_runner
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.runtime.stream.judge import Station
+from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
 from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import VerdictSettings
@@ -381,8 +381,9 @@ def test_an_anomalous_frame_has_its_map_and_regions_anyway(make) -> None:
     frame = Frame(image, 0, time.monotonic())
     with runner:
         score = float(runner.start_frames([frame])().image_score[0])
-        station = Station(VerdictSettings(), score / 2)
-        (prediction,) = station.judge(frame, [frame], runner.start_frames([frame])(), 0, wants_maps=False)
+        judge = Judge(VerdictSettings(), score / 2)
+        parts = [PartOutputs(runner.start_frames([frame])(), 0)]
+        (prediction,) = judge.judge(frame, [frame], parts, BatchTimes(0.0, 0.0, 0.0), wants_maps=False)
     assert prediction.is_anomalous
     (region,) = prediction.regions
     assert region.x < 320 < region.x + region.width
