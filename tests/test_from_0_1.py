@@ -30,8 +30,8 @@ from nnet_edge.runtime.sinks.callback import CallbackSink
 from nnet_edge.runtime.sinks.fields import to_fields
 from nnet_edge.runtime.sinks.spool import Spool, SpoolSettings
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.line import run
 from nnet_edge.runtime.stream.model import open_graph
+from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.camera import CameraSettings, defaults_of
 from nnet_edge.settings.line import read_line_config, read_toml
 from nnet_edge.settings.registry import SOURCES

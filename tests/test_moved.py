@@ -51,9 +51,9 @@ def test_an_old_name_gives_the_same_module_and_says_where_it_is(old: str, new: s
 
 
 def test_a_package_forwards_what_its_module_held() -> None:
-    from nnet_edge.runtime.stream.line import run
+    from nnet_edge.runtime.stream.running import run
 
-    with pytest.warns(DeprecationWarning, match=r"nnet_edge\.runtime\.stream\.line\.run"):
+    with pytest.warns(DeprecationWarning, match=r"nnet_edge\.runtime\.stream\.running\.run"):
         assert nnet_edge.runtime.stream.run is run
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         nnet_edge.runtime.stream.nothing  # noqa: B018
