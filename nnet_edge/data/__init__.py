@@ -8,6 +8,12 @@ __getattr__ = forward(
         "Dataset": "nnet_edge.data.images",
         "Sample": "nnet_edge.data.images",
         "read_dataset": "nnet_edge.data.images",
+        "Images": "nnet_edge.data.images",
+        "Skipped": "nnet_edge.data.images",
+        "find_duplicates": "nnet_edge.data.images",
+        "fingerprint": "nnet_edge.data.images",
+        "hold_out": "nnet_edge.data.images",
         "load_images": "nnet_edge.data.images",
+        "load_mask": "nnet_edge.data.images",
     },
 )
