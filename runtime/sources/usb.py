@@ -30,11 +30,5 @@ def open_device(settings: CommonSettings, options: None) -> UsbSource:
 
 SOURCES.register(SourceKind("camera", "a camera's number", str.isdecimal, open_number, page="camera"))
 SOURCES.register(
-    SourceKind(
-        "device",
-        "a camera's device",
-        lambda text: stat.S_ISCHR(file_mode(text)),
-        open_device,
-        is_path=True,
-    )
+    SourceKind("device", "a camera's device", lambda text: stat.S_ISCHR(file_mode(text)), open_device, is_path=True)
 )

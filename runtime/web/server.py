@@ -34,12 +34,7 @@ LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
 class WebServer:
     """The page of `line`, from `with` to its end. Raises ConfigError for an address that is taken, MissingExtraError."""
 
-    def __init__(
-        self,
-        line: Line,
-        settings: WebSettings,
-        drift: DriftSettings | None = None,
-    ) -> None:
+    def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings | None = None) -> None:
         self._line, self.settings = line, settings
         self._token = settings.token()
         self.gallery = Gallery(line, settings, drift or DriftSettings())
