@@ -61,20 +61,11 @@ SAFE_HEADERS = {
 }
 
 
-class RefusedError(Exception):
-    """A request that is answered with a status and one sentence."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
-
-
 def health_answer(health: Health, may_know_why: bool) -> Response:
     """The answer that tells a health."""
-    fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
-    if may_know_why:
-        fields["reasons"] = list(health.reasons)
-    return JSONResponse(fields, status_code=200 if health.is_good else 503)
+    fields = {"status": "ok" if health.is_good else "unavailable"}
+    reasons = {"reasons": list(health.reasons)} if may_know_why else {}
+    return JSONResponse(fields | reasons, status_code=200 if health.is_good else 503)
 
 
 def sentence(status: int, text: str) -> Response:
@@ -88,26 +79,26 @@ def number_of(text: str | None) -> int:
 
 
 async def body_of(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises RefusedError."""
+    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises Refusal."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RefusedError(Refusal(415, "send JSON, and say so: content-type: application/json"))
+        raise Refusal(415, "send JSON, and say so: content-type: application/json")
     body = bytearray()
 
     async def read() -> None:
         async for part in request.stream():
             body.extend(part)
             if len(body) > LARGEST_BODY:
-                raise RefusedError(Refusal(413, f"the body has more than {LARGEST_BODY} bytes"))
+                raise Refusal(413, f"the body has more than {LARGEST_BODY} bytes")
 
     try:
         await asyncio.wait_for(read(), BODY_LIMIT_S)
         fields = json.loads(bytes(body) or b"{}")
     except asyncio.TimeoutError as error:
-        raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
+        raise Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s") from error
     except (ValueError, RecursionError) as error:
-        raise RefusedError(Refusal(400, "the body is not JSON")) from error
+        raise Refusal(400, "the body is not JSON") from error
     if not isinstance(fields, dict):
-        raise RefusedError(Refusal(400, "the body is not a JSON object"))
+        raise Refusal(400, "the body is not a JSON object")
     return fields
 
 
@@ -154,14 +145,14 @@ class Page:
 
         async def answer(request: Request) -> Response:
             try:
-                refusal = self.auth.host_refused(request.headers)
-                response = await handler(request) if refusal is None else sentence(refusal.status, refusal.reason)
-            except RefusedError as error:
-                response = sentence(error.refusal.status, error.refusal.reason)
+                if (refusal := self.auth.host_refused(request.headers)) is not None:
+                    raise refusal
+                response = await handler(request)
+            except Refusal as error:
+                response = sentence(error.status, error.reason)
             except NnetEdgeError as error:
                 response = sentence(400, str(error))
-            for name, value in SAFE_HEADERS.items():
-                response.headers[name] = value
+            response.headers.update(SAFE_HEADERS)
             return response
 
         return answer
@@ -179,9 +170,8 @@ class Page:
         """The handler, for callers that may write."""
 
         async def answer(request: Request) -> Response:
-            refusal = self.auth.write_refused(self._caller(request), request.headers)
-            if refusal is not None:
-                raise RefusedError(refusal)
+            if (refusal := self.auth.write_refused(self._caller(request), request.headers)) is not None:
+                raise refusal
             return await handler(request)
 
         return self._open(answer)
@@ -189,7 +179,7 @@ class Page:
     def _caller(self, request: Request) -> Caller:
         found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
-            raise RefusedError(found)
+            raise found
         return found
 
     # ---- pages
@@ -198,7 +188,7 @@ class Page:
         """The page for a session, the form for the token otherwise; without a token a session begins by itself."""
         found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
-            return FileResponse(STATIC / "login.html", status_code=200, media_type="text/html")
+            return FileResponse(STATIC / "login.html", media_type="text/html")
         response = FileResponse(STATIC / "index.html", media_type="text/html")
         if found.session is None and not self.auth.needs_token:
             session = self.auth.log_in(None)
@@ -215,13 +205,12 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         """Open a session with the token."""
-        refusal = self.auth.origin_refused(request.headers)
-        if refusal is not None:
-            raise RefusedError(refusal)
+        if (refusal := self.auth.origin_refused(request.headers)) is not None:
+            raise refusal
         token = (await body_of(request)).get("token")
         session = self.auth.log_in(token if isinstance(token, str) else None)
         if isinstance(session, Refusal):
-            raise RefusedError(session)
+            raise session
         response = JSONResponse({})
         self._set_cookie(response, session)
         return response
@@ -261,8 +250,7 @@ class Page:
 
     async def state(self, request: Request) -> Response:
         """The whole line, and the scores that are new to the page."""
-        after = number_of(request.query_params.get("after"))
-        return await run_in_threadpool(self._state, after)
+        return await run_in_threadpool(self._state, number_of(request.query_params.get("after")))
 
     def _state(self, after: int) -> Response:
         found = line_state(self.line, self.gallery)
@@ -270,17 +258,14 @@ class Page:
             name: [[item.number, item.score, int(item.is_anomalous), item.crop] for item in kept]
             for name, kept in self.gallery.scores(after).items()
         }
-        newest = self.gallery.rejects()[:1]
-        return JSONResponse(
-            found
-            | {"scores": rows, "newest_reject": newest[0].key if newest else None}
-            | {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
-        )
+        newest = next((reject.key for reject in self.gallery.rejects()), None)
+        controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        return JSONResponse(found | {"scores": rows, "newest_reject": newest} | controls)
 
     async def rejects(self, request: Request) -> Response:
         """The gallery's list, newest first."""
         found = self.gallery.rejects(request.query_params.get("stream"))
-        return JSONResponse([reject_state(reject.fields, reject.key) for reject in found])
+        return JSONResponse([reject_state(reject) for reject in found])
 
     async def reject(self, request: Request) -> Response:
         """One picture of a reject; ?download names the file."""
