@@ -55,7 +55,6 @@ def require_fp32(precision: str | None, what: str) -> None:
 
 
 def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
-    """A checkpoint in PyTorch."""
     from nnet_edge.methods.torch_runner import TorchRunner
     from nnet_edge.runtime.runners.base import infer_all
     from nnet_edge.scoring import choose_threshold, with_margin

@@ -177,7 +177,6 @@ def reason(error: Exception) -> str:
 
 
 def open_http(settings: CommonSettings, options: None) -> HttpSource:
-    """The camera behind the address."""
     shown, address = shown_and_opened(settings)
     return HttpSource(address, shown, settings)
 

@@ -99,7 +99,6 @@ def take_pictures(rest: bytearray) -> Iterator[bytes]:
 
 
 def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
-    """The pipe at the path."""
     path = Path(settings.address)
     return PipeSource(path, path.name, settings.read_timeout_s)
 

@@ -24,7 +24,6 @@ class RtspOptions:
 
 
 def open_network(settings: CommonSettings, options: RtspOptions | None) -> VideoSource:
-    """The stream behind the address."""
     shown, address = shown_and_opened(settings)
     return VideoSource(address, shown, shown, settings, None if options is None else options.transport)
 

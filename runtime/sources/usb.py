@@ -18,12 +18,10 @@ class UsbSource(VideoSource):
 
 
 def open_number(settings: CommonSettings, options: None) -> UsbSource:
-    """The camera of that number."""
     return UsbSource(int(settings.address), f"camera {settings.address}", f"camera-{settings.address}", settings)
 
 
 def open_device(settings: CommonSettings, options: None) -> UsbSource:
-    """The camera of that device."""
     path = Path(settings.address)
     return UsbSource(str(path), f"camera {path}", path.name, settings)
 

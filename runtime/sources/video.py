@@ -160,7 +160,6 @@ class VideoOptions:
 
 
 def is_video_file(address: str) -> bool:
-    """Whether the path is a video file's."""
     return stat.S_ISREG(file_mode(address)) and Path(address).suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -170,19 +169,16 @@ def is_http_video(address: str) -> bool:
 
 
 def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
-    """The file at the path."""
     path = Path(settings.address)
     return VideoFileSource(str(path), f"video {path}", path.stem, settings, options.at_own_rate)
 
 
 def open_http_video(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
-    """The file behind the address."""
     shown, address = shown_and_opened(settings)
     return VideoFileSource(address, shown, shown, settings, options.at_own_rate)
 
 
 def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
-    """The pipeline of the address."""
     return PipelineSource(settings.address.removeprefix(PIPELINE), "GStreamer pipeline", "gstreamer", settings)
 
 

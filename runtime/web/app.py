@@ -17,6 +17,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,6 @@ class Page:
     is_ended: Callable[[], bool]
 
     def app(self) -> Starlette:
-        """The application."""
         return Starlette(
             routes=[
                 Route("/", self._open(self.index)),
@@ -158,7 +158,6 @@ class Page:
         return answer
 
     def _read(self, handler: Handler) -> Handler:
-        """The handler, for callers that may read."""
 
         async def answer(request: Request) -> Response:
             self._caller(request)
@@ -167,7 +166,6 @@ class Page:
         return self._open(answer)
 
     def _write(self, handler: Handler) -> Handler:
-        """The handler, for callers that may write."""
 
         async def answer(request: Request) -> Response:
             if (refusal := self.auth.write_refused(self._caller(request), request.headers)) is not None:
@@ -193,7 +191,7 @@ class Page:
         if found.session is None and not self.auth.needs_token:
             session = self.auth.log_in(None)
             assert isinstance(session, str)
-            self._set_cookie(response, session)
+            return self._with_cookie(response, session)
         return response
 
     async def static(self, request: Request) -> Response:
@@ -211,19 +209,17 @@ class Page:
         session = self.auth.log_in(token if isinstance(token, str) else None)
         if isinstance(session, Refusal):
             raise session
-        response = JSONResponse({})
-        self._set_cookie(response, session)
-        return response
+        return self._with_cookie(JSONResponse({}), session)
 
     async def log_out(self, request: Request) -> Response:
-        """End the session."""
         self.auth.log_out(request.cookies.get(self.cookie, ""))
         response = JSONResponse({})
         response.delete_cookie(self.cookie)
         return response
 
-    def _set_cookie(self, response: Response, session: str) -> None:
+    def _with_cookie(self, response: Response, session: str) -> Response:
         response.set_cookie(self.cookie, session, httponly=True, samesite="strict", secure=self.is_behind_tls)
+        return response
 
     # ---- numbers
 
@@ -243,10 +239,10 @@ class Page:
 
     async def session(self, request: Request) -> Response:
         """The token that the page's writes carry, and the sources that it may add."""
-        caller = self._caller(request)
-        token = None if caller.session is None else self.auth.csrf_token(caller.session)
-        found = {"csrf": token, "needs_token": self.auth.needs_token, "sources": self.controls.addable()}
-        return JSONResponse(found)
+        session = self._caller(request).session
+        token = None if session is None else self.auth.csrf_token(session)
+        sources = self.controls.addable()
+        return JSONResponse({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources})
 
     async def state(self, request: Request) -> Response:
         """The whole line, and the scores that are new to the page."""
@@ -283,12 +279,10 @@ class Page:
     # ---- controls
 
     async def add_stream(self, request: Request) -> Response:
-        """Add a stream."""
         await run_in_threadpool(self.controls.add, await body_of(request))
         return JSONResponse({}, status_code=201)
 
     async def act(self, request: Request) -> Response:
-        """Do an action to a stream."""
         action = request.path_params["action"]
         if action not in self.controls.actions:
             return sentence(404, f"a stream has no action {action}: choose {', '.join(self.controls.actions)}")
@@ -318,12 +312,5 @@ class Page:
         except asyncio.TimeoutError:
             log.info("a page took no picture for too long: its connection is dropped")
         except (ValueError, RuntimeError) as error:
-            await close(socket, 1008, str(error))
-
-
-async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close with a reason; a closed socket stays closed."""
-    try:
-        await socket.close(code, reason[:100])
-    except RuntimeError as error:
-        log.debug("a page was gone already: %s", error)
+            with suppress(RuntimeError):  # it was closed already
+                await socket.close(1008, str(error)[:100])

@@ -127,7 +127,6 @@ class Histograms:
             histogram.observe(1e-3 * latency_ms)
 
     def batch(self, images: int) -> None:
-        """Count a batch."""
         self._batches.observe(images)
 
     def collect(self) -> Iterator[Family]:

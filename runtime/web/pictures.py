@@ -120,8 +120,6 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One encoded picture."""
-
     key: str  # changes with the picture
     verdict: Mapping[str, object] | None  # what it shows, ready for JSON
     jpeg: bytes

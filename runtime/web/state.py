@@ -56,7 +56,6 @@ def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
 
 
 def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str, object]:
-    """One stream."""
     latencies = line.stream(status.name).meters.latencies(SHOWN_STAGES)
     camera, counts, drift = status.camera, status.counts, gallery.drift.now(status.name)
     verdict, frame = status.settings.verdict, line.latest_frame(status.name)
