@@ -252,8 +252,7 @@ def axes_at(figure: Any, left: float, bottom: float, width: float = CELL, height
     """Axes without ticks and frame at a place in inches."""
     whole_width, whole_height = figure.get_size_inches()
     axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
 
@@ -262,9 +261,8 @@ def write(
     figure: Any, left: float, bottom: float, text: str, size: float, color: str = INK, weight: str = "normal"
 ) -> None:
     """The text at a place in inches, letter by letter: a dollar sign in a file name is no formula."""
-    whole_width, whole_height = figure.get_size_inches()
-    place = (left / whole_width, bottom / whole_height)
-    figure.text(*place, text, fontsize=size, color=color, fontweight=weight, parse_math=False)
+    width, height = figure.get_size_inches()
+    figure.text(left / width, bottom / height, text, fontsize=size, color=color, fontweight=weight, parse_math=False)
 
 
 def to_png(figure: Any) -> bytes:

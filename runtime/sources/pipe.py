@@ -60,9 +60,8 @@ class PipeSource(Source):
                 yield Frame(image, index, time.monotonic(), self.stream)
                 index += 1
             if len(rest) > LARGEST_PICTURE or (len(rest) >= len(START) and not rest.startswith(START)):
-                raise SourceError(
-                    f"{self.describe()} does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
-                )
+                fault = "does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
+                raise SourceError(f"{self.describe()} {fault}")
         if not self._interrupted.is_set():
             raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
 

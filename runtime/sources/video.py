@@ -137,9 +137,8 @@ class PipelineSource(VideoSource):
 
     def _open(self) -> cv2.VideoCapture:
         if not has_gstreamer():
-            raise MissingExtraError(
-                f"{self._what}: this OpenCV was built without GStreamer: use the system's OpenCV, or rtsp:// and http://"
-            )
+            advice = "use the system's OpenCV, or rtsp:// and http://"
+            raise MissingExtraError(f"{self._what}: this OpenCV was built without GStreamer: {advice}")
         quieten_opencv()
         return cv2.VideoCapture(str(self._address), cv2.CAP_GSTREAMER)
 
