@@ -52,9 +52,8 @@ def photograph(kind: str) -> np.ndarray:
     try:
         from skimage import data
     except ImportError as error:
-        raise MissingExtraError(
-            f'the demo needs scikit-image for its photographs: pip install "nnet-edge[train]" ({error})'
-        ) from error
+        needed = 'the demo needs scikit-image for its photographs: pip install "nnet-edge[train]"'
+        raise MissingExtraError(f"{needed} ({error})") from error
     return np.asarray(getattr(data, kind)(), dtype=np.float32)
 
 
@@ -98,9 +97,8 @@ def make_line(out: Path, seed: int, train: int = 60, test_good: int = 30, test_e
 
 
 def _write_parts(images: Path, masks: Path | None, defect: str, count: int, rng: np.random.Generator) -> None:
-    for folder in (images, masks):
-        if folder is not None:
-            folder.mkdir(parents=True)
+    for folder in (images, masks) if masks is not None else (images,):
+        folder.mkdir(parents=True)
     for index in range(count):
         part = make_part(KINDS[index % len(KINDS)], defect, rng)
         stem = f"{index:03d}_{part.kind}"
@@ -141,8 +139,8 @@ def _place(surface: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
     centre = FRAME_SIDE / 2
     target = (centre + rng.uniform(-4, 4), centre + rng.uniform(-4, 4))
     matrix = _turned(rng.uniform(-1.5, 1.5), 1.0, (PART_SIDE / 2, PART_SIDE / 2), target)
-    size = (FRAME_SIDE, FRAME_SIDE)
-    lit, cover, placed = (cv2.warpAffine(plane, matrix, size) for plane in (surface * outline, outline, mask * outline))
+    planes = (surface * outline, outline, mask * outline)
+    lit, cover, placed = (cv2.warpAffine(plane, matrix, (FRAME_SIDE, FRAME_SIDE)) for plane in planes)
     shadow = cv2.GaussianBlur(_shifted(cover, 5, 6, border=0.0), (0, 0), 5.0)
     belt = _belt(rng) * (1.0 - 0.55 * shadow)
     return lit + belt * (1.0 - cover), placed
@@ -150,9 +148,8 @@ def _place(surface: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
 
 def _shifted(plane: np.ndarray, x: int, y: int, border: float) -> np.ndarray:
     """The plane moved to the right by `x` and down by `y` pixels."""
-    height, width = plane.shape
     matrix = np.array([[1, 0, x], [0, 1, y]], np.float32)
-    return cv2.warpAffine(plane, matrix, (width, height), borderValue=border)
+    return cv2.warpAffine(plane, matrix, plane.shape[::-1], borderValue=border)
 
 
 def _rounded(side: int, radius: int) -> np.ndarray:
@@ -269,9 +266,5 @@ def _missing(surface: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return surface + cover * (base * (1 - 0.65 * shadow) - surface), cover
 
 
-_PAINTERS: dict[str, Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]] = {
-    "scratch": _scratch,
-    "stain": _stain,
-    "dent": _dent,
-    "missing": _missing,
-}
+Painter = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+_PAINTERS: dict[str, Painter] = {"scratch": _scratch, "stain": _stain, "dent": _dent, "missing": _missing}

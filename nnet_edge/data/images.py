@@ -17,26 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.data.layouts import Dataset, Sample, read_dataset
+from nnet_edge.data.layouts import Dataset, Sample
+from nnet_edge.data.layouts import read_dataset as read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import SIDE, MaskRule, read_image, read_mask, read_size, resize, resize_mask
 
-__all__ = [
-    "Dataset",
-    "Images",
-    "Sample",
-    "Skipped",
-    "find_duplicates",
-    "fingerprint",
-    "hold_out",
-    "load_images",
-    "load_mask",
-    "load_masks",
-    "read_dataset",
-]
-
 Progress = Callable[[int, int], None]  # (images done, images in all)
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
+HELD_OUT_SHARE = 0.15
+HELD_OUT_AT_LEAST = 10
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +64,7 @@ def load_images(paths: Sequence[Path], skip_bad: bool = False, progress: Progres
                 return error
             raise
 
-    pool = ThreadPoolExecutor(_threads())  # Pillow lets go of the interpreter while it decodes
+    pool = ThreadPoolExecutor(THREADS)  # Pillow lets go of the interpreter while it decodes
     try:
         for done, (path, loaded) in enumerate(zip(paths, pool.map(load, paths), strict=True), start=1):
             if isinstance(loaded, DataError):
@@ -103,8 +93,9 @@ def load_mask(sample: Sample, rule: MaskRule = "half") -> np.ndarray:
         return np.zeros((SIDE, SIDE), bool)
     mask, size = read_mask(sample.mask_path), read_size(sample.path)
     if mask.shape != size:
+        sizes = [f"{height} x {width} (height x width)" for height, width in (mask.shape, size)]
         raise DataError(
-            f"mask {sample.mask_path} has {_size(mask.shape)} pixels and its image {sample.path} {_size(size)}: "
+            f"mask {sample.mask_path} has {sizes[0]} pixels and its image {sample.path} {sizes[1]}: "
             "make them the same (an image's EXIF turn counts)"
         )
     return resize_mask(mask, SIDE, rule)
@@ -125,7 +116,7 @@ def find_duplicates(dataset: Dataset) -> list[tuple[Path, Path]]:
     Every image is decoded once; those that cannot be read are left out, as loading them names them anyway.
     """
     tests = [sample.path for sample in dataset.test]
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         hashes = list(pool.map(_pixel_hash, [*dataset.train, *tests])) if tests else []
     learned: dict[bytes, list[Path]] = defaultdict(list)
     for path, pixels in zip(dataset.train, hashes, strict=False):  # the hashes of the test follow
@@ -148,7 +139,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 
 def hold_out(
-    paths: Sequence[Path], seed: int, share: float = 0.15, at_least: int = 10
+    paths: Sequence[Path], seed: int, share: float = HELD_OUT_SHARE, at_least: int = HELD_OUT_AT_LEAST
 ) -> tuple[list[Path], list[Path]]:
     """(to learn from, held out), both sorted: `share` of `paths`, rounded up, but `at_least` so many, are held out.
 
@@ -178,18 +169,6 @@ def _pixel_hash(path: Path) -> bytes | None:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]} x {shape[1]} (height x width)"
-
-
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)
-
-
-HELD_OUT_SHARE = 0.15
-HELD_OUT_AT_LEAST = 10
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """What a training is given."""
@@ -206,14 +185,14 @@ def load_training_data(
     seed: int,
     share: float = HELD_OUT_SHARE,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TrainingData:
     """The good images of `dataset`, `share` of them (at least 10) held out by `seed`.
 
     Raises DataError for images that cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
     """
     images = load_images(dataset.train, skip_bad, progress)
-    learned, held_out = hold_out(images.paths, seed, share, HELD_OUT_AT_LEAST)
+    learned, held_out = hold_out(images.paths, seed, share)
     row_of = {path: row for row, path in enumerate(images.paths)}
     duplicates = tuple(find_duplicates(dataset))
     facts = {
@@ -227,13 +206,8 @@ def load_training_data(
         "skipped": len(images.skipped),
         "duplicates_of_test_images": len(duplicates),
     }
-    return TrainingData(
-        images.images[[row_of[path] for path in learned]],
-        images.images[[row_of[path] for path in held_out]],
-        images.skipped,
-        duplicates,
-        facts,
-    )
+    parts = [images.images[[row_of[path] for path in part]] for part in (learned, held_out)]
+    return TrainingData(parts[0], parts[1], images.skipped, duplicates, facts)
 
 
 def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
@@ -243,7 +217,7 @@ def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
     """
     if any(not sample.is_anomalous for sample in dataset.test) or fingerprint(dataset.train) != facts["fingerprint"]:
         return dataset
-    _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"], HELD_OUT_AT_LEAST)
+    _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"])
     good = tuple(Sample(path, False, None, "good") for path in held_out)
     note = f"no good test images: the {len(good)} held-out images, which chose the threshold, stand in for them"
     return replace(dataset, test=(*good, *dataset.test), notes=(*dataset.notes, note))

@@ -63,10 +63,7 @@ def read_dataset(
     DataError when good images, an image that the CSV names, or some of the masks are missing, or files lie where the
     layout knows no use for them.
     """
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise ConfigError(f"data folder {root} {what}: give the folder that holds the images")
-    chosen = _choose_layout(root, split_csv) if layout == "auto" else layout
+    chosen = _choose_layout(root, layout, split_csv)
     if split_csv is not None and chosen != "visa":
         raise ConfigError(f'a split CSV ({split_csv}) belongs to the layout "visa", not "{chosen}"')
     if chosen == "mvtec":
@@ -83,9 +80,7 @@ def find_categories(root: Path, layout: str = "auto", split_csv: Path | None = N
 
     Raises ConfigError and DataError as `read_dataset` does for what is no folder or holds no category.
     """
-    if not root.is_dir():
-        raise ConfigError(f"data folder {root} does not exist: give the folder that holds the images")
-    chosen = _choose_layout(root, split_csv) if layout == "auto" else layout
+    chosen = _choose_layout(root, layout, split_csv)
     if chosen == "visa":
         return tuple(sorted({row["object"] for _, row in _read_rows(_split_table(root, split_csv))}))
     if chosen == "mvtec" and not _is_category(root):
@@ -130,7 +125,12 @@ def _direct_images(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
 
 
-def _choose_layout(root: Path, split_csv: Path | None) -> str:
+def _choose_layout(root: Path, layout: str, split_csv: Path | None) -> str:
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise ConfigError(f"data folder {root} {what}: give the folder that holds the images")
+    if layout != "auto":
+        return layout
     if split_csv is not None or any((root / name).is_file() for name in SPLIT_FILES):
         return "visa"
     return "mvtec" if _is_category(root) or any(map(_is_category, _folders(root))) else "folder"
@@ -164,7 +164,6 @@ def _learnable(folder: Path, images: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def _read_mvtec(root: Path, category: str | None) -> Dataset:
-    notes: list[str] = []
     folder = root
     if not _is_category(root):
         categories = [entry.name for entry in _folders(root) if _is_category(entry)]
@@ -174,8 +173,8 @@ def _read_mvtec(root: Path, category: str | None) -> Dataset:
     elif category not in (None, root.resolve().name):
         raise ConfigError(f'{root} is a category itself, not the home of "{category}": leave --category out')
     validation, test = folder / "validation", folder / "test"
-    if unused := len(_images_if_any(validation)):
-        notes.append(f"{unused} images in {validation} are not used")
+    unused = len(_images_if_any(validation))
+    notes = (f"{unused} images in {validation} are not used",) if unused else ()
     _refuse_strays(folder / "train", known=(GOOD,))
     for part in (folder / "train", test):
         if strays := _direct_images(part) if part.is_dir() else []:
@@ -183,7 +182,7 @@ def _read_mvtec(root: Path, category: str | None) -> Dataset:
     train = _learnable(folder / "train" / GOOD, find_images(folder / "train" / GOOD))
     found = _images_if_any(test)
     samples = _with_masks({path: path.relative_to(test).parts[0] for path in found}, test, folder / "ground_truth")
-    return Dataset(root, "mvtec", folder.resolve().name, train, tuple(samples), tuple(notes))
+    return Dataset(root, "mvtec", folder.resolve().name, train, tuple(samples), notes)
 
 
 # --- plain folder
@@ -276,9 +275,8 @@ def _read_visa(root: Path, category: str | None, split_csv: Path | None) -> Data
             mask = _existing(root, row["mask"], table, line) if row["mask"] else None
             test.append(Sample(path, is_anomalous, mask, "anomaly" if is_anomalous else GOOD))
         elif is_anomalous:
-            raise DataError(
-                f"{table}, line {line}: an anomaly in the train split; training learns from good images only"
-            )
+            fault = "an anomaly in the train split; training learns from good images only"
+            raise DataError(f"{table}, line {line}: {fault}")
         else:
             train.append(path)
     _all_or_no_masks(test)
@@ -307,14 +305,10 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     if not rows:
         raise DataError(f"{table} holds no rows: it needs one for each image")
     for line, row in rows:
-        if (
-            row["split"] not in ("train", "test")
-            or row["label"] not in ("normal", "anomaly")
-            or not (row["image"] and row["object"])
-        ):
-            raise DataError(
-                f"{table}, line {line}: split must be train or test, label normal or anomaly, image and object filled"
-            )
+        is_known = row["split"] in ("train", "test") and row["label"] in ("normal", "anomaly")
+        if not (is_known and row["image"] and row["object"]):
+            wanted = "split must be train or test, label normal or anomaly, image and object filled"
+            raise DataError(f"{table}, line {line}: {wanted}")
     return rows
 
 

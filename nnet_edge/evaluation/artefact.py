@@ -35,16 +35,16 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
     it, ConfigError where only FP32 can be.
     A checkpoint alone has no threshold chosen on a deployed runner: it is chosen here, in PyTorch, on its held-out images.
     """
-    if path.is_file() or (
-        path.is_dir() and not (path / MANIFEST).exists() and (path / "checkpoint.safetensors").exists()
-    ):
+    is_training = (path / "checkpoint.safetensors").exists() and not (path / MANIFEST).exists()
+    if path.is_file() or is_training:
         require_fp32(precision, "a checkpoint")
         return open_checkpoint(path, settings)
     bundle = read_bundle(path)
     if in_torch:
         require_fp32(precision, "PyTorch")
-        return Artifact(open_weights(bundle, settings), bundle.threshold.value, bundle, tuple(bundle.warnings))
-    runner, threshold = open_graph(bundle, settings, precision)
+        runner, threshold = open_weights(bundle, settings), bundle.threshold.value
+    else:
+        runner, threshold = open_graph(bundle, settings, precision)
     return Artifact(runner, threshold, bundle, tuple(bundle.warnings))
 
 
@@ -55,7 +55,6 @@ def require_fp32(precision: str | None, what: str) -> None:
 
 
 def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
-    """A checkpoint in PyTorch."""
     from nnet_edge.methods.torch_runner import TorchRunner
     from nnet_edge.runtime.runners.base import infer_all
     from nnet_edge.scoring import choose_threshold, with_margin

@@ -24,18 +24,12 @@ class Infers(Protocol):
     """What is evaluated: anything that gives outputs for uint8 RGB images (N, 256, 256, 3) and says what it is."""
 
     @property
-    def name(self) -> str:
-        """The library that computes, for reports."""
-        ...
+    def name(self) -> str: ...  # the library that computes, for reports
 
     @property
-    def precision(self) -> str:
-        """What it computes in, for reports."""
-        ...
+    def precision(self) -> str: ...
 
-    def infer(self, images: np.ndarray) -> Outputs:
-        """The outputs of a batch."""
-        ...
+    def infer(self, images: np.ndarray) -> Outputs: ...
 
 
 @dataclass(frozen=True)
@@ -88,12 +82,11 @@ class Evaluation:
     @property
     def recall_by_defect(self) -> dict[str, tuple[int, int]]:
         """For each kind of defect: how many of its images were rejected, and how many there are."""
-        kinds = sorted({sample.defect for sample in self.samples if sample.is_anomalous})
-        found = {}
-        for kind in kinds:
-            of_kind = np.array([sample.is_anomalous and sample.defect == kind for sample in self.samples])
-            found[kind] = (int((self.rejected & of_kind).sum()), int(of_kind.sum()))
-        return found
+        found: dict[str, list[bool]] = {}
+        for sample, is_rejected in zip(self.samples, self.rejected, strict=True):
+            if sample.is_anomalous:
+                found.setdefault(sample.defect, []).append(bool(is_rejected))
+        return {kind: (sum(found[kind]), len(found[kind])) for kind in sorted(found)}
 
     @property
     def mask_disagreements(self) -> tuple[str, ...]:
@@ -162,8 +155,7 @@ def evaluate(
         raise ConfigError(f"a batch of {batch} images is invalid: give at least 1")
     if not dataset.test:
         raise DataError(f"no test image under {dataset.root} (layout {dataset.layout}): evaluation needs some")
-    total = len(dataset.test)
-    began = time.perf_counter()
+    total, began = len(dataset.test), time.perf_counter()
     report = progress or (lambda done, steps: None)
     images = load_images([sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total))
     sample_of = {sample.path: sample for sample in dataset.test}
@@ -181,7 +173,7 @@ def evaluate(
     inferred = time.perf_counter()
     labels = np.array([sample.is_anomalous for sample in samples])
     metrics = measure_known(labels, scores, masks, maps, has_mask)
-    measured = time.perf_counter()
+    seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
     return Evaluation(
         category=dataset.category,
         root=dataset.root,
@@ -196,7 +188,7 @@ def evaluate(
         has_mask=has_mask,
         metrics=metrics,
         skipped=skipped,
-        seconds={"read": read - began, "infer": inferred - read, "measure": measured - inferred},
+        seconds=seconds,
     )
 
 
@@ -206,9 +198,8 @@ def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample])
     finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
     if not finite.all():
         path = samples[int(np.flatnonzero(~finite)[0])].path
-        raise DataError(
-            f"{runner.name} ({runner.precision}) gives NaN or infinite outputs for {path}: train or export again"
-        )
+        name = f"{runner.name} ({runner.precision})"
+        raise DataError(f"{name} gives NaN or infinite outputs for {path}: train or export again")
     return outputs.anomaly_map, outputs.image_score
 
 

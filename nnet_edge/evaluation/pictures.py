@@ -33,6 +33,7 @@ GOOD, DEFECTIVE = "#3b7dd8", "#e07b1a"
 CELL, GAP, TEXT, MARGIN = 1.5, 0.1, 2.35, 0.4  # inches
 HEAD, FOOT = 1.5, 0.85
 BINS = 36
+LOG_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 DPI = 120
 
 
@@ -53,9 +54,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> list[Path]:
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise ConfigError(f"cannot write {out / name} ({error.strerror}): choose another folder") from error
         except OSError as error:
-            raise DataError(
-                f"cannot write {out / name} ({error.strerror}): make room or choose another folder"
-            ) from error
+            full = f"cannot write {out / name} ({error.strerror}): make room or choose another folder"
+            raise DataError(full) from error
     return [out / name for name in contents]
 
 
@@ -65,23 +65,16 @@ def draw_sheet(evaluation: Evaluation, max_rows: int = MAX_ROWS) -> bytes:
     columns = 1 if len(rows) <= ROWS_IN_A_COLUMN else 2
     height_in_rows = -(-len(rows) // columns)
     column_width = 3 * (CELL + GAP) + TEXT
-    width = 2 * MARGIN + columns * column_width + (columns - 1) * MARGIN
     height = HEAD + height_in_rows * (CELL + GAP) + FOOT
-    figure = new_figure(width, height)
+    figure = new_figure(MARGIN + columns * (column_width + MARGIN), height)
     write_head(figure, evaluation, MARGIN)
     for place, index in enumerate(rows):
         column, row = divmod(place, height_in_rows)
         left = MARGIN + column * (column_width + MARGIN)
         if row == 0:
             for number, heading in enumerate(("image", "mask", "anomaly map", "verdict")):
-                write(
-                    figure,
-                    left + number * (CELL + GAP) + 0.04 * (number == 3),
-                    height - HEAD + 0.1,
-                    heading,
-                    size=9.5,
-                    color=GREY,
-                )
+                at = left + number * (CELL + GAP) + 0.04 * (number == 3)
+                write(figure, at, height - HEAD + 0.1, heading, size=9.5, color=GREY)
         draw_row(figure, evaluation, index, left, height - HEAD - (row + 1) * (CELL + GAP) + GAP)
     draw_colour_bar(figure, columns)
     return to_png(figure)
@@ -111,8 +104,7 @@ def choose_rows(evaluation: Evaluation, limit: int) -> list[int]:
 
 def ends_first(indices: Sequence[int]) -> list[int]:
     """The same indices: first, last, middle, then the rest in order."""
-    picked = dict.fromkeys([indices[0], indices[-1], indices[len(indices) // 2], *indices])
-    return list(picked)
+    return list(dict.fromkeys([indices[0], indices[-1], indices[len(indices) // 2], *indices]))
 
 
 def draw_row(figure: Any, evaluation: Evaluation, index: int, left: float, bottom: float) -> None:
@@ -164,10 +156,8 @@ def draw_colour_bar(figure: Any, columns: int) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=3, color=GREY)
     words = "anomaly map / threshold; the white line encloses what lies above the threshold"
-    if columns > 1:
-        write(figure, MARGIN + 3 * (CELL + GAP) + 0.04, 0.47, words, size=9, color=GREY)
-    else:
-        write(figure, MARGIN, 0.66, words, size=9, color=GREY)
+    place = (MARGIN + 3 * (CELL + GAP) + 0.04, 0.47) if columns > 1 else (MARGIN, 0.66)
+    write(figure, *place, words, size=9, color=GREY)
 
 
 def draw_histogram(evaluation: Evaluation) -> bytes:
@@ -185,9 +175,7 @@ def draw_histogram(evaluation: Evaluation) -> bytes:
     axes.axvline(1, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="threshold")
     if is_wide:
         axes.set_xscale("log")
-        ticks = [
-            tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if bins[0] <= tick <= bins[-1]
-        ]
+        ticks = [tick for tick in LOG_TICKS if bins[0] <= tick <= bins[-1]]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set_xlim(bins[0], bins[-1])
@@ -264,8 +252,7 @@ def axes_at(figure: Any, left: float, bottom: float, width: float = CELL, height
     """Axes without ticks and frame at a place in inches."""
     whole_width, whole_height = figure.get_size_inches()
     axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
 
@@ -274,9 +261,8 @@ def write(
     figure: Any, left: float, bottom: float, text: str, size: float, color: str = INK, weight: str = "normal"
 ) -> None:
     """The text at a place in inches, letter by letter: a dollar sign in a file name is no formula."""
-    whole_width, whole_height = figure.get_size_inches()
-    place = (left / whole_width, bottom / whole_height)
-    figure.text(*place, text, fontsize=size, color=color, fontweight=weight, parse_math=False)
+    width, height = figure.get_size_inches()
+    figure.text(left / width, bottom / height, text, fontsize=size, color=color, fontweight=weight, parse_math=False)
 
 
 def to_png(figure: Any) -> bytes:

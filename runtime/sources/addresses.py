@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError
+from nnet_edge.settings.camera import CommonSettings
 
 SECRET_IN_PATH = re.compile(  # as in /user=admin&password=x&channel=1 or /user=admin_password=x_channel=1.sdp
     r"([a-z0-9_.-]*(?:pass|pwd|psw|token|key|secret|auth|user|usr|login|cred|sig)[a-z0-9_.-]*(?:=|%3d))[^/&;,]*",
@@ -19,6 +21,16 @@ NEED_A_HOST = ("rtsp", "rtsps", "http", "https", "rtmp")
 def address_scheme(text: str) -> str | None:
     """The scheme of a network address in lower case, None for a text without one."""
     return text.split("://", 1)[0].lower() if "://" in text else None
+
+
+def has_scheme(*schemes: str) -> Callable[[str], bool]:
+    """A test whether an address has one of `schemes`."""
+    return lambda text: address_scheme(text) in schemes
+
+
+def shown_and_opened(settings: CommonSettings) -> tuple[str, str]:
+    """The address for people, and with its credentials, never to be printed. Raises ConfigError."""
+    return redact(settings.address), with_credentials(settings.address, settings.credentials)
 
 
 def redact(address: str) -> str:

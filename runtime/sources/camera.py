@@ -65,11 +65,13 @@ class Camera:
         self._source, self._reopen = source, reopen
         self._put, self._tell, self._ended, self._captured = put, tell, ended, captured
         self._lock = threading.Lock()
-        self._stop, self._wake = threading.Event(), threading.Event()
+        self._stop = threading.Event()
+        self.wake = threading.Event()  # of the watchdog: its reader has ended
         self._state, self._since_s = "connecting", time.monotonic()
         self._reason: str | None = None
         self._got: SourceFacts | None = None
-        self._times_live = self._skipped = self._next_index = 0
+        self._times_live = self._skipped = 0
+        self.next_index = 0  # after the newest frame's
         self._was_live_s = 0.0  # for how long the last reader gave frames
         self._has_given = False  # whether a frame was accepted: the settings fit the source
         self._is_out = False  # whether a warning said that it is lost
@@ -84,7 +86,7 @@ class Camera:
     def ask_to_stop(self) -> None:
         """Ask both threads to end soon."""
         self._stop.set()
-        self._wake.set()
+        self.wake.set()
         with self._lock:
             reader = self._reader
         if reader is not None:
@@ -97,15 +99,12 @@ class Camera:
             log.warning("the watchdog of %s does not answer: it is left behind, and ends by itself", self.name)
 
     def status(self) -> CameraStatus:
-        """The state of the camera."""
-        asked = SourceFacts(
-            self.settings.height, self.settings.width, self.settings.rate_hz, self.settings.pixel_format
-        )
+        wish = self.settings
+        asked = SourceFacts(wish.height, wish.width, wish.rate_hz, wish.pixel_format)
         with self._lock:
             reader = self._reader
             skipped = self._skipped + (reader.source.skipped if reader is not None else 0)
-            since_s = time.monotonic() - self._since_s
-            reconnects = max(0, self._times_live - 1)
+            since_s, reconnects = time.monotonic() - self._since_s, max(0, self._times_live - 1)
             return CameraStatus(self._state, since_s, asked, self._got, reconnects, skipped, self._reason)
 
     def _supervise(self) -> None:
@@ -132,17 +131,19 @@ class Camera:
                 is_final = self._reopen is None or not source.is_live
                 if self._stop.is_set() or (outcome is None and is_final):
                     return
-                if isinstance(outcome, BaseException) and not self._is_worth_a_retry(outcome, source):
+                if outcome is not None and (is_final or not self._may_be_mended(outcome)):
                     raise outcome
             else:
                 self._was_live_s = 0.0
             failures = 1 if self._was_live_s > self._retry_s(failures) else failures + 1
             retry_s = self._retry_s(failures) * (1 + self.settings.jitter * random.uniform(-1, 1))
+            reason = str(outcome or "the source ended")
             if self._state != "stalled" or source is None:
-                reason = str(outcome or "the source ended")
                 self._to("lost", reason)
                 self._tell("source.lost", reason=reason, retry_s=round(retry_s, 2))
-            self._say_lost(outcome)
+            if not self._is_out:  # once for each outage
+                self._is_out = True
+                log.warning("%s is lost, and tried until it is back: %s", self.name, reason)
             if self._stop.wait(retry_s):
                 return
             source, outcome = self._make_again()
@@ -160,22 +161,12 @@ class Camera:
                 raise
             return None, error
 
-    def _is_worth_a_retry(self, error: BaseException, source: Source) -> bool:
-        return self._reopen is not None and source.is_live and self._may_be_mended(error)
-
     def _may_be_mended(self, error: BaseException) -> bool:
         """Whether a retry may succeed; a setting that never fitted stays wrong."""
         is_setting = isinstance(error, (ConfigError, MissingExtraError))
         return isinstance(error, Exception) and (self._has_given or not is_setting)
 
-    def _say_lost(self, outcome: BaseException | None) -> None:
-        """Log the loss, once for each outage."""
-        if not self._is_out:
-            self._is_out = True
-            log.warning("%s is lost, and tried until it is back: %s", self.name, outcome or "the source ended")
-
     def _retry_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
         doubled = self.settings.first_retry_s * 2.0 ** min(max(failures - 1, 0), 30)
         return min(doubled, self.settings.longest_retry_s)
 
@@ -184,7 +175,7 @@ class Camera:
         reader = Reader(self, source)
         with self._lock:
             self._reader = reader
-        self._wake.clear()
+        self.wake.clear()
         reader.start()
         try:
             return self._watch(reader)
@@ -201,7 +192,7 @@ class Camera:
 
     def _watch(self, reader: Reader) -> BaseException | None:
         """Wait until the reader ends (its error or None) or is silent for too long (a SourceError)."""
-        while not self._wake.wait(LOOK_S):
+        while not self.wake.wait(LOOK_S):
             silent_s = reader.silent_s()
             limit_s = self.settings.stall_s if reader.first_s is not None else self.settings.open_timeout_s
             if silent_s <= limit_s or (reader.is_open and reader.source.may_be_silent):
@@ -222,7 +213,7 @@ class Camera:
             if reader is not self._reader or reader.is_left or self._stop.is_set():
                 return False
             index = reader.first_index + frame.index
-            self._next_index = index + 1
+            self.next_index = index + 1
         if reader.first_s is None:
             self._go_live(reader, *frame.image.shape[:2])
         self._captured(took_ms)
@@ -235,22 +226,12 @@ class Camera:
 
     def _go_live(self, reader: Reader, height: int, width: int) -> None:
         reader.first_s = time.monotonic()
-        told = reader.source.got or SourceFacts()
-        got = replace(told, height=height, width=width)
+        got = replace(reader.source.got or SourceFacts(), height=height, width=width)
         with self._lock:
             took_s = time.monotonic() - self._since_s
             self._got, self._times_live = got, self._times_live + 1
         self._to("live")
         self._tell("source.live", took_s=round(took_s, 3), got=got.as_dict())
-
-    @property
-    def next_index(self) -> int:
-        """The index after the newest frame's."""
-        return self._next_index
-
-    def wake(self) -> None:
-        """Wake the watchdog: its reader has ended."""
-        self._wake.set()
 
 
 class Reader(threading.Thread):
@@ -283,7 +264,7 @@ class Reader(threading.Thread):
             self.error = caught
         finally:
             self._ended_s = time.monotonic()
-            self._camera.wake()
+            self._camera.wake.set()
 
     def leave(self) -> None:
         """Ask it to end; its frames are refused from now on."""

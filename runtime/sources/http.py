@@ -9,21 +9,16 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from types import TracebackType
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.addresses import address_scheme, redact, with_credentials
+from nnet_edge.runtime.sources.addresses import address_scheme, shown_and_opened
 from nnet_edge.runtime.sources.base import Source, SourceFacts
 from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, whole_picture
 from nnet_edge.runtime.sources.video import VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +40,12 @@ class HttpSource(Source):
         self._socket: socket.socket | None = None
         self._video: VideoSource | None = None  # for an answer that is not a stream of JPEGs
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> HttpSource:
         try:
             response = self._request()
         except (OSError, HTTPException) as error:
             self._close()
-            raise SourceError(
-                f"{self._what} cannot be opened: is it switched on, reachable, and the address right?"
-            ) from error
+            raise SourceError(f"{self._what} cannot be opened: {VideoSource.advice}") from error
         if response.status == 200 and response.headers.get_content_type() == "multipart/x-mixed-replace":
             self._response = response
             self.got = SourceFacts(pixel_format="MJPG")
@@ -64,11 +57,9 @@ class HttpSource(Source):
         self.got = self._video.got
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._video is not None:
-            self._video.__exit__(kind, error, trace)
+            self._video.__exit__(*error)
         if self._response is not None:
             self._response.close()
         self._close()
@@ -186,17 +177,13 @@ def reason(error: Exception) -> str:
 
 
 def open_http(settings: CommonSettings, options: None) -> HttpSource:
-    """The camera behind the address."""
-    address = with_credentials(settings.address, settings.credentials)
-    return HttpSource(address, redact(settings.address), settings)
+    shown, address = shown_and_opened(settings)
+    return HttpSource(address, shown, settings)
 
 
-SOURCES.register(
-    SourceKind(
-        "http",
-        "an http:// address",
-        lambda text: address_scheme(text) in ("http", "https") and not is_http_video(text),
-        open_http,
-        page="http",
-    )
-)
+def is_http_camera(text: str) -> bool:
+    """Whether a camera is behind the address; a video file is behind others."""
+    return address_scheme(text) in ("http", "https") and not is_http_video(text)
+
+
+SOURCES.register(SourceKind("http", "an http:// address", is_http_camera, open_http, page="http"))

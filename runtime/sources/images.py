@@ -33,9 +33,7 @@ class ImageFileSource(Source):
 
     def __init__(self, paths: Sequence[Path], what: str, stream: str, skip_bad: bool = False) -> None:
         super().__init__(stream)
-        self._paths = paths
-        self._what = what
-        self._skip_bad = skip_bad
+        self._paths, self._what, self._skip_bad = paths, what, skip_bad
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -177,6 +175,8 @@ def open_images(settings: CommonSettings, options: ImageOptions) -> ImageFileSou
     return ImageFileSource(images, f"folder {path}", path.resolve().name or "folder", options.skip_bad_images)
 
 
+SKIP_HELP = "Pass over images that cannot be read, and count them."
+SKIP_FLAG = Flag("--skip-bad-images", SKIP_HELP, lambda typed, asked: {"skip_bad_images": True}, type="switch")
 SOURCES.register(
     SourceKind(
         "images",
@@ -184,14 +184,7 @@ SOURCES.register(
         is_image,
         open_images,
         ImageOptions,
-        flags=(
-            Flag(
-                "--skip-bad-images",
-                "Pass over images that cannot be read, and count them.",
-                lambda typed, asked: {"skip_bad_images": True},
-                type="switch",
-            ),
-        ),
+        flags=(SKIP_FLAG,),
         is_path=True,
         suffixes=IMAGE_SUFFIXES,
     )

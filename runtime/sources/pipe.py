@@ -9,8 +9,6 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
@@ -18,9 +16,6 @@ from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, START, whole_picture
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +33,7 @@ class PipeSource(Source):
         self._path, self._read_timeout_s = path, read_timeout_s
         self._pipe: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> PipeSource:
         try:
             self._pipe = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -46,9 +41,7 @@ class PipeSource(Source):
         self.got = SourceFacts(pixel_format="MJPG")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
@@ -67,9 +60,8 @@ class PipeSource(Source):
                 yield Frame(image, index, time.monotonic(), self.stream)
                 index += 1
             if len(rest) > LARGEST_PICTURE or (len(rest) >= len(START) and not rest.startswith(START)):
-                raise SourceError(
-                    f"{self.describe()} does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
-                )
+                fault = "does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
+                raise SourceError(f"{self.describe()} {fault}")
         if not self._interrupted.is_set():
             raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
 
@@ -106,7 +98,6 @@ def take_pictures(rest: bytearray) -> Iterator[bytes]:
 
 
 def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
-    """The pipe at the path."""
     path = Path(settings.address)
     return PipeSource(path, path.name, settings.read_timeout_s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nnet_edge.runtime.sources.addresses import address_scheme, redact, with_credentials
+from nnet_edge.runtime.sources.addresses import has_scheme, shown_and_opened
 from nnet_edge.runtime.sources.video import VideoSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
@@ -24,28 +24,12 @@ class RtspOptions:
 
 
 def open_network(settings: CommonSettings, options: RtspOptions | None) -> VideoSource:
-    """The stream behind the address."""
-    shown = redact(settings.address)
-    address = with_credentials(settings.address, settings.credentials)
+    shown, address = shown_and_opened(settings)
     return VideoSource(address, shown, shown, settings, None if options is None else options.transport)
 
 
 SOURCES.register(
-    SourceKind(
-        "rtsp",
-        "an rtsp:// address",
-        lambda text: address_scheme(text) in ("rtsp", "rtsps"),
-        open_network,
-        RtspOptions,
-        page="rtsp",
-    )
+    SourceKind("rtsp", "an rtsp:// address", has_scheme("rtsp", "rtsps"), open_network, RtspOptions, page="rtsp")
 )
-SOURCES.register(
-    SourceKind(
-        "network",
-        "an rtmp://, udp:// or tcp:// address",
-        lambda text: address_scheme(text) in ("rtmp", "udp", "tcp"),
-        open_network,
-        page="pipeline",
-    )
-)
+OTHERS = "an rtmp://, udp:// or tcp:// address"
+SOURCES.register(SourceKind("network", OTHERS, has_scheme("rtmp", "udp", "tcp"), open_network, page="pipeline"))

@@ -19,7 +19,6 @@ from nnet_edge.settings.runner import require_between
 
 HEIGHT, WIDTH = 384, 512  # pixels
 SYNTHETIC_HZ = 25.0
-WITH_NUMBER = "synthetic:"
 DEFECT_EVERY = 7  # the last picture of every seven shows a part with a defect
 PART_RADIUS = 120  # pixels
 
@@ -74,9 +73,7 @@ class SyntheticSource(Source):
         super().__init__(stream)
         if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
             raise SourceError(f"a synthetic camera of {rate_hz} frames/s is impossible: give a rate above 0")
-        self._images = images
-        self.rate_hz = rate_hz
-        self.is_live = rate_hz is not None
+        self._images, self.rate_hz, self.is_live = images, rate_hz, rate_hz is not None
 
     def __iter__(self) -> Iterator[Frame]:
         start_s = time.monotonic()
@@ -106,19 +103,15 @@ def open_synthetic(settings: CommonSettings, options: SyntheticOptions) -> Synth
     text = settings.address
     if text == "synthetic":
         return SyntheticSource(moving_line(options.seed), settings.rate_hz or SYNTHETIC_HZ)
-    number = text.removeprefix(WITH_NUMBER)
+    number = text.removeprefix("synthetic:")
     if not number.isdecimal() or int(number) == 0:
         raise SourceError(f"{text!r} has no number of pictures: write synthetic or, for 100 of them, synthetic:100")
     return SyntheticSource(islice(moving_line(options.seed), int(number)), settings.rate_hz)
 
 
-SOURCES.register(
-    SourceKind(
-        "synthetic",
-        "synthetic",
-        lambda text: text == "synthetic" or text.startswith(WITH_NUMBER),
-        open_synthetic,
-        SyntheticOptions,
-        page="synthetic",
-    )
-)
+def is_synthetic(text: str) -> bool:
+    """Whether the address is "synthetic" or "synthetic:N"."""
+    return text.partition(":")[0] == "synthetic"
+
+
+SOURCES.register(SourceKind("synthetic", "synthetic", is_synthetic, open_synthetic, SyntheticOptions, page="synthetic"))

@@ -18,23 +18,15 @@ class UsbSource(VideoSource):
 
 
 def open_number(settings: CommonSettings, options: None) -> UsbSource:
-    """The camera of that number."""
     return UsbSource(int(settings.address), f"camera {settings.address}", f"camera-{settings.address}", settings)
 
 
 def open_device(settings: CommonSettings, options: None) -> UsbSource:
-    """The camera of that device."""
     path = Path(settings.address)
     return UsbSource(str(path), f"camera {path}", path.name, settings)
 
 
 SOURCES.register(SourceKind("camera", "a camera's number", str.isdecimal, open_number, page="camera"))
 SOURCES.register(
-    SourceKind(
-        "device",
-        "a camera's device",
-        lambda text: stat.S_ISCHR(file_mode(text)),
-        open_device,
-        is_path=True,
-    )
+    SourceKind("device", "a camera's device", lambda text: stat.S_ISCHR(file_mode(text)), open_device, is_path=True)
 )

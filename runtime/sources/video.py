@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,13 +15,10 @@ import numpy as np
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.opencv_video import has_gstreamer, open_capture, quieten_opencv
-from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, redact, with_credentials
+from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, shown_and_opened
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
@@ -47,28 +42,26 @@ class VideoSource(Source):
         self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None
     ) -> None:
         super().__init__(stream)
-        self._address, self._what = address, what
-        self._settings, self._transport = settings, transport
+        self._address, self._what, self._settings, self._transport = address, what, settings, transport
         self._pace_hz: float | None = None  # at which frames are shown; None: as fast as they come
         self._capture: cv2.VideoCapture | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> VideoSource:
         self._capture = self._open()
         if not self._capture.isOpened():
             self._capture.release()
             self._capture = None
             raise SourceError(f"{self._what} cannot be opened: {self.advice}")
+        height, width = (self._fact(fact) for fact in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         self.got = SourceFacts(
-            height=whole(self._fact(cv2.CAP_PROP_FRAME_HEIGHT)),
-            width=whole(self._fact(cv2.CAP_PROP_FRAME_WIDTH)),
-            rate_hz=self._fact(cv2.CAP_PROP_FPS),
-            pixel_format=four_letters(self._fact(cv2.CAP_PROP_FOURCC)),
+            None if height is None else round(height),
+            None if width is None else round(width),
+            self._fact(cv2.CAP_PROP_FPS),
+            four_letters(self._fact(cv2.CAP_PROP_FOURCC)),
         )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
@@ -111,9 +104,7 @@ class VideoFileSource(VideoSource):
     is_live = False
     advice = "it is not a video that OpenCV reads"
 
-    def __init__(
-        self, address: str, what: str, stream: str, settings: CommonSettings, at_own_rate: bool = False
-    ) -> None:
+    def __init__(self, address: str, what: str, stream: str, settings: CommonSettings, at_own_rate: bool) -> None:
         super().__init__(address, what, stream, settings)
         self._path = address
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
@@ -126,9 +117,8 @@ class VideoFileSource(VideoSource):
 
     def _require_whole(self, frames: int) -> None:
         if self._state != self._file_state():
-            raise SourceError(
-                f"{self._what} was replaced or altered while it was read, after {frames} frames: read it again"
-            )
+            altered = f"was replaced or altered while it was read, after {frames} frames: read it again"
+            raise SourceError(f"{self._what} {altered}")
         promised = self._fact(cv2.CAP_PROP_FRAME_COUNT)
         if frames == 0 or (promised is not None and frames < PROMISE_KEPT * promised):
             of = f" of {promised:.0f}" if promised else ""
@@ -147,16 +137,10 @@ class PipelineSource(VideoSource):
 
     def _open(self) -> cv2.VideoCapture:
         if not has_gstreamer():
-            raise MissingExtraError(
-                f"{self._what}: this OpenCV was built without GStreamer: use the system's OpenCV, or rtsp:// and http://"
-            )
+            advice = "use the system's OpenCV, or rtsp:// and http://"
+            raise MissingExtraError(f"{self._what}: this OpenCV was built without GStreamer: {advice}")
         quieten_opencv()
         return cv2.VideoCapture(str(self._address), cv2.CAP_GSTREAMER)
-
-
-def whole(value: float | None) -> int | None:
-    """A number of pixels."""
-    return None if value is None else round(value)
 
 
 def four_letters(value: float | None) -> str | None:
@@ -175,7 +159,6 @@ class VideoOptions:
 
 
 def is_video_file(address: str) -> bool:
-    """Whether the path is a video file's."""
     return stat.S_ISREG(file_mode(address)) and Path(address).suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -185,20 +168,16 @@ def is_http_video(address: str) -> bool:
 
 
 def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
-    """The file at the path."""
     path = Path(settings.address)
     return VideoFileSource(str(path), f"video {path}", path.stem, settings, options.at_own_rate)
 
 
 def open_http_video(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
-    """The file behind the address."""
-    shown = redact(settings.address)
-    address = with_credentials(settings.address, settings.credentials)
+    shown, address = shown_and_opened(settings)
     return VideoFileSource(address, shown, shown, settings, options.at_own_rate)
 
 
 def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
-    """The pipeline of the address."""
     return PipelineSource(settings.address.removeprefix(PIPELINE), "GStreamer pipeline", "gstreamer", settings)
 
 

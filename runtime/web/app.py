@@ -17,6 +17,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,20 +62,11 @@ SAFE_HEADERS = {
 }
 
 
-class RefusedError(Exception):
-    """A request that is answered with a status and one sentence."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
-
-
 def health_answer(health: Health, may_know_why: bool) -> Response:
     """The answer that tells a health."""
-    fields: dict[str, object] = {"status": "ok" if health.is_good else "unavailable"}
-    if may_know_why:
-        fields["reasons"] = list(health.reasons)
-    return JSONResponse(fields, status_code=200 if health.is_good else 503)
+    fields = {"status": "ok" if health.is_good else "unavailable"}
+    reasons = {"reasons": list(health.reasons)} if may_know_why else {}
+    return JSONResponse(fields | reasons, status_code=200 if health.is_good else 503)
 
 
 def sentence(status: int, text: str) -> Response:
@@ -88,26 +80,26 @@ def number_of(text: str | None) -> int:
 
 
 async def body_of(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises RefusedError."""
+    """The JSON object in the body, of at most LARGEST_BODY bytes. Raises Refusal."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RefusedError(Refusal(415, "send JSON, and say so: content-type: application/json"))
+        raise Refusal(415, "send JSON, and say so: content-type: application/json")
     body = bytearray()
 
     async def read() -> None:
         async for part in request.stream():
             body.extend(part)
             if len(body) > LARGEST_BODY:
-                raise RefusedError(Refusal(413, f"the body has more than {LARGEST_BODY} bytes"))
+                raise Refusal(413, f"the body has more than {LARGEST_BODY} bytes")
 
     try:
         await asyncio.wait_for(read(), BODY_LIMIT_S)
         fields = json.loads(bytes(body) or b"{}")
     except asyncio.TimeoutError as error:
-        raise RefusedError(Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s")) from error
+        raise Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s") from error
     except (ValueError, RecursionError) as error:
-        raise RefusedError(Refusal(400, "the body is not JSON")) from error
+        raise Refusal(400, "the body is not JSON") from error
     if not isinstance(fields, dict):
-        raise RefusedError(Refusal(400, "the body is not a JSON object"))
+        raise Refusal(400, "the body is not a JSON object")
     return fields
 
 
@@ -126,7 +118,6 @@ class Page:
     is_ended: Callable[[], bool]
 
     def app(self) -> Starlette:
-        """The application."""
         return Starlette(
             routes=[
                 Route("/", self._open(self.index)),
@@ -154,20 +145,19 @@ class Page:
 
         async def answer(request: Request) -> Response:
             try:
-                refusal = self.auth.host_refused(request.headers)
-                response = await handler(request) if refusal is None else sentence(refusal.status, refusal.reason)
-            except RefusedError as error:
-                response = sentence(error.refusal.status, error.refusal.reason)
+                if (refusal := self.auth.host_refused(request.headers)) is not None:
+                    raise refusal
+                response = await handler(request)
+            except Refusal as error:
+                response = sentence(error.status, error.reason)
             except NnetEdgeError as error:
                 response = sentence(400, str(error))
-            for name, value in SAFE_HEADERS.items():
-                response.headers[name] = value
+            response.headers.update(SAFE_HEADERS)
             return response
 
         return answer
 
     def _read(self, handler: Handler) -> Handler:
-        """The handler, for callers that may read."""
 
         async def answer(request: Request) -> Response:
             self._caller(request)
@@ -176,12 +166,10 @@ class Page:
         return self._open(answer)
 
     def _write(self, handler: Handler) -> Handler:
-        """The handler, for callers that may write."""
 
         async def answer(request: Request) -> Response:
-            refusal = self.auth.write_refused(self._caller(request), request.headers)
-            if refusal is not None:
-                raise RefusedError(refusal)
+            if (refusal := self.auth.write_refused(self._caller(request), request.headers)) is not None:
+                raise refusal
             return await handler(request)
 
         return self._open(answer)
@@ -189,7 +177,7 @@ class Page:
     def _caller(self, request: Request) -> Caller:
         found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
-            raise RefusedError(found)
+            raise found
         return found
 
     # ---- pages
@@ -198,12 +186,12 @@ class Page:
         """The page for a session, the form for the token otherwise; without a token a session begins by itself."""
         found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
         if isinstance(found, Refusal):
-            return FileResponse(STATIC / "login.html", status_code=200, media_type="text/html")
+            return FileResponse(STATIC / "login.html", media_type="text/html")
         response = FileResponse(STATIC / "index.html", media_type="text/html")
         if found.session is None and not self.auth.needs_token:
             session = self.auth.log_in(None)
             assert isinstance(session, str)
-            self._set_cookie(response, session)
+            return self._with_cookie(response, session)
         return response
 
     async def static(self, request: Request) -> Response:
@@ -215,26 +203,23 @@ class Page:
 
     async def log_in(self, request: Request) -> Response:
         """Open a session with the token."""
-        refusal = self.auth.origin_refused(request.headers)
-        if refusal is not None:
-            raise RefusedError(refusal)
+        if (refusal := self.auth.origin_refused(request.headers)) is not None:
+            raise refusal
         token = (await body_of(request)).get("token")
         session = self.auth.log_in(token if isinstance(token, str) else None)
         if isinstance(session, Refusal):
-            raise RefusedError(session)
-        response = JSONResponse({})
-        self._set_cookie(response, session)
-        return response
+            raise session
+        return self._with_cookie(JSONResponse({}), session)
 
     async def log_out(self, request: Request) -> Response:
-        """End the session."""
         self.auth.log_out(request.cookies.get(self.cookie, ""))
         response = JSONResponse({})
         response.delete_cookie(self.cookie)
         return response
 
-    def _set_cookie(self, response: Response, session: str) -> None:
+    def _with_cookie(self, response: Response, session: str) -> Response:
         response.set_cookie(self.cookie, session, httponly=True, samesite="strict", secure=self.is_behind_tls)
+        return response
 
     # ---- numbers
 
@@ -254,15 +239,14 @@ class Page:
 
     async def session(self, request: Request) -> Response:
         """The token that the page's writes carry, and the sources that it may add."""
-        caller = self._caller(request)
-        token = None if caller.session is None else self.auth.csrf_token(caller.session)
-        found = {"csrf": token, "needs_token": self.auth.needs_token, "sources": self.controls.addable()}
-        return JSONResponse(found)
+        session = self._caller(request).session
+        token = None if session is None else self.auth.csrf_token(session)
+        sources = self.controls.addable()
+        return JSONResponse({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources})
 
     async def state(self, request: Request) -> Response:
         """The whole line, and the scores that are new to the page."""
-        after = number_of(request.query_params.get("after"))
-        return await run_in_threadpool(self._state, after)
+        return await run_in_threadpool(self._state, number_of(request.query_params.get("after")))
 
     def _state(self, after: int) -> Response:
         found = line_state(self.line, self.gallery)
@@ -270,17 +254,14 @@ class Page:
             name: [[item.number, item.score, int(item.is_anomalous), item.crop] for item in kept]
             for name, kept in self.gallery.scores(after).items()
         }
-        newest = self.gallery.rejects()[:1]
-        return JSONResponse(
-            found
-            | {"scores": rows, "newest_reject": newest[0].key if newest else None}
-            | {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
-        )
+        newest = next((reject.key for reject in self.gallery.rejects()), None)
+        controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        return JSONResponse(found | {"scores": rows, "newest_reject": newest} | controls)
 
     async def rejects(self, request: Request) -> Response:
         """The gallery's list, newest first."""
         found = self.gallery.rejects(request.query_params.get("stream"))
-        return JSONResponse([reject_state(reject.fields, reject.key) for reject in found])
+        return JSONResponse([reject_state(reject) for reject in found])
 
     async def reject(self, request: Request) -> Response:
         """One picture of a reject; ?download names the file."""
@@ -298,12 +279,10 @@ class Page:
     # ---- controls
 
     async def add_stream(self, request: Request) -> Response:
-        """Add a stream."""
         await run_in_threadpool(self.controls.add, await body_of(request))
         return JSONResponse({}, status_code=201)
 
     async def act(self, request: Request) -> Response:
-        """Do an action to a stream."""
         action = request.path_params["action"]
         if action not in self.controls.actions:
             return sentence(404, f"a stream has no action {action}: choose {', '.join(self.controls.actions)}")
@@ -333,12 +312,5 @@ class Page:
         except asyncio.TimeoutError:
             log.info("a page took no picture for too long: its connection is dropped")
         except (ValueError, RuntimeError) as error:
-            await close(socket, 1008, str(error))
-
-
-async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close with a reason; a closed socket stays closed."""
-    try:
-        await socket.close(code, reason[:100])
-    except RuntimeError as error:
-        log.debug("a page was gone already: %s", error)
+            with suppress(RuntimeError):  # it was closed already
+                await socket.close(1008, str(error)[:100])

@@ -27,9 +27,9 @@ FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; further wrong ones have t
 FAILURE_WINDOW_S = 60.0
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request is refused."""
+@dataclass(unsafe_hash=True)
+class Refusal(Exception):
+    """Why a request is refused: what a check gives back, and what a handler raises."""
 
     status: int
     reason: str
@@ -74,10 +74,9 @@ class Auth:
         given = headers.get("authorization", "")
         if given and self.needs_token:
             kind, _, token = given.partition(" ")
-            refusal = (
-                self._token_refused(token.strip()) if kind.lower() == "bearer" else Refusal(401, "send a bearer token")
-            )
-            return refusal or Caller(None)
+            if kind.lower() != "bearer":
+                return Refusal(401, "send a bearer token")
+            return self._token_refused(token.strip()) or Caller(None)
         if cookie is not None and self._is_open(cookie):
             return Caller(cookie)
         if self.needs_token:
@@ -86,13 +85,11 @@ class Auth:
 
     def log_in(self, token: str | None) -> str | Refusal:
         """The id of a new session, or why there is none."""
-        if self.needs_token:
-            refusal = self._token_refused(token or "")
-            if refusal is not None:
-                return refusal
+        if self.needs_token and (refusal := self._token_refused(token or "")) is not None:
+            return refusal
         session = secrets.token_urlsafe(32)
         with self._lock:
-            self._sessions[session] = self._now() + SESSION_S
+            self._sessions[session] = self._clock() + SESSION_S
             while len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
         return session
@@ -145,7 +142,7 @@ class Auth:
         if hmac.compare_digest(digest(token), self._token_digest):
             return None
         with self._lock:
-            now_s = self._now()
+            now_s = self._clock()
             while self._failures and now_s - self._failures[0] > FAILURE_WINDOW_S:
                 self._failures.popleft()
             if len(self._failures) >= FAILURES:
@@ -156,13 +153,10 @@ class Auth:
     def _is_open(self, session: str) -> bool:
         with self._lock:
             until_s = self._sessions.get(session)
-            if until_s is not None and until_s < self._now():
+            if until_s is not None and until_s < self._clock():
                 del self._sessions[session]
                 return False
             return until_s is not None
-
-    def _now(self) -> float:
-        return self._clock()
 
 
 def digest(token: str) -> bytes:

@@ -70,7 +70,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: the token goes to the given address only."""
 
     def redirect_request(self, *arguments: Any) -> None:
-        """No request."""
+        return None
 
 
 def reason_of(error: urllib.error.HTTPError) -> str:

@@ -35,8 +35,6 @@ class Stage(IntEnum):
 
 @dataclass
 class Connection:
-    """One connection."""
-
     transport: asyncio.Transport
     peer: Peer | None
     stage: Stage = Stage.SILENT

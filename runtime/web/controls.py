@@ -7,8 +7,8 @@ programs), files only below a folder that the settings name, and swaps in only b
 from __future__ import annotations
 
 import logging
-import math
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -54,22 +54,17 @@ class Controls:
         path = line.model().path
         folder = settings.bundle_folder or (None if path is None else path.resolve().parent)
         self._bundle_folder = None if folder is None else folder.resolve()
-        self._actions: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
+        self.actions: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
             "threshold": self._threshold,
             "regions": self._regions,
-            "pause": self._pause,
-            "resume": self._resume,
-            "remove": self._remove,
+            "pause": lambda stream, given: line.pause(stream),
+            "resume": lambda stream, given: line.resume(stream),
+            "remove": lambda stream, given: line.remove(stream),
         }
-
-    @property
-    def actions(self) -> tuple[str, ...]:
-        """The actions on a stream."""
-        return tuple(self._actions)
 
     def act(self, stream: str, action: str, given: Mapping[str, Any]) -> object:
         """Do `action` to the stream; gives the answer's fields."""
-        return self._actions[action](stream, given)
+        return self.actions[action](stream, given) or {}
 
     def addable(self) -> list[str]:
         """The addresses that `add` takes, for people."""
@@ -80,10 +75,9 @@ class Controls:
     def add(self, given: Mapping[str, Any]) -> None:
         """Add a stream: its name, address and policy, and what is asked of the camera."""
         keys = camera_keys()
-        known = ("name", "policy", *keys)
-        for key in given:
-            if key not in known:
-                raise ConfigError(unknown_key(key, list(known), "the stream"))
+        known = ["name", "policy", *keys]
+        if unknown := [key for key in given if key not in known]:
+            raise ConfigError(unknown_key(unknown[0], known, "the stream"))
         if len(self._line.streams()) >= MOST_STREAMS:
             raise ConfigError(f"there are {MOST_STREAMS} streams: remove one first")
         camera = {key: value for key, value in given.items() if key in keys and value is not None}
@@ -92,9 +86,8 @@ class Controls:
             camera["address"] = self._allowed(address.strip())
         policy = given.get("policy")
         lane = {} if policy is None else {"lane": {"policy": policy}}
-        self._line.add(
-            build(LineStream, {"name": given.get("name", ""), "camera": camera, **lane}, "the stream", Path())
-        )
+        table = {"name": given.get("name", ""), "camera": camera, **lane}
+        self._line.add(build(LineStream, table, "the stream", Path()))
 
     def bundles(self) -> list[str]:
         """The bundles that can be swapped in, by their folders' names below the bundle folder."""
@@ -102,11 +95,8 @@ class Controls:
         if folder is None:
             return []
         try:
-            found = [
-                item.parent
-                for pattern in (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")
-                for item in folder.glob(pattern)
-            ]
+            patterns = (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")
+            found = [item.parent for pattern in patterns for item in folder.glob(pattern)]
         except OSError as error:
             log.warning("the bundle folder cannot be read: %s", error.strerror)
             return []
@@ -161,12 +151,11 @@ class Controls:
         word = word_of(address)
         if word not in self._settings.addable:
             may = ", ".join(self._settings.addable) or "nothing"
-            raise ConfigError(
-                f"the page may not add a source of the kind {word}: it may add {may}; see addable under [web]"
-            )
-        if word != "file" and "@" in address:
-            raise ConfigError("the page takes no passwords: give the stream its credentials in the settings file")
+            told = f"the page may not add a source of the kind {word}: it may add {may}; see addable under [web]"
+            raise ConfigError(told)
         if word != "file":
+            if "@" in address:
+                raise ConfigError("the page takes no passwords: give the stream its credentials in the settings file")
             return address
         folder = (self._settings.source_folder or Path()).resolve()
         path = (folder / address).resolve()
@@ -176,13 +165,11 @@ class Controls:
 
     def _threshold(self, stream: str, given: Mapping[str, Any]) -> object:
         value = given.get("value")
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-        ):
+        if value is not None and not is_finite(value):
             raise ConfigError("value must be a number above 0, or null for the bundle's threshold")
         return {"threshold": self._line.set_threshold(stream, value)}
 
-    def _regions(self, stream: str, given: Mapping[str, Any]) -> object:
+    def _regions(self, stream: str, given: Mapping[str, Any]) -> None:
         interest, ignored = (to_polygons(given.get(key), key) for key in ("regions_of_interest", "ignored"))
         if interest is None and ignored is None:
             raise ConfigError("give regions_of_interest or ignored, each a list of polygons")
@@ -190,19 +177,6 @@ class Controls:
             self._line.set_regions_of_interest(stream, interest)
         if ignored is not None:
             self._line.set_ignored(stream, ignored)
-        return {}
-
-    def _pause(self, stream: str, given: Mapping[str, Any]) -> object:
-        self._line.pause(stream)
-        return {}
-
-    def _resume(self, stream: str, given: Mapping[str, Any]) -> object:
-        self._line.resume(stream)
-        return {}
-
-    def _remove(self, stream: str, given: Mapping[str, Any]) -> object:
-        self._line.remove(stream)
-        return {}
 
 
 def word_of(address: str) -> str:
@@ -224,6 +198,11 @@ def camera_keys() -> tuple[str, ...]:
     return (*CAMERA_KEYS, *(item.name for options in kinds for item in fields(options) if item.metadata.get("page")))
 
 
+def is_finite(value: object) -> bool:
+    """Whether a value from JSON is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def to_polygons(given: object, key: str) -> list[Polygon] | None:
     """Polygons of (x, y) as the line takes them; None stays None. Raises ConfigError for anything else."""
     if given is None:
@@ -235,13 +214,9 @@ def to_polygons(given: object, key: str) -> list[Polygon] | None:
     for polygon in given:
         if not isinstance(polygon, list) or len(polygon) > MOST_CORNERS:
             raise fault
-        corners = []
         for corner in polygon:
             is_pair = isinstance(corner, list) and len(corner) == 2
-            if not is_pair or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in corner):
+            if not is_pair or not all(is_finite(value) and abs(value) < 1e6 for value in corner):
                 raise fault
-            if not all(math.isfinite(v) and abs(v) < 1e6 for v in corner):
-                raise fault
-            corners.append((float(corner[0]), float(corner[1])))
-        found.append(tuple(corners))
+        found.append(tuple((float(x), float(y)) for x, y in polygon))
     return found

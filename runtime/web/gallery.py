@@ -62,7 +62,6 @@ class Reject:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its pictures."""
         return len(self.original) + len(self.overlay) + len(self.thumbnail)
 
 
@@ -128,17 +127,13 @@ class Gallery:
 
     def _take(self, prediction: Prediction) -> None:
         """Keep a verdict's score, and queue a reject; called in the line's thread."""
-        stream = prediction.frame.stream
-        crop = prediction.frame.crop
+        stream, crop = prediction.frame.stream, prediction.frame.crop
         name = None if crop is None else crop.name
         score = Score(next(self._numbers), prediction.image_score, prediction.is_anomalous, name)
         with self._lock:
             if stream not in self._streams:
                 return
-            scores = self._scores.get(stream)
-            if scores is None:
-                scores = self._scores[stream] = deque(maxlen=self._settings.kept_scores)
-            scores.append(score)
+            self._scores.setdefault(stream, deque(maxlen=self._settings.kept_scores)).append(score)
         self.drift.add(prediction)
         if prediction.is_anomalous and prediction.anomaly_map is not None:
             try:
@@ -189,14 +184,13 @@ class Gallery:
             self._stop.wait(min(used_s * (1 / self._settings.picture_share - 1), 5.0))
 
     def _to_reject(self, prediction: Prediction) -> Reject:
-        fields = to_fields(prediction)
         overlay = annotate(prediction)
         scale = 240 / max(1, overlay.shape[1])
         small = cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         return Reject(
             str(next(self._numbers)),
-            fields,
+            to_fields(prediction),
             cv2.imencode(".png", prediction.frame.image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes(),
             cv2.imencode(".jpg", overlay, quality)[1].tobytes(),
             cv2.imencode(".jpg", small, quality)[1].tobytes(),

@@ -65,13 +65,12 @@ class Broadcast:
     async def _listen(self, outlet: Outlet, wanted: dict[View, str]) -> None:
         while True:
             views = views_of(await outlet.receive())
-            for view in [view for view in wanted if view not in views]:
+            for view in wanted.keys() - views:
                 del wanted[view]
                 self._maker.unwatch(view)
-            for view in views:
-                if view not in wanted:
-                    wanted[view] = ""
-                    self._maker.watch(view)
+            for view in views - wanted.keys():
+                wanted[view] = ""
+                self._maker.watch(view)
 
     async def _send(self, outlet: Outlet, wanted: dict[View, str]) -> None:
         while True:

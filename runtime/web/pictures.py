@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +24,21 @@ from nnet_edge.frame import Frame, Prediction
 from nnet_edge.imaging import to_rgb
 from nnet_edge.runtime.sinks.overlay import FONT, GREEN, RED, SCALE_END
 from nnet_edge.settings.web import WebSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.stream.line import Line
+
+
+log = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.35  # of the threshold, below which the map is not painted: a good part looks as the camera sees it
+HEAT_SHARE = 0.6  # of the colour where the map is at twice the threshold and above
+DIMMED = 0.35  # brightness of what is not inspected
+SHARES = np.arange(256) / 255  # of twice the threshold
+WEIGHTS = np.where(SHARES > LEAST_SHARE / SCALE_END, HEAT_SHARE * np.sqrt(SHARES), 0).astype(np.float32)
+LOOK_S = 0.5  # how often an idle thread looks for work
+NICE = 5  # of Linux, where 19 is the lowest priority: with a lower one, a busy line would leave no picture at all
+JOIN_LIMIT_S = 2.0
 
 
 def last_verdict(parts: Sequence[Prediction]) -> dict[str, object] | None:
@@ -38,13 +54,6 @@ def last_verdict(parts: Sequence[Prediction]) -> dict[str, object] | None:
         "regions": len(worst.regions),
         "name": worst.frame.name,
     }
-
-
-LEAST_SHARE = 0.35  # of the threshold, below which the map is not painted: a good part looks as the camera sees it
-HEAT_SHARE = 0.6  # of the colour where the map is at twice the threshold and above
-DIMMED = 0.35  # brightness of what is not inspected
-SHARES = np.arange(256) / 255  # of twice the threshold
-WEIGHTS = np.where(SHARES > LEAST_SHARE / SCALE_END, HEAT_SHARE * np.sqrt(SHARES), 0).astype(np.float32)
 
 
 def draw_view(frame: Frame, parts: Sequence[Prediction], width: int, has_overlay: bool) -> np.ndarray:
@@ -83,9 +92,8 @@ def draw_part(picture: np.ndarray, part: Prediction, across: float, down: float)
         text_at = corner[0], max(12, corner[1] - 5)
         cv2.putText(picture, f"{region.peak / part.threshold:.2f}", text_at, FONT, 0.45, RED, 1, cv2.LINE_AA)
     if crop is not None:
-        end = x + size[0] - 1, y + size[1] - 1
         tone = RED if part.is_anomalous else GREEN
-        cv2.rectangle(picture, (x, y), end, tone, 1)
+        cv2.rectangle(picture, (x, y), (x + size[0] - 1, y + size[1] - 1), tone, 1)
         cv2.putText(picture, crop.name, (x + 4, y + 14), FONT, 0.45, tone, 1, cv2.LINE_AA)
 
 
@@ -102,13 +110,6 @@ def blend_heat(panel: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> 
     panel[:] = cv2.blendLinear(cv2.applyColorMap(shares, cv2.COLORMAP_TURBO), panel, weight, 1 - weight)
 
 
-log = logging.getLogger(__name__)
-
-LOOK_S = 0.5  # how often an idle thread looks for work
-NICE = 5  # of Linux, where 19 is the lowest priority: with a lower one, a busy line would leave no picture at all
-JOIN_LIMIT_S = 2.0
-
-
 @dataclass(frozen=True, slots=True)
 class View:
     """A stream as a viewer sees it, with or without the overlay."""
@@ -119,28 +120,16 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One encoded picture."""
-
     key: str  # changes with the picture
     verdict: Mapping[str, object] | None  # what it shows, ready for JSON
     jpeg: bytes
 
 
-@dataclass(frozen=True)
-class Newest:
-    """Where the newest verdicts come from; None or empty before the first. May raise ConfigError: the stream is gone."""
-
-    frame: Callable[[str], Frame | None]
-    parts: Callable[[str], tuple[Prediction, ...]]
-
-
 class PictureMaker:
-    """Makes pictures of the views that are watched; use it in a `with` statement. Any thread may watch and read."""
+    """Makes pictures of a line's views that are watched, in a `with` statement. Any thread may watch and read."""
 
-    def __init__(
-        self, newest: Newest, settings: WebSettings, want_maps: Callable[[bool], None] = lambda is_wanted: None
-    ) -> None:
-        self._newest, self._settings, self._want_maps = newest, settings, want_maps
+    def __init__(self, line: Line, settings: WebSettings) -> None:
+        self._line, self._settings = line, settings
         self._lock = threading.Lock()
         self._watched: dict[View, int] = {}
         self._pictures: dict[View, Picture] = {}
@@ -163,7 +152,7 @@ class PictureMaker:
         """Make pictures of the view until `unwatch` has been called as often."""
         with self._lock:
             self._watched[view] = self._watched.get(view, 0) + 1
-            self._want_maps(any(known.has_overlay for known in self._watched))
+            self._line.is_watched = any(known.has_overlay for known in self._watched)
         self._wake.set()
 
     def unwatch(self, view: View) -> None:
@@ -175,7 +164,7 @@ class PictureMaker:
             else:
                 for known in (self._watched, self._pictures, self._due_s):
                     known.pop(view, None)
-            self._want_maps(any(known.has_overlay for known in self._watched))
+            self._line.is_watched = any(known.has_overlay for known in self._watched)
 
     def picture(self, view: View) -> Picture | None:
         """The newest picture of the view, None before the first."""
@@ -219,7 +208,7 @@ class PictureMaker:
 
     def _make(self, view: View) -> bool:
         """Make a picture, unless the newest frame has one already."""
-        frame, parts = self._newest.frame(view.stream), self._newest.parts(view.stream)
+        frame, parts = self._line.latest_frame(view.stream), self._line.latest_parts(view.stream)
         if frame is None:
             return False
         with self._lock:

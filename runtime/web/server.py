@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
@@ -15,12 +14,10 @@ from nnet_edge.runtime.web.connections import Connections, counted
 from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast
-from nnet_edge.runtime.web.pictures import Newest, PictureMaker
+from nnet_edge.runtime.web.pictures import PictureMaker
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
@@ -34,16 +31,10 @@ LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
 class WebServer:
     """The page of `line`, from `with` to its end. Raises ConfigError for an address that is taken, MissingExtraError."""
 
-    def __init__(
-        self,
-        line: Line,
-        settings: WebSettings,
-        drift: DriftSettings | None = None,
-    ) -> None:
-        self._line, self.settings = line, settings
-        self._token = settings.token()
+    def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings | None = None) -> None:
+        self._line, self.settings, self._token = line, settings, settings.token()
         self.gallery = Gallery(line, settings, drift or DriftSettings())
-        self.maker = PictureMaker(Newest(line.latest_frame, line.latest_parts), settings, self._want_maps)
+        self.maker = PictureMaker(line, settings)
         self.broadcast = Broadcast(self.maker, settings)
         self._ended = threading.Event()
         self._error: BaseException | None = None
@@ -58,11 +49,47 @@ class WebServer:
         """Report it in /healthz and /readyz."""
         self._ended.set()
 
-    def __enter__(self) -> Self:
-        uvicorn, http_kind, socket_kind, page_kind, make_exposition = load_libraries()
+    def __enter__(self) -> WebServer:
+        self.connections = Connections()
+        self._server = self._make_server()
+        self._thread = threading.Thread(target=self._serve, name="live page", daemon=True)
+        self.gallery.__enter__()
+        self.maker.__enter__()
+        self._thread.start()
+        limit_s = time.monotonic() + START_LIMIT_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > limit_s:
+                self.__exit__()
+                why = self._error or "no reason given"
+                raise StreamError(f"the page did not start within {START_LIMIT_S:g} s: {why}")
+            time.sleep(0.01)
+        log.info("the page is at %s", self.address)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(END_LIMIT_S)
+        if self._thread.is_alive():
+            log.warning("the page's server does not answer: it is left to end by itself")
+        self.maker.__exit__()
+        self.gallery.__exit__()
+        self._socket.close()
+
+    def _make_server(self) -> Any:
+        """A listening server of uvicorn that is not started yet. Raises ConfigError, MissingExtraError."""
+        try:
+            import uvicorn
+            from uvicorn.protocols.http.h11_impl import H11Protocol
+            from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+            from nnet_edge.runtime.web.metrics import make_exposition
+        except ImportError as error:
+            raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
+        from nnet_edge.runtime.web.app import Page
+
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
-        page = page_kind(
+        page = Page(
             self._line,
             self.gallery,
             Auth(self.settings, self._token),
@@ -73,12 +100,11 @@ class WebServer:
             self.settings.is_behind_tls,
             self._ended.is_set,
         )
-        self.connections = Connections()
         config = uvicorn.Config(
             self.connections.timed(page.app()),
             loop="asyncio",
-            http=counted(http_kind, self.connections),
-            ws=counted(socket_kind, self.connections),
+            http=counted(H11Protocol, self.connections),
+            ws=counted(WebSocketsSansIOProtocol, self.connections),
             lifespan="off",
             log_config=None,
             log_level="warning",
@@ -92,32 +118,7 @@ class WebServer:
             h11_max_incomplete_event_size=LARGEST_HEAD,
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._serve, name="live page", daemon=True)
-        self.gallery.__enter__()
-        self.maker.__enter__()
-        self._thread.start()
-        limit_s = time.monotonic() + START_LIMIT_S
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > limit_s:
-                self.__exit__(None, None, None)
-                raise StreamError(
-                    f"the page did not start within {START_LIMIT_S:g} s: {self._error or 'no reason given'}"
-                )
-            time.sleep(0.01)
-        log.info("the page is at %s", self.address)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.should_exit = True
-        self._thread.join(END_LIMIT_S)
-        if self._thread.is_alive():
-            log.warning("the page's server does not answer: it is left to end by itself")
-        self.maker.__exit__()
-        self.gallery.__exit__()
-        self._socket.close()
+        return uvicorn.Server(config)
 
     def _serve(self) -> None:
         try:
@@ -125,9 +126,6 @@ class WebServer:
         except BaseException as error:
             self._error = error
             log.exception("the page's server ended")
-
-    def _want_maps(self, is_wanted: bool) -> None:
-        self._line.is_watched = is_wanted
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -143,25 +141,6 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise ConfigError(
-            f"the page cannot be served on {host}:{port} ({error.strerror}): give another port"
-        ) from error
+        fault = f"the page cannot be served on {host}:{port} ({error.strerror}): give another port"
+        raise ConfigError(fault) from error
     return listening
-
-
-def load_libraries() -> tuple[Any, type[Any], type[Any], type[Any], Any]:
-    """The module uvicorn, its protocols for HTTP and WebSockets, the class Page and `make_exposition`.
-
-    Raises MissingExtraError.
-    """
-    try:
-        import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
-        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
-        from nnet_edge.runtime.web.metrics import make_exposition
-    except ImportError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'nnet-edge[web]'") from error
-    from nnet_edge.runtime.web.app import Page
-
-    return uvicorn, H11Protocol, WebSocketsSansIOProtocol, Page, make_exposition

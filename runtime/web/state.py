@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import event_fields
-from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
-from nnet_edge.runtime.web.gallery import Gallery
+from nnet_edge.runtime.web.gallery import Gallery, Reject
 from nnet_edge.runtime.web.pictures import last_verdict
 
 if TYPE_CHECKING:
@@ -57,12 +56,9 @@ def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
 
 
 def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str, object]:
-    """One stream."""
     latencies = line.stream(status.name).meters.latencies(SHOWN_STAGES)
     camera, counts, drift = status.camera, status.counts, gallery.drift.now(status.name)
-    verdict = status.settings.verdict
-    frame = line.latest_frame(status.name)
-    size = None if frame is None else [frame.image.shape[1], frame.image.shape[0]]
+    verdict, frame = status.settings.verdict, line.latest_frame(status.name)
     return {
         "name": status.name,
         "what": status.what,
@@ -85,48 +81,24 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "queued": counts.queued,
         "verdicts": status.verdicts,
         "rejected": status.rejected,
-        "latency_ms": {stage: about(numbers) for stage, numbers in latencies.items()},
+        "latency_ms": {
+            stage: {name.removesuffix("_ms"): value for name, value in asdict(numbers).items()}
+            for stage, numbers in latencies.items()
+        },
         "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
         "ignored": [list(map(list, polygon)) for polygon in verdict.ignored],
         "has_mask_picture": bool(verdict.interest_picture or verdict.ignored_picture),
         "scores_from": gallery.first(status.name),
-        "size": size,
+        "size": None if frame is None else [frame.image.shape[1], frame.image.shape[0]],
         "drift": None if drift is None else drift.as_dict(),
         "last": last_verdict(line.latest_parts(status.name)),
     }
 
 
-def about(numbers: Percentiles) -> dict[str, float | int | None]:
-    """Count, mean and percentiles, milliseconds."""
-    return {
-        "count": numbers.count,
-        "mean": numbers.mean_ms,
-        "p50": numbers.p50_ms,
-        "p95": numbers.p95_ms,
-        "p99": numbers.p99_ms,
-    }
-
-
 def sink_states(line: Line) -> list[dict[str, object]]:
     """Each sink that has a queue of its own: state and counts."""
-    found = []
-    for sink in line.sinks:
-        if not hasattr(sink, "counts"):
-            continue
-        counts = sink.counts()
-        found.append(
-            {
-                "name": counts.name,
-                "state": counts.state,
-                "reason": counts.reason,
-                "offered": counts.offered,
-                "delivered": counts.delivered,
-                "dropped": dict(counts.dropped),
-                "queued": counts.queued,
-                "spooled": counts.spooled,
-            }
-        )
-    return found
+    found = [asdict(sink.counts()) for sink in line.sinks if hasattr(sink, "counts")]
+    return [{name: value for name, value in counts.items() if name != "recovered"} for counts in found]
 
 
 def alive(line: Line, is_ended: bool) -> Health:
@@ -145,20 +117,11 @@ def ready(line: Line, is_ended: bool) -> Health:
     found = alive(line, is_ended)
     if not found.is_good:
         return found
-    reasons = [
-        f"stream {status.name}: its source is {status.camera.state}"
-        for status in line.streams()
-        if not status.is_paused and status.camera.state not in ("live", "ended")
-    ]
-    return Health(not reasons, tuple(reasons))
+    faulty = [one for one in line.streams() if not one.is_paused and one.camera.state not in ("live", "ended")]
+    return Health(not faulty, tuple(f"stream {one.name}: its source is {one.camera.state}" for one in faulty))
 
 
-def reject_state(fields: object, key: str) -> dict[str, object]:
+def reject_state(reject: Reject) -> dict[str, object]:
     """A reject in the gallery's list."""
-    assert isinstance(fields, dict)
-    return {name: fields[name] for name in ("id", "stream", "index", "name", "time", "score", "threshold")} | {
-        "key": key
-    }
-
-
-__all__ = ["Health", "alive", "line_state", "of_each", "ready", "reject_state", "sink_states"]
+    shown = ("id", "stream", "index", "name", "time", "score", "threshold")
+    return {name: reject.fields[name] for name in shown} | {"key": reject.key}

@@ -172,6 +172,8 @@ def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
         ("/api/streams/left/threshold", {"value": -1}),
         ("/api/streams/left/threshold", {"value": "0.5"}),
         ("/api/streams/left/threshold", {"value": True}),
+        ("/api/streams/left/threshold", {"value": 10**400}),
+        ("/api/streams/left/regions", {"ignored": [[[0, 0], [9, 0], [9, 10**400]]]}),
         ("/api/streams/nobody/pause", {}),
         ("/api/streams/left/regions", {}),
         ("/api/streams/left/regions", {"ignored": [[[0, 0], [1, 1]]]}),
