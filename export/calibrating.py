@@ -92,12 +92,7 @@ class GraphMaker:
     """Makes graphs of the judge's bundle on `frames`, uint8 RGB (N, 256, 256, 3), and has them judged."""
 
     def __init__(
-        self,
-        judge: GraphJudge,
-        frames: np.ndarray,
-        settings: CalibrateSettings,
-        bar: Bar,
-        say: Callable[[str], None],
+        self, judge: GraphJudge, frames: np.ndarray, settings: CalibrateSettings, bar: Bar, say: Callable[[str], None]
     ) -> None:
         self.judge, self.frames, self.settings, self.bar, self.say = judge, frames, settings, bar, say
         graph = judge.bundle.graph

@@ -68,11 +68,7 @@ class QueuedSink(Sink):
     """
 
     def __init__(
-        self,
-        sink: Sink,
-        settings: QueueSettings | None = None,
-        name: str | None = None,
-        observe: Observe | None = None,
+        self, sink: Sink, settings: QueueSettings | None = None, name: str | None = None, observe: Observe | None = None
     ) -> None:
         self.sink = sink
         self.name = name or sink.name
