@@ -217,4 +217,5 @@ def use_timing_cache(library: TensorrtLibrary, config: Any, folder: Path, gpu: G
 def keep_timing_cache(file: Path | None, config: Any) -> None:
     """Write the timings that the build ended with."""
     if file is not None:
-        write_atomically(file, bytes(config.get_timing_cache().serialize()))
+        timings = config.get_timing_cache()
+        write_atomically(file, bytes(timings.serialize()))
