@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,16 +54,14 @@ def find_folds(wiring: Wiring, chosen: Collection[str]) -> list[Fold]:
         if relu is None or maker is None or maker.op_type != "Conv" or len(maker.input) != 3:
             continue
         constants = (*maker.input[1:], *reader.input[1:], *relu.input[1:])
-        alone = all(
-            len(wiring.consumers[name]) == 1 and name not in wiring.outputs
-            for name in (maker.output[0], relu.output[0])
-        )
-        if not alone or not all(name in wiring.constants for name in constants if name):
+        tensors = maker.output[0], relu.output[0]
+        are_alone = all(len(wiring.consumers[name]) == 1 and name not in wiring.outputs for name in tensors)
+        if not are_alone or not all(name in wiring.constants for name in constants if name):
             continue
         bounds = clip_bounds(relu, values)
         weight = values[reader.input[1]].dims
-        is_depthwise = weight[1] == 1 and group_of(reader) == weight[0]
-        is_pointwise = weight[1:] == [values[maker.input[1]].dims[0], 1, 1] and not any(pads_of(reader))
+        is_depthwise = weight[1] == 1 and attribute(reader, "group", 1) == weight[0]
+        is_pointwise = weight[1:] == [values[maker.input[1]].dims[0], 1, 1] and not any(attribute(reader, "pads", ()))
         if bounds[0] == 0 and (is_depthwise or is_pointwise):
             folds.append(Fold(maker, relu, reader, bounds[1], is_depthwise))
     return folds
@@ -110,18 +109,13 @@ def clip_bounds(relu: onnx.NodeProto, values: dict[str, onnx.TensorProto]) -> tu
     """The smallest and the largest value that a Relu or Clip lets through."""
     if relu.op_type == "Relu":
         return 0.0, np.inf
-    ends = [float(read(values, name)) if name else None for name in (*relu.input[1:], "", "")][:2]
-    return (-np.inf if ends[0] is None else ends[0]), (np.inf if ends[1] is None else ends[1])
+    low, high = [*relu.input[1:], "", ""][:2]
+    return float(read(values, low)) if low else -np.inf, float(read(values, high)) if high else np.inf
 
 
-def group_of(convolution: onnx.NodeProto) -> int:
-    """The number of groups of a convolution."""
-    return next((item.i for item in convolution.attribute if item.name == "group"), 1)
-
-
-def pads_of(convolution: onnx.NodeProto) -> list[int]:
-    """The padding at the begin and end of each axis."""
-    return next((list(item.ints) for item in convolution.attribute if item.name == "pads"), [])
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The attribute `name` of a node, `default` where it has none."""
+    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
 def read(values: dict[str, onnx.TensorProto], name: str) -> np.ndarray:

@@ -67,10 +67,8 @@ class Gate:
         if self.accepted or not accept:
             return self
         if self.threshold is None:
-            raise CalibrationError(
-                f"what was made gives no verdicts on {self.runner} ({'; '.join(self.reasons)}), so --accept cannot take it: "
-                "use another precision or another --method"
-            )
+            made = f"what was made gives no verdicts on {self.runner} ({'; '.join(self.reasons)})"
+            raise CalibrationError(f"{made}, so --accept cannot take it: use another precision or another --method")
         return replace(self, overridden=True)
 
     def as_dict(self) -> dict[str, Any]:

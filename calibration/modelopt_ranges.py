@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,8 @@ def modelopt_ranges(plan: Plan, frames: np.ndarray, method: str) -> dict[str, fl
     }
     missing = [name for name in plan.tensors if name not in scales]
     if missing:
-        raise CalibrationError(
-            f"Model Optimizer left {len(missing)} of {len(plan.tensors)} activations without a scale, {missing[0]} for one: "
-            "use --tool onnxruntime"
-        )
+        left = f"{len(missing)} of {len(plan.tensors)} activations without a scale, {missing[0]} for one"
+        raise CalibrationError(f"Model Optimizer left {left}: use --tool onnxruntime")
     return {name: scale * LARGEST_INT8 for name, scale in scales.items()}
 
 
@@ -71,22 +69,16 @@ def run_modelopt(plan: Plan, frames: np.ndarray, method: str) -> onnx.ModelProto
             return onnx.load(target)
         except Exception as error:  # it raises whatever its many libraries raise
             words = " ".join(str(error).split())[:300]
-            raise CalibrationError(
-                f"Model Optimizer cannot quantize the graph: {words}; use --tool onnxruntime"
-            ) from error
+            raise CalibrationError(f"Model Optimizer cannot quantize it: {words}; use --tool onnxruntime") from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep its progress bars, log lines and deprecation warnings off the user's terminal."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

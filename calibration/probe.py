@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -48,9 +49,8 @@ class Probe:
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """A copy of `model` with exactly these tensors as outputs, which must be float."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    known = {item.name: item for item in copy.graph.output}
+    copy = deepcopy(model)
+    known = {item.name: item for item in model.graph.output}
     del copy.graph.output[:]
     for name in tensors:
         copy.graph.output.append(known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None))

@@ -19,6 +19,7 @@ gives maps that are wrong by half a threshold where ONNX Runtime's are right, an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,7 +28,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from nnet_edge.calibration.folding import find_folds, fold
+from nnet_edge.calibration.folding import attribute, find_folds, fold
 from nnet_edge.calibration.fp32_region import CONVOLUTIONS, Wiring, block_of, fp32_region_of, head_of
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import CalibrationError
@@ -102,12 +103,10 @@ def plan(model: onnx.ModelProto) -> Plan:
     return Plan(model, convolutions, find_skips(wiring, region, convolutions), work, moved)
 
 
-def find_skips(
-    wiring: Wiring, region: Collection[str], convolutions: Collection[onnx.NodeProto]
-) -> dict[str, tuple[str, str]]:
+def find_skips(wiring: Wiring, region: set[str], layers: Collection[onnx.NodeProto]) -> dict[str, tuple[str, str]]:
     """The residual adds: one input straight from a quantized convolution, the other from further back."""
     place = {node.name: n for n, node in enumerate(wiring.graph.node)}
-    own = {node.output[0]: node for node in convolutions}
+    own = {node.output[0]: node for node in layers}
     skips = {}
     for node in wiring.graph.node:
         if node.op_type != "Add" or node.name in region or any(name not in wiring.producer for name in node.input):
@@ -148,12 +147,8 @@ def layer_of(convolution: onnx.NodeProto) -> str:
 
 
 def insert_qdq(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
-    """The plan's graph with Q/DQ for these activations.
-
-    Blocks and layers in `kept` stay FP32, with the skips that they add.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(plan.model)
+    """The plan's graph with Q/DQ; blocks and layers in `kept` stay FP32, with the skips that they add."""
+    model = deepcopy(plan.model)
     quantized = set(plan.layers) - plan.layers_in(kept)
     chosen = {plan.layers[layer].name for layer in quantized}
     activations = fold(model.graph, find_folds(Wiring(model.graph), chosen), activations)
@@ -169,9 +164,8 @@ def insert_qdq(plan: Plan, activations: Activations, kept: Collection[str] = ())
                 surplus = mean_response(node, inserter.rounding_errors[weight], mean)
                 node.input[2] = inserter.bias(node.input[2], f"{node.name}_corrected_bias", surplus)
         elif node.name in skips:
-            inputs = list(node.input)
-            place = inputs.index(skips[node.name])
-            node.input[place] = inserter.activation(inputs[place])
+            place = list(node.input).index(skips[node.name])
+            node.input[place] = inserter.activation(skips[node.name])
     inserter.finish()
     return model
 
@@ -180,7 +174,7 @@ def mean_response(convolution: onnx.NodeProto, weight: np.ndarray, mean: np.ndar
     """What that weight gives on average, away from the border, where channels have the means (C,): float64 (outputs,)."""
     if convolution.op_type == "ConvTranspose":  # N-Net's are 2x2 with stride 2: each output sees one tap
         return np.einsum("ioyx,i->o", weight, mean) / prod(weight.shape[2:])
-    groups = next((item.i for item in convolution.attribute if item.name == "group"), 1)
+    groups = attribute(convolution, "group", 1)
     grouped = weight.sum(axis=(2, 3)).reshape(groups, -1, weight.shape[1])
     return np.einsum("goi,gi->go", grouped, mean.reshape(groups, -1)).ravel()
 
@@ -192,7 +186,6 @@ class _Inserter:
         self.graph, self.ranges = graph, ranges
         self.weights = {item.name: item for item in graph.initializer}
         self.pairs: dict[str, list[onnx.NodeProto]] = {}  # quantized tensor -> its nodes
-        self.replaced: set[str] = set()
         self.rounding_errors: dict[str, np.ndarray] = {}  # weight -> rounded less true values
 
     def activation(self, tensor: str) -> str:
@@ -221,7 +214,6 @@ class _Inserter:
             self.constant(f"{name}_zero", np.zeros(scale.size, np.int8))
             inputs = [f"{name}_int8", f"{name}_scale", f"{name}_zero"]
             self.pairs[name] = [helper.make_node("DequantizeLinear", inputs, [f"{name}_dq"], f"DQ_{name}", axis=axis)]
-            self.replaced.add(name)
             self.rounding_errors[name] = rounded * scale.astype(np.float64) - values
         return f"{name}_dq"
 
@@ -229,24 +221,26 @@ class _Inserter:
         """The bias without what the rounded weights add on average, under the name `corrected`."""
         values = numpy_helper.to_array(self.weights[name])
         self.constant(corrected, (values - surplus).astype(np.float32))
-        self.replaced.add(name)
         return corrected
 
     def constant(self, name: str, values: np.ndarray | np.generic) -> None:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
 
     def finish(self) -> None:
-        """Put every pair before its first reader, and take away the weights that nobody reads any more."""
+        """Put every pair before its first reader."""
         waiting = {nodes[-1].output[0]: nodes for nodes in self.pairs.values()}
         ordered: list[onnx.NodeProto] = []
         for node in self.graph.node:
             for name in node.input:
                 ordered += waiting.pop(name, [])
             ordered.append(node)
-        read = {name for node in ordered for name in node.input}
-        del self.graph.node[:]
-        self.graph.node.extend(ordered)
-        unread = self.replaced - read
-        kept = [item for item in self.graph.initializer if item.name not in unread]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        replace_nodes(self.graph, ordered)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Collection[onnx.NodeProto]) -> None:
+    """Give the graph these nodes, and take away the constants that none of them reads."""
+    read = {name for node in nodes for name in node.input}
+    kept = [item for item in graph.initializer if item.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)

@@ -41,9 +41,8 @@ class QuantizeSettings:
         require_choice("calibration tool", self.tool, tuple(TOOLS))
         require_choice("calibration method", self.method, METHODS)
         if self.method not in TOOLS[self.tool]:
-            raise ConfigError(
-                f"{self.tool} has no calibration method {self.method!r}: choose {', '.join(TOOLS[self.tool])}, or another tool"
-            )
+            known = ", ".join(TOOLS[self.tool])
+            raise ConfigError(f"{self.tool} has no calibration method {self.method!r}: choose {known}, or another tool")
 
     @property
     def method_that_runs(self) -> str:
@@ -52,10 +51,9 @@ class QuantizeSettings:
 
     def origin(self) -> dict[str, str]:
         """Whose arithmetic the ranges are, and what computed the activations, with versions; for the manifest."""
-        computed = f"onnxruntime {metadata.version('onnxruntime')}"
-        if self.tool == "modelopt":
-            return {"by": f"nvidia-modelopt {metadata.version('nvidia-modelopt')}", "activations": computed}
-        return {"by": f"nnet-edge {__version__}", "activations": computed}
+        is_ours = self.tool == "onnxruntime"
+        by = f"nnet-edge {__version__}" if is_ours else f"nvidia-modelopt {metadata.version('nvidia-modelopt')}"
+        return {"by": by, "activations": f"onnxruntime {metadata.version('onnxruntime')}"}
 
 
 def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettings, report: Progress) -> Activations:

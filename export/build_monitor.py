@@ -61,26 +61,21 @@ def build_monitor(trt: Any, report: Callable[[int, int], None], stop: Callable[[
     """
 
     class BuildMonitor(trt.IProgressMonitor):
-        """TensorRT's phases to one number."""
-
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases = Phases()
             self.stopped = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            """Called by TensorRT."""
             self.phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """Called by TensorRT; False ends the build."""
             self.phases.step(phase_name, step)
             report(round(STEPS * self.phases.share()), STEPS)
             self.stopped = self.stopped or stop()
-            return not self.stopped
+            return not self.stopped  # False ends the build
 
         def phase_finish(self, phase_name: str) -> None:
-            """Called by TensorRT."""
             self.phases.finish(phase_name)
             if not self.stopped:
                 report(round(STEPS * self.phases.share()), STEPS)

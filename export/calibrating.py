@@ -92,12 +92,7 @@ class GraphMaker:
     """Makes graphs of the judge's bundle on `frames`, uint8 RGB (N, 256, 256, 3), and has them judged."""
 
     def __init__(
-        self,
-        judge: GraphJudge,
-        frames: np.ndarray,
-        settings: CalibrateSettings,
-        bar: Bar,
-        say: Callable[[str], None],
+        self, judge: GraphJudge, frames: np.ndarray, settings: CalibrateSettings, bar: Bar, say: Callable[[str], None]
     ) -> None:
         self.judge, self.frames, self.settings, self.bar, self.say = judge, frames, settings, bar, say
         graph = judge.bundle.graph
@@ -114,12 +109,8 @@ class GraphMaker:
         made = self._make_int8() if precision == "int8" else self._make_fp16()
         content = made.model.SerializeToString()
         source = self._with_fp16_rest(made.model) if precision == "int8" else None
-        facts = made.facts | {
-            "frames": len(self.frames),
-            "seed": self.settings.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "when": now(),
-        }
+        seconds = round(time.perf_counter() - began, 1)
+        facts = made.facts | {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
         gates, unseen = [], []
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
@@ -208,9 +199,8 @@ def calibrate_bundle(
         images = load_images(dataset.train, skip_bad, report).images
     frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))
     if len(frames) < settings.frames:
-        say(
-            f"note: calibrating on the {len(frames)} good images that were not held out; {settings.frames} were asked for"
-        )
+        asked = f"{settings.frames} were asked for"
+        say(f"note: calibrating on the {len(frames)} good images that were not held out; {asked}")
     test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
     graphs = []
     with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:

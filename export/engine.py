@@ -32,6 +32,7 @@ from nnet_edge.runtime.runners.trt.record import EngineRecord, system_here
 logger = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
+Report = Callable[[int, int], None]  # steps done, steps in all
 DATA_DEPENDENT = {"CONDITION", "NON_ZERO", "NMS", "RECURRENCE", "TRIP_LIMIT", "ITERATOR", "LOOP_OUTPUT"}  # layer types
 
 
@@ -46,7 +47,7 @@ class BuiltEngine:
 def build_engine(
     graph: Path,
     settings: EngineSettings,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> BuiltEngine:
     """The engine of the graph at `graph`; `report` gets steps done and steps in all, `stop` is asked at every step.
@@ -115,13 +116,7 @@ class EngineNetwork:
             raise parse_error(library, graph, [parser.get_error(index) for index in range(parser.num_errors)])
         self.layer_maps = cut_tail(self.network, graph)
 
-    def build(
-        self,
-        settings: EngineSettings,
-        gpu: GpuFacts | None,
-        report: Callable[[int, int], None],
-        stop: Callable[[], bool],
-    ) -> bytes:
+    def build(self, settings: EngineSettings, gpu: GpuFacts | None, report: Report, stop: Callable[[], bool]) -> bytes:
         """The engine. Raises EngineBuildError, or KeyboardInterrupt when `stop` said so."""
         trt, library = self.library.trt, self.library
         config = self.builder.create_builder_config()
@@ -184,9 +179,7 @@ def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSet
         config.num_compute_capabilities = len(wanted)
         for index, capability in enumerate(wanted):
             if not config.set_compute_capability(capability, index):
-                raise EngineBuildError(
-                    f"{library.title} does not build for {capability.name}: leave it out of --target"
-                )
+                raise EngineBuildError(f"{library.title} does not build for {capability.name}: name other cards")
         return
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -194,9 +187,7 @@ def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSet
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     elif settings.hardware_compatibility == "same_compute_capability":
         if not hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"):
-            raise EngineBuildError(
-                f"{library.title} knows no level same_compute_capability: it came with TensorRT 10.13"
-            )
+            raise EngineBuildError(f"{library.title} has no level same_compute_capability: TensorRT 10.13 brought it")
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
 
 

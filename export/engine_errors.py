@@ -47,16 +47,14 @@ def build_error(
     graph: Path,
     problems: Sequence[str],
     workspace_mib: int | None = None,
-    largest_batch: int | None = None,
+    largest_batch: int = 0,
 ) -> EngineBuildError:
     """The builder's errors, as its log collected them, as one."""
     text = shortened(telling(problems))
     what_to_do = advice(text)
     if workspace_mib is not None and re.search(ADVICE[0][0], text, re.IGNORECASE):
-        what_to_do = (
-            f"--workspace {workspace_mib} MiB is too little for batches up to {largest_batch}: give more of it, "
-            "or lower --batch"
-        )
+        batches = f"batches up to {largest_batch}"
+        what_to_do = f"--workspace {workspace_mib} MiB is too little for {batches}: give more of it, or lower --batch"
     return EngineBuildError(f"{library.title} cannot build an engine of {graph}: {text}; {what_to_do}")
 
 

@@ -74,9 +74,7 @@ def require_judging() -> None:
     """
     installed_kind()
     if find_spec("scipy") is None:
-        raise MissingExtraError(
-            "scipy is not installed, and a threshold for an engine needs it: pip install 'nnet-edge[gpu]'"
-        )
+        raise MissingExtraError("scipy is not installed; an engine's threshold needs it: pip install 'nnet-edge[gpu]'")
     open_gpu().close()
 
 
@@ -100,19 +98,15 @@ def sentence(artefact: Artefact, gate: Gate, against: str) -> str:
     verdict = "accepted" if gate.accepted else "refused, used anyway" if gate.overridden else "refused"
     error = f", map error {gate.map_error['max']:.1e} of the threshold at most" if gate.map_error else ""
     speed = "" if gate.latency_ms is None else f", {gate.latency_ms[1]:.2f} ms an image"
-    return (
-        f"{artefact.name} on {gate.runner} against {against}: {verdict}; {gate.flips} of {gate.images} verdicts flip"
-        f"{error}{speed}"
-    )
+    flips = f"{gate.flips} of {gate.images} verdicts flip"
+    return f"{artefact.name} on {gate.runner} against {against}: {verdict}; {flips}{error}{speed}"
 
 
 def require_accepted(artefact: Artefact, gate: Gate) -> None:
     """Raise EngineBuildError, with the gate's reasons, unless the engine may be used."""
     if not (gate.accepted or gate.overridden):
-        raise EngineBuildError(
-            f"{artefact.path} was built, and the gate refuses it on {gate.runner}: {'; '.join(gate.reasons)}; use another "
-            "--precision, or say --accept"
-        )
+        refused = f"{artefact.path} was built, and the gate refuses it on {gate.runner}"
+        raise EngineBuildError(f"{refused}: {'; '.join(gate.reasons)}; use another --precision, or say --accept")
 
 
 def time_engines(engines: Mapping[str, Path], batch: int, images: np.ndarray, say: Say) -> dict[str, float]:
@@ -134,10 +128,8 @@ def time_in_turns(engines: Mapping[str, Path], batch: int, images: np.ndarray) -
     frames = [Frame(images[number % len(images)], number, 0.0) for number in range(batch)]
     spent: dict[str, list[int]] = {name: [] for name in engines}
     with ExitStack() as stack:
-        runners = {
-            name: stack.enter_context(load_runner(path, RunnerSettings(max_batch=batch)))
-            for name, path in engines.items()
-        }
+        settings = RunnerSettings(max_batch=batch)
+        runners = {name: stack.enter_context(load_runner(path, settings)) for name, path in engines.items()}
         for _ in range(WARM_UP + TURNS):
             for name, runner in runners.items():
                 assert isinstance(runner, FrameRunner)  # every runner of an engine is

@@ -11,33 +11,24 @@ from nnet_edge.runtime.runners.trt.library import FLAVOURS, JETSON_RELEASE, how_
 from nnet_edge.runtime.runners.trt.record import COMPATIBILITY
 from nnet_edge.settings.runner import LARGEST_BATCH, require_between, require_choice
 
-RTX_TARGETS = {  # target -> compute capability; TensorRT-RTX knows no other (none for Orin, Hopper or Thor)
-    "sm75": "7.5",
-    "sm80": "8.0",
-    "sm86": "8.6",
-    "sm89": "8.9",
-    "sm120": "12.0",
-    "sm121": "12.1",
-}
+# target -> compute capability; TensorRT-RTX knows no other (none for Orin, Hopper or Thor)
+RTX_TARGETS = {"sm75": "7.5", "sm80": "8.0", "sm86": "8.6", "sm89": "8.9", "sm120": "12.0", "sm121": "12.1"}
 BUILDER_OPTIMIZATION = 3  # TensorRT's own default of 0 to 5
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The batches that an engine takes: from `smallest` to `largest`, fastest at `best`."""
+    """The batches that an engine takes: from `smallest` to `largest`, fastest at `best`. Raises ConfigError."""
 
     smallest: int = 1
     best: int = 8
     largest: int = 32
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for invalid batches."""
         for name, value in (("smallest", self.smallest), ("best", self.best), ("largest", self.largest)):
             require_between(f"the {name} batch", value, 1, LARGEST_BATCH)
         if not self.smallest <= self.best <= self.largest:
-            raise ConfigError(
-                f"batches {self.smallest}, {self.best}, {self.largest} do not ascend: give smallest,best,largest as 1,8,32"
-            )
+            raise ConfigError(f"batches {self.as_tuple()} do not ascend: give smallest,best,largest as 1,8,32")
 
     @classmethod
     def parse(cls, text: str) -> Profile:
@@ -45,15 +36,11 @@ class Profile:
         try:
             numbers = [int(part) for part in text.split(",")]
         except ValueError as error:
-            raise ConfigError(
-                f"batch {text!r} is no batch: give one number, or smallest,best,largest as 1,8,32"
-            ) from error
+            raise ConfigError(f"{text!r} is no batch: give one number, or smallest,best,largest as 1,8,32") from error
         if len(numbers) == 1:
             return cls(1, numbers[0], numbers[0])
         if len(numbers) != 3:
-            raise ConfigError(
-                f"batch {text!r} has {len(numbers)} numbers: give one, or smallest,best,largest as 1,8,32"
-            )
+            raise ConfigError(f"{text!r} has {len(numbers)} numbers: give one, or smallest,best,largest as 1,8,32")
         return cls(*numbers)
 
     def as_tuple(self) -> tuple[int, int, int]:
@@ -95,18 +82,14 @@ def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
     if text == "jetson":
         if platform.machine() != "aarch64" or not jetson_release.exists():
             raise ConfigError(
-                "--target jetson: TensorRT builds an engine for a Jetson only on that Jetson; copy the bundle there "
-                "and run the same command (docs/jetson.md)"
+                "--target jetson: TensorRT builds it only on that Jetson; copy the bundle there and run this (docs/jetson.md)"
             )
         return Target("jetson", "tensorrt")
     kind, _, names = text.partition(":")
     if kind == "rtx" and names:
-        wanted = list(dict.fromkeys(names.split(",")))
-        unknown = [name for name in wanted if name not in RTX_TARGETS]
-        if unknown:
-            raise ConfigError(
-                f"--target {text}: TensorRT-RTX builds for {', '.join(RTX_TARGETS)}, not for {', '.join(unknown)}"
-            )
+        wanted, known = names.split(","), ", ".join(RTX_TARGETS)
+        if unknown := [name for name in wanted if name not in RTX_TARGETS]:
+            raise ConfigError(f"--target {text}: TensorRT-RTX builds for {known}, not for {', '.join(unknown)}")
         ordered = [name for name in RTX_TARGETS if name in wanted]
         return Target(f"rtx:{','.join(ordered)}", "tensorrt_rtx", tuple(RTX_TARGETS[name] for name in ordered))
     raise ConfigError(f"target {text!r} is unknown: choose local, jetson or rtx: and cards, as rtx:sm86,sm89,sm120")
@@ -128,9 +111,10 @@ class EngineSettings:
             require_between("workspace (MiB)", self.workspace_mib, 1, 1 << 20)
         require_between("optimization", self.optimization, 0, 5)
         require_choice("hardware compatibility", self.hardware_compatibility, COMPATIBILITY)
-        if self.target.flavour == "tensorrt_rtx" and self.hardware_compatibility != "none":
+        is_rtx = self.target.flavour == "tensorrt_rtx"
+        if is_rtx and self.hardware_compatibility != "none":
             raise ConfigError(
-                "TensorRT-RTX has no hardware compatibility levels: name the cards instead, as --target rtx:sm86,sm89"
+                "TensorRT-RTX has no hardware compatibility levels: name the cards, --target rtx:sm86,sm89"
             )
-        if self.target.flavour == "tensorrt_rtx" and self.version_compatible:
+        if is_rtx and self.version_compatible:
             raise ConfigError("TensorRT-RTX builds no version compatible engines: leave --version-compatible out")

@@ -31,13 +31,9 @@ def read_facts(graph: Path) -> dict[str, str]:
         raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
     try:
         with graph.open("rb") as file:
-            entries = dict(
-                _entry(value) for number, value in _fields(file, {METADATA_PROPS}) if number == METADATA_PROPS
-            )
+            entries = dict(_entry(value) for _, value in _fields(file, {METADATA_PROPS}))
     except (ValueError, EOFError) as error:
-        raise BundleError(
-            f"{graph} is no ONNX graph, or was cut off ({error}): write it again with `export`"
-        ) from error
+        raise BundleError(f"{graph} is no ONNX graph, or was cut off ({error}): write it with `export`") from error
     facts = {key.removeprefix(OURS): value for key, value in entries.items() if key.startswith(OURS)}
     if "system" not in facts or "settings" not in facts:
         raise BundleError(
@@ -54,20 +50,17 @@ def fusion_of(facts: dict[str, str]) -> Fusion:
         exponents, weights = (tuple(settings[name]) for name in ("scale_exponents", "forward_weights"))
         return Fusion(bool(settings["align_corners"]), exponents, weights)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise BundleError(
-            f"the graph's metadata does not say how its maps are fused ({error}): export it again"
-        ) from error
+        raise BundleError(f"the graph does not say how its maps are fused ({error}): export it again") from error
 
 
 def _fields(file: BinaryIO, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field of the message; the content of those not wanted is jumped over and given empty."""
+    """Number and content of each wanted field of the message; all others are jumped over."""
     end = file.seek(0, 2)
     file.seek(0)
     while file.tell() < end:
         number, wire = divmod(_varint(file), 8)
         if wire == VARINT:
             _varint(file)
-            yield number, b""
         elif wire == LENGTH:
             length = _varint(file)
             if file.tell() + length > end:
@@ -76,16 +69,13 @@ def _fields(file: BinaryIO, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
                 yield number, file.read(length)
             else:
                 file.seek(length, 1)
-                yield number, b""
         elif wire in (FIXED_64, FIXED_32):
             file.seek(8 if wire == FIXED_64 else 4, 1)
-            yield number, b""
         else:
             raise ValueError(f"wire type {wire} at byte {file.tell()}")
 
 
 def _entry(content: bytes) -> tuple[str, str]:
-    """Key and value of a StringStringEntryProto."""
     found = {number: value.decode() for number, value in _fields(BytesIO(content), {KEY, VALUE})}
     return found.get(KEY, ""), found.get(VALUE, "")
 

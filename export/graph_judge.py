@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -33,29 +32,19 @@ class GraphJudge:
         limits: GateLimits,
         say: Callable[[str], None],
     ) -> None:
-        self.bundle, self.test, self.kinds, self.runner, self.limits, self.say = (
-            bundle,
-            test,
-            kinds,
-            runner,
-            limits,
-            say,
-        )
+        self.bundle, self.test, self.kinds = bundle, test, kinds
+        self.runner, self.limits, self.say = runner, limits, say
         self.held_out = bundle.frames("held_out")
         self._expected: dict[str, Predictions] = {}  # runner -> of FP32, computed once
         self._stack = ExitStack()
 
     def __enter__(self) -> GraphJudge:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-calibrate-")))
-        graph = self.bundle.graph
-        self.references: list[Runner] = [
-            self._stack.enter_context(load_runner(graph, replace(self.runner, kind=kind))) for kind in self.kinds
-        ]
+        runners = [load_runner(self.bundle.graph, replace(self.runner, kind=kind)) for kind in self.kinds]
+        self.references: list[Runner] = [self._stack.enter_context(runner) for runner in runners]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         self._stack.close()
 
     def predict_all(self, content: bytes, precision: str, reference: Runner) -> tuple[Predictions, tuple[float, float]]:
@@ -78,17 +67,15 @@ class GraphJudge:
         expected = self._expected_of(self.references[0]).for_rows(self.test, rows, held_out=True)
         return compare(expected, predictions, self.test.rows(rows), self.limits)
 
-    def compare(
-        self, reference: Runner, predictions: Predictions, latency_ms: tuple[float, float] | None = None
-    ) -> Gate:
-        """The verdict on predictions for all images."""
-        return compare(self._expected_of(reference), predictions, self.test, self.limits, latency_ms)
+    def compare(self, reference: Runner, found: Predictions, latency_ms: tuple[float, float] | None = None) -> Gate:
+        """The verdict on what was found for all images."""
+        return compare(self._expected_of(reference), found, self.test, self.limits, latency_ms)
 
     def compare_rows(self, reference: Runner, predictions: Predictions, rows: np.ndarray) -> Gate:
         """The verdict on these rows alone, of predictions for all images; the thresholds are those of the held-out frames."""
         assert self.test is not None
-        both = (self._expected_of(reference), predictions)
-        expected, found = (some.for_rows(self.test, rows, held_out=False) for some in both)
+        expected = self._expected_of(reference).for_rows(self.test, rows, held_out=False)
+        found = predictions.for_rows(self.test, rows, held_out=False)
         return compare(expected, found, self.test.rows(rows), self.limits)
 
     def _load(self, content: bytes, precision: str, kind: str) -> Runner:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ from nnet_edge.kept_frames import frame_hash
 LEAST_DEFECTS = 5  # in each half: with fewer, one image moves a metric by more than the gate allows
 
 
-@dataclass(frozen=True)
-class Halves:
+class Halves(NamedTuple):
     """Rows of the test images, int, ascending."""
 
     seen: np.ndarray
@@ -73,11 +72,8 @@ class LayerSearch:
                     return Choice(found.kept, costs, half, halves.unseen)
                 self.say(f"found on one half, that fails on all: {'; '.join(gate.reasons)}; looking on all of them")
                 elsewhere = judge.compare_rows(judge.references[0], predictions, halves.unseen)
-                search["failed_half"] = {
-                    "kept_in_fp32": list(found.kept),
-                    "all": gate.as_dict(),
-                    "unseen": elsewhere.as_dict(),
-                }
+                verdicts = {"all": gate.as_dict(), "unseen": elsewhere.as_dict()}
+                search["failed_half"] = {"kept_in_fp32": list(found.kept)} | verdicts
         found = self.fewest_kept(order)
         if not found.holds:
             self.say("no choice of layers satisfies the gate: what follows has all of them in INT8")
@@ -114,5 +110,5 @@ def choose_halves(test: TestImages, held_out: np.ndarray, seed: int) -> Halves |
         unseen += shuffled[middle:].tolist()
     seen += sorted(set(range(len(test.labels))) - set(seen) - set(unseen))
     halves = Halves(np.array(sorted(seen), int), np.array(sorted(unseen), int))
-    defects = [int(test.labels[rows].sum()) for rows in (halves.seen, halves.unseen)]
+    defects = [int(test.labels[rows].sum()) for rows in halves]
     return halves if min(defects) >= LEAST_DEFECTS else None

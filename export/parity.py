@@ -35,10 +35,8 @@ class Parity:
     def sentence(self) -> str:
         """The comparison in one line."""
         flips = "" if self.flipped_verdicts is None else f", {self.flipped_verdicts} flipped verdicts"
-        return (
-            f"{self.runner} against {self.reference} on {self.images} images: layer maps within "
-            f"{self.layer_map_error:.1e}, scores within {self.score_error:.1e} relative{flips}"
-        )
+        within = f"layer maps within {self.layer_map_error:.1e}, scores within {self.score_error:.1e} relative"
+        return f"{self.runner} against {self.reference} on {self.images} images: {within}{flips}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -50,12 +48,10 @@ def check_parity(
 ) -> list[Parity]:
     """Each runner against `reference` on uint8 RGB images (N, 256, 256, 3). Raises ParityError when one is too far off."""
     expected = infer_all(reference, images)
+    if not np.isfinite(expected.image_score).all():
+        raise ParityError("the network gives NaN or infinite scores: train longer, or with a lower --learning-rate")
     found = []
     for runner in runners:
-        if not np.isfinite(expected.image_score).all():
-            raise ParityError(
-                "the trained network gives NaN or infinite scores: train longer, or with a lower --learning-rate"
-            )
         parity = compare(reference.name, runner.name, expected, infer_all(runner, images), threshold)
         if not parity.holds:
             raise ParityError(
@@ -68,15 +64,11 @@ def check_parity(
 
 def compare(reference: str, runner: str, expected: Outputs, found: Outputs, threshold: float | None) -> Parity:
     """The differences between the outputs of two runners for the same images."""
-    layer_maps = max(_largest(value, found.layer_maps[name]) for name, value in expected.layer_maps.items())
+    errors = [np.abs(value - found.layer_maps[name]).max() for name, value in expected.layer_maps.items()]
+    layer_maps = float(max(errors)) if np.isfinite(errors).all() else float("inf")
     scale = np.maximum(np.abs(expected.image_score), np.finfo(np.float32).tiny)
     scores = float((np.abs(expected.image_score - found.image_score) / scale).max())
     flipped = None
     if threshold is not None:
         flipped = int(((expected.image_score > threshold) != (found.image_score > threshold)).sum())
     return Parity(reference, runner, len(expected.image_score), layer_maps, scores, flipped)
-
-
-def _largest(expected: np.ndarray, found: np.ndarray) -> float:
-    difference = float(np.abs(expected - found).max())
-    return difference if np.isfinite(difference) else float("inf")

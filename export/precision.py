@@ -8,6 +8,7 @@ half float.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.calibration.fp32_region import Wiring, fp32_region_of, head_of
 from nnet_edge.calibration.probe import Probe
+from nnet_edge.calibration.qdq import replace_nodes
 from nnet_edge.calibration.quantize import state_facts
 from nnet_edge.calibration.ranges import Progress
 from nnet_edge.errors import CalibrationError
@@ -44,8 +46,7 @@ def to_half(
     too_large = {name for name, value in largest.items() if value * HEADROOM > LARGEST_HALF}
     kept |= {wiring.producer[name].name for name in too_large}
     half = cast_graph(model, kept)
-    facts = {item.key: item.value for item in model.metadata_props}
-    if facts.get("nnet_edge.precision", "fp32") == "fp32":
+    if not any(item.key == "nnet_edge.precision" and item.value != "fp32" for item in model.metadata_props):
         state_facts(half, precision="fp16")
     return half
 
@@ -71,10 +72,8 @@ def float_outputs(node: onnx.NodeProto) -> list[str]:
 
 def cast_graph(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
     """`model` with every node in FP16 but those in `kept`, and casts where tensors pass between the two."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    caster = _Caster(copy, kept)
-    caster.cast()
+    copy = deepcopy(model)
+    _Caster(copy, kept).cast()
     del copy.graph.value_info[:]  # they state the old types; every reader infers them
     if any(node.op_type == "QuantizeLinear" for node in copy.graph.node):
         for opset in copy.opset_import:
@@ -105,12 +104,7 @@ class _Caster:
             self.nodes.append(node)
             self.types.update(dict.fromkeys(float_outputs(node), wanted))
         self.restore_outputs()
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        read = {name for node in self.nodes for name in node.input}
-        kept = [item for item in self.graph.initializer if item.name in read]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        replace_nodes(self.graph, self.nodes)
 
     def half(self, name: str) -> str:
         """The constant as a half; constants that are no floats stay as they are. Values beyond half's range are cut off."""
@@ -140,6 +134,5 @@ class _Caster:
             for node in self.nodes:
                 node.input[:] = [inner if name == output.name else name for name in node.input]
                 node.output[:] = [inner if name == output.name else name for name in node.output]
-            self.nodes.append(
-                helper.make_node("Cast", [inner], [output.name], f"cast_{output.name}", to=TensorProto.FLOAT)
-            )
+            ends = [inner], [output.name]
+            self.nodes.append(helper.make_node("Cast", *ends, f"cast_{output.name}", to=TensorProto.FLOAT))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
+from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
 from nnet_edge.settings.registry import Asked
 
 if TYPE_CHECKING:
@@ -108,6 +110,35 @@ class MessageSink(Sink):
     def tell(self, event: Event) -> None:
         if self.wants_events:
             self.send([self.event_message(event)])
+
+
+class JsonSink(MessageSink):
+    """Sends each prediction and event as one JSON object; needs neither image nor map."""
+
+    wants_maps = False
+    wants_pixels = False
+    line_end = b""
+
+    def to_message(self, prediction: Prediction) -> Message:
+        part = self.part_name("verdict", prediction.frame.stream), to_json(to_fields(prediction)) + self.line_end
+        return Message(prediction.frame.id, (part,))
+
+    def event_message(self, event: Event) -> Message:
+        part = self.part_name("event", event.stream), to_json(event_fields(event)) + self.line_end
+        return Message(event_id(event), (part,))
+
+    def part_name(self, content: str, stream: str | None) -> str:
+        """The name of the one part: of a "verdict", or of an "event" of this stream (None: of the line)."""
+        return ""
+
+
+@contextmanager
+def translating(cannot: str) -> Iterator[None]:
+    """Raise an OSError of the block as a SinkError that begins with `cannot`, "cannot write to PATH"."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(f"{cannot}: {error.strerror or error}") from error
 
 
 def flag_defaults(asked: Asked, needs_queue: bool = False) -> dict[str, Any]:

@@ -33,11 +33,12 @@ def to_fields(prediction: Prediction) -> dict[str, object]:
 
 def event_fields(event: Event) -> dict[str, object]:
     """The event as JSON holds it; `time` is when it happened, UTC."""
+    when = utc_text(round(1e3 * event.at))
     return {
         "id": event_id(event),
         "event": event.kind,
         "stream": event.stream,
-        "time": utc_text(round(1e3 * event.at)),
+        "time": when,
         "facts": dict(event.facts),
     }
 

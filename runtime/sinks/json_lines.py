@@ -11,20 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnet_edge.errors import ConfigError, SinkError
-from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink, flag_defaults
-from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.base import JsonSink, Message, flag_defaults
 from nnet_edge.runtime.sinks.rotation import cut_torn_line, remove_oldest, rotate
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.sink import SinkSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +62,7 @@ class JsonLinesSettings(SinkSettings):
         return () if self.path == STANDARD_OUTPUT else (self.path,)
 
 
-class JsonLinesSink(MessageSink):
+class JsonLinesSink(JsonSink):
     """Writes one JSON object a frame, each line whole and at once.
 
     On a full disk the file ends with the last whole line, and the next write opens it again. A file that rotates gets a
@@ -76,8 +70,7 @@ class JsonLinesSink(MessageSink):
     """
 
     name = "json-lines"
-    wants_maps = False
-    wants_pixels = False
+    line_end = b"\n"
     largest_batch = 64
 
     def __init__(self, settings: JsonLinesSettings) -> None:
@@ -90,7 +83,7 @@ class JsonLinesSink(MessageSink):
         self._rotates = settings.turn_bytes is not None or settings.turn_every_s is not None
         self.wants_events = settings.events
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> JsonLinesSink:
         try:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,20 +100,14 @@ class JsonLinesSink(MessageSink):
         self._is_entered = False
         try:
             self._sync(is_due=self._settings.fsync_every_s is not None)
-        except OSError as fault:
-            raise self._fault(fault) from fault
+        except OSError as error:
+            raise self._fault(error) from error
         finally:
             self._close()
 
     def require_deliverable(self) -> None:
         if self._path is not None and not self._settings.append:
             raise ConfigError(f"{self._path} is replaced at every start, so nothing it must hold stays: append to it")
-
-    def to_message(self, prediction: Prediction) -> Message:
-        return Message(prediction.frame.id, (("", to_json(to_fields(prediction)) + b"\n"),))
-
-    def event_message(self, event: Event) -> Message:
-        return Message(event_id(event), (("", to_json(event_fields(event)) + b"\n"),))
 
     def send(self, messages: Sequence[Message]) -> int:
         if not self._is_entered:
@@ -155,7 +142,8 @@ class JsonLinesSink(MessageSink):
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._take_back(len(line) - len(rest))
+            if self._is_regular():  # cut off the part of the line that reached the file
+                self._file.truncate(self._file.tell() - (len(line) - len(rest)))
             raise
         self._is_dirty = True
 
@@ -172,13 +160,12 @@ class JsonLinesSink(MessageSink):
 
     def _is_full(self, size_bytes: int, line_bytes: int) -> bool:
         """Whether the file, which holds at least one line, must rotate before the next."""
-        is_large = self._settings.turn_bytes is not None and size_bytes + line_bytes > self._settings.turn_bytes
-        age_s = time.monotonic() - self._opened_s
-        is_old = self._settings.turn_every_s is not None and age_s >= self._settings.turn_every_s
+        turn_bytes, turn_every_s = self._settings.turn_bytes, self._settings.turn_every_s
+        is_large = turn_bytes is not None and size_bytes + line_bytes > turn_bytes
+        is_old = turn_every_s is not None and time.monotonic() - self._opened_s >= turn_every_s
         return size_bytes > 0 and (is_large or is_old)
 
     def _rotate(self, path: Path) -> None:
-        """Give the full file its number, remove the oldest, and begin a new one."""
         self._sync(is_due=self._settings.fsync_every_s is not None)
         self._close()
         rotate(path)
@@ -197,11 +184,6 @@ class JsonLinesSink(MessageSink):
                 os.fsync(self._file.fileno())
             self._is_dirty, self._synced_s = False, time.monotonic()
 
-    def _take_back(self, written: int) -> None:
-        """Cut off the part of a line that reached a file."""
-        if self._file is not None and self._is_regular():
-            self._file.truncate(self._file.tell() - written)
-
     def _is_regular(self) -> bool:
         return self._file is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
@@ -214,9 +196,8 @@ class JsonLinesSink(MessageSink):
 
 def table_of(path: Path, asked: Asked) -> dict[str, Any]:
     """What --json asks for: the verdicts of this run alone, or with --must-deliver behind those of earlier ones."""
-    return {"path": str(path), "append": asked.must_deliver, "fsync_every_s": None, "events": False} | flag_defaults(
-        asked
-    )
+    table = {"path": str(path), "append": asked.must_deliver, "fsync_every_s": None, "events": False}
+    return table | flag_defaults(asked)
 
 
 FLAG = Flag("--json", "One JSON object a frame into this file; - for standard output.", table_of)

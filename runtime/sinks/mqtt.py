@@ -15,15 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SinkError
-from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink, flag_defaults
-from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.base import JsonSink, Message, flag_defaults
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.secrets import read_secret, require_secret_place
@@ -91,7 +87,7 @@ class MqttSettings(SinkSettings):
         return f"{self.prefix}/status"
 
 
-class MqttSink(MessageSink):
+class MqttSink(JsonSink):
     """Publishes predictions and events; a message counts as delivered when the broker has acknowledged it (QoS 1, 2).
 
     It connects in the first write or tick, not on entering: a broker that is down is no reason for a line to stand.
@@ -99,15 +95,17 @@ class MqttSink(MessageSink):
     """
 
     name = "mqtt"
-    wants_maps = False
-    wants_pixels = False
     largest_batch = 64
 
     def __init__(self, settings: MqttSettings) -> None:
         self._settings = settings
         place = settings.password_from
         self._password = None if place is None else read_secret("password_from", place)
-        self._paho = load_paho()
+        try:
+            import paho.mqtt.client as paho
+        except ImportError as error:
+            raise MissingExtraError("paho-mqtt is not installed: pip install 'nnet-edge[mqtt]'") from error
+        self._paho = paho
         self._client: Any = None  # paho.mqtt.client.Client, connected
         self.wants_events = settings.events
         self.wants_good = not settings.only_rejects
@@ -125,13 +123,9 @@ class MqttSink(MessageSink):
         if self._settings.qos == 0:
             raise ConfigError("MQTT with QoS 0 cannot be made to deliver, nobody acknowledges there: choose QoS 1 or 2")
 
-    def to_message(self, prediction: Prediction) -> Message:
-        topic = f"{self._settings.prefix}/{topic_level(prediction.frame.stream)}/verdict"
-        return Message(prediction.frame.id, ((topic, to_json(to_fields(prediction))),))
-
-    def event_message(self, event: Event) -> Message:
-        level = "" if event.stream is None else f"/{topic_level(event.stream)}"
-        return Message(event_id(event), ((f"{self._settings.prefix}{level}/event", to_json(event_fields(event))),))
+    def part_name(self, content: str, stream: str | None) -> str:
+        level = "" if stream is None else f"/{topic_level(stream)}"
+        return f"{self._settings.prefix}{level}/{content}"
 
     def send(self, messages: Sequence[Message]) -> int:
         self.tick()
@@ -139,13 +133,8 @@ class MqttSink(MessageSink):
         deadline_s = time.monotonic() + settings.timeout_s
         arrived = 0
         try:
-            promises = [
-                [client.publish(topic, content, qos=settings.qos) for topic, content in message.parts]
-                for message in messages
-            ]
-            for parts in promises:
-                for part in parts:
-                    self._wait(client, part, deadline_s)
+            for promise in [client.publish(*message.parts[0], qos=settings.qos) for message in messages]:
+                self._wait(client, promise, deadline_s)
                 arrived += 1
         except (ValueError, RuntimeError, OSError) as error:
             self._drop()
@@ -156,21 +145,21 @@ class MqttSink(MessageSink):
         return arrived
 
     def tick(self) -> None:
-        """Connect, where there is no connection. Raises SinkError."""
+        """Connect, where there is no connection."""
         if self._client is not None and not self._client.is_connected():
             self._drop()
         if self._client is None:
             self._client = self._connect()
 
-    def _wait(self, client: Any, part: Any, deadline_s: float) -> None:
-        """Until the broker has acknowledged `part`. Raises OSError when it has not in time, or the connection is gone."""
-        while not part.is_published():
+    def _wait(self, client: Any, promise: Any, deadline_s: float) -> None:
+        """Wait for the broker's acknowledgement. Raise OSError when it is late, or the connection is gone."""
+        while not promise.is_published():
             if not client.is_connected():
                 raise ConnectionError("the connection is lost")
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError(f"no acknowledgement within {self._settings.timeout_s:g} s")
-            part.wait_for_publish(min(left_s, 0.2))
+            promise.wait_for_publish(min(left_s, 0.2))
 
     def _connect(self) -> Any:
         """A connected client of paho that never reconnects by itself. Raises SinkError."""
@@ -248,15 +237,6 @@ def let_go(client: Any) -> None:
     ending = threading.Thread(target=client.loop_stop, name="end of an MQTT connection", daemon=True)
     ending.start()
     ending.join(GOODBYE_LIMIT_S)
-
-
-def load_paho() -> ModuleType:
-    """The module paho.mqtt.client. Raises MissingExtraError where it is not installed."""
-    try:
-        import paho.mqtt.client as paho
-    except ImportError as error:
-        raise MissingExtraError("paho-mqtt is not installed: pip install 'nnet-edge[mqtt]'") from error
-    return paho
 
 
 def table_of(text: str, asked: Asked) -> dict[str, Any]:

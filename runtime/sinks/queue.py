@@ -47,13 +47,10 @@ class QueueSettings:
     def __post_init__(self) -> None:
         require_between("items of a sink's queue", self.queue_items, 1, 1_000_000)
         require_between("bytes of a sink's queue", self.queue_bytes, 1, 1 << 40)
-        for what, value in (
-            ("seconds that a put may wait", self.wait_limit_s),
-            ("seconds of retries", self.retry_s),
-            ("seconds until a sink is called dead", self.dead_after_s),
-            ("seconds to flush", self.flush_s),
-        ):
-            require_seconds(what, value)
+        require_seconds("seconds that a put may wait", self.wait_limit_s)
+        require_seconds("seconds of retries", self.retry_s)
+        require_seconds("seconds until a sink is called dead", self.dead_after_s)
+        require_seconds("seconds to flush", self.flush_s)
         require_seconds("seconds of the first pause", self.first_pause_s, above=0.0)
         require_seconds("seconds of the longest pause", self.longest_pause_s, above=0.0)
         if self.longest_pause_s < self.first_pause_s:
@@ -79,8 +76,8 @@ class SinkCounts:
     @property
     def is_balanced(self) -> bool:
         """Whether everything is accounted for."""
-        there = self.delivered + sum(self.dropped.values()) + self.queued + self.spooled
-        return self.offered + self.recovered == there
+        became = self.delivered + sum(self.dropped.values()) + self.queued + self.spooled
+        return self.offered + self.recovered == became
 
     def losses(self) -> str | None:
         """What was lost, as a person reads it; None when nothing was."""
@@ -194,17 +191,14 @@ class SinkQueue:
         """Close, and count what lies here and what is under way as stopped: nobody will deliver it."""
         with self._changed:
             self._is_closed = True
-            self._book(len(self._items) + self._under_way, "stopped")
+            self._book(self._queued, "stopped")
             self._items.clear()
             self._bytes = self._under_way = 0
-            self._changed.notify_all()
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Whether nothing lies here, is under way or being written to the spool, within `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._items or self._under_way or self._being_written), timeout_s
-            )
+            return self._changed.wait_for(lambda: not (self._being_written or self._queued), timeout_s)
 
     def losses(self) -> int:
         """Items that were dropped so far."""
@@ -214,9 +208,12 @@ class SinkQueue:
     def counts(self, name: str, state: str, reason: str | None) -> SinkCounts:
         """A snapshot of all counts."""
         with self._changed:
-            queued = len(self._items) + self._under_way
-            return SinkCounts(name, state, reason, self._offered, self._recovered, self._delivered, dict(self._dropped),
-                              queued, self._spooled)  # fmt: skip
+            given = self._offered, self._recovered, self._delivered
+            return SinkCounts(name, state, reason, *given, dict(self._dropped), self._queued, self._spooled)
+
+    @property
+    def _queued(self) -> int:
+        return len(self._items) + self._under_way
 
     def _has_room(self, item: Item) -> bool:
         """Whether the item fits; into an empty queue any does."""

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,6 @@ from nnet_edge.runtime.sinks.spool import Spool, SpoolSettings
 from nnet_edge.runtime.sinks.spooled import Observe, SpooledQueue
 from nnet_edge.settings.registry import SINKS
 from nnet_edge.settings.sink import SinkSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +46,13 @@ def serve(settings: SinkSettings, observe: Observe | None = None) -> Sink:
             )
         return sink
     folder = settings.must_deliver
+    spool = None if folder is None else SpoolSettings(folder, settings.spool_bytes)
     queue_settings = QueueSettings(
-        queue_items=settings.queue,
+        settings.queue,
         waits=settings.every_frame,
         retry_s=settings.retry_s,
         is_strict=settings.is_strict,
-        must_deliver=None if folder is None else SpoolSettings(folder, settings.spool_bytes),
+        must_deliver=spool,
     )
     return QueuedSink(sink, queue_settings, settings.label, observe)
 
@@ -68,11 +65,7 @@ class QueuedSink(Sink):
     """
 
     def __init__(
-        self,
-        sink: Sink,
-        settings: QueueSettings | None = None,
-        name: str | None = None,
-        observe: Observe | None = None,
+        self, sink: Sink, settings: QueueSettings | None = None, name: str | None = None, observe: Observe | None = None
     ) -> None:
         self.sink = sink
         self.name = name or sink.name
@@ -94,7 +87,7 @@ class QueuedSink(Sink):
             if every_s:
                 self._threads.append(self._thread("spool", lambda: self._sync(spool, every_s)))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> QueuedSink:
         self.sink.__enter__()
         try:
             self._queue.open()
@@ -130,7 +123,7 @@ class QueuedSink(Sink):
         self.sink.expect(stream, rate_hz)
 
     def report_to(self, tell: Tell) -> None:
-        self.health.tell_to(tell)
+        self.health.tell = tell
 
     def write(self, prediction: Prediction) -> None:
         """Queue the prediction, and count what is lost by that; waits only where the settings say so.
@@ -168,16 +161,15 @@ class QueuedSink(Sink):
     # ---- the sink's thread
 
     def _thread(self, kind: str, work: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=self._guarded, args=(work,), name=f"{kind} {self.name}", daemon=True)
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._error = error
+                self._queue.abandon()
+                self.health.ended(error)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """The whole life of a thread: its work, and the reason when it ends before its time."""
-        try:
-            work()
-        except BaseException as error:
-            self._error = error
-            self._queue.abandon()
-            self.health.ended(error)
+        return threading.Thread(target=guarded, name=f"{kind} {self.name}", daemon=True)
 
     def _serve(self) -> None:
         """Hand over what is queued until the queue is closed and empty, or the time to flush is over."""
@@ -233,20 +225,20 @@ class QueuedSink(Sink):
 
     def _settle(self, items: list[Item], count: int, cause: str | None) -> None:
         """Count the first items as delivered, or dropped for the cause, and take them off the list."""
-        if count == 0:
-            return
         settled = items[:count]
+        if not settled:
+            return
         keeps_rest = self._queue.settle(count, cause)
         del items[: count if keeps_rest else len(items)]
         if cause is None:
-            if self._observe is not None and settled[0].content is not None:
-                now_s = time.monotonic()
-                for item in settled:
+            now_s = time.monotonic()
+            for item in settled:
+                if self._observe is not None and item.content is not None:
                     self._observe(item.content, 1e3 * (now_s - item.put_s))
         elif cause != "stopped":
             self.health.lost(cause)
 
     def _sync(self, spool: Spool, every_s: float) -> None:
         """Bring the spool to the disk itself now and then: neither the line nor the sink waits for that."""
-        while not self._retry.wait_for_end(every_s):
+        while not self._retry.ending.wait(every_s):
             spool.sync()

@@ -8,21 +8,18 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults
+from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults, translating
 from nnet_edge.runtime.sinks.overlay import SCALE_END, annotate
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 JPEG_QUALITY = 90
 SUFFIX = {"original": ".original.png", "overlay": ".jpg", "map": ".map.png"}
@@ -71,16 +68,15 @@ class RejectsSink(MessageSink):
         self._folder = settings.folder
         self._stream: str | None = None  # whose pictures lie in a folder that is not by stream
         self._budget = FolderBudget(settings.folder, settings.budget_bytes)
+        self._cannot = f"cannot write pictures of rejects to {settings.folder}"
 
-    def __enter__(self) -> Self:
-        try:
+    def __enter__(self) -> RejectsSink:
+        with translating(self._cannot):
             self._folder.mkdir(parents=True, exist_ok=True)
             probe = self._folder / ".nnet-edge-probe"
             probe.write_bytes(b"")
             probe.unlink()
             self._budget.scan()
-        except OSError as error:
-            raise self._fault(error) from error
         return self
 
     def write(self, prediction: Prediction) -> None:
@@ -89,15 +85,13 @@ class RejectsSink(MessageSink):
 
     def to_message(self, prediction: Prediction) -> Message:
         stem = self._stem(prediction.frame)
-        return Message(
-            prediction.frame.id,
-            tuple((f"{stem}{SUFFIX[kind]}", encode(kind, prediction)) for kind in self._settings.pictures),
-        )
+        parts = [(f"{stem}{SUFFIX[kind]}", encode(kind, prediction)) for kind in self._settings.pictures]
+        return Message(prediction.frame.id, tuple(parts))
 
     def send(self, messages: Sequence[Message]) -> int:
         (message,) = messages
         targets = [self._folder / name for name, _ in message.parts]
-        try:
+        with translating(self._cannot):
             if not self._budget.make_room(message.size_bytes, targets):
                 raise RefusedError(
                     f"the pictures of {message.id} need {message.size_bytes} bytes, which is more than the budget of "
@@ -106,8 +100,6 @@ class RejectsSink(MessageSink):
             for target, (_, content) in zip(targets, message.parts, strict=True):
                 write_atomically(target, content)
                 self._budget.add(target, len(content))
-        except OSError as error:
-            raise self._fault(error) from error
         return 1
 
     def _stem(self, frame: Frame) -> str:
@@ -125,18 +117,14 @@ class RejectsSink(MessageSink):
             return stem
         return str(PurePosixPath(safe_name(frame.stream), safe_name(frame.session), stem))
 
-    def _fault(self, error: OSError) -> SinkError:
-        return SinkError(f"cannot write pictures of rejects to {self._folder}: {error.strerror or error}")
-
 
 def encode(kind: str, prediction: Prediction) -> bytes:
     """One of KINDS of the prediction as the bytes of a picture file. Raises SinkError."""
+    suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
     if kind == "overlay":
         picture, suffix, options = annotate(prediction), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    elif kind == "original":
-        picture, suffix, options = prediction.frame.image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
     else:
-        picture, suffix, options = to_grey(prediction), ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        picture = prediction.frame.image if kind == "original" else to_grey(prediction)
     was_encoded, data = cv2.imencode(suffix, picture, options)
     if not was_encoded:
         raise SinkError(f"the {kind} picture of frame {prediction.frame.index} could not be encoded as {suffix}")
@@ -191,7 +179,7 @@ class FolderBudget:
         for path in self._folder.rglob("*"):
             if path.name.startswith(".") and path.name.endswith(".part"):
                 path.unlink(missing_ok=True)
-            elif self._stem(path) is not None and path.is_file():
+            elif stem_of(path) is not None and path.is_file():
                 facts = path.stat()
                 found.append((facts.st_mtime_ns, path, facts.st_size))
         for _, path, size_bytes in sorted(found):
@@ -208,42 +196,34 @@ class FolderBudget:
         if size_bytes > self._limit_bytes:
             return False
         for path in replaced:
-            self.used_bytes -= self._groups.get(self._require_stem(path), {}).pop(path, 0)
+            self.used_bytes -= self._groups.get(stem_of(path) or path, {}).pop(path, 0)
         while self.used_bytes + size_bytes > self._limit_bytes and self._groups:
             stem, files = next(iter(self._groups.items()))
             for path in list(files):
                 path.unlink(missing_ok=True)  # a file that a person removed is no fault
                 self.used_bytes -= files.pop(path)
             del self._groups[stem]
-            self._remove_empty(stem.parent)
+            if stem.parent != self._folder:
+                with contextlib.suppress(OSError):  # it holds something else
+                    stem.parent.rmdir()
         return True
 
     def add(self, path: Path, size_bytes: int) -> None:
         """Count a file that was just written; its group is now the newest."""
         if self._limit_bytes is None:
             return
-        stem = self._require_stem(path)
+        stem = stem_of(path)
+        assert stem is not None, f"{path} is no file of this budget"
         files = self._groups.setdefault(stem, {})
         self.used_bytes += size_bytes - files.get(path, 0)
         files[path] = size_bytes
         self._groups.move_to_end(stem)
 
-    def _remove_empty(self, folder: Path) -> None:
-        """Remove a folder of a session whose pictures are all gone."""
-        if folder != self._folder:
-            with contextlib.suppress(OSError):  # it holds something else
-                folder.rmdir()
 
-    def _stem(self, path: Path) -> Path | None:
-        for suffix in SUFFIX.values():
-            if path.name.endswith(suffix):
-                return path.with_name(path.name[: -len(suffix)])
-        return None
-
-    def _require_stem(self, path: Path) -> Path:
-        stem = self._stem(path)
-        assert stem is not None, f"{path} is no file of this budget"
-        return stem
+def stem_of(path: Path) -> Path | None:
+    """The path without the suffix of its kind; None for what is no picture of this sink."""
+    suffix = next((suffix for suffix in SUFFIX.values() if path.name.endswith(suffix)), None)
+    return None if suffix is None else path.with_name(path.name.removesuffix(suffix))
 
 
 def table_of(folder: Path, asked: Asked) -> dict[str, Any]:

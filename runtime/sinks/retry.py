@@ -26,7 +26,7 @@ class SinkHealth:
     def __init__(self, name: str, settings: QueueSettings, losses: Callable[[], int]) -> None:
         self._name = name
         self._settings = settings
-        self._tell: Tell | None = None
+        self.tell: Tell | None = None  # takes the events to come
         self._losses = losses  # how many items the sink has lost so far
         self._lock = threading.Lock()
         self._failing_since_s: float | None = None
@@ -37,10 +37,6 @@ class SinkHealth:
         self.state = "ok"
         self.reason: str | None = None
 
-    def tell_to(self, tell: Tell) -> None:
-        """Tell the events to come."""
-        self._tell = tell
-
     def succeeded(self) -> None:
         """An attempt went well: a dead sink is back."""
         if self.state == "ok" and self._failing_since_s is None:
@@ -49,14 +45,11 @@ class SinkHealth:
             self._failing_since_s, self._failures = None, 0
             if self.state == "ok":
                 self.reason = None
-            if self.state != "dead":
-                return
-        self._is_back()
+        self._is_back_from("dead")
 
     def caught_up(self) -> None:
         """Nothing waits any more: a late sink is back."""
-        if self.state == "late":
-            self._is_back()
+        self._is_back_from("late")
 
     def failed(self, error: Exception) -> None:
         """An attempt failed; a sink that fails for `dead_after_s` is dead."""
@@ -67,8 +60,7 @@ class SinkHealth:
         with self._lock:
             self.reason = str(error)
             self._failures += 1
-            if self._failing_since_s is None:
-                self._failing_since_s = now_s
+            self._failing_since_s = self._failing_since_s or now_s
             is_news = self.state != "dead" and self.failing_s >= self._settings.dead_after_s
         if is_news:
             self._change("dead", str(error))
@@ -110,9 +102,9 @@ class SinkHealth:
         log.warning("the sink %s is %s: %s", self._name, state, reason)
         self._say(f"sink.{state}", {"reason": reason, "dropped": self._losses()})
 
-    def _is_back(self) -> None:
+    def _is_back_from(self, state: str) -> None:
         with self._lock:
-            if self.state == "ok":
+            if self.state != state:
                 return
             self.state, self.reason, self._has_told_loss = "ok", None, False
             outage_s, lost = time.monotonic() - self._bad_since_s, self._losses() - self._losses_before
@@ -120,8 +112,8 @@ class SinkHealth:
         self._say("sink.back", {"outage_s": round(outage_s, 3), "lost": lost})
 
     def _say(self, kind: str, facts: dict[str, object]) -> None:
-        if self._tell is not None:
-            self._tell(Event(kind, facts={"sink": self._name, **facts}))
+        if self.tell is not None:
+            self.tell(Event(kind, facts={"sink": self._name, **facts}))
 
 
 class Retry:
@@ -131,7 +123,7 @@ class Retry:
         self._sink = sink
         self._settings = settings
         self._health = health
-        self._ending = threading.Event()
+        self.ending = threading.Event()  # set by `end`
         self._end_by_s = float("inf")
         self._tick_at_s = 0.0
         self._has_tick_failed = False
@@ -139,11 +131,7 @@ class Retry:
     def end(self) -> None:
         """Try no longer than `flush_s` from now."""
         self._end_by_s = time.monotonic() + self._settings.flush_s
-        self._ending.set()
-
-    def wait_for_end(self, timeout_s: float) -> bool:
-        """Whether `end` was called, within `timeout_s`."""
-        return self._ending.wait(timeout_s)
+        self.ending.set()
 
     @property
     def is_over(self) -> bool:
@@ -176,15 +164,15 @@ class Retry:
         """Wait before the next attempt, at most until the time is over."""
         until_s = time.monotonic() + self._health.pause_s()
         while (left_s := min(until_s, self._end_by_s) - time.monotonic()) > 0:
-            if self._ending.is_set():
+            if self.ending.is_set():
                 time.sleep(min(LOOK_S, left_s))
             else:
-                self._ending.wait(left_s)
+                self.ending.wait(left_s)
 
     def tick(self) -> None:
         """Let the idle sink do what is due; a fault is told like that of an attempt."""
         self._health.caught_up()
-        if self._ending.is_set() or time.monotonic() < self._tick_at_s:
+        if self.ending.is_set() or time.monotonic() < self._tick_at_s:
             return
         try:
             self._sink.tick()

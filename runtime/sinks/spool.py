@@ -14,17 +14,13 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from nnet_edge.errors import SinkError
 from nnet_edge.runtime.sinks.base import Message
 from nnet_edge.runtime.sinks.spool_database import Row, SpoolDatabase
-from nnet_edge.runtime.sinks.spool_migration import cursor_of, segments_of, undelivered
+from nnet_edge.runtime.sinks.spool_migration import CURSOR_FILE, segments_of, split_parts, undelivered
 from nnet_edge.settings.runner import require_between, require_seconds
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +65,7 @@ class Spool:
         self.waiting = 0  # messages that are not done
         self.damaged = 0  # messages that were appended and could not be read again
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Spool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = lock(self._folder / "lock")
@@ -87,9 +83,7 @@ class Spool:
             log.info("the spool %s holds %d messages of an earlier run", self._folder, self.waiting)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -131,8 +125,9 @@ class Spool:
             self.sync()
 
     def sync(self) -> None:
-        """Bring what was appended to the disk itself. Others wait only for a checkpoint, when the database's log is half
-        full. A fault is told in the log, what is written stays.
+        """Bring what was appended to the disk itself; a fault is logged, what is written stays.
+
+        Others wait only for a checkpoint, when the database's log is half full.
         """
         with self._changed:
             file = self._database.log_file()
@@ -142,9 +137,7 @@ class Spool:
             try:
                 os.fsync(file.fileno())
             except OSError as error:
-                log.warning(
-                    "the spool %s: %s: a power cut would lose the newest messages", self._folder, error.strerror
-                )
+                log.warning("the spool %s: %s: a power cut loses the newest messages", self._folder, error.strerror)
         with self._changed:
             try:
                 self._database.checkpoint_if_due()
@@ -164,11 +157,11 @@ class Spool:
                         self._peeked.append(row[0])
                     elif found:
                         break  # it comes first in the next peek
-                    else:
-                        self._pass_over(row[0])
+                    else:  # it goes with those that are done next
+                        log.warning("the spool %s: message %d is damaged and is dropped", self._folder, row[0])
+                        self._done, self.waiting, self.damaged = row[0], self.waiting - 1, self.damaged + 1
             if not found:
-                self.damaged += self.waiting
-                self.waiting = 0
+                self.damaged, self.waiting = self.damaged + self.waiting, 0
             return found
 
     def done(self, count: int) -> None:
@@ -178,13 +171,6 @@ class Spool:
             self._peeked = []
             self.waiting -= count
             self._database.delete_to(self._done)
-
-    def _pass_over(self, number: int) -> None:
-        """The oldest message is damaged: it goes with those that are done next."""
-        log.warning("the spool %s: message %d is damaged and is dropped", self._folder, number)
-        self._done = number
-        self.waiting -= 1
-        self.damaged += 1
 
     def _recount(self) -> None:
         """The database was damaged and replaced: what it lost is damaged."""
@@ -207,7 +193,7 @@ class Spool:
         if segments:
             self._database.insert_all([], 0)
             log.info("the spool %s took over %d messages of an older version", self._folder, last - first)
-        cursor_of(self._folder).unlink(missing_ok=True)
+        (self._folder / CURSOR_FILE).unlink(missing_ok=True)
 
 
 def lock(path: Path) -> IO[bytes]:
@@ -220,9 +206,7 @@ def lock(path: Path) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
-            raise SinkError(
-                f"the spool {path.parent} is used by another process: give each line a spool of its own"
-            ) from error
+            raise SinkError(f"the spool {path.parent} is used by another process: give each line its own") from error
     return file
 
 
@@ -237,11 +221,7 @@ def to_row(number: int, message: Message) -> Row:
 def to_message(row: Row) -> Message:
     """The message of a sound row."""
     _, id_, names, content, _ = row
-    parts, start = [], 0
-    for name, length in json.loads(names):
-        parts.append((name, content[start : start + length]))
-        start += length
-    return Message(id_.decode(), tuple(parts))
+    return Message(id_.decode(), split_parts(json.loads(names), content))
 
 
 def is_sound(row: Row) -> bool:

@@ -10,7 +10,8 @@ import json
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 from nnet_edge.runtime.sinks.base import Message
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 HEAD = struct.Struct("<4sII")  # magic, bytes of the payload, CRC-32 of the payload
 MAGIC = b"nnSP"
+CURSOR_FILE = "cursor"
 CURSOR = struct.Struct("<QQI")  # number of a segment, offset in it, CRC-32 of the two
 
 
@@ -26,11 +28,6 @@ def segments_of(folder: Path) -> dict[int, Path]:
     """The segments in `folder` by number, oldest first."""
     found = {int(path.stem): path for path in folder.glob("*.segment") if path.stem.isdecimal()}
     return dict(sorted(found.items()))
-
-
-def cursor_of(folder: Path) -> Path:
-    """Where the cursor of an old spool lies."""
-    return folder / "cursor"
 
 
 def undelivered(segment: Path) -> Iterator[Message]:
@@ -41,13 +38,12 @@ def undelivered(segment: Path) -> Iterator[Message]:
         start += HEAD.size + len(payload)
         yield to_message(payload)
     if start < len(held):
-        log.warning("the spool %s: the last %d bytes of %s cannot be read",
-                    segment.parent, len(held) - start, segment.name)  # fmt: skip
+        log.warning("the spool %s: %d bytes of %s cannot be read", segment.parent, len(held) - start, segment.name)
 
 
 def start_in(segment: Path, size_bytes: int) -> int:
     """Where the first undelivered record of the segment lies; its start when the cursor cannot be read."""
-    path = cursor_of(segment.parent)
+    path = segment.parent / CURSOR_FILE
     held = path.read_bytes() if path.exists() else b""
     if len(held) >= CURSOR.size:
         number, offset, checksum = CURSOR.unpack(held[: CURSOR.size])
@@ -77,8 +73,10 @@ def to_message(payload: bytes) -> Message:
     """The message whose record has this payload."""
     names, _, rest = payload.partition(b"\n")
     fields = json.loads(names)
-    parts, start = [], 0
-    for name, length in fields["parts"]:
-        parts.append((name, rest[start : start + length]))
-        start += length
-    return Message(fields["id"], tuple(parts))
+    return Message(fields["id"], split_parts(fields["parts"], rest))
+
+
+def split_parts(lengths: Iterable[tuple[str, int]], content: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Name and bytes of each part; `content` holds them one behind the other."""
+    whole = BytesIO(content)
+    return tuple((name, whole.read(length)) for name, length in lengths)

@@ -34,10 +34,7 @@ class SpooledQueue(SinkQueue):
         observe: Observe | None,
     ) -> None:
         super().__init__(settings, lost)
-        self._spool = spool
-        self._retry = retry
-        self._encode = encode
-        self._observe = observe
+        self._spool, self._retry, self._encode, self._observe = spool, retry, encode, observe
 
     def open(self) -> None:
         self._spool.__enter__()
@@ -106,7 +103,6 @@ class SpooledQueue(SinkQueue):
         return False
 
     def _lose(self, count: int, cause: str, reason: str) -> None:
-        """Count so many messages of the spool as dropped, and tell it."""
         with self._changed:
             self._spooled -= count
             self._book(count, cause)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,16 +17,13 @@ import numpy as np
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.opencv_video import count_frames, open_writer
-from nnet_edge.runtime.sinks.base import Sink, flag_defaults
+from nnet_edge.runtime.sinks.base import Sink, flag_defaults, translating
 from nnet_edge.runtime.sinks.overlay import annotate
 from nnet_edge.runtime.sinks.rejects import safe_name
 from nnet_edge.runtime.sinks.rotation import next_rotated
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.sink import SinkSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +85,7 @@ class VideoSink(Sink):
     def __init__(self, settings: VideoSettings) -> None:
         self._settings, self.only_stream = settings, settings.stream
         self._path = settings.path
+        self._cannot = f"cannot write the video {settings.path}"
         self._rates_hz: dict[str, float] = {}  # stream -> frames a second, where its source has a rate
         self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
         self._is_cut = settings.by_stream  # whether files have numbers
@@ -97,16 +95,14 @@ class VideoSink(Sink):
         if rate_hz:
             self._rates_hz[stream] = rate_hz
 
-    def __enter__(self) -> Self:
-        try:
+    def __enter__(self) -> VideoSink:
+        with translating(self._cannot):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for part in self._path.parent.glob(f".{escape(self._path.stem)}.*part{self._path.suffix.lower()}"):
                 part.unlink(missing_ok=True)  # a kill left it
             probe = self._part(self._path.stem)
             probe.write_bytes(b"")
             probe.unlink()
-        except OSError as error:
-            raise self._fault(error) from error
         return self
 
     def __exit__(self, *about: object) -> None:
@@ -144,21 +140,17 @@ class VideoSink(Sink):
 
     def _is_full(self, file: VideoFile) -> bool:
         piece_s, piece_bytes = self._settings.piece_s, self._settings.piece_bytes
-        try:
-            is_large = piece_bytes is not None and file.size_bytes >= piece_bytes
-        except OSError as error:
-            raise self._fault(error) from error
-        return is_large or (piece_s is not None and file.age_s >= piece_s)
+        with translating(self._cannot):  # the newest pictures may be missing on the disk
+            is_large = piece_bytes is not None and file.part.stat().st_size >= piece_bytes
+        return is_large or (piece_s is not None and time.monotonic() - file.began_s >= piece_s)
 
     def _close(self, stream: str) -> None:
         """Finish the file of the stream; room is made for it in the budget."""
         target = self._path.with_name(f"{self._stem(stream)}{self._path.suffix}")
-        try:
+        with translating(self._cannot):
             target = next_rotated(target) if self._is_cut else target
             self._files.pop(stream).close(target)
             self._keep_to_budget(target)
-        except OSError as error:
-            raise self._fault(error) from error
 
     def _keep_to_budget(self, newest: Path) -> None:
         """Remove the oldest pieces, whatever stream they show, until the rest is small enough."""
@@ -180,34 +172,21 @@ class VideoSink(Sink):
     def _part(self, stem: str) -> Path:
         return self._path.with_name(f".{stem}.part{self._path.suffix.lower()}")
 
-    def _fault(self, error: OSError) -> SinkError:
-        return SinkError(f"cannot write the video {self._path}: {error.strerror or error}")
-
 
 class VideoFile:
     """Pictures on their way into `part`. All get the size of the first; one of other proportions gets a dark border."""
 
     def __init__(self, part: Path, rate_hz: float, first: np.ndarray) -> None:
-        self._part = part
+        self.part = part
         self._size = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # height, width; codecs want even sides
         self._written = 0
-        self._began_s = time.monotonic()
+        self.began_s = time.monotonic()
         self._writer = self._open(rate_hz)
 
     def write(self, picture: np.ndarray) -> None:
         """Add a picture, uint8 BGR (H, W, 3)."""
         self._writer.write(fit(picture, *self._size))
         self._written += 1
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since it was begun."""
-        return time.monotonic() - self._began_s
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes on the disk so far; the newest pictures may be missing in it. Raises OSError."""
-        return self._part.stat().st_size
 
     def close(self, target: Path) -> None:
         """Read it back and give it its name. Raises SinkError when frames are missing, OSError.
@@ -216,23 +195,22 @@ class VideoFile:
         """
         self._writer.release()
         try:
-            found = count_frames(str(self._part))
+            found = count_frames(str(self.part))
             if found < self._written:
-                raise SinkError(
-                    f"the video {target} holds {found} of {self._written} frames: is the disk full? It was removed"
-                )
-            self._part.replace(target)
+                lack = f"{found} of {self._written} frames"
+                raise SinkError(f"the video {target} holds {lack}: is the disk full? It was removed")
+            self.part.replace(target)
         finally:
-            self._part.unlink(missing_ok=True)
+            self.part.unlink(missing_ok=True)
 
     def _open(self, rate_hz: float) -> cv2.VideoWriter:
-        codecs = CODECS[self._part.suffix]
+        codecs = CODECS[self.part.suffix]
         for codec in codecs:
-            writer = open_writer(str(self._part), codec, rate_hz, *self._size)
+            writer = open_writer(str(self.part), codec, rate_hz, *self._size)
             if writer.isOpened():
-                log.info("%s is written as %s", self._part, codec)
+                log.info("%s is written as %s", self.part, codec)
                 return writer
-        raise SinkError(f"this OpenCV cannot write {self._part} ({' or '.join(codecs)}): try another suffix")
+        raise SinkError(f"this OpenCV cannot write {self.part} ({' or '.join(codecs)}): try another suffix")
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:

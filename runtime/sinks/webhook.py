@@ -14,10 +14,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError, SinkError
-from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults
-from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.base import JsonSink, Message, RefusedError, flag_defaults
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_seconds
 from nnet_edge.settings.secrets import read_secret, require_secret_place
@@ -47,8 +44,7 @@ class WebhookSettings(SinkSettings):
             require_secret_place("url", self.url)
         elif "?" in self.url or "@" in self.url:
             raise ConfigError(
-                "the url of a webhook holds no user and no query, which may be a secret: use token_from, "
-                'or url = "env:NAME" or "file:PATH", which hold it'
+                'a webhook\'s url holds no user and no query (a secret): use token_from, or url = "env:NAME" or "file:PATH"'
             )
         else:
             require_address(self.url, self.ca_file)
@@ -62,18 +58,14 @@ class WebhookSettings(SinkSettings):
 
     def token(self) -> str | None:
         """The bearer token, read from where it lies. Raises ConfigError."""
-        if self.token_from is None:
-            return None
-        token = read_secret("token_from", self.token_from)
-        if not (token.isascii() and token.isprintable() and token):
-            raise ConfigError(
-                "the webhook's token is empty, or holds letters that a header cannot: give one line of ASCII"
-            )
+        token = None if self.token_from is None else read_secret("token_from", self.token_from)
+        if token is not None and not (token.isascii() and token.isprintable() and token):
+            raise ConfigError("the webhook's token is empty, or holds letters that no header can: give a line of ASCII")
         return token
 
 
 def require_address(url: str, ca_file: Path | None) -> SplitResult:
-    """The parts of the address. Raises ConfigError, without repeating its path and query, for an invalid one."""
+    """The parts of the address. Raise ConfigError, without its path and query, for an invalid one."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -93,7 +85,7 @@ def where_of(address: SplitResult) -> str:
     return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
 
 
-class WebhookSink(MessageSink):
+class WebhookSink(JsonSink):
     """Posts each prediction as JSON; any 2xx answer means that it arrived.
 
     Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused
@@ -101,8 +93,6 @@ class WebhookSink(MessageSink):
     """
 
     name = "webhook"
-    wants_maps = False
-    wants_pixels = False
 
     def __init__(self, settings: WebhookSettings) -> None:
         self._settings = settings
@@ -115,12 +105,6 @@ class WebhookSink(MessageSink):
     def __exit__(self, *about: object) -> None:
         self._close()
 
-    def to_message(self, prediction: Prediction) -> Message:
-        return Message(prediction.frame.id, (("", to_json(to_fields(prediction))),))
-
-    def event_message(self, event: Event) -> Message:
-        return Message(event_id(event), (("", to_json(event_fields(event))),))
-
     def send(self, messages: Sequence[Message]) -> int:
         (message,) = messages
         was_kept = self._connection is not None
@@ -128,13 +112,9 @@ class WebhookSink(MessageSink):
             status = self._post(message)
         except (OSError, http.client.HTTPException) as error:
             self._close()
-            if not was_kept or isinstance(error, TimeoutError):
-                raise self._fault(reason_of(error)) from error
-            try:
-                status = self._post(message)  # a receiver may close a connection that was idle
-            except (OSError, http.client.HTTPException) as again:
-                self._close()
-                raise self._fault(reason_of(again)) from again
+            if was_kept and not isinstance(error, TimeoutError):
+                return self.send(messages)  # once more: a receiver may close a connection that was idle
+            raise self._fault(str(error) or type(error).__name__) from error
         if status in REFUSALS:
             raise RefusedError(f"the webhook {self._where} refused {message.id}: it answered {status}")
         if not 200 <= status < 300:
@@ -150,9 +130,9 @@ class WebhookSink(MessageSink):
         headers = {"Content-Type": "application/json", "Idempotency-Key": quote(message.id, safe="/")}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
+        target = (address.path or "/") + (f"?{address.query}" if address.query else "")
         with time_limit(connection, self._settings.timeout_s):
-            connection.request("POST", (address.path or "/") + (f"?{address.query}" if address.query else ""),
-                               message.parts[0][1], headers)  # fmt: skip
+            connection.request("POST", target, message.parts[0][1], headers)
             answer = connection.getresponse()
             answer.read(ANSWER_BYTES)
             if not answer.isclosed():
@@ -201,11 +181,6 @@ def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterat
         raise
     finally:
         timer.cancel()
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of a connection says, or its name when it says nothing."""
-    return str(error) or type(error).__name__
 
 
 def table_of(url: str, asked: Asked) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from nnet_edge.export.api_snapshot import functions_of, snapshot, to_json
+from tests.export.api_snapshot import functions_of, snapshot, to_json
 
 COMMITTED = Path(__file__).parent.parent / "data" / "tensorrt_api"
 OFFLINE = ("connection", "network", "resolve host", "timed out", "proxy")
@@ -52,8 +52,8 @@ def test_a_snapshot_can_be_made_again(requirement: str, tmp_path: Path) -> None:
         pytest.skip("NOT RUN: a wheel's bindings need gcc and readelf to be loaded without TensorRT")
     known_path = COMMITTED / f"tensorrt-{'.'.join(requirement.split('==')[1].split('.')[:2])}.json"
     out = tmp_path / "made.json"
-    command = [sys.executable, "-m", "nnet_edge.export.api_snapshot", requirement, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.export.api_snapshot", requirement, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=COMMITTED.parents[2])
     if done.returncode != 0 and any(word in done.stderr.lower() for word in (*OFFLINE, "no wheel")):
         pytest.skip(f"NOT RUN: no wheel of {requirement} for this Python can be had here")
     assert done.returncode == 0, done.stderr

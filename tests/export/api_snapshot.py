@@ -1,7 +1,7 @@
 """API snapshot: the names of one TensorRT version, from its bindings, to check code against versions that are not here.
 
-    python -m nnet_edge.export.api_snapshot tensorrt-cu12-bindings==10.3.0 tests/data/tensorrt_api/tensorrt-10.3.json
-    python -m nnet_edge.export.api_snapshot tensorrt_rtx tests/data/tensorrt_api/tensorrt_rtx-1.7.json
+    python -m tests.export.api_snapshot tensorrt-cu12-bindings==10.3.0 tests/data/tensorrt_api/tensorrt-10.3.json
+    python -m tests.export.api_snapshot tensorrt_rtx tests/data/tensorrt_api/tensorrt_rtx-1.7.json
 
 The first form takes the wheel of the bindings through pip, the second what is installed here (on a Jetson: `tensorrt`). The
 bindings of a wheel load without TensorRT's own libraries: empty ones, compiled here, stand in for them, since no function
