@@ -40,6 +40,13 @@ CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal 
 class StreamCommand(Command):
     """A command whose options are its own and those of the registered sinks and sources."""
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help, with the addresses of every registered source."""
+        from nnet_edge.settings.camera import known_addresses
+
+        self.help = (self.help or "").replace("SOURCE.\n", f"SOURCE: {known_addresses()}.\n", 1)
+        super().format_help_text(ctx, formatter)
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, with one for each flag in the registries."""
         flags = [kind.flag for kind in SINKS if kind.flag is not None] + source_flags()
@@ -85,7 +92,7 @@ def key_of(flag: Flag) -> str:
 @runner_options
 @click.pass_context
 def command(context: click.Context, sources: tuple[str, ...], config: Path | None, **options: Any) -> None:
-    """Judge every frame of SOURCE: an image folder, a video, a camera's number, an rtsp:// or http:// address, synthetic.
+    """Judge every frame of SOURCE.
 
     Several sources are one line: they share the model, and each may have a name: left=0 right=rtsp://camera/1.
     """

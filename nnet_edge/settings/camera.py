@@ -173,5 +173,5 @@ def fitting(address: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def known_addresses() -> str:
     """The addresses of every kind, for error messages."""
-    *most, last = (kind.addresses for kind in SOURCES)
+    *most, last = (kind.addresses for kind in sorted(SOURCES, key=lambda kind: kind.order))
     return f"{', '.join(most)} or {last}"

@@ -123,6 +123,7 @@ class SourceKind:
     page: str = "file"  # the word of [web] addable that lets the page add one
     flags: tuple[Flag, ...] = field(default=())  # that set options of the camera
     is_path: bool = False  # whether `takes` looks at what lies at a path; False: it looks at the text alone
+    order: int = 50  # in lists for people, the usual ones first
     suffixes: tuple[str, ...] = ()  # of its files: an absent path with one of them is no device that may come later
 
 

@@ -186,4 +186,4 @@ def is_http_camera(text: str) -> bool:
     return address_scheme(text) in ("http", "https") and not is_http_video(text)
 
 
-SOURCES.register(SourceKind("http", "an http:// address", is_http_camera, open_http, page="http"))
+SOURCES.register(SourceKind("http", "an http:// address", is_http_camera, open_http, page="http", order=41))

@@ -186,6 +186,7 @@ SOURCES.register(
         ImageOptions,
         flags=(SKIP_FLAG,),
         is_path=True,
+        order=10,
         suffixes=IMAGE_SUFFIXES,
     )
 )

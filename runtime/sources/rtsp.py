@@ -29,7 +29,9 @@ def open_network(settings: CommonSettings, options: RtspOptions | None) -> Video
 
 
 SOURCES.register(
-    SourceKind("rtsp", "an rtsp:// address", has_scheme("rtsp", "rtsps"), open_network, RtspOptions, page="rtsp")
+    SourceKind(
+        "rtsp", "an rtsp:// address", has_scheme("rtsp", "rtsps"), open_network, RtspOptions, page="rtsp", order=40
+    )
 )
 OTHERS = "an rtmp://, udp:// or tcp:// address"
 SOURCES.register(SourceKind("network", OTHERS, has_scheme("rtmp", "udp", "tcp"), open_network, page="pipeline"))

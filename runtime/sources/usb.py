@@ -26,7 +26,7 @@ def open_device(settings: CommonSettings, options: None) -> UsbSource:
     return UsbSource(str(path), f"camera {path}", path.name, settings)
 
 
-SOURCES.register(SourceKind("camera", "a camera's number", str.isdecimal, open_number, page="camera"))
+SOURCES.register(SourceKind("camera", "a camera's number", str.isdecimal, open_number, page="camera", order=30))
 SOURCES.register(
     SourceKind("device", "a camera's device", lambda text: stat.S_ISCHR(file_mode(text)), open_device, is_path=True)
 )

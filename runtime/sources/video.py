@@ -182,7 +182,9 @@ def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
 
 
 SOURCES.register(
-    SourceKind("video", "a video file", is_video_file, open_file, VideoOptions, is_path=True, suffixes=VIDEO_SUFFIXES)
+    SourceKind(
+        "video", "a video file", is_video_file, open_file, VideoOptions, is_path=True, order=20, suffixes=VIDEO_SUFFIXES
+    )
 )
 SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, VideoOptions, "http"))
 SOURCES.register(
