@@ -49,9 +49,12 @@ def noisy_pictures(seed: int) -> list[np.ndarray]:
     return [random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(PICTURES)]
 
 
-def noisy_camera(number: int, rate_hz: float, kind: type[SyntheticSource] = SyntheticSource) -> SyntheticSource:
-    """A camera of `rate_hz` that shows its pictures again and again; they were drawn before."""
-    return kind(itertools.cycle(noisy_pictures(number)), rate_hz)
+def noisy_camera(
+    number: int, rate_hz: float, kind: type[SyntheticSource] = SyntheticSource
+) -> Callable[[], SyntheticSource]:
+    """Opens a camera of `rate_hz`, as often as it is asked to; it shows pictures again and again that are drawn here."""
+    pictures = noisy_pictures(number)
+    return lambda: kind(itertools.cycle(pictures), rate_hz)
 
 
 def add_camera(

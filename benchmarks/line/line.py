@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -133,7 +132,7 @@ class CameraBench:
         rate_hz, before_hz = self._rate_hz or DEMAND * self._before_hz[0], self._before_hz
         line = Line(self._model)
         for number in range(cameras):
-            add_camera(line, number, partial(noisy_camera, number, rate_hz / cameras), ABOVE_ALL)
+            add_camera(line, number, noisy_camera(number, rate_hz / cameras), ABOVE_ALL)
         with measuring_lateness() as late_ms, running(line) as reports:
             used_s = processor_s()
             time.sleep(self._seconds)

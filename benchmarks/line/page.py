@@ -168,7 +168,7 @@ def command(
         rate_hz = DEMAND * bare_rate(model.runner, seconds)
         line = Line(model)
         for number in range(cameras):
-            add_camera(line, number, partial(noisy_camera, number, rate_hz / cameras))
+            add_camera(line, number, noisy_camera(number, rate_hz / cameras))
         with WebServer(line, WebSettings(port=0)) as server, running(line) as reports:
             figures = measure(line, server, viewers, rounds, seconds)
         require_balanced(reports[0])

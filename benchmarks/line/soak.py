@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -100,7 +99,7 @@ def make_line(bundle: Path, log: Path) -> Line:
     line = Line(load_model(bundle, RunnerSettings()), [QueuedSink(sink)])
     for number in range(CAMERAS):
         kind = Cut if number == 0 else SyntheticSource
-        add_camera(line, number, partial(noisy_camera, number, RATE_HZ, kind), first_retry_s=0.2)
+        add_camera(line, number, noisy_camera(number, RATE_HZ, kind), first_retry_s=0.2)
     return line
 
 
