@@ -267,7 +267,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def check_files(path: Path, manifest: dict[str, Any]) -> None:
     """Compare every file that the manifest names with its hash; BundleError names the first that differs.
 
-    Engines are left to `runtime/engine_record.py`, which checks more of the one that is loaded: a broken engine must not
+    Engines are left to `runtime/runners/trt/record.py`, which checks more of the one that is loaded: a broken engine must not
     keep `build-engine` from building it again.
     """
     files = manifest.get("files")

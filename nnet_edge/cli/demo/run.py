@@ -71,7 +71,7 @@ def run_demo(
 ) -> Path:
     """Make the folder `out` with pictures, bundle, evaluation, verdicts, video and report.html; gives the page's path.
 
-    The folder appears whole or not at all. Progress and the stream are shown on standard error. Raises ConfigError when
+    The folder is written atomically. Progress and the stream are shown on standard error. Raises ConfigError when
     `out` exists and `replace` is off, and whatever a step raises.
     """
     settings = settings or DemoSettings()
