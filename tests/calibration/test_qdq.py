@@ -192,7 +192,7 @@ def test_the_graph_says_what_it_is(planned: Plan, activations: Activations) -> N
 
 
 def test_no_frames_no_int8(planned: Plan, frames: np.ndarray) -> None:
-    with pytest.raises(CalibrationError, match="real frames or not at all"):
+    with pytest.raises(CalibrationError, match="real frames alone"):
         measure_activations(planned, frames[:0], QuantizeSettings(), lambda done, total: None)
     with pytest.raises(ConfigError, match="resize with"):
         measure_activations(planned, frames[:, ::2], QuantizeSettings(), lambda done, total: None)
