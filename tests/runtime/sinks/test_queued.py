@@ -571,7 +571,7 @@ import numpy as np
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink, QueueSettings
 from nnet_edge.runtime.sinks.spool import SpoolSettings
-from nnet_edge.runtime.stream.line import stopping_on_signals
+from nnet_edge.runtime.stream.running import stopping_on_signals
 
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 accepted = os.open(folder / "accepted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
