@@ -112,7 +112,7 @@ def test_a_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_disk_that_fills_leaves_nothing_behind(tmp_path: Path) -> None:
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += f"resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.getrlimit(resource.RLIMIT_FSIZE)[1]})); "
-    code = "from pathlib import Path; from nnet_edge.demo_parts import make_line; import sys; "
+    code = "from pathlib import Path; from nnet_edge.data.example_parts import make_line; import sys; "
     code += "make_line(Path(sys.argv[1]), 0, 2, 1, 1)"
     done = subprocess.run(
         [sys.executable, "-c", limit + code, str(tmp_path / "line")], capture_output=True, text=True, check=False
