@@ -82,7 +82,8 @@ def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
     if text == "jetson":
         if platform.machine() != "aarch64" or not jetson_release.exists():
             raise ConfigError(
-                "--target jetson: TensorRT builds it only on that Jetson; copy the bundle there and run this (docs/jetson.md)"
+                "--target jetson: TensorRT builds an engine for a Jetson only on that Jetson; copy the bundle there "
+                "and run the same command (docs/jetson.md)"
             )
         return Target("jetson", "tensorrt")
     kind, _, names = text.partition(":")

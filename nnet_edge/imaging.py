@@ -219,7 +219,7 @@ def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndar
     if as_labels and picture.mode in ("1", "L", "P", "I", "F"):
         return np.array(picture)
     if picture.mode in ("I", "F"):
-        raise DataError("its pixels are signed or have 32 bits, so no value is white: save 8 or 16 bits a channel")
+        raise DataError("its pixels are signed or have 32 bits, so no value is white: save it with 8 or 16 bits")
     picture.info.pop("transparency", None)  # else Pillow warns about some palettes
     return np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 

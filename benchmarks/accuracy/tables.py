@@ -107,7 +107,7 @@ class AccuracyTables:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        rows = [asdict(row) for rows in self.candidates.values() for row in rows]
+        rows = [asdict(row) | {"metrics": row.metrics.as_dict()} for rows in self.candidates.values() for row in rows]
         return {
             "schema": SCHEMA,
             "command": self.command,

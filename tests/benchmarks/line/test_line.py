@@ -11,10 +11,9 @@ import numpy as np
 from nnet_edge.benchmarks.line.line import CameraBench, bare_rate, loop_rate, table
 from nnet_edge.benchmarks.line.soak import Span, faults
 from nnet_edge.frame import Outputs
-from nnet_edge.runtime.stream.buffer import LaneCounts
-from nnet_edge.runtime.stream.meters import Buckets
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
+from nnet_edge.runtime.stream.stream_queue import FrameCounts
 
 IMAGE_S = 0.005
 
@@ -58,7 +57,7 @@ def test_the_rows_add_up_and_the_bare_runner_is_what_it_is() -> None:
 
 def test_a_soak_tells_what_grew_or_was_lost() -> None:
     steady = [Span(minute, 100, 20.0, 40.0, 300.0, 20, 30) for minute in range(10)]
-    report = LineReport({}, LaneCounts(1000, 990, {"full": 10}, 0), Buckets((), (0,), 0.0), 60.0)
+    report = LineReport({}, FrameCounts(1000, 990, {"full": 10}, 0), 60.0)
     assert faults(steady, report, 990) == []
     assert faults([*steady[:-1], replace(steady[-1], rss_mb=310.0)], report, 990) == ["memory grew by 3.3%"]
     assert "threads grew from 20 to 21" in faults([*steady[:-1], replace(steady[-1], threads=21)], report, 990)
@@ -66,6 +65,6 @@ def test_a_soak_tells_what_grew_or_was_lost() -> None:
     slow = replace(steady[-1], p99_ms=90.0)
     assert faults([*steady[:-3], slow, slow, slow], report, 990) == ["p99 rose from 40.0 to 90.0 ms"]
     assert faults([*steady[:-1], slow], report, 990) == [], "one busy moment is no growth"
-    lost = replace(report, total=LaneCounts(1000, 980, {"full": 10}, 0))
+    lost = replace(report, total=FrameCounts(1000, 980, {"full": 10}, 0))
     assert "frames are missing" in faults(steady, lost, 980)[0]
     assert "frames are missing" in faults(steady, report, 900)[0]

@@ -18,6 +18,7 @@ from nnet_edge.cli.demo.run import DemoSettings, run_demo
 from nnet_edge.data.example_parts import DEFECTS, GOOD, camera
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.nnet.settings import TrainSettings
+from nnet_edge.metrics import Metrics
 
 SEED = 7
 TINY = DemoSettings(
@@ -88,7 +89,7 @@ def test_a_random_teacher_is_said_loudly(facts: DemoRun) -> None:
 
 
 def test_a_figure_that_cannot_be_computed_is_not_zero(facts: DemoRun) -> None:
-    unknown = replace(facts.evaluation.metrics, pixel_ap=None)
+    unknown = Metrics(**{**facts.evaluation.metrics, "pixel_ap": None})
     text = html(replace(facts, evaluation=replace(facts.evaluation, metrics=unknown)), facts.out)
     assert figures(text)["Pixel AP"] == ("not known", "plain")
 

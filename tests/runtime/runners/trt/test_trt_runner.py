@@ -362,7 +362,7 @@ def test_a_stream_on_the_gpu(make, tmp_path: Path, wants_maps: bool) -> None:
     report = run(
         open_source("synthetic:7"),
         runner,
-        [sink, JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl"))],
+        [sink, JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl", events=False))],
         settings,
     )
     assert report.frames == len(seen) == 7
