@@ -156,7 +156,9 @@ def test_parity_fails_on_a_map_a_score_a_flip_or_a_nan() -> None:
 def test_a_bundle_that_fails_parity_is_not_written(
     trained_run: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnet_edge.export.bundling.export_onnx", lambda *rest: onnx.load(bundle.graph))  # the same again
+    monkeypatch.setattr(
+        "nnet_edge.export.bundling.export_onnx", lambda *rest: onnx.load(bundle.graph)
+    )  # the same again
     monkeypatch.setattr("nnet_edge.export.parity.LAYER_MAP_ATOL", -1.0)  # nothing is this good
     with pytest.raises(ParityError, match="No bundle was written"):
         export_bundle(trained_run / "training", tmp_path / "bundle")
