@@ -50,8 +50,6 @@ class Findings:
     cameras: tuple[Camera, ...]
     video: Video
     verbs: tuple[Readiness, ...]  # the commands; the JSON field is called so
-    sources: tuple[str, ...]  # addresses that a stream takes, by kind
-    sinks: tuple[str, ...]  # kinds
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -62,7 +60,6 @@ def examine() -> Findings:
     """What this machine has; takes a second or two and raises nothing for anything that is missing."""
     from nnet_edge import __version__
     from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
-    from nnet_edge.settings.registry import SINKS, SOURCES
 
     libraries, processor, cuda = find_libraries(), find_processor(), find_cuda()
     return Findings(
@@ -75,8 +72,6 @@ def examine() -> Findings:
         cameras=find_cameras(),
         video=find_video(),
         verbs=judge_commands({library.module: library.version for library in libraries}, cuda, processor),
-        sources=tuple(kind.addresses for kind in sorted(SOURCES, key=lambda kind: kind.order)),
-        sinks=SINKS.names(),
     )
 
 
@@ -154,8 +149,7 @@ def describe(findings: Findings) -> str:
         codecs += [(f"{codec.name} {codec.suffix}", _codec_words(codec)) for codec in video.codecs]
     commands = [(one.name, f"ready: {one.uses}" if one.is_ready else one.advice) for one in findings.verbs]
     subjects = {"This machine": machine, "Libraries": libraries, "NVIDIA": gpus, "Cameras": cameras}
-    streams = [("sources", ", ".join(findings.sources)), ("sinks", ", ".join(findings.sinks))]
-    subjects |= {"Video": codecs, "Streams": streams, "What each verb can use": commands}
+    subjects |= {"Video": codecs, "What each verb can use": commands}
     return "\n\n".join("\n".join([title, *_aligned(lines)]) for title, lines in subjects.items())
 
 

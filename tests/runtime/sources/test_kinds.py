@@ -110,7 +110,7 @@ def test_the_camera_table_has_the_keys_that_it_always_had() -> None:
         ({"address": "synthetic", "seed": -1}, "seed is -1"),
         ({"address": "synthetic", "sead": 1}, "has a key 'sead' that is unknown: did you mean seed?"),
         ({"address": "synthetic", "at_own_rate": True}, "belongs to an http:// video or a video file, and this is"),
-        ({"address": ""}, "a stream needs a source: give a camera's number"),
+        ({"address": ""}, "a stream needs a source: give an image folder or file, a video file, a camera's number"),
     ],
 )
 def test_an_option_belongs_to_its_kind(settings: dict[str, Any], says: str) -> None:
