@@ -82,12 +82,12 @@ class Model:
         }
 
 
-def load_model(path: Path, settings: RunnerSettings, precision: str | None = None) -> Model:
-    """The bundle at `path`, loaded and warm. Raises what `read_bundle` and `open_graph` raise."""
+def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:
+    """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do."""
     bundle = read_bundle(path)
     runner, threshold = open_graph(bundle, settings, precision)
     try:
-        batch_s = warm(runner)
+        batch_s = warm(runner) if is_warm else None
     except BaseException:
         with runner:  # the last exit releases it
             pass

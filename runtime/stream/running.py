@@ -45,7 +45,10 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     def load(path: Path) -> Model:
         return load_model(path, settings.runner, settings.precision)
 
-    line = Line(load(settings.bundle), sinks, load, settings.web is not None, settings.deadline_s, meters)
+    # One stream alone has its first verdict sooner when nothing but its own frame goes through the runner before.
+    is_warm = len(settings.streams) > 1 or settings.web is not None
+    model = load_model(settings.bundle, settings.runner, settings.precision, is_warm)
+    line = Line(model, sinks, load, settings.web is not None, settings.deadline_s, meters)
     for stream, source in zip(settings.streams, sources, strict=True):
         line.add(stream, source)
     return line
