@@ -8,6 +8,7 @@ time than a free batch, nothing is compiled again when the batch changes, and no
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class OpenvinoRunner(GraphRunner):
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
-        core = openvino.Core()
+        core = the_core()
         require_precision(core, settings.precision)
         self._compiled = compile_graph(core, read_graph(core, graph, contract), graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
@@ -95,6 +96,17 @@ class OpenvinoRunner(GraphRunner):
         del self._compiled
 
 
+@functools.cache
+def the_core() -> openvino.Core:
+    """The one Core of this process, never given back.
+
+    The processor's plugin of each Core sets a signal stack for the thread that first uses it, and unmaps it when the Core
+    goes: behind two runners that overlapped, or one that another thread closed (a swapped bundle), the next signal was a
+    segmentation fault. OpenVINO 2026.4.
+    """
+    return openvino.Core()
+
+
 def require_precision(core: openvino.Core, precision: str) -> None:
     """Raise ConfigError unless this processor computes in `precision`."""
     if precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
@@ -121,7 +133,7 @@ def compile_for(
 
     Raises BundleError for a file that OpenVINO cannot read, and what `compile_graph` raises.
     """
-    core = openvino.Core()
+    core = the_core()
     require_precision(core, settings.precision)
     try:
         model = core.read_model(graph)
