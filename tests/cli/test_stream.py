@@ -17,10 +17,12 @@ import cv2
 import numpy as np
 import pytest
 
+from nnet_edge.bundle import Bundle
 from nnet_edge.cli.stream import command, settings_of_flags
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks.base import MessageSink
 from nnet_edge.runtime.sources.base import Source
+from nnet_edge.runtime.stream.running import open_line
 from nnet_edge.settings.line import LineSettings, line_settings, schema
 from nnet_edge.settings.registry import SINKS, SOURCES, Flag, SinkKind, SourceKind
 from nnet_edge.settings.sink import SinkSettings
@@ -28,9 +30,9 @@ from nnet_edge.settings.sink import SinkSettings
 LIMIT_S = 60.0
 
 
-def settings_of(*words: str) -> LineSettings:
+def settings_of(*words: str, bundle: str = "part") -> LineSettings:
     """The line that the words of a command line ask for."""
-    options = dict(command.make_context("stream", [*words, "--bundle", "part"]).params)
+    options = dict(command.make_context("stream", [*words, "--bundle", bundle]).params)
     sources = options.pop("sources")
     options.pop("config")
     return settings_of_flags(sources, options)[0]
@@ -55,6 +57,14 @@ def test_where_standard_output_goes_to_ends_the_program_when_it_closes() -> None
     for path, is_strict in (("-", True), ("x", False)):
         (sink,) = settings_of("synthetic", "--json", path).sinks
         assert sink.is_strict is is_strict
+
+
+@pytest.mark.parametrize(("sources", "is_warm"), [(["synthetic:3"], False), (["synthetic:3", "synthetic:4"], True)])
+def test_one_stream_alone_starts_before_its_runner_is_warm(bundle: Bundle, sources: list[str], is_warm: bool) -> None:
+    line = open_line(settings_of(*sources, bundle=str(bundle.path)))
+    model = line.model()
+    with model.runner:
+        assert (model.batch_s is not None) is is_warm
 
 
 def test_spools_lie_where_version_0_1_left_them(tmp_path: Path) -> None:
