@@ -1,7 +1,7 @@
 """Registries of the kinds of sources and sinks. Each file of their folder registers its own kind.
 
-Help texts, the TOML schema, `doctor`, the page's "add camera" and error messages are made from them: a new kind is one file
-and its test.
+Help texts, the TOML schema, the page's "add camera" and error messages are made from them: a new kind is one file and its
+test.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ time than a free batch, nothing is compiled again when the batch changes, and no
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,11 @@ DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
 NUMBER_TYPES = {"u8": "uint8", "f32": "float32"}
 
+# One Core a process, never given back: the processor's plugin of each sets a signal stack for the thread that first uses it,
+# and unmaps it when the Core goes. Behind two runners that overlapped, or one that another thread closed (a swapped bundle),
+# the next signal was a segmentation fault. OpenVINO 2026.4.
+CORE = openvino.Core()
+
 
 class OpenvinoRunner(GraphRunner):
     """A graph compiled by OpenVINO for the processor; for the hint "throughput" several images are under way at once."""
@@ -45,9 +49,8 @@ class OpenvinoRunner(GraphRunner):
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
-        core = the_core()
-        require_precision(core, settings.precision)
-        self._compiled = compile_graph(core, read_graph(core, graph, contract), graph, settings)
+        require_precision(CORE, settings.precision)
+        self._compiled = compile_graph(CORE, read_graph(CORE, graph, contract), graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
         self._idle: list[openvino.InferRequest] = []
@@ -96,17 +99,6 @@ class OpenvinoRunner(GraphRunner):
         del self._compiled
 
 
-@functools.cache
-def the_core() -> openvino.Core:
-    """The one Core of this process, never given back.
-
-    The processor's plugin of each Core sets a signal stack for the thread that first uses it, and unmaps it when the Core
-    goes: behind two runners that overlapped, or one that another thread closed (a swapped bundle), the next signal was a
-    segmentation fault. OpenVINO 2026.4.
-    """
-    return openvino.Core()
-
-
 def require_precision(core: openvino.Core, precision: str) -> None:
     """Raise ConfigError unless this processor computes in `precision`."""
     if precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
@@ -116,7 +108,7 @@ def require_precision(core: openvino.Core, precision: str) -> None:
 def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
     """The graph as OpenVINO reads it, for one image. Raises BundleError when it cannot or the contract is broken."""
     try:
-        model = core.read_model(graph)
+        model = CORE.read_model(graph)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
     require_contract(graph, port_types(model.inputs), port_types(model.outputs), contract)
@@ -133,14 +125,13 @@ def compile_for(
 
     Raises BundleError for a file that OpenVINO cannot read, and what `compile_graph` raises.
     """
-    core = the_core()
-    require_precision(core, settings.precision)
+    require_precision(CORE, settings.precision)
     try:
-        model = core.read_model(graph)
+        model = CORE.read_model(graph)
         model.reshape({port.any_name: [batch or -1, *list(port.partial_shape)[1:]] for port in model.inputs})
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
-    return compile_graph(core, model, graph, settings, more)
+    return compile_graph(CORE, model, graph, settings, more)
 
 
 def compile_graph(core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings,
