@@ -2,11 +2,4 @@
 
 from nnet_edge.moved import forward
 
-__getattr__ = forward(
-    __name__,
-    {
-        "ModelSettings": "nnet_edge.methods.nnet.settings",
-        "TrainSettings": "nnet_edge.methods.nnet.settings",
-        "Augmentation": "nnet_edge.settings.augmentation",
-    },
-)
+__getattr__ = forward(__name__)
