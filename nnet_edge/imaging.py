@@ -7,7 +7,8 @@ of noise), with AVX2, SSE4.1 or neither. Other processors use Pillow. The CUDA k
 
 Reading: the file's first bytes, not its suffix, tell the format; EXIF and TIFF orientation are applied; 16-bit values are
 divided by 257 and rounded, never clipped; transparency and colour profiles are ignored; of several pictures in a file the
-first is taken. A mask's value counts as it is stored: for a palette that is the index, and 0 is the background.
+first is taken. A mask's value counts as it is stored: for a palette that is the index, and 0 is the background; a GIF's counts
+as it is shown, as its palette has no fixed order.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from nnet_edge.errors import ConfigError, DataError
 
@@ -63,7 +66,8 @@ else:
 
 
 SIDE = 256  # height and width of the graph's input, pixels
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs; there a warning, here an error
 
 MaskRule = Literal["half", "any"]
@@ -77,6 +81,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\0*", TiffImageFile),
     (b"II+\0", TiffImageFile),
     (b"MM\0+", TiffImageFile),
+    (b"RIFF", WebPImageFile),
 )
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _TIFF_PLANES = 258, 262, 274, 284  # tag numbers
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -102,13 +107,16 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Where the mask at `path` marks a defect: bool (H, W), true where a stored value is not 0.
 
-    Raises DataError, naming the file, when it cannot be read or is a JPEG, whose edges are never clean.
+    Raises DataError, naming the file, when it cannot be read or is a JPEG or a lossy WebP, whose edges are never clean.
     """
     data = read_bytes(path)
-    if data.startswith(b"\xff\xd8\xff"):
-        raise DataError(f"mask {path} is a JPEG, whose noise would count as defect: save the mask as PNG, BMP or TIFF")
+    lossy = "JPEG" if data.startswith(b"\xff\xd8\xff") else "lossy WebP" if _is_lossy_webp(data) else None
+    if lossy:
+        raise DataError(f"mask {path} is a {lossy}, whose noise would count as defect: save the mask as PNG, BMP or TIFF")
     try:
-        values = _pixels(_open(data), data, as_labels=True)
+        is_gif = data.startswith(b"GIF8")
+        picture = _bounded(GifImageFile(io.BytesIO(data))) if is_gif else _open(data)
+        values = _pixels(picture, data, as_labels=not is_gif)
     except Exception as error:  # as in decode_image
         raise _cannot_read("mask", path, error) from error
     return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
@@ -196,12 +204,19 @@ def read_bytes(path: Path) -> bytes:
 def _open(data: bytes) -> ImageFile:
     reader = next((reader for start, reader in _READERS if data.startswith(start)), None)
     if reader is None:
-        raise DataError("it is empty" if not data else "it is not a PNG, JPEG, BMP or TIFF")
-    picture = reader(io.BytesIO(data))
+        raise DataError("it is empty" if not data else "it is not a PNG, JPEG, BMP, TIFF or WebP")
+    return _bounded(reader(io.BytesIO(data)))
+
+
+def _bounded(picture: ImageFile) -> ImageFile:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed: crop or shrink it")
     return picture
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP" and b"VP8L" not in data[12:8192]
 
 
 def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndarray:

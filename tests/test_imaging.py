@@ -240,7 +240,7 @@ def test_damaged_bytes_give_an_image_or_a_data_error(tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "it is empty"), (b"GIF89a.....", "not a PNG, JPEG, BMP or TIFF"), (b"hello, I am text", "not a PNG")],
+    [(b"", "it is empty"), (b"GIF89a.....", "not a PNG|cannot read mask"), (b"hello, I am text", "not a PNG")],
 )
 def test_what_is_no_image(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
@@ -371,6 +371,33 @@ def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a.jpg is a JPEG.*save the mask as PNG"):
         read_mask(tmp_path / "a.jpg")
+
+
+def test_webp_is_read_and_its_lossy_kind_is_no_mask(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True, exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), np.rot90(pixels, -1))
+    assert read_size(tmp_path / "a.webp") == (30, 20)
+    assert read_mask(tmp_path / "a.webp").all()
+    (tmp_path / "cut.webp").write_bytes((tmp_path / "a.webp").read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"cannot read image .*cut.webp"):
+        read_image(tmp_path / "cut.webp")
+    Image.fromarray(pixels).save(tmp_path / "lossy.webp")
+    assert read_image(tmp_path / "lossy.webp").shape == (20, 30, 3)
+    with pytest.raises(DataError, match=r"lossy.webp is a lossy WebP.*save the mask as PNG"):
+        read_mask(tmp_path / "lossy.webp")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_gif_mask_counts_as_it_is_shown(tmp_path: Path, turned: bool) -> None:
+    marked = np.zeros((8, 12), bool)
+    marked[2:4, 3:9] = True
+    picture = Image.fromarray((marked ^ turned).astype(np.uint8), "P")
+    picture.putpalette([255, 255, 255, 0, 0, 0] if turned else [0, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "m.gif", optimize=False)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.gif"), marked)
 
 
 def test_resize_mask_rules() -> None:
