@@ -112,7 +112,9 @@ def read_mask(path: Path) -> np.ndarray:
     data = read_bytes(path)
     lossy = "JPEG" if data.startswith(b"\xff\xd8\xff") else "lossy WebP" if _is_lossy_webp(data) else None
     if lossy:
-        raise DataError(f"mask {path} is a {lossy}, whose noise would count as defect: save the mask as PNG, BMP or TIFF")
+        raise DataError(
+            f"mask {path} is a {lossy}, whose noise would count as defect: save the mask as PNG, BMP or TIFF"
+        )
     try:
         is_gif = data.startswith(b"GIF8")
         picture = _bounded(GifImageFile(io.BytesIO(data))) if is_gif else _open(data)
