@@ -40,7 +40,8 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FU
     enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
     anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
     axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
-    score = tail.node("ReduceMax", [anomaly_map, axes], "image_score", keepdims=0)
+    largest = tail.node("ReduceMax", [anomaly_map, axes], keepdims=0)
+    score = tail.keeping_nan(largest, tail.node("ReduceSum", [fused, axes], keepdims=0), "image_score")
     batch = graph.inputs[0].shape[0]
     for tensor, shape in ((anomaly_map, (batch, 1, side, side)), (score, (batch,))):
         tensor.dtype, tensor.shape = np.float32, shape
@@ -183,7 +184,14 @@ class _Tail:
         if exponent == 1:
             return maps
         positive = self.node("Max", [maps, self.constant(np.array(SMALLEST_DISTANCE))])
-        return self.node("Pow", [positive, self.constant(np.array(exponent))])
+        return self.keeping_nan(self.node("Pow", [positive, self.constant(np.array(exponent))]), maps)
+
+    def keeping_nan(self, result: gs.Tensor, source: gs.Tensor, name: str = "") -> gs.Tensor:
+        """`result`, and NaN where `source` is not finite: no runner's Max and ReduceMax can be trusted to keep a NaN.
+
+        OpenVINO's lose it in either, ONNX Runtime's in ReduceMax by its place; sums and products keep it everywhere.
+        """
+        return self.node("Add", [result, self.node("Mul", [source, self.constant(np.array(0.0))])], name)
 
     def product(self, factors: list[gs.Tensor]) -> gs.Tensor:
         """All factors multiplied."""

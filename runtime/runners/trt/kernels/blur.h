@@ -64,7 +64,7 @@ NNET_HD void filter_across(StripMemory& memory, const Filter& filter, float* ano
         float sum = 0.0f;
         for (int tap = 0; tap < BAND; ++tap) sum += values[tap] * memory.filtered[y][start + tap];
         column[y * SIDE] = sum;
-        largest = larger(largest, order_of_float(sum));
+        largest = larger(largest, order_of_place(sum));
     }
     memory.orders[thread] = largest;
 }

@@ -56,7 +56,7 @@ NNET_HD float enlarged_sum(const LayerMaps& maps, const Enlarging& enlarging, in
 
 NNET_HD float power(float factor, float exponent) {
     if (exponent == 1.0f) return factor;
-    if (factor != factor) return factor;  // a NaN must stay one; the comparison below would lose it
+    if (!is_finite(factor)) return factor;  // the comparison below would lose it
     return powf(factor > SMALLEST_DISTANCE ? factor : SMALLEST_DISTANCE, exponent);
 }
 

@@ -19,6 +19,7 @@ constexpr int SIDE = 256;        // height and width of the graph's input and of
 constexpr int FUSED_SIDE = 64;   // height and width at which the scales are multiplied
 constexpr int SCALES = 3;        // 64, 32, 16
 
+NNET_HD bool is_finite(float value) { return value - value == 0.0f; }  // an infinity less itself is NaN, as NaN is
 NNET_HD int smaller(int a, int b) { return a < b ? a : b; }
 NNET_HD int larger(int a, int b) { return a > b ? a : b; }
 
@@ -38,9 +39,9 @@ NNET_HD uint32_t bits_of_float(float value) {
 NNET_HD float float_of_half(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
     const uint32_t rest = static_cast<uint32_t>(half & 0x7fffu) << 13;
-    const bool is_finite = (half & 0x7c00u) != 0x7c00u;
+    const bool is_number = (half & 0x7c00u) != 0x7c00u;
     const uint32_t bits =
-        is_finite ? bits_of_float(float_of_bits(rest) * 0x1p112f) : rest | 0x7f800000u;  // 2^(127 - 15)
+        is_number ? bits_of_float(float_of_bits(rest) * 0x1p112f) : rest | 0x7f800000u;  // 2^(127 - 15)
     return float_of_bits(sign | bits);
 }
 
@@ -50,6 +51,9 @@ NNET_HD int32_t order_of_float(float value) {
     const uint32_t bits = value == value ? bits_of_float(value) : 0x7fc00000u;
     return static_cast<int32_t>((bits >> 31) ? bits ^ 0x7fffffffu : bits);
 }
+
+// The same for a place of a map: minus infinity comes on top as well, where a maximum cannot pass it over.
+NNET_HD int32_t order_of_place(float value) { return order_of_float(is_finite(value) ? value : value - value); }
 
 NNET_HD float float_of_order(int32_t order) {
     const uint32_t bits = static_cast<uint32_t>(order);

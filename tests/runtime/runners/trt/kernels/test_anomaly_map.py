@@ -90,15 +90,19 @@ def test_extreme_values(host_kernels, fusion: Fusion, value: float) -> None:
     np.testing.assert_allclose(found, reference, rtol=3e-5 if fusion is TUNED else RTOL, atol=1e-37)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25))])
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
-def test_what_is_no_number_reaches_the_score(host_kernels, fusion: Fusion, bad: float, kind: type) -> None:
-    maps = layer_maps(kind=kind)
-    maps["reverse_16"][1, 0, 7, 9] = bad
-    _, peaks = host_kernels.anomaly_map(maps, fusion)
-    assert np.isfinite(peaks[0]).all()
-    assert not np.isfinite(peaks[1].max())
+@pytest.mark.parametrize("name", LAYER_MAPS)
+def test_what_is_no_number_reaches_the_score(host_kernels, fusion: Fusion, bad: float, kind: type, name: str) -> None:
+    side = int(name[-2:])
+    for place in ((0, 0), (side - 1, side - 1), (side // 2, side // 3)):
+        maps = layer_maps(kind=kind)
+        maps[name][(1, 0, *place)] = bad
+        found, peaks = host_kernels.anomaly_map(maps, fusion)
+        assert np.isfinite(peaks[0]).all()
+        assert not np.isfinite(peaks[1].max())
+        assert not np.isfinite(found[1].sum())
 
 
 def test_negative_maps_have_a_negative_peak(host_kernels) -> None:
