@@ -73,22 +73,19 @@ def predict(
     kept = infer_all(runner, held_out, layer_maps=False)
     tested = None if test is None else infer_all(runner, test.images, layer_maps=False)
     predictions = Predictions(runner.name, kept, tested, None, {})
-    wrong = sum(count_broken(part) for part in predictions.parts)
-    if wrong:
+    named = (("held-out frame", kept), ("labelled image", tested))
+    broken = [(name, int(row)) for name, part in named if part is not None for row in part.broken()]
+    if broken:
         total = sum(len(part.image_score) for part in predictions.parts)
-        return replace(predictions, fault=f"{wrong} of {total} images get a score or a map that is NaN or infinite")
+        (name, row), what = broken[0], f"{runner.precision} on {runner.name}"
+        count = f"{len(broken)} of {total} images get a score or a map that is NaN or infinite"
+        return replace(predictions, fault=f"{count} ({what}; the first is {name} number {row + 1})")
     try:
         threshold = with_margin(choose_threshold(kept.image_score, false_rejects))
     except TrainingError as error:
         return replace(predictions, fault=str(error))
     metrics = {} if test is None or tested is None else metrics_of(test, tested)
     return replace(predictions, threshold=threshold, metrics=metrics)
-
-
-def count_broken(outputs: Outputs) -> int:
-    """The number of images whose score or map is not finite."""
-    finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
-    return int((~finite).sum())
 
 
 def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:

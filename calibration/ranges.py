@@ -138,7 +138,10 @@ def measure_histograms(
     histograms: dict[str, Histogram] = {}
     for done, frame in enumerate(frames, start=1):
         for name, values in infer(frame[None]).items():
-            histograms.setdefault(name, Histogram()).add(values)
+            try:
+                histograms.setdefault(name, Histogram()).add(values)
+            except CalibrationError as error:
+                raise CalibrationError(f"calibration frame {done} of {total}, tensor {name}: {error}") from error
         report(done, total)
     return histograms
 

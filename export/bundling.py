@@ -13,6 +13,7 @@ import onnx
 from safetensors.torch import save
 
 from nnet_edge.bundle import GRAPH, WEIGHTS, Bundle, read_bundle, writing_bundle
+from nnet_edge.errors import TrainingError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.parity import Parity, check_parity
 from nnet_edge.files import write_atomically
@@ -75,7 +76,12 @@ def measure(
     settings = settings or RunnerSettings()
     with ExitStack() as stack:
         deployed = stack.enter_context(load_runner(graph, settings))
-        scores = infer_all(deployed, held_out).image_score
+        outputs = infer_all(deployed, held_out)
+        if fault := outputs.fault():
+            raise TrainingError(
+                f"{graph.name} on {deployed.name}, of the held-out frames: {fault}: train again, with a lower --learning-rate"
+            )
+        scores = outputs.image_score
         threshold = with_margin(choose_threshold(scores, false_rejects))
         compared: list[Runner] = [
             stack.enter_context(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)))

@@ -48,11 +48,20 @@ def check_parity(
 ) -> list[Parity]:
     """Each runner against `reference` on uint8 RGB images (N, 256, 256, 3). Raises ParityError when one is too far off."""
     expected = infer_all(reference, images)
-    if not np.isfinite(expected.image_score).all():
-        raise ParityError("the network gives NaN or infinite scores: train longer, or with a lower --learning-rate")
+    if fault := expected.fault():
+        raise ParityError(
+            f"the network gives NaN or infinite scores ({reference.name}, of the held-out frames: {fault}): train longer, or "
+            "with a lower --learning-rate"
+        )
     found = []
     for runner in runners:
-        parity = compare(reference.name, runner.name, expected, infer_all(runner, images), threshold)
+        outputs = infer_all(runner, images)
+        if fault := outputs.fault():
+            raise ParityError(
+                f"nnet.onnx on {runner.name}, of the held-out frames: {fault}, where {reference.name} gives numbers. "
+                "No bundle was written; report the versions that `nnet-edge doctor` prints"
+            )
+        parity = compare(reference.name, runner.name, expected, outputs, threshold)
         if not parity.holds:
             raise ParityError(
                 f"{parity.sentence()}; allowed are {LAYER_MAP_ATOL:.0e} and {SCORE_RTOL:.0e} and no flip. "

@@ -9,7 +9,7 @@ NnetEdgeError
   TrainingError        training that cannot go on, a NaN loss for one
   ExportError          EngineBuildError, ParityError
   CalibrationError
-  StreamError          SourceError, SinkError
+  StreamError          SourceError, SinkError, NotFiniteError
 """
 
 EXIT_FAILURE = 1
@@ -67,6 +67,10 @@ class CalibrationError(NnetEdgeError):
 
 class StreamError(NnetEdgeError):
     """A stream that cannot start or go on."""
+
+
+class NotFiniteError(StreamError):
+    """A score or an anomaly map that is NaN or infinite: no verdict can rest on it."""
 
 
 class SourceError(StreamError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from nnet_edge.errors import NotFiniteError
 
 if TYPE_CHECKING:  # the command line starts without NumPy
     import numpy as np
@@ -48,6 +51,24 @@ class Outputs:
     image_score: np.ndarray  # float32 (N,), the maximum of each anomaly map
     layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # LAYER_MAPS name -> float32 (N, 1, h, w)
 
+    def broken(self) -> np.ndarray:
+        """The numbers, int (M,), of the images with a score or a map that is NaN or infinite."""
+        import numpy as np
+
+        arrays = (self.image_score, self.anomaly_map, *self.layer_maps.values())
+        finite = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays]
+        return np.flatnonzero(~np.all(finite, axis=0))
+
+    def fault(self) -> str:
+        """How many images are broken, and which is the first, for people; empty where none is."""
+        found = self.broken()
+        if not len(found):
+            return ""
+        return (
+            f"{len(found)} of {len(self.image_score)} images get a score or a map that is NaN or infinite, the first is number "
+            f"{found[0] + 1} with the score {self.image_score[found[0]]:g}"
+        )
+
 
 class MapsOnDemand(Protocol):
     """Anomaly maps that are fetched when asked for, for example from a GPU."""
@@ -76,9 +97,29 @@ class Region:
     peak: float  # largest value of the anomaly map inside, same scale as the image score
 
 
+def require_finite(frame: Frame, image_score: float, anomaly_map: np.ndarray | None) -> None:
+    """Raise NotFiniteError, which names the frame, unless its score and its map (H, W), where it is at hand, are finite.
+
+    NaN lies above no threshold and minus infinity below all of them: either would read as a good part. Takes 7 us.
+    """
+    import numpy as np  # which whoever has a map has loaded
+
+    if not math.isfinite(image_score):
+        what = f"the score {image_score}"
+    elif anomaly_map is not None and not np.isfinite(anomaly_map).all():
+        what = f"the score {image_score:.6g} and an anomaly map that is NaN or infinite in places"
+    else:
+        return
+    name = f" ({frame.name})" if frame.name else ""
+    raise NotFiniteError(
+        f"frame {frame.index}{name} has {what}, so it has no verdict: the graph is broken, or what computes it; "
+        "try another --runner, or export the bundle again"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A frame's score, map and verdict."""
+    """A frame's score, map and verdict. Raises NotFiniteError for a score or a map that is NaN or infinite."""
 
     frame: Frame
     image_score: float
@@ -89,6 +130,9 @@ class Prediction:
     verdict: bool | None = None  # of the frames up to this one (n of m); None: of this frame alone
     inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
     bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
+
+    def __post_init__(self) -> None:
+        require_finite(self.frame, self.image_score, self.anomaly_map)
 
     @property
     def id(self) -> str:

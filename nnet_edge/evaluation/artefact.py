@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
@@ -62,10 +62,12 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
 
     checkpoint = read_checkpoint(path)
     runner = TorchRunner(checkpoint.build_network(), max_batch=settings.max_batch)
-    scores = infer_all(runner, read_held_out(path if path.is_dir() else path.parent)).image_score
+    outputs = infer_all(runner, read_held_out(path if path.is_dir() else path.parent))
+    if fault := outputs.fault():
+        raise TrainingError(f"{path}, of the held-out frames: {fault}: train again, with a lower --learning-rate")
     is_random = checkpoint.facts["teacher"]["is_random"]
     warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
-    return Artifact(runner, with_margin(choose_threshold(scores)).value, None, warnings)
+    return Artifact(runner, with_margin(choose_threshold(outputs.image_score)).value, None, warnings)
 
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:

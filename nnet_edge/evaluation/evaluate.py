@@ -195,9 +195,9 @@ def evaluate(
 def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     """The anomaly maps and scores of a batch; raises DataError naming the first image whose outputs are NaN or infinite."""
     outputs = runner.infer(images)
-    finite = np.isfinite(outputs.image_score) & np.isfinite(outputs.anomaly_map).all(axis=(1, 2))
-    if not finite.all():
-        path = samples[int(np.flatnonzero(~finite)[0])].path
+    broken = outputs.broken()
+    if len(broken):
+        path = samples[int(broken[0])].path
         name = f"{runner.name} ({runner.precision})"
         raise DataError(f"{name} gives NaN or infinite outputs for {path}: train or export again")
     return outputs.anomaly_map, outputs.image_score

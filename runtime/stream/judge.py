@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region
+from nnet_edge.errors import ConfigError
+from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region, require_finite
 from nnet_edge.imaging import SIDE
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
@@ -237,8 +237,9 @@ class Judge:
     ) -> list[Prediction]:
         """One prediction for each of `parts`, which are of `frame`.
 
-        A map on a GPU is fetched for rejects, where a mask asks for it, and where `wants_maps`. Raises StreamError for a
-        score that is not finite: such a frame is neither good nor bad.
+        A map on a GPU is fetched for rejects, where a mask asks for it, and where `wants_maps`. Raises NotFiniteError for a
+        score or a map that is not finite: such a frame is neither good nor bad. (The GPU's score is not finite where its map
+        is not.)
         """
         rules = self._rules
         masks = rules.fit(*frame.image.shape[:2])
@@ -246,11 +247,7 @@ class Judge:
         for part, output in zip(parts, outputs, strict=True):
             inspected = masks.get(name_of(part.crop))
             score, anomaly_map = output.measure(inspected)
-            if not math.isfinite(score):
-                raise StreamError(
-                    f"frame {part.index}{f' ({part.name})' if part.name else ''} has the score {score}: "
-                    "the graph is broken; export the bundle again"
-                )
+            require_finite(part, score, output.anomaly_map() if output.is_at_hand else None)
             is_above = score > rules.threshold
             verdict = self._smooth(part.crop, is_above, rules.settings)
             is_bad = is_above or bool(verdict)

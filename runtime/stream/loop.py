@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nnet_edge.errors import StreamError
+from nnet_edge.errors import NotFiniteError, StreamError
 from nnet_edge.events import Events
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
 from nnet_edge.imaging import SIDE, to_input
@@ -220,7 +220,7 @@ class Loop:
         count = self._failures[id(runner)] = self._failures.get(id(runner), 0) + 1
         runners = [one.model.runner for name, one in list(self._streams.items()) if not self._buffer.has_ended(name)]
         is_over = all(self._failures.get(id(one), 0) >= FAILURES_IN_A_ROW for one in runners)
-        self._buffer.settle(stream, "failed")
+        self._buffer.settle(stream, "not_finite" if isinstance(error, NotFiniteError) else "failed")
         self._last_failure = error
         if count < FAILURES_IN_A_ROW or count & (count - 1) == 0:  # then the 8th, 16th, 32nd: a log is no place for all
             log.warning("frame %s has no verdict: %s", frame, error)

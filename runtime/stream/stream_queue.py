@@ -10,7 +10,7 @@ from nnet_edge.frame import Frame
 from nnet_edge.settings.policy import Policy, When
 from nnet_edge.settings.stream import BufferSettings
 
-CAUSES = ("full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed")
+CAUSES = ("full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed", "not_finite")
 
 
 @dataclass(frozen=True)

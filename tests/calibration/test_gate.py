@@ -128,7 +128,7 @@ def test_a_candidate_whose_good_scores_are_all_alike_is_refused_without_defects(
 
 
 @pytest.mark.parametrize("level", [104, 101, 240], ids=["held out", "good", "anomalous"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_a_reason_and_can_not_be_accepted(
     test_images: TestImages, level: int, value: float
 ) -> None:
@@ -145,7 +145,9 @@ def test_what_is_no_number_is_a_reason_and_can_not_be_accepted(
 def test_a_map_that_is_no_number_counts_with_good_images_alone() -> None:
     test = TestImages(flat(GOOD), np.zeros(4, bool), np.zeros((4, 256, 256), bool), np.ones(4, bool))
     gate = gate_of(LevelRunner(shifts={118: np.nan}), test)
-    assert gate.reasons == ("2 of 24 images get a score or a map that is NaN or infinite",)
+    assert gate.reasons == (
+        "2 of 24 images get a score or a map that is NaN or infinite (fp32 on level; the first is held-out frame number 19)",
+    )
 
 
 def test_a_candidate_that_sees_nothing_is_refused_and_an_fp32_that_sees_nothing_ends_it() -> None:

@@ -57,8 +57,14 @@ def test_auto_has_the_smallest_squared_error_of_the_three() -> None:
 
 def test_zeros_give_a_range_of_zero_and_an_infinity_ends_it() -> None:
     assert histogram(np.zeros(10)).range_by("auto") == 0
-    with pytest.raises(CalibrationError, match="NaN or infinite"):
-        histogram(np.array([1.0, np.inf]))
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(CalibrationError, match="NaN or infinite"):
+            histogram(np.array([1.0, bad]))
+        frames = np.array([1.0, bad], np.float32).reshape(2, 1, 1, 1, 1)
+        with pytest.raises(
+            CalibrationError, match="calibration frame 2 of 2, tensor x: an activation is NaN or infinite"
+        ):
+            measure_histograms(lambda frame: {"x": frame[0]}, frames, 2, lambda done, total: None)
     with pytest.raises(ConfigError, match="'magic' is unknown"):
         histogram(np.ones(3)).range_by("magic")
 

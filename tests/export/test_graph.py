@@ -153,6 +153,27 @@ def test_parity_fails_on_a_map_a_score_a_flip_or_a_nan() -> None:
     assert not compare("a", "b", good, Outputs(good.anomaly_map, good.image_score, broken), None).holds
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_parity_names_the_runner_and_the_frame_of_what_is_not_finite(bad: float, washers: np.ndarray) -> None:
+    class Judges:
+        name, precision, max_batch, input_shape = "one", "fp32", 2, (256, 256, 3)
+
+        def __init__(self, name: str, value: float) -> None:
+            self.name, self.value, self.seen = name, value, 0
+
+        def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+            self.seen += len(images)
+            maps = np.ones((len(images), 256, 256), np.float32)
+            maps[-1, 3, 4] = self.value if self.seen == 4 else 1.0
+            return Outputs(maps, np.ones(len(images), np.float32))
+
+    says = "the network gives NaN or infinite scores .one, .* 1 of 6 images .* the first is number 4 with the score 1"
+    with pytest.raises(ParityError, match=says):
+        check_parity(Judges("one", bad), [], washers)  # type: ignore[arg-type]
+    with pytest.raises(ParityError, match=r"nnet\.onnx on other, .* 1 of 6 images .* the first is number 4"):
+        check_parity(Judges("one", 1.0), [Judges("other", bad)], washers)  # type: ignore[arg-type, list-item]
+
+
 def test_a_bundle_that_fails_parity_is_not_written(
     trained_run: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

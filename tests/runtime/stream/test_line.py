@@ -362,6 +362,37 @@ def test_a_runner_that_always_fails_ends_the_line_with_its_error(
     note_fault("runner throws always", total.captured, total.judged, total.dropped, recovered)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["score", "map"])
+def test_what_is_not_finite_is_never_good(make_runner: MakeRunner, tmp_path: Path, bad: float, part: str) -> None:
+    """On its way through a line: no sink hears a verdict, the event says why, and it is counted by its cause."""
+
+    class Poisoned(make_runner):  # type: ignore[misc, valid-type]
+        def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+            outputs = super().infer(images, layer_maps)
+            anomaly_map, score = outputs.anomaly_map.copy(), outputs.image_score.copy()
+            white = outputs.image_score > 0.9
+            if part == "score":
+                score[white] = bad
+            else:
+                anomaly_map[white, 200, 3] = bad
+            return Outputs(anomaly_map, score)
+
+    seen: list[Prediction] = []
+    log = JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl"))
+    line = Line(model_of(Poisoned(), threshold=2.0), [CallbackSink(seen.append), QueuedSink(log)])
+    add(line, "a", [128, 255] * 5)
+    report = run_line(line)
+    require_balanced(report)
+    assert report.total.dropped == {"not_finite": 5}
+    assert [one.frame.index for one in seen] == [0, 2, 4, 6, 8]
+    lines = [json.loads(each) for each in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [each["index"] for each in lines if "score" in each] == [0, 2, 4, 6, 8]
+    told = [each for each in lines if each.get("event") == "frame.failed"]
+    assert len(told) == 5
+    assert "try another --runner" in json.dumps(told[0])
+
+
 def test_a_stream_whose_own_bundle_is_broken_does_not_end_the_others(make_runner: MakeRunner) -> None:
     seen: list[Prediction] = []
     events: list[Event] = []

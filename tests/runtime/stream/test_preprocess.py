@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from nnet_edge.errors import StreamError
+from nnet_edge.errors import NotFiniteError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.imaging import resize
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
@@ -15,9 +15,15 @@ from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.settings.stream import VerdictSettings
 
 
-def judged(frames: Sequence[Frame], outputs: Outputs, threshold: float, min_area: float = 0.0) -> list[Prediction]:
+def judged(
+    frames: Sequence[Frame],
+    outputs: Outputs,
+    threshold: float,
+    min_area: float = 0.0,
+    settings: VerdictSettings | None = None,
+) -> list[Prediction]:
     """What a judge says of the frames."""
-    judge = Judge(VerdictSettings(min_area=min_area), threshold)
+    judge = Judge(settings or VerdictSettings(min_area=min_area), threshold)
     return [
         judge.judge(frame, [frame], [PartOutputs(outputs, number)], BatchTimes(0.0, 0.0, 0.0), True)[0]
         for number, frame in enumerate(frames)
@@ -61,8 +67,21 @@ def test_small_regions_are_left_out_when_asked(make_frame: Callable[..., Frame])
     assert prediction.regions == ()
 
 
-@pytest.mark.parametrize("score", [np.nan, np.inf])
-def test_a_score_that_is_not_finite_is_no_verdict(make_frame: Callable[..., Frame], score: float) -> None:
-    outputs = Outputs(np.zeros((1, 256, 256), np.float32), np.array([score], np.float32))
-    with pytest.raises(StreamError, match=rf"frame 3 \(x\.png\) has the score {score}"):
-        judged([make_frame(3, name="x.png")], outputs, threshold=1.0)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (255, 255), (100, 7)])
+@pytest.mark.parametrize("settings", [VerdictSettings(), VerdictSettings(ignored=(((0, 0), (30, 0), (30, 30)),))])
+def test_what_is_not_finite_is_no_verdict(
+    make_frame: Callable[..., Frame], bad: float, place: tuple[int, int], settings: VerdictSettings
+) -> None:
+    """The score, or one place of the map although the score is finite, inside of what is inspected or outside."""
+    broken, maps = np.array([bad], np.float32), np.zeros((1, 256, 256), np.float32)
+    with pytest.raises(NotFiniteError, match=rf"frame 3 \(x\.png\) has the score {bad}, .* try another --runner"):
+        judged([make_frame(3, name="x.png")], Outputs(maps, broken), 1.0, settings=settings)
+    with pytest.raises(NotFiniteError, match=rf"frame 3 has the score {bad}"):
+        Prediction(make_frame(3), bad, 1.0, None)
+    maps[(0, *place)] = bad
+    says = r"frame 3 \(x\.png\) has the score ((0|0\.5) and an anomaly map|-?inf|nan).* export the bundle again"
+    with pytest.raises(NotFiniteError, match=says):
+        judged([make_frame(3, name="x.png")], Outputs(maps, np.array([0.5], np.float32)), 1.0, settings=settings)
+    with pytest.raises(NotFiniteError, match="an anomaly map that is NaN"):
+        Prediction(make_frame(3), 0.5, 1.0, maps[0])
