@@ -5,7 +5,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PARTS = ("export", "runtime", "calibration", "benchmarks")
-NOT_IN_A_WHEEL = ("experiments",)  # questions that were asked once; they run from a checkout
 
 TRAIN = [
     "torch>=2.7",
@@ -54,7 +53,7 @@ TEST = [
 
 def packages_of(part: str) -> list[str]:
     """The dotted names of the package that the folder `part` becomes, and of those below it."""
-    return [f"nnet_edge.{part}", *(f"nnet_edge.{part}.{name}" for name in find_packages(part, exclude=NOT_IN_A_WHEEL))]
+    return [f"nnet_edge.{part}", *(f"nnet_edge.{part}.{name}" for name in find_packages(part))]
 
 
 setup(

@@ -70,5 +70,5 @@ def test_the_warning_is_shown_at_the_line_of_a_script(tmp_path: Path) -> None:
 
 
 def test_an_old_name_runs_as_a_program() -> None:
-    command = [sys.executable, "-m", "nnet_edge.benchmarks.frame_choices", "--help"]
+    command = [sys.executable, "-m", "nnet_edge.benchmarks.gpu_question", "--help"]
     assert "Usage:" in subprocess.check_output(command, text=True)

@@ -145,40 +145,6 @@ def child_took(command: Sequence[str]) -> Took:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A candidate beside the baseline: its own seconds, and the ratios of the rounds."""
-
-    processor_s: Spread
-    clock_ratio: Spread
-    processor_ratio: Spread
-
-
-def compare(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1, uncounted: int = 0
-) -> dict[str, Beside]:
-    """Every candidate beside the first one, the baseline; `uncounted` calls come before the `calls` that are timed."""
-
-    def measured(work: Callable[[], object]) -> Callable[[], Took]:
-        def measure() -> Took:
-            for _ in range(uncounted):
-                work()
-            return took(work, calls)
-
-        return measure
-
-    found = run_rounds({name: measured(work) for name, work in candidates.items()}, rounds)
-    clock = {name: [one.clock_s for one in each] for name, each in found.items()}
-    processor = {name: [one.processor_s for one in each] for name, each in found.items()}
-    baseline = next(iter(candidates))
-    return {
-        name: Beside(
-            spread(processor[name]), ratios(clock[name], clock[baseline]), ratios(processor[name], processor[baseline])
-        )
-        for name in candidates
-    }
-
-
-@dataclass(frozen=True)
 class Round:
     """What one candidate did in one round."""
 

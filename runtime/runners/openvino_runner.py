@@ -118,30 +118,15 @@ def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) 
     return model
 
 
-def compile_for(
-    graph: Path, settings: RunnerSettings, batch: int | None, more: Mapping[str, Any] | None = None
+def compile_graph(
+    core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings
 ) -> openvino.CompiledModel:
-    """Any graph compiled for `batch` images (None: any number), with `more` options; for benchmarks.
-
-    Raises BundleError for a file that OpenVINO cannot read, and what `compile_graph` raises.
-    """
-    require_precision(CORE, settings.precision)
-    try:
-        model = CORE.read_model(graph)
-        model.reshape({port.any_name: [batch or -1, *list(port.partial_shape)[1:]] for port in model.inputs})
-    except RuntimeError as error:
-        raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
-    return compile_graph(CORE, model, graph, settings, more)
-
-
-def compile_graph(core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings,
-                  more: Mapping[str, Any] | None = None) -> openvino.CompiledModel:  # fmt: skip
-    """The graph compiled as `settings` say; `more` of OpenVINO's options override them.
+    """The graph compiled as `settings` say.
 
     Raises ConfigError for an unusable cache folder or another precision.
     """
     precision = PRECISION_NAMES[settings.precision]
-    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper(), **(more or {})}
+    options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
     if settings.threads is not None:
         options["INFERENCE_NUM_THREADS"] = settings.threads
     if settings.cache_dir is not None:
