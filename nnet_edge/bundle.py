@@ -252,7 +252,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that train or export wrote")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read ({error}); export the bundle again") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -12,6 +12,8 @@ NnetEdgeError
   StreamError          SourceError, SinkError, NotFiniteError
 """
 
+from nnet_edge.text import one_line
+
 EXIT_FAILURE = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C; the same command goes on
@@ -21,6 +23,10 @@ class NnetEdgeError(Exception):
     """The root: whatever nnet-edge raises on purpose; `exit_code` is what the command line ends with."""
 
     exit_code = EXIT_FAILURE
+
+    def __str__(self) -> str:
+        """One line; a file name in it cannot write to the terminal."""
+        return one_line(super().__str__())
 
 
 class ConfigError(NnetEdgeError):

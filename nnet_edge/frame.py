@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nnet_edge.errors import NotFiniteError
+from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # the command line starts without NumPy
     import numpy as np
@@ -32,9 +33,13 @@ class Frame:
     index: int  # from 0 for each stream; a gap is a dropped frame
     captured_s: float  # time.monotonic(), seconds
     stream: str = "camera-0"
-    name: str | None = None  # the file that the frame was read from, None for a camera
+    name: str | None = None  # the file that the frame was read from, made printable; None for a camera
     session: str = ""  # of the program's run, so that ids stay unique when the index starts again at 0
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            object.__setattr__(self, "name", printable(self.name))
 
     @property
     def id(self) -> str:

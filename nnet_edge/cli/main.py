@@ -11,6 +11,7 @@ import click
 from nnet_edge import __version__
 from nnet_edge.cli.options import CommandGroup
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
+from nnet_edge.text import printable
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def run(arguments: list[str]) -> int:
 
 def complain(message: str, code: int) -> int:
     """Print one line on standard error; return the exit code."""
-    click.echo(f"nnet-edge: error: {' '.join(message.split())}", err=True)
+    click.echo(f"nnet-edge: error: {printable(' '.join(message.split()))}", err=True)
     return code
 
 

@@ -23,6 +23,7 @@ from nnet_edge.cli.options import (
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, Flag
+from nnet_edge.text import printable
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.sources.base import Source
@@ -257,7 +258,7 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
             server = stack.enter_context(WebServer(line, settings.web, settings.drift))
             say(f"the page is at {server.address}")
         stack.enter_context(Watchdog(line.stalled_s, os.environ))
-        view = stack.enter_context(TerminalView(title or model.name, every_s=every_s))
+        view = stack.enter_context(TerminalView(printable(title or model.name), every_s=every_s))
         try:
             report = run_line(line, stop, view.show)
         finally:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
+from nnet_edge.text import printable
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -51,7 +53,7 @@ class TrainingView:
 
 def say(line: str) -> None:
     """Print a line for the person on standard error; standard output is for data."""
-    click.echo(line, err=True)
+    click.echo("\n".join(map(printable, line.split("\n"))), err=True)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from nnet_edge.data.layouts import Dataset, Sample
 from nnet_edge.data.layouts import read_dataset as read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import SIDE, MaskRule, read_image, read_mask, read_size, resize, resize_mask
+from nnet_edge.text import printable
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
@@ -196,7 +197,7 @@ def load_training_data(
     row_of = {path: row for row, path in enumerate(images.paths)}
     duplicates = tuple(find_duplicates(dataset))
     facts = {
-        "name": dataset.category,
+        "name": printable(dataset.category),
         "layout": dataset.layout,
         "fingerprint": fingerprint(images.paths),
         "learned": len(learned),

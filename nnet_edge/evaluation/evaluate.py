@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE, MaskRule
 from nnet_edge.metrics import Metrics, measure_known
+from nnet_edge.text import printable
 
 Progress = Callable[[int, int], None]  # steps done, steps in all; every image is read, later judged: two steps
 
@@ -158,7 +159,7 @@ def evaluate(
     total, began = len(dataset.test), time.perf_counter()
     report = progress or (lambda done, steps: None)
     images = load_images([sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total))
-    sample_of = {sample.path: sample for sample in dataset.test}
+    sample_of = {sample.path: replace(sample, defect=printable(sample.defect)) for sample in dataset.test}
     samples = tuple(sample_of[path] for path in images.paths)
     masks, has_mask = load_masks(samples, mask_rule)
     read = time.perf_counter()
@@ -175,7 +176,7 @@ def evaluate(
     metrics = measure_known(labels, scores, masks, maps, has_mask)
     seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
     return Evaluation(
-        category=dataset.category,
+        category=printable(dataset.category),
         root=dataset.root,
         runner=runner.name,
         precision=runner.precision,
@@ -204,5 +205,5 @@ def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample])
 
 
 def name_below(path: Path, root: Path) -> str:
-    """The path below `root`, with forward slashes; the whole path when it lies elsewhere."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    """The path below `root`, with forward slashes and printable; the whole path when it lies elsewhere."""
+    return printable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())

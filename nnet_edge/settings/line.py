@@ -176,7 +176,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             data = file.read(LARGEST_BYTES + 1)
         if len(data) > LARGEST_BYTES:
             raise ConfigError(f"the settings file {path} has more than {LARGEST_BYTES} bytes: is it the right one?")
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

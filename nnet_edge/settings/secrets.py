@@ -25,6 +25,6 @@ def read_secret(what: str, place: str) -> str:
             raise ConfigError(f"{what}: the environment has no {name}: set it")
         return secret.strip()
     try:
-        return Path(name).read_text(encoding="utf-8").strip()
+        return Path(name).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what}: the file {name} cannot be read: {getattr(error, 'strerror', error)}") from error

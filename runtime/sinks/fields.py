@@ -50,7 +50,7 @@ def event_id(event: Event) -> str:
 
 def to_json(fields: Mapping[str, object]) -> bytes:
     """One line of JSON in UTF-8, without its end; what JSON cannot hold becomes text. Raises ValueError for a NaN."""
-    return json.dumps(fields, allow_nan=False, ensure_ascii=False, default=str).encode()
+    return json.dumps(fields, allow_nan=False, ensure_ascii=False, default=str).encode(errors="backslashreplace")
 
 
 def utc_text(since_1970_ms: int) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,7 +26,11 @@ from nnet_edge.settings.sink import SinkSettings
 JPEG_QUALITY = 90
 SUFFIX = {"original": ".original.png", "overlay": ".jpg", "map": ".map.png"}
 KINDS = tuple(SUFFIX)
+NO_NAME = re.compile(r'[\\/:*?"<>|]')  # what Windows' shares and cards refuse in a file's name
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 SMALLEST_BUDGET_BYTES = 1 << 16
+LONGEST_NAME = 255  # bytes of a file's name, where the file system does not say
+DRAFT = ".{}.part"  # the name of a picture that is being written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +96,9 @@ class RejectsSink(MessageSink):
 
     def send(self, messages: Sequence[Message]) -> int:
         (message,) = messages
-        targets = [self._folder / name for name, _ in message.parts]
         with translating(self._cannot):
+            longest = longest_name(self._folder)
+            targets = [self._folder / fitting(name, longest) for name, _ in message.parts]
             if not self._budget.make_room(message.size_bytes, targets):
                 raise RefusedError(
                     f"the pictures of {message.id} need {message.size_bytes} bytes, which is more than the budget of "
@@ -104,7 +111,7 @@ class RejectsSink(MessageSink):
 
     def _stem(self, frame: Frame) -> str:
         """The start of the file names, relative to the folder; only letters that every file system takes."""
-        stem = f"{frame.index:06d}" + (f"_{Path(frame.name).stem}" if frame.name else "")
+        stem = f"{frame.index:06d}" + (f"_{NO_NAME.sub('_', Path(frame.name).stem)}" if frame.name else "")
         if frame.crop is not None:
             stem += f"_{safe_name(frame.crop.name)}"
         if not self._settings.by_stream:
@@ -144,10 +151,32 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text).lstrip(".") or "_"
 
 
+def longest_name(folder: Path) -> int:
+    """Bytes that the name of a file in `folder` may have."""
+    with contextlib.suppress(OSError):  # the folder is gone, and will be made again
+        return os.pathconf(folder, "PC_NAME_MAX")
+    return LONGEST_NAME
+
+
+def fitting(name: str, longest: int) -> str:
+    """The path `name`, the name of its file shortened so that it fits into `longest` bytes, also while it is written.
+
+    What is shortened ends with a hash: two names never become one, and the pictures of one reject keep one stem.
+    """
+    path = PurePosixPath(name)
+    stem = stem_of(path)
+    room = longest - len(DRAFT.format(max(SUFFIX.values(), key=len)))
+    if stem is None or len(encoded := os.fsencode(stem.name)) <= room:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    short = encoded[: room - len(digest) - 1].decode(errors="ignore")
+    return str(path.with_name(f"{short}-{digest}{path.name.removeprefix(stem.name)}"))
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, atomically but without an fsync, which a picture is not worth. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(DRAFT.format(path.name))
     try:
         part.write_bytes(content)
         part.replace(path)
@@ -220,7 +249,7 @@ class FolderBudget:
         self._groups.move_to_end(stem)
 
 
-def stem_of(path: Path) -> Path | None:
+def stem_of(path: AnyPath) -> AnyPath | None:
     """The path without the suffix of its kind; None for what is no picture of this sink."""
     suffix = next((suffix for suffix in SUFFIX.values() if path.name.endswith(suffix)), None)
     return None if suffix is None else path.with_name(path.name.removesuffix(suffix))

@@ -94,7 +94,7 @@ def read_credentials(credentials: str) -> tuple[str, str]:
             raise ConfigError(f"the environment has no {place}, which should hold user:password of a camera")
     else:
         try:
-            text = Path(place).read_text(encoding="utf-8").split("\n", 1)[0].strip()
+            text = Path(place).read_text(encoding="utf-8-sig").split("\n", 1)[0].strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the credentials {place} cannot be read: {type(error).__name__}") from error
     user, colon, password = text.partition(":")

@@ -20,6 +20,7 @@ from nnet_edge.runtime.sources.base import Source, file_mode
 from nnet_edge.runtime.sources.jpeg import require_sound
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
+from nnet_edge.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class ImageFileSource(Source):
 
     def __init__(self, paths: Sequence[Path], what: str, stream: str, skip_bad: bool = False) -> None:
         super().__init__(stream)
-        self._paths, self._what, self._skip_bad = paths, what, skip_bad
+        self._paths, self._what, self._skip_bad = paths, printable(what), skip_bad
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -87,7 +88,7 @@ class WatchedFolderSource(Source):
             self._interrupted.wait(LOOK_EVERY_S)
 
     def describe(self) -> str:
-        return f"watched folder {self._folder}"
+        return printable(f"watched folder {self._folder}")
 
     def _look(self) -> dict[str, tuple[int, int]] | None:
         """The image files that are there now; None while the folder itself is gone, which is logged once."""
@@ -102,7 +103,7 @@ class WatchedFolderSource(Source):
                     found[path.name] = (facts.st_size, facts.st_mtime_ns)
         except OSError as error:
             if not self._is_gone:
-                log.warning("the watched folder %s cannot be read: %s", self._folder, error.strerror)
+                log.warning("the %s cannot be read: %s", self.describe(), error.strerror)
             self._is_gone = True
             return None
         self._is_gone = False

@@ -16,6 +16,7 @@ from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, START, whole_picture
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class PipeSource(Source):
             raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
 
     def describe(self) -> str:
-        return f"pipe {self._path}"
+        return printable(f"pipe {self._path}")
 
     def _read(self) -> bytes | None:
         """What came, at least a byte; None when the writer has ended. Raises SourceError when it is silent."""

@@ -19,6 +19,7 @@ from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, sho
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.text import printable
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
@@ -42,7 +43,7 @@ class VideoSource(Source):
         self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None
     ) -> None:
         super().__init__(stream)
-        self._address, self._what, self._settings, self._transport = address, what, settings, transport
+        self._address, self._what, self._settings, self._transport = address, printable(what), settings, transport
         self._pace_hz: float | None = None  # at which frames are shown; None: as fast as they come
         self._capture: cv2.VideoCapture | None = None
 

@@ -62,16 +62,24 @@ SAFE_HEADERS = {
 }
 
 
+class JSONAnswer(JSONResponse):
+    """An answer as JSON; text that UTF-8 cannot hold, of a file name for one, is written as JSON's escape."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace")
+
+
 def health_answer(health: Health, may_know_why: bool) -> Response:
     """The answer that tells a health."""
     fields = {"status": "ok" if health.is_good else "unavailable"}
     reasons = {"reasons": list(health.reasons)} if may_know_why else {}
-    return JSONResponse(fields | reasons, status_code=200 if health.is_good else 503)
+    return JSONAnswer(fields | reasons, status_code=200 if health.is_good else 503)
 
 
 def sentence(status: int, text: str) -> Response:
     """The answer that tells an error in one sentence."""
-    return JSONResponse({"error": " ".join(text.split())}, status_code=status)
+    return JSONAnswer({"error": " ".join(text.split())}, status_code=status)
 
 
 def number_of(text: str | None) -> int:
@@ -209,11 +217,11 @@ class Page:
         session = self.auth.log_in(token if isinstance(token, str) else None)
         if isinstance(session, Refusal):
             raise session
-        return self._with_cookie(JSONResponse({}), session)
+        return self._with_cookie(JSONAnswer({}), session)
 
     async def log_out(self, request: Request) -> Response:
         self.auth.log_out(request.cookies.get(self.cookie, ""))
-        response = JSONResponse({})
+        response = JSONAnswer({})
         response.delete_cookie(self.cookie)
         return response
 
@@ -242,7 +250,7 @@ class Page:
         session = self._caller(request).session
         token = None if session is None else self.auth.csrf_token(session)
         sources = self.controls.addable()
-        return JSONResponse({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources})
+        return JSONAnswer({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources})
 
     async def state(self, request: Request) -> Response:
         """The whole line, and the scores that are new to the page."""
@@ -256,12 +264,12 @@ class Page:
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
         controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
-        return JSONResponse(found | {"scores": rows, "newest_reject": newest} | controls)
+        return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 
     async def rejects(self, request: Request) -> Response:
         """The gallery's list, newest first."""
         found = self.gallery.rejects(request.query_params.get("stream"))
-        return JSONResponse([reject_state(reject) for reject in found])
+        return JSONAnswer([reject_state(reject) for reject in found])
 
     async def reject(self, request: Request) -> Response:
         """One picture of a reject; ?download names the file."""
@@ -280,19 +288,19 @@ class Page:
 
     async def add_stream(self, request: Request) -> Response:
         await run_in_threadpool(self.controls.add, await body_of(request))
-        return JSONResponse({}, status_code=201)
+        return JSONAnswer({}, status_code=201)
 
     async def act(self, request: Request) -> Response:
         action = request.path_params["action"]
         if action not in self.controls.actions:
             return sentence(404, f"a stream has no action {action}: choose {', '.join(self.controls.actions)}")
         fields = await body_of(request)
-        return JSONResponse(await run_in_threadpool(self.controls.act, request.path_params["name"], action, fields))
+        return JSONAnswer(await run_in_threadpool(self.controls.act, request.path_params["name"], action, fields))
 
     async def swap(self, request: Request) -> Response:
         """Begin to load another bundle."""
         await run_in_threadpool(self.controls.start_swap, await body_of(request))
-        return JSONResponse({"swap": self.controls.swap_state()}, status_code=202)
+        return JSONAnswer({"swap": self.controls.swap_state()}, status_code=202)
 
     # ---- pictures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -353,3 +354,14 @@ def test_without_matplotlib_the_extra_is_named(
     with pytest.raises(MissingExtraError, match=r"nnet-edge\[train\]"):
         write_evaluation(evaluation, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_no_plain_text_cost_no_report(root: Path, tmp_path: Path) -> None:
+    for kind, stem in (("scratch", os.fsdecode(b"teil_\xe4")), (os.fsdecode(b"bruch_\xfc"), "a\x1b[31m")):
+        save(root / "test" / kind / f"{stem}.png", 150)
+        save_mask(root, kind, stem)
+    found = evaluate(BrightnessRunner(), read_dataset(root), threshold=100.0)
+    assert r"test/scratch/teil_\xe4.png" in found.names
+    assert found.recall_by_defect[r"bruch_\xfc"] == (1, 1)
+    assert len(write_evaluation(found, tmp_path / "out")) == 3
+    (table_of(found) + json.dumps(found.as_dict(), ensure_ascii=False)).encode()

@@ -14,8 +14,10 @@ from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
 from nnet_edge.runtime.sinks import MqttSettings
+from nnet_edge.runtime.sources.addresses import read_credentials
 from nnet_edge.settings.line import line_settings, read_line_config, read_toml, schema
 from nnet_edge.settings.policy import Policy, When
+from nnet_edge.settings.secrets import read_secret
 from nnet_edge.settings.stream import Smoothing
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "line.toml"
@@ -226,3 +228,14 @@ def test_config_has_a_schema_and_single_source_options_are_refused(
     assert "--video belongs to a single source" in capfd.readouterr().err
     assert run(["stream", "--config", str(file), "--credentials", "env:LOGIN"]) == 2
     assert "--credentials belongs to a single source" in capfd.readouterr().err
+
+
+BOM = "\ufeff"  # which Windows' Notepad writes before the text
+
+
+def test_texts_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    (tmp_path / "line.toml").write_text(f'{BOM}bundle = "b"\n[[stream]]\nname = "cam"\ncamera.address = "0"\n', "utf-8")
+    assert read_line_config(tmp_path / "line.toml").bundle == tmp_path / "b"
+    (tmp_path / "login").write_text(f"{BOM}me:secret\r\n", "utf-8")
+    assert read_credentials(f"file:{tmp_path / 'login'}") == ("me", "secret")
+    assert read_secret("token_from", f"file:{tmp_path / 'login'}") == "me:secret"

@@ -15,7 +15,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks import RefusedError, RejectsSettings, RejectsSink
+from nnet_edge.runtime.sinks import Message, RefusedError, RejectsSettings, RejectsSink
 from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.sink import SinkSettings
 
@@ -147,3 +147,25 @@ def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -
         assert (typed.folder, typed.pictures, typed.budget_bytes) == (tmp_path, ("overlay",), None)
         assert typed.by_stream is by_stream
         assert typed.queue == (256 if by_stream else 0)
+
+
+def test_a_name_that_is_too_long_is_shortened_and_stays_the_only_one(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    names = [f"{'ä' * 125}{end}.png" for end in "ab"]  # 255 bytes: the longest that a file can have
+    (tmp_path / names[0]).touch()
+    with rejects_to(tmp_path / "rejects", ("original", "overlay", "map"), 10_000_000) as sink:
+        for name in names:
+            sink.write(make_prediction(7, name=name))
+    kept = os.listdir(tmp_path / "rejects")
+    assert len(kept) == 6
+    assert len({name.partition(".")[0] for name in kept}) == 2  # the three pictures of a reject keep one stem
+    assert all(name.startswith("000007_äää") for name in kept)
+
+
+def test_a_spool_that_holds_a_name_too_long_for_the_disk_is_not_blocked(tmp_path: Path) -> None:
+    with rejects_to(tmp_path) as sink:
+        assert sink.send([Message("id", (("left/run/" + "x" * 250 + ".jpg", b"picture"),))]) == 1
+    (written,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert written.read_bytes() == b"picture"
+    assert written.parent == tmp_path / "left" / "run"

@@ -310,3 +310,11 @@ def test_no_thread_is_left(serve: Any, until: Any) -> None:
         assert site.ask("/healthz")[0] == 200
     names = ("live page", "pictures of the page", "reject gallery")
     until(lambda: not [thread for thread in threading.enumerate() if thread.name in names])
+
+
+def test_a_name_that_is_not_utf_8_costs_no_answer(serve: Any, until: Any) -> None:
+    with serve() as site:
+        site.line.events.tell("stream.failed", "left", reason="cannot read /mnt/teil_\udce4.png")
+        status, found, _ = site.ask("/api/state")
+        assert status == 200
+        assert "teil_" in str(found["events"])
