@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and the SHA-256 of a file."""
+"""Atomic writes of files and folders, the SHA-256 of a file, and how the names of pictures end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from nnet_edge.errors import ConfigError
 
 READ_BYTES = 1 << 20
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def sha256(path: Path) -> str:

@@ -31,6 +31,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.files import IMAGE_SUFFIXES
 
 IS_VECTORISED = platform.machine() == "x86_64"  # as in the marker of setup.py
 
@@ -66,7 +67,6 @@ else:
 
 
 SIDE = 256  # height and width of the graph's input, pixels
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs; there a warning, here an error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,18 @@ def open_capture(address: str | int, settings: CommonSettings, transport: str | 
     timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * settings.read_timeout_s)]
     with GATE.opening(transport, settings.open_timeout_s):
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def open_pipeline(pipeline: str) -> cv2.VideoCapture:
+    """OpenCV's reader for a GStreamer pipeline, open or not."""
+    quieten_opencv()
+    return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+
+
+def property_of(capture: cv2.VideoCapture, name: str) -> float | None:
+    """A property of the opened capture, FPS for one; None where OpenCV does not know it."""
+    value = float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:

@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as ProgressBar
 
 from nnet_edge.text import printable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # rich is imported where something is shown: `--help` starts without it
+    from rich.console import Console
     from typing_extensions import Self
 
     from nnet_edge.training.loop import Progress
@@ -26,6 +24,10 @@ class TrainingView:
     """A bar on a terminal, a line now and then elsewhere; both on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as ProgressBar
+
         self._console = console or Console(stderr=True)
         self._bar = ProgressBar(TextColumn("{task.description}"), BarColumn(), console=self._console, transient=True)
         self._task = self._bar.add_task("training", total=None)
@@ -66,6 +68,9 @@ def training_bar() -> Iterator[Callable[[Progress], None]]:
 @contextmanager
 def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of steps done and steps in all."""
+    from rich.console import Console
+    from rich.progress import Progress as ProgressBar
+
     with ProgressBar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title)
         yield lambda done, total: bar.update(task, completed=done, total=total)

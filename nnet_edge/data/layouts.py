@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import IMAGE_SUFFIXES
+from nnet_edge.files import IMAGE_SUFFIXES
 
 Layout = Literal["auto", "mvtec", "visa", "folder"]
 SPLIT_FILES = ("split_csv/1cls.csv", "1cls.csv")

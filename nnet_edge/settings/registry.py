@@ -11,7 +11,7 @@ import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from nnet_edge.errors import ConfigError
@@ -29,7 +29,7 @@ Kind = TypeVar("Kind", bound=Named)
 
 
 class Registry(Generic[Kind]):
-    """Kinds by name; the files of `package` are imported on first use, and register theirs."""
+    """Kinds by name; the files of `package` that register one are imported on first use."""
 
     def __init__(self, noun: str, package: str | None = None) -> None:
         self.noun = noun
@@ -58,6 +58,8 @@ class Registry(Generic[Kind]):
         self._discover()
         if isinstance(name, str) and name in self._kinds:
             return self._kinds[name]
+        from difflib import get_close_matches
+
         near = get_close_matches(str(name), self._kinds, 1)
         advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(self.names())}"
         raise ConfigError(f"{where}{': ' if where else ''}{self.noun} {name!r} is unknown: {advice}")
@@ -76,8 +78,14 @@ class Registry(Generic[Kind]):
             self._is_importing = True  # a file that uses the registry while it is imported sees what is there so far
             package = importlib.import_module(self._package)
             for found in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{package.__name__}.{found.name}")
+                if self._may_register(Path(package.__path__[0], f"{found.name}.py")):
+                    importlib.import_module(f"{package.__name__}.{found.name}")
             self._is_complete = True
+
+    def _may_register(self, file: Path) -> bool:
+        """Whether the file names the registry, so that its folder's other files wait until they are needed."""
+        text = file.read_text(encoding="utf-8") if file.is_file() else None
+        return text is None or (f"{self.noun.upper()}S" in text and "register(" in text)
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, TypeVar
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults, translating
-from nnet_edge.runtime.sinks.overlay import SCALE_END, annotate
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
+
+if TYPE_CHECKING:  # what draws and encodes is imported when it does
+    import numpy as np
 
 JPEG_QUALITY = 90
 SUFFIX = {"original": ".original.png", "overlay": ".jpg", "map": ".map.png"}
@@ -127,6 +126,10 @@ class RejectsSink(MessageSink):
 
 def encode(kind: str, prediction: Prediction) -> bytes:
     """One of KINDS of the prediction as the bytes of a picture file. Raises SinkError."""
+    import cv2
+
+    from nnet_edge.runtime.sinks.overlay import annotate
+
     suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
     if kind == "overlay":
         picture, suffix, options = annotate(prediction), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -140,6 +143,10 @@ def encode(kind: str, prediction: Prediction) -> bytes:
 
 def to_grey(prediction: Prediction) -> np.ndarray:
     """The anomaly map as uint16 (H, W): 0 stays 0, twice the threshold and more becomes 65535."""
+    import numpy as np
+
+    from nnet_edge.runtime.sinks.overlay import SCALE_END
+
     if prediction.anomaly_map is None:
         raise SinkError(f"frame {prediction.frame.index} has no map to keep: only anomalous frames always have one")
     share = np.clip(prediction.anomaly_map / (SCALE_END * prediction.threshold), 0, 1)

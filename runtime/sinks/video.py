@@ -9,21 +9,20 @@ import time
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.opencv_video import count_frames, open_writer
 from nnet_edge.runtime.sinks.base import Sink, flag_defaults, translating
-from nnet_edge.runtime.sinks.overlay import annotate
 from nnet_edge.runtime.sinks.rejects import safe_name
 from nnet_edge.runtime.sinks.rotation import next_rotated
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.sink import SinkSettings
+
+if TYPE_CHECKING:  # what draws and encodes is imported when it does
+    import cv2
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +115,8 @@ class VideoSink(Sink):
             raise faults[0]
 
     def write(self, prediction: Prediction) -> None:
+        from nnet_edge.runtime.sinks.overlay import annotate
+
         if self.only_stream not in (None, prediction.frame.stream):
             return
         self.tick()
@@ -193,6 +194,8 @@ class VideoFile:
 
         OpenCV does not say when a write fails, so the frames are counted.
         """
+        from nnet_edge.runtime.opencv_video import count_frames
+
         self._writer.release()
         try:
             found = count_frames(str(self.part))
@@ -204,6 +207,8 @@ class VideoFile:
             self.part.unlink(missing_ok=True)
 
     def _open(self, rate_hz: float) -> cv2.VideoWriter:
+        from nnet_edge.runtime.opencv_video import open_writer
+
         codecs = CODECS[self.part.suffix]
         for codec in codecs:
             writer = open_writer(str(self.part), codec, rate_hz, *self._size)
@@ -215,6 +220,9 @@ class VideoFile:
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """`picture` at `height` x `width`: as it is, but for a row or a column, or shrunk or enlarged on a dark ground."""
+    import cv2
+    import numpy as np
+
     if picture.shape[0] - height in (0, 1) and picture.shape[1] - width in (0, 1):
         return np.ascontiguousarray(picture[:height, :width])
     scale = min(height / picture.shape[0], width / picture.shape[1])

@@ -9,18 +9,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import ConfigError, DataError, SourceError
+from nnet_edge.files import IMAGE_SUFFIXES
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import IMAGE_SUFFIXES, decode_image, read_bytes
 from nnet_edge.runtime.sources.base import Source, file_mode
 from nnet_edge.runtime.sources.jpeg import require_sound
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
+
+if TYPE_CHECKING:  # what decodes is imported when it does
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,10 @@ class WatchedFolderSource(Source):
 
 def read_bgr(path: Path) -> np.ndarray:
     """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, also for a damaged JPEG."""
+    import cv2
+
+    from nnet_edge.imaging import decode_image, read_bytes
+
     data = read_bytes(path)
     image = cv2.cvtColor(decode_image(data, path), cv2.COLOR_RGB2BGR)
     if path.suffix.lower() in JPEG_SUFFIXES:

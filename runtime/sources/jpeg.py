@@ -7,10 +7,12 @@ single flipped bytes 26 %, because the rest is valid again after a few blocks, a
 
 from __future__ import annotations
 
-import numpy as np
-import simplejpeg
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 LARGEST_PICTURE = 64 << 20  # bytes; what claims to be larger is no picture of a camera
@@ -20,6 +22,8 @@ COLOURS = ("Gray", "RGB", "YCbCr")  # that can be decoded as grey; four inks can
 
 def whole_picture(data: bytes) -> np.ndarray:
     """The JPEG as uint8 BGR (H, W, 3), as OpenCV decodes it. Raises DataError for one that is cut off, damaged or no JPEG."""
+    import simplejpeg
+
     if not data.startswith(START):
         raise DataError("it is not a JPEG")
     if data.rfind(END, -BEHIND_END - len(END)) < 0:
@@ -36,6 +40,8 @@ def require_sound(data: bytes) -> None:
 
     All data are read, but an eighth of the size is drawn: a third of the time that decoding takes.
     """
+    import simplejpeg
+
     if not data.startswith(START):
         return
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import SourceError
 from nnet_edge.frame import Frame
@@ -16,6 +15,9 @@ from nnet_edge.runtime.sources.base import Source
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.settings.runner import require_between
+
+if TYPE_CHECKING:  # what draws is imported when it does
+    import numpy as np
 
 HEIGHT, WIDTH = 384, 512  # pixels
 SYNTHETIC_HZ = 25.0
@@ -28,6 +30,9 @@ def draw_part(index: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     The mask is empty for a good part. The same `index` and `seed` give the same picture.
     """
+    import cv2
+    import numpy as np
+
     random = np.random.default_rng((seed, index))
     centre = np.array((WIDTH / 2, HEIGHT / 2)) + random.uniform(-20, 20, 2)
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -47,6 +52,9 @@ def draw_part(index: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_defect(mask: np.ndarray, centre: np.ndarray, random: np.random.Generator) -> None:
     """A scratch or a spot on the ring of the part, drawn into `mask` (uint8) as 1."""
+    import cv2
+    import numpy as np
+
     angle = random.uniform(0, 2 * np.pi)
     middle = centre + 0.65 * PART_RADIUS * np.array((np.cos(angle), np.sin(angle)))
     if random.random() < 0.5:
@@ -71,7 +79,7 @@ class SyntheticSource(Source):
 
     def __init__(self, images: Iterable[np.ndarray], rate_hz: float | None = None, stream: str = "synthetic") -> None:
         super().__init__(stream)
-        if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
+        if rate_hz is not None and not (math.isfinite(rate_hz) and rate_hz > 0):
             raise SourceError(f"a synthetic camera of {rate_hz} frames/s is impossible: give a rate above 0")
         self._images, self.rate_hz, self.is_live = images, rate_hz, rate_hz is not None
 

@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.opencv_video import has_gstreamer, open_capture, quieten_opencv
 from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, shown_and_opened
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.text import printable
+
+if TYPE_CHECKING:  # OpenCV is imported where something is opened
+    import cv2
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
@@ -53,12 +53,12 @@ class VideoSource(Source):
             self._capture.release()
             self._capture = None
             raise SourceError(f"{self._what} cannot be opened: {self.advice}")
-        height, width = (self._fact(fact) for fact in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        height, width = (self._fact(name) for name in ("FRAME_HEIGHT", "FRAME_WIDTH"))
         self.got = SourceFacts(
             None if height is None else round(height),
             None if width is None else round(width),
-            self._fact(cv2.CAP_PROP_FPS),
-            four_letters(self._fact(cv2.CAP_PROP_FOURCC)),
+            self._fact("FPS"),
+            four_letters(self._fact("FOURCC")),
         )
         return self
 
@@ -86,17 +86,20 @@ class VideoSource(Source):
         return self._what
 
     def _open(self) -> cv2.VideoCapture:
+        from nnet_edge.runtime.opencv_video import open_capture
+
         return open_capture(self._address, self._settings, self._transport)
 
     def _require_whole(self, frames: int) -> None:
         """Raise SourceError unless the source may end after so many frames."""
         raise SourceError(f"{self._what} stopped after {frames} frames: is it switched on and connected?")
 
-    def _fact(self, fact: int) -> float | None:
-        """A property of the opened capture; None where OpenCV does not know it."""
+    def _fact(self, name: str) -> float | None:
+        """A property of the opened capture, FPS for one; None where OpenCV does not know it."""
+        from nnet_edge.runtime.opencv_video import property_of
+
         assert self._capture is not None
-        value = self._capture.get(fact)
-        return float(value) if np.isfinite(value) and value > 0 else None
+        return property_of(self._capture, name)
 
 
 class VideoFileSource(VideoSource):
@@ -109,7 +112,7 @@ class VideoFileSource(VideoSource):
         super().__init__(address, what, stream, settings)
         self._path = address
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
-            self.rate_hz = self._fact(cv2.CAP_PROP_FPS)
+            self.rate_hz = self._fact("FPS")
         self._pace_hz = (self.rate_hz or FALLBACK_HZ) if at_own_rate else None
 
     def _open(self) -> cv2.VideoCapture:
@@ -120,7 +123,7 @@ class VideoFileSource(VideoSource):
         if self._state != self._file_state():
             altered = f"was replaced or altered while it was read, after {frames} frames: read it again"
             raise SourceError(f"{self._what} {altered}")
-        promised = self._fact(cv2.CAP_PROP_FRAME_COUNT)
+        promised = self._fact("FRAME_COUNT")
         if frames == 0 or (promised is not None and frames < PROMISE_KEPT * promised):
             of = f" of {promised:.0f}" if promised else ""
             raise SourceError(f"{self._what} ended after {frames}{of} frames: the file is cut off or damaged")
@@ -137,11 +140,12 @@ class PipelineSource(VideoSource):
     """A GStreamer pipeline that ends in an appsink."""
 
     def _open(self) -> cv2.VideoCapture:
+        from nnet_edge.runtime.opencv_video import has_gstreamer, open_pipeline
+
         if not has_gstreamer():
             advice = "use the system's OpenCV, or rtsp:// and http://"
             raise MissingExtraError(f"{self._what}: this OpenCV was built without GStreamer: {advice}")
-        quieten_opencv()
-        return cv2.VideoCapture(str(self._address), cv2.CAP_GSTREAMER)
+        return open_pipeline(str(self._address))
 
 
 def four_letters(value: float | None) -> str | None:
