@@ -72,6 +72,7 @@ setup(
     package_dir={f"nnet_edge.{part}": part for part in PARTS},
     package_data={
         "nnet_edge": ["py.typed", "moved.txt"],
+        "nnet_edge.cli": ["flags.txt"],
         "nnet_edge.cli.demo": ["*.html.j2"],
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from nnet_edge.cli.flags import registered
 from nnet_edge.cli.options import (
     FILE,
     FOLDER,
@@ -22,7 +23,7 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.settings.registry import SINKS, SOURCES, Asked, Flag
+from nnet_edge.settings.registry import SINKS, SOURCES, Asked
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:
@@ -43,34 +44,26 @@ class StreamCommand(Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help, with the addresses of every registered source."""
-        from nnet_edge.settings.camera import known_addresses
-
-        self.help = (self.help or "").replace("SOURCE.\n", f"SOURCE: {known_addresses()}.\n", 1)
+        self.help = (self.help or "").replace("SOURCE.\n", f"SOURCE: {registered(ctx).addresses}.\n", 1)
         super().format_help_text(ctx, formatter)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The options, with one for each flag in the registries."""
-        flags = [kind.flag for kind in SINKS if kind.flag is not None] + source_flags()
+        """The options, with one for each registered flag."""
         *own, help_option = super().get_params(ctx)
-        return [*own, *map(option_of, flags), help_option]
+        return [*own, *(option_of(*row) for row in registered(ctx).flags), help_option]
 
 
-def source_flags() -> list[Flag]:
-    """The flags that sources registered."""
-    return [flag for kind in SOURCES for flag in kind.flags]
+def option_of(name: str, kind: str, metavar: str, text: str) -> click.Option:
+    """The flag as an option of the command, its value under `key_of(name)`."""
+    names = [name, key_of(name)]
+    if kind == "switch":
+        return click.Option(names, is_flag=True, help=text)
+    return click.Option(names, type=FLAG_TYPES[kind], metavar=metavar or None, help=text)
 
 
-def option_of(flag: Flag) -> click.Option:
-    """The flag as an option of the command, its value under `key_of(flag)`."""
-    names = [flag.name, key_of(flag)]
-    if flag.type == "switch":
-        return click.Option(names, is_flag=True, help=flag.help)
-    return click.Option(names, type=FLAG_TYPES[flag.type], metavar=flag.metavar, help=flag.help)
-
-
-def key_of(flag: Flag) -> str:
+def key_of(name: str) -> str:
     """The name under which click keeps what was typed."""
-    return f"flag_{flag.name.lstrip('-').replace('-', '_')}"
+    return f"flag_{name.lstrip('-').replace('-', '_')}"
 
 
 @click.command("stream", cls=StreamCommand)
@@ -164,9 +157,9 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
         for name, camera in zip(names, cameras, strict=True)
     ]
     sinks = [
-        {"kind": kind.name, **kind.flag.table(options[key_of(kind.flag)], asked)}
+        {"kind": kind.name, **kind.flag.table(options[key_of(kind.flag.name)], asked)}
         for kind in SINKS
-        if kind.flag is not None and options[key_of(kind.flag)]
+        if kind.flag is not None and options[key_of(kind.flag.name)]
     ]
     for sink in sinks:
         if spools is not None:
@@ -198,9 +191,9 @@ def camera_table(address: str, number: int, credentials: str | None, options: Ma
     if credentials is not None:
         table["credentials"] = credentials
     asked: dict[str, Any] = {"seed": number}
-    for flag in source_flags():
-        if options[key_of(flag)]:
-            asked |= flag.table(options[key_of(flag)], Asked())
+    for flag in (flag for kind in SOURCES for flag in kind.flags):
+        if options[key_of(flag.name)]:
+            asked |= flag.table(options[key_of(flag.name)], Asked())
     return table | fitting(address, asked)
 
 

@@ -1,7 +1,7 @@
 """Registries of the kinds of sources and sinks. Each file of their folder registers its own kind.
 
 Help texts, the TOML schema, the page's "add camera" and error messages are made from them: a new kind is one file and its
-test.
+test. Such a file imports nothing heavy: OpenCV, NumPy and their like come where something is opened.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Registry(Generic[Kind]):
         """Forget a kind; for tests that register one."""
         del self._kinds[name]
 
+    @property
+    def has_kinds(self) -> bool:
+        """Whether some kind is known already."""
+        return bool(self._kinds)
+
     def names(self) -> tuple[str, ...]:
         """Every name, sorted."""
         return tuple(kind.name for kind in self)
@@ -64,28 +69,41 @@ class Registry(Generic[Kind]):
         advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(self.names())}"
         raise ConfigError(f"{where}{': ' if where else ''}{self.noun} {name!r} is unknown: {advice}")
 
+    def files(self) -> list[str]:
+        """The modules of the package that register a kind; the others may be heavy, and wait until they are needed."""
+        if self._package is None:
+            return []
+        folders = importlib.import_module(self._package).__path__
+        return [
+            f"{self._package}.{found.name}"
+            for folder in folders
+            for found in pkgutil.iter_modules([folder])
+            if self._may_register(Path(folder, f"{found.name}.py"))
+        ]
+
+    def _may_register(self, file: Path) -> bool:
+        """Whether the text of the file says that it registers; one without a text may: a package, or compiled alone."""
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return True
+        return f"{self.noun.upper()}S" in text and "register(" in text
+
     def __iter__(self) -> Iterator[Kind]:
         self._discover()
         return iter([self._kinds[name] for name in sorted(self._kinds)])
 
     def _discover(self) -> None:
-        """Import every file of the package, once; a second thread waits until all of them are there."""
+        """Import every file that registers, once; a second thread waits until all of them are there."""
         if self._is_complete or self._package is None:
             return
         with self._lock:
             if self._is_complete or self._is_importing:
                 return
             self._is_importing = True  # a file that uses the registry while it is imported sees what is there so far
-            package = importlib.import_module(self._package)
-            for found in pkgutil.iter_modules(package.__path__):
-                if self._may_register(Path(package.__path__[0], f"{found.name}.py")):
-                    importlib.import_module(f"{package.__name__}.{found.name}")
+            for name in self.files():
+                importlib.import_module(name)
             self._is_complete = True
-
-    def _may_register(self, file: Path) -> bool:
-        """Whether the file names the registry, so that its folder's other files wait until they are needed."""
-        text = file.read_text(encoding="utf-8") if file.is_file() else None
-        return text is None or (f"{self.noun.upper()}S" in text and "register(" in text)
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Asked:
     every_frame: bool = False  # whether live sources wait too (--when-full wait)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flag:
     """An option of `nnet-edge stream`, which stands for settings as a TOML table holds them."""
 
@@ -109,7 +127,7 @@ class Flag:
     metavar: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SinkKind:
     """A kind of sink: what TOML's `kind` calls it, its settings, and how it is made of them."""
 
@@ -119,7 +137,7 @@ class SinkKind:
     flag: Flag | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceKind:
     """A kind of source: the addresses that it takes, what only it is asked for, and how it is made."""
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import nnet_edge
 import nnet_edge.runtime
+import nnet_edge.runtime.sinks
 
 BOX = """
 import importlib
@@ -52,6 +54,13 @@ def test_every_other_module_works_without_any_runner_library() -> None:
     assert len(NEUTRAL) > 40
     done = run_in_box(code, HEAVY | RUNNERS)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    for package in (nnet_edge, nnet_edge.runtime.sinks):
+        assert all(hasattr(package, name) for name in package.__all__)
+        assert not hasattr(package, "nothing")
+    assert set(nnet_edge.runtime.sinks.HOMES) == set(nnet_edge.runtime.sinks.__all__)
 
 
 @pytest.mark.parametrize("library", sorted(RUNNERS))
