@@ -12,11 +12,19 @@ that becomes 127, follows from it by one of three methods:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
 
-from nnet_edge.errors import CalibrationError, ConfigError
+from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtraError("onnxruntime is not installed: pip install 'nnet-edge[calibrate]'") from error
 
 PURE_METHODS = ("max", "entropy", "percentile")
 METHODS = (*PURE_METHODS, "auto")
@@ -26,6 +34,8 @@ PERCENTILE = 0.9999
 ENTROPY_STEP = 16  # bins between two ranges that are tried
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
+INPUT = "images"
+ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
@@ -149,3 +159,50 @@ def measure_histograms(
 def ranges_by(histograms: Mapping[str, Histogram], method: str, names: Sequence[str]) -> dict[str, float]:
     """Tensor -> range of the tensors `names` by `method`."""
     return {name: histograms[name].range_by(method) for name in names}
+
+
+class Probe:
+    """A graph on ONNX Runtime that gives any of its float tensors.
+
+    Raises CalibrationError for a graph that ONNX Runtime cannot compute.
+    """
+
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], threads: int | None = None) -> None:
+        self.tensors = list(dict.fromkeys(tensors))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        content = with_outputs(model, self.tensors).SerializeToString()
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base below Exception
+            raise CalibrationError(f"ONNX Runtime cannot read the graph: {words(error)}; export it again") from error
+
+    def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The tensors by name for uint8 RGB images (N, 256, 256, 3)."""
+        try:
+            arrays = self._session.run(self.tensors, {INPUT: images})
+        except Exception as error:  # as above
+            raise CalibrationError(f"ONNX Runtime cannot compute the graph: {words(error)}; export it again") from error
+        return dict(zip(self.tensors, arrays, strict=True))
+
+
+def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A copy of `model` with exactly these tensors as outputs, which must be float."""
+    copy = deepcopy(model)
+    known = {item.name: item for item in model.graph.output}
+    del copy.graph.output[:]
+    for name in tensors:
+        copy.graph.output.append(known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return copy
+
+
+def map_error(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], threshold: float) -> float:
+    """Mean absolute difference of two anomaly maps, in thresholds."""
+    return float(np.abs(found["anomaly_map"] - expected["anomaly_map"]).mean() / threshold)
+
+
+def words(error: Exception) -> str:
+    """A foreign error in one line."""
+    return " ".join(str(error).split())[:300]

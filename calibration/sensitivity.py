@@ -14,9 +14,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from nnet_edge.calibration.fp32_region import block_of
-from nnet_edge.calibration.probe import Probe, map_error
 from nnet_edge.calibration.qdq import Plan, insert_qdq
-from nnet_edge.calibration.ranges import Activations, Progress
+from nnet_edge.calibration.ranges import Activations, Probe, Progress, map_error
 
 OUTPUTS = ("anomaly_map", "image_score")
 GROWTH = 1.25  # of the number of blocks kept, from one try to the next

@@ -24,16 +24,14 @@ from nnet_edge.bundle import (
     source_name,
     without_unnamed_frames,
 )
-from nnet_edge.calibration.frames import choose_frames
 from nnet_edge.calibration.gate import Gate, GateLimits
 from nnet_edge.calibration.predictions import load_test
 from nnet_edge.calibration.qdq import plan
-from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
+from nnet_edge.calibration.quantize import QuantizeSettings, choose_frames, measure_activations, quantize, read_graph
 from nnet_edge.calibration.sensitivity import measure_sensitivity
 from nnet_edge.data.images import Dataset, load_images, with_held_out_images
 from nnet_edge.errors import ConfigError, MissingExtraError
-from nnet_edge.export.graph_judge import GraphJudge
-from nnet_edge.export.layer_search import Choice, LayerSearch
+from nnet_edge.export.layer_search import Choice, GraphJudge, LayerSearch
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings

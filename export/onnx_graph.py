@@ -1,6 +1,9 @@
 """Export of a network to the one ONNX graph: uint8 RGB (N, 256, 256, 3) to layer maps, anomaly map and image score.
 
-torch's dynamo exporter writes the network (opset 18, dynamic batch, batch norms folded), `surgery.py` adds the tail.
+torch's dynamo exporter writes the network (opset 18, dynamic batch, batch norms folded). graphsurgeon puts it into forms
+that processors compute faster and adds the tail, which makes `anomaly_map` and `image_score` of the layer maps. Enlargement
+and Gaussian are linear and separable, so both are products with the constant matrices of `anomaly_map.py` itself: the
+symmetric border is exact, no runner's idea of Resize or of padding enters, and the work is a few small products in FP32.
 """
 
 from __future__ import annotations
@@ -13,12 +16,24 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import torch
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from nnet_edge import __version__
+from nnet_edge.anomaly_map import (
+    FUSED_SIDE,
+    LAYER_MAPS,
+    PAPER_FUSION,
+    SCALES,
+    SMALLEST_DISTANCE,
+    Fusion,
+    blurring_matrix,
+    enlarging_matrix,
+)
 from nnet_edge.errors import ExportError
-from nnet_edge.export.surgery import add_tail, fold_constants, suit_processors
 from nnet_edge.imaging import SIDE
 from nnet_edge.methods.network import Network
 
@@ -26,6 +41,7 @@ OPSET = 18
 INPUT = "images"
 EXAMPLE_BATCH = 2  # with 1 the exporter pins the dimension
 LARGEST_PROTOBUF = 2**31 - 1  # bytes
+G_LOGGER.severity = G_LOGGER.ERROR  # it prints its warnings past the logging module
 
 
 def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
@@ -93,3 +109,175 @@ def facts_of(network: Network) -> dict[str, str]:
         "input": f"uint8 RGB NHWC {SIDE}x{SIDE}, Pillow bilinear with antialias, aspect ratio not kept",
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
     }
+
+
+def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FUSION) -> onnx.ModelProto:
+    """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps, fused by `fusion`.
+
+    Raises ExportError when the model's outputs are not layer maps.
+    """
+    graph = gs.import_onnx(model)
+    maps = {output.name: output for output in graph.outputs}
+    if not maps or not set(maps) <= set(LAYER_MAPS):
+        raise ExportError(f"the tail needs layer maps ({', '.join(LAYER_MAPS)}), the graph gives {', '.join(maps)}")
+    tail = _Tail(graph, fusion)
+    fused = tail.product(tail.factors(maps))
+    enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
+    anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
+    axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
+    largest = tail.node("ReduceMax", [anomaly_map, axes], keepdims=0)
+    score = tail.keeping_nan(largest, tail.node("ReduceSum", [fused, axes], keepdims=0), "image_score")
+    batch = graph.inputs[0].shape[0]
+    for tensor, shape in ((anomaly_map, (batch, 1, side, side)), (score, (batch,))):
+        tensor.dtype, tensor.shape = np.float32, shape
+        graph.outputs.append(tensor)
+    graph.cleanup().toposort()
+    finished = gs.export_onnx(graph)
+    finished.ir_version = model.ir_version
+    return finished
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with everything that depends on no input computed now (the memory's normalised keys, for one)."""
+    graph = gs.import_onnx(model)
+    graph.fold_constants().cleanup().toposort()
+    folded = gs.export_onnx(graph)
+    folded.ir_version = model.ir_version
+    return folded
+
+
+def suit_processors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, constants folded, in the forms that OpenVINO computes fastest: it keeps the channels last in memory.
+
+    The mean along one axis is a pooling, and what stands between the memory's two convolutions has the slots last, else the
+    softmax has a megabyte brought into another order before it and back behind it (benchmarks/notes.md).
+    """
+    graph = gs.import_onnx(model)
+    for node in graph.nodes:
+        if node.op == "ReduceMean":
+            _pool(node)
+        elif node.op == "Softmax":
+            _put_slots_last(graph, node)
+    suited = gs.export_onnx(graph.cleanup().toposort())
+    suited.ir_version = model.ir_version
+    return suited
+
+
+def _pool(mean: gs.Node) -> None:
+    """Make a mean along height or width an average pooling over all of it, where both are known."""
+    axes = [int(axis) % 4 for axis in np.ravel(mean.inputs[1].values)]
+    shape = mean.inputs[0].shape
+    if len(shape) == 4 and mean.attrs.get("keepdims", 1) and axes in ([2], [3]) and isinstance(shape[axes[0]], int):
+        kernel = [shape[2], 1] if axes == [2] else [1, shape[3]]
+        mean.op, mean.inputs, mean.attrs = "AveragePool", mean.inputs[:1], {"kernel_shape": kernel}
+
+
+def _put_slots_last(graph: gs.Graph, softmax: gs.Node) -> None:
+    """Let everything from the softmax over axis 1 to the next convolution see (N, H, W, slots)."""
+    start = softmax.inputs[0]
+    nodes, ends = _until_convolution(start)
+    plain = all(isinstance(tensor, gs.Variable) or tensor.values.size == 1 for node in nodes for tensor in node.inputs)
+    if softmax.attrs.get("axis") != 1 or len(start.shape) != 4 or not plain or len(ends) != 1:
+        return
+    (end,) = ends
+    first = gs.Variable(f"{start.name}_slots_last", np.float32, _channels_last(start.shape))
+    last = gs.Variable(f"{end.name}_slots_first", np.float32, end.shape)
+    for convolution in list(end.outputs):
+        convolution.inputs = [last if tensor is end else tensor for tensor in convolution.inputs]
+    for node in nodes:
+        node.inputs = [first if tensor is start else tensor for tensor in node.inputs]
+        for output in node.outputs:
+            output.shape = _channels_last(output.shape)
+        if node.op == "Softmax":
+            node.attrs["axis"] = 3
+        if node.op == "ReduceSum":
+            node.inputs[1] = gs.Constant(f"{node.name}_axis", np.array([3], np.int64))
+    graph.nodes.append(gs.Node("Transpose", "node_slots_last", {"perm": [0, 2, 3, 1]}, [start], [first]))
+    graph.nodes.append(gs.Node("Transpose", "node_slots_first", {"perm": [0, 3, 1, 2]}, [end], [last]))
+
+
+def _channels_last(shape: list[int | str]) -> list[int | str]:
+    batch, channels, height, width = shape
+    return [batch, height, width, channels]
+
+
+def _until_convolution(start: gs.Tensor) -> tuple[list[gs.Node], list[gs.Tensor]]:
+    """The nodes that work on `start` before any convolution, and the tensors that convolutions take of them."""
+    nodes: dict[str, gs.Node] = {}
+    ends: list[gs.Tensor] = []
+    waiting = [start]
+    while waiting:
+        tensor = waiting.pop()
+        for user in tensor.outputs:
+            if user.op == "Conv":
+                ends += [tensor] if not any(tensor is end for end in ends) else []
+            elif user.name not in nodes:
+                nodes[user.name] = user
+                waiting += user.outputs
+    return list(nodes.values()), ends
+
+
+class _Tail:
+    """Adds nodes with stable names (tail_0, tail_1, ...) to a graph."""
+
+    def __init__(self, graph: gs.Graph, fusion: Fusion) -> None:
+        self.graph, self.fusion = graph, fusion
+        self.count = 0
+
+    def node(self, operator: str, inputs: list[gs.Tensor], name: str = "", **attributes: int) -> gs.Tensor:
+        output = gs.Variable(name or f"tail_{self.count}", dtype=np.float32)
+        self.graph.nodes.append(gs.Node(operator, f"node_tail_{self.count}", attributes, inputs, [output]))
+        self.count += 1
+        return output
+
+    def constant(self, values: np.ndarray) -> gs.Constant:
+        self.count += 1
+        return gs.Constant(f"tail_matrix_{self.count}", np.ascontiguousarray(values, dtype=np.float32))
+
+    def separable(self, maps: gs.Tensor, matrix: np.ndarray, name: str = "") -> gs.Tensor:
+        rows = self.node("MatMul", [self.constant(matrix), maps])
+        return self.node("MatMul", [rows, self.constant(matrix.T)], name)
+
+    def enlarged(self, maps: gs.Tensor, size: int) -> gs.Tensor:
+        if size == FUSED_SIDE:
+            return maps
+        return self.separable(maps, enlarging_matrix(size, FUSED_SIDE, self.fusion.align_corners))
+
+    def factors(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
+        """Weighted forward + reverse map of each scale that has one, enlarged and raised to its exponent."""
+        factors = []
+        for size, exponent in zip(SCALES, self.fusion.exponents, strict=True):
+            present = [
+                self.times(tensor, self.fusion.weight(name))
+                for name, tensor in maps.items()
+                if name.endswith(f"_{size}") and self.fusion.weight(name) > 0
+            ]
+            if present and exponent > 0:
+                total = present[0] if len(present) == 1 else self.node("Add", present)
+                factors.append(self.power(self.enlarged(total, size), exponent))
+        if not factors:
+            raise ExportError(f"{self.fusion} leaves none of {', '.join(maps)}")
+        return factors
+
+    def times(self, maps: gs.Tensor, weight: float) -> gs.Tensor:
+        return maps if weight == 1 else self.node("Mul", [maps, self.constant(np.array(weight))])
+
+    def power(self, maps: gs.Tensor, exponent: float) -> gs.Tensor:
+        if exponent == 1:
+            return maps
+        positive = self.node("Max", [maps, self.constant(np.array(SMALLEST_DISTANCE))])
+        return self.keeping_nan(self.node("Pow", [positive, self.constant(np.array(exponent))]), maps)
+
+    def keeping_nan(self, result: gs.Tensor, source: gs.Tensor, name: str = "") -> gs.Tensor:
+        """`result`, and NaN where `source` is not finite: no runner's Max and ReduceMax can be trusted to keep a NaN.
+
+        OpenVINO's lose it in either, ONNX Runtime's in ReduceMax by its place; sums and products keep it everywhere.
+        """
+        return self.node("Add", [result, self.node("Mul", [source, self.constant(np.array(0.0))])], name)
+
+    def product(self, factors: list[gs.Tensor]) -> gs.Tensor:
+        """All factors multiplied."""
+        product = factors[0]
+        for factor in factors[1:]:
+            product = self.node("Mul", [product, factor])
+        return product

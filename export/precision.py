@@ -15,10 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.calibration.fp32_region import Wiring, fp32_region_of, head_of
-from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.qdq import replace_nodes
 from nnet_edge.calibration.quantize import state_facts
-from nnet_edge.calibration.ranges import Progress
+from nnet_edge.calibration.ranges import Probe, Progress
 from nnet_edge.errors import CalibrationError
 from nnet_edge.kept_frames import require_frames
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("export", "runtime", "calibration", "benchmarks")
 ONE_IMPORTER = {  # heavy library -> the only module of a part that may import it
     "openvino": ("nnet_edge.runtime.runners.openvino_runner",),
-    "onnxruntime": ("nnet_edge.runtime.runners.onnx_runner", "nnet_edge.calibration.probe"),
-    "modelopt": ("nnet_edge.calibration.modelopt_ranges",),
+    "onnxruntime": ("nnet_edge.runtime.runners.onnx_runner", "nnet_edge.calibration.ranges"),
+    "modelopt": ("nnet_edge.calibration.quantize",),
     "starlette": ("nnet_edge.runtime.web.app",),
     "uvicorn": ("nnet_edge.runtime.web.server",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
@@ -28,7 +28,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
     "torchvision": ("nnet_edge.methods.torchvision_operators",),
     "timm": ("nnet_edge.methods.backbone",),
-    "onnx_graphsurgeon": ("nnet_edge.export.surgery",),
+    "onnx_graphsurgeon": ("nnet_edge.export.onnx_graph",),
 }
 NEVER_BELOW_RUNTIME = {"torch", "torchvision", "timm", "scipy", "skimage", "matplotlib", "sklearn"}
 RANKS = (  # an arrow points to a folder further down, or stays in its own; in a row, none points to its neighbour

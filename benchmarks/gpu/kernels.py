@@ -16,8 +16,14 @@ from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
 from nnet_edge.benchmarks.harness.rounds import repeated
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
-from nnet_edge.runtime.runners.trt.kernels.launches import launch_anomaly_map, launch_overlay, launch_preprocess
-from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, STRIPS
+from nnet_edge.runtime.runners.trt.kernels.tables import (
+    BGR8,
+    NV12,
+    STRIPS,
+    launch_anomaly_map,
+    launch_overlay,
+    launch_preprocess,
+)
 from nnet_edge.runtime.runners.trt.ring import IMAGE_BYTES, MAP_BYTES, Picture, Slot, Tables
 from nnet_edge.runtime.sinks.overlay import HEAT_SHARE, SCALE_END, colour_table
 

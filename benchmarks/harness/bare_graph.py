@@ -47,8 +47,7 @@ def trace_bare(network: NNet, side: int, out: Path) -> Path:
     """
     import onnx
 
-    from nnet_edge.export.onnx_graph import trace
-    from nnet_edge.export.surgery import fold_constants, suit_processors
+    from nnet_edge.export.onnx_graph import fold_constants, suit_processors, trace
 
     if side < 1 or side % 32:
         raise ConfigError(f"an image side of {side} cannot be measured: give multiples of 32, the network's strides")

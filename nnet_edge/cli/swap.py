@@ -1,11 +1,25 @@
-"""`nnet-edge swap`: give a running line another bundle."""
+"""`nnet-edge swap`: tell a running line, through its page, to judge by another bundle."""
 
 from __future__ import annotations
+
+import http.cookiejar
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from nnet_edge.cli.options import Command
 from nnet_edge.cli.view import say
+from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.settings.secrets import read_secret
+
+ANSWER_LIMIT_S = 10.0
+LOOK_S = 0.5
 
 
 @click.command("swap", cls=Command)
@@ -15,8 +29,69 @@ from nnet_edge.cli.view import say
 @click.option("--token-from", help="env:NAME or file:PATH, which hold the page's token.")
 def command(bundle: str, url: str, name: str | None, token_from: str | None) -> None:
     """Let a running line judge by BUNDLE, a folder below its bundle_folder, without losing a frame."""
-    from nnet_edge.runtime.web.client import PageClient
-    from nnet_edge.settings.secrets import read_secret
-
     PageClient(url, None if token_from is None else read_secret("--token-from", token_from)).swap(bundle, name)
     say(f"the line at {url} judges by {bundle}")
+
+
+class PageClient:
+    """Talks to the page of a line as a program: with a bearer token, or with a session where there is none.
+
+    Every method raises StreamError for a line that does not answer or refuses.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ConfigError("the page's address is invalid: give http://127.0.0.1:8080")
+        self._url, self._token, self._csrf = url.rstrip("/"), token, ""
+        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy()))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies, NoRedirect())
+
+    def state(self) -> dict[str, Any]:
+        """The line as the page sees it."""
+        return self._ask("api/state?after=999999999")
+
+    def swap(self, bundle: str, stream: str | None = None, limit_s: float = 600.0) -> None:
+        """Load the bundle beside the old one and judge by it; returns when it judges."""
+        if self._token is None:
+            self._ask("", is_json=False)  # a session begins
+            self._csrf = self._ask("api/session")["csrf"] or ""
+        found = self._ask("api/swap", {"bundle": bundle, "stream": stream})["swap"]
+        end_s = time.monotonic() + limit_s
+        while found["state"] == "loading":
+            if time.monotonic() > end_s:
+                raise StreamError(f"the bundle {bundle} is not loaded after {limit_s:g} s: look at the line's log")
+            time.sleep(LOOK_S)
+            found = self.state()["swap"]
+        if found["state"] == "failed":
+            raise StreamError(f"the bundle {bundle} was not swapped in, the old one judges on: {found['reason']}")
+
+    def _ask(self, path: str, fields: Mapping[str, Any] | None = None, is_json: bool = True) -> Any:
+        headers = {"content-type": "application/json", "x-csrf-token": self._csrf}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        body = None if fields is None else json.dumps(fields).encode()
+        request = urllib.request.Request(f"{self._url}/{path}", body, headers)
+        try:
+            with self._opener.open(request, timeout=ANSWER_LIMIT_S) as answer:
+                content = answer.read()
+            return json.loads(content) if is_json else {}
+        except urllib.error.HTTPError as error:
+            raise StreamError(f"the line at {self._url} refuses ({error.code}): {reason_of(error)}") from error
+        except (OSError, ValueError) as error:
+            raise StreamError(f"the line at {self._url} does not answer ({error}): is its page on?") from error
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the token goes to the given address only."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+def reason_of(error: urllib.error.HTTPError) -> str:
+    """The sentence in the page's answer."""
+    try:
+        return str(json.loads(error.read(4096))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return error.reason or "no reason given"

@@ -11,9 +11,8 @@ from onnx.reference import ReferenceEvaluator
 from nnet_edge.calibration import qdq as placement
 from nnet_edge.calibration.folding import HEADROOM, LEAST_SHARE, find_folds, fold
 from nnet_edge.calibration.fp32_region import Wiring
-from nnet_edge.calibration.probe import Probe
 from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
-from nnet_edge.calibration.ranges import Activations
+from nnet_edge.calibration.ranges import Activations, Probe
 
 CHANNELS = 6
 RELU6 = helper.make_node("Clip", ["made", "zero", "six"], ["relu"], "relu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnet_edge.calibration.frames import LEAST, choose_frames, spread
+from nnet_edge.calibration.quantize import LEAST_FRAMES, choose_frames, spread
 from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.kept_frames import frame_hash
 
@@ -42,7 +42,7 @@ def test_held_out_and_equal_frames_are_not_taken() -> None:
 
 def test_too_few_frames_end_it() -> None:
     images = flat(*range(0, 12 * 10, 10))
-    besides = tuple(frame_hash(frame) for frame in images[: 12 - LEAST + 1])
+    besides = tuple(frame_hash(frame) for frame in images[: 12 - LEAST_FRAMES + 1])
     with pytest.raises(CalibrationError, match=r"7 of 12 good images .* at least 8 are needed"):
         choose_frames(images, 64, besides=besides)
     with pytest.raises(ConfigError, match="4 calibration frames are too few"):

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from nnet_edge.calibration.modelopt_ranges import modelopt_ranges
 from nnet_edge.calibration.qdq import Plan
-from nnet_edge.calibration.quantize import QuantizeSettings
+from nnet_edge.calibration.quantize import QuantizeSettings, modelopt_ranges
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.errors import ConfigError, MissingExtraError
 

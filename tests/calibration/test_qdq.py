@@ -12,10 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnet_edge.calibration.fp32_region import Wiring, block_of, fp32_region_of, head_of
-from nnet_edge.calibration.probe import Probe, map_error
 from nnet_edge.calibration.qdq import Plan, insert_qdq, mean_response, plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize, read_graph
-from nnet_edge.calibration.ranges import Activations
+from nnet_edge.calibration.ranges import Activations, Probe, map_error
 from nnet_edge.errors import CalibrationError, ConfigError
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.settings.runner import RunnerSettings

@@ -24,7 +24,7 @@ from nnet_edge.cli.calibrate import require_taken, table_of
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.export.calibrating import CalibrateSettings, runner_kinds
-from nnet_edge.export.graph_judge import GraphJudge
+from nnet_edge.export.layer_search import GraphJudge
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash

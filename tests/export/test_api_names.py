@@ -136,9 +136,9 @@ def test_the_names_are_really_found_in_the_source() -> None:
         "IBuilderConfig.progress_monitor",
         "INetworkDefinition.unmark_output",
     } <= engine
-    assert {"IProgressMonitor.phase_start", "IProgressMonitor.step_complete"} <= USED["export/build_monitor.py"]
+    assert {"IProgressMonitor.phase_start", "IProgressMonitor.step_complete"} <= USED["export/engine.py"]
     assert "ILogger.Severity.INTERNAL_ERROR" in USED["runtime/runners/trt/library.py"]
-    assert {"ParserError.node_operator", "ParserError.desc"} <= USED["export/engine_errors.py"]
+    assert {"ParserError.node_operator", "ParserError.desc"} <= USED["runtime/runners/trt/library.py"]
     assert {"IExecutionContext.execute_async_v3", "ICudaEngine.get_tensor_dtype"} <= USED[
         "runtime/runners/trt/engine.py"
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnet_edge.export.build_monitor import Phases
+from nnet_edge.export.engine import Phases
 
 
 def test_a_nested_phase_takes_the_share_of_one_step() -> None:

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import BundleError, ConfigError, EngineBuildError
-from nnet_edge.export.build_monitor import STEPS
-from nnet_edge.export.engine import BuiltEngine, EngineNetwork, build_engine
+from nnet_edge.export.engine import STEPS, BuiltEngine, EngineNetwork, build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 from nnet_edge.gpu import GpuFacts, find_gpu
 from nnet_edge.runtime.runners.trt.library import load_tensorrt

@@ -11,9 +11,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.engine import build_engine
-from nnet_edge.export.engine_errors import advice, build_error, telling
 from nnet_edge.export.engine_settings import EngineSettings, parse_target
-from nnet_edge.runtime.runners.trt.library import TensorrtLibrary
+from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, advice, build_error, telling
 
 WriteGraph = Callable[..., Path]
 LIBRARY = TensorrtLibrary("tensorrt", "10.3.0", None)

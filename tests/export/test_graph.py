@@ -15,11 +15,9 @@ from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluation.artefact import open_weights
-from nnet_edge.export.bundling import export_bundle
+from nnet_edge.export.bundling import check_parity, compare, export_bundle
 from nnet_edge.export.graph_facts import read_facts
-from nnet_edge.export.onnx_graph import OPSET
-from nnet_edge.export.parity import check_parity, compare
-from nnet_edge.export.surgery import add_tail, suit_processors
+from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.runtime.runners.base import infer_all, load_runner

@@ -20,8 +20,7 @@ from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.frame import Frame, FrameOutputs
 from nnet_edge.runtime.runners.graph import GraphRunner
 from nnet_edge.runtime.runners.trt.device import CudaStream, Device
-from nnet_edge.runtime.runners.trt.kernels.launches import launch_anomaly_map, launch_preprocess
-from nnet_edge.runtime.runners.trt.kernels.tables import RGB8
+from nnet_edge.runtime.runners.trt.kernels.tables import RGB8, launch_anomaly_map, launch_preprocess
 from nnet_edge.runtime.runners.trt.library import load_tensorrt
 from nnet_edge.runtime.runners.trt.record import Place, read_engine, require_engine, system_here
 from nnet_edge.runtime.runners.trt.ring import RING, Picture, Slot, Tables, picture_of

@@ -16,12 +16,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from nnet_edge.cli.swap import PageClient
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
-from nnet_edge.runtime.web.client import PageClient
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.stream import LineStream, VerdictSettings

@@ -14,8 +14,8 @@ from nnet_edge.errors import MissingExtraError, StreamError
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, Buffer, CudaEvent, CudaStream, used_up
 from nnet_edge.runtime.runners.trt.kernels.cuda_graph import CudaGraph, capture_graph, load_driver
-from nnet_edge.runtime.runners.trt.kernels.launches import ARGUMENTS
 from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, cubin_for
+from nnet_edge.runtime.runners.trt.kernels.tables import ARGUMENTS
 
 
 def open_gpu(cache: Path | None = None) -> PycudaDevice:

@@ -1,4 +1,4 @@
-"""Constant tables of the kernels, computed by the references, and the layouts of what the kernels read.
+"""Constant tables of the kernels, computed by the references, the layouts of what they read, and their launches.
 
 The structures here and in the headers have the same bytes; a test compares sizes and offsets with the compiler's.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from nnet_edge.anomaly_map import FUSED_SIDE, IMAGE_SIDE, SCALES, Fusion, blurring_matrix, enlarging_matrix, read_only
 from nnet_edge.errors import ConfigError
 from nnet_edge.imaging import SIDE
+from nnet_edge.runtime.runners.trt.device import CudaStream, Device
 
 BGR8, RGB8, GRAY8, NV12 = range(4)  # formats of a frame; `Format` in resize.h
 COEFFICIENT_BITS = 22  # Pillow's fixed point for 8-bit channels
@@ -29,6 +30,9 @@ MAPS = np.dtype(  # LayerMaps: addresses, weights and exponents in the order of 
 )  # fmt: skip
 ENLARGING = np.dtype([("left", np.int32, (3, FUSED_SIDE)), ("share", np.float32, (3, FUSED_SIDE))])
 FILTER = np.dtype([("first", np.int32, IMAGE_SIDE), ("values", np.float32, (IMAGE_SIDE, BAND))])
+TILE_WIDTH, TILE_HEIGHT = 32, 8  # output pixels of a block of `preprocess`
+OVERLAY_THREADS = 256
+ARGUMENTS = {"preprocess": "PP", "anomaly_map": "PPPPP", "overlay": "PPPffiiP"}  # P address, f float, i int
 
 
 @lru_cache(maxsize=64)
@@ -99,3 +103,26 @@ def fill_maps(fusion: Fusion, addresses: dict[str, int], halves: frozenset[str] 
     if not any(fusion.weight(name) > 0 and exponents[int(name.split("_")[1])] > 0 for name in addresses):
         raise ConfigError(f"{fusion} leaves none of {', '.join(addresses) or 'no layer maps'}")
     return maps
+
+
+def launch_preprocess(device: Device, views: int, images: int, batch: int, cuda_stream: CudaStream) -> None:
+    """Frames that VIEW structures at `views` describe -> uint8 RGB (batch, 256, 256, 3) at `images`."""
+    grid = (SIDE // TILE_WIDTH, SIDE // TILE_HEIGHT, batch)
+    device.launch("preprocess", grid, TILE_WIDTH * TILE_HEIGHT, (views, images), cuda_stream)
+
+
+def launch_anomaly_map(
+    device: Device, maps: int, enlarging: int, filter_: int, out: int, peaks: int, batch: int, cuda_stream: CudaStream
+) -> None:
+    """Layer maps that MAPS at `maps` names -> float32 (batch, 256, 256) at `out` and (batch, 8) at `peaks`."""
+    grid = (SIDE // STRIP_HEIGHT, batch, 1)
+    device.launch("anomaly_map", grid, SIDE, (maps, enlarging, filter_, out, peaks), cuda_stream)
+
+
+def launch_overlay(device: Device, panel: int, anomaly_map: int, colours: int, scale_end: float, heat_share: float,
+                   size: tuple[int, int], picture: int, cuda_stream: CudaStream) -> None:  # fmt: skip
+    """A panel uint8 BGR (height, width, 3) and a map -> the picture of the same size."""
+    height, width = size
+    grid = (-(-height * width // OVERLAY_THREADS), 1, 1)
+    arguments = (panel, anomaly_map, colours, scale_end, heat_share, height, width, picture)
+    device.launch("overlay", grid, OVERLAY_THREADS, arguments, cuda_stream)

@@ -17,8 +17,7 @@ from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.imaging import SIDE, pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
-from nnet_edge.runtime.runners.trt.kernels.launches import launch_overlay, launch_preprocess
-from nnet_edge.runtime.runners.trt.kernels.tables import NV12
+from nnet_edge.runtime.runners.trt.kernels.tables import NV12, launch_overlay, launch_preprocess
 from nnet_edge.runtime.runners.trt.ring import Picture, Slot, picture_of
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
 from nnet_edge.runtime.sinks.overlay import HEAT_SHARE, SCALE_END, colour_table
