@@ -58,7 +58,7 @@ class MethodSettings:
     image_steps: int = 0  # images shown in all, at most; above 0 it gives the epochs
     look_every: int = 0  # images shown between two validations, see early_stopping.py; 0: the length is fixed
     patience: int = 3  # validations in a row, clearly worse than the best, after which the training ends
-    augmentation_copies: int = 0  # at most; above 0 augmentation_search.py chooses the augmentation on good images
+    augmentation_copies: int = 0  # at most; above 0 augmentation.py chooses the augmentation on good images
     batch: int = 16
     learning_rate: float = 0.005  # A-12; the paper prints 0.05
     betas: tuple[float, float] = (0.5, 0.999)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.data.augment import augmented_copies
 from nnet_edge.data.synthetic import anomalous_copies
 from nnet_edge.errors import TrainingError
 from nnet_edge.methods.base import METHODS, Batch, MethodSettings
@@ -32,6 +31,7 @@ from nnet_edge.methods.compute import (
     full_fp32,
     to_device,
 )
+from nnet_edge.training.augmentation import augmented_copies
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,

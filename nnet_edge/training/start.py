@@ -15,7 +15,7 @@ from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.network import Network, restore_network, start_network
 from nnet_edge.methods.teacher_weights import load_teacher
-from nnet_edge.training.augmentation_search import choose_augmentation
+from nnet_edge.training.augmentation import choose_augmentation
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, facts_of_teacher, write_held_out
 from nnet_edge.training.log import PICTURE, TrainingLog, read_log
 

@@ -12,7 +12,7 @@ from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import ModelSettings
 from nnet_edge.methods.teacher_weights import load_teacher
-from nnet_edge.training.augmentation_search import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
+from nnet_edge.training.augmentation import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
 
 CPU = Compute("cpu", "fp32")
 

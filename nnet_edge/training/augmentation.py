@@ -1,14 +1,15 @@
-"""Augmentation search: which augmentation suits the parts, chosen on good images alone.
+"""Augmentation: which suits the parts, chosen on good images alone; and the augmented copies.
 
 Some good images are laid aside and compared with the others, as they are and turned by half. Where the turned ones are not much
 stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint at; where they are, parts
-always lie the same way, and only small changes are normal.
+always lie the same way, and only small changes are normal. Only what happens to a good part on the line may be switched on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -93,3 +94,33 @@ def nearest_distance(queries: Tensor, stored: Tensor) -> float:
     """Mean over `queries` (n, C) of 1 - cosine to the nearest of `stored` (m, C), all of length 1."""
     nearest = [1 - (part @ stored.t()).amax(dim=1) for part in queries.split(1024)]
     return float(torch.cat(nearest).mean())
+
+
+def augmented_copies(images: np.ndarray, settings: Augmentation, seed: int) -> np.ndarray:
+    """The images, uint8 (N, H, W, 3), followed by `settings.copies - 1` altered copies of all of them.
+
+    Made once, before training, so that the teacher's features of each can be kept; every number is drawn from the seed.
+    """
+    rng = np.random.default_rng([seed, 1])
+    copies = [images]
+    for _ in range(settings.copies - 1):
+        copies.append(np.stack([augment(image, settings, rng) for image in images]))
+    return np.concatenate(copies) if len(copies) > 1 else images
+
+
+def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """One altered copy of a uint8 image (H, W, 3); what leaves the picture is filled by its mirror image."""
+    height, width = image.shape[:2]
+    angle = rng.uniform(-settings.rotation_degrees, settings.rotation_degrees)
+    zoom = 1 + rng.uniform(-settings.zoom, settings.zoom)
+    turn: np.ndarray = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
+    turn[:, 2] += rng.uniform(-settings.shift, settings.shift, 2) * (width, height)
+    moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    if settings.flip_horizontal and rng.random() < 0.5:
+        moved = moved[:, ::-1]
+    if settings.flip_vertical and rng.random() < 0.5:
+        moved = moved[::-1]
+    contrast = 1 + rng.uniform(-settings.contrast, settings.contrast)
+    brightness = 1 + rng.uniform(-settings.brightness, settings.brightness)
+    mean = moved.mean()
+    return np.rint(((moved - mean) * contrast + mean) * brightness).clip(0, 255).astype(np.uint8)

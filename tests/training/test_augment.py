@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnet_edge.data.augment import augmented_copies
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.training.augmentation import augmented_copies
 
 
 @pytest.fixture
