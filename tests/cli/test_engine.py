@@ -18,14 +18,12 @@ import pytest
 from nnet_edge.bundle import Bundle, add_artefact, read_bundle
 from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.quantize import read_graph
-from nnet_edge.cli import engine as engine_command
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError, ConfigError, EngineBuildError, MissingExtraError, StreamError
-from nnet_edge.export import engine as engine_module
-from nnet_edge.export import engine_gate
+from nnet_edge.export import engines
 from nnet_edge.export.engine import BuiltEngine, build_engine
-from nnet_edge.export.engine_gate import require_accepted, sentence, time_engines
 from nnet_edge.export.engine_settings import EngineSettings
+from nnet_edge.export.engines import require_accepted, sentence, time_engines
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.frame import Frame, FrameOutputs
@@ -220,10 +218,10 @@ def build_once(graph: Path, settings: EngineSettings, *rest: Any) -> BuiltEngine
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
-    monkeypatch.setattr(engine_module, "build_engine", build_once)
-    monkeypatch.setattr(engine_gate, "load_runner", found.load)
-    monkeypatch.setattr(engine_gate, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
-    for module in (engine_record, engine_command, engine_gate):
+    monkeypatch.setattr(engines, "build_engine", build_once)
+    monkeypatch.setattr(engines, "load_runner", found.load)
+    monkeypatch.setattr(engines, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
+    for module in (engine_record, engines):
         monkeypatch.setattr(module, "find_gpu", lambda: ADA)
     return found
 
@@ -279,7 +277,7 @@ PathFinder.find_spec = lambda name, *rest, **more: (
 
 from types import SimpleNamespace
 from nnet_edge.cli import run
-from nnet_edge.export import engine_gate
+from nnet_edge.export import engines
 from nnet_edge.gpu import GpuFacts
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.trt import record as engine_record
@@ -289,8 +287,8 @@ def load(path, settings=None):
     kind = "onnxruntime" if path.suffix == ".engine" else "openvino"
     return load_runner(path.parent / "nnet.onnx", RunnerSettings(kind=kind, threads=1))
 
-engine_gate.load_runner = load
-engine_gate.open_gpu = lambda: SimpleNamespace(close=lambda: None)
+engines.load_runner = load
+engines.open_gpu = lambda: SimpleNamespace(close=lambda: None)
 engine_record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
 sys.exit(run(["build-engine", {str(path)!r}, "--measure", "--data", {str(parts_folder)!r}]))
 """
@@ -307,12 +305,12 @@ def test_what_judging_lacks_is_said_before_the_build(
         raise MissingExtraError("the CUDA compiler nvcc is neither on PATH nor elsewhere")
 
     if absent == "scipy":
-        monkeypatch.setattr(engine_gate, "find_spec", lambda name: None)
+        monkeypatch.setattr(engines, "find_spec", lambda name: None)
     elif absent == "nvcc":
-        monkeypatch.setattr(engine_gate, "open_gpu", refuse)
+        monkeypatch.setattr(engines, "open_gpu", refuse)
     else:
         monkeypatch.setattr(runner_module, "find_spec", lambda name: None)
-    monkeypatch.setattr(engine_module, "build_engine", lambda *rest: pytest.fail("it was built"))
+    monkeypatch.setattr(engines, "build_engine", lambda *rest: pytest.fail("it was built"))
     says = {"scipy": "pip install 'nnet-edge[gpu]'", "nvcc": "nvcc"}.get(absent, "neither openvino nor onnxruntime")
     for precision in ("best", "fp32"):
         assert run(["build-engine", str(copied), "--target", "rtx:sm89", "--precision", precision]) == 1
@@ -385,14 +383,14 @@ def test_best_goes_on_when_one_precision_does_not_run(
 def test_best_goes_on_when_one_precision_cannot_be_built(
     two_graphs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build = engine_module.build_engine
+    build = engines.build_engine
 
     def build_half(graph: Path, *rest: Any) -> Any:
         if graph.name == "nnet.onnx":
             raise EngineBuildError("no kernel fits")
         return build(graph, *rest)
 
-    monkeypatch.setattr(engine_module, "build_engine", build_half)
+    monkeypatch.setattr(engines, "build_engine", build_half)
     assert run(["build-engine", str(two_graphs), *BEST]) == 0
     assert "fp32 is left out: no kernel fits" in capsys.readouterr().err
     assert read_bundle(two_graphs).artefact("fp16", "engine").record["best"]["ms"].keys() == {"fp16"}
