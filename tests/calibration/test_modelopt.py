@@ -36,6 +36,6 @@ def test_a_method_that_it_lacks_is_refused_and_the_one_that_runs_is_named() -> N
 
 
 def test_its_absence_is_said(planned: Plan, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnet_edge.calibration.modelopt_ranges.find_spec", lambda name: None)
+    monkeypatch.setattr("nnet_edge.calibration.quantize.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nnet-edge\[modelopt\]'"):
         modelopt_ranges(planned, frames, "max")

@@ -178,7 +178,7 @@ def test_a_bundle_that_fails_parity_is_not_written(
     monkeypatch.setattr(
         "nnet_edge.export.bundling.export_onnx", lambda *rest: onnx.load(bundle.graph)
     )  # the same again
-    monkeypatch.setattr("nnet_edge.export.parity.LAYER_MAP_ATOL", -1.0)  # nothing is this good
+    monkeypatch.setattr("nnet_edge.export.bundling.LAYER_MAP_ATOL", -1.0)  # nothing is this good
     with pytest.raises(ParityError, match="No bundle was written"):
         export_bundle(trained_run / "training", tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
