@@ -19,14 +19,17 @@ from nnet_edge.cli.options import (
     runner_options,
     runner_settings,
     several_datasets,
+    shown_option,
     training_options,
 )
-from nnet_edge.cli.view import say
+from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset
     from nnet_edge.training.loop import Progress
+
+    Report = Callable[[Progress], None]
 
 
 @click.group("bench", cls=Verbs)
@@ -60,13 +63,13 @@ def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Cal
 @click.command(cls=Verb)
 @click.argument("bundle", type=FOLDER)
 @click.argument("folder", type=FOLDER)
-@click.option("--out", type=FOLDER, default=Path("runs/bench-speed"), show_default=True, help="speed.json, .md, .png.")
+@shown_option("--out", type=FOLDER, default=Path("runs/bench-speed"), help="speed.json, .md, .png.")
 @click.option("--system", "systems", type=click.Choice(SYSTEMS), multiple=True, help="Default: every one.")
 @click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="Default: every one.")
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="Default: every one.")
-@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8), show_default=True)
-@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every candidate is measured in each.")
-@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every candidate in a round.")
+@shown_option("--batch", "batches", type=int, multiple=True, default=(1, 8))
+@shown_option("--repeats", type=int, default=5, help="Rounds; every candidate is measured in each.")
+@shown_option("--turn-seconds", type=float, default=0.5, help="Of every candidate in a round.")
 @click.option("--threads", type=int, help="Of every candidate (default: one a usable core).")
 @click.option("--no-memory", is_flag=True, help="Leave out the processes that measure memory.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
@@ -93,18 +96,14 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 
 @click.command(cls=Verb)
 @click.argument("bundle", type=FOLDER)
-@click.option(
-    "--out", type=FOLDER, default=Path("runs/bench-growth"), show_default=True, help="growth.json, .md, .png."
-)
+@shown_option("--out", type=FOLDER, default=Path("runs/bench-growth"), help="growth.json, .md, .png.")
 @click.option("--curve", "curves", type=click.Choice(CURVES), multiple=True, help="Default: every one.")
-@click.option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+@shown_option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino")
+@shown_option("--precision", type=click.Choice(PRECISIONS), default="fp32",
               help="Of the curves batch and cameras.")  # fmt: skip
-@click.option("--repeats", type=int, default=5, show_default=True, help="Rounds; every point is measured in each.")
-@click.option("--turn-seconds", type=float, default=0.5, show_default=True, help="Of every point in a round.")
-@click.option(
-    "--line-seconds", type=float, default=3.0, show_default=True, help="Of every number of cameras in a round."
-)
+@shown_option("--repeats", type=int, default=5, help="Rounds; every point is measured in each.")
+@shown_option("--turn-seconds", type=float, default=0.5, help="Of every point in a round.")
+@shown_option("--line-seconds", type=float, default=3.0, help="Of every number of cameras in a round.")
 @click.option("--threads", type=int, help="Default: one a usable core.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **options: Any) -> None:
@@ -135,19 +134,23 @@ def guard(write: bool, baselines: Path | None) -> int:
     return EXIT_FAILURE if any(verdict.is_worse for verdict in verdicts) else 0
 
 
-def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any], say: Callable[[str], None]) -> list[Dataset]:
+def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any]) -> list[Dataset]:
     """The data sets that `several_datasets` stands for, their notes said."""
     import warnings
 
     from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
-    names = [name.strip() for name in (options["categories"] or "").split(",") if name.strip()]
-    datasets = read_datasets(data, options["layout"], names, options["split_csv"])
+    datasets = read_datasets(data, options["layout"], names_of(options["categories"]), options["split_csv"])
     for dataset in datasets:
         for note in dataset.notes:
             say(f"note: {dataset.category}: {note}")
     return datasets
+
+
+def names_of(text: str | None) -> list[str]:
+    """["a", "b"] for "a, b"."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def parse_numbers(option: str, text: str) -> tuple[int, ...]:
@@ -158,13 +161,23 @@ def parse_numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: give whole numbers with commas, as 1,2,3") from error
 
 
+def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """What the trainings of a grid have in common, as `GridSettings` names it."""
+    from nnet_edge.cli.train import choose_settings, train_options
+
+    seeds = parse_numbers("--seeds", options["seeds"])
+    training = choose_settings(options | {"seed": seeds[0]})
+    return {"training": training, "options": train_options(options), "seeds": seeds,
+            "held_out_share": options["hold_out"], "skip_bad": options["skip_bad_images"]}  # fmt: skip
+
+
 @click.command(cls=Verb)
 @several_datasets
-@click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and tables go.")
+@shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and tables go.")
 @click.option("--table", "tables", type=click.Choice(["1", "3", "4", "5", "6", "7"]), multiple=True,
               help="Of the paper, may be repeated (default: 1 and 3, with all that was measured). 4 modules, 5 inside MF, "
               "6 losses, 7 maps.")  # fmt: skip
-@click.option("--measure", default="fp32,int8", show_default=True, help="Precisions of the bundle, with commas.")
+@shown_option("--measure", default="fp32,int8", help="Precisions of the bundle, with commas.")
 @click.option("--peers", type=FOLDER, help="Rows of other methods: the folder that bench peers filled.")
 @training_options
 @runner_options
@@ -174,44 +187,27 @@ def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **optio
     DATA is MVTec AD, VisA, or categories of one's own. Finished rows are not run again, and several processes may share
     --out. Tables 4 to 7 are trained by --protocol paper unless another is said.
     """
-    from nnet_edge.cli.view import say, stop_on_signal, training_bar
-
-    datasets = chosen_datasets(data, options, say)
+    datasets = chosen_datasets(data, options)
     finished = []
     with training_bar() as report, stop_on_signal() as stop:
         if not tables or {"1", "3"} & set(tables):
-            finished.append(measure_accuracy(datasets, out, options, report, stop, say))
-        finished += [
-            measure_ablation(int(table), datasets, out, options, report, stop, say)
-            for table in tables
-            if table not in ("1", "3")
-        ]
+            finished.append(measure_accuracy(datasets, out, options, report, stop))
+        paper = options | {"protocol": options["protocol"] or "paper"}
+        numbers = [int(table) for table in tables if table not in ("1", "3")]
+        finished += [measure_ablation(number, datasets, out, paper, report, stop) for number in numbers]
     return 0 if all(finished) else EXIT_INTERRUPTED
 
 
 def measure_accuracy(
-    datasets: list[Dataset],
-    out: Path,
-    options: dict[str, Any],
-    report: Callable[[Progress], None],
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
+    datasets: list[Dataset], out: Path, options: dict[str, Any], report: Report, stop: Callable[[], bool]
 ) -> bool:
     """Tables 1 and 3 and the table by category, printed; whether they are finished."""
     from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings, run_accuracy
     from nnet_edge.benchmarks.accuracy.tables import read_baseline_rows
-    from nnet_edge.cli.train import choose_settings, train_options
 
-    seeds = parse_numbers("--seeds", options["seeds"])
-    settings = AccuracySettings(
-        training=choose_settings(options | {"seed": seeds[0]}),
-        options=train_options(options),
-        seeds=seeds,
-        precisions=tuple(name.strip() for name in options["measure"].split(",")),
-        runner=runner_settings(options | {"runner_precision": "fp32"}),
-        held_out_share=options["hold_out"],
-        skip_bad=options["skip_bad_images"],
-    )
+    precisions = tuple(name.strip() for name in options["measure"].split(","))
+    runner = runner_settings(options | {"runner_precision": "fp32"})
+    settings = AccuracySettings(**grid_settings(options), precisions=precisions, runner=runner)
     baselines = read_baseline_rows(options["peers"]) if options["peers"] is not None else []
     found = run_accuracy(datasets, out, settings, command_line("accuracy"), baselines, report, stop, say)
     click.echo(found.markdown())
@@ -219,23 +215,12 @@ def measure_accuracy(
 
 
 def measure_ablation(
-    table: int,
-    datasets: list[Dataset],
-    out: Path,
-    options: dict[str, Any],
-    report: Callable[[Progress], None],
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
+    table: int, datasets: list[Dataset], out: Path, options: dict[str, Any], report: Report, stop: Callable[[], bool]
 ) -> bool:
     """Table 4, 5, 6 or 7, printed; whether it is finished."""
     from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
-    from nnet_edge.cli.train import choose_settings, train_options
 
-    seeds = parse_numbers("--seeds", options["seeds"])
-    training = choose_settings(options | {"seed": seeds[0], "protocol": options["protocol"] or "paper"})
-    settings = AblationSettings(
-        training, train_options(options), seeds, options["hold_out"], options["skip_bad_images"]
-    )
+    settings = AblationSettings(**grid_settings(options))
     found = run_table(table, datasets, out, settings, report, stop, say, command_line("accuracy"))
     click.echo(found.markdown())
     return found.finished
@@ -243,7 +228,7 @@ def measure_ablation(
 
 @click.command(cls=Verb)
 @several_datasets
-@click.option("--out", type=FOLDER, default=Path("runs/accuracy"), show_default=True, help="Where rows and table go.")
+@shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and table go.")
 @click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
 @click.option("--variant", "variants", multiple=True, help="Only these of their variants, as the table names them.")
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
@@ -258,22 +243,12 @@ def levers(
     the base.
     """
     from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
-    from nnet_edge.cli.train import choose_settings, train_options
-    from nnet_edge.cli.view import say, stop_on_signal, training_bar
 
-    seeds = parse_numbers("--seeds", options["seeds"])
     settings = VariantSettings(
-        training=choose_settings(options | {"seed": seeds[0]}),
-        options=train_options(options),
-        seeds=seeds,
-        hyperparameters=levers,
-        variants=variants,
-        with_training=not options["readings_only"],
-        test_limit=options["test_limit"],
-        held_out_share=options["hold_out"],
-        skip_bad=options["skip_bad_images"],
-    )
-    datasets = chosen_datasets(data, options, say)
+        **grid_settings(options), hyperparameters=levers, variants=variants,
+        with_training=not options["readings_only"], test_limit=options["test_limit"],
+    )  # fmt: skip
+    datasets = chosen_datasets(data, options)
     with training_bar() as report, stop_on_signal() as stop:
         found = run_variants(datasets, out, settings, command_line("levers"), report, stop, say)
     click.echo(found.markdown())
@@ -295,22 +270,19 @@ def command_line(name: str) -> str:
 
 @click.command(cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", type=FOLDER, default=Path("runs/peers"), show_default=True, help="Rows, exports, table, figure.")
-@click.option(
-    "--ours",
-    type=FOLDER,
-    help="What `bench accuracy` left as its --out: N-Net's bundles and rows. Without it N-Net is not in the race.",
-)
+@shown_option("--out", type=FOLDER, default=Path("runs/peers"), help="Rows, exports, table, figure.")
+@click.option("--ours", type=FOLDER, help="What `bench accuracy` left as its --out: N-Net's bundles and rows. "
+              "Without it N-Net is not in the race.")  # fmt: skip
 @click.option("--categories", help="Only these, with commas (default: all under DATA).")
 @click.option("--method", "methods", multiple=True, help="May be repeated (default: all that anomalib is asked for).")
-@click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--images", type=int, default=150, show_default=True, help="Good training images of a method, at most.")
+@shown_option("--seed", type=int, default=1)
+@shown_option("--images", type=int, default=150, help="Good training images of a method, at most.")
 @click.option("--epochs", type=int, help="Of methods that are trained (default: anomalib's own for each).")
 @click.option("--minutes", type=float, help="Limit of one training; the table says what was cut short.")
 @click.option("--no-int8", is_flag=True, help="Leave anomalib's INT8 export out.")
-@click.option("--threads", type=int, default=2, show_default=True, help="Of every candidate and training.")
-@click.option("--rounds", type=int, default=5, show_default=True, help="Of every candidate; 0: no speed.")
-@click.option("--turn-s", type=float, default=2.0, show_default=True, help="Seconds of a candidate in a round.")
+@shown_option("--threads", type=int, default=2, help="Of every candidate and training.")
+@shown_option("--rounds", type=int, default=5, help="Of every candidate; 0: no speed.")
+@shown_option("--turn-s", type=float, default=2.0, help="Seconds of a candidate in a round.")
 @click.option("--no-learning", is_flag=True, help="Only time and report what lies in --out.")
 @click.option("--cache", type=FOLDER, help="Where anomalib's environment lies (default: ~/.cache/nnet-edge/peers).")
 def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
@@ -322,7 +294,6 @@ def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
     """
     from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
     from nnet_edge.benchmarks.peers.rows import LearnSettings
-    from nnet_edge.cli.view import say
 
     settings = RaceSettings(
         learning=LearnSettings(
@@ -330,7 +301,7 @@ def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
             not options["no_int8"],
         ),
         methods=options["methods"],
-        categories=tuple(name.strip() for name in (options["categories"] or "").split(",") if name.strip()),
+        categories=tuple(names_of(options["categories"])),
         rounds=options["rounds"],
         turn_s=options["turn_s"],
         learns=not options["no_learning"],

@@ -31,4 +31,4 @@ def command(training: Path, out: Path | None, force: bool, false_rejects: float 
     from nnet_edge.export.bundling import export_bundle
 
     out = out or training.parent / "bundle"
-    tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say), say)
+    tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from nnet_edge.methods.nnet.settings import TrainSettings
     from nnet_edge.settings.runner import RunnerSettings
     from nnet_edge.training.checkpoint import Checkpoint
-    from nnet_edge.training.loop import Progress, Trained, TrainOptions
+    from nnet_edge.training.loop import Trained, TrainOptions
 
 
 BUNDLE, TRAINING = "bundle", "training"
@@ -66,15 +65,7 @@ def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
 
 
 def train_bundle(
-    dataset: Dataset,
-    out: Path,
-    runner: RunnerSettings,
-    resume: bool,
-    force: bool,
-    options: Mapping[str, Any],
-    report: Callable[[Progress], None],
-    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]],
-    say: Callable[[str], None],
+    dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any]
 ) -> bool:
     """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
     from nnet_edge.data.images import load_training_data
@@ -88,21 +79,22 @@ def train_bundle(
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
         settings = replace(settings, batch=min(settings.batch, len(data.learned)))
-    tell_data(data, say)
+    tell_data(data)
     if options["false_rejects"] is not None:  # a rate that they cannot support ends here, not after training
         rank_of(options["false_rejects"], len(data.held_out))
-    trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, data.facts, known, report, stopping,
-                    say)  # fmt: skip
-    tell_training(trained, say)
+    with training_bar() as report:
+        trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, data.facts, known, report,
+                        stop_on_signal, say)  # fmt: skip
+    tell_training(trained)
     if not trained.finished:
         say(f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
             f"nnet-edge export {out / TRAINING}")  # fmt: skip
         return False
-    export_trained(out, options["false_rejects"], runner, say)
+    export_trained(out, options["false_rejects"], runner)
     return True
 
 
-def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, say: Callable[[str], None]) -> None:
+def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings) -> None:
     """Make out/bundle of the finished out/training."""
     from nnet_edge.export.bundling import export_bundle
 
@@ -112,10 +104,10 @@ def export_trained(out: Path, false_rejects: float | None, runner: RunnerSetting
         command_line = f"nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
         say(f"the training is finished and kept; make its bundle with: {command_line}")
         raise
-    tell_exported(exported, say)
+    tell_exported(exported)
 
 
-def tell_exported(exported: Exported, say: Callable[[str], None]) -> None:
+def tell_exported(exported: Exported) -> None:
     """Say how far the runners agree, what the threshold means, and what to do with the bundle."""
     bundle = exported.bundle
     for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *bundle.warnings):
@@ -180,7 +172,7 @@ def train_options(options: Mapping[str, Any]) -> TrainOptions:
     return TrainOptions(memory_limit=memory_limit, **{name: options[name] for name in names})
 
 
-def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
+def tell_data(data: TrainingData) -> None:
     """Say what is learned from, and what is wrong with it."""
     say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold")
     if data.skipped:
@@ -191,7 +183,7 @@ def tell_data(data: TrainingData, say: Callable[[str], None]) -> None:
         say(f"warning: {count} test images are training images too ({one} is {other}): figures will flatter")
 
 
-def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
+def tell_training(trained: Trained) -> None:
     """Say how long it took and what the feature cache saved."""
     line = f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision})"
     if trained.saved_share is not None:
@@ -221,9 +213,6 @@ def tell_training(trained: Trained, say: Callable[[str], None]) -> None:
 @runner_options
 def command(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
-    settings = runner_settings(options)
-    dataset = find_dataset(data, options)
-    with training_bar() as report:
-        finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options,
-                                report, stop_on_signal, say)  # fmt: skip
+    settings, dataset = runner_settings(options), find_dataset(data, options)
+    finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options)
     return 0 if finished else EXIT_INTERRUPTED
