@@ -133,18 +133,10 @@ def compare(
     if not metrics and ranks < limits.rank_correlation:
         reasons.append(f"ranks of good scores correlate by {ranks:.3f} ({limits.rank_correlation:g} asked)")
     return Gate(
-        accepted=not reasons,
-        reasons=tuple(reasons),
-        runner=candidate.runner,
-        threshold=candidate.threshold,
-        images=len(old),
-        flips=int(flipped.sum()),
-        flips_outside_band=outside,
-        metrics=metrics,
-        rank_correlation=ranks,
-        map_error=map_errors(reference, candidate),
-        latency_ms=latency_ms,
-    )
+        accepted=not reasons, reasons=tuple(reasons), runner=candidate.runner, threshold=candidate.threshold,
+        images=len(old), flips=int(flipped.sum()), flips_outside_band=outside, metrics=metrics,
+        rank_correlation=ranks, map_error=map_errors(reference, candidate), latency_ms=latency_ms,
+    )  # fmt: skip
 
 
 def map_errors(reference: Predictions, candidate: Predictions) -> dict[str, float]:

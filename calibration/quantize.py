@@ -150,17 +150,11 @@ def run_modelopt(plan: Plan, frames: np.ndarray, method: str) -> onnx.ModelProto
         onnx.save(plan.model, source)
         try:
             quantize(
-                str(source),
-                quantize_mode="int8",
-                calibration_data={"images": frames},
-                calibration_method=method,
-                calibration_eps=["cpu"],
-                op_types_to_quantize=["Conv", "ConvTranspose", "Add"],
-                nodes_to_exclude=[name for name in others if name not in chosen],
-                high_precision_dtype="fp32",
-                output_path=str(target),
-                log_level="ERROR",
-            )
+                str(source), quantize_mode="int8", calibration_data={"images": frames}, calibration_method=method,
+                calibration_eps=["cpu"], op_types_to_quantize=["Conv", "ConvTranspose", "Add"],
+                nodes_to_exclude=[name for name in others if name not in chosen], high_precision_dtype="fp32",
+                output_path=str(target), log_level="ERROR",
+            )  # fmt: skip
             return onnx.load(target)
         except Exception as error:  # it raises whatever its many libraries raise
             words = " ".join(str(error).split())[:300]

@@ -123,14 +123,10 @@ class GraphMaker:
         """`bundle` with the graph, its record and the frames that it was made with."""
         bundle, hashes = keep_frames(bundle, self.frames)
         record = {
-            "kind": "graph",
-            "precision": graph.precision,
-            "source": sha256(bundle.graph),
-            "made": dict(graph.made),
-            "frames": hashes,
-            "gates": {gate.runner: gate.as_dict() for gate in graph.gates},
+            "kind": "graph", "precision": graph.precision, "source": sha256(bundle.graph), "made": dict(graph.made),
+            "frames": hashes, "gates": {gate.runner: gate.as_dict() for gate in graph.gates},
             "unseen": {gate.runner: gate.as_dict() for gate in graph.unseen},
-        }
+        }  # fmt: skip
         bundle = add_artefact(bundle, graph_name(graph.precision), graph.content, record)
         if graph.engine_source is not None:
             # No CPU runner runs it; its engines are judged where they run.

@@ -76,26 +76,14 @@ def build_engine(
     seconds = time.perf_counter() - began
     target = settings.target
     record = EngineRecord(
-        tool=library.flavour,
-        version=library.version,
-        system=system_here(),
-        target=target.name,
+        tool=library.flavour, version=library.version, system=system_here(), target=target.name,
         compute_capabilities=target.compute_capabilities or ((here.compute_capability,) if here else ()),
-        gpu=here.name if here else None,
-        cuda=here.cuda if here else None,
-        driver=here.driver if here else None,
-        hardware_compatibility=settings.hardware_compatibility,
-        version_compatible=settings.version_compatible,
-        batch=settings.profile.as_tuple(),
-        workspace_mib=settings.workspace_mib,
-        optimization=settings.optimization,
-        layer_maps=parsed.layer_maps,
-        fusion=asdict(fusion),
-        sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content),
-        seconds=round(seconds, 3),
-        when=now(),
-    )
+        gpu=here.name if here else None, cuda=here.cuda if here else None, driver=here.driver if here else None,
+        hardware_compatibility=settings.hardware_compatibility, version_compatible=settings.version_compatible,
+        batch=settings.profile.as_tuple(), workspace_mib=settings.workspace_mib, optimization=settings.optimization,
+        layer_maps=parsed.layer_maps, fusion=asdict(fusion), sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content), seconds=round(seconds, 3), when=now(),
+    )  # fmt: skip
     return BuiltEngine(content, record)
 
 

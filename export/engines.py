@@ -182,12 +182,9 @@ def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, A
         built = build_engine(graph.path, job.settings, report, job.stop)
     name = f"nnet.{precision}.{job.settings.target.slug}.engine"
     entry = {
-        "kind": "engine",
-        "precision": precision,
-        "source": bundle.manifest["files"][graph.name],
-        "made": built.record.as_dict(),
-        "gates": {},
-    }
+        "kind": "engine", "precision": precision, "source": bundle.manifest["files"][graph.name],
+        "made": built.record.as_dict(), "gates": {},
+    }  # fmt: skip
     bundle = add_artefact(bundle, name, built.content, entry)
     (artefact,) = (item for item in bundle.artefacts if item.name == name)
     job.judging.say(

@@ -70,16 +70,10 @@ def trace(network: Network, side: int = SIDE) -> onnx.ModelProto:
     try:
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
-                network,
-                (images,),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                input_names=[INPUT],
+                network, (images,), dynamo=True, opset_version=OPSET, external_data=False, input_names=[INPUT],
                 output_names=list(network.output_names),
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-                verbose=False,
-            )
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, verbose=False,
+            )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
     assert program is not None  # dynamo=True always gives a program

@@ -20,13 +20,9 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
     from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 
     return EngineSettings(
-        parse_target(options["target"]),
-        Profile.parse(options["batch"]),
-        options["workspace"],
-        options["optimization"],
-        options["hardware_compatibility"],
-        options["version_compatible"],
-    )
+        parse_target(options["target"]), Profile.parse(options["batch"]), options["workspace"],
+        options["optimization"], options["hardware_compatibility"], options["version_compatible"],
+    )  # fmt: skip
 
 
 @click.command("build-engine", cls=Command)

@@ -351,14 +351,11 @@ class Trainer:
             )
         epoch, step = self.position
         facts = self.facts | {
-            "epoch": epoch,
-            "step": step,
-            "sums": self.sums,
-            "seconds": self.seconds_since(started),
+            "epoch": epoch, "step": step, "sums": self.sums, "seconds": self.seconds_since(started),
             "precision": self.compute.precision,
             "marks": None if self.stopping is None else self.stopping.scores.as_dict(),
             "finished": self.is_at_its_end,
-        }
+        }  # fmt: skip
         state = optimiser_tensors(self.optimiser)
         write_checkpoint(self.folder, Checkpoint(self.settings, network, self.ema.tensors, state, facts, self.best))
 
@@ -380,15 +377,10 @@ class Trainer:
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:
         """The report of this training."""
         return Trained(
-            self.folder,
-            finished,
-            self.position[0],
-            self.seconds_since(started),
-            float(np.median(step_ms)) if step_ms else 0.0,
-            self.cache.teacher_ms,
-            self.compute.precision,
+            self.folder, finished, self.position[0], self.seconds_since(started),
+            float(np.median(step_ms)) if step_ms else 0.0, self.cache.teacher_ms, self.compute.precision,
             None if self.stopping is None else self.stopping.scores,
-        )
+        )  # fmt: skip
 
 
 def epoch_rows(count: int, batch: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

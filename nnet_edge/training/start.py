@@ -75,14 +75,11 @@ def settle_length(
 def start_from(checkpoint: Checkpoint, folder: Path) -> Start:
     """The training that left `checkpoint` in `folder`, as it was."""
     return Start(
-        checkpoint.settings,
-        restore_network(checkpoint.settings, checkpoint.network),
+        checkpoint.settings, restore_network(checkpoint.settings, checkpoint.network),
         {name: checkpoint.facts[name] for name in ("data", "teacher")},
         read_log(folder, METHODS.find(checkpoint.settings.method).losses_shown, checkpoint.epoch),
-        (checkpoint.epoch, checkpoint.step),
-        dict(checkpoint.facts["sums"]),
-        float(checkpoint.facts["seconds"]),
-    )
+        (checkpoint.epoch, checkpoint.step), dict(checkpoint.facts["sums"]), float(checkpoint.facts["seconds"]),
+    )  # fmt: skip
 
 
 def check_images(batch: int, images: int, held_out: int) -> None:

@@ -49,8 +49,8 @@ class OpenvinoRunner(GraphRunner):
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
-        require_precision(CORE, settings.precision)
-        self._compiled = compile_graph(CORE, read_graph(CORE, graph, contract), graph, settings)
+        require_precision(settings.precision)
+        self._compiled = compile_graph(read_graph(graph, contract), graph, settings)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
         self._idle: list[openvino.InferRequest] = []
@@ -99,13 +99,13 @@ class OpenvinoRunner(GraphRunner):
         del self._compiled
 
 
-def require_precision(core: openvino.Core, precision: str) -> None:
+def require_precision(precision: str) -> None:
     """Raise ConfigError unless this processor computes in `precision`."""
-    if precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in CORE.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
 
-def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
+def read_graph(graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
     """The graph as OpenVINO reads it, for one image. Raises BundleError when it cannot or the contract is broken."""
     try:
         model = CORE.read_model(graph)
@@ -118,9 +118,7 @@ def read_graph(core: openvino.Core, graph: Path, contract: Contract = DEPLOYED) 
     return model
 
 
-def compile_graph(
-    core: openvino.Core, model: openvino.Model, graph: Path, settings: RunnerSettings
-) -> openvino.CompiledModel:
+def compile_graph(model: openvino.Model, graph: Path, settings: RunnerSettings) -> openvino.CompiledModel:
     """The graph compiled as `settings` say.
 
     Raises ConfigError for an unusable cache folder or another precision.
@@ -132,7 +130,7 @@ def compile_graph(
     if settings.cache_dir is not None:
         options["CACHE_DIR"] = str(writable_folder(settings.cache_dir))
     try:
-        compiled = core.compile_model(model, DEVICE, options)
+        compiled = CORE.compile_model(model, DEVICE, options)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot compile {graph}: {reason(error)}") from error
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

@@ -90,34 +90,17 @@ class WebServer:
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = Page(
-            self._line,
-            self.gallery,
-            Auth(self.settings, self._token),
-            Controls(self._line, self.settings),
-            self.broadcast,
-            make_exposition(self._line, self.gallery),
-            f"{COOKIE}_{self.port}",
-            self.settings.is_behind_tls,
-            self._ended.is_set,
-        )
+            self._line, self.gallery, Auth(self.settings, self._token), Controls(self._line, self.settings),
+            self.broadcast, make_exposition(self._line, self.gallery), f"{COOKIE}_{self.port}",
+            self.settings.is_behind_tls, self._ended.is_set,
+        )  # fmt: skip
         config = uvicorn.Config(
-            self.connections.timed(page.app()),
-            loop="asyncio",
-            http=counted(H11Protocol, self.connections),
-            ws=counted(WebSocketsSansIOProtocol, self.connections),
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            ws_max_size=LARGEST_MESSAGE,
-            ws_max_queue=4,
-            ws_per_message_deflate=False,
-            h11_max_incomplete_event_size=LARGEST_HEAD,
-            timeout_graceful_shutdown=1,
-        )
+            self.connections.timed(page.app()), loop="asyncio", http=counted(H11Protocol, self.connections),
+            ws=counted(WebSocketsSansIOProtocol, self.connections), lifespan="off", log_config=None,
+            log_level="warning", access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG,
+            ws_max_size=LARGEST_MESSAGE, ws_max_queue=4, ws_per_message_deflate=False,
+            h11_max_incomplete_event_size=LARGEST_HEAD, timeout_graceful_shutdown=1,
+        )  # fmt: skip
         return uvicorn.Server(config)
 
     def _serve(self) -> None:

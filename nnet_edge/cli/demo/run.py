@@ -96,21 +96,12 @@ def run_demo(
         with timed(seconds, "video"):
             video = write_video(draft / "line.mp4", predictions)
         facts = DemoRun(
-            out=draft,
-            command=f"nnet-edge demo --out {out} --seed {seed}",
-            processor=processor_words(),
-            learned=bundle.manifest["data"]["learned"],
-            bundle=bundle,
-            evaluation=evaluation,
-            verdicts=Verdicts(parts, {p.frame.index: p.is_anomalous for p in predictions}),
-            live=live,
-            flat_out=flat_out,
-            rate_hz=settings.camera_hz,
-            seconds=seconds,
-            video=video,
-            losses=draft / "training" / PICTURE,
-            files=files_of(draft),
-        )
+            out=draft, command=f"nnet-edge demo --out {out} --seed {seed}", processor=processor_words(),
+            learned=bundle.manifest["data"]["learned"], bundle=bundle, evaluation=evaluation,
+            verdicts=Verdicts(parts, {p.frame.index: p.is_anomalous for p in predictions}), live=live,
+            flat_out=flat_out, rate_hz=settings.camera_hz, seconds=seconds, video=video,
+            losses=draft / "training" / PICTURE, files=files_of(draft),
+        )  # fmt: skip
         write_report(facts, draft / REPORT)
     for line in in_short(facts):
         say(line)
