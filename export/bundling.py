@@ -19,8 +19,7 @@ from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import write_frames
-from nnet_edge.methods.network import Network
-from nnet_edge.methods.torch_runner import TorchRunner
+from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
 from nnet_edge.scoring import FEWEST_SCORES, Threshold, choose_threshold, describe_scores, rank_of, with_margin
 from nnet_edge.settings.runner import RunnerSettings

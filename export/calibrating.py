@@ -106,7 +106,8 @@ class GraphMaker:
         began = time.perf_counter()
         made = self._make_int8() if precision == "int8" else self._make_fp16()
         content = made.model.SerializeToString()
-        source = self._with_fp16_rest(made.model) if precision == "int8" else None
+        # of INT8 as a GPU wants it: what is not INT8 in FP16, but for the FP32 region
+        source = self._to_half(made.model).SerializeToString() if precision == "int8" else None
         seconds = round(time.perf_counter() - began, 1)
         facts = made.facts | {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
         gates, unseen = [], []
@@ -135,14 +136,11 @@ class GraphMaker:
         return without_unnamed_frames(bundle)
 
     def _make_fp16(self) -> Made:
-        with self.bar("looking for overflow in FP16") as report:
-            half = to_half(self.model, self.frames, report, self.threads)
-        return Made(half, {"tool": "nnet-edge", "version": __version__, "method": "casts"})
+        return Made(self._to_half(self.model), {"tool": "nnet-edge", "version": __version__, "method": "casts"})
 
-    def _with_fp16_rest(self, model: onnx.ModelProto) -> bytes:
-        """The INT8 graph as a GPU wants it: what is not INT8 in FP16, but for the FP32 region."""
+    def _to_half(self, model: onnx.ModelProto) -> onnx.ModelProto:
         with self.bar("looking for overflow in FP16") as report:
-            return to_half(model, self.frames, report, self.threads).SerializeToString()
+            return to_half(model, self.frames, report, self.threads)
 
     def _make_int8(self) -> Made:
         """The INT8 graph with the fewest layers in FP32 for which the deciding runner's gate holds."""

@@ -38,8 +38,8 @@ from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.compute import choose_device
+from nnet_edge.methods.network import TorchRunner
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
-from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.metrics import METRICS, Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import choose_threshold, with_margin

@@ -49,8 +49,8 @@ from nnet_edge.errors import DataError
 from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
 from nnet_edge.methods.compute import choose_device
+from nnet_edge.methods.network import TorchRunner
 from nnet_edge.methods.nnet.settings import TrainSettings
-from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between

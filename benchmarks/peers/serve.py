@@ -99,7 +99,7 @@ def our_torch(artefact: Path, threads: int, precision: str) -> Judge:
 
     from nnet_edge.bundle import read_bundle
     from nnet_edge.evaluation.artefact import load_network
-    from nnet_edge.methods.torch_runner import TorchRunner
+    from nnet_edge.methods.network import TorchRunner
 
     torch.set_num_threads(threads)
     return runner_judge(TorchRunner(load_network(read_bundle(artefact)), max_batch=1))

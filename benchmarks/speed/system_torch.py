@@ -21,8 +21,8 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Outputs
+from nnet_edge.methods.network import TorchRunner
 from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.runtime.runners.graph import cores
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -55,7 +55,7 @@ def require_fp32(precision: str | None, what: str) -> None:
 
 
 def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
-    from nnet_edge.methods.torch_runner import TorchRunner
+    from nnet_edge.methods.network import TorchRunner
     from nnet_edge.runtime.runners.base import infer_all
     from nnet_edge.scoring import choose_threshold, with_margin
     from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
@@ -72,7 +72,7 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
     """A runner of the bundle's weights in PyTorch."""
-    from nnet_edge.methods.torch_runner import TorchRunner
+    from nnet_edge.methods.network import TorchRunner
 
     return TorchRunner(load_network(bundle), max_batch=settings.max_batch)
 

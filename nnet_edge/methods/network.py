@@ -1,16 +1,20 @@
-"""Network: the base of every method's network, a frozen teacher and what learns from it."""
+"""Network: the base of every method's network, a frozen teacher and what learns from it; and its runner in PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnet_edge.anomaly_map import Fusion
+from nnet_edge.anomaly_map import Fusion, anomaly_map, image_score
+from nnet_edge.frame import Outputs
+from nnet_edge.imaging import SIDE
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
+from nnet_edge.methods.compute import full_fp32
 from nnet_edge.methods.teacher_weights import Teacher
 
 
@@ -74,3 +78,36 @@ def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> 
     network: Network = METHODS.find(settings.method).build(settings.model, encoder)
     network.load_state_dict(weights)
     return network.eval()
+
+
+class TorchRunner:
+    """What every exported graph and engine is compared with: PyTorch, FP32, and the reference of `anomaly_map.py`."""
+
+    name = "torch"
+    precision = "fp32"
+    input_shape = (SIDE, SIDE, 3)
+
+    def __init__(self, network: Network, device: str = "cpu", max_batch: int = 8) -> None:
+        self.max_batch = max_batch
+        self._device = device
+        self._network = network.eval().to(device)
+
+    def __enter__(self) -> TorchRunner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is held that Python does not free itself."""
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """`infer` at once; what is given back gives its outputs."""
+        outputs = self.infer(images, layer_maps)
+        return lambda: outputs
+
+    @torch.inference_mode()
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
+        with full_fp32():
+            found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+        maps = {name: value.cpu().numpy() for name, value in zip(self._network.output_names, found, strict=True)}
+        enlarged = anomaly_map(maps, fusion=self._network.map_fusion)
+        return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})

@@ -20,9 +20,8 @@ from nnet_edge.export.onnx_graph import facts_of, trace
 from nnet_edge.methods.backbone import Encoder
 from nnet_edge.methods.base import METHODS, Batch, Method, MethodSettings
 from nnet_edge.methods.cosine import cosine_distance, learned_distance
-from nnet_edge.methods.network import Network
+from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.methods.nnet.settings import PAPER, TrainSettings
-from nnet_edge.methods.torch_runner import TorchRunner
 from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 from nnet_edge.training.loop import TrainOptions, train
 

@@ -50,13 +50,13 @@ class NNetMethod(Method["NNet", TrainSettings]):
 
     def losses(self, compared: Branches, settings: TrainSettings, epoch: int) -> dict[str, Tensor]:
         """The terms of equation 7."""
-        from nnet_edge.methods.nnet.losses import nnet_losses
+        from nnet_edge.methods.nnet.network import nnet_losses
 
         return nnet_losses(compared, settings, epoch)
 
     def fault(self, compared: Branches, settings: TrainSettings, where: str) -> str | None:
         """That the memory is dying."""
-        from nnet_edge.methods.nnet.losses import empty_row_share
+        from nnet_edge.methods.nnet.network import empty_row_share
         from nnet_edge.methods.nnet.parts import MAX_EMPTY_ROWS
 
         if compared.memory_weights is None or (share := empty_row_share(compared.memory_weights)) <= MAX_EMPTY_ROWS:

@@ -12,8 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnet_edge.methods.backbone import BACKBONES, Backbone, build_encoder, find_backbone
-from nnet_edge.methods.nnet.losses import empty_row_share
-from nnet_edge.methods.nnet.network import build_memory, build_projections
+from nnet_edge.methods.nnet.network import build_memory, build_projections, empty_row_share
 from nnet_edge.methods.nnet.parts import (
     MAX_EMPTY_ROWS,
     SHRINK_SOFTNESS,
