@@ -45,13 +45,10 @@ class Threshold:
             low, high = fields["interval_90"]
             asked = fields["asked"]
             threshold = cls(
-                value=float(fields["value"]),
-                held_out=int(fields["held_out"]),
-                rank=int(fields["rank"]),
-                expected_false_rejects=float(fields["expected_false_rejects"]),
-                interval_90=(float(low), float(high)),
+                value=float(fields["value"]), held_out=int(fields["held_out"]), rank=int(fields["rank"]),
+                expected_false_rejects=float(fields["expected_false_rejects"]), interval_90=(float(low), float(high)),
                 asked=None if asked is None else float(asked),
-            )
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the threshold {dict(fields)} cannot be read ({error!r}): train again") from error
         if not (math.isfinite(threshold.value) and threshold.value > 0):
@@ -91,13 +88,9 @@ def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float 
             f"the threshold would be {value:g}: a model that sees nothing in good images sees no defect"
         )
     return Threshold(
-        value=value,
-        held_out=n,
-        rank=rank,
-        expected_false_rejects=(n + 1 - rank) / (n + 1),
-        interval_90=false_reject_interval(n, rank),
-        asked=false_rejects,
-    )
+        value=value, held_out=n, rank=rank, expected_false_rejects=(n + 1 - rank) / (n + 1),
+        interval_90=false_reject_interval(n, rank), asked=false_rejects,
+    )  # fmt: skip
 
 
 def with_margin(threshold: Threshold) -> Threshold:

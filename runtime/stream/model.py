@@ -74,12 +74,9 @@ class Model:
     def facts(self) -> dict[str, object]:
         """What events and pages say of it."""
         return {
-            "bundle": self.name,
-            "path": None if self.path is None else str(self.path),
-            "runner": self.runner.name,
-            "precision": self.runner.precision,
-            "threshold": self.threshold,
-        }
+            "bundle": self.name, "path": None if self.path is None else str(self.path), "runner": self.runner.name,
+            "precision": self.runner.precision, "threshold": self.threshold,
+        }  # fmt: skip
 
 
 def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:

@@ -37,19 +37,11 @@ class StreamReport:
     def as_dict(self) -> dict[str, object]:
         """Everything, ready for JSON."""
         return {
-            "frames": self.frames,
-            "rejected": self.rejected,
-            "dropped": self.dropped,
-            "skipped": self.skipped,
-            "captured": self.counts.captured,
-            "judged": self.counts.judged,
-            "queued": self.counts.queued,
-            "drops": dict(self.counts.dropped),
-            "seconds": self.seconds,
-            "frames_per_s": self.frames_per_s,
-            "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()},
-            "ended": self.ended,
-        }
+            "frames": self.frames, "rejected": self.rejected, "dropped": self.dropped, "skipped": self.skipped,
+            "captured": self.counts.captured, "judged": self.counts.judged, "queued": self.counts.queued,
+            "drops": dict(self.counts.dropped), "seconds": self.seconds, "frames_per_s": self.frames_per_s,
+            "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
+        }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The report as a person reads it, one fact a line."""

@@ -39,15 +39,10 @@ class Stream:
         self.frame: Frame | None = None  # that frame, whole
         self._buffer = buffer
         self.camera = Camera(
-            settings.name,
-            source,
-            settings.camera,
-            put=self.put,
-            tell=lambda kind, **facts: tell(kind, settings.name, **facts),
-            ended=lambda error: ended(self, error),
-            reopen=reopen,
-            captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
-        )
+            settings.name, source, settings.camera, put=self.put,
+            tell=lambda kind, **facts: tell(kind, settings.name, **facts), ended=lambda error: ended(self, error),
+            reopen=reopen, captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
+        )  # fmt: skip
 
     def put(self, frame: Frame) -> bool:
         """Count a captured frame and let it wait for its turn; in the capture thread. False when no more is wanted."""
@@ -65,27 +60,16 @@ class Stream:
     def status(self) -> StreamStatus:
         """The stream now."""
         return StreamStatus(
-            name=self.name,
-            what=self.source.describe(),
-            camera=self.camera.status(),
-            is_paused=self._buffer.is_paused(self.name),
-            threshold=self.judge.threshold,
-            bundle_threshold=self.judge.bundle_threshold,
-            bundle=self.model.name,
-            settings=replace(self.settings, verdict=self.judge.settings),
-            counts=self._buffer.counts(self.name),
-            verdicts=self.meters.verdicts,
-            rejected=self.meters.rejected,
-        )
+            name=self.name, what=self.source.describe(), camera=self.camera.status(),
+            is_paused=self._buffer.is_paused(self.name), threshold=self.judge.threshold,
+            bundle_threshold=self.judge.bundle_threshold, bundle=self.model.name,
+            settings=replace(self.settings, verdict=self.judge.settings), counts=self._buffer.counts(self.name),
+            verdicts=self.meters.verdicts, rejected=self.meters.rejected,
+        )  # fmt: skip
 
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
         """What became of its frames so far."""
         return StreamReport(
-            frames=self.meters.verdicts,
-            rejected=self.meters.rejected,
-            skipped=self.camera.status().skipped,
-            seconds=self.meters.seconds,
-            counts=counts,
-            latencies=self.meters.latencies(),
-            ended=ended,
-        )
+            frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
+            seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended,
+        )  # fmt: skip

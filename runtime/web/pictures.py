@@ -47,13 +47,9 @@ def last_verdict(parts: Sequence[Prediction]) -> dict[str, object] | None:
         return None
     worst = max(parts, key=lambda part: (part.is_anomalous, part.relative_score))
     return {
-        "id": worst.id,
-        "score": worst.image_score,
-        "threshold": worst.threshold,
-        "is_anomalous": worst.is_anomalous,
-        "regions": len(worst.regions),
-        "name": worst.frame.name,
-    }
+        "id": worst.id, "score": worst.image_score, "threshold": worst.threshold, "is_anomalous": worst.is_anomalous,
+        "regions": len(worst.regions), "name": worst.frame.name,
+    }  # fmt: skip
 
 
 def draw_view(frame: Frame, parts: Sequence[Prediction], width: int, has_overlay: bool) -> np.ndarray:

@@ -34,16 +34,12 @@ class Health:
 def line_state(line: Line, gallery: Gallery) -> dict[str, object]:
     """Everything that the page shows except scores and pictures."""
     return {
-        "version": __version__,
-        "run": gallery.run,
-        "bundle": line.model().facts(),
+        "version": __version__, "run": gallery.run, "bundle": line.model().facts(),
         "warnings": list(line.model().warnings),
-        "streams": of_each(line, lambda status: stream_state(line, gallery, status)),
-        "sinks": sink_states(line),
+        "streams": of_each(line, lambda status: stream_state(line, gallery, status)), "sinks": sink_states(line),
         "events": [event_fields(event) for event in line.events.newest(SHOWN_EVENTS)][::-1],
-        "rejects_without_picture": gallery.missed_rejects,
-        "faults": list(alive(line, False).reasons),
-    }
+        "rejects_without_picture": gallery.missed_rejects, "faults": list(alive(line, False).reasons),
+    }  # fmt: skip
 
 
 def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
