@@ -80,14 +80,8 @@ class Gate:
         return plain | {"metric_points": self.metric_points, "speed_up": self.speed_up}
 
 
-def judge(
-    reference: Runner,
-    candidate: Runner,
-    held_out: np.ndarray,
-    test: TestImages | None = None,
-    limits: GateLimits | None = None,
-    false_rejects: float | None = None,
-) -> Gate:
+def judge(reference: Runner, candidate: Runner, held_out: np.ndarray, test: TestImages | None = None,
+          limits: GateLimits | None = None, false_rejects: float | None = None) -> Gate:  # fmt: skip
     """The verdict on `candidate` against `reference`, FP32 on the same kind of runner, with their speed.
 
     `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `false_rejects` is what the bundle's threshold

@@ -39,14 +39,8 @@ class Sensitivity:
         return sorted(costs, key=lambda name: -(costs[name] ** 2) / self.efforts[name])
 
 
-def measure_sensitivity(
-    plan: Plan,
-    activations: Activations,
-    frames: np.ndarray,
-    threshold: float,
-    report: Progress,
-    threads: int | None = None,
-) -> Sensitivity:
+def measure_sensitivity(plan: Plan, activations: Activations, frames: np.ndarray, threshold: float, report: Progress,
+                        threads: int | None = None) -> Sensitivity:  # fmt: skip
     """The cost of every block of the plan on `frames`, uint8 RGB (N, 256, 256, 3); one graph a block is computed."""
     fp32 = Probe(plan.model, OUTPUTS, threads)
     expected = [fp32.infer(frame[None]) for frame in frames]

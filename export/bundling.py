@@ -38,14 +38,8 @@ class Exported:
     parities: tuple[Parity, ...]
 
 
-def export_bundle(
-    training: Path,
-    out: Path,
-    false_rejects: float | None = None,
-    settings: RunnerSettings | None = None,
-    replace_old: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> Exported:
+def export_bundle(training: Path, out: Path, false_rejects: float | None = None, settings: RunnerSettings | None = None,
+                  replace_old: bool = False, say: Callable[[str], None] = lambda line: None) -> Exported:  # fmt: skip
     """Make the bundle `out` of the training folder (or checkpoint file) `training`.
 
     The threshold is chosen on the held-out images with the runner of `settings`, the one that will be deployed, for a share

@@ -169,15 +169,8 @@ class GraphMaker:
         return Made(quantize(planned, activations, choice.kept), facts, choice.unseen)
 
 
-def calibrate_bundle(
-    path: Path,
-    dataset: Dataset,
-    runner: RunnerSettings,
-    settings: CalibrateSettings,
-    skip_bad: bool,
-    bar: Bar,
-    say: Callable[[str], None],
-) -> list[Graph]:
+def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, settings: CalibrateSettings, skip_bad: bool,
+                     bar: Bar, say: Callable[[str], None]) -> list[Graph]:  # fmt: skip
     """Make the graphs that `settings` name for the bundle at `path`; those that some runner takes are in it afterwards.
 
     Raises CalibrationError for too few frames, DataError for images that cannot be read, ConfigError for a runner that

@@ -127,15 +127,8 @@ class GraphJudge:
     Rows, int (M,), are those of the labelled `test` images that count; None: all of them.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        test: TestImages | None,
-        kinds: Sequence[str],
-        runner: RunnerSettings,
-        limits: GateLimits,
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, bundle: Bundle, test: TestImages | None, kinds: Sequence[str], runner: RunnerSettings,
+                 limits: GateLimits, say: Callable[[str], None]) -> None:  # fmt: skip
         self.bundle, self.test, self.kinds = bundle, test, kinds
         self.runner, self.limits, self.say = runner, limits, say
         self.held_out = bundle.frames("held_out")

@@ -128,7 +128,7 @@ class Sized:
         return self
 
     def __exit__(self, *about: object) -> None:
-        self._runner.__exit__(*about)  # type: ignore[arg-type]
+        self._runner.__exit__(*about)
 
 
 class Camera:

@@ -123,18 +123,9 @@ def train(
 class Trainer:
     """One training: network, optimiser, feature cache, and where it stands."""
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        held_out: np.ndarray,
-        settings: MethodSettings,
-        options: TrainOptions,
-        folder: Path,
-        compute: Compute,
-        data_facts: dict[str, Any],
-        resume: Checkpoint | None,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def __init__(self, images: np.ndarray, held_out: np.ndarray, settings: MethodSettings, options: TrainOptions,
+                 folder: Path, compute: Compute, data_facts: dict[str, Any], resume: Checkpoint | None,
+                 say: Callable[[str], None] = lambda line: None) -> None:  # fmt: skip
         self.options, self.folder, self.compute, self.say = options, folder, compute, say
         self.held_out = held_out
         if resume is None:
@@ -189,14 +180,8 @@ class Trainer:
         self.log.draw()
         return self.ended(True, started, step_ms)
 
-    def run_epoch(
-        self,
-        epoch: int,
-        started: float,
-        step_ms: list[float],
-        report: Callable[[Progress], None],
-        stop: Callable[[], bool],
-    ) -> bool:
+    def run_epoch(self, epoch: int, started: float, step_ms: list[float], report: Callable[[Progress], None],
+                  stop: Callable[[], bool]) -> bool:  # fmt: skip
         """The steps of an epoch that are left to do; False when `stop` said so before its end."""
         epoch_started = time.perf_counter()
         self.network.train()

@@ -35,16 +35,9 @@ class Start:
     seconds: float = 0.0  # trained before
 
 
-def start_afresh(
-    images: np.ndarray,
-    held_out: np.ndarray,
-    settings: MethodSettings,
-    folder: Path,
-    compute: Compute,
-    teacher_weights: str | None,
-    data_facts: dict[str, Any],
-    say: Callable[[str], None],
-) -> Start:
+def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSettings, folder: Path, compute: Compute,
+                 teacher_weights: str | None, data_facts: dict[str, Any],
+                 say: Callable[[str], None]) -> Start:  # fmt: skip
     """A training with random students and an empty log; the held-out images are in `folder` afterwards."""
     teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
     network = start_network(settings, teacher)

@@ -108,14 +108,8 @@ def run_demo(
     return out / REPORT
 
 
-def learn(
-    draft: Path,
-    dataset: Dataset,
-    seed: int,
-    settings: DemoSettings,
-    seconds: dict[str, float],
-    say: Callable[[str], None],
-) -> Bundle:
+def learn(draft: Path, dataset: Dataset, seed: int, settings: DemoSettings, seconds: dict[str, float],
+          say: Callable[[str], None]) -> Bundle:  # fmt: skip
     """The bundle of the line's good parts: trained, exported, checked on all runners, its threshold chosen."""
     data = load_training_data(dataset, seed, settings.held_out_share)
     say(f"training on {len(data.learned)} good parts; {len(data.held_out)} are held out for the threshold")
