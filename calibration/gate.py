@@ -91,13 +91,8 @@ def judge(reference: Runner, candidate: Runner, held_out: np.ndarray, test: Test
     return compare(before, after, test, limits, time_both(reference, candidate, held_out))
 
 
-def compare(
-    reference: Predictions,
-    candidate: Predictions,
-    test: TestImages | None = None,
-    limits: GateLimits | None = None,
-    latency_ms: tuple[float, float] | None = None,
-) -> Gate:
+def compare(reference: Predictions, candidate: Predictions, test: TestImages | None = None,
+            limits: GateLimits | None = None, latency_ms: tuple[float, float] | None = None) -> Gate:  # fmt: skip
     """The verdict on two sets of predictions for the same images. Raises TrainingError where FP32 itself has a fault."""
     limits = limits or GateLimits()
     if reference.fault:

@@ -51,7 +51,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
     "config": ("config", "Check and describe a line's settings file."),
-    "demo": ("demo.command", "Build, train and judge an example line."),
+    "demo": ("demo", "Build, train and judge an example line."),
     "doctor": ("doctor", "Show what this machine has."),
     "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),
     "export": ("export", "Make a bundle of the folder TRAINING."),

@@ -69,13 +69,8 @@ class ValidationScores:
 class EarlyStopping:
     """Scores the network now and then, and says which weights to keep and when to stop."""
 
-    def __init__(
-        self,
-        method: Method[Any, Any],
-        held_out: np.ndarray,
-        settings: MethodSettings,
-        scores: ValidationScores | None = None,
-    ) -> None:
+    def __init__(self, method: Method[Any, Any], held_out: np.ndarray, settings: MethodSettings,
+                 scores: ValidationScores | None = None) -> None:  # fmt: skip
         self.method, self.every, self.patience = method, settings.look_every, settings.patience
         self.scores = scores or ValidationScores()
         self._held_out = held_out[:IMAGES]

@@ -24,15 +24,8 @@ class SpooledQueue(SinkQueue):
     `encode` gives an item its message, False when it cannot; `observe` is told how long each put took.
     """
 
-    def __init__(
-        self,
-        settings: QueueSettings,
-        spool: Spool,
-        retry: Retry,
-        lost: Callable[[str], None],
-        encode: Callable[[Item], bool],
-        observe: Observe | None,
-    ) -> None:
+    def __init__(self, settings: QueueSettings, spool: Spool, retry: Retry, lost: Callable[[str], None],
+                 encode: Callable[[Item], bool], observe: Observe | None) -> None:  # fmt: skip
         super().__init__(settings, lost)
         self._spool, self._retry, self._encode, self._observe = spool, retry, encode, observe
 

@@ -36,15 +36,9 @@ class Line:
     The line enters and leaves the runners of its models.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        sinks: Sequence[Sink] = (),
-        load: Callable[[Path], Model] | None = None,
-        keep_open: bool = False,
-        deadline_s: float | None = None,
-        meters: LineMeters | None = None,
-    ) -> None:
+    def __init__(self, model: Model, sinks: Sequence[Sink] = (), load: Callable[[Path], Model] | None = None,
+                 keep_open: bool = False, deadline_s: float | None = None,
+                 meters: LineMeters | None = None) -> None:  # fmt: skip
         self.sinks = tuple(sinks)
         self.events, self.meters, self.buffer = Events(), meters or LineMeters(), FrameBuffer(keep_open)
         self._lock = threading.RLock()

@@ -91,15 +91,10 @@ class LineReport:
         """Everything, ready for JSON."""
         return {
             "streams": {name: report.as_dict() for name, report in self.streams.items()},
-            "captured": self.total.captured,
-            "judged": self.total.judged,
-            "drops": dict(self.total.dropped),
-            "queued": self.total.queued,
-            "seconds": self.seconds,
-            "frames_per_s": self.frames_per_s,
-            "ended": self.ended,
+            "captured": self.total.captured, "judged": self.total.judged, "drops": dict(self.total.dropped),
+            "queued": self.total.queued, "seconds": self.seconds, "frames_per_s": self.frames_per_s, "ended": self.ended,
             "errors": dict(self.errors),
-        }
+        }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The report as a person reads it: that of a line's only stream, else the whole, then a line for each stream."""

@@ -20,17 +20,9 @@ from nnet_edge.settings.stream import BufferSettings, LineStream
 class Stream:
     """What a line holds of one stream. `tell` and `ended` are called by the camera's threads; see Camera for `reopen`."""
 
-    def __init__(
-        self,
-        settings: LineStream,
-        source: Source,
-        model: Model,
-        buffer: FrameBuffer,
-        meters: LineMeters,
-        tell: Callable[..., object],
-        ended: Callable[[Stream, BaseException | None], None],
-        reopen: Callable[[], Source] | None,
-    ) -> None:
+    def __init__(self, settings: LineStream, source: Source, model: Model, buffer: FrameBuffer, meters: LineMeters,
+                 tell: Callable[..., object], ended: Callable[[Stream, BaseException | None], None],
+                 reopen: Callable[[], Source] | None) -> None:  # fmt: skip
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
         self.judge = Judge(settings.verdict, model.threshold)
         self.meters = StreamMeters(meters)

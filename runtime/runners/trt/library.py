@@ -156,13 +156,8 @@ def parse_error(library: TensorrtLibrary, graph: Path, errors: Sequence[Any]) ->
     return EngineBuildError(f"{library.title} cannot read {graph}: {text}; {advice(text, UNREADABLE)}")
 
 
-def build_error(
-    library: TensorrtLibrary,
-    graph: Path,
-    problems: Sequence[str],
-    workspace_mib: int | None = None,
-    largest_batch: int = 0,
-) -> EngineBuildError:
+def build_error(library: TensorrtLibrary, graph: Path, problems: Sequence[str], workspace_mib: int | None = None,
+                largest_batch: int = 0) -> EngineBuildError:  # fmt: skip
     """The builder's errors, as its log collected them, as one."""
     text = shortened(telling(problems))
     what_to_do = advice(text)
