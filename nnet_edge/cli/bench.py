@@ -14,8 +14,8 @@ import click
 from nnet_edge.cli.options import (
     FILE,
     FOLDER,
-    Verb,
-    Verbs,
+    Command,
+    CommandGroup,
     runner_options,
     runner_settings,
     several_datasets,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Report = Callable[[Progress], None]
 
 
-@click.group("bench", cls=Verbs)
+@click.group("bench", cls=CommandGroup)
 def command() -> None:
     """Measure speed and accuracy on this machine: every figure with its command, its spread and the machine in words."""
 
@@ -60,7 +60,7 @@ def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Cal
         say(f"wrote {out / name}.png")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("bundle", type=FOLDER)
 @click.argument("folder", type=FOLDER)
 @shown_option("--out", type=FOLDER, default=Path("runs/bench-speed"), help="speed.json, .md, .png.")
@@ -94,7 +94,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
     leave(out, "speed", report.as_dict(), markdown(report), None if no_plot else partial(plot_speed, report))
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("bundle", type=FOLDER)
 @shown_option("--out", type=FOLDER, default=Path("runs/bench-growth"), help="growth.json, .md, .png.")
 @click.option("--curve", "curves", type=click.Choice(CURVES), multiple=True, help="Default: every one.")
@@ -117,7 +117,7 @@ def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **op
     leave(out, "growth", report.as_dict(), report.markdown(), None if no_plot else partial(plot_growth, report))
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
 @click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
 def guard(write: bool, baselines: Path | None) -> int:
@@ -171,7 +171,7 @@ def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
             "held_out_share": options["hold_out"], "skip_bad": options["skip_bad_images"]}  # fmt: skip
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @several_datasets
 @shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and tables go.")
 @click.option("--table", "tables", type=click.Choice(["1", "3", "4", "5", "6", "7"]), multiple=True,
@@ -226,7 +226,7 @@ def measure_ablation(
     return found.finished
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @several_datasets
 @shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and table go.")
 @click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
@@ -268,7 +268,7 @@ def command_line(name: str) -> str:
     return shlex.join(["nnet-edge", "bench", name, *kept])
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("data", nargs=-1, required=True, type=FOLDER)
 @shown_option("--out", type=FOLDER, default=Path("runs/peers"), help="Rows, exports, table, figure.")
 @click.option("--ours", type=FOLDER, help="What `bench accuracy` left as its --out: N-Net's bundles and rows. "

@@ -40,7 +40,6 @@ class CommandGroup(click.Group):
     command_class = Command
 
 
-Verb, Verbs = Command, CommandGroup  # the old names, which bench and demo import
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 shown_option = partial(click.option, show_default=True)
 

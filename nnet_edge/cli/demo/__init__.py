@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from nnet_edge.cli.options import FOLDER, Verb
+from nnet_edge.cli.options import FOLDER, Command
 from nnet_edge.cli.view import say
 
 
-@click.command("demo", cls=Verb)
+@click.command("demo", cls=Command)
 @click.option("--out", type=FOLDER, default=Path("demo"), show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
