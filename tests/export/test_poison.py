@@ -15,8 +15,8 @@ from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion
 from nnet_edge.bundle import Bundle
 from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize
+from nnet_edge.export.onnx_graph import add_tail
 from nnet_edge.export.precision import to_half
-from nnet_edge.export.surgery import add_tail
 
 TAIL = ["anomaly_map", "image_score"]
 POWERS = Fusion(False, (0.1, 2.0, 0.5), (1.0, 0.1, 2.0))
