@@ -119,10 +119,7 @@ def read_graph(graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
 
 
 def compile_graph(model: openvino.Model, graph: Path, settings: RunnerSettings) -> openvino.CompiledModel:
-    """The graph compiled as `settings` say.
-
-    Raises ConfigError for an unusable cache folder or another precision.
-    """
+    """The graph compiled as `settings` say. Raises ConfigError for an unusable cache folder or another precision."""
     precision = PRECISION_NAMES[settings.precision]
     options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
     if settings.threads is not None:
