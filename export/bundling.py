@@ -106,7 +106,7 @@ def manifest_of(
             "meaning": "image score above which a part is anomalous; scores in reports are divided by it, 1.0 is the line",
             "chosen_on": runner,
         },
-        "parity": [parity.as_dict() for parity in parities],
+        "parity": [asdict(parity) for parity in parities],
         "metrics": None,
     }  # fmt: skip
 
@@ -132,10 +132,6 @@ class Parity:
         flips = "" if self.flipped_verdicts is None else f", {self.flipped_verdicts} flipped verdicts"
         within = f"layer maps within {self.layer_map_error:.1e}, scores within {self.score_error:.1e} relative"
         return f"{self.runner} against {self.reference} on {self.images} images: {within}{flips}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return asdict(self)
 
 
 def check_parity(

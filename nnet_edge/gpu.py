@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 DRIVER_LIBRARY = "libcuda.so.1"
 DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
@@ -28,10 +27,6 @@ class GpuFacts:
     def target(self) -> str:
         """The compute capability as TensorRT-RTX writes it, "sm89"."""
         return f"sm{self.compute_capability.replace('.', '')}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -299,16 +299,10 @@ def check_maps(masks: np.ndarray, maps: np.ndarray) -> None:
             raise DataError(f"the anomaly map of image {index} holds NaN or infinite values: train again")
 
 
-def _pixel_auroc(found: Scored) -> float | None:
-    return area_under_roc(found.pixels.normal, found.pixels.anomalous)
-
-
-def _pro(found: Scored) -> float | None:
-    return area_under_pro(found.pixels.normal, found.known_masks, found.maps, PRO_LIMIT)
-
-
 register(Metric("image_auroc", "image AUROC", "image", lambda it: image_auroc(it.labels, it.scores), needs_masks=False))
-register(Metric("pixel_auroc", "pixel AUROC", "pixel", _pixel_auroc))
+register(
+    Metric("pixel_auroc", "pixel AUROC", "pixel", lambda it: area_under_roc(it.pixels.normal, it.pixels.anomalous))
+)
 register(Metric("pixel_ap", "pixel AP", "AP", lambda it: average_precision(it.pixels)))
-register(Metric("pro", "PRO", "PRO", _pro))
+register(Metric("pro", "PRO", "PRO", lambda it: area_under_pro(it.pixels.normal, it.known_masks, it.maps, PRO_LIMIT)))
 register(Metric("pro_rd4ad", "PRO (RD4AD)", "RD4AD", lambda it: pro_rd4ad(it.known_masks, it.maps), is_judged=False))

@@ -176,21 +176,10 @@ def evaluate(
     metrics = measure_known(labels, scores, masks, maps, has_mask)
     seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
     return Evaluation(
-        category=printable(dataset.category),
-        root=dataset.root,
-        runner=runner.name,
-        precision=runner.precision,
-        threshold=threshold,
-        samples=samples,
-        labels=labels,
-        scores=scores,
-        maps=maps,
-        masks=masks,
-        has_mask=has_mask,
-        metrics=metrics,
-        skipped=skipped,
-        seconds=seconds,
-    )
+        category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
+        threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
+        metrics=metrics, skipped=skipped, seconds=seconds,
+    )  # fmt: skip
 
 
 def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

@@ -51,11 +51,7 @@ class AugmentationChoice:
 
 
 def choose_augmentation(
-    network: Network,
-    images: np.ndarray,
-    copies: int,
-    seed: int,
-    compute: Compute,
+    network: Network, images: np.ndarray, copies: int, seed: int, compute: Compute
 ) -> AugmentationChoice:
     """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`.
 

@@ -148,16 +148,12 @@ class Trainer:
         averaged = None if resume is None else resume.averaged
         self.ema = ExponentialMovingAverage(self.network, self.settings.ema_decay, averaged)
         self.best: dict[str, Tensor] = {} if resume is None else dict(resume.best)
-        self.stopping = self.start_stopping(resume)
+        self.stopping: EarlyStopping | None = None
+        if self.settings.look_every:  # else the training has a fixed length
+            scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
+            self.stopping = EarlyStopping(self.method, held_out, self.settings, scores)
         self.compare = torch.compile(self.method.compare) if options.compile else self.method.compare
         self.steps_an_epoch = len(list(self.rows_of(0)))
-
-    def start_stopping(self, resume: Checkpoint | None) -> EarlyStopping | None:
-        """Early stopping as the checkpoint left it; None for a training of fixed length."""
-        if not self.settings.look_every:
-            return None
-        scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
-        return EarlyStopping(self.method, self.held_out, self.settings, scores)
 
     def rows_of(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of each batch of an epoch."""

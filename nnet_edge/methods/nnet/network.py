@@ -171,12 +171,9 @@ def build_projections(settings: ModelSettings, backbone: Backbone) -> nn.ModuleL
 def build_memory(settings: ModelSettings, backbone: Backbone) -> FeatureStorage:
     """The memory of normal features of the third scale."""
     return FeatureStorage(
-        settings.memory_slots,
-        backbone.channels[2],
-        settings.memory_temperature,
-        settings.memory_lambda_times_slots,
+        settings.memory_slots, backbone.channels[2], settings.memory_temperature, settings.memory_lambda_times_slots,
         settings.memory_addressing,
-    )
+    )  # fmt: skip
 
 
 def build_nnet(settings: ModelSettings, teacher: Teacher, seed: int) -> NNet:
