@@ -169,11 +169,19 @@ class PycudaBuffer:
 
 
 @dataclass(frozen=True)
-class PycudaStream:
-    """A CudaStream: a queue of the GPU."""
+class Native:
+    """What pycuda makes and can wait for."""
 
     cuda: Any
-    native: Any  # pycuda.driver.Stream
+    native: Any  # pycuda.driver.Stream or Event
+
+    def synchronize(self) -> None:
+        with translating(self.cuda, "finish what was queued"):
+            self.native.synchronize()
+
+
+class PycudaStream(Native):
+    """A CudaStream: a queue of the GPU."""
 
     @property
     def handle(self) -> int:
@@ -183,28 +191,16 @@ class PycudaStream:
         with translating(self.cuda, "wait for an event"):
             self.native.wait_for_event(native(event))
 
-    def synchronize(self) -> None:
-        with translating(self.cuda, "finish what was queued"):
-            self.native.synchronize()
 
-
-@dataclass(frozen=True)
-class PycudaEvent:
+class PycudaEvent(Native):
     """A CudaEvent: a mark in a queue of the GPU."""
-
-    cuda: Any
-    native: Any  # pycuda.driver.Event
 
     def record(self, cuda_stream: CudaStream) -> None:
         with translating(self.cuda, "record an event"):
             self.native.record(native(cuda_stream))
 
-    def synchronize(self) -> None:
-        with translating(self.cuda, "finish what was queued"):
-            self.native.synchronize()
-
 
 def native(wrapped: CudaStream | CudaEvent) -> Any:
     """pycuda's own object."""
-    assert isinstance(wrapped, PycudaStream | PycudaEvent)
+    assert isinstance(wrapped, Native)
     return wrapped.native
