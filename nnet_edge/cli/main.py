@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from importlib import import_module
 
 import click
@@ -38,6 +39,11 @@ def run(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         return complain(f"{where}{error.strerror or error}", EXIT_FAILURE)
+    except Exception as error:
+        if arguments[0] == "--debug":
+            traceback.print_exception(error)
+        told = f"unexpected: {type(error).__name__}: {error}; please report it with what `nnet-edge --debug ...` prints"
+        return complain(told, EXIT_FAILURE)
 
 
 def complain(message: str, code: int) -> int:
@@ -80,7 +86,8 @@ class Commands(CommandGroup):
 
 @click.group(cls=Commands)
 @click.version_option(__version__)
-def commands() -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+def commands(debug: bool) -> None:
     """From a folder of good photographs to a live verdict on every part.
 
     \b

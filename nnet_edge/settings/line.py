@@ -24,7 +24,7 @@ from typing import Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.settings.camera import kind_by_name
-from nnet_edge.settings.reader import build, schema_of
+from nnet_edge.settings.reader import build, require_plain, schema_of
 from nnet_edge.settings.runner import RunnerSettings, require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
 from nnet_edge.settings.stream import LineStream
@@ -121,6 +121,7 @@ def line_settings(table: Mapping[str, Any], where: str, folder: Path,
         table = {**table, name: over}
     if "bundle" not in table:
         raise ConfigError(f"{where}: {NO_BUNDLE}")
+    require_plain(table, where)
     return build(LineSettings, table, where, folder)
 
 
@@ -181,7 +182,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {path} is not UTF-8 text: save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and integers of thousands of digits
         raise ConfigError(f"{path.name} is not valid TOML: {error}") from error
 
 

@@ -9,6 +9,7 @@ of tables, written [[key]]).
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from nnet_edge.settings.policy import Policy
 
 T = TypeVar("T")
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+LARGEST_INT = 2**63 - 1  # what TOML promises
 SCHEMA_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
 
@@ -82,7 +84,7 @@ def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if isinstance(hint, type) and "from_table" in vars(hint):
         return hint.from_table(value, where, folder)  # type: ignore[attr-defined]
     if hint is Path:
-        return folder / Path(of_type(str, value, where)).expanduser()
+        return to_path(of_type(str, value, where), where, folder)
     try:
         if hint is Policy:
             return Policy.from_text(of_type(str, value, where))
@@ -108,6 +110,36 @@ def to_tuple(hint: Any, value: Any, where: str, folder: Path) -> tuple[Any, ...]
         raise ConfigError(f"{where} has {len(value)} values: it must have {len(inner)}")
     pairs = zip(inner, value, strict=True)
     return tuple(to_value(item, part, f"{where}[{number}]", folder) for number, (item, part) in enumerate(pairs))
+
+
+def require_plain(value: Any, where: str) -> None:
+    """Raise ConfigError unless numbers are finite and of 64 bits, and texts without NUL and lone surrogates."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            require_plain(key, f"{where}: a key")
+            require_plain(item, f"{where}: {key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            require_plain(item, f"{where}[{number}]")
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"{where} is a number of {value.bit_length()} bits: it must be one of 64")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}: it must be a finite number")
+    elif isinstance(value, str) and not is_text(value):
+        raise ConfigError(f"{where} is {value!a}: it holds a NUL character or half a letter (a lone surrogate)")
+
+
+def is_text(text: str) -> bool:
+    """Whether file systems, logs and JSON take the text: no NUL, no lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def to_path(text: str, where: str, folder: Path) -> Path:
+    """The path of a file's text, from `folder` on. Raises ConfigError for a home folder of nobody."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{where} is {text!r}: no such user has a home folder here, give the whole path") from error
 
 
 def of_type(kind: type, value: Any, where: str) -> Any:

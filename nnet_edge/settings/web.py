@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.registry import SOURCES
@@ -25,6 +26,7 @@ class WebSettings:
     port: int = 8080  # 0: one that is free
     token_from: str | None = None  # "env:NAME" or "file:PATH", which hold the token; never the token itself
     names: tuple[str, ...] = ()  # host names by which people reach the page, beside host and localhost
+    public_url: str | None = None  # behind a proxy: what people type, "https://line.example/" or with port and path
     is_behind_tls: bool = False  # a proxy before the page speaks HTTPS: cookies go over nothing else
     picture_hz: float = 5.0  # pictures of a stream a second, at most
     picture_width: int = 480  # pixels of a picture on the page
@@ -56,6 +58,8 @@ class WebSettings:
         for name in (self.host, *self.names):
             if HOST_NAME.fullmatch(name) is None and not is_address(name):
                 raise ConfigError(f"{name!r} is no host name and no address: give it without scheme, port and path")
+        if self.public_url is not None and origin_of(self.public_url) is None:
+            raise ConfigError(f"public_url is {self.public_url!r}: give what people type, https://HOST[:PORT][/PATH/]")
         if self.token_from is None and not self.is_loopback:
             raise ConfigError(
                 f"the page is to be served on {self.host}, where others reach it, without a token: "
@@ -68,6 +72,11 @@ class WebSettings:
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the page."""
         return self.host == "localhost" or (is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
+
+    @property
+    def has_secure_cookies(self) -> bool:
+        """Whether people reach the page by HTTPS, so that its cookie goes over nothing else."""
+        return self.is_behind_tls or (self.public_url or "").lower().startswith("https:")
 
     def token(self) -> str | None:
         """The token, read from its place. Raises ConfigError for one that is absent or short."""
@@ -101,6 +110,18 @@ class DriftSettings:
 def addable_words() -> tuple[str, ...]:
     """The words of the kinds of source that a page may be allowed to add."""
     return tuple(sorted({kind.page for kind in SOURCES} - {NEVER_ADDABLE}))
+
+
+def origin_of(url: str) -> str | None:
+    """Scheme, host and port of an address by HTTP or HTTPS, in lower case and with the port named; None for others."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+        return None
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def is_address(text: str) -> bool:

@@ -8,7 +8,7 @@ GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
 POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap
 WS   /live                              pictures of the streams that the page shows
 
-Bodies are read within bounds; an error is one sentence; every answer has safe headers.
+Bodies are read within bounds; an error is one sentence; every answer has safe headers, the framework's own included.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast, Outlet
 from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
+from nnet_edge.settings.reader import require_plain
 
 try:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import Headers, MutableHeaders
+    from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route, WebSocketRoute
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as missing:
     raise MissingExtraError("starlette is not installed: pip install 'nnet-edge[web]'") from missing
@@ -102,6 +106,7 @@ async def body_of(request: Request) -> Mapping[str, Any]:
     try:
         await asyncio.wait_for(read(), BODY_LIMIT_S)
         fields = json.loads(bytes(body) or b"{}")
+        require_plain(fields, "the body")
     except asyncio.TimeoutError as error:
         raise Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s") from error
     except (ValueError, RecursionError) as error:
@@ -109,6 +114,55 @@ async def body_of(request: Request) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
         raise Refusal(400, "the body is not a JSON object")
     return fields
+
+
+def peer_of(asked: Request | WebSocket) -> str:
+    """The address of the other end; nothing when it is gone already."""
+    return "" if asked.client is None else asked.client.host
+
+
+def unexpected(path: str, error: Exception) -> Response:
+    """The answer to a request that broke, which must cost the line nothing: one line in its log."""
+    log.error("the page broke at %r: %s: %r", path[:200], type(error).__name__, str(error)[:200])
+    log.debug("where it broke", exc_info=error)
+    return sentence(500, f"unexpected: {type(error).__name__}; the log of the line says more, please report it")
+
+
+async def framework_answer(request: Request, error: Exception) -> Response:
+    """The framework's own answers, such as 404 and 405, as one sentence."""
+    assert isinstance(error, HTTPException)
+    answer = sentence(error.status_code, f"{error.detail}: there is no {request.method} for this address")
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+class Door:
+    """What every request by HTTP passes: the check of its host name, safe headers, no error that reaches the server."""
+
+    def __init__(self, app: ASGIApp, auth: Auth) -> None:
+        self._app, self._auth = app, auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)  # pictures check for themselves, before they accept
+            return
+        is_begun = False
+
+        async def send_safely(message: Message) -> None:
+            nonlocal is_begun
+            if message["type"] == "http.response.start":
+                is_begun = True
+                MutableHeaders(scope=message).update(SAFE_HEADERS)
+            await send(message)
+
+        refusal = self._auth.host_refused(Headers(scope=scope))
+        try:
+            answer = self._app if refusal is None else sentence(refusal.status, refusal.reason)
+            await answer(scope, receive, send_safely)
+        except Exception as error:
+            broken = unexpected(scope["path"], error)
+            if not is_begun:
+                await broken(scope, receive, send_safely)
 
 
 @dataclass(frozen=True)
@@ -125,8 +179,9 @@ class Page:
     is_behind_tls: bool
     is_ended: Callable[[], bool]
 
-    def app(self) -> Starlette:
-        return Starlette(
+    def app(self) -> ASGIApp:
+        application = Starlette(
+            exception_handlers={HTTPException: framework_answer},
             routes=[
                 Route("/", self._open(self.index)),
                 Route("/static/{name}", self._open(self.static)),
@@ -143,25 +198,25 @@ class Page:
                 Route("/api/streams/{name}/{action}", self._write(self.act), methods=["POST"]),
                 Route("/api/swap", self._write(self.swap), methods=["POST"]),
                 WebSocketRoute("/live", self.live),
-            ]
+            ],
         )
+        application.router.redirect_slashes = False
+        return Door(application, self.auth)
 
     # ---- who may ask
 
     def _open(self, handler: Handler) -> Handler:
-        """The handler behind the check of the host name, with errors as one sentence and safe headers."""
+        """The handler with its errors as one sentence."""
 
         async def answer(request: Request) -> Response:
             try:
-                if (refusal := self.auth.host_refused(request.headers)) is not None:
-                    raise refusal
-                response = await handler(request)
+                return await handler(request)
             except Refusal as error:
-                response = sentence(error.status, error.reason)
+                return sentence(error.status, error.reason)
             except NnetEdgeError as error:
-                response = sentence(400, str(error))
-            response.headers.update(SAFE_HEADERS)
-            return response
+                return sentence(400, str(error))
+            except Exception as error:
+                return unexpected(request.url.path, error)
 
         return answer
 
@@ -183,16 +238,19 @@ class Page:
         return self._open(answer)
 
     def _caller(self, request: Request) -> Caller:
-        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
+        found = self._asks(request)
         if isinstance(found, Refusal):
             raise found
         return found
+
+    def _asks(self, asked: Request | WebSocket) -> Caller | Refusal:
+        return self.auth.caller(asked.headers, asked.cookies.get(self.cookie), peer_of(asked))
 
     # ---- pages
 
     async def index(self, request: Request) -> Response:
         """The page for a session, the form for the token otherwise; without a token a session begins by itself."""
-        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
+        found = self._asks(request)
         if isinstance(found, Refusal):
             return FileResponse(STATIC / "login.html", media_type="text/html")
         response = FileResponse(STATIC / "index.html", media_type="text/html")
@@ -214,7 +272,7 @@ class Page:
         if (refusal := self.auth.origin_refused(request.headers)) is not None:
             raise refusal
         token = (await body_of(request)).get("token")
-        session = self.auth.log_in(token if isinstance(token, str) else None)
+        session = self.auth.log_in(token if isinstance(token, str) else None, request.headers, peer_of(request))
         if isinstance(session, Refusal):
             raise session
         return self._with_cookie(JSONAnswer({}), session)
@@ -237,7 +295,7 @@ class Page:
 
     async def readyz(self, request: Request) -> Response:
         """200 while verdicts are to be expected, else 503; the reasons only for callers that may read."""
-        found = self.auth.caller(request.headers, request.cookies.get(self.cookie))
+        found = self._asks(request)
         return health_answer(ready(self.line, self.is_ended()), not isinstance(found, Refusal))
 
     async def metrics(self, request: Request) -> Response:
@@ -308,7 +366,7 @@ class Page:
         """Send pictures of the streams that the page shows."""
         auth, headers = self.auth, socket.headers
         refusal = auth.host_refused(headers) or auth.origin_refused(headers)
-        caller = refusal or auth.caller(headers, socket.cookies.get(self.cookie))
+        caller = refusal or self._asks(socket)
         if isinstance(caller, Refusal):
             log.info("pictures were refused: %s", caller.reason)
             await socket.close(1008, caller.reason)  # before it is accepted: the answer is 403

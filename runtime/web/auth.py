@@ -3,12 +3,16 @@
 A request must name a host that the page answers to, so that no foreign page reaches it through a name of its own (DNS
 rebinding). With a token, it must carry it as a bearer token or belong to a session that was opened with it. A write by a
 session must come from the page itself: it carries a header that only the page can know, and names no foreign origin.
+
+A session's id carries its end and a signature, so nothing is stored for those who only visit. Wrong tokens are counted
+for each address: after FAILURES of them its tokens are not even compared for a minute, and others notice nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import threading
 import time
@@ -17,14 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from nnet_edge.settings.web import WebSettings
+from nnet_edge.settings.web import WebSettings, is_address, origin_of
 
 COOKIE = "nnet_edge_session"
 CSRF_HEADER = "x-csrf-token"
-MOST_SESSIONS = 256
 SESSION_S = 12 * 3600.0  # a shift and a half: then the token is asked for again
-FAILURES = 10  # wrong tokens within FAILURE_WINDOW_S; further wrong ones have to wait
+MOST_ENDED = 4096  # sessions that were logged out of before their end; each was opened with the token
+FAILURES = 10  # wrong tokens of an address within FAILURE_WINDOW_S; then its tokens are not compared
 FAILURE_WINDOW_S = 60.0
+MOST_PEERS = 4096  # addresses whose wrong tokens are counted; the oldest go first
 
 
 @dataclass(unsafe_hash=True)
@@ -51,9 +56,11 @@ class Auth:
         self._secret = secrets.token_bytes(32)
         self._clock = clock
         self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, float] = OrderedDict()  # id -> until when
-        self._failures: deque[float] = deque(maxlen=FAILURES)
-        self._names = {name.lower() for name in (settings.host, *settings.names)}
+        self._ended: OrderedDict[str, None] = OrderedDict()  # sessions that were logged out of
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()  # address -> when it gave wrong tokens
+        self._public_origin = None if settings.public_url is None else origin_of(settings.public_url)
+        public = [] if settings.public_url is None else [urlsplit(settings.public_url).hostname or ""]
+        self._names = {name.lower() for name in (settings.host, *settings.names, *public)}
         if settings.is_loopback:
             self._names |= {"localhost", "127.0.0.1", "::1"}
 
@@ -69,43 +76,45 @@ class Auth:
             return None
         return Refusal(421, "the page does not answer to this host name: add it to names under [web]")
 
-    def caller(self, headers: Mapping[str, str], cookie: str | None) -> Caller | Refusal:
-        """The caller, or why it is refused: its token is missing or wrong."""
+    def caller(self, headers: Mapping[str, str], cookie: str | None, peer: str = "") -> Caller | Refusal:
+        """The caller at the address `peer`, or why it is refused: its token is missing or wrong."""
         given = headers.get("authorization", "")
         if given and self.needs_token:
             kind, _, token = given.partition(" ")
             if kind.lower() != "bearer":
                 return Refusal(401, "send a bearer token")
-            return self._token_refused(token.strip()) or Caller(None)
+            return self._token_refused(token.strip(), self._address(headers, peer)) or Caller(None)
         if cookie is not None and self._is_open(cookie):
             return Caller(cookie)
         if self.needs_token:
             return Refusal(401, "the token is missing: log in on the page, or send it as Authorization: Bearer")
         return Caller(None)
 
-    def log_in(self, token: str | None) -> str | Refusal:
+    def log_in(self, token: str | None, headers: Mapping[str, str] | None = None, peer: str = "") -> str | Refusal:
         """The id of a new session, or why there is none."""
-        if self.needs_token and (refusal := self._token_refused(token or "")) is not None:
-            return refusal
-        session = secrets.token_urlsafe(32)
-        with self._lock:
-            self._sessions[session] = self._clock() + SESSION_S
-            while len(self._sessions) > MOST_SESSIONS:
-                self._sessions.popitem(last=False)
-        return session
+        if self.needs_token:
+            refusal = self._token_refused(token or "", self._address(headers or {}, peer))
+            if refusal is not None:
+                return refusal
+        facts = f"{secrets.token_urlsafe(24)}.{self._clock() + SESSION_S:.0f}"
+        return f"{facts}.{self._sign('session', facts)}"
 
     def is_still(self, caller: Caller) -> bool:
         """Whether the caller may still read: its session has not ended."""
         return caller.session is None or self._is_open(caller.session)
 
     def log_out(self, session: str) -> None:
-        """End the session."""
+        """End the session; an unknown one is ignored."""
+        if not self._is_open(session):
+            return
         with self._lock:
-            self._sessions.pop(session, None)
+            self._ended[session] = None
+            while len(self._ended) > MOST_ENDED:
+                self._ended.popitem(last=False)
 
     def csrf_token(self, session: str) -> str:
         """The token that the page of this session sends with every write."""
-        return hmac.new(self._secret, session.encode(), hashlib.sha256).hexdigest()
+        return self._sign("csrf", session)
 
     def write_refused(self, caller: Caller, headers: Mapping[str, str]) -> Refusal | None:
         """Why a write is refused, None when it is not.
@@ -119,7 +128,7 @@ class Auth:
         if caller.session is None:
             return None if self.needs_token else Refusal(403, "a write needs a session: open the page")
         given = headers.get(CSRF_HEADER, "")
-        if hmac.compare_digest(given.encode(), self.csrf_token(caller.session).encode()):
+        if hmac.compare_digest(to_bytes(given), to_bytes(self.csrf_token(caller.session))):
             return None
         return Refusal(403, f"the header {CSRF_HEADER} is missing or wrong: load the page again")
 
@@ -128,40 +137,64 @@ class Auth:
         origin = headers.get("origin")
         if origin is None:
             return None
-        try:
-            netloc = urlsplit(origin).netloc.lower()
-        except ValueError:
-            netloc = ""
-        if netloc and netloc == headers.get("host", "").lower():
+        own = headers.get("host", "")
+        known = {self._public_origin, *(origin_of(f"{scheme}://{own}") for scheme in ("http", "https"))} - {None}
+        if origin_of(origin) in known:
             return None
-        return Refusal(403, "the request comes from a foreign page")
+        return Refusal(403, "the request comes from a foreign page; behind a proxy, set public_url under [web]")
 
-    def _token_refused(self, token: str) -> Refusal | None:
-        """Why the token is refused; the right one never is, however many wrong ones others send."""
+    def _address(self, headers: Mapping[str, str], peer: str) -> str:
+        """The address whose wrong tokens are counted together: behind a proxy on this machine, the one that it tells."""
+        told = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        if self._public_origin is not None and is_address(told) and (not peer or is_loopback(peer)):
+            peer = told
+        if not is_address(peer):
+            return peer
+        address = ipaddress.ip_address(peer)
+        return str(address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False))
+
+    def _token_refused(self, token: str, address: str) -> Refusal | None:
+        """Why the token is refused. After FAILURES wrong ones of an address, no token of it is compared for a while."""
         assert self._token_digest is not None
-        if hmac.compare_digest(digest(token), self._token_digest):
-            return None
         with self._lock:
             now_s = self._clock()
-            while self._failures and now_s - self._failures[0] > FAILURE_WINDOW_S:
-                self._failures.popleft()
-            if len(self._failures) >= FAILURES:
-                return Refusal(429, f"{FAILURES} wrong tokens within a minute: wait one, or give the right one")
-            self._failures.append(now_s)
+            failures = self._failures.get(address, deque())
+            while failures and now_s - failures[0] > FAILURE_WINDOW_S:
+                failures.popleft()
+            if len(failures) >= FAILURES:
+                return Refusal(429, f"{FAILURES} wrong tokens within a minute from this address: wait one minute")
+            if hmac.compare_digest(digest(token), self._token_digest):
+                return None
+            failures.append(now_s)
+            self._failures[address] = failures
+            while len(self._failures) > MOST_PEERS:
+                self._failures.popitem(last=False)
         return Refusal(401, "the token is wrong")
 
+    def _sign(self, purpose: str, text: str) -> str:
+        return hmac.new(self._secret, to_bytes(f"{purpose} {text}"), hashlib.sha256).hexdigest()
+
     def _is_open(self, session: str) -> bool:
+        facts, _, signature = session.rpartition(".")
+        if not hmac.compare_digest(to_bytes(signature), to_bytes(self._sign("session", facts))):
+            return False
         with self._lock:
-            until_s = self._sessions.get(session)
-            if until_s is not None and until_s < self._clock():
-                del self._sessions[session]
-                return False
-            return until_s is not None
+            return session not in self._ended and float(facts.rpartition(".")[2]) > self._clock()
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8 of any text: JSON and headers may hold lone surrogates."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it is an address of this machine alone."""
+    return is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
 def digest(token: str) -> bytes:
     """A hash of fixed length, so that comparing does not reveal the token's length."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(to_bytes(token)).digest()
 
 
 def host_name(host: str) -> str | None:

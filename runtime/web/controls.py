@@ -137,10 +137,10 @@ class Controls:
         folder = self._bundle_folder
         if folder is None:
             raise ConfigError("bundles cannot be swapped in: set bundle_folder under [web]")
-        if not isinstance(given, str) or not given or "\0" in given:
+        if not isinstance(given, str) or not given:
             raise ConfigError("a swap needs the bundle's folder: give its name below bundle_folder")
-        path = (folder / given).resolve()
-        if not path.is_relative_to(folder):
+        path = below(folder, given)
+        if path is None:
             raise ConfigError(f"the bundle {given} does not lie below the bundle folder of the line: copy it there")
         if not (path / MANIFEST).is_file():
             raise ConfigError(f"there is no bundle {given} in the bundle folder of the line: copy it there")
@@ -157,9 +157,8 @@ class Controls:
             if "@" in address:
                 raise ConfigError("the page takes no passwords: give the stream its credentials in the settings file")
             return address
-        folder = (self._settings.source_folder or Path()).resolve()
-        path = (folder / address).resolve()
-        if not path.is_relative_to(folder):
+        path = below((self._settings.source_folder or Path()).resolve(), address)
+        if path is None:
             raise ConfigError("the page may add files and folders below source_folder only")
         return str(path)
 
@@ -177,6 +176,18 @@ class Controls:
             self._line.set_regions_of_interest(stream, interest)
         if ignored is not None:
             self._line.set_ignored(stream, ignored)
+
+
+def below(folder: Path, given: str) -> Path | None:
+    """The resolved path `given`, None when it is not below the resolved `folder`. Raises ConfigError for an invalid one."""
+    try:
+        path = (folder / given).resolve()
+        path.exists()  # asked here because it raises for a name that no file system takes
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the path {given[:100]!r} is invalid: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    return path if path.is_relative_to(folder) else None
 
 
 def word_of(address: str) -> str:

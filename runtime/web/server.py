@@ -92,7 +92,7 @@ class WebServer:
         page = Page(
             self._line, self.gallery, Auth(self.settings, self._token), Controls(self._line, self.settings),
             self.broadcast, make_exposition(self._line, self.gallery), f"{COOKIE}_{self.port}",
-            self.settings.is_behind_tls, self._ended.is_set,
+            self.settings.has_secure_cookies, self._ended.is_set,
         )  # fmt: skip
         config = uvicorn.Config(
             self.connections.timed(page.app()), loop="asyncio", http=counted(H11Protocol, self.connections),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.bundle import read_bundle
-from nnet_edge.cli.main import run
+from nnet_edge.cli.main import commands, run
 from nnet_edge.cli.options import parse_share
 
 Ask = Callable[..., tuple[int, str]]
@@ -36,6 +36,20 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 @pytest.fixture
 def bundle_path(trained_run: Path) -> Path:
     return trained_run / "bundle"
+
+
+@pytest.mark.parametrize("is_debugged", [False, True])
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_request(
+    is_debugged: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise ZeroDivisionError("of\nthe program")
+
+    monkeypatch.setattr(commands, "main", broken)
+    assert run([*(["--debug"] if is_debugged else []), "doctor"]) == 1
+    told = capsys.readouterr().err
+    assert "nnet-edge: error: unexpected: ZeroDivisionError: of the program; please report it" in told
+    assert ("Traceback" in told) == is_debugged
 
 
 def test_train_leaves_a_bundle_a_log_and_a_picture(trained_run: Path) -> None:
