@@ -149,6 +149,11 @@ class Bundle:
         return str(self.manifest["data"]["name"])
 
     @property
+    def id(self) -> str:
+        """What tells its network from any other: 12 digits of the SHA-256 of the FP32 graph."""
+        return id_of(self.manifest)
+
+    @property
     def method(self) -> str:
         """The method that it was trained by, a name in METHODS."""
         return str(self.manifest.get("system", "nnet"))
@@ -209,6 +214,11 @@ class Bundle:
         if teacher["is_random"]:
             return ["THE TEACHER HAS RANDOM WEIGHTS: speed is real, verdicts mean nothing"]
         return []
+
+
+def id_of(manifest: Mapping[str, Any]) -> str:
+    """The id of the bundle with that manifest."""
+    return str(manifest["files"][GRAPH])[:12]
 
 
 @dataclass

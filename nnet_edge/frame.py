@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
 
 from nnet_edge.errors import NotFiniteError
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # the command line starts without NumPy
     import numpy as np
+
+
+def new_session() -> str:
+    """A name for a run that no other has and that sorts by time: 20261129T013058Z-3f9a1c."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid4().hex[:6]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Frame:
     captured_s: float  # time.monotonic(), seconds
     stream: str = "camera-0"
     name: str | None = None  # the file that the frame was read from, made printable; None for a camera
-    session: str = ""  # of the program's run, so that ids stay unique when the index starts again at 0
+    session: str = ""  # of this start of its camera, so that ids stay unique when the index starts again at 0
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
 
     def __post_init__(self) -> None:
@@ -123,6 +130,16 @@ def require_finite(frame: Frame, image_score: float, anomaly_map: np.ndarray | N
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedBy:
+    """What gave a prediction its score."""
+
+    bundle: str  # its name
+    bundle_id: str | None  # of its graph, see Bundle.id; None: a runner without a bundle
+    precision: str
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A frame's score, map and verdict. Raises NotFiniteError for a score or a map that is NaN or infinite."""
 
@@ -135,6 +152,7 @@ class Prediction:
     verdict: bool | None = None  # of the frames up to this one (n of m); None: of this frame alone
     inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
     bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
+    judged_by: JudgedBy | None = None  # None: it is not known
 
     def __post_init__(self) -> None:
         require_finite(self.frame, self.image_score, self.anomaly_map)

@@ -236,9 +236,9 @@ def test_the_wheel_runs_a_bundle_without_torch(
     names = {package["name"].lower() for package in installed}
     assert "torch" not in names
     assert "nnet-edge" in names
-    lines = tmp_path / "lines.jsonl"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for kind in ("openvino", "onnxruntime"):
+        lines = tmp_path / f"{kind}.jsonl"
         command = [camera_box / "nnet-edge", "stream", parts_folder / "bad/stain", "--bundle", trained_run / "bundle"]
         finished = subprocess.run(
             [*command, "--runner", kind, "--json", lines], cwd=tmp_path, env=environment, capture_output=True, text=True

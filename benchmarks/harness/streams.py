@@ -35,7 +35,7 @@ def file_source(paths: Sequence[Path], name: str) -> Source:
 
 def log_of(path: Path) -> JsonLinesSink:
     """JSON lines of the verdicts of one run, as --json writes them."""
-    return JsonLinesSink(JsonLinesSettings(path=path, append=False, fsync_every_s=None, events=False))
+    return JsonLinesSink(JsonLinesSettings(path=path, append=False, keep_files=0, fsync_every_s=None, events=False))
 
 
 def judge_all(source: Source, runner: Runner, sinks: Sequence[Sink], threshold: float) -> StreamReport:

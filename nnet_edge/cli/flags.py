@@ -58,7 +58,7 @@ def ask_registries() -> Registered:
     """The same from the kinds themselves, which are imported."""
     from nnet_edge.settings.camera import known_addresses
 
-    flags = [kind.flag for kind in SINKS if kind.flag is not None] + [flag for kind in SOURCES for flag in kind.flags]
+    flags = [flag for kinds in (SINKS, SOURCES) for kind in kinds for flag in kind.flags]
     rows = [(flag.name, flag.type, flag.metavar or "", flag.help) for flag in flags]
     return Registered(registering_files(), known_addresses(), rows)
 

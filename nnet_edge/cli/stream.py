@@ -23,7 +23,7 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
-from nnet_edge.settings.registry import SINKS, SOURCES, Asked
+from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:
@@ -156,11 +156,7 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
         {"name": name, "camera": camera, "verdict": verdict, "lane": buffer}
         for name, camera in zip(names, cameras, strict=True)
     ]
-    sinks = [
-        {"kind": kind.name, **kind.flag.table(options[key_of(kind.flag.name)], asked)}
-        for kind in SINKS
-        if kind.flag is not None and options[key_of(kind.flag.name)]
-    ]
+    sinks = [{"kind": kind.name, **sink_table(kind, options, asked)} for kind in SINKS if is_asked_for(kind, options)]
     for sink in sinks:
         if spools is not None:
             sink["must_deliver"] = str(Path(spools) / SPOOL_FOLDERS.get(sink["kind"], sink["kind"]))
@@ -171,6 +167,20 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
     for source, stream in zip(opened, settings.streams, strict=True):
         source.stream = stream.name
     return settings, opened
+
+
+def is_asked_for(kind: SinkKind, options: Mapping[str, Any]) -> bool:
+    """Whether the sink's flag was typed. Raises ConfigError for a flag that asks for more of it alone."""
+    typed = [flag.name for flag in kind.flags if options[key_of(flag.name)]]
+    if typed and kind.flag is not None and kind.flag.name not in typed:
+        raise ConfigError(f"{typed[0]} belongs to {kind.flag.name}: give that too")
+    return bool(typed)
+
+
+def sink_table(kind: SinkKind, options: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """The settings that those of the sink's flags stand for that were typed."""
+    typed = [(flag, options[key_of(flag.name)]) for flag in kind.flags]
+    return {key: value for flag, given in typed if given for key, value in flag.table(given, asked).items()}
 
 
 def split_name(text: str, number: int) -> tuple[str, str]:
@@ -263,7 +273,7 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
     if sources is not None:
         for name, error in line.errors().items():
             raise error if len(report.streams) == 1 else StreamError(f"{name}: {error}")
-        for sink in settings.sinks:
+        for sink in line.sinks:
             for path in sink.outputs:
                 say(f"wrote {path}")
 

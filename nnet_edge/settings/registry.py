@@ -135,6 +135,12 @@ class SinkKind:
     settings: type[Any]  # a SinkSettings
     make: Callable[[Any], Any]  # settings -> Sink; reads secrets, opens nothing
     flag: Flag | None = None
+    more_flags: tuple[Flag, ...] = ()  # that ask for more of what `flag` asks for
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """Every flag, the one that asks for the sink first."""
+        return () if self.flag is None else (self.flag, *self.more_flags)
 
 
 @dataclass(frozen=True, eq=False)

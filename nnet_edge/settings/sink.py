@@ -64,15 +64,10 @@ class SinkSettings:
 
     @property
     def is_strict(self) -> bool:
-        """Whether the first fault ends the line, as a closed pipe does."""
+        """Whether a receiver that closes for good ends the line, as a closed pipe does."""
         return False
 
     @property
     def shown_stream(self) -> str | None:
         """The only stream that the sink takes; None: all of them."""
         return None
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The files and folders that it writes."""
-        return ()

@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_fields, to_json
+from nnet_edge.runtime.sinks.fields import event_fields, event_id, to_json, to_json_line
 from nnet_edge.settings.registry import Asked
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 class RefusedError(SinkError):
     """A message that its receiver, which works, will never take: sending it again is useless."""
+
+
+class ClosedError(SinkError):
+    """A receiver that closed for good, as the reader of a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,11 @@ class Sink(ABC):
 
     def __exit__(self, *about: object) -> None:
         return None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files and folders that it wrote."""
+        return ()
 
     @abstractmethod
     def write(self, prediction: Prediction) -> None:
@@ -120,7 +130,7 @@ class JsonSink(MessageSink):
     line_end = b""
 
     def to_message(self, prediction: Prediction) -> Message:
-        part = self.part_name("verdict", prediction.frame.stream), to_json(to_fields(prediction)) + self.line_end
+        part = self.part_name("verdict", prediction.frame.stream), to_json_line(prediction) + self.line_end
         return Message(prediction.frame.id, (part,))
 
     def event_message(self, event: Event) -> Message:

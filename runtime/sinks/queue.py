@@ -42,6 +42,7 @@ class QueueSettings:
     dead_after_s: float = 2.0  # a sink that fails for so long is called dead
     flush_s: float = 5.0  # at the end: what then waits in memory is dropped, what lies in the spool stays
     is_strict: bool = False  # True: the first fault of the sink is raised in the caller's thread instead of all this
+    ends_when_closed: bool = False  # True: only that its receiver closed for good is raised there
     must_deliver: SpoolSettings | None = None
 
     def __post_init__(self) -> None:

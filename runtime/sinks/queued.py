@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def serve(settings: SinkSettings, observe: Observe | None = None) -> Sink:
         settings.queue,
         waits=settings.every_frame,
         retry_s=settings.retry_s,
-        is_strict=settings.is_strict,
+        ends_when_closed=settings.is_strict,
         must_deliver=spool,
     )
     return QueuedSink(sink, queue_settings, settings.label, observe)
@@ -86,6 +87,10 @@ class QueuedSink(Sink):
             self._queue = SpooledQueue(self.settings, spool, self._retry, self.health.lost, self._encode, observe)
             if every_s:
                 self._threads.append(self._thread("spool", lambda: self._sync(spool, every_s)))
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return self.sink.outputs
 
     def __enter__(self) -> QueuedSink:
         self.sink.__enter__()

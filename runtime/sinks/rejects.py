@@ -13,7 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnet_edge.errors import ConfigError, SinkError
-from nnet_edge.frame import Frame, Prediction
+from nnet_edge.frame import Frame, Prediction, new_session
 from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults, translating
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_choice
@@ -41,7 +41,9 @@ class RejectsSettings(SinkSettings):
     folder: Path
     pictures: tuple[str, ...] = KINDS
     budget_bytes: int | None = 10 * 2**30  # of all pictures in the folder; None: no limit
-    by_stream: bool = True  # a folder for each stream and session; False: one stream alone, replaced at a restart
+    by_stream: bool = (
+        True  # a folder for each stream, and in it for each session; False: one stream, folders of sessions
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,16 +54,13 @@ class RejectsSettings(SinkSettings):
         if self.budget_bytes is not None:
             require_between("bytes of pictures", self.budget_bytes, SMALLEST_BUDGET_BYTES, 1 << 50)
 
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        return (self.folder,)
-
 
 class RejectsSink(MessageSink):
-    """Writes pictures of each anomalous frame into a folder, named by index and file; each appears whole.
+    """Writes pictures of each anomalous frame into a folder of its session, named by index and file; each appears whole.
 
-    The overlay is an annotated JPEG, `000012.jpg`; the original is a lossless PNG, `000012.original.png`; the map is a
-    grey PNG of 16 bits, `000012.map.png`, in which 65535 stands for twice the threshold and more.
+    A session is one start of a camera, `20261129T013058Z-3f9a1c`: no start replaces pictures of another. The overlay is an
+    annotated JPEG, `000012.jpg`; the original is a lossless PNG, `000012.original.png`; the map is a grey PNG of 16 bits,
+    `000012.map.png`, in which 65535 stands for twice the threshold and more.
     """
 
     name = "rejects"
@@ -71,9 +70,14 @@ class RejectsSink(MessageSink):
     def __init__(self, settings: RejectsSettings) -> None:
         self._settings = settings
         self._folder = settings.folder
+        self._session = new_session()  # of frames that have none
         self._stream: str | None = None  # whose pictures lie in a folder that is not by stream
         self._budget = FolderBudget(settings.folder, settings.budget_bytes)
         self._cannot = f"cannot write pictures of rejects to {settings.folder}"
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (self._folder,)
 
     def __enter__(self) -> RejectsSink:
         with translating(self._cannot):
@@ -113,6 +117,7 @@ class RejectsSink(MessageSink):
         stem = f"{frame.index:06d}" + (f"_{NO_NAME.sub('_', Path(frame.name).stem)}" if frame.name else "")
         if frame.crop is not None:
             stem += f"_{safe_name(frame.crop.name)}"
+        session = safe_name(frame.session or self._session)
         if not self._settings.by_stream:
             self._stream = self._stream or frame.stream
             if frame.stream != self._stream:
@@ -120,8 +125,8 @@ class RejectsSink(MessageSink):
                     f"the pictures of {self._stream} and {frame.stream} would have the same names in {self._folder}: "
                     "keep them by_stream"
                 )
-            return stem
-        return str(PurePosixPath(safe_name(frame.stream), safe_name(frame.session), stem))
+            return str(PurePosixPath(session, stem))
+        return str(PurePosixPath(safe_name(frame.stream), session, stem))
 
 
 def encode(kind: str, prediction: Prediction) -> bytes:
@@ -263,11 +268,11 @@ def stem_of(path: AnyPath) -> AnyPath | None:
 
 
 def table_of(folder: Path, asked: Asked) -> dict[str, Any]:
-    """What --rejects asks for: every overlay; a folder a run where several streams or a restart would replace pictures."""
+    """What --rejects asks for: every overlay, in a folder of this run."""
     by_stream = asked.streams > 1 or asked.must_deliver
     table = {"folder": str(folder), "pictures": ["overlay"], "budget_bytes": None, "by_stream": by_stream}
     return table | flag_defaults(asked)
 
 
-FLAG = Flag("--rejects", "A picture of every reject into this folder.", table_of, "folder")
+FLAG = Flag("--rejects", "A picture of every reject, into a folder of this run below.", table_of, "folder")
 SINKS.register(SinkKind("rejects", RejectsSettings, RejectsSink, FLAG))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event, Tell
-from nnet_edge.runtime.sinks.base import RefusedError, Sink
+from nnet_edge.runtime.sinks.base import ClosedError, RefusedError, Sink
 from nnet_edge.runtime.sinks.queue import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Retry:
 
     def note(self, error: Exception) -> None:
         """Tell a fault of the sink, or of its spool. Raises it when the settings are strict."""
-        if self._settings.is_strict:
+        if self._settings.is_strict or (self._settings.ends_when_closed and isinstance(error, ClosedError)):
             raise error
         self._health.failed(error)
 

@@ -31,6 +31,7 @@ UNKNOWN_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
 SMALLEST_PIECE_BYTES = 1 << 16
 PIECE_S = 600.0  # what a kill or a power cut costs at most
 PIECE_BYTES = 1 << 30
+MOST_NAMED = 4  # files that are named at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +67,13 @@ class VideoSettings(SinkSettings):
     def shown_stream(self) -> str | None:
         return self.stream
 
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The file, or a pattern of its pieces."""
-        return (self.path if self.path.exists() else self.path.with_name(f"{self.path.stem}.*{self.path.suffix}"),)
-
 
 class VideoSink(Sink):
     """Writes annotated videos, .mp4 or .avi. A file gets its name when it is complete, read back and counted.
 
-    One stream becomes the file `path`; cut into pieces it is `line.000001.mp4` and so on, and of several streams
-    `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one incomplete piece, which is removed.
+    One stream becomes the file `path`, or, where that exists, `line.000001.mp4` and so on; cut into pieces it has numbers in
+    any case, and of several streams `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one
+    incomplete piece, which is removed.
     """
 
     name = "video"
@@ -89,6 +86,13 @@ class VideoSink(Sink):
         self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
         self._is_cut = settings.by_stream  # whether files have numbers
         self._stream: str | None = None  # of a video that is not by stream
+        self._finished: list[Path] = []
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files that it finished; a pattern of many."""
+        many = self._path.with_name(f"{self._path.stem}.*{self._path.suffix}")
+        return tuple(self._finished) if len(self._finished) <= MOST_NAMED else (many,)
 
     def expect(self, stream: str, rate_hz: float | None) -> None:
         if rate_hz:
@@ -149,8 +153,9 @@ class VideoSink(Sink):
         """Finish the file of the stream; room is made for it in the budget."""
         target = self._path.with_name(f"{self._stem(stream)}{self._path.suffix}")
         with translating(self._cannot):
-            target = next_rotated(target) if self._is_cut else target
+            target = next_rotated(target) if self._is_cut or target.exists() else target
             self._files.pop(stream).close(target)
+            self._finished.append(target)
             self._keep_to_budget(target)
 
     def _keep_to_budget(self, newest: Path) -> None:

@@ -15,10 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from uuid import uuid4
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
-from nnet_edge.frame import Frame
+from nnet_edge.frame import Frame, new_session
 from nnet_edge.runtime.sources.base import Source, SourceFacts
 from nnet_edge.settings.camera import CameraSettings
 
@@ -61,7 +60,7 @@ class Camera:
         reopen: Callable[[], Source] | None = None,
         captured: Callable[[float], None] = lambda took_ms: None,
     ) -> None:
-        self.name, self.settings, self.session = name, settings, uuid4().hex[:12]
+        self.name, self.settings, self.session = name, settings, new_session()
         self._source, self._reopen = source, reopen
         self._put, self._tell, self._ended, self._captured = put, tell, ended, captured
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.frame import Crop, Frame, FrameOutputs, Outputs, Prediction, Region, require_finite
+from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, require_finite
 from nnet_edge.imaging import SIDE
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
@@ -164,9 +164,11 @@ class PartOutputs:
 class Rules:
     """The settings of one moment, with the masks that follow from them; immutable but for its cache of masks."""
 
-    def __init__(self, settings: VerdictSettings, bundle_threshold: float, masks: Masks | None = None) -> None:
+    def __init__(
+        self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None, masks: Masks | None = None
+    ) -> None:
         self.settings = settings
-        self.bundle_threshold = bundle_threshold
+        self.bundle_threshold, self.judged_by = bundle_threshold, judged_by
         self.threshold = settings.threshold if settings.threshold is not None else bundle_threshold
         self.pixel_threshold = settings.pixel_threshold or self.threshold
         self.masks = masks or {}
@@ -185,9 +187,9 @@ class Rules:
 class Judge:
     """Judges the frames of one stream. `admit` belongs to the capture thread, `judge` to the line's, the rest to any."""
 
-    def __init__(self, settings: VerdictSettings, bundle_threshold: float) -> None:
+    def __init__(self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None = None) -> None:
         self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
-        self._rules = Rules(settings, bundle_threshold)
+        self._rules = Rules(settings, bundle_threshold, judged_by)
         self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
         self._size: tuple[int, int] | None = None  # height and width of the newest picture
         self._above: dict[str | None, deque[bool]] = {}
@@ -269,6 +271,7 @@ class Judge:
                     verdict,
                     inspected,
                     rules.bundle_threshold,
+                    rules.judged_by,
                 )
             )
         return found
@@ -308,7 +311,7 @@ class Judge:
             self._change(settings)
             self._scores.clear()  # of other regions
 
-    def use_bundle(self, bundle_threshold: float) -> float:
+    def use_bundle(self, bundle_threshold: float, judged_by: JudgedBy | None = None) -> float:
         """Judge by another bundle from now on; gives the threshold.
 
         A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's.
@@ -320,14 +323,16 @@ class Judge:
                 settings = replace(settings, threshold=settings.threshold * scale)
             if settings.pixel_threshold is not None:
                 settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
-            self._rules = Rules(settings, bundle_threshold, rules.masks)  # the same regions: nothing that could fail
+            self._rules = Rules(
+                settings, bundle_threshold, judged_by, rules.masks
+            )  # the same regions: nothing that could fail
         self._scores.clear()  # of another scale
         self._above.clear()
         return self._rules.threshold
 
     def _change(self, settings: VerdictSettings) -> float:
         """Replace the rules by ones with other settings that fit the camera; gives the threshold."""
-        rules = Rules(settings, self._rules.bundle_threshold)
+        rules = Rules(settings, self._rules.bundle_threshold, self._rules.judged_by)
         if self._size is not None:
             rules.fit(*self._size)
         self._rules = rules

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnet_edge.bundle import Artefact, Bundle, read_bundle
+from nnet_edge.bundle import Artefact, Bundle, id_of, read_bundle
 from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.frame import JudgedBy
 from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -71,11 +72,17 @@ class Model:
     manifest: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()  # what every report must say of it
 
+    @property
+    def judged_by(self) -> JudgedBy:
+        """What its predictions say that they come from."""
+        bundle_id = id_of(self.manifest) if "files" in self.manifest else None
+        return JudgedBy(self.name, bundle_id, self.runner.precision, self.runner.name)
+
     def facts(self) -> dict[str, object]:
         """What events and pages say of it."""
         return {
             "bundle": self.name, "path": None if self.path is None else str(self.path), "runner": self.runner.name,
-            "precision": self.runner.precision, "threshold": self.threshold,
+            "precision": self.runner.precision, "threshold": self.threshold, "bundle_id": self.judged_by.bundle_id,
         }  # fmt: skip
 
 

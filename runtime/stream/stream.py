@@ -24,7 +24,7 @@ class Stream:
                  tell: Callable[..., object], ended: Callable[[Stream, BaseException | None], None],
                  reopen: Callable[[], Source] | None) -> None:  # fmt: skip
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
-        self.judge = Judge(settings.verdict, model.threshold)
+        self.judge = Judge(settings.verdict, model.threshold, model.judged_by)
         self.meters = StreamMeters(meters)
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
@@ -47,7 +47,7 @@ class Stream:
     def use(self, model: Model) -> None:
         """Judge by another model from now on."""
         self.model = model
-        self.judge.use_bundle(model.threshold)
+        self.judge.use_bundle(model.threshold, model.judged_by)
 
     def status(self) -> StreamStatus:
         """The stream now."""

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from nnet_edge.bundle import Bundle
+from nnet_edge.cli.main import run
 from nnet_edge.cli.stream import command, settings_of_flags
 from nnet_edge.errors import ConfigError
+from nnet_edge.files import sha256
 from nnet_edge.runtime.sinks.base import MessageSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.stream.running import open_line
@@ -73,6 +75,47 @@ def test_spools_lie_where_version_0_1_left_them(tmp_path: Path) -> None:
     assert found == {"json-lines": tmp_path / "json-lines", "rejects": tmp_path / "pictures"}
     with pytest.raises(ConfigError, match="a video cannot be made to deliver later"):
         settings_of(*words, "--video", "a.mp4")
+
+
+@pytest.mark.parametrize("sources", [("synthetic:3",), ("left=synthetic:3", "right=synthetic:3")])
+def test_a_second_start_destroys_nothing_of_the_first(
+    bundle: Bundle, tmp_path: Path, sources: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's own command, twice."""
+    words = ["--json", tmp_path / "verdicts.jsonl", "--rejects", tmp_path / "rejects", "--video", tmp_path / "line.avi"]
+    for _ in range(2):
+        assert run(["stream", *sources, "--bundle", str(bundle.path), "--threshold", "1e-9", *map(str, words)]) == 0
+    frames = 2 * 3 * len(sources)
+    ids = [json.loads(line)["id"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(set(ids)) == frames
+    assert len(list((tmp_path / "rejects").rglob("*.jpg"))) == frames
+    videos = list(tmp_path.glob("*.avi"))
+    assert len(videos) == 2 * len(sources)
+    said = capsys.readouterr().err
+    assert all(f"wrote {video}" in said for video in videos)
+
+
+def test_events_have_a_file_of_their_own(tmp_path: Path, bundle: Bundle) -> None:
+    log, events = tmp_path / "verdicts.jsonl", tmp_path / "what.jsonl"
+    words = ["stream", "synthetic:3", "--bundle", str(bundle.path), "--json", str(log)]
+    assert run(words) == 0
+    assert os.listdir(tmp_path) == [log.name]  # a folder of pictures has no events worth a file
+    assert run([*words, "--events", str(events)]) == 0
+    assert len(log.read_text().splitlines()) == 6
+    assert "source.ended" in [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    with pytest.raises(ConfigError, match="--events belongs to --json: give that too"):
+        settings_of("synthetic:3", "--events", str(events))
+
+
+def test_verdicts_name_bundle_precision_and_runner(tmp_path: Path, bundle: Bundle) -> None:
+    log = tmp_path / "verdicts.jsonl"
+    assert (
+        run(["stream", "synthetic:3", "--bundle", str(bundle.path), "--json", str(log), "--runner", "onnxruntime"]) == 0
+    )
+    for line in map(json.loads, log.read_text().splitlines()):
+        shared = {name: line[name] for name in ("bundle", "bundle_id", "precision", "runner", "schema")}
+        named = {"bundle": bundle.name, "bundle_id": sha256(bundle.graph)[:12], "precision": "fp32"}
+        assert shared == {**named, "runner": "onnxruntime", "schema": 1}
 
 
 def test_credentials_are_for_network_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

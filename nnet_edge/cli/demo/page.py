@@ -120,7 +120,7 @@ def values(run: DemoRun) -> dict[str, Any]:
         "defective": defective,
         "false_rejects": false,
         "good": good,
-        "poster": None if hit is None else run.out / "rejects" / f"{hit:06d}.jpg",
+        "poster": None if hit is None else next((run.out / "rejects").glob(f"*/{hit:06d}.jpg")),
         "promise": promise[0].upper() + promise[1:],
         "camera_rows": camera_rows,
         "test_good": test_good,

@@ -135,7 +135,7 @@ def test_the_whole_walk_leaves_a_folder_that_hangs_together(tmp_path: Path) -> N
     assert set(indices) <= set(range(TINY.camera_parts))
     assert all(line["threshold"] == bundle.threshold.value for line in verdicts)
     rejects = sum(line["verdict"] == "anomalous" for line in verdicts)
-    assert len(list((out / "rejects").glob("*.jpg"))) == rejects
+    assert len(list((out / "rejects").glob("*/*.jpg"))) == rejects
     capture = cv2.VideoCapture(str(out / "line.mp4"))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == len(verdicts)
     capture.release()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import JudgedBy, Prediction
 from nnet_edge.runtime.sinks import (
     JsonLinesSettings,
     JsonLinesSink,
@@ -27,6 +29,7 @@ from nnet_edge.runtime.sinks import (
     Sink,
     VideoSettings,
     VideoSink,
+    to_fields,
     utc_text,
 )
 from nnet_edge.runtime.sinks.rotation import rotated_files
@@ -66,6 +69,8 @@ def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_predicti
         "verdict": "anomalous",
         "regions": [{"x": 192, "y": 96, "width": 64, "height": 32, "area": 2048.0, "peak": 3.0}],
         "latencies_ms": {"infer": 12.346, "total": 20.0},
+        "schema": 1,
+        **dict.fromkeys(("bundle", "bundle_id", "precision", "runner")),
     }
 
 
@@ -120,14 +125,18 @@ def indices(*paths: Path) -> list[int]:
     return [json.loads(line)["index"] for path in paths for line in path.read_bytes().decode().splitlines()]
 
 
-def test_a_file_that_exists_is_replaced_or_appended_to_as_asked(
+def test_a_file_that_exists_is_appended_to_or_numbered_and_never_emptied(
     tmp_path: Path, make_prediction: MakePrediction
 ) -> None:
-    path = tmp_path / "verdicts.jsonl"
+    path, numbered = tmp_path / "verdicts.jsonl", tmp_path / "verdicts.000001.jsonl"
     for append, found in ((False, [0]), (True, [0, 1]), (False, [2])):
         with log_to(path, append) as sink:
             sink.write(make_prediction(found[-1]))
         assert indices(path) == found
+    assert indices(numbered) == [0, 1]
+    with log_to(path, append=False, keep_files=1):
+        pass
+    assert (indices(path), sorted(os.listdir(tmp_path))) == ([], ["verdicts.000002.jsonl", "verdicts.jsonl"])
 
 
 @pytest.mark.parametrize("torn_bytes", [1, 40, 200_000])
@@ -207,22 +216,98 @@ def test_an_idle_log_reaches_the_disk_in_time(
         assert len(asked) == 1
 
 
-def test_events_are_lines_where_they_are_asked_for(tmp_path: Path, make_prediction: MakePrediction) -> None:
-    path = tmp_path / "verdicts.jsonl"
+def test_a_line_says_what_judged_it(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path, shared = (
+        tmp_path / "verdicts.jsonl",
+        {"bundle": 'part "ü"', "bundle_id": "0123456789ab", "precision": "int8", "runner": "openvino"},
+    )
+    with log_to(path) as sink:
+        sink.write(replace(make_prediction(0), judged_by=JudgedBy(**shared)))
+        sink.write(make_prediction(1))
+    known, unknown = (json.loads(line) for line in path.read_text().splitlines())
+    assert {name: known[name] for name in shared} == shared
+    assert {name: unknown[name] for name in shared} == dict.fromkeys(shared)
+    assert known["schema"] == unknown["schema"] == 1
+    for line, prediction in (
+        (known, replace(make_prediction(0), judged_by=JudgedBy(**shared))),
+        (unknown, make_prediction(1)),
+    ):
+        assert list(line) == list(to_fields(prediction))
+
+
+def test_events_lie_in_a_file_of_their_own(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    path, beside, named = (tmp_path / name for name in ("verdicts.jsonl", "verdicts.events.jsonl", "what.jsonl"))
     event = Event("source.lost", "left", 1_700_000_000.0, {"reason": "no frame for 5 s"})
-    for events in (False, True):
-        with log_to(path, events=events) as sink:
+    for facts in ({"events": False}, {"events": True}, {"events": True, "events_path": named}):
+        with log_to(path, append=True, **facts) as sink:
             sink.tell(event)
             sink.write(make_prediction(0))
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert len(lines) == 1 + events
-    assert lines[0] == {
+    assert indices(path) == [0, 0, 0]
+    assert named.read_text() == beside.read_text()
+    assert json.loads(beside.read_text()) == {
         "id": "event/source.lost/left/1700000000000000",
         "event": "source.lost",
         "stream": "left",
         "time": "2023-11-14T22:13:20.000Z",
         "facts": {"reason": "no frame for 5 s"},
+        "schema": 1,
     }
+    for wrong in ({"events_path": path}, {"events_path": named, "events": False}):
+        with pytest.raises(ConfigError, match="give another file than path"):
+            JsonLinesSettings(path=path, **wrong)
+
+
+def test_on_standard_output_events_stand_among_verdicts(
+    make_prediction: MakePrediction, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with log_to(Path("-"), append=True, events=True) as sink:
+        sink.tell(Event("source.lost", "left"))
+        sink.write(make_prediction(0))
+    assert [list(json.loads(line))[1] for line in capfdbinary.readouterr().out.splitlines()] == ["event", "stream"]
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_log_that_is_removed_or_renamed_is_begun_anew_and_loses_no_line(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch, is_removed: bool, has_folder: bool
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 0.0)
+    path, moved = tmp_path / "logs" / "verdicts.jsonl", tmp_path / "moved"
+    with log_to(path, append=True) as sink:
+        sink.write(make_prediction(0))
+        monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 10.0)
+        sink.write(make_prediction(1))  # since it was last seen
+        path.parent.rename(moved)
+        if has_folder:
+            path.parent.mkdir()
+        if is_removed:
+            shutil.rmtree(moved)
+        sink.write(make_prediction(2))
+        monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 0.0)
+        sink.tick()
+        sink.write(make_prediction(3))
+    assert indices(path) == ([1, 2, 3] if is_removed else [3])
+    assert is_removed or indices(moved / path.name) == [0, 1, 2]
+
+
+def test_the_newest_lines_of_a_removed_log_wait_until_there_is_a_disk_again(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 0.0)
+    path = tmp_path / "logs" / "verdicts.jsonl"
+    with log_to(path, append=True) as sink:
+        monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 10.0)
+        sink.write(make_prediction(0))
+        shutil.rmtree(path.parent)
+        path.parent.write_text("in the way")
+        monkeypatch.setattr("nnet_edge.runtime.sinks.json_lines.LOOK_EVERY_S", 0.0)
+        with pytest.raises(SinkError, match="cannot write verdicts to"):
+            sink.tick()
+        with pytest.raises(SinkError, match="cannot write verdicts to"):
+            sink.write(make_prediction(1))
+        path.parent.unlink()
+        sink.write(make_prediction(1))
+    assert indices(path) == [0, 1]
 
 
 def test_after_a_full_disk_the_log_goes_on(
@@ -295,22 +380,23 @@ def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -
     table = {"kind": "json-lines", "path": "log.jsonl", "turn_bytes": 5000, "must_deliver": "spool"}
     settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == JsonLinesSettings(path=tmp_path / "log.jsonl", turn_bytes=5000, must_deliver=tmp_path / "spool")
-    assert settings.outputs == (tmp_path / "log.jsonl",)
     kind = SINKS.find("json-lines")
-    assert isinstance(kind.make(settings), JsonLinesSink)
+    sink = kind.make(settings)
+    assert isinstance(sink, JsonLinesSink)
+    assert sink.outputs == (tmp_path / "log.jsonl", tmp_path / "log.events.jsonl")
 
     def typed(path: str, asked: Asked) -> JsonLinesSettings:
         assert kind.flag is not None
         found = SinkSettings.from_table({"kind": "json-lines", **kind.flag.table(Path(path), asked)}, "--json", Path())
         assert isinstance(found, JsonLinesSettings)
-        assert (found.fsync_every_s, found.events) == (None, False)
+        assert found.fsync_every_s is None
+        assert found.events is (found.queue > 0 and path != "-")
         return found
 
     file = typed("/x.jsonl", Asked())
-    assert (file.append, file.queue, file.every_frame, file.is_strict) == (False, 0, True, False)
+    assert (file.append, file.queue, file.every_frame, file.is_strict) == (True, 0, True, False)
     live = typed("-", Asked(is_live=True))
-    assert (live.append, live.queue, live.every_frame) == (False, 256, False)
-    assert (live.path, live.is_strict, live.outputs) == (Path("-"), True, ())
+    assert (live.append, live.queue, live.every_frame) == (True, 256, False)
+    assert (live.path, live.is_strict, kind.make(live).outputs) == (Path("-"), True, ())
     assert typed("/x.jsonl", Asked(is_live=True, every_frame=True)).every_frame
-    assert typed("/x.jsonl", Asked(must_deliver=True)).append
     assert typed("/x.jsonl", Asked(streams=2)).queue == 256

@@ -36,8 +36,20 @@ def test_rejects_leave_a_picture_and_good_frames_none(tmp_path: Path, make_predi
         sink.write(make_prediction(0, is_good=True))
         sink.write(make_prediction(12, name="part 12.png"))
         sink.write(make_prediction(13))
-    assert sorted(os.listdir(tmp_path / "rejects")) == ["000012_part 12.jpg", "000013.jpg"]
-    assert cv2.imread(str(tmp_path / "rejects" / "000013.jpg")).shape == (32 + 256, 2 * 512 + 56, 3)
+    (session,) = (tmp_path / "rejects").iterdir()
+    assert sorted(os.listdir(session)) == ["000012_part 12.jpg", "000013.jpg"]
+    assert cv2.imread(str(session / "000013.jpg")).shape == (32 + 256, 2 * 512 + 56, 3)
+
+
+@pytest.mark.parametrize("by_stream", [False, True])
+@pytest.mark.parametrize("session", ["", "of its own"])
+def test_a_second_start_replaces_no_picture(
+    tmp_path: Path, make_prediction: MakePrediction, by_stream: bool, session: str
+) -> None:
+    for number in range(3):
+        with rejects_to(tmp_path, by_stream=by_stream) as sink:
+            sink.write(make_prediction(0, session=session and f"{session} {number}"))
+    assert len(list(tmp_path.rglob("000000.jpg"))) == 3
 
 
 def test_a_picture_that_does_not_fit_leaves_no_part(
@@ -46,7 +58,7 @@ def test_a_picture_that_does_not_fit_leaves_no_part(
     says = "cannot write pictures of rejects to"
     with rejects_to(tmp_path) as sink, files_up_to(1000), pytest.raises(SinkError, match=says):
         sink.write(make_prediction())
-    assert os.listdir(tmp_path) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_original_overlay_and_map_can_be_kept(tmp_path: Path, make_prediction: MakePrediction) -> None:
@@ -137,9 +149,10 @@ def test_the_registry_builds_it_from_a_table_and_from_the_flag(tmp_path: Path) -
     table = {"kind": "rejects", "folder": "rejects", "pictures": ["map"], "budget_bytes": 1_000_000}
     settings = SinkSettings.from_table(table, "[[sink]]", tmp_path)
     assert settings == RejectsSettings(folder=tmp_path / "rejects", pictures=("map",), budget_bytes=1_000_000)
-    assert settings.outputs == (tmp_path / "rejects",)
     kind = SINKS.find("rejects")
-    assert isinstance(kind.make(settings), RejectsSink)
+    sink = kind.make(settings)
+    assert isinstance(sink, RejectsSink)
+    assert sink.outputs == (tmp_path / "rejects",)
     assert kind.flag is not None
     for asked, by_stream in ((Asked(), False), (Asked(streams=2), True), (Asked(must_deliver=True), True)):
         typed = SinkSettings.from_table({"kind": "rejects", **kind.flag.table(tmp_path, asked)}, "--rejects", Path())
@@ -157,7 +170,7 @@ def test_a_name_that_is_too_long_is_shortened_and_stays_the_only_one(
     with rejects_to(tmp_path / "rejects", ("original", "overlay", "map"), 10_000_000) as sink:
         for name in names:
             sink.write(make_prediction(7, name=name))
-    kept = os.listdir(tmp_path / "rejects")
+    kept = [path.name for path in (tmp_path / "rejects").rglob("*.*") if path.is_file()]
     assert len(kept) == 6
     assert len({name.partition(".")[0] for name in kept}) == 2  # the three pictures of a reject keep one stem
     assert all(name.startswith("000007_äää") for name in kept)

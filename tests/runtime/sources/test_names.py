@@ -75,8 +75,9 @@ def test_a_stream_of_such_names_is_judged_and_every_sink_keeps_them(
             prediction = make_prediction(frame.index, name=frame.name)
             assert json.loads(to_json(to_fields(prediction)))["name"] == frame.name
             sink.write(prediction)
-    assert len(os.listdir(os.fsencode(tmp_path / "rejects"))) == len(HOSTILE)
-    for name in os.listdir(tmp_path / "rejects"):
+    (session,) = (tmp_path / "rejects").iterdir()
+    assert len(os.listdir(os.fsencode(session))) == len(HOSTILE)
+    for name in os.listdir(session):
         assert printable(name) == name
         assert "\\" not in name  # Windows' shares refuse it
 
