@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nnet_edge.cli.options import FILE, Command, CommandGroup
-from nnet_edge.errors import NnetEdgeError
+from nnet_edge.errors import ConfigError, NnetEdgeError
 
 if TYPE_CHECKING:
     from nnet_edge.settings.line import LineSettings
@@ -38,12 +38,13 @@ def print_schema() -> None:
 
 
 def check_config(path: Path, has_bundle: bool = True) -> list[str]:
-    """The settings file in words, one line a part; checks the settings of each sink and where each secret lies.
+    """The settings file in words, one line a part; checks the settings of each sink, each mask picture and each secret.
 
     With `has_bundle`, read each bundle and check that it has the precision and runner that are asked for, with a threshold.
     Opens and connects nothing. Raises ConfigError, BundleError.
     """
     from nnet_edge.runtime.sources.open import absence, may_be_camera
+    from nnet_edge.runtime.stream.judge import check_masks
     from nnet_edge.settings.line import read_line_config
     from nnet_edge.settings.registry import SINKS
 
@@ -54,6 +55,11 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
         settings.web.token()
     lines = settings.lines()
     for stream in settings.streams:
+        height, width = stream.camera.height, stream.camera.width
+        try:
+            check_masks(stream.verdict, None if height is None or width is None else (height, width))
+        except ConfigError as error:
+            raise ConfigError(f"{path.name}: [[stream]] {stream.name!r}: verdict: {error}") from error
         reason = absence(stream.camera)
         if reason is not None:
             then = "it is tried until it is there" if may_be_camera(stream.camera) else "the line would be refused"

@@ -22,7 +22,7 @@ from nnet_edge.cli.options import (
     shown_option,
 )
 from nnet_edge.cli.view import say
-from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.errors import ConfigError, SinkError, StreamError
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
 
@@ -235,9 +235,8 @@ def page_place(text: str) -> dict[str, Any]:
 
 
 def run_settings(settings: LineSettings, sources: list[Source] | None, title: str | None) -> None:
-    """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served.
-
-    With typed `sources` a stream that fails is an error at the end; with a settings file the report names it.
+    """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served; at the end
+    StreamError when a stream failed, SinkError when a sink lost what it must deliver, or what files gave it.
     """
     from nnet_edge.runtime.sinks.queued import QueuedSink
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
@@ -267,15 +266,23 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
         finally:
             if server is not None:
                 server.line_ended()
-    for lost in [sink.counts().losses() for sink in line.sinks if isinstance(sink, QueuedSink)]:
-        if lost is not None:
+    are_files = not any(line.stream(status.name).source.is_live for status in line.streams())
+    broken = []
+    for sink in [sink for sink in line.sinks if isinstance(sink, QueuedSink)]:
+        if (lost := sink.counts().losses()) is not None:
             say(lost)
+            if sink.settings.must_deliver is not None or (are_files and not stop.is_set()):
+                broken.append(lost)
     if sources is not None:
-        for name, error in line.errors().items():
-            raise error if len(report.streams) == 1 else StreamError(f"{name}: {error}")
-        for sink in line.sinks:
-            for path in sink.outputs:
-                say(f"wrote {path}")
+        for path in [path for sink in line.sinks for path in sink.outputs]:
+            say(f"wrote {path}")
+    errors = line.errors()
+    if len(report.streams) == len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise StreamError("; ".join(f"stream {name}: {error}" for name, error in errors.items()))
+    if broken:
+        raise SinkError("; ".join(broken))
 
 
 def what_runs(streams: Sequence[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -54,8 +54,9 @@ class TrainingView:
 
 
 def say(line: str) -> None:
-    """Print a line for the person on standard error; standard output is for data."""
-    click.echo("\n".join(map(printable, line.split("\n"))), err=True)
+    """Print a line for the person on standard error; standard output is for data. Where nobody reads, nothing fails."""
+    with suppress(OSError):
+        click.echo("\n".join(map(printable, line.split("\n"))), err=True)
 
 
 @contextmanager

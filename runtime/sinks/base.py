@@ -55,6 +55,7 @@ class Sink(ABC):
     only_stream: str | None = None  # the one stream whose predictions are of use; None: all
     wants_events = False  # whether `tell` does anything
     can_repeat = False  # whether a prediction that failed may be written again
+    lost = 0  # predictions that it took and lost later, with a file that was removed
     largest_batch = 1  # messages that one `send` of a MessageSink takes
 
     def __enter__(self) -> Self:

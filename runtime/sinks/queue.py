@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.runtime.sinks.spool import SpoolSettings
 from nnet_edge.settings.runner import require_between, require_seconds
@@ -21,6 +21,7 @@ CAUSES = (
     "refused",  # the receiver works and will never take it, or it cannot be written as a message
     "spool full",  # with must-deliver: its bytes were used up
     "spool failed",  # with must-deliver: its disk took nothing, or gave back what cannot be read
+    "removed",  # taken, and lost with the file that somebody removed while it was written
     "stopped",  # still waiting when the line ended and the time to flush had passed
 )
 LOOK_S = 0.1  # how often a put that waits looks whether the line stops
@@ -44,6 +45,7 @@ class QueueSettings:
     is_strict: bool = False  # True: the first fault of the sink is raised in the caller's thread instead of all this
     ends_when_closed: bool = False  # True: only that its receiver closed for good is raised there
     must_deliver: SpoolSettings | None = None
+    is_finite: bool = False  # with must-deliver, True: a put that waited in vain for room in the spool ends the line
 
     def __post_init__(self) -> None:
         require_between("items of a sink's queue", self.queue_items, 1, 1_000_000)
@@ -110,6 +112,7 @@ class SinkQueue:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._stopped_s: float | None = None  # when a put saw that it is set
+        self.fault: SinkError | None = None  # that ends the line
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._is_closed = False
@@ -153,14 +156,16 @@ class SinkQueue:
     def _wait_for_room(self, item: Item) -> None:
         """Wait as long as the settings say, or until the line has been stopping for long enough."""
         end_s = time.monotonic() + self._settings.wait_limit_s
-        while not (self._is_closed or self._has_room(item)):
-            now_s = time.monotonic()
-            if self._stop.is_set():
-                self._stopped_s = self._stopped_s or now_s
-                end_s = min(end_s, self._stopped_s + STOP_WAIT_S)
-            if now_s >= end_s:
-                return
-            self._changed.wait(min(LOOK_S, end_s - now_s))
+        while not (self._is_closed or self._has_room(item)) and (left_s := self._left_s(end_s)) > 0:
+            self._changed.wait(min(LOOK_S, left_s))
+
+    def _left_s(self, end_s: float) -> float:
+        """Seconds that a put may wait on until `end_s`, or until the line has been stopping for long enough."""
+        now_s = time.monotonic()
+        if self._stop.is_set():
+            self._stopped_s = self._stopped_s or now_s
+            end_s = min(end_s, self._stopped_s + STOP_WAIT_S)
+        return end_s - now_s
 
     def take(self, limit: int, timeout_s: float) -> list[Item] | None:
         """The oldest 1 to `limit` items; none when there is none in time; None when the queue is closed and empty."""

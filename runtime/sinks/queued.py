@@ -36,8 +36,11 @@ END_LIMIT_S = 10.0  # beyond the time to flush: a sink that hangs for longer is 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
-def serve(settings: SinkSettings, observe: Observe | None = None) -> Sink:
-    """The sink of the settings, with a queue and a thread of its own unless `queue` is 0. Raises ConfigError."""
+def serve(settings: SinkSettings, observe: Observe | None = None, is_finite: bool = False) -> Sink:
+    """The sink of the settings, with a queue and a thread of its own unless `queue` is 0. Raises ConfigError.
+
+    `is_finite`: every source ends by itself, so that the line can wait for a spool without room, and end where that is in vain.
+    """
     sink: Sink = SINKS.find(settings.kind).make(settings)
     if settings.queue == 0:
         if sink.wants_events:
@@ -50,7 +53,8 @@ def serve(settings: SinkSettings, observe: Observe | None = None) -> Sink:
     spool = None if folder is None else SpoolSettings(folder, settings.spool_bytes)
     queue_settings = QueueSettings(
         settings.queue,
-        waits=settings.every_frame,
+        waits=settings.every_frame or (is_finite and folder is not None),
+        is_finite=is_finite,
         retry_s=settings.retry_s,
         ends_when_closed=settings.is_strict,
         must_deliver=spool,
@@ -70,7 +74,7 @@ class QueuedSink(Sink):
     ) -> None:
         self.sink = sink
         self.name = name or sink.name
-        self.wants_maps, self.wants_events = sink.wants_maps, sink.wants_events
+        self.wants_maps, self.wants_pixels, self.wants_events = sink.wants_maps, sink.wants_pixels, sink.wants_events
         self.settings = settings or QueueSettings()
         self.health = SinkHealth(self.name, self.settings, lambda: self._queue.losses())
         self._retry = Retry(sink, self.settings, self.health)
@@ -155,12 +159,16 @@ class QueuedSink(Sink):
 
     def counts(self) -> SinkCounts:
         """A snapshot of what became of everything so far."""
-        return self._queue.counts(self.name, self.health.state, self.health.reason)
+        found, lost = self._queue.counts(self.name, self.health.state, self.health.reason), self.sink.lost
+        if not lost:
+            return found
+        return replace(found, delivered=found.delivered - lost, dropped={**found.dropped, "removed": lost})
 
     def _raise_fault(self) -> None:
         """Raise, once, what ended the sink's thread."""
-        if self._error is not None:
-            error, self._error = self._error, None
+        error, self._error = self._error or self._queue.fault, None
+        self._queue.fault = None
+        if error is not None:
             raise error
 
     # ---- the sink's thread

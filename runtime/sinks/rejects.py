@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from nnet_edge.settings.sink import SinkSettings
 
 if TYPE_CHECKING:  # what draws and encodes is imported when it does
     import numpy as np
+log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 90
 SUFFIX = {"original": ".original.png", "overlay": ".jpg", "map": ".map.png"}
@@ -100,6 +102,7 @@ class RejectsSink(MessageSink):
     def send(self, messages: Sequence[Message]) -> int:
         (message,) = messages
         with translating(self._cannot):
+            self._look()
             longest = longest_name(self._folder)
             targets = [self._folder / fitting(name, longest) for name, _ in message.parts]
             if not self._budget.make_room(message.size_bytes, targets):
@@ -111,6 +114,17 @@ class RejectsSink(MessageSink):
                 write_atomically(target, content)
                 self._budget.add(target, len(content))
         return 1
+
+    def tick(self) -> None:
+        with translating(self._cannot):
+            self._look()
+
+    def _look(self) -> None:
+        """Begin the folder anew when somebody removed it."""
+        if not self._folder.is_dir():
+            log.warning("%s was removed: it is begun anew", self._folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._budget.scan()
 
     def _stem(self, frame: Frame) -> str:
         """The start of the file names, relative to the folder; only letters that every file system takes."""

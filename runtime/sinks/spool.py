@@ -18,7 +18,7 @@ from typing import IO
 
 from nnet_edge.errors import SinkError
 from nnet_edge.runtime.sinks.base import Message
-from nnet_edge.runtime.sinks.spool_database import Row, SpoolDatabase
+from nnet_edge.runtime.sinks.spool_database import Row, SpoolDatabase, is_at
 from nnet_edge.runtime.sinks.spool_migration import CURSOR_FILE, segments_of, split_parts, undelivered
 from nnet_edge.settings.runner import require_between, require_seconds
 
@@ -90,7 +90,9 @@ class Spool:
         """Bring all to the disk and let others have the spool; a second time it does nothing."""
         with self._changed:
             try:
-                self._database.close(is_needed=self.waiting > 0)
+                if self.waiting:
+                    self._renew_if_removed()
+                self._database.close()
             finally:
                 if self._lock_file is not None:
                     self._lock_file.close()
@@ -109,6 +111,7 @@ class Spool:
         """
         with self._changed:
             try:
+                self._renew_if_removed()
                 is_small = message.size_bytes <= LARGEST_MESSAGE_BYTES
                 is_kept = is_small and self._database.insert(to_row(self._next, message))
             except SinkError as error:
@@ -130,6 +133,10 @@ class Spool:
         Others wait only for a checkpoint, when the database's log is half full.
         """
         with self._changed:
+            try:
+                self._renew_if_removed()
+            except SinkError as error:
+                log.warning("%s", error)
             file = self._database.log_file()
         if file is None:
             return
@@ -171,6 +178,23 @@ class Spool:
             self._peeked = []
             self.waiting -= count
             self._database.delete_to(self._done)
+
+    def _renew_if_removed(self) -> None:
+        """Make the spool again where somebody removed or renamed it, with the messages that wait."""
+        if self._database.is_present:
+            return
+        log.warning(
+            "the spool %s was removed while open: it is made again with %d messages", self._folder, self.waiting
+        )
+        path = self._folder / "lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._lock_file is not None and not is_at(self._lock_file, path):
+                self._lock_file.close()
+                self._lock_file = lock(path)
+        except OSError as error:
+            raise SinkError(f"cannot use the spool {self._folder}: {error.strerror or error}") from error
+        self._database.begin_anew()
 
     def _recount(self) -> None:
         """The database was damaged and replaced: what it lost is damaged."""

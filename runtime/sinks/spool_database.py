@@ -6,7 +6,6 @@ The database is in WAL mode: a transaction is written behind the log `spool.db-w
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nnet_edge.errors import SinkError
 
@@ -69,17 +68,35 @@ class SpoolDatabase:
         except SQLITE_OR_SYSTEM as error:
             raise self._fault(error) from error
 
-    def close(self, is_needed: bool) -> None:
-        """Bring all to the disk itself and close; a second time it does nothing. A removed file is a fault if it is needed."""
+    def close(self) -> None:
+        """Bring all to the disk itself and close; a second time it does nothing."""
         try:
             if self._log_file is not None:
                 os.fsync(self._log_file.fileno())
-                if is_needed:
-                    self._require_present()
         except OSError as error:
             raise self._fault(error) from error
         finally:
             self._disconnect()
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the open database still lies at its path."""
+        return self._file is None or is_at(self._file, self._path)
+
+    def begin_anew(self) -> None:
+        """Make the database again where it was removed or renamed, with every row that the open one holds."""
+        carried = self._beside(".carried")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            carried.unlink(missing_ok=True)
+            self._execute("VACUUM INTO ?", (str(carried),))
+            self._disconnect()
+            if not self._path.exists():  # a log without its database is of the removed one
+                self._beside("-wal").unlink(missing_ok=True)
+            carried.replace(self._beside(".salvage"))
+            self._open(is_sound=True)
+        except SQLITE_OR_SYSTEM as error:
+            raise self._fault(error) from error
 
     def size_bytes(self) -> int:
         """Bytes of the database, without its log."""
@@ -98,7 +115,6 @@ class SpoolDatabase:
         """Keep the row; False when the database has reached its bound."""
         size_bytes = len(row[2]) + len(row[3]) + 2 * PAGE_BYTES
         try:
-            self._require_present()
             self._write(INSERT, row)
         except SQLITE_OR_SYSTEM as error:
             is_full = "is full" in str(error)  # SQLite says so of the disk and of `max_page_count`
@@ -143,7 +159,7 @@ class SpoolDatabase:
             except SQLITE_OR_SYSTEM as error:
                 raise self._fault(error) from error
 
-    def _open(self) -> None:
+    def _open(self, is_sound: bool = False) -> None:
         try:
             self._connect()
         except sqlite3.Error as error:
@@ -151,7 +167,7 @@ class SpoolDatabase:
                 raise
             self._set_aside(error)
             self._connect()
-        self._salvage()
+        self._salvage(is_sound)
         self._bound(self._limit_bytes)
 
     def _connect(self) -> None:
@@ -246,14 +262,17 @@ class SpoolDatabase:
             with suppress(FileNotFoundError):
                 os.replace(self._beside(ending), self._beside(".salvage" + ending))
 
-    def _salvage(self) -> None:
-        """Take over what can be read of a database that was set aside."""
+    def _salvage(self, is_sound: bool) -> None:
+        """Take over what can be read of a database that was set aside; it stays, as damaged, unless it is sound."""
         if not self._beside(".salvage").exists():
             return
         self._insert_all(readable(self._beside(".salvage")), 0)
         for ending in ("", "-wal"):
             with suppress(FileNotFoundError):
-                os.replace(self._beside(".salvage" + ending), self._beside(".damaged" + ending))
+                if is_sound:
+                    self._beside(".salvage" + ending).unlink()
+                else:
+                    os.replace(self._beside(".salvage" + ending), self._beside(".damaged" + ending))
 
     def _disconnect(self) -> None:
         """Close it: that is a last checkpoint, and removes its log when that succeeds."""
@@ -264,11 +283,6 @@ class SpoolDatabase:
 
     def _beside(self, ending: str) -> Path:
         return self._path.with_name(self._path.name + ending)
-
-    def _require_present(self) -> None:
-        """Raise OSError when the database was removed: it would take messages, and they would go with it."""
-        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, "spool.db was removed while it was open: start the line again")
 
     def _disk_error(self, size_bytes: int) -> OSError | None:
         """What the system says when the log grows by so many bytes, which SQLite keeps to itself; None when it can."""
@@ -290,6 +304,14 @@ class SpoolDatabase:
         if "is locked" in reason:
             reason = "another program has spool.db open: close it"
         return SinkError(f"cannot use the spool {self._folder}: {reason}")
+
+
+def is_at(file: IO[bytes] | FileIO, path: Path) -> bool:
+    """Whether the open file still lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nnet_edge.errors import SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.queue import Item, QueueSettings, SinkQueue
+from nnet_edge.runtime.sinks.queue import LOOK_S, Item, QueueSettings, SinkQueue
 from nnet_edge.runtime.sinks.retry import Retry
 from nnet_edge.runtime.sinks.spool import Spool, SpoolFullError
 
@@ -59,13 +59,33 @@ class SpooledQueue(SinkQueue):
         if not self._encode(item):
             self._lose(1, "refused", "refused")
             return
-        try:
-            self._spool.append(item.message)
-        except SinkError as error:
+        if (error := self._keep(item)) is not None:
             self._lose(1, "spool full" if isinstance(error, SpoolFullError) else "spool failed", str(error))
+            if self._settings.is_finite and not (self._stop.is_set() or isinstance(item.content, Event)):
+                waited = f"the line waited {self._settings.wait_limit_s:g} s for it"
+                self.fault = SinkError(
+                    f"{error}; {waited} and ends: make room where the spool lies, and start it again"
+                )
             return
         if self._observe is not None:
             self._observe(item.content, 1e3 * (time.monotonic() - item.put_s))
+
+    def _keep(self, item: Item) -> SinkError | None:
+        """Append the item to the spool, once there is room where the settings wait for that; else why it was not kept."""
+        end_s, has_told = time.monotonic() + self._settings.wait_limit_s, False
+        waits = self._settings.waits and not isinstance(item.content, Event)
+        while True:
+            try:
+                self._spool.append(item.message)
+            except SinkError as error:
+                if not waits or self._is_closed or (left_s := self._left_s(end_s)) <= 0:
+                    return error
+                if not has_told:
+                    log.warning("the line waits: %s", error)
+                has_told = True
+                time.sleep(min(LOOK_S, left_s))
+            else:
+                return None
 
     def take(self, limit: int, timeout_s: float) -> list[Item] | None:
         with self._changed:

@@ -130,7 +130,15 @@ class VideoSink(Sink):
         self._files[stream].write(picture)
 
     def tick(self) -> None:
-        """Close the pieces that are old or large enough, also those of a stream that gives no frames any more."""
+        """Close the pieces that are old or large enough, also those of a stream that gives no frames any more.
+
+        Raises SinkError for one that somebody removed: the next frame begins another.
+        """
+        for stream, file in list(self._files.items()):
+            if not file.part.exists():
+                self.lost += file.written
+                del self._files[stream]
+                raise SinkError(f"{file.part} was removed while it was written: its {file.written} frames are lost")
         for stream in [stream for stream, file in self._files.items() if self._is_full(file)]:
             self._is_cut = True
             self._close(stream)
@@ -154,7 +162,12 @@ class VideoSink(Sink):
         target = self._path.with_name(f"{self._stem(stream)}{self._path.suffix}")
         with translating(self._cannot):
             target = next_rotated(target) if self._is_cut or target.exists() else target
-            self._files.pop(stream).close(target)
+            file = self._files.pop(stream)
+            try:
+                file.close(target)
+            except (SinkError, OSError):
+                self.lost += file.written
+                raise
             self._finished.append(target)
             self._keep_to_budget(target)
 
@@ -185,14 +198,14 @@ class VideoFile:
     def __init__(self, part: Path, rate_hz: float, first: np.ndarray) -> None:
         self.part = part
         self._size = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # height, width; codecs want even sides
-        self._written = 0
+        self.written = 0
         self.began_s = time.monotonic()
         self._writer = self._open(rate_hz)
 
     def write(self, picture: np.ndarray) -> None:
         """Add a picture, uint8 BGR (H, W, 3)."""
         self._writer.write(fit(picture, *self._size))
-        self._written += 1
+        self.written += 1
 
     def close(self, target: Path) -> None:
         """Read it back and give it its name. Raises SinkError when frames are missing, OSError.
@@ -204,8 +217,8 @@ class VideoFile:
         self._writer.release()
         try:
             found = count_frames(str(self.part))
-            if found < self._written:
-                lack = f"{found} of {self._written} frames"
+            if found < self.written:
+                lack = f"{found} of {self.written} frames"
                 raise SinkError(f"the video {target} holds {lack}: is the disk full? It was removed")
             self.part.replace(target)
         finally:

@@ -54,6 +54,22 @@ def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Cro
     return inspected
 
 
+def check_masks(settings: VerdictSettings, size: tuple[int, int] | None) -> None:
+    """Read the mask pictures, and see that regions and crops fit a picture of this size (height, width).
+
+    None: of the size of the mask pictures. Raises ConfigError.
+    """
+    paths = [path for path in (settings.interest_picture, settings.ignored_picture) if path is not None]
+    sizes = {path: decode_mask(path).shape for path in paths}
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"the masks {paths[0]} and {paths[1]} differ in size: draw both on a picture of the camera")
+    if size is None and paths:
+        height, width = sizes[paths[0]]
+        size = height, width
+    if size is not None:
+        Rules(settings, 1.0, None).fit(*size)
+
+
 def draw(mask: np.ndarray, polygons: Sequence[Polygon], value: int) -> None:
     """Fill the polygons in `mask`, uint8 (H, W), with `value`."""
     for polygon in polygons:
@@ -63,6 +79,17 @@ def draw(mask: np.ndarray, polygons: Sequence[Polygon], value: int) -> None:
 
 def read_mask(path: Path, height: int, width: int) -> np.ndarray:
     """The picture at `path` as uint8 (H, W), 255 where it is brighter than mid grey. Raises ConfigError."""
+    mask = decode_mask(path)
+    if mask.shape != (height, width):
+        raise ConfigError(
+            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels and the camera gives {width}x{height}: "
+            "draw it on a picture of the camera"
+        )
+    return np.where(mask > HALF_COVERED, np.uint8(255), np.uint8(0))
+
+
+def decode_mask(path: Path) -> np.ndarray:
+    """The grey picture at `path`, uint8 (H, W). Raises ConfigError."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
@@ -70,12 +97,7 @@ def read_mask(path: Path, height: int, width: int) -> np.ndarray:
     mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     if mask is None:
         raise ConfigError(f"the mask {path} is no picture: save it as PNG")
-    if mask.shape != (height, width):
-        raise ConfigError(
-            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels and the camera gives {width}x{height}: "
-            "draw it on a picture of the camera"
-        )
-    return np.where(mask > HALF_COVERED, np.uint8(255), np.uint8(0))
+    return mask
 
 
 def require_inside(crops: Sequence[Crop], height: int, width: int) -> None:

@@ -36,11 +36,13 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     """
     assert settings.bundle is not None  # LineSettings saw to it
     meters = LineMeters()
-    # What must be delivered is on disk before anybody else hears of it.
-    ordered = sorted(settings.sinks, key=lambda sink: sink.must_deliver is None)
-    sinks = [serve(sink, observer_of(sink.label, meters)) for sink in ordered]
     if sources is None:
         sources = [open_source_of(stream.camera, stream.name, may_be_absent=True) for stream in settings.streams]
+    is_finite = settings.web is None and not any(source.is_live for source in sources)
+    served = [(sink, serve(sink, observer_of(sink.label, meters), is_finite)) for sink in settings.sinks]
+    # What must be delivered is on disk before anybody else hears of it, and a picture before the line that refers to it.
+    served.sort(key=lambda pair: (pair[0].must_deliver is None, not pair[1].wants_pixels))
+    sinks = [sink for _, sink in served]
 
     def load(path: Path) -> Model:
         return load_model(path, settings.runner, settings.precision)

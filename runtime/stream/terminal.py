@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -45,18 +46,25 @@ class TerminalView:
             for line in report.lines():
                 self._line(line)
         elif self._live is not None:
-            self._live.update(table_of(report, self._title), refresh=True)
+            try:
+                self._live.update(table_of(report, self._title), refresh=True)
+            except OSError:  # the terminal is gone: the line goes on without its table
+                self._live = None
         elif (now_s := time.monotonic()) >= self._next_s:
             self._next_s = now_s + self._every_s
             self._line(f"{self._title}: {report.lines()[0]}")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print it where that is possible. Rich would end the program at a closed pipe, and keep what a full disk refused."""
+        with suppress(OSError, ValueError):  # ValueError: the file is closed
+            self._console.file.write(f"{text}\n")
+            self._console.file.flush()
 
     def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            with suppress(OSError):
+                live.stop()
 
 
 def table_of(report: LineReport, title: str) -> Table:

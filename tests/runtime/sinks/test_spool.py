@@ -266,24 +266,48 @@ def test_files_that_a_person_took_away_do_not_stop_the_next_messages(tmp_path: P
             assert take_all(spool) == [message(index).id]
 
 
-def test_a_folder_that_vanishes_takes_no_messages_and_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["removed", "renamed", "without its database", "without its log"])
+@pytest.mark.parametrize("noticed_by", ["append", "sync", "close"])
+def test_a_spool_that_vanishes_while_it_is_open_is_made_again_with_what_waits(
+    tmp_path: Path, how: str, noticed_by: str
+) -> None:
     folder = tmp_path / "spool"
-    spool = Spool(SpoolSettings(folder)).__enter__()
-    spool.append(message(0))
-    shutil.rmtree(folder)
-    with pytest.raises(SinkError, match=r"removed while it was open: start the line again; left/ä/1 was not kept"):
-        spool.append(message(1))
-    spool.sync()
-    assert take_all(spool) == ids([0])  # what is known is still sent
-    spool.close()
-    spool = Spool(SpoolSettings(folder)).__enter__()
-    spool.append(message(2))
-    shutil.rmtree(folder)
-    with pytest.raises(SinkError, match="removed while it was open"):
-        spool.close()  # a message is lost
-    spool.close()
     with Spool(SpoolSettings(folder)) as spool:
-        assert spool.waiting == 0
+        for index in range(4):
+            spool.append(message(index))
+        spool.peek(1, 0)
+        spool.done(1)
+        if how == "removed":
+            shutil.rmtree(folder)
+        elif how == "renamed":
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            for path in folder.glob("spool.db" if how == "without its database" else "spool.db-wal"):
+                path.unlink()
+        if noticed_by == "append":
+            spool.append(message(4))
+        elif noticed_by == "sync":
+            spool.sync()
+        if noticed_by != "close" and how != "without its log":
+            assert (folder / "spool.db").exists()
+            with pytest.raises(SinkError, match="used by another process"):
+                Spool(SpoolSettings(folder)).__enter__()
+    with Spool(SpoolSettings(folder)) as spool:
+        assert take_all(spool) == ids(range(1, 5 if noticed_by == "append" else 4))
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "spool.db"]
+
+
+def test_a_spool_that_cannot_be_made_again_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with Spool(SpoolSettings(folder)) as spool:
+        spool.append(message(0))
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        with pytest.raises(SinkError, match=r"cannot use the spool .*; left/ä/1 was not kept"):
+            spool.append(message(1))
+        folder.unlink()
+        spool.append(message(2))
+        assert take_all(spool) == ids([0, 2])
 
 
 def test_a_full_disk_keeps_nothing_half(
