@@ -35,6 +35,7 @@ TESTS = {  # fault -> the test that causes it, below tests/runtime
     "broker down for a minute": "sinks/test_outage.py",
     "webhook receiver down for a minute": "sinks/test_outage.py",
     "disk full": "sinks/test_queued.py::test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room",
+    "disk of the spool full": "sinks/test_queued.py::test_files_wait_for_room_in_a_spool_and_end_the_line_where_none_comes",
     "runner throws once": "stream/test_line.py::test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame",
     "runner throws always": "stream/test_line.py::test_a_runner_that_always_fails_ends_the_line_with_its_error",
     "kill -9 in mid-write, twice": "sinks/test_queued.py::test_kill_9_and_sigterm_lose_no_message_that_was_accepted",

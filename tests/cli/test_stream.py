@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from nnet_edge.cli.main import run
 from nnet_edge.cli.stream import command, settings_of_flags
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import sha256
-from nnet_edge.runtime.sinks.base import MessageSink
+from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError
+from nnet_edge.runtime.sinks.json_lines import JsonLinesSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.stream.running import open_line
 from nnet_edge.settings.line import LineSettings, line_settings, schema
@@ -116,6 +117,117 @@ def test_verdicts_name_bundle_precision_and_runner(tmp_path: Path, bundle: Bundl
         shared = {name: line[name] for name in ("bundle", "bundle_id", "precision", "runner", "schema")}
         named = {"bundle": bundle.name, "bundle_id": sha256(bundle.graph)[:12], "precision": "fp32"}
         assert shared == {**named, "runner": "onnxruntime", "schema": 1}
+
+
+def test_a_picture_is_kept_before_the_line_that_refers_to_it(tmp_path: Path, bundle: Bundle) -> None:
+    kinds = {"json-lines": "path", "rejects": "folder", "webhook": "url"}
+    places = {"json-lines": str(tmp_path / "a.jsonl"), "rejects": str(tmp_path / "r"), "webhook": "http://127.0.0.1:9/"}
+    sinks = [{"kind": kind, key: places[kind], "must_deliver": str(tmp_path / kind)} for kind, key in kinds.items()]
+    table = {"bundle": str(bundle.path), "stream": [{"name": "a", "camera": {"address": "synthetic:3"}}], "sink": sinks}
+    line = open_line(line_settings(table, "line.toml", Path()))
+    assert [sink.name for sink in line.sinks] == ["rejects", "json-lines", "webhook"]
+    with line.model().runner:
+        pass
+
+
+@pytest.fixture
+def line_of(tmp_path: Path, bundle: Bundle) -> Callable[..., Path]:
+    """A function that writes a settings file of streams (name -> TOML value of the camera's address) and more lines."""
+
+    def write(streams: dict[str, str], more: str = "") -> Path:
+        head = f"bundle = {json.dumps(str(bundle.path))}\n"
+        tables = [f"[[stream]]\nname = '{name}'\ncamera.address = '{address}'\n" for name, address in streams.items()]
+        path = tmp_path / "line.toml"
+        path.write_text(head + "".join(tables) + more)
+        return path
+
+    return write
+
+
+def test_the_exit_code_tells_of_a_stream_that_failed(
+    line_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    assert run(["stream", "--config", str(line_of({"left": "synthetic:2"}))]) == 0
+    for streams in ({"left": "no.mp4"}, {"left": "no.mp4", "right": "synthetic:2"}):
+        assert run(["stream", "--config", str(line_of(streams))]) == 1
+        assert "no.mp4" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_exit_code_tells_of_a_verdict_that_must_be_delivered_and_was_not(
+    line_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two live cameras would go on; two of files end, with the line's own sentence."""
+    sink = "[[sink]]\nkind = 'json-lines'\npath = 'a.jsonl'\nmust_deliver = 'spool'\nspool_bytes = 65536\n"
+    path = line_of({"left": "synthetic:2", "right": "synthetic:2"}, sink)
+    with SinkLoss() as loss:
+        assert run(["stream", "--config", str(path)]) == 1
+    assert loss.count == 1
+    assert "the sink json-lines lost 1 verdicts and events: 1 refused" in capsys.readouterr().err.splitlines()[-1]
+
+
+class SinkLoss:
+    """One message of the JSON lines sink is refused while the block runs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._send = JsonLinesSink.send
+
+    def __enter__(self) -> SinkLoss:
+        def send(sink: JsonLinesSink, messages: Sequence[Message]) -> int:
+            if not self.count:
+                self.count = 1
+                raise RefusedError("not this one")
+            return self._send(sink, messages)
+
+        JsonLinesSink.send = send  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        JsonLinesSink.send = self._send  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("how", ["full", "closed"])
+def test_standard_error_that_takes_nothing_ends_no_line(tmp_path: Path, bundle: Bundle, how: str) -> None:
+    log = tmp_path / "a.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "nnet_edge.cli.main",
+        "stream",
+        "synthetic:3",
+        "--bundle",
+        str(bundle.path),
+        "--json",
+        str(log),
+    ]
+    script = f"import sys; sys.argv = {command[2:]!r}; from nnet_edge.cli.main import main; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full" if how == "full" else writer, "wb") as errors:
+        subprocess.run([sys.executable, "-c", script], stderr=errors, timeout=LIMIT_S, check=False)
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_config_check_reads_the_mask_pictures(
+    line_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size in (("a.png", (20, 30)), ("b.png", (20, 40)), ("none.png", (20, 30))):
+        cv2.imwrite(str(tmp_path / name), np.full(size, 0 if name == "none.png" else 255, np.uint8))
+    (tmp_path / "text.png").write_text("no picture")
+    check = ["config", "check", "--without-bundle"]
+    sizes = "camera.width = 30\ncamera.height = 20\n"
+    for lines, said in (
+        ("verdict.interest_picture = 'absent.png'", "absent.png cannot be read: No such file"),
+        ("verdict.ignored_picture = 'text.png'", "text.png is no picture: save it as PNG"),
+        ("verdict.interest_picture = 'a.png'\nverdict.ignored_picture = 'b.png'", "differ in size"),
+        (f"{sizes}verdict.interest_picture = 'b.png'", "b.png has 40x20 pixels and the camera gives 30x20"),
+        ("verdict.interest_picture = 'none.png'", "the regions leave nothing of the picture (30x20 pixels) to inspect"),
+    ):
+        assert run([*check, str(line_of({"left": "synthetic"}, lines))]) == 2
+        assert "line.toml: [[stream]] 'left': verdict: " in (found := capsys.readouterr().err)
+        assert said in found
+    assert run([*check, str(line_of({"left": "synthetic"}, f"{sizes}verdict.interest_picture = 'a.png'"))]) == 0
 
 
 def test_credentials_are_for_network_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -542,6 +543,71 @@ def test_a_spool_on_a_full_disk_costs_the_newest_and_goes_on_when_there_is_room(
     assert sink.got == ids(*range(counts.spooled), 1500)
     assert queued.counts().is_balanced
     assert any("No space left on device" in str(event.facts.get("reason")) for event in told)
+
+
+def test_files_wait_for_room_in_a_spool_and_end_the_line_where_none_comes(
+    small_disk: Path, make_prediction: MakePrediction, note_fault: Callable[..., None]
+) -> None:
+    """300 frames of files, must-deliver, a full disk: none is lost while there may be room, and the line ends where not."""
+    ballast, sink, wanted = small_disk / "ballast", Receiver(), 300
+    settings = replace(must_deliver(small_disk / "spool"), waits=True, is_finite=True, wait_limit_s=20.0)
+    with QueuedSink(sink, settings) as queued:
+        sink.is_down.set()
+        ballast.write_bytes(b"x" * 995_000)
+        make_room = threading.Timer(0.5, ballast.unlink)
+        make_room.start()
+        began_s = time.monotonic()
+        for index in range(wanted):
+            queued.write(make_prediction(index))
+        took_s = time.monotonic() - began_s
+        sink.is_down.clear()
+        until(lambda: queued.counts().spooled == 0)
+    assert sink.got == ids(*range(wanted))
+    assert took_s > 0.4
+    note_fault("disk of the spool full", wanted, queued.counts().delivered, queued.counts().dropped,
+               f"{took_s - 0.5:.2f} s after there is room", "verdicts")  # fmt: skip
+
+    def write_on_and_on(queued: QueuedSink) -> None:
+        for index in range(wanted, 5 * wanted):
+            queued.write(make_prediction(index))
+
+    sink.is_down.set()
+    ballast.write_bytes(b"x" * 900_000)
+    with (
+        pytest.raises(SinkError, match=r"the line waited 0\.2 s for it and ends: make room where the spool lies"),
+        QueuedSink(sink, replace(settings, wait_limit_s=0.2)) as queued,
+    ):
+        write_on_and_on(queued)
+    assert queued.counts().is_balanced
+    assert queued.counts().dropped == {"spool failed": 1}
+
+
+def test_live_sources_do_not_end_at_a_spool_without_room(small_disk: Path, make_prediction: MakePrediction) -> None:
+    (small_disk / "ballast").write_bytes(b"x" * 995_000)
+    sink = Receiver()
+    sink.is_down.set()
+    with QueuedSink(sink, must_deliver(small_disk / "spool")) as queued:
+        for index in range(300):
+            queued.write(make_prediction(index))
+        assert queued.counts().dropped["spool failed"] > 100
+    assert queued.counts().is_balanced
+
+
+def test_a_video_that_is_removed_while_it_is_written_is_counted_and_begun_anew(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    with QueuedSink(VideoSink(VideoSettings(path=tmp_path / "line.avi", by_stream=False))) as queued:
+        for index in range(5):
+            queued.write(make_prediction(index))
+        assert queued.flush(10)
+        (tmp_path / ".line.part.avi").unlink()
+        for index in range(5, 9):
+            queued.write(make_prediction(index))
+        assert queued.flush(10)
+    counts = queued.counts()
+    assert counts.is_balanced
+    assert (counts.delivered, counts.dropped) == (3, {"failed": 1, "removed": 5})
+    assert cv2.VideoCapture(str(tmp_path / "line.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
 def test_a_video_is_whole_when_the_line_ends_or_its_fault_is_raised_then(

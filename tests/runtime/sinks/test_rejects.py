@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -123,6 +124,20 @@ def test_pictures_of_two_streams_never_replace_each_other(tmp_path: Path, make_p
         for stream in ("left", "right"):
             sink.write(make_prediction(0, stream=stream))
     assert len(list((tmp_path / "all").rglob("*.jpg"))) == 2
+
+
+def test_a_folder_that_is_removed_is_begun_anew(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    folder = tmp_path / "rejects"
+    with rejects_to(folder, budget_bytes=1_000_000) as sink:
+        sink.write(make_prediction(0))
+        for index in (1, 2):
+            shutil.rmtree(folder)
+            if index == 1:
+                sink.tick()
+                assert folder.is_dir()
+            sink.write(make_prediction(index))
+            assert [path.stem for path in folder.rglob("*.jpg")] == [f"{index:06d}"]
+        assert sink._budget.used_bytes == used_bytes(folder)
 
 
 def test_parts_that_a_kill_left_go_on_entering(tmp_path: Path) -> None:
