@@ -14,6 +14,7 @@ from nnet_edge.errors import ConfigError
 
 READ_BYTES = 1 << 20
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
 def sha256(path: Path) -> str:

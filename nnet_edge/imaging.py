@@ -17,7 +17,7 @@ import io
 import platform
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +31,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.files import IMAGE_SUFFIXES
 
 IS_VECTORISED = platform.machine() == "x86_64"  # as in the marker of setup.py
 
@@ -67,7 +66,6 @@ else:
 
 
 SIDE = 256  # height and width of the graph's input, pixels
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs; there a warning, here an error
 
 MaskRule = Literal["half", "any"]
@@ -104,8 +102,22 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels)
 
 
+class Labels(NamedTuple):
+    """The pixels of a mask, upright."""
+
+    values: np.ndarray  # as they are stored, (H, W) or (H, W, 3); those of a GIF as they are shown
+    grey: np.ndarray  # as they are shown, uint8 (H, W)
+    alpha: np.ndarray | None  # how opaque they are, uint8 (H, W), where the file says so
+
+
 def read_mask(path: Path) -> np.ndarray:
-    """Where the mask at `path` marks a defect: bool (H, W), true where a stored value is not 0.
+    """Where the mask at `path` marks a defect: bool (H, W), true where a stored value is not 0. Raises as `read_labels`."""
+    values = read_labels(path).values
+    return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
+
+
+def read_labels(path: Path) -> Labels:
+    """The pixels of the mask at `path`.
 
     Raises DataError, naming the file, when it cannot be read or is a JPEG or a lossy WebP, whose edges are never clean.
     """
@@ -118,10 +130,27 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         is_gif = data.startswith(b"GIF8")
         picture = _bounded(GifImageFile(io.BytesIO(data))) if is_gif else _open(data)
+        ImageOps.exif_transpose(picture, in_place=True)
+        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        alpha = np.array(picture.convert("RGBA").getchannel("A")) if has_alpha else None
         values = _pixels(picture, data, as_labels=not is_gif)
+        picture.info.pop("transparency", None)
+        is_plain = values.dtype == np.uint8 and picture.mode not in ("1", "P")
+        grey = (
+            _shown(values) if is_plain or values.dtype.itemsize > 1 else np.array(picture.convert("RGB").convert("L"))
+        )
     except Exception as error:  # as in decode_image
         raise _cannot_read("mask", path, error) from error
-    return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
+    return Labels(values, grey, alpha)
+
+
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Stored values as grey, uint8 (H, W); those of more than 8 bits reach from black to white."""
+    grey = values if values.ndim == 2 else values.max(axis=2)
+    if grey.dtype == np.uint8:
+        return grey
+    darkest, brightest = float(grey.min()), float(grey.max())
+    return ((grey - darkest) * (255 / max(brightest - darkest, 1e-9))).astype(np.uint8)
 
 
 def read_size(path: Path) -> tuple[int, int]:

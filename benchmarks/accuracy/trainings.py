@@ -56,7 +56,11 @@ class Watch:
 
 
 def read_datasets(
-    roots: Sequence[Path], layout: str = "auto", categories: Sequence[str] = (), split_csv: Path | None = None
+    roots: Sequence[Path],
+    layout: str = "auto",
+    categories: Sequence[str] = (),
+    split_csv: Path | None = None,
+    mask_mark: str = "auto",
 ) -> list[Dataset]:
     """Every category under the folders `roots`, or those of the names `categories`, in their order; no image is opened.
 
@@ -71,7 +75,7 @@ def read_datasets(
     for name in categories:
         if name not in places:
             raise ConfigError(f"no category {name!r} in the folders given: choose of {', '.join(places) or 'none'}")
-    return [read_dataset(places[name], layout, name, split_csv) for name in categories or places]
+    return [read_dataset(places[name], layout, name, split_csv, mask_mark) for name in categories or places]
 
 
 def category_names(datasets: Sequence[Dataset]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from nnet_edge.benchmarks.harness.report import write_json
 from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
-from nnet_edge.data.images import Dataset, fingerprint, load_images, load_mask
+from nnet_edge.data.images import Dataset, fingerprint, load_images, load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.settings.runner import require_between
@@ -233,11 +233,7 @@ def write_rows(method: Method, dataset: Dataset, folder: Path, settings: LearnSe
     """fp32.json, written last, and int8.json where there are maps: the metrics of the maps that learn.py left."""
     facts = json.loads((folder / "learned" / "facts.json").read_text())
     labels = np.array([sample.is_anomalous for sample in dataset.test])
-    has_mask = np.array([sample.mask_path is not None or not sample.is_anomalous for sample in dataset.test])
-    masks = np.zeros((len(labels), 256, 256), bool)
-    for mask, sample in zip(masks, dataset.test, strict=True):
-        if sample.mask_path is not None:
-            mask[:] = load_mask(sample)
+    masks, has_mask = load_masks(dataset.test)
     for precision in ("int8", "fp32"):
         maps_file = folder / "learned" / f"maps-{precision}.npy"
         if maps_file.exists():

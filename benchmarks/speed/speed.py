@@ -27,8 +27,8 @@ from nnet_edge.benchmarks.speed.plan import DEFAULTS, Missing, Opened, Plan, Spe
 from nnet_edge.benchmarks.speed.report import Memory, Result, SpeedReport, SystemFacts
 from nnet_edge.benchmarks.speed.systems import open_all
 from nnet_edge.bundle import Bundle, now, read_bundle
+from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import load_images
-from nnet_edge.data.layouts import find_images
 from nnet_edge.errors import DataError, NnetEdgeError
 from nnet_edge.imaging import SIDE, read_size
 from nnet_edge.machine import has_module

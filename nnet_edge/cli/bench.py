@@ -141,7 +141,8 @@ def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any]) -> list[Dat
     from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
-    datasets = read_datasets(data, options["layout"], names_of(options["categories"]), options["split_csv"])
+    datasets = read_datasets(data, options["layout"], names_of(options["categories"]), options["split_csv"],
+                             options["mask_mark"])  # fmt: skip
     for dataset in datasets:
         for note in dataset.notes:
             say(f"note: {dataset.category}: {note}")

@@ -44,8 +44,9 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
     for line in artifact.warnings:
         say(line)
     if artifact.bundle is not None:
+        known = len(dataset.notes)
         dataset = with_held_out_images(dataset, artifact.bundle.manifest["data"])
-        for note in dataset.notes:
+        for note in dataset.notes[known:]:
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
         found = measure(runner, dataset, artifact.threshold, settings.max_batch, options["skip_bad_images"],

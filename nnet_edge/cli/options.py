@@ -57,9 +57,11 @@ def together(*parameters: Decorator) -> Decorator:
 
 _layout = together(
     click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
-    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "folder"]), default="auto"),
+    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "real-iad", "ksdd2", "folder"]), default="auto"),
     click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
-)
+    shown_option("--mask-mark", metavar="auto|nonzero|bright|dark|alpha|VALUE", default="auto",
+                 help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
+)  # fmt: skip
 _category = click.option("--category", help="The category to take where DATA holds several.")
 dataset_options = together(click.argument("data", type=FOLDER), _category, _layout)
 labelled_data_options = together(  # for commands that can do without DATA
@@ -151,7 +153,8 @@ def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
     if options["split_csv"] is not None and options["layout"] not in ("auto", "visa"):
         raise ConfigError("--split-csv belongs to the layout visa")
-    dataset = read_dataset(data, options["layout"], options["category"], options["split_csv"])
+    places = (options[name] for name in ("layout", "category", "split_csv", "mask_mark"))
+    dataset = read_dataset(data, *places)
     for note in dataset.notes:
         say(f"note: {note}")
     return dataset

@@ -74,7 +74,8 @@ def train_bundle(
 
     settings: MethodSettings = choose_settings(options)
     computed, known = train_options(options), start_folder(out, resume, force, options)
-    data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"])
+    data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"],
+                              together=options["together"])  # fmt: skip
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
@@ -142,11 +143,11 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
 def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
     """The settings of a resumed training. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
-    for name in ("fingerprint", "held_out", "seed"):
-        if began_with[name] != now[name]:
+    for name in ("fingerprint", "held_out", "seed", "together"):
+        if began_with.get(name, now[name]) != now[name]:  # 0.1.0 knew no "together"
             raise TrainingError(
                 f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
-                "give the same DATA, --seed and --hold-out, or start again with --force"
+                "give the same DATA, --seed, --hold-out and --together, or start again with --force"
             )
     return checkpoint.settings
 
@@ -174,7 +175,15 @@ def train_options(options: Mapping[str, Any]) -> TrainOptions:
 
 def tell_data(data: TrainingData) -> None:
     """Say what is learned from, and what is wrong with it."""
-    say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold")
+    facts = data.facts
+    say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold; "
+        f"{facts['distinct']} distinct")  # fmt: skip
+    if facts["left_out"]:
+        say(f"left out {facts['left_out']} copies of held-out images: each counts once")
+    if data.near is not None:
+        say(f"warning: by near copies ({data.near[0]} and {data.near[1]}) the good images show only "
+            f"{facts['distinct_by_near_copies']} distinct parts: where they show one part, as frames of one video do, "
+            "say --together near, or the expected rate of false rejects is too good")  # fmt: skip
     if data.skipped:
         names = ", ".join(skipped.path.name for skipped in data.skipped[:5])
         say(f"skipped {len(data.skipped)} images that cannot be read: {names}")
@@ -206,6 +215,8 @@ def tell_training(trained: Trained) -> None:
 @training_options
 @click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
 @shown_option("--seed", type=int, default=111)
+@shown_option("--together", type=click.Choice(["equal", "near"]), default="equal",
+              help="Images that show one part, to learn or to hold out as one: equal ones, or near copies, too.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option

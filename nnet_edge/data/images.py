@@ -1,33 +1,36 @@
-"""Images of a dataset: loading, masks, duplicates, the fingerprint of a training set, the held-out images.
+"""Images of a dataset: loading, duplicates, the fingerprint of a training set, the held-out images.
 
-`layouts.py` says which files are which; its `Sample`, `Dataset` and `read_dataset` are offered here too.
+`layouts.py` says which files are which, `masks.py` reads masks; what others need of them is offered here too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nnet_edge.data.layouts import Dataset, Sample
+from nnet_edge.data.copies import equal_parts, near_parts
+from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.layouts import read_dataset as read_dataset
+from nnet_edge.data.masks import THREADS
+from nnet_edge.data.masks import load_mask as load_mask
+from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import SIDE, MaskRule, read_image, read_mask, read_size, resize, resize_mask
+from nnet_edge.imaging import SIDE, read_image, resize
 from nnet_edge.text import printable
 
+Together = Literal["equal", "near"]
 Progress = Callable[[int, int], None]  # (images done, images in all)
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
 HELD_OUT_SHARE = 0.15
 HELD_OUT_AT_LEAST = 10
-THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +85,6 @@ def load_images(paths: Sequence[Path], skip_bad: bool = False, progress: Progres
     return Images(images[: len(kept)], tuple(kept), tuple(skipped))
 
 
-def load_mask(sample: Sample, rule: MaskRule = "half") -> np.ndarray:
-    """Where `sample` is marked as defective, by the rule of `imaging.resize_mask`: bool (256, 256).
-
-    A good sample without a mask gives all False. Raises DataError when the mask cannot be read, has another size than
-    its image, or when an anomalous sample has none.
-    """
-    if sample.mask_path is None:
-        if sample.is_anomalous:
-            raise DataError(f"{sample.path} shows a defect and has no mask: pixel metrics need one")
-        return np.zeros((SIDE, SIDE), bool)
-    mask, size = read_mask(sample.mask_path), read_size(sample.path)
-    if mask.shape != size:
-        sizes = [f"{height} x {width} (height x width)" for height, width in (mask.shape, size)]
-        raise DataError(
-            f"mask {sample.mask_path} has {sizes[0]} pixels and its image {sample.path} {sizes[1]}: "
-            "make them the same (an image's EXIF turn counts)"
-        )
-    return resize_mask(mask, SIDE, rule)
-
-
-def load_masks(samples: Sequence[Sample], rule: MaskRule = "half") -> tuple[np.ndarray, np.ndarray]:
-    """The masks of `samples`, bool (N, 256, 256), and whether each is known, bool (N,); it is for every good image."""
-    masks = np.zeros((len(samples), SIDE, SIDE), bool)
-    for mask, sample in zip(masks, samples, strict=True):
-        if sample.mask_path is not None:
-            mask[:] = load_mask(sample, rule)
-    return masks, np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples])
-
-
 def find_duplicates(dataset: Dataset) -> list[tuple[Path, Path]]:
     """(train image, test image) for each two with the same pixels, whatever their file formats.
 
@@ -140,26 +114,37 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 
 def hold_out(
-    paths: Sequence[Path], seed: int, share: float = HELD_OUT_SHARE, at_least: int = HELD_OUT_AT_LEAST
+    paths: Sequence[Path],
+    seed: int,
+    share: float = HELD_OUT_SHARE,
+    at_least: int = HELD_OUT_AT_LEAST,
+    parts: Sequence[int] | None = None,
 ) -> tuple[list[Path], list[Path]]:
-    """(to learn from, held out), both sorted: `share` of `paths`, rounded up, but `at_least` so many, are held out.
+    """(to learn from, held out), both sorted: `share` of the parts, rounded up, but `at_least` so many, are held out.
 
-    The same names and `seed` give the same choice. Two images at least remain to learn from.
-    Raises DataError when there are fewer than `at_least` + 2 images, ConfigError for an impossible share.
+    `parts` numbers the part that each image shows; without it each shows its own. A part is learned in all its images, or held
+    out in the first of them, the others left out. The same names, parts and `seed` give the same choice. Two parts at least
+    remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, ConfigError for an impossible share.
     """
     if not 0 <= share < 1 or at_least < 0:
         raise ConfigError(f"cannot hold out a share of {share} and at least {at_least}: 0 <= share < 1, at least >= 0")
+    images_of: dict[int, list[Path]] = {}
+    for path, part in sorted(zip(paths, range(len(paths)) if parts is None else parts, strict=True)):
+        images_of.setdefault(part, []).append(path)
+    ordered = list(images_of.values())
     needed = at_least + LEAST_TO_LEARN
-    if len(paths) < needed:
+    if len(ordered) < needed:
+        shown = (
+            "" if len(ordered) == len(paths) else f", which show {len(ordered)} distinct parts (the rest are copies),"
+        )
         raise DataError(
-            f"{len(paths)} good images are too few: at least {needed} are needed, {at_least} to hold out for the "
+            f"{len(paths)} good images{shown} are too few: at least {needed} are needed, {at_least} to hold out for the "
             f"threshold and {LEAST_TO_LEARN} to learn from"
         )
-    ordered = sorted(paths)
     count = min(max(ceil(share * len(ordered)), at_least), len(ordered) - LEAST_TO_LEARN)
     chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
-    learned = [path for index, path in enumerate(ordered) if index not in chosen]
-    return learned, [ordered[index] for index in sorted(chosen)]
+    learned = [path for index, images in enumerate(ordered) if index not in chosen for path in images]
+    return sorted(learned), [ordered[index][0] for index in sorted(chosen)]
 
 
 def _pixel_hash(path: Path) -> bytes | None:
@@ -179,6 +164,7 @@ class TrainingData:
     skipped: tuple[Skipped, ...]  # images that could not be read
     duplicates: tuple[tuple[Path, Path], ...]  # the same pixels in the training and in the test images
     facts: dict[str, Any]  # for the manifest
+    near: tuple[Path, Path] | None = None  # two near copies that are not kept together
 
 
 def load_training_data(
@@ -187,13 +173,18 @@ def load_training_data(
     share: float = HELD_OUT_SHARE,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    together: Together = "equal",
 ) -> TrainingData:
-    """The good images of `dataset`, `share` of them (at least 10) held out by `seed`.
+    """The good images of `dataset`, `share` of the parts that they show (at least 10) held out by `seed`.
 
-    Raises DataError for images that cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
+    Images of equal pixels show one part; with `together` "near", near copies do as well. Raises DataError for images that
+    cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
     """
     images = load_images(dataset.train, skip_bad, progress)
-    learned, held_out = hold_out(images.paths, seed, share)
+    equal = equal_parts(images.images)
+    near = near_parts(images.images, equal)
+    parts = near if together == "near" else equal
+    learned, held_out = hold_out(images.paths, seed, share, parts=parts)
     row_of = {path: row for row, path in enumerate(images.paths)}
     duplicates = tuple(find_duplicates(dataset))
     facts = {
@@ -206,9 +197,23 @@ def load_training_data(
         "seed": seed,
         "skipped": len(images.skipped),
         "duplicates_of_test_images": len(duplicates),
+        "distinct": len(set(equal)),
+        "distinct_by_near_copies": len(set(near)),
+        "together": together,
+        "left_out": len(images.paths) - len(learned) - len(held_out),
     }
-    parts = [images.images[[row_of[path] for path in part]] for part in (learned, held_out)]
-    return TrainingData(parts[0], parts[1], images.skipped, duplicates, facts)
+    rows = [[row_of[path] for path in part] for part in (learned, held_out)]
+    pair = _two_of_one(images.paths, near, parts)
+    return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair)
+
+
+def _two_of_one(paths: Sequence[Path], near: Sequence[int], parts: Sequence[int]) -> tuple[Path, Path] | None:
+    """Two images that are near copies and count as two parts; None when there are none."""
+    first: dict[int, int] = {}
+    for row, number in enumerate(near):
+        if parts[other := first.setdefault(number, row)] != parts[row]:
+            return paths[other], paths[row]
+    return None
 
 
 def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
@@ -218,7 +223,13 @@ def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
     """
     if any(not sample.is_anomalous for sample in dataset.test) or fingerprint(dataset.train) != facts["fingerprint"]:
         return dataset
-    _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"])
+    parts = None
+    is_near = facts.get("together") == "near"
+    if facts.get("distinct_by_near_copies" if is_near else "distinct", len(dataset.train)) < len(dataset.train):
+        images = load_images(dataset.train).images
+        equal = equal_parts(images)
+        parts = near_parts(images, equal) if is_near else equal
+    _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"], parts=parts)
     good = tuple(Sample(path, False, None, "good") for path in held_out)
     note = f"no good test images: the {len(good)} held-out images, which chose the threshold, stand in for them"
     return replace(dataset, test=(*good, *dataset.test), notes=(*dataset.notes, note))

@@ -98,6 +98,10 @@ def table_of(found: Evaluation) -> str:
     lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
     if found.skipped:
         lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
+    if found.distinct is not None and found.distinct < len(found.scores):
+        lines.append(
+            f"  {'distinct':<14}{found.distinct:6d} of {len(found.scores)} images: copies count more than once"
+        )
     if found.mask_disagreements:
         lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnet_edge.data.copies import equal_parts
 from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
@@ -51,6 +52,7 @@ class Evaluation:
     metrics: Metrics  # those of pixels over the images whose mask is known
     skipped: tuple[Skipped, ...]  # images that could not be read
     seconds: Mapping[str, float]  # spent on read, infer, measure
+    distinct: int | None = None  # images without those of equal pixels; None: not counted
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
 
     @property
@@ -111,6 +113,7 @@ class Evaluation:
             "warnings": list(self.warnings),
             "threshold": self.threshold,
             "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
+            "distinct_images": self.distinct,
             "metrics": self.metrics.as_dict(),
             "false_rejects": {"count": len(self.false_rejects), "of": good},
             "missed_defects": {"count": len(self.missed_defects), "of": anomalous},
@@ -169,7 +172,7 @@ def evaluate(
         here = slice(start, start + batch)
         maps[here], scores[here] = infer_checked(runner, images.images[here], samples[here])
         report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
-    skipped = images.skipped
+    skipped, distinct = images.skipped, len(set(equal_parts(images.images)))
     del images  # before the pixels are sorted
     inferred = time.perf_counter()
     labels = np.array([sample.is_anomalous for sample in samples])
@@ -178,7 +181,7 @@ def evaluate(
     return Evaluation(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
-        metrics=metrics, skipped=skipped, seconds=seconds,
+        metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle
 from nnet_edge.benchmarks.peers import pipes
 from nnet_edge.bundle import Bundle, read_bundle
+from nnet_edge.data.dataset import Dataset
 from nnet_edge.data.images import read_dataset
-from nnet_edge.data.layouts import Dataset
 from tests.benchmarks.miniatures import TINY, make_visa
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nnet_edge.data.dataset import Dataset, Sample
+from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import find_duplicates, fingerprint, hold_out, load_images, load_mask, read_dataset
-from nnet_edge.data.layouts import Dataset, Sample, find_images
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import read_image, resize
 
@@ -125,7 +126,7 @@ def test_validation_is_not_used_and_says_so(mvtec: Path) -> None:
     put(mvtec / "validation/good/9.png")
     dataset = read_dataset(mvtec)
     assert len(dataset.train) == 3
-    assert dataset.notes == (f"1 images in {mvtec / 'validation'} are not used",)
+    assert dataset.notes == ("not used: 1 .png in validation/ (first: good/9.png)",)
 
 
 def test_mvtec_without_any_masks(mvtec: Path) -> None:

@@ -139,9 +139,13 @@ def values(run: DemoRun) -> dict[str, Any]:
 def facts(run: DemoRun) -> list[list[str]]:
     """The machine, the network and the teacher."""
     manifest = run.bundle.manifest
-    trained, teacher = manifest["trained"], manifest["teacher"]
+    trained, teacher, data = manifest["trained"], manifest["teacher"], manifest["data"]
     return [
         ["network", f"N-Net with {manifest['backbone']}"],
+        [
+            "good parts",
+            f"{data['learned']} learned, {data['held_out']} held out, {data.get('distinct', '?')} distinct in all",
+        ],
         ["teacher's weights", str(teacher["origin"])],
         ["teacher is random", "YES" if teacher["is_random"] else "no"],
         ["trained", f"{trained['epochs']} epochs, {trained['precision']}"],

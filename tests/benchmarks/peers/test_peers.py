@@ -21,7 +21,7 @@ from nnet_edge.benchmarks.peers.rdpp import Counted, count_claim, frames_per_s, 
 from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
 from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport
 from nnet_edge.bundle import Bundle
-from nnet_edge.data.layouts import Dataset
+from nnet_edge.data.dataset import Dataset
 from nnet_edge.errors import ConfigError
 
 SCHEMAS = Path(__file__).parent.parent.parent.parent / "benchmarks" / "schemas"

@@ -21,7 +21,7 @@ from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
 from nnet_edge.benchmarks.peers.rows import LearnSettings, is_done, learn_row
 from nnet_edge.benchmarks.peers.table import RaceReport
 from nnet_edge.cli.main import run
-from nnet_edge.data.layouts import Dataset
+from nnet_edge.data.dataset import Dataset
 from nnet_edge.errors import ConfigError, DataError
 
 SCHEMAS = Path(__file__).parent.parent.parent.parent / "benchmarks" / "schemas"

@@ -1,0 +1,55 @@
+"""Dataset: which pictures are learned from, which are judged, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image to judge and what is known about it."""
+
+    path: Path
+    is_anomalous: bool
+    mask_path: Path | None  # None: nothing marked; see layouts.py
+    defect: str  # the kind of defect, "good" for good parts
+    more_masks: tuple[Path, ...] = ()  # further masks of the same image, where each defect has its own
+    mask_mark: str = "auto"  # what marks a defect in the masks; see masks.py
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks of the image; together they mark its defects."""
+        return () if self.mask_path is None else (self.mask_path, *self.more_masks)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The good images of one category to learn from and the images to judge; both are sorted by path."""
+
+    root: Path
+    layout: str  # one of layouts.LAYOUTS
+    category: str
+    train: tuple[Path, ...]  # good images
+    test: tuple[Sample, ...]  # may be empty
+    notes: tuple[str, ...] = ()  # what was found and not used, one line each
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a layout found in a category."""
+
+    category: str
+    train: Sequence[Path]
+    test: Sequence[Sample]
+    home: Path  # where whatever is not used is named
+    others: Sequence[Path] = ()  # used otherwise
+    notes: tuple[str, ...] = ()
+
+
+def count(paths: list[Path], noun: str) -> str:
+    """For example "3 masks (first: a/b_mask.png)"."""
+    return f"{len(paths)} {noun}{'s' if len(paths) > 1 else ''} (first: {paths[0]})"

@@ -1,0 +1,195 @@
+"""Layouts that names of folders describe: MVTec AD and its kin, KolektorSDD2, a plain folder; see `layouts.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnet_edge.data.dataset import GOOD, Found, Sample, count
+from nnet_edge.data.folders import choose_category, direct_files, find_files, find_images, find_part, folders, learnable
+from nnet_edge.data.masks import find_marking
+from nnet_edge.data.pairing import Masks, Pictures, split_masks
+from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.files import IMAGE_SUFFIXES
+
+GOOD_NAMES = (GOOD, "ok", "normal")
+BAD_NAMES = ("bad", "ng", "nok", "ko", "anomaly", "anomalous", "abnormal", "defect", "defects", "defective")
+MASK_NAMES = ("masks", "mask", "ground_truth", "gt")
+TEST_NAMES = ("test", "test_public")
+
+
+def _home_of(root: Path, category: str | None, is_category: Callable[[Path], bool]) -> Path:
+    """The folder of the category: the root itself, or the one in it that was asked for."""
+    found = [] if is_category(root) else [entry.name for entry in folders(root) if is_category(entry)]
+    if found:
+        return root / choose_category(found, category, root)
+    if category not in (None, root.resolve().name):
+        raise ConfigError(f'{root} is a category itself and holds no category "{category}": leave --category out')
+    return root
+
+
+def categories_of(root: Path, is_category: Callable[[Path], bool]) -> list[str]:
+    found = [] if is_category(root) else [entry.name for entry in folders(root) if is_category(entry)]
+    return found or [root.resolve().name]
+
+
+def _refuse_strays(folder: Path, known: Iterable[Path | None], named: tuple[str, ...]) -> None:
+    """Raise DataError when a folder that the layout does not know holds images: learned or not, it would be a guess."""
+    used = set(known)
+    for entry in folders(folder):
+        if entry not in used and (images := find_images(entry)):
+            names = ", ".join(f"{name}/" for name in named)
+            raise DataError(f"{entry} holds images of no known use (first: {images[0]}): {folder} may hold {names}")
+
+
+def _good_in(folder: Path, files: Sequence[Path], mask_mark: str) -> Pictures:
+    """The good pictures among the `files`. Raises DataError when a mask among them marks a defect."""
+    pictures = split_masks(folder, files)
+    marking = find_marking(list(pictures.masks.values()), mask_mark)
+    if marked := [path for path, is_marked in zip(pictures.masks, marking, strict=True) if is_marked]:
+        raise DataError(
+            f"{count(marked, 'image')} among the good ones with a mask that marks a defect: move them to bad/"
+        )
+    return pictures
+
+
+def _masks_in(pictures: Pictures) -> list[Path]:
+    return [mask for masks in pictures.masks.values() for mask in masks]
+
+
+def _samples(
+    pictures: Pictures, kind_of: Callable[[Path], str], homes: Sequence[Path], mask_root: Path | None
+) -> list[Sample]:
+    """Samples of `pictures`, each with its masks: those beside it, and those at its place in the tree `mask_root`."""
+    masks = Masks(pictures.paths)
+    masks.of.update(pictures.masks)
+    if mask_root is not None and (found := find_files(mask_root)):
+        masks.own(found, mask_root, homes)
+    samples = []
+    for path in pictures.paths:
+        kind, own = kind_of(path), masks.of.get(path, ())
+        samples.append(Sample(path, kind != GOOD, own[0] if own else None, kind, own[1:]))
+    return samples
+
+
+# --- MVTec AD and its kin
+
+
+def is_mvtec(folder: Path) -> bool:
+    return find_part(folder / "train", GOOD_NAMES) is not None
+
+
+def read_mvtec(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
+    home = _home_of(root, category, is_mvtec)
+    good = find_part(home / "train", GOOD_NAMES)
+    if good is None:
+        raise DataError(f"{root} holds neither train/good nor categories with it: see the MVTec AD layout")
+    test = find_part(home, TEST_NAMES) or home / "test"
+    _refuse_strays(home / "train", (good,), (GOOD,))
+    for part in (home / "train", test):
+        if strays := direct_files(part, IMAGE_SUFFIXES) if part.is_dir() else []:
+            raise DataError(f"{count(strays, 'image')} directly in {part}: move to good/ or to a folder of their own")
+    learned = _good_in(good, find_files(good), mask_mark)
+
+    def kind_of(path: Path) -> str:
+        name = path.relative_to(test).parts[0]
+        return GOOD if name.lower() in GOOD_NAMES else name
+
+    samples = _samples(split_masks(test, find_files(test)), kind_of, (test,), find_part(home, MASK_NAMES))
+    return Found(home.resolve().name, learnable(good, learned.paths), samples, home, _masks_in(learned))
+
+
+# --- plain folder
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The folders of a plain folder."""
+
+    good: Path | None  # None: the folder itself
+    bad: Path | None
+    test_good: Path | None
+    masks: Path | None
+    home: Path  # that holds them
+
+    @classmethod
+    def of(cls, root: Path) -> _Parts:
+        """Those in `root`."""
+        home = root / "Data" / "Images" if (root / "Data" / "Images").is_dir() else root
+        masks = find_part(root / "Data", MASK_NAMES) if home != root else find_part(root, MASK_NAMES)
+        return cls(
+            find_part(home, GOOD_NAMES), find_part(home, BAD_NAMES), find_part(home, ("test_good",)), masks, home
+        )
+
+
+def is_parts(folder: Path) -> bool:
+    return _Parts.of(folder).good is not None
+
+
+def is_folder(root: Path) -> bool:
+    """Whether it holds its own good images, not categories that do."""
+    return is_parts(root) or bool(direct_files(root, IMAGE_SUFFIXES)) or not any(map(is_parts, folders(root)))
+
+
+def read_folder(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
+    home = root if is_folder(root) else _home_of(root, category, is_parts)
+    name = home.resolve().name
+    if category not in (None, name):
+        raise ConfigError(f'{root} is a plain folder and holds no category "{category}": leave --category out')
+    parts = _Parts.of(home)
+    direct = direct_files(parts.home)
+    if parts.good is not None and (strays := direct_files(parts.home, IMAGE_SUFFIXES)):
+        raise DataError(f"{count(strays, 'image')} lie beside {parts.good}: move them into it, or into bad/")
+    place = parts.good or home
+    learned = _good_in(place, direct if parts.good is None else find_files(parts.good), mask_mark)
+    train = learnable(place, learned.paths)
+    known = (parts.good, parts.bad, parts.test_good, parts.masks)
+    _refuse_strays(parts.home, known, (GOOD, "bad", "test_good", "masks", "ground_truth"))
+    bad = parts.bad or parts.home / "bad"
+
+    def kind_of(path: Path) -> str:
+        names = path.relative_to(bad).parts
+        return names[0] if len(names) > 1 else "bad"
+
+    defects = split_masks(bad, find_files(bad))
+    if any(kind_of(path).lower() in GOOD_NAMES for path in defects.paths):
+        raise DataError(f"{bad / GOOD} would be good and bad at once: move its images to {home / 'test_good'}")
+    samples = _samples(defects, kind_of, (bad, parts.home), parts.masks)
+    if parts.test_good is not None:
+        samples += _samples(split_masks(parts.test_good, find_files(parts.test_good)), lambda path: GOOD, (), None)
+    return Found(name, train, samples, home, _masks_in(learned))
+
+
+# --- KolektorSDD2
+
+
+def is_ksdd2(folder: Path) -> bool:
+    """Whether train/ and test/ hold pictures and, for each, a mask named so."""
+    return all(
+        (folder / part).is_dir() and any(path.stem.lower().endswith("_gt") for path in direct_files(folder / part))
+        for part in ("train", "test")
+    )
+
+
+def read_ksdd2(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
+    home = _home_of(root, category, is_ksdd2)
+    found: dict[str, list[tuple[Path, tuple[Path, ...], bool]]] = {}
+    for part in ("train", "test"):
+        pictures = split_masks(home / part, find_files(home / part))
+        if bare := [path for path in pictures.paths if path not in pictures.masks]:
+            raise DataError(
+                f"{count(bare, 'image')} without a mask named _GT, which says whether it is good: see KolektorSDD2"
+            )
+        groups = [pictures.masks[path] for path in pictures.paths]
+        found[part] = list(zip(pictures.paths, groups, find_marking(groups, mask_mark), strict=True))
+    good = [path for path, _, is_marked in found["train"] if not is_marked]
+    others = [path for image, masks, _ in found["train"] for path in (image, *masks)]
+    unlearned = len(found["train"]) - len(good)
+    note = f"not used: {unlearned} images in {home / 'train'} whose masks mark a defect: only good ones are learned"
+    samples = [
+        Sample(path, is_marked, masks[0], "defect" if is_marked else GOOD, masks[1:])
+        for path, masks, is_marked in found["test"]
+    ]
+    notes = (note,) if unlearned else ()
+    return Found(home.resolve().name, learnable(home / "train", good), samples, home, others, notes)
