@@ -84,4 +84,8 @@ class SourceError(StreamError):
 
 
 class SinkError(StreamError):
-    """A sink that cannot take a prediction."""
+    """A sink that cannot take a prediction; `wait_s` is for how many seconds the receiver asks to be left alone."""
+
+    def __init__(self, message: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s

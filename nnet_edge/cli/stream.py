@@ -269,6 +269,8 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
     are_files = not any(line.stream(status.name).source.is_live for status in line.streams())
     broken = []
     for sink in [sink for sink in line.sinks if isinstance(sink, QueuedSink)]:
+        if (waiting := sink.counts().waiting()) is not None:
+            say(waiting)
         if (lost := sink.counts().losses()) is not None:
             say(lost)
             if sink.settings.must_deliver is not None or (are_files and not stop.is_set()):

@@ -2,6 +2,7 @@
 
 `PREFIX/STREAM/verdict` gets one JSON object a frame, `PREFIX/STREAM/event` and `PREFIX/event` the events of a stream and
 of the line. `PREFIX/status` says `online`, retained, and the broker itself says `offline` when this program is gone.
+The topic belongs to one line: when another program writes it, the log says so, and an `offline` of the other is taken back.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class MqttSink(JsonSink):
             raise MissingExtraError("paho-mqtt is not installed: pip install 'nnet-edge[mqtt]'") from error
         self._paho = paho
         self._client: Any = None  # paho.mqtt.client.Client, connected
+        self._awaits_leave = False  # to listen on the status topic, asked for and not answered
+        self._is_shared = False  # whether another program writes there, which is told once
         self.wants_events = settings.events
         self.wants_good = not settings.only_rejects
 
@@ -114,6 +117,7 @@ class MqttSink(JsonSink):
         client, self._client = self._client, None
         if client is None:
             return
+        client.on_message = None  # the next `offline` is this line's own
         with contextlib.suppress(ValueError, RuntimeError, OSError):  # the last will says the same a little later
             last = client.publish(self._settings.status_topic, OFFLINE, qos=1, retain=True)
             last.wait_for_publish(GOODBYE_LIMIT_S)
@@ -193,8 +197,35 @@ class MqttSink(JsonSink):
             let_go(client)
             raise self._fault(f"it answered {str(answer[0])!r}: check user, password and what they may do")
         client.publish(settings.status_topic, ONLINE, qos=1, retain=True)
+        if not self._awaits_leave:
+            self._watch_status(client)
         log.info("connected to the MQTT broker %s", settings.where)
         return client
+
+    def _watch_status(self, client: Any) -> None:
+        """Listen on the status topic, where nobody but this line should write.
+
+        A broker that lets nobody listen there says so, or hangs up: then it is not asked a second time.
+        """
+        topic, echoes = self._settings.status_topic, [0]
+
+        def on_message(client: Any, userdata: Any, message: Any) -> None:
+            if message.retain or (message.payload == ONLINE and echoes[0]):
+                echoes[0] -= not message.retain
+                return
+            if not self._is_shared:
+                log.warning("another program writes %s too: give each line a prefix of its own", topic)
+            self._is_shared = True
+            if message.payload == OFFLINE:
+                echoes[0] += 1
+                client.publish(topic, ONLINE, qos=1, retain=True)
+
+        def on_subscribe(client: Any, userdata: Any, number: int, reasons: Any, properties: Any) -> None:
+            self._awaits_leave = False
+
+        self._awaits_leave = True
+        client.on_message, client.on_subscribe = on_message, on_subscribe
+        client.subscribe(topic, qos=1)
 
     def _drop(self) -> None:
         """Forget the connection and all that paho still holds: what was not acknowledged is sent again by the caller."""

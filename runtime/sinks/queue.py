@@ -89,6 +89,13 @@ class SinkCounts:
         causes = ", ".join(f"{count} {cause}" for cause, count in self.dropped.items())
         return f"the sink {self.name} lost {sum(self.dropped.values())} verdicts and events: {causes}"
 
+    def waiting(self) -> str | None:
+        """What lies in the spool, as a person reads it; None when nothing does."""
+        if not self.spooled:
+            return None
+        why = f": {self.reason}" if self.reason else ""
+        return f"the sink {self.name} has {self.spooled} messages in its spool, the next start delivers them{why}"
+
 
 @dataclass(slots=True)
 class Item:

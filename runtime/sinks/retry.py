@@ -33,6 +33,7 @@ class SinkHealth:
         self._bad_since_s = 0.0
         self._losses_before = 0
         self._failures = 0  # in a row
+        self._asked_s = 0.0  # to be left alone, by the receiver
         self._has_told_loss = False
         self.state = "ok"
         self.reason: str | None = None
@@ -60,6 +61,7 @@ class SinkHealth:
         with self._lock:
             self.reason = str(error)
             self._failures += 1
+            self._asked_s = error.wait_s
             self._failing_since_s = self._failing_since_s or now_s
             is_news = self.state != "dead" and self.failing_s >= self._settings.dead_after_s
         if is_news:
@@ -89,7 +91,7 @@ class SinkHealth:
         """How long to wait before the next attempt."""
         settings = self._settings
         doubled_s = settings.first_pause_s * 2.0 ** min(max(self._failures - 1, 0), 30)
-        return min(doubled_s, settings.longest_pause_s) * (1 + JITTER * random.uniform(-1, 1))
+        return max(min(doubled_s, settings.longest_pause_s) * (1 + JITTER * random.uniform(-1, 1)), self._asked_s)
 
     def _change(self, state: str, reason: str) -> None:
         with self._lock:

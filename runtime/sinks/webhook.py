@@ -7,8 +7,10 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
@@ -20,7 +22,10 @@ from nnet_edge.settings.runner import require_seconds
 from nnet_edge.settings.secrets import read_secret, require_secret_place
 from nnet_edge.settings.sink import SinkSettings
 
-REFUSALS = {400, 413, 415, 422}  # what says that this message is wrong; other answers can become better by waiting
+REFUSALS = {400, 409, 411, 413, 414, 415, 416, 422, 431}  # what says that this very message is wrong
+WAITING = {401, 403, 407, 408, 421, 425, 429}  # of 4xx what concerns every message, and becomes better by waiting
+ATTEMPTS = 3  # in a row with the same 4xx, before the next message is tried in its place
+LONGEST_WAIT_S = 3600.0  # that a receiver may ask for
 ANSWER_BYTES = 64 * 1024  # of an answer that are read; nobody looks at them, but a kept connection needs its end
 
 
@@ -88,17 +93,22 @@ def where_of(address: SplitResult) -> str:
 class WebhookSink(JsonSink):
     """Posts each prediction as JSON; any 2xx answer means that it arrived.
 
-    Its id, percent-encoded, is the header `Idempotency-Key`. A receiver that answers 400, 413, 415 or 422 has refused
-    this very message; whatever else it says, or does not, is worth another attempt.
+    Its id, percent-encoded, is the header `Idempotency-Key`. An answer of REFUSALS has refused this very message. Other
+    4xx (404, 405, 410) may concern it alone or all: after ATTEMPTS of them the message behind it is posted, and when that
+    one arrives the first is refused, else both wait. Whatever else is answered, or is not, is worth another attempt; how
+    long to wait says `Retry-After`.
     """
 
     name = "webhook"
+    largest_batch = 2  # the one to post, and the one behind it
 
     def __init__(self, settings: WebhookSettings) -> None:
         self._settings = settings
         self._address, self._token = settings.address(), settings.token()
         self._where = where_of(self._address)
         self._connection: http.client.HTTPConnection | None = None
+        self._refused: tuple[str, int, int] | None = None  # the first message's id, a 4xx, how often in a row
+        self._ahead: str | None = None  # the id of a message that has arrived before its turn
         self.wants_events = settings.events
         self.wants_good = not settings.only_rejects
 
@@ -106,24 +116,40 @@ class WebhookSink(JsonSink):
         self._close()
 
     def send(self, messages: Sequence[Message]) -> int:
-        (message,) = messages
+        first, *behind = messages
+        if first.id == self._ahead:
+            self._ahead = None
+            return 1
+        status, wait_s = self._answer(first)
+        if 200 <= status < 300:
+            self._refused = None
+            return 1
+        fault = f"the webhook {self._where} refused {first.id}: it answered {status}"
+        if status in REFUSALS:
+            raise RefusedError(fault)
+        if 400 <= status < 500 and status not in WAITING:
+            _, before, count = self._refused or ("", 0, 0)
+            is_again = self._refused is not None and self._refused[0] == first.id and before == status
+            self._refused = (first.id, status, count + 1 if is_again else 1)
+            if behind and self._refused[2] >= ATTEMPTS and 200 <= self._answer(behind[0])[0] < 300:
+                self._refused, self._ahead = None, behind[0].id
+                raise RefusedError(f"{fault} {ATTEMPTS} times, and took the next one")
+        hint = ": give the address that it leads to" if 300 <= status < 400 else ""
+        raise self._fault(f"it answered {status}{hint}", wait_s)
+
+    def _answer(self, message: Message) -> tuple[int, float]:
+        """Status of the answer, and the seconds that it asks to wait. Raises SinkError when there is none."""
         was_kept = self._connection is not None
         try:
-            status = self._post(message)
+            return self._post(message)
         except (OSError, http.client.HTTPException) as error:
             self._close()
             if was_kept and not isinstance(error, TimeoutError):
-                return self.send(messages)  # once more: a receiver may close a connection that was idle
+                return self._answer(message)  # once more: a receiver may close a connection that was idle
             raise self._fault(str(error) or type(error).__name__) from error
-        if status in REFUSALS:
-            raise RefusedError(f"the webhook {self._where} refused {message.id}: it answered {status}")
-        if not 200 <= status < 300:
-            hint = ": give the address that it leads to" if 300 <= status < 400 else ""
-            raise self._fault(f"it answered {status}{hint}")
-        return 1
 
-    def _post(self, message: Message) -> int:
-        """The status of the answer. Raises OSError or HTTPException, TimeoutError after `timeout_s`."""
+    def _post(self, message: Message) -> tuple[int, float]:
+        """Status, and the seconds to wait. Raises OSError or HTTPException, TimeoutError after `timeout_s`."""
         if self._connection is None:
             self._connection = self._connect()
         connection, address = self._connection, self._address
@@ -137,7 +163,7 @@ class WebhookSink(JsonSink):
             answer.read(ANSWER_BYTES)
             if not answer.isclosed():
                 self._close()
-        return answer.status
+        return answer.status, wait_of(answer.getheader("Retry-After"))
 
     def _connect(self) -> http.client.HTTPConnection:
         address, timeout_s, ca_file = self._address, self._settings.timeout_s, self._settings.ca_file
@@ -152,8 +178,20 @@ class WebhookSink(JsonSink):
             self._connection.close()
             self._connection = None
 
-    def _fault(self, reason: str) -> SinkError:
-        return SinkError(f"cannot post to the webhook {self._where}: {reason}")
+    def _fault(self, reason: str, wait_s: float = 0.0) -> SinkError:
+        return SinkError(f"cannot post to the webhook {self._where}: {reason}", wait_s=wait_s)
+
+
+def wait_of(text: str | None) -> float:
+    """The seconds in a Retry-After header, given as a number or as a date (RFC 9110); 0 for none and for nonsense."""
+    try:
+        wait_s = float(int(text or 0))
+    except ValueError:
+        try:
+            wait_s = parsedate_to_datetime(text or "").timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(wait_s, 0.0), LONGEST_WAIT_S)
 
 
 @contextlib.contextmanager

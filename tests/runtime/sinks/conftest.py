@@ -157,6 +157,8 @@ class Receiver:
         self.posted: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.retry_after: str | None = None
+        self.asked = 0  # posts, refused ones too
         self.connections = 0
         self.open_connections: list[socket.socket] = []
         self.answers: Callable[[dict[str, Any]], int] = lambda body: 200
@@ -178,6 +180,7 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                receiver.asked += 1
                 status = receiver.answers(body)
                 if status == 200:
                     receiver.posted.append(body)
@@ -185,6 +188,8 @@ class Receiver:
                     receiver.paths.append(self.path)
                 self.send_response(status)
                 self.send_header("Content-Length", "2")
+                if receiver.retry_after is not None:
+                    self.send_header("Retry-After", receiver.retry_after)
                 self.send_header("Location", "http://127.0.0.1/elsewhere")
                 self.end_headers()
                 self.wfile.write(b"ok")

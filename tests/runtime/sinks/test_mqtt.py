@@ -114,6 +114,23 @@ def test_the_broker_says_when_the_line_is_killed(make_broker: Make, listen: Make
     until(lambda: listener.payloads("nnet-edge/status") == [b"online", b"offline"])
 
 
+def test_a_line_that_ends_does_not_leave_another_of_its_prefix_offline(
+    make_broker: Make, listen: Make, until: Make, make_prediction: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = make_broker()
+    listener = listen(broker)
+    with MqttSink(to(broker)) as first:
+        first.write(make_prediction(0))
+        assert "another program" not in caplog.text
+        with MqttSink(to(broker)) as second:
+            second.write(make_prediction(1))
+            until(lambda: "another program writes nnet-edge/status too" in caplog.text)
+        until(lambda: listener.payloads("nnet-edge/status") == [b"online", b"online", b"offline", b"online"])
+        first.write(make_prediction(2))
+    until(lambda: listener.payloads("nnet-edge/status")[-1] == b"offline")
+    assert caplog.text.count("another program") == 1
+
+
 def test_tls_is_checked_against_the_authority(
     make_broker: Make,
     listen: Make,

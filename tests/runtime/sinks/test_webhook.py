@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import QueuedSink, QueueSettings, RefusedError, WebhookSettings, WebhookSink
 from nnet_edge.runtime.sinks.spool import SpoolSettings
+from nnet_edge.runtime.sinks.webhook import wait_of
 from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.sink import SinkSettings
 
@@ -59,10 +61,16 @@ def test_a_connection_that_the_receiver_closed_is_made_anew(receiver: Any, make_
     ("status", "kind", "says"),
     [
         (400, RefusedError, "refused test/0: it answered 400"),
+        (409, RefusedError, "it answered 409"),
         (413, RefusedError, "it answered 413"),
         (422, RefusedError, "it answered 422"),
         (301, SinkError, "it answered 301: give the address that it leads to"),
         (401, SinkError, "it answered 401"),
+        (
+            404,
+            SinkError,
+            "it answered 404",
+        ),  # of the first message nobody knows whether it is the message or the address
         (429, SinkError, "it answered 429"),
         (503, SinkError, "it answered 503"),
     ],
@@ -80,6 +88,61 @@ def test_an_answer_that_is_no_success_is_a_fault(
     assert SECRET not in str(caught.value)
     assert f"http://127.0.0.1:{receiver.port}" in str(caught.value)
     assert "/hook" not in str(caught.value)  # a path may hold a token
+
+
+@pytest.mark.parametrize("status", [404, 405, 409, 410, 418])
+def test_one_message_that_is_refused_for_ever_does_not_block_those_behind_it(
+    receiver: Any, make_prediction: MakePrediction, tmp_path: Path, status: int
+) -> None:
+    receiver.answers = lambda body: status if body["index"] == 2 else 200
+    settings = QueueSettings(flush_s=5.0, must_deliver=SpoolSettings(tmp_path), **QUICK)
+    with QueuedSink(WebhookSink(WebhookSettings(url=receiver.place)), settings) as sink:
+        for index in range(6):
+            sink.write(make_prediction(index))
+        assert sink.flush(5)
+    arrived = [body["index"] for body in receiver.posted if body["index"] != 2]
+    assert arrived == [0, 1, 3, 4, 5]
+    assert (sink.counts().delivered, sink.counts().dropped) == (5, {"refused": 1})
+
+
+def test_an_address_that_is_wrong_for_all_loses_nothing(
+    receiver: Any, make_prediction: MakePrediction, tmp_path: Path
+) -> None:
+    receiver.answers = lambda body: 404
+    settings = QueueSettings(flush_s=0.5, must_deliver=SpoolSettings(tmp_path), **QUICK)
+    with QueuedSink(WebhookSink(WebhookSettings(url=receiver.place)), settings) as sink:
+        for index in range(6):
+            sink.write(make_prediction(index))
+    counts = sink.counts()
+    assert (counts.delivered, counts.dropped, counts.spooled) == (0, {}, 6)
+    assert "has 6 messages in its spool, the next start delivers them: cannot post" in (counts.waiting() or "")
+    assert receiver.asked >= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"), [("0", 0), ("2", 2), ("999999", 3600), (None, 0), ("soon", 0), ("-5", 0), ("9" * 5000, 0)]
+)
+def test_how_long_a_receiver_asks_to_wait(text: str | None, wait_s: float) -> None:
+    assert wait_of(text) == wait_s
+
+
+def test_a_date_to_wait_for_is_read_too() -> None:
+    assert 25 < wait_of(formatdate(time.time() + 30, usegmt=True)) <= 30
+    assert wait_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+def test_a_receiver_that_asks_for_time_is_left_alone(
+    receiver: Any, make_prediction: MakePrediction, tmp_path: Path
+) -> None:
+    receiver.answers = lambda body: 429 if receiver.asked == 1 else 200
+    receiver.retry_after = "1"
+    settings = QueueSettings(flush_s=5.0, must_deliver=SpoolSettings(tmp_path), **QUICK)
+    begin_s = time.monotonic()
+    with QueuedSink(WebhookSink(WebhookSettings(url=receiver.place)), settings) as sink:
+        sink.write(make_prediction(0))
+        assert sink.flush(5)
+    assert time.monotonic() - begin_s >= 1.0
+    assert receiver.asked == 2
 
 
 def test_nobody_there_is_a_fault_without_secrets(receiver: Any, make_prediction: MakePrediction) -> None:
