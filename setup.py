@@ -77,8 +77,10 @@ setup(
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],
         "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
-        "nnet_edge.benchmarks.accuracy": ["*.json"],
-        "nnet_edge.benchmarks.peers": ["*.json"],
+        "nnet_edge.benchmarks.accuracy": ["*.json", "*.md.j2"],
+        "nnet_edge.benchmarks.line": ["*.json"],
+        "nnet_edge.benchmarks.peers": ["*.json", "*.md.j2"],
+        "nnet_edge.benchmarks.speed": ["*.md.j2"],
     },
     install_requires=[
         "numpy>=1.26",

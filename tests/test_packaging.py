@@ -131,7 +131,7 @@ def test_a_wheel_holds_every_file_that_code_reads() -> None:
     packages, data = json.loads(done.stdout.splitlines()[-1])
     assert {"nnet_edge.benchmarks.harness", "nnet_edge.cli.demo"} <= set(packages)
     for package, folder in (("nnet_edge.cli.demo", ROOT / "nnet_edge/cli/demo"),
-                            ("nnet_edge.benchmarks.accuracy", ROOT / "benchmarks/accuracy"),
-                            ("nnet_edge.benchmarks.peers", ROOT / "benchmarks/peers")):  # fmt: skip
+                            *((f"nnet_edge.benchmarks.{name}", ROOT / "benchmarks" / name)
+                              for name in ("accuracy", "line", "peers", "speed"))):  # fmt: skip
         held = {path for pattern in data[package] for path in folder.glob(pattern)}
         assert held == {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}

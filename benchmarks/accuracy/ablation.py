@@ -15,7 +15,7 @@ compared across data sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +23,9 @@ from typing import Any
 
 from nnet_edge import __version__
 from nnet_edge.benchmarks.accuracy.tables import PAPER as PAPER_TABLES
+from nnet_edge.benchmarks.accuracy.tables import BySeed, means_by_seed
 from nnet_edge.benchmarks.accuracy.trainings import (
+    NOBODY,
     RANDOM_TEACHER,
     GridSettings,
     Trainings,
@@ -31,21 +33,19 @@ from nnet_edge.benchmarks.accuracy.trainings import (
     category_names,
     rebuild,
 )
-from nnet_edge.benchmarks.harness.grid import claimed, read_row, require_same, run_grid
-from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told, write_json
-from nnet_edge.benchmarks.harness.rounds import Say, quiet
+from nnet_edge.benchmarks.harness.grid import kept_row, run_grid
+from nnet_edge.benchmarks.harness.report import plain_fields, render, write_json
 from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.compute import choose_device
 from nnet_edge.methods.network import TorchRunner
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
-from nnet_edge.metrics import METRICS, Metrics
+from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings.runner import require_choice
 from nnet_edge.training.checkpoint import Checkpoint
-from nnet_edge.training.loop import Progress
 
 SCHEMA = "nnet-edge ablation 1"
 FIGURES = {  # ours -> the paper's name; the paper's PRO is set beside RD4AD's estimator (specification section 11)
@@ -57,21 +57,12 @@ FIGURES = {  # ours -> the paper's name; the paper's PRO is set beside RD4AD's e
 }
 PRINTED: dict[str, list[float | None]] = PAPER_TABLES["ablations"]  # row -> P-AP, P-AUROC, P-PRO, I-AUROC, %
 TABLES = tuple(sorted({int(row.split(".")[0]) for row in PRINTED}))
-HEADS = (
-    "figure, %",
-    "row",
-    "what",
-    "ours, mean (min..max)",
-    "paper",
-    "difference",
-    "our gain over row 1",
-    "paper's gain",
-)
 FOR_PAPER = (
     "mean of the 15 categories of MVTec AD, wide_resnet50_2, 200 epochs; P-PRO is set beside RD4AD's estimator, which reads "
     "higher than the exact one"
 )
-BySeed = dict[int, Metrics]
+Facts = dict[str, Any]
+Place = tuple[int, str, str]  # seed, row, category
 
 
 @dataclass(frozen=True)
@@ -106,23 +97,22 @@ class AblationCell:
         """Whether the row's file is there."""
         return self.path.exists()
 
-    def row(self) -> tuple[dict[str, Any], Metrics]:
+    def row(self) -> tuple[Facts, Metrics]:
         """Facts of the training, and the figures."""
         dataset, path = self.trainings.dataset, self.path
         training, maps = trained_as(self.settings.training, self.name, self.seed)
         test = {"test": self.trainings.test, "mask_rule": self.settings.mask_rule}
         key = self.trainings.key(training) | {"test": test}
         what = f"{dataset.category}, row {self.name}, seed {self.seed}"
-        if not path.exists():
-            with claimed(path.parent, what):
-                checkpoint = self.trainings.finish(training, path.parent / "training", what)
-                self.trainings.watch.say(f"{what}: evaluating")
-                write_json(path, {"key": key, "maps": maps, **self.evaluate(checkpoint, maps)})
-        its_key, facts, metrics = read_row(
-            path, lambda known: (known["key"], known["facts"], Metrics(**known["evaluation"]["metrics"]))
+
+        def make() -> dict[str, Any]:
+            checkpoint = self.trainings.finish(training, path.parent / "training", what)
+            self.trainings.watch.say(f"{what}: evaluating")
+            return {"maps": maps, **self.evaluate(checkpoint, maps)}
+
+        return kept_row(
+            path, key, what, make, lambda known: (known["facts"], Metrics(**known["evaluation"]["metrics"]))
         )
-        require_same(path, its_key, key)
-        return facts, metrics
 
     def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
         """What a row's file holds: facts of the training, and the evaluation of its weights with these maps."""
@@ -140,20 +130,18 @@ def run_table(
     datasets: Sequence[Dataset],
     out: Path,
     settings: AblationSettings = DEFAULTS,
-    report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
-    say: Say = quiet,
     command: str = "run_table",
+    watch: Watch = NOBODY,
 ) -> AblationTable:
     """Table 4, 5, 6 or 7 measured on `datasets` and averaged; rows that `out` holds already are not computed again.
 
-    `stop` is asked after every training step; the table then comes back unfinished and another call goes on from there.
+    `watch.stop` is asked after every training step; the table then comes back unfinished and another call goes on from there.
     Raises ConfigError for another table and for an `out` that holds rows of other settings or data, DataError for a data
     set without test images, TrainingError when a row cannot be trained.
     """
     require_choice("table", str(table), tuple(map(str, TABLES)))
     names = category_names(datasets)
-    trainings = [Trainings(one, settings, Watch(report, stop, say)) for one in datasets]
+    trainings = [Trainings(one, settings, watch) for one in datasets]
     cells = {
         (seed, row, each.dataset.category): AblationCell(each, out / each.dataset.category, settings, row, seed)
         for seed in settings.seeds for row in rows_of(table) for each in trainings
@@ -161,43 +149,40 @@ def run_table(
     head = {"command": command, "categories": list(names),
             "made": {"nnet_edge": __version__, "when": now(), **made_on()}}  # fmt: skip
 
-    def table_of(found: Mapping[tuple[int, str, str], tuple[dict[str, Any], Metrics]]) -> AblationTable:
-        tables = []
-        for each in datasets:
-            here = {place: each_row for place, each_row in found.items() if place[2] == each.category}
-            measured: dict[str, BySeed] = {}
-            for (seed, row, _), (_, metrics) in here.items():
-                measured.setdefault(row, {})[seed] = metrics
-            facts = [facts for facts, _ in here.values()]
-            header, warnings = describe(each, settings, facts[-1] if facts else None)
-            tables.append(AblationTable(table, header, warnings, settings.seeds, measured))
-        return averaged(tables)
+    def table_of(found: Mapping[Place, tuple[Facts, Metrics]]) -> AblationTable:
+        measured: dict[str, dict[str, dict[int, Metrics]]] = {}
+        for (seed, row, category), (_, metrics) in found.items():
+            measured.setdefault(row, {}).setdefault(category, {})[seed] = metrics
+        facts = {category: known for (_, _, category), (known, _) in found.items()}
+        header, warnings = describe(datasets, settings, facts)
+        return AblationTable(table, header, warnings, settings.seeds, names, measured)
 
-    def keep(found: Mapping[tuple[int, str, str], tuple[dict[str, Any], Metrics]]) -> None:
+    def keep(found: Mapping[Place, tuple[Facts, Metrics]]) -> None:
         write_json(out / f"table_{table}.json", {"schema": SCHEMA, **head, **table_of(found).as_dict()})
 
-    return table_of(run_grid(cells, keep, say))
+    return table_of(run_grid(cells, keep, watch.say))
 
 
 def describe(
-    dataset: Dataset, settings: AblationSettings, facts: Mapping[str, Any] | None
+    datasets: Sequence[Dataset], settings: AblationSettings, facts: Mapping[str, Facts]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What a reader must know to judge the figures of a category, with the facts of a training; and warnings."""
+    """What a reader must know to judge the figures, with the facts of a training of each category; and warnings."""
     training = settings.training
-    header = {
-        "ours": f"{dataset.category} ({dataset.layout}), {training.model.backbone}, {training.epochs} epochs, "
-        f"batch {training.batch} at most, seeds {', '.join(map(str, settings.seeds))}",
-        "paper": FOR_PAPER,
-    }
-    if facts is None:
-        return header, ()
-    data = facts["data"]
-    header |= {
-        "images": f"{data['learned']} learned from, {data['held_out']} held out, {len(dataset.test)} judged",
-        "teacher": facts["teacher"]["origin"],
-        "precision": f"trained in {facts['precision']}, evaluated in PyTorch in fp32",
-    }
-    return header, (RANDOM_TEACHER,) if facts["teacher"]["is_random"] else ()
+    each = [
+        f"{one.category} ({one.layout}), {training.model.backbone}, {training.epochs} epochs, batch {training.batch} at "
+        f"most, seeds {', '.join(map(str, settings.seeds))}"
+        for one in datasets
+    ]
+    ours = each[0] if len(each) == 1 else f"mean of {len(each)} categories: {'; '.join(each)}"
+    header = {"ours": ours, "paper": FOR_PAPER}
+    if known := facts.get(datasets[0].category):
+        data = known["data"]
+        header |= {
+            "images": f"{data['learned']} learned from, {data['held_out']} held out, {len(datasets[0].test)} judged",
+            "teacher": known["teacher"]["origin"],
+            "precision": f"trained in {known['precision']}, evaluated in PyTorch in fp32",
+        }
+    return header, (RANDOM_TEACHER,) if any(one["teacher"]["is_random"] for one in facts.values()) else ()
 
 
 def trained_as(base: TrainSettings, row: str, seed: int) -> tuple[TrainSettings, str]:
@@ -230,14 +215,7 @@ class AblationFigure:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"row": self.row, "figure": self.figure, "ours": list(self.ours), "paper": self.paper,
-                "difference": self.difference, "gains": list(self.gains), "paper_gain": self.paper_gain}  # fmt: skip
-
-    def cells(self) -> list[str]:
-        """The figure as a line of the table."""
-        values = [span(self.ours), told(self.paper, ".2f"), told(self.difference, "+.2f"), span(self.gains, "+"),
-                  told(self.paper_gain, "+.2f")]  # fmt: skip
-        return [FIGURES[self.figure], self.row, ABLATIONS[self.row][0], *values]
+        return plain_fields(self) | {"difference": self.difference}
 
 
 @dataclass(frozen=True)
@@ -248,12 +226,14 @@ class AblationTable:
     header: Mapping[str, str]  # what a reader must know to judge the figures
     warnings: tuple[str, ...]
     seeds: tuple[int, ...]
-    measured: Mapping[str, Mapping[int, Metrics]]  # row -> seed -> figures, of those that are done
+    categories: tuple[str, ...]
+    measured: Mapping[str, Mapping[str, BySeed]]  # row -> category -> seed -> figures, of those that are done
 
     @property
     def finished(self) -> bool:
-        """Whether every row has its figures for every seed."""
-        return all(len(self.measured.get(row, ())) == len(self.seeds) for row in rows_of(self.table))
+        """Whether every row has its figures for every category and seed."""
+        each = (self.measured.get(row, {}).get(name, {}) for row in rows_of(self.table) for name in self.categories)
+        return all(len(by_seed) == len(self.seeds) for by_seed in each)
 
     @property
     def cells(self) -> tuple[AblationFigure, ...]:
@@ -268,9 +248,7 @@ class AblationTable:
 
     def markdown(self) -> str:
         """The table below its header, in %."""
-        title = f"Table {self.table}{'' if self.finished else ', not finished'}"
-        table = markdown_table(HEADS, [cell.cells() for cell in self.cells])
-        return "\n".join([title, "", *head_lines(self.warnings, self.header), "", *table])
+        return render("accuracy/ablation.md.j2", table=self, figures=FIGURES, names=ABLATIONS, span=span)
 
     def _cell(self, row: str, figure: str) -> AblationFigure:
         first = rows_of(self.table)[0]
@@ -281,38 +259,10 @@ class AblationTable:
         return AblationFigure(row, figure, tuple(ours.values()), gains, paper, paper_gain)
 
     def _percents(self, row: str, figure: str) -> dict[int, float]:
-        """Seed -> our figure in %, of the seeds that have one, in the order of the seeds."""
-        measured = self.measured.get(row, {})
-        found = {seed: getattr(measured[seed], figure) for seed in self.seeds if seed in measured}
-        return {seed: 100 * value for seed, value in found.items() if value is not None}
-
-
-def averaged(tables: Sequence[AblationTable]) -> AblationTable:
-    """The mean over the categories, one table each, of the rows and seeds that all of them have.
-
-    A figure that one category cannot have (no masks, say) is averaged over the others. One table is given back as it is.
-    """
-    first = tables[0]
-    if len(tables) == 1:
-        return first
-    measured: dict[str, BySeed] = {}
-    for row in rows_of(first.table):
-        for seed in first.seeds:
-            found = [table.measured[row][seed] for table in tables if seed in table.measured.get(row, {})]
-            if len(found) == len(tables):
-                measured.setdefault(row, {})[seed] = mean_metrics(found)
-    ours = f"mean of {len(tables)} categories: {'; '.join(table.header['ours'] for table in tables)}"
-    warnings = tuple(dict.fromkeys(warning for table in tables for warning in table.warnings))
-    return AblationTable(first.table, dict(first.header) | {"ours": ours}, warnings, first.seeds, measured)
-
-
-def mean_metrics(found: Sequence[Metrics]) -> Metrics:
-    """Each figure's mean over those that have it, None where none has."""
-    values: dict[str, float | None] = {}
-    for name in METRICS:
-        known = [value for metrics in found if (value := metrics[name]) is not None]
-        values[name] = fmean(known) if known else None
-    return Metrics(**values)
+        """Seed -> our figure in %, the mean over the categories, of the seeds that all of them have, in their order."""
+        by_category = [self.measured.get(row, {}).get(name, {}) for name in self.categories]
+        found = means_by_seed(by_category, figure)
+        return {seed: found[seed] for seed in self.seeds if seed in found}
 
 
 def rows_of(table: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ The test images decide nothing: weights, threshold, calibration and what stays F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +18,9 @@ from typing import Any
 
 from nnet_edge import __version__
 from nnet_edge.benchmarks.accuracy.tables import ROW_SCHEMA, AccuracyRow, AccuracyTables, paper_set_of, row_from
-from nnet_edge.benchmarks.accuracy.trainings import GridSettings, Trainings, Watch, category_names
+from nnet_edge.benchmarks.accuracy.trainings import NOBODY, GridSettings, Trainings, Watch, category_names
 from nnet_edge.benchmarks.harness.grid import Stopped, claimed, read_row, require_same, run_grid
 from nnet_edge.benchmarks.harness.report import write_json, write_report
-from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import MANIFEST, graph_name, made_on, now, read_bundle
 from nnet_edge.data.images import Dataset, with_held_out_images
 from nnet_edge.errors import ConfigError
@@ -32,7 +31,6 @@ from nnet_edge.export.calibrating import CalibrateSettings, calibrate_bundle
 from nnet_edge.runtime.runners.base import installed_kind
 from nnet_edge.settings.runner import RunnerSettings, require_choice
 from nnet_edge.training.checkpoint import Checkpoint
-from nnet_edge.training.loop import Progress
 
 PRECISIONS = ("fp32", "int8")
 METHOD = "N-Net"
@@ -181,18 +179,16 @@ def run_accuracy(
     settings: AccuracySettings,
     command: str,
     baselines: Sequence[AccuracyRow] = (),
-    report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
-    say: Say = quiet,
+    watch: Watch = NOBODY,
 ) -> AccuracyTables:
     """The tables over `datasets` and seeds, with the rows `baselines` of other methods beside ours.
 
-    `stop` is asked after every training step; the tables then come back unfinished and another call goes on from there.
+    `watch.stop` is asked after every training step; the tables then come back unfinished and another call goes on from there.
     Raises ConfigError for an `out` that holds rows of other settings or data, DataError for a data set without test images,
     TrainingError, ExportError or CalibrationError when a row cannot be made.
     """
     empty = AccuracyTables(command, category_names(datasets), settings.seeds, (), tuple(baselines))
-    trainings = [Trainings(one, settings, Watch(report, stop, say)) for one in datasets]
+    trainings = [Trainings(one, settings, watch) for one in datasets]
     cells = {
         (seed, each.dataset.category): AccuracyCell(each, out / each.dataset.category, settings, seed, command)
         for seed in settings.seeds
@@ -203,7 +199,6 @@ def run_accuracy(
         return replace(empty, ours=tuple(row for place in cells for row in found.get(place, ())))
 
     def keep(found: dict[tuple[int, str], list[AccuracyRow]]) -> None:
-        tables = tables_of(found)
-        write_report(out, "accuracy", tables.as_dict(), tables.markdown())
+        write_report(out, "accuracy", tables_of(found))
 
-    return tables_of(run_grid(cells, keep, say, counted_as="categories and seeds"))
+    return tables_of(run_grid(cells, keep, watch.say, counted_as="categories and seeds"))

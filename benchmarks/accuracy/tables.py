@@ -8,13 +8,13 @@ other methods are read from the files that `nnet-edge bench peers` leaves; Table
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from nnet_edge.benchmarks.harness.report import markdown_table, told
+from nnet_edge.benchmarks.harness.report import plain, render
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.metrics import METRICS, Metrics
 
@@ -34,7 +34,7 @@ ROW_SCHEMA = "nnet-edge accuracy row 1"
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",
            "pro_rd4ad": "PRO (RD4AD)"}  # fmt: skip
 PAPER_FIGURES = {"pixel_ap": "P-AP", "pixel_auroc": "P-AUROC", "pro_rd4ad": "P-PRO", "image_auroc": "I-AUROC"}
-BESIDE_PAPER = ("ours", "paper's N-Net", "difference", "best other of the paper")
+BySeed = Mapping[int, Metrics]
 
 
 def paper_set_of(category: str) -> str | None:
@@ -107,14 +107,13 @@ class AccuracyTables:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        rows = [asdict(row) | {"metrics": row.metrics.as_dict()} for rows in self.candidates.values() for row in rows]
         return {
             "schema": SCHEMA,
             "command": self.command,
             "categories": list(self.categories),
             "seeds": list(self.seeds),
             "finished": self.finished,
-            "rows": rows,
+            "rows": [plain(row) for rows in self.candidates.values() for row in rows],
             "table_1": [cell for name in TABLE_1 for cell in self.table_1(name)],
             "table_3": self.table_3(),
         }
@@ -124,7 +123,7 @@ class AccuracyTables:
         wanted = [category for category in self.categories if category in PAPER_SETS[name]]
         cells = []
         for candidate, rows in self.candidates.items():
-            by_category = [[row for row in rows if row.category == category] for category in wanted]
+            by_category = by_seed(rows, wanted)
             if wanted and all(by_category):
                 facts = {"set": name, "contender": candidate, "categories": len(wanted), "of": len(PAPER_SETS[name])}
                 cells += [{**facts, "figure": figure, **beside(by_category, figure, TABLE_1_METHODS, printed)}
@@ -136,7 +135,7 @@ class AccuracyTables:
         groups = {"textures": MVTEC_TEXTURES, "objects": MVTEC_OBJECTS, "all": PAPER_SETS["MVTec AD"]}
         cells = []
         for candidate, rows in self.candidates.items():
-            of = {name: [row for row in rows if row.category == name] for name in TABLE_3}
+            of = dict(zip(TABLE_3, by_seed(rows, TABLE_3), strict=True))
             lines = [(name, [of[name]], TABLE_3[name]) for name in TABLE_3 if of[name]]
             lines += [(f"average, {group}", [of[name] for name in names], TABLE_3_AVERAGES[group])
                       for group, names in groups.items() if all(of[name] for name in names)]  # fmt: skip
@@ -146,69 +145,51 @@ class AccuracyTables:
 
     def markdown(self) -> str:
         """All tables, in %."""
-        lines = [f"**{text}**" for text in dict.fromkeys(row.warning for row in self.ours if row.warning)]
-        lines += [f"- command: `{self.command}`", f"- mean ± standard deviation over the seeds "
-                  f"{', '.join(map(str, self.seeds))}{'' if self.finished else '; not finished'}", ""]  # fmt: skip
-        lines += self.by_category()
-        for name in TABLE_1:
-            if cells := self.table_1(name):
-                count = f"{cells[0]['categories']} of {cells[0]['of']} categories"
-                lines += ["", f"Table 1 of the paper, {name} ({count})", ""]
-                lines += markdown_table(["contender", "figure", *BESIDE_PAPER], [
-                    [cell["contender"], PAPER_FIGURES[cell["figure"]], *beside_paper(cell)] for cell in cells
-                ])  # fmt: skip
-        if cells := self.table_3():
-            lines += ["", "Table 3 of the paper: pixel AP, MVTec AD", ""]
-            lines += markdown_table(["contender", "category", *BESIDE_PAPER], [
-                [cell["contender"], cell["category"], *beside_paper(cell)] for cell in cells
-            ])  # fmt: skip
-        return "\n".join(lines)
+        warnings = list(dict.fromkeys(row.warning for row in self.ours if row.warning))
+        table_1 = {name: cells for name in TABLE_1 if (cells := self.table_1(name))}
+        return render("accuracy/accuracy.md.j2", tables=self, warnings=warnings, table_1=table_1, figures=FIGURES,
+                      paper_figures=PAPER_FIGURES, spread=spread_text)  # fmt: skip
 
-    def by_category(self) -> list[str]:
-        """Lines of the table of every candidate on every category, and on average."""
-        rows = []
-        for category in self.categories:
-            for candidate, known in self.candidates.items():
-                if here := [row for row in known if row.category == category]:
-                    rows.append([category, candidate, *figure_cells([here]), len(here)])
-        for candidate, known in self.candidates.items():
-            by_category = [[row for row in known if row.category == name] for name in self.categories]
-            if len(self.categories) > 1 and all(by_category):
-                mean_of = f"mean of {len(self.categories)}"
-                rows.append([mean_of, candidate, *figure_cells(by_category), len(by_category[0])])
-        return markdown_table(["category", "contender", *FIGURES.values(), "seeds"], rows)
+    def lines(self) -> list[tuple[str, str, list[str], int]]:
+        """Category (or their mean), candidate, a cell for each of FIGURES, and the number of seeds."""
+        known = {name: by_seed(rows, self.categories) for name, rows in self.candidates.items()}
+        found = [
+            (category, name, figure_cells([by[place]]), len(by[place]))
+            for place, category in enumerate(self.categories) for name, by in known.items() if by[place]
+        ]  # fmt: skip
+        if len(self.categories) > 1:
+            found += [(f"mean of {len(self.categories)}", name, figure_cells(by), len(by[0]))
+                      for name, by in known.items() if all(by)]  # fmt: skip
+        return found
 
 
-ByCategory = Sequence[Sequence[AccuracyRow]]
+def by_seed(rows: Sequence[AccuracyRow], categories: Collection[str]) -> list[BySeed]:
+    """For each category the figures by seed."""
+    return [{row.seed: row.metrics for row in rows if row.category == name} for name in categories]
 
 
-def figure_cells(by_category: ByCategory) -> list[str]:
+def figure_cells(by_category: Sequence[BySeed]) -> list[str]:
     """A cell for each of FIGURES."""
-    return [spread_text(means_by_seed(by_category, figure)) for figure in FIGURES]
+    return [spread_text(list(means_by_seed(by_category, figure).values())) for figure in FIGURES]
 
 
-def means_by_seed(by_category: ByCategory, figure: str) -> list[float]:
-    """For each seed that all categories have: the mean in % over the categories that have the figure."""
-    seeds = sorted(set.intersection(*({row.seed for row in rows} for rows in by_category)))
-    found = []
-    for seed in seeds:
-        values = [getattr(row.metrics, figure) for rows in by_category for row in rows if row.seed == seed]
-        known = [value for value in values if value is not None]
+def means_by_seed(by_category: Sequence[BySeed], figure: str) -> dict[int, float]:
+    """Each seed that all categories have -> the mean in % over the categories that have the figure."""
+    found = {}
+    for seed in sorted(set.intersection(*map(set, by_category))):
+        known = [value for one in by_category if (value := one[seed][figure]) is not None]
         if known:
-            found.append(100 * mean(known))
+            found[seed] = 100 * mean(known)
     return found
 
 
-def beside(by_category: ByCategory, figure: str, methods: Sequence[str], printed: Sequence[float]) -> dict[str, Any]:
+def beside(
+    by_category: Sequence[BySeed], figure: str, methods: Sequence[str], printed: Sequence[float]
+) -> dict[str, Any]:
     """Our figure of each seed beside what the paper prints, one a method."""
-    ours = means_by_seed(by_category, figure)
+    ours = list(means_by_seed(by_category, figure).values())
     return {"ours": ours, "paper": printed[-1], "difference": mean(ours) - printed[-1] if ours else None,
             "best_other": best_other(methods, printed)}  # fmt: skip
-
-
-def beside_paper(cell: Mapping[str, Any]) -> list[str]:
-    """Ours, the paper's, the difference and the best other, as cells."""
-    return [spread_text(cell["ours"]), f"{cell['paper']:.1f}", told(cell["difference"], "+.1f"), cell["best_other"]]
 
 
 def spread_text(values: Sequence[float], sign: str = "", digits: int = 1) -> str:

@@ -55,6 +55,9 @@ class Watch:
     say: Say = quiet
 
 
+NOBODY = Watch()
+
+
 def read_datasets(
     roots: Sequence[Path],
     layout: str = "auto",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,9 @@ from safetensors.numpy import load_file, save
 
 from nnet_edge.anomaly_map import image_score
 from nnet_edge.benchmarks.accuracy.hyperparameters import BASE, Variant, find_variants
-from nnet_edge.benchmarks.accuracy.tables import spread_text
+from nnet_edge.benchmarks.accuracy.tables import BySeed, means_by_seed, spread_text
 from nnet_edge.benchmarks.accuracy.trainings import (
+    NOBODY,
     RANDOM_TEACHER,
     GridSettings,
     Trainings,
@@ -40,9 +41,8 @@ from nnet_edge.benchmarks.accuracy.trainings import (
     category_names,
     rebuild,
 )
-from nnet_edge.benchmarks.harness.grid import Key, Stopped, claimed, read_row, require_same, run_grid
-from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, write_json, write_report
-from nnet_edge.benchmarks.harness.rounds import Say, quiet
+from nnet_edge.benchmarks.harness.grid import Key, Stopped, claimed, kept_row, require_same, run_grid
+from nnet_edge.benchmarks.harness.report import plain_fields, render, write_report
 from nnet_edge.calibration.predictions import TestImages, load_test
 from nnet_edge.data.images import Dataset, fingerprint
 from nnet_edge.errors import DataError
@@ -55,12 +55,10 @@ from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between
 from nnet_edge.training.checkpoint import Checkpoint
-from nnet_edge.training.loop import Progress
 
 SCHEMA, ROW_SCHEMA = "nnet-edge levers 1", "nnet-edge lever row 1"
 FIGURES = {"pixel_ap": "pixel AP", "pro": "PRO", "image_auroc": "image AUROC"}
 FEWEST_SEEDS = 3
-Measured = Mapping[int, Metrics]  # seed -> figures
 Place = tuple[str, str, int, str]  # hyper-parameter, variant, seed, category
 
 
@@ -108,33 +106,24 @@ class CategoryBench:
 
     def read(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> Metrics:
         """The figures of this variant's reading of the training in `folder`. Raises Stopped, Elsewhere."""
-        path = reading_path(folder, variant)
-        key = dict(checkpoint.facts["data"]["key"]) | {
-            "test": self.test_key,
-            "reading": as_json(asdict(variant.reading)),
-        }
-        if not path.exists():
-            if self.trainings.watch.stop():
-                raise Stopped
-            with claimed(folder, f"{self.dataset.category}, {variant.name}"):
-                metrics = self.judge(folder, checkpoint, variant)
-                write_json(
-                    path, {"schema": ROW_SCHEMA, "variant": variant.name, "metrics": metrics.as_dict(), "key": key}
-                )
-        its_key, metrics = read_row(
-            path, lambda known: (known["key"], Metrics(**known["metrics"])), "it is measured again"
-        )
-        require_same(path, its_key, key)
-        return metrics
+        trained = dict(checkpoint.facts["data"]["key"])
+        key = trained | {"test": self.test_key, "reading": as_json(asdict(variant.reading))}
+        return kept_row(
+            reading_path(folder, variant), key, f"{self.dataset.category}, {variant.name}",
+            lambda: self.judge(folder, checkpoint, variant), lambda known: Metrics(**known["metrics"]),
+        )  # fmt: skip
 
-    def judge(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> Metrics:
-        """The figures of the training's layer maps, read as the variant says."""
+    def judge(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
+        """The row of the training's layer maps, read as the variant says. Raises Stopped."""
+        if self.trainings.watch.stop():
+            raise Stopped
         weights = variant.reading.weights
         key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key}
         path, device = folder / f"maps_{weights}.safetensors", choose_device(self.settings.options.device)
         maps = kept_layer_maps(path, key, checkpoint, weights, self.test.images, device)
         read = variant.reading.maps(maps, checkpoint.settings.model.fusion)
-        return measure_known(self.test.labels, image_score(read), self.test.masks, read, self.test.has_mask)
+        metrics = measure_known(self.test.labels, image_score(read), self.test.masks, read, self.test.has_mask)
+        return {"schema": ROW_SCHEMA, "variant": variant.name, "metrics": metrics.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -172,22 +161,16 @@ class VariantCell:
 
 
 def run_variants(
-    datasets: Sequence[Dataset],
-    out: Path,
-    settings: VariantSettings,
-    command: str,
-    report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
-    say: Say = quiet,
+    datasets: Sequence[Dataset], out: Path, settings: VariantSettings, command: str, watch: Watch = NOBODY
 ) -> VariantTable:
     """The table over `datasets`: the base first, then readings, then variants that must be trained.
 
-    `stop` is asked after every training step; the table then comes back unfinished and another call goes on from there.
+    `watch.stop` is asked after every training step; the table then comes back unfinished and another call goes on from there.
     Raises ConfigError for an `out` that holds rows of other settings or data, DataError for a data set that cannot be
     judged on, TrainingError when a row cannot be trained.
     """
     category_names(datasets)
-    benches = [CategoryBench(one, out / one.category, settings, Watch(report, stop, say)) for one in datasets]
+    benches = [CategoryBench(one, out / one.category, settings, watch) for one in datasets]
     chosen = [(name, variant) for name, variant in find_variants(settings.hyperparameters, settings.variants)
               if settings.with_training or not variant.is_trained]  # fmt: skip
     ordered = [("base", BASE), *sorted(chosen, key=lambda pair: pair[1].is_trained)]
@@ -214,10 +197,9 @@ def run_variants(
         return VariantTable(header, warnings, settings.seeds, categories, base, rows, missing)
 
     def keep(found: Mapping[Place, tuple[Metrics, bool]]) -> None:
-        table = table_of(found)
-        write_report(out, "levers", table.as_dict(), table.markdown())
+        write_report(out, "levers", table_of(found))
 
-    return table_of(run_grid(cells, keep, say))
+    return table_of(run_grid(cells, keep, watch.say))
 
 
 def describe(
@@ -306,7 +288,7 @@ class Row:
     hyperparameter: str
     variant: str
     command: str
-    measured: Mapping[str, Measured]  # category -> seed -> figures
+    measured: Mapping[str, BySeed]  # category -> seed -> figures
     same_as_base: tuple[str, ...] = ()  # categories in which it changes nothing
 
 
@@ -318,13 +300,13 @@ class VariantTable:
     warnings: tuple[str, ...]
     seeds: tuple[int, ...]
     categories: tuple[str, ...]
-    base: Mapping[str, Measured]
+    base: Mapping[str, BySeed]
     rows: tuple[Row, ...]
     missing: int  # rows of one category and seed that are not measured yet
 
     def difference(self, row: Row, category: str, figure: str) -> Difference:
         """The row less the base, over the seeds that both have."""
-        ours, base = (percents(values.get(category, {}), figure) for values in (row.measured, self.base))
+        ours, base = (means_by_seed([values.get(category, {})], figure) for values in (row.measured, self.base))
         return Difference(tuple(ours[seed] - base[seed] for seed in self.seeds if seed in ours and seed in base))
 
     def verdict(self, row: Row) -> str:
@@ -349,37 +331,12 @@ class VariantTable:
             rows.append({"lever": row.hyperparameter, "variant": row.variant, "command": row.command,
                          "same_as_base": list(row.same_as_base), "points": points,
                          "verdict": self.verdict(row)})  # fmt: skip
-        return {
-            "schema": SCHEMA,
-            "header": dict(self.header),
-            "warnings": list(self.warnings),
-            "seeds": list(self.seeds),
-            "categories": list(self.categories),
-            "missing": self.missing,
-            "base": {name: {str(seed): one.as_dict() for seed, one in by.items()} for name, by in self.base.items()},
-            "rows": rows,
-        }
+        return {"schema": SCHEMA, **plain_fields(self), "rows": rows}
 
     def markdown(self) -> str:
         """The table below its header: the base in %, every variant's differences in points."""
-        lines = head_lines(self.warnings, self.header)
-        if self.missing:
-            lines.append(f"- not finished: {self.missing} trainings or readings of one category and seed are missing")
         columns = [(name, figure) for name in self.categories for figure in FIGURES]
-        base = [spread_text(tuple(percents(self.base.get(name, {}), figure).values())) for name, figure in columns]
-        rows = [["-", "base, in %", *base, ""]]
-        for row in self.rows:
-            cells = ["as the base" if name in row.same_as_base else self.difference(row, name, figure).text()
-                     for name, figure in columns]  # fmt: skip
-            rows.append([row.hyperparameter, row.variant, *cells, self.verdict(row)])
-        heads = ["lever", "variant", *(f"{name}: {FIGURES[figure]}" for name, figure in columns), "verdict"]
-        names = ", ".join(dict.fromkeys(row.hyperparameter for row in self.rows))
-        ending = (f"Commands: the base with `{self.header.get('command', '')}`, each lever with `--lever NAME` added: "
-                  f"{names}.")  # fmt: skip
-        return "\n".join([*lines, "", *markdown_table(heads, rows), "", ending])
-
-
-def percents(measured: Measured, figure: str) -> dict[int, float]:
-    """Seed -> the figure in %, of the seeds that have it."""
-    values = {seed: metrics.as_dict()[figure] for seed, metrics in measured.items()}
-    return {seed: 100 * value for seed, value in values.items() if value is not None}
+        base = [
+            spread_text(list(means_by_seed([self.base.get(name, {})], figure).values())) for name, figure in columns
+        ]
+        return render("accuracy/levers.md.j2", table=self, columns=columns, base=base, figures=FIGURES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,15 @@ from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceili
 from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.command_line import say as say_on_stderr
-from nnet_edge.benchmarks.harness.machine import describe_gpu, torch_has_cuda
+from nnet_edge.benchmarks.harness.machine import describe_machine, torch_has_cuda
 from nnet_edge.benchmarks.harness.report import write_json
-from nnet_edge.benchmarks.harness.roofline import GIGA, gpu_product
+from nnet_edge.benchmarks.harness.roofline import GIGA, count_work, gpu_product
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.benchmarks.harness.work_count import count_work
 from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
-from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, load_trt_runner
+from nnet_edge.runtime.runners.trt.trt_runner import load_trt_runner
 from nnet_edge.settings.runner import RunnerSettings
 
 TERA = 1e12
@@ -56,7 +56,7 @@ def measure_gpu(
     if isinstance(gpu, NoGpu):
         raise StreamError(f"{gpu.reason}: this benchmark measures a GPU; nnet-edge bench speed measures the processor")
     bundle = read_bundle(path)
-    machine = describe_gpu(gpu)
+    machine = describe_machine(None)
     say(", ".join(f"{name}: {value}" for name, value in machine.items()))
     answer = ask_tensorrt_rtx(gpu)
     say(answer.sentence())
@@ -66,7 +66,7 @@ def measure_gpu(
     work = 2 * count_work(bundle).macs / product if product else None
     rates, refused = measure_engines(bundle, batches, work, can_torch, say)
     if can_torch:
-        rates += told(list(measure_torch(bundle, batches, work)), say)
+        rates += told(measure_torch(bundle, batches, work), say)
     return {
         "command": command_text("nnet_edge.benchmarks.gpu"),
         "when": now(),
@@ -114,17 +114,13 @@ def measure_engines(
             refused[path.name] = str(error)
             say(f"{path.name} does not load here: {error}")
             continue
-        rates += measure_and_close(runner, batches, work, say)
+        with runner:
+            rates += told(measure_runner(runner, batches, work), say)
     if not rates and can_torch:
         say("no engine of the bundle runs here: TORCH STANDS IN for the engine, the kernels are real")
-        rates += measure_and_close(torch_runner(bundle, open_gpu(), max(batches)), batches, work, say)
+        with torch_runner(bundle, open_gpu(), max(batches)) as runner:
+            rates += told(measure_runner(runner, batches, work), say)
     return rates, refused
-
-
-def measure_and_close(runner: TrtRunner, batches: tuple[int, ...], work: float | None, say: Say) -> list[Rate]:
-    """The rates of one runner, which is closed then."""
-    with runner:
-        return told(list(measure_runner(runner, batches, work)), say)
 
 
 def missing(rates: list[Rate]) -> list[str]:
@@ -137,11 +133,11 @@ def missing(rates: list[Rate]) -> list[str]:
     return [] if systems & {"tensorrt", "tensorrt_rtx"} else ["NO ENGINE RAN"]
 
 
-def told(rates: list[Rate], say: Say) -> list[Rate]:
-    """The same rates, after a line for each."""
+def told(rates: Iterable[Rate], say: Say) -> Iterator[Rate]:
+    """The same rates, a line for each as it comes."""
     for rate in rates:
         say(f"{rate.system} {rate.precision} x{rate.batch} ({rate.what}): {rate.images_per_s:.0f} images/s")
-    return rates
+        yield rate
 
 
 @click.command()

@@ -16,21 +16,12 @@ from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
 from nnet_edge.benchmarks.harness.rounds import repeated
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
-from nnet_edge.runtime.runners.trt.kernels.tables import (
-    BGR8,
-    NV12,
-    STRIPS,
-    launch_anomaly_map,
-    launch_overlay,
-    launch_preprocess,
-)
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, STRIPS, launch_anomaly_map, launch_preprocess
 from nnet_edge.runtime.runners.trt.ring import IMAGE_BYTES, MAP_BYTES, Picture, Slot, Tables
-from nnet_edge.runtime.sinks.overlay import HEAT_SHARE, SCALE_END, colour_table
 
 BATCHES = (1, 8, 32)
 LAUNCHES, ROUNDS, WARM_UPS = 20, 15, 3  # a round is one time of that many launches in a row
 COPY_BYTES = 1 << 30  # more than any L2 holds
-PANEL = (720, 960)
 GIGA, MS_PER_S, US_PER_MS = 1e9, 1e3, 1e3
 
 
@@ -93,10 +84,13 @@ def measure_kernels(device: PycudaDevice, copy: float, batches: tuple[int, ...] 
     for kind in (np.float32, np.float16):
         for batch in batches:
             slot = filled_slot(device, [Picture(np.zeros((8, 8, 3), np.uint8), BGR8)] * batch, kind, queue)
-            ms = median_ms(device, partial(launch_tail, device, slot, tables, batch, queue), queue)
+            launch = partial(
+                launch_anomaly_map, device, slot.layer_maps.address, tables.enlarging, tables.filter,
+                slot.anomaly_maps.address, slot.peaks.address, batch, queue,
+            )  # fmt: skip
+            ms = median_ms(device, launch, queue)
             read = sum(slot.map_bytes(name, batch) for name in LAYER_MAPS)
             yield result("anomaly_map", np.dtype(kind).name, batch, read + batch * (MAP_BYTES + STRIPS * 4), ms)
-    yield result("overlay", f"{PANEL[1]}x{PANEL[0]}", 1, 6 * PANEL[0] * PANEL[1] + MAP_BYTES, overlay_ms(device, queue))
 
 
 def pictures() -> dict[str, Picture]:
@@ -123,39 +117,6 @@ def filled_slot(device: PycudaDevice, frames: list[Picture], kind: type, queue: 
         device.upload(slot.addresses[name], memory, queue)
         queue.synchronize()
     return slot
-
-
-def launch_tail(device: PycudaDevice, slot: Slot, tables: Tables, batch: int, queue: CudaStream) -> None:
-    """Fusion, blur and maxima of a slot."""
-    launch_anomaly_map(
-        device, slot.layer_maps.address, tables.enlarging, tables.filter, slot.anomaly_maps.address, slot.peaks.address,
-        batch, queue,
-    )  # fmt: skip
-
-
-def overlay_ms(device: PycudaDevice, queue: CudaStream) -> float:
-    """Milliseconds of one overlay of PANEL."""
-    height, width = PANEL
-    noise = np.random.default_rng(2)
-    arrays = (
-        noise.integers(0, 256, (height, width, 3), np.uint8),
-        noise.random((256, 256), np.float32),
-        colour_table(),
-    )
-    addresses = []
-    for array in arrays:
-        memory, buffer = device.pinned(array.nbytes), device.allocate(array.nbytes)
-        memory[:] = np.frombuffer(array.tobytes(), np.uint8)
-        device.upload(buffer.address, memory, queue)
-        queue.synchronize()
-        addresses.append(buffer.address)
-    picture = device.allocate(3 * height * width)
-    panel, values, colours = addresses
-
-    def launch() -> None:
-        launch_overlay(device, panel, values, colours, SCALE_END, HEAT_SHARE, PANEL, picture.address, queue)
-
-    return median_ms(device, launch, queue)
 
 
 def median_ms(

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol, TypeVar
 
+from nnet_edge.benchmarks.harness.report import write_json
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.errors import ConfigError, DataError
 
@@ -122,6 +123,21 @@ def holder(folder: Path) -> str:
         return (folder / CLAIM).read_text(encoding="utf-8").strip() or "another process"
     except OSError:
         return "another process"
+
+
+def kept_row(
+    path: Path, key: Key, what: str, make: Callable[[], dict[str, Any]], parse: Callable[[dict[str, Any]], Row]
+) -> Row:
+    """What `parse` takes from the row at `path`; where there is none, this process alone writes `key` and what `make` gives.
+
+    Raises Elsewhere, which names `what`, ConfigError for a row of another key, DataError for one that cannot be read.
+    """
+    if not path.exists():
+        with claimed(path.parent, what):
+            write_json(path, {"key": key, **make()})
+    its_key, row = read_row(path, lambda known: (known["key"], parse(known)))
+    require_same(path, its_key, key)
+    return row
 
 
 def read_row(path: Path, parse: Callable[[dict[str, Any]], Row], again: str = "the row is measured again") -> Row:

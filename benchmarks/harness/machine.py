@@ -1,16 +1,26 @@
-"""The machine in words, for the head of every report: processor, GPU, clocks, power mode, versions, and how busy it was.
+"""The machine in words, for the head of every report, and the energy that its own meters tell; nothing is estimated.
 
-A Jetson in its 15 W mode is another machine than the same board at full power, and a governor that saves power makes the
-first second slow. What cannot be found out is left out or "unknown", never guessed.
+Processor, GPU, clocks, power mode, versions, and how busy it was: a Jetson in its 15 W mode is another machine than the same
+board at full power, and a governor that saves power makes the first second slow. What cannot be found out is left out or
+"unknown", never guessed.
+
+Energy: NVML counts the joules of a whole GPU since the driver was loaded. tegrastats prints what a whole Jetson takes, watts,
+which are summed here over time. A figure per frame is the whole card's or module's, what it takes idle included.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.bundle import versions
@@ -21,8 +31,7 @@ from nnet_edge.runtime.runners.trt.library import JETSON_RELEASE
 
 SYSTEM = Path("/sys")
 GPU_DEVICES = ("*gpu*", "*ga10b*", "*gv11b*", "*gp10b*")  # of a Jetson, by the names of its kernels
-CLOCKS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "pstate")
-STATE = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu", "utilization.gpu")
+STATE = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu", "utilization.gpu", "pstate")
 PATIENCE = 10.0  # times the time that a program is given elsewhere: jetson_clocks is slow
 IDLE_LOOK_S = 1.0
 BUSY_PERCENT = 10.0  # above it a report warns
@@ -48,11 +57,8 @@ def describe_machine(threads: int | None) -> dict[str, str]:
 def power_and_clocks(system: Path = SYSTEM) -> str:
     """In words: "power mode MAXN; CPU 2.20 of 2.20 GHz (schedutil); GPU 1300 of 1300 MHz (...)", or "unknown"."""
     mode = re.search(r"Power Mode\s*:\s*(\S+)", output(["nvpmodel", "-q"]))
-    parts = [
-        f"power mode {mode.group(1)}" if mode else "",
-        cpu_clock(system),
-        jetson_gpu_clock(system) or nvidia_clock(),
-    ]
+    mode_text = f"power mode {mode.group(1)}" if mode else ""
+    parts = (mode_text, cpu_clock(system), jetson_gpu_clock(system))
     return "; ".join(part for part in parts if part) or "unknown"
 
 
@@ -76,36 +82,19 @@ def jetson_gpu_clock(system: Path) -> str:
     return ""
 
 
-def nvidia_clock() -> str:
-    """The clocks of the first card as nvidia-smi reports them."""
-    fields = ask_card(CLOCKS, "csv,noheader,nounits")
-    if fields is None or not fields[0].isdigit():
-        return ""
-    now, most, memory, limit, state = fields
-    return f"GPU {now} of {most} MHz, memory {memory} MHz, limit {limit} W, state {state}"
-
-
 def describe_gpu(gpu: GpuFacts) -> dict[str, str]:
-    """Processor, GPU, driver, clocks and power of a machine with a GPU."""
-    processor = find_processor()
+    """GPU, driver, clocks and power."""
     facts = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{processor.model}, {processor.usable_cores} usable cores",
         "gpu": f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_mib} MiB",
         "driver": f"{gpu.driver or 'unknown'}, CUDA {gpu.cuda}",
     }
     if JETSON_RELEASE.exists():
         return facts | jetson_state()
-    fields = ask_card(STATE, "csv,noheader")
-    state = {"clocks and power": "unknown: nvidia-smi does not say"}
-    return facts | (state if fields is None else dict(zip(STATE, fields, strict=True)))
-
-
-def ask_card(names: tuple[str, ...], form: str) -> list[str] | None:
-    """What nvidia-smi says of the first card, a text for each of `names`; None when it says nothing."""
-    lines = output(["nvidia-smi", f"--query-gpu={','.join(names)}", f"--format={form}"]).splitlines()
+    lines = output(["nvidia-smi", f"--query-gpu={','.join(STATE)}", "--format=csv,noheader"]).splitlines()
     fields = [field.strip() for field in lines[0].split(",")] if lines else []
-    return fields if len(fields) == len(names) else None
+    if len(fields) != len(STATE):
+        return facts | {"clocks and power": "unknown: nvidia-smi does not say"}
+    return facts | dict(zip(STATE, fields, strict=True))
 
 
 def jetson_state() -> dict[str, str]:
@@ -181,3 +170,84 @@ def _text(file: Path) -> str:
 def _number(file: Path) -> int | None:
     text = _text(file)
     return int(text) if text.isdigit() else None
+
+
+NVML_LIBRARY = "libnvidia-ml.so.1"
+EVERY_MS = 100  # between two lines of tegrastats
+BOARD_RAILS = ("VDD_IN", "POM_5V_IN")  # what the whole module takes, by the generation of the Jetson
+
+
+@dataclass(frozen=True)
+class EnergyMeter:
+    """A running count of joules; `source` says what counts them."""
+
+    source: str
+    joules: Callable[[], float | None]  # the count now; None where it is not known
+
+    def since(self, before: float | None) -> float | None:
+        """Joules since an earlier count; None where either is not known."""
+        now = self.joules()
+        return None if now is None or before is None else now - before
+
+
+def no_meter(why: str) -> EnergyMeter:
+    """That of a machine that tells no energy."""
+    return EnergyMeter(f"not told: {why}", lambda: None)
+
+
+@contextmanager
+def measuring_energy(library: str = NVML_LIBRARY) -> Iterator[EnergyMeter]:
+    """The meter of this machine, for as long as the block takes."""
+    program = shutil.which("tegrastats")
+    if program is None:
+        yield open_nvml(library)
+        return
+    counted: list[float] = []  # the joules so far, once two lines were read; one thread alone writes it
+
+    def read(lines: Iterator[str]) -> None:
+        before_s = None
+        for line in lines:
+            watts, now_s = watts_of(line), time.monotonic()
+            if watts is not None and before_s is not None:
+                counted[:] = [sum(counted) + watts * (now_s - before_s)]
+            before_s = now_s
+
+    command = [program, "--interval", str(EVERY_MS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        thread = threading.Thread(target=read, args=(process.stdout,), name="tegrastats", daemon=True)
+        thread.start()
+        try:
+            yield EnergyMeter("tegrastats, the whole module", lambda: sum(counted) if counted else None)
+        finally:
+            process.terminate()
+            thread.join()
+
+
+def watts_of(line: str) -> float | None:
+    """What the module takes by a line of tegrastats ("VDD_IN 5230mW/5100mW", older "POM_5V_IN 2300/2300"); None: not said."""
+    found = re.search(rf"\b(?:{'|'.join(BOARD_RAILS)}) (\d+)(?:mW)?/", line)
+    return int(found.group(1)) / 1e3 if found else None
+
+
+def open_nvml(library: str = NVML_LIBRARY) -> EnergyMeter:
+    """The energy counter of the first card, or why there is none."""
+    try:
+        nvml = ctypes.CDLL(library)
+    except OSError:
+        return no_meter(f"neither tegrastats nor {library} is here")
+    device = ctypes.c_void_p()
+    if status := nvml.nvmlInit_v2():
+        return no_meter(f"NVML does not start (error {status})")
+    if status := nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
+        return no_meter(f"NVML finds no card (error {status})")
+
+    def joules() -> float | None:
+        millijoules = ctypes.c_ulonglong()
+        failed = nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules))
+        return None if failed else millijoules.value / 1e3
+
+    return (
+        EnergyMeter("NVML, the whole card", joules)
+        if joules() is not None
+        else no_meter("this card has no energy counter")
+    )

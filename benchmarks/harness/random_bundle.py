@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -45,7 +44,9 @@ def make_random_bundle(
     teacher = load_teacher(find_backbone(backbone), RANDOM)
     network = build_nnet(settings.model, teacher, seed)
     pictures = real_pictures()
-    facts = {"teacher": facts_of_teacher(teacher), "data": no_data(len(pictures)), "epoch": 0, "step": 0,
+    no_data = {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": len(pictures),
+               "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip
+    facts = {"teacher": facts_of_teacher(teacher), "data": no_data, "epoch": 0, "step": 0,
              "sums": {}, "marks": None, "seconds": 0.0, "precision": "fp32"}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nnet-edge-random-") as folder:
         training = Path(folder)
@@ -63,12 +64,6 @@ def real_pictures() -> np.ndarray:
         photo = photograph(kind).astype(np.uint8)  # 512 x 512, whole numbers
         quarters += [half for row in np.vsplit(photo, 2) for half in np.hsplit(row, 2)]
     return np.repeat(np.stack(quarters)[..., None], 3, axis=3)
-
-
-def no_data(held_out: int) -> dict[str, Any]:
-    """What the manifest says of the data: nothing was learned."""
-    return {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": held_out,
-            "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip
 
 
 @click.command()

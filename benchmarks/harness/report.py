@@ -1,14 +1,62 @@
-"""What reports are written with: Markdown tables, the lines at their head, JSON files."""
+"""What reports are written with: Markdown from a template, tables, the lines at their head, JSON files, figures."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nnet_edge.errors import MissingExtraError
 from nnet_edge.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATES = Path(__file__).parents[1]
+BENCH_EXTRA = "reports are written with jinja2 and tabulate: pip install 'nnet-edge[bench]'"
+
+
+class Report(Protocol):
+    """What a benchmark found."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        ...
+
+    def markdown(self) -> str:
+        """The same for people."""
+        ...
+
+
+def render(template: str, **values: object) -> str:
+    """The Markdown that the file `template` below benchmarks/ makes of `values`; tables are aligned, empty ones left out.
+
+    Raises MissingExtraError without jinja2 or tabulate.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError(BENCH_EXTRA) from error
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"told": told, "percent": percent, "plain_cell": lambda text: text.replace("|", "/")}
+    environment.globals["head"] = head
+    return "\n".join(aligned(environment.get_template(template).render(values)))
+
+
+def aligned(text: str) -> Iterator[str]:
+    """The lines of a Markdown text, its tables written anew."""
+    for is_table, lines in groupby(text.splitlines(), lambda line: line.startswith("|")):
+        if not is_table:
+            yield from lines
+            continue
+        heads, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+        yield from markdown_table(heads, rows)
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -16,7 +64,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> li
     try:
         from tabulate import tabulate
     except ImportError as error:
-        raise MissingExtraError("tables are written with tabulate: pip install 'nnet-edge[bench]'") from error
+        raise MissingExtraError(BENCH_EXTRA) from error
     if not rows:
         return []
     text = tabulate(rows, heads, tablefmt="github", stralign=None, numalign=None, disable_numparse=True, missingval="-")
@@ -28,10 +76,10 @@ def table_text(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(markdown_table(heads, rows))
 
 
-def head_lines(warnings: Sequence[str], facts: Mapping[str, object]) -> list[str]:
+def head(warnings: Sequence[str], facts: Mapping[str, object]) -> str:
     """The warnings in bold, then a list of what a reader must know to judge the figures."""
     bold = [f"**{warning}**" for warning in warnings]
-    return [*bold, *([""] if bold else []), *(f"- {name}: {value}" for name, value in facts.items())]
+    return "\n".join([*bold, *([""] if bold else []), *(f"- {name}: {value}" for name, value in facts.items())])
 
 
 def told(value: float | None, form: str) -> str:
@@ -39,12 +87,67 @@ def told(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def percent(value: float | None) -> str:
+    """A share in percent, "-" for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON takes it: by its own `as_dict`, a dataclass without one by its fields."""
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if is_dataclass(value):
+        return plain_fields(value)
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON takes them."""
+    return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+
+
 def write_json(path: Path, content: object) -> None:
     """`content` as JSON in the file `path`, in one piece; NaN is an error."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+    write_atomically(path, json.dumps(plain(content), indent=2, allow_nan=False).encode() + b"\n")
 
 
-def write_report(out: Path, name: str, content: Mapping[str, Any], markdown: str) -> None:
+def write_report(out: Path, name: str, report: Report) -> None:
     """`name`.json and `name`.md in the folder `out`."""
-    write_json(out / f"{name}.json", content)
-    write_atomically(out / f"{name}.md", markdown.encode() + b"\n")
+    write_json(out / f"{name}.json", report)
+    write_atomically(out / f"{name}.md", report.markdown().encode() + b"\n")
+
+
+DPI = 110
+
+
+def new_figure(inches: tuple[float, float]) -> Figure:
+    """An empty figure of that width and height. Raises MissingExtraError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            "pictures need matplotlib: pip install 'nnet-edge[bench]', or say --no-plot where there is that option"
+        ) from error
+    figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_measured(figure: Figure, path: Path, bundle: str, machine: dict[str, Any], warnings: Sequence[str]) -> None:
+    """Write `figure` to `path` (PNG): headed by what was measured where, the first warning in red below."""
+    processor = machine["processor"].split(";")[0]
+    figure.suptitle(f"{bundle}; {processor}; threads: {machine['threads']}", fontsize=11)
+    if warnings:
+        figure.supxlabel(warnings[0], color="#b00020", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nnet_edge.benchmarks.harness.energy import EnergyMeter
+from nnet_edge.benchmarks.harness.machine import EnergyMeter
 from nnet_edge.errors import NnetEdgeError
 
 NS_PER_S, NS_PER_MS = 1e9, 1e6
@@ -159,6 +159,44 @@ class Round:
     def frames_per_s(self) -> float:
         """Frames a second."""
         return self.frames / self.seconds
+
+
+@dataclass(frozen=True)
+class Timed:
+    """All rounds of one candidate."""
+
+    rounds: tuple[Round, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """Frames a second of each round, in the order they ran."""
+        return [one.frames_per_s for one in self.rounds]
+
+    @property
+    def frames_per_s(self) -> Spread:
+        """Over the rounds."""
+        return spread(self.rates)
+
+    @property
+    def latencies_ms(self) -> tuple[float, float, float] | None:
+        """p50, p95 and p99 over all rounds together; None where none were measured: a full buffer waits for itself."""
+        values = [value for one in self.rounds for value in one.latencies_ms]
+        return percentiles(values) if values else None
+
+    @property
+    def latency_count(self) -> int:
+        """How many latencies those are of."""
+        return sum(len(one.latencies_ms) for one in self.rounds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; `rounds` are frames a second in the order they ran."""
+        known = self.latencies_ms
+        percents = None if known is None else dict(zip(("p50", "p95", "p99"), known, strict=True))
+        return {
+            "frames_per_s": self.frames_per_s.as_dict(),
+            "rounds": self.rates,
+            "latency_ms": None if percents is None else percents | {"count": self.latency_count},
+        }
 
 
 WARM_UP_CALLS, WARM_UP_S = 3, 0.5  # at least so many calls, and more until so much time is over

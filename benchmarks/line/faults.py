@@ -28,22 +28,8 @@ ROWS_FILE = "NNET_EDGE_FAULTS"  # the environment variable that names the file w
 LIMIT_S = 900.0
 HEADS = ("fault", "counted", "captured", "judged", "dropped by cause", "lost", "time to recover")
 
-TESTS = {  # fault -> the test that causes it, below tests/runtime
-    "camera cut 20 times": "sources/test_camera.py::test_a_camera_that_is_cut_20_times_comes_back_20_times",
-    "corrupt pictures in the stream": "sources/test_camera.py::"
-    "test_a_picture_that_came_in_half_or_damaged_is_counted_and_never_shown",
-    "broker down for a minute": "sinks/test_outage.py",
-    "webhook receiver down for a minute": "sinks/test_outage.py",
-    "disk full": "sinks/test_queued.py::test_on_a_full_disk_the_log_stops_and_goes_on_when_there_is_room",
-    "disk of the spool full": "sinks/test_queued.py::test_files_wait_for_room_in_a_spool_and_end_the_line_where_none_comes",
-    "runner throws once": "stream/test_line.py::test_a_runner_that_fails_once_costs_nothing_and_twice_one_frame",
-    "runner throws always": "stream/test_line.py::test_a_runner_that_always_fails_ends_the_line_with_its_error",
-    "kill -9 in mid-write, twice": "sinks/test_queued.py::test_kill_9_and_sigterm_lose_no_message_that_was_accepted",
-    "SIGTERM under load": "stream/test_line_signals.py::test_sigterm_under_load_and_kill_9_account_for_every_frame",
-    "clock jumps by an hour": "stream/test_line.py::test_a_clock_that_jumps_back_and_forth_by_an_hour_changes_nothing",
-    "8 cameras on 2 cores": "stream/test_line.py::test_eight_cameras_on_two_cores_lose_fairly_with_a_real_runner",
-    "bundle swapped under load": "stream/test_line.py::test_a_swap_under_load_loses_no_frame_and_says_what_it_did",
-}
+# fault -> the test that causes it, below tests/runtime
+TESTS: dict[str, str] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
 import click
 import psutil
@@ -41,41 +42,17 @@ COME_LIMIT_S, END_LIMIT_S = 30.0, 5.0
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured."""
-
-    cameras: int
-    viewers: int
-    alone_hz: tuple[float, ...]  # judged frames a second of each round without viewers
-    watched_hz: tuple[float, ...]  # with them
-    alone_per_cpu_s: tuple[float, ...]  # judged frames a second of processor time that the line's process used
-    watched_per_cpu_s: tuple[float, ...]
-    pictures_hz: float  # sent to all viewers together, a second
-    page_core_share: float  # of one core, that drawing and encoding used while somebody looked
-
-    @property
-    def ratio(self) -> float:
-        """Frames a second with viewers, as a share of those without: the median round."""
-        return ratios(self.watched_hz, self.alone_hz).median
-
-    @property
-    def ratio_per_cpu_s(self) -> float:
-        """The same of frames a second of processor time, which other programs' work does not change."""
-        return ratios(self.watched_per_cpu_s, self.alone_per_cpu_s).median
-
-
-@dataclass(frozen=True)
 class Part:
     """One half of a round."""
 
     hz: float  # judged frames a second
-    per_cpu_s: float  # and a second of this process's processor time
+    per_cpu_s: float  # and a second of this process's processor time, which other programs' work does not change
     sent_hz: float  # pictures to viewers
-    page_share: float  # of a core
+    page_share: float  # of one core, that drawing and encoding used
 
 
-def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: float) -> Figures:
-    """Frames a second of a line that runs, with and without viewers in every round."""
+def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Frames a second of a line that runs, with and without viewers in every round, and the ratio: the median round."""
 
     def watched() -> Part:
         with looking_on(server, viewers):
@@ -83,12 +60,17 @@ def measure(line: Line, server: WebServer, viewers: int, rounds: int, seconds: f
 
     halves: dict[str, Callable[[], Part]] = {"alone": partial(rate, line, server, seconds), "watched": watched}
     found = run_rounds(halves, rounds)
-    hz = {name: tuple(part.hz for part in parts) for name, parts in found.items()}
-    per_cpu_s = {name: tuple(part.per_cpu_s for part in parts) for name, parts in found.items()}
-    sent_hz, page_share = (sum(values) / rounds for values in zip(
-        *((part.sent_hz, part.page_share) for part in found["watched"]), strict=True))  # fmt: skip
-    return Figures(len(line.streams()), viewers, hz["alone"], hz["watched"], per_cpu_s["alone"], per_cpu_s["watched"],
-                   sent_hz, page_share)  # fmt: skip
+    columns = {f"{half}_{name}": [getattr(part, name) for part in parts]
+               for name in ("hz", "per_cpu_s") for half, parts in found.items()}  # fmt: skip
+    return {
+        "cameras": len(line.streams()),
+        "viewers": viewers,
+        **columns,
+        "pictures_hz": mean(part.sent_hz for part in found["watched"]),
+        "page_core_share": mean(part.page_share for part in found["watched"]),
+        "ratio": ratios(columns["watched_hz"], columns["alone_hz"]).median,
+        "ratio_per_cpu_s": ratios(columns["watched_per_cpu_s"], columns["alone_per_cpu_s"]).median,
+    }
 
 
 def rate(line: Line, server: WebServer, seconds: float) -> Part:
@@ -175,13 +157,13 @@ def command(
     name, cores = f"{model.runner.name} {model.runner.precision}", psutil.cpu_count()
     click.echo(f"{command_text('nnet_edge.benchmarks.page')}: {name}, {cores} cores")
     click.echo(
-        f"{figures.cameras} cameras: {median(figures.alone_hz):.1f} frames/s alone, {median(figures.watched_hz):.1f} with "
-        f"{figures.viewers} viewers, median ratio of {rounds} rounds {figures.ratio:.3f}, "
-        f"for each second of processor time {figures.ratio_per_cpu_s:.3f}; {figures.pictures_hz:.1f} pictures/s "
-        f"sent, {figures.page_core_share:.1%} of a core for drawing them"
+        f"{cameras} cameras: {median(figures['alone_hz']):.1f} frames/s alone, {median(figures['watched_hz']):.1f} with "
+        f"{viewers} viewers, median ratio of {rounds} rounds {figures['ratio']:.3f}, for each second of processor time "
+        f"{figures['ratio_per_cpu_s']:.3f}; {figures['pictures_hz']:.1f} pictures/s sent, "
+        f"{figures['page_core_share']:.1%} of a core for drawing them"
     )
     if json_path is not None:
-        write_json(json_path, asdict(figures) | {"ratio": figures.ratio, "ratio_per_cpu_s": figures.ratio_per_cpu_s})
+        write_json(json_path, figures)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,10 @@ import psutil
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.report import table_text
+from nnet_edge.benchmarks.harness.rounds import percentiles
 from nnet_edge.benchmarks.harness.streams import add_camera, noisy_camera, running
 from nnet_edge.errors import SourceError, StreamError
-from nnet_edge.frame import Frame, Prediction
+from nnet_edge.frame import Frame
 from nnet_edge.runtime.sinks import JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
 from nnet_edge.runtime.stream.line import Line
@@ -63,34 +64,16 @@ class Cut(SyntheticSource):
         raise SourceError("the cable was pulled")
 
 
-class Watch:
-    """Keeps the latencies of one span; subscribe its `add`."""
-
-    def __init__(self) -> None:
-        self._lock, self._totals_ms, self._began_s = threading.Lock(), [0.0][:0], time.monotonic()
-        self._process = psutil.Process()
-
-    def add(self, prediction: Prediction) -> None:
-        """Take notice of one verdict."""
-        with self._lock:
-            self._totals_ms.append(prediction.latencies_ms["total"])
-
-    def span(self) -> Span:
-        """What was seen since the last call. Raises StreamError when nothing was judged."""
-        with self._lock:
-            totals_ms, self._totals_ms = self._totals_ms, []
-        if not totals_ms:
-            raise StreamError("nothing was judged in a whole span: does the line hang?")
-        p50_ms, p99_ms = np.percentile(totals_ms, [50, 99])
-        return Span(
-            minute=(time.monotonic() - self._began_s) / 60,
-            judged=len(totals_ms),
-            p50_ms=float(p50_ms),
-            p99_ms=float(p99_ms),
-            rss_mb=self._process.memory_info().rss / 2**20,
-            threads=self._process.num_threads(),
-            handles=self._process.num_fds(),
-        )
+def span_of(totals_ms: deque[float], began_s: float) -> Span:
+    """What was seen since the last call; takes the latencies. Raises StreamError when nothing was judged."""
+    taken_ms = [totals_ms.popleft() for _ in range(len(totals_ms))]  # the line may append meanwhile
+    if not taken_ms:
+        raise StreamError("nothing was judged in a whole span: does the line hang?")
+    p50_ms, _, p99_ms = percentiles(taken_ms)
+    process = psutil.Process()
+    rss_mb = process.memory_info().rss / 2**20
+    minute = (time.monotonic() - began_s) / 60
+    return Span(minute, len(taken_ms), p50_ms, p99_ms, rss_mb, process.num_threads(), process.num_fds())
 
 
 def make_line(bundle: Path, log: Path) -> Line:
@@ -107,14 +90,15 @@ def soak(bundle: Path, seconds: float) -> tuple[list[Span], LineReport, int]:
     """The spans, the report at the end, and the lines that the log holds."""
     with tempfile.TemporaryDirectory(prefix="nnet-edge-soak-") as folder:
         log = Path(folder) / "verdicts.jsonl"
-        line, watch, spans = make_line(bundle, log), Watch(), []
-        line.subscribe(watch.add)
+        line, totals_ms, began_s = make_line(bundle, log), deque[float](), time.monotonic()
+        line.subscribe(lambda verdict: totals_ms.append(verdict.latencies_ms["total"]))
+        spans = []
         with running(line) as reports:
             time.sleep(WARM_SHARE * seconds)
-            watch.span()
+            span_of(totals_ms, began_s)
             for _ in range(SPANS):
                 time.sleep((1 - WARM_SHARE) * seconds / SPANS)
-                spans.append(watch.span())
+                spans.append(span_of(totals_ms, began_s))
         with log.open("rb") as lines:
             return spans, reports[0], sum(1 for _ in lines)
 

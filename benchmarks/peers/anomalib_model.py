@@ -86,7 +86,7 @@ def build_model(method: Method, backbone: str) -> Any:
         options |= (
             {"model_size": "medium"} if method.name == "efficient_ad_m" else {}
         )  # the shim leaves its weights random
-        return getattr(models, CLASSES[method.name])(**options)
+        return getattr(models, method.class_name)(**options)
     options["pre_processor"] = pre_processor(torchvision)
     if method.name == "reverse_distillation":
         model = models.ReverseDistillation(backbone="resnet18", pre_trained=False, **options)
@@ -95,20 +95,7 @@ def build_model(method: Method, backbone: str) -> Any:
         return model
     if method.name == "padim":
         options["n_features"] = PADIM_FEATURES
-    return getattr(models, CLASSES[method.name])(backbone=TIMM_NAME, layers=list(method.layers), **options)
-
-
-CLASSES = {
-    "padim": "Padim",
-    "patchcore": "Patchcore",
-    "stfpm": "Stfpm",
-    "reverse_distillation": "ReverseDistillation",
-    "supersimplenet": "Supersimplenet",
-    "fastflow": "Fastflow",
-    "efficient_ad": "EfficientAd",
-    "efficient_ad_m": "EfficientAd",
-    "dinomaly": "Dinomaly",
-}
+    return getattr(models, method.class_name)(backbone=TIMM_NAME, layers=list(method.layers), **options)
 
 
 def pre_processor(torchvision: Any) -> Any:

@@ -136,7 +136,7 @@ def our_files() -> dict[str, bytes]:
     parts = ("benchmarks", "export", "calibration", "runtime")  # in the same folder where a wheel put them there
     found = {name: path for name, path in found.items()
              if name.split("/")[1] not in (*parts, "cli")}  # fmt: skip
-    found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in race.glob("*.py")}
+    found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in (*race.glob("*.py"), race / "methods.json")}
     return {name: path.read_bytes() for name, path in found.items()} | {"nnet_edge/benchmarks/__init__.py": b""}
 
 

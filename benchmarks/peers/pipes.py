@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nnet_edge.benchmarks.harness.rounds import Say, Spread, percentiles, quiet, run_rounds, spread
+from nnet_edge.benchmarks.harness.rounds import Round, Say, Timed, quiet, run_rounds
 from nnet_edge.benchmarks.peers.environment import process_variables
 from nnet_edge.errors import DataError, NnetEdgeError
 
@@ -41,36 +41,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """All rounds of one candidate: the latencies of every frame, a tuple a round."""
+class TimedProcess(Timed):
+    """All rounds of one candidate, one frame after the other, and the memory of its process."""
 
-    rounds: tuple[tuple[float, ...], ...]  # ms
-    memory_mib: float | None = None  # of its process: its own pages, and its share of those that several map
-
-    @property
-    def rates(self) -> list[float]:
-        """Frames a second of each round, one frame after the other."""
-        return [MS_PER_S * len(one) / sum(one) for one in self.rounds]
-
-    @property
-    def frames_per_s(self) -> Spread:
-        """Over the rounds."""
-        return spread(self.rates)
-
-    @property
-    def latencies_ms(self) -> tuple[float, float, float]:
-        """p50, p95 and p99 over all frames."""
-        return percentiles([value for one in self.rounds for value in one])
+    memory_mib: float | None = None  # its own pages, and its share of those that several map
 
     def as_dict(self) -> dict[str, object]:
         """Plain values."""
-        p50, p95, p99 = self.latencies_ms
-        return {
-            "frames_per_s": self.frames_per_s.as_dict(),
-            "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "count": sum(len(one) for one in self.rounds)},
-            "rounds": self.rates,
-            "memory_mib": self.memory_mib,
-        }
+        return super().as_dict() | {"memory_mib": self.memory_mib}
 
 
 class Pipe:
@@ -106,14 +84,15 @@ class Pipe:
             self._process.wait()
         self._process.stdout.close()
 
-    def time(self, frames: int) -> tuple[float, ...]:
-        """The latencies in ms of `frames` frames."""
+    def time(self, frames: int) -> Round:
+        """A round of `frames` frames, one after the other."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"frames": frames}) + "\n")
         except BrokenPipeError as error:
             raise DataError(f"{self._entry.name} cannot be timed ({self._last_word()})") from error
-        return tuple(self._answer()["latencies_ms"])
+        latencies_ms = tuple(self._answer()["latencies_ms"])
+        return Round(frames, sum(latencies_ms) / MS_PER_S, latencies_ms, frames)
 
     def memory_mib(self) -> float | None:
         """What its process takes of the memory now; None where the system does not say."""
@@ -142,7 +121,7 @@ class Pipe:
 
 def time_rounds(
     entries: Sequence[Entry], frames: Path, threads: int, rounds: int, round_s: float, work: Path, say: Say = quiet
-) -> tuple[dict[str, Timed], dict[str, str]]:
+) -> tuple[dict[str, TimedProcess], dict[str, str]]:
     """(name -> its rounds, name -> why it could not be timed); all processes live at once and one computes at a time.
 
     One that dies in a round is left out of the answer and of the rounds to come; the others go on.
@@ -164,7 +143,7 @@ def time_rounds(
             try:
                 require_memory(entry)
                 pipe = stack.enter_context(Pipe(entry, frames, threads, work))
-                once_ms = sum(pipe.time(PROBE_FRAMES)) / PROBE_FRAMES
+                once_ms = MS_PER_S / pipe.time(PROBE_FRAMES).frames_per_s
             except DataError as error:
                 lose(entry.name, str(error))
                 continue
@@ -173,7 +152,7 @@ def time_rounds(
             once_s += (count + 1) * once_ms / MS_PER_S
         say(f"{len(pipes)} candidates, {rounds} rounds: about {rounds * once_s / 60:.1f} minutes")
         found = run_rounds(measures, rounds, say, lose_round)
-        timed = {name: Timed(tuple(each), pipes[name].memory_mib()) for name, each in found.items()}
+        timed = {name: TimedProcess(tuple(each), pipes[name].memory_mib()) for name, each in found.items()}
     return timed, failed
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from nnet_edge.benchmarks.accuracy.tables import ROW_SCHEMA
 from nnet_edge.benchmarks.harness.grid import Elsewhere, claimed, read_row, require_same, run_grid
 from nnet_edge.benchmarks.harness.report import write_json
-from nnet_edge.benchmarks.harness.rounds import Say
+from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.benchmarks.peers.environment import ANOMALIB, process_variables, run_module
 from nnet_edge.benchmarks.peers.methods import RANDOM, SAME_BACKBONE, Method
 from nnet_edge.data.images import Dataset, fingerprint, load_images, load_masks
@@ -82,16 +82,33 @@ class LearnCell:
     out: Path
     settings: LearnSettings
     command: str
-    say: Say
+    say: Say = quiet
+
+    @property
+    def folder(self) -> Path:
+        """Where its rows lie, and below it in learned/ what it learned."""
+        return row_folder(self.out, self.method, self.dataset.category, self.settings.seed)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells its rows from those of other settings or images."""
+        return {"learning": self.settings.key(self.method), "data": data_key(self.dataset)}
 
     def is_done(self) -> bool:
-        """Whether the rows are there. Raises ConfigError when they are of other settings or images."""
-        return is_done(self.method, self.dataset, self.out, self.settings)
+        """Whether the rows are there, INT8 among them when it is wanted and could be made.
+
+        Raises ConfigError when they are of other settings or images.
+        """
+        row = read_row_if_any(self.folder / "fp32.json")
+        if row is None:
+            return False
+        require_same(self.folder / "fp32.json", row.get("key", {}), self.key)
+        return not self.settings.int8 or INT8_EXPORT in row["peer"]["exports"]
 
     def row(self) -> str | None:
         """None, or why it failed. Raises Elsewhere."""
         try:
-            paths = learn_row(self.python, self.method, self.dataset, self.out, self.settings, self.command)
+            paths = self.learn()
         except Elsewhere:
             raise
         except DataError as error:
@@ -99,6 +116,78 @@ class LearnCell:
             return str(error)
         self.say(f"{self.method.title} on {self.dataset.category}: {', '.join(str(path) for path in paths)}")
         return None
+
+    def learn(self) -> list[Path]:
+        """The row files, computed where they are missing; anew where INT8 was left out and is wanted.
+
+        Raises DataError when the method's process fails, with its last line and its log, and Elsewhere; then no row is
+        written. ConfigError when the row that is there is of other settings or images.
+        """
+        learned, what = self.folder / "learned", f"{self.method.title} on {self.dataset.category}"
+        if not self.is_done():
+            with claimed(self.folder, what):
+                for row in self.folder.glob("*.json"):
+                    row.unlink()
+                learned.mkdir(exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
+                    run_job(
+                        self.python, self.method, self.write_job(Path(scratch)), learned, self.settings.threads, what
+                    )
+                    self.write_rows()
+                for maps in (*learned.glob("maps-*.npy"), *learned.glob("scores-*.npy")):
+                    maps.unlink()  # 170 MB for 650 images
+        return sorted(self.folder.glob("*.json"))
+
+    def write_job(self, scratch: Path) -> Path:
+        """The job file in `scratch`, with the images to learn as PNG files and those to judge as one array."""
+        from PIL import Image
+
+        pngs, settings = scratch / "train", self.settings
+        pngs.mkdir()
+        for number, image in enumerate(load_images(chosen(self.dataset.train, settings)).images):
+            Image.fromarray(image).save(pngs / f"{number:05d}.png", compress_level=1)
+        np.save(scratch / "test.npy", load_images([sample.path for sample in self.dataset.test]).images)
+        job = {"method": self.method.name, "backbone": SAME_BACKBONE, "seed": settings.seed, "train": str(pngs),
+               "test": str(scratch / "test.npy"), "out": str((self.folder / "learned").absolute()),
+               "epochs": settings.epochs, "minutes": settings.minutes, "threads": settings.threads,
+               "int8": settings.int8}  # fmt: skip
+        write_json(scratch / "job.json", job)
+        return scratch / "job.json"
+
+    def write_rows(self) -> None:
+        """fp32.json, written last, and int8.json where there are maps: the metrics of the maps that learn.py left."""
+        test, learned = self.dataset.test, self.folder / "learned"
+        facts = json.loads((learned / "facts.json").read_text())
+        labels = np.array([sample.is_anomalous for sample in test])
+        masks, has_mask = load_masks(test)
+        for precision in ("int8", "fp32"):
+            maps_file = learned / f"maps-{precision}.npy"
+            if maps_file.exists():
+                scores = np.load(learned / f"scores-{precision}.npy").astype(np.float64)
+                metrics = measure_known(labels, scores, masks, np.load(maps_file), has_mask)
+                row = self.describe(precision, facts) | {"metrics": metrics.as_dict()}
+                write_json(self.folder / f"{precision}.json", row)
+
+    def describe(self, precision: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """A row without its metrics: schemas/accuracy_row.json, and what only these methods have under "peer"."""
+        method, test = self.method, self.dataset.test
+        anomalous = sum(sample.is_anomalous for sample in test)
+        return {
+            "schema": ROW_SCHEMA,
+            "method": f"{method.title} (anomalib)",
+            "backbone": SAME_BACKBONE if method.name not in ADAPTED else f"{SAME_BACKBONE} (adapted)",
+            "precision": precision,
+            "dataset": self.dataset.root.name,
+            "category": self.dataset.category,
+            "seed": self.settings.seed,
+            "images": {"train": facts["training"]["images"], "good": len(test) - anomalous, "anomalous": anomalous},
+            "runner": "torch" if precision == "fp32" else "openvino",
+            "training_s": facts["training"]["seconds"],
+            "trained_in": f"anomalib {facts['versions']['anomalib']}",
+            "command": self.command,
+            "peer": {**facts, "raw": RAW, "adapted": ADAPTED.get(method.name)},
+            "key": self.key,
+        }
 
 
 def learn_all(
@@ -116,43 +205,6 @@ def learn_all(
     found = run_grid(cells, lambda found: None, say)
     elsewhere = dict.fromkeys(cells.keys() - found.keys(), "another process is at it")
     return elsewhere | {place: reason for place, reason in found.items() if reason is not None}
-
-
-def learn_row(
-    python: Path, method: Method, dataset: Dataset, out: Path, settings: LearnSettings, command: str
-) -> list[Path]:
-    """The row files of `method` on `dataset`, computed where they are missing; anew where INT8 was left out and is wanted.
-
-    Raises DataError when the method's process fails, with its last line and its log, and Elsewhere; then no row is written.
-    ConfigError when the row that is there is of other settings or images.
-    """
-    folder = row_folder(out, method, dataset.category, settings.seed)
-    learned, what = folder / "learned", f"{method.title} on {dataset.category}"
-    if not is_done(method, dataset, out, settings):
-        with claimed(folder, what):
-            for row in folder.glob("*.json"):
-                row.unlink()
-            learned.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="nnet-edge-peer-") as scratch:
-                job = write_job(Path(scratch), method, dataset, learned, settings)
-                run_job(python, method, job, learned, settings.threads, what)
-                write_rows(method, dataset, folder, settings, command)
-            for name in ("maps-fp32.npy", "scores-fp32.npy", "maps-int8.npy", "scores-int8.npy"):
-                (learned / name).unlink(missing_ok=True)  # 170 MB for 650 images
-    return sorted(folder.glob("*.json"))
-
-
-def is_done(method: Method, dataset: Dataset, out: Path, settings: LearnSettings) -> bool:
-    """Whether the rows are there, INT8 among them when it is wanted and could be made.
-
-    Raises ConfigError when they are of other settings or images.
-    """
-    path = row_folder(out, method, dataset.category, settings.seed) / "fp32.json"
-    row = read_row_if_any(path)
-    if row is None:
-        return False
-    require_same(path, row.get("key", {}), {"learning": settings.key(method), "data": data_key(dataset)})
-    return not settings.int8 or INT8_EXPORT in row["peer"]["exports"]
 
 
 def require_images(path: Path, dataset: Dataset) -> None:
@@ -180,22 +232,6 @@ def data_key(dataset: Dataset) -> dict[str, Any]:
 def row_folder(out: Path, method: Method, category: str, seed: int) -> Path:
     """Where a method's row and what it learned lie."""
     return out / method.name / category / f"seed_{seed}"
-
-
-def write_job(scratch: Path, method: Method, dataset: Dataset, learned: Path, settings: LearnSettings) -> Path:
-    """The job file in `scratch`, with the images to learn as PNG files and those to judge as one array."""
-    from PIL import Image
-
-    pngs = scratch / "train"
-    pngs.mkdir()
-    for number, image in enumerate(load_images(chosen(dataset.train, settings)).images):
-        Image.fromarray(image).save(pngs / f"{number:05d}.png", compress_level=1)
-    np.save(scratch / "test.npy", load_images([sample.path for sample in dataset.test]).images)
-    job = {"method": method.name, "backbone": SAME_BACKBONE, "seed": settings.seed, "train": str(pngs),
-           "test": str(scratch / "test.npy"), "out": str(learned.absolute()), "epochs": settings.epochs,
-           "minutes": settings.minutes, "threads": settings.threads, "int8": settings.int8}  # fmt: skip
-    write_json(scratch / "job.json", job)
-    return scratch / "job.json"
 
 
 def chosen(paths: Sequence[Path], settings: LearnSettings) -> list[Path]:
@@ -227,40 +263,3 @@ def run_job(python: Path, method: Method, job: Path, learned: Path, threads: int
     if code:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise DataError(f"{what} failed ({said[-1] if said else f'exit code {code}'}): see {log}")
-
-
-def write_rows(method: Method, dataset: Dataset, folder: Path, settings: LearnSettings, command: str) -> None:
-    """fp32.json, written last, and int8.json where there are maps: the metrics of the maps that learn.py left."""
-    facts = json.loads((folder / "learned" / "facts.json").read_text())
-    labels = np.array([sample.is_anomalous for sample in dataset.test])
-    masks, has_mask = load_masks(dataset.test)
-    for precision in ("int8", "fp32"):
-        maps_file = folder / "learned" / f"maps-{precision}.npy"
-        if maps_file.exists():
-            scores = np.load(maps_file.with_name(f"scores-{precision}.npy")).astype(np.float64)
-            metrics = measure_known(labels, scores, masks, np.load(maps_file), has_mask)
-            row = describe_row(method, dataset, precision, settings, facts, command) | {"metrics": metrics.as_dict()}
-            write_json(folder / f"{precision}.json", row)
-
-
-def describe_row(
-    method: Method, dataset: Dataset, precision: str, settings: LearnSettings, facts: dict[str, Any], command: str
-) -> dict[str, Any]:
-    """A row without its metrics: schemas/accuracy_row.json, and what only these methods have under "peer"."""
-    anomalous = sum(sample.is_anomalous for sample in dataset.test)
-    return {
-        "schema": ROW_SCHEMA,
-        "method": f"{method.title} (anomalib)",
-        "backbone": SAME_BACKBONE if method.name not in ADAPTED else f"{SAME_BACKBONE} (adapted)",
-        "precision": precision,
-        "dataset": dataset.root.name,
-        "category": dataset.category,
-        "seed": settings.seed,
-        "images": {"train": facts["training"]["images"], "good": len(dataset.test) - anomalous, "anomalous": anomalous},
-        "runner": "torch" if precision == "fp32" else "openvino",
-        "training_s": facts["training"]["seconds"],
-        "trained_in": f"anomalib {facts['versions']['anomalib']}",
-        "command": command,
-        "peer": {**facts, "raw": RAW, "adapted": ADAPTED.get(method.name)},
-        "key": {"learning": settings.key(method), "data": data_key(dataset)},
-    }

@@ -1,20 +1,22 @@
-"""What the race found: Markdown for people, plain values for JSON; what others published stands in published.json."""
+"""What the race found: Markdown for people, plain values for JSON, and the paper's Figure 4 beside what others published."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnet_edge.benchmarks.harness.report import head_lines, markdown_table, told
-from nnet_edge.benchmarks.peers.pipes import Entry, Timed
+from nnet_edge.benchmarks.harness.report import new_figure, plain, plain_fields, png_of, render
+from nnet_edge.benchmarks.peers.pipes import Entry, TimedProcess
 from nnet_edge.benchmarks.peers.rdpp import Counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA = "nnet-edge peers 1"
 Metrics = dict[str, float | None]
-MEGA, GIGA, MEBIBYTE = 1e6, 1e9, 1 << 20
 FIGURES = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "pro": "PRO", "pro_rd4ad": "PRO (RD4AD)"}
 LITERATURE: dict[str, Any] = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 PUBLISHED: list[dict[str, Any]] = LITERATURE["points"]  # never set on one line with what is measured here
@@ -36,7 +38,7 @@ class Candidate:
     metrics: dict[str, Metrics]  # by category; empty where it never learned
     entry: Entry | None  # None: it cannot run
     note: str = ""
-    timed: Timed | None = None
+    timed: TimedProcess | None = None
     metrics_from: str = ""  # the system whose maps the metrics are of; "" where it has none
 
     def mean_of(self, figure: str, categories: tuple[str, ...]) -> float | None:
@@ -53,10 +55,8 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("name", "method", "system", "precision", "backbone", "parameters", "values", "macs", "artefact_bytes",
-                 "metrics", "metrics_from", "note")  # fmt: skip
-        speed = None if self.timed is None else self.timed.as_dict()
-        return {name: getattr(self, name) for name in names} | {"speed": speed}
+        known = {name: value for name, value in plain_fields(self).items() if name not in ("entry", "timed")}
+        return known | {"speed": plain(self.timed)}
 
 
 @dataclass(frozen=True)
@@ -101,81 +101,95 @@ class RaceReport:
             "header": self.header,
             "warnings": list(self.warnings),
             "compared_over": list(self.categories),
-            "contenders": [one.as_dict() for one in self.candidates],
-            "absent": [asdict(one) for one in self.absent],
-            "rdpp": {"verdict": self.verdict, "counted": [one.as_dict() for one in self.claim]},
+            "contenders": plain(self.candidates),
+            "absent": plain(self.absent),
+            "rdpp": {"verdict": self.verdict, "counted": plain(self.claim)},
             "published": PUBLISHED,
         }
 
     def markdown(self) -> str:
         """The report."""
-        lines = [*head_lines(self.warnings, self.header), "", *self._speed_table(), "", *self._accuracy_table(), ""]
-        lines += [*self._absent_table(), "", self.verdict, "", *self._claim_table(), "", *published_table(), "", NOTES]
-        return "\n".join(lines)
+        return render("peers/peers.md.j2", report=self, figures=FIGURES, literature=LITERATURE)
 
-    def _speed_table(self) -> list[str]:
-        rows = []
-        for one in sorted(self.candidates, key=lambda one: -(one.timed.frames_per_s.median if one.timed else 0)):
-            rate, latencies, held = "-", "-", None
-            if one.timed is not None:
-                rate, held = one.timed.frames_per_s.text(1), one.timed.memory_mib
-                latencies = " / ".join(f"{value:.1f}" for value in one.timed.latencies_ms)
-            size = None if one.artefact_bytes is None else one.artefact_bytes / MEBIBYTE
-            pro = one.mean_of("pro", self.categories) if self.categories else None
-            good = percent(pro) if pro is None else f"{percent(pro)} ({one.metrics_from})"
-            rows.append([one.name, one.backbone, rate, latencies, f"{one.parameters / MEGA:.2f}",
-                         f"{one.values / MEGA:.2f}", f"{one.macs / GIGA:.2f}", told(size, ".1f"), told(held, ".0f"),
-                         good, one.note])  # fmt: skip
-        over = ", ".join(self.categories) or "no common category"
-        heads = ["contender", "backbone", "frames/s, median (min..max)", "p50 / p95 / p99 ms", "M parameters",
-                 "M values", "GMACs", "file MiB", "process MiB", f"PRO, mean of {over} (of whose maps)",
-                 "note"]  # fmt: skip
-        return markdown_table(heads, rows)
+    @property
+    def fastest_first(self) -> list[Candidate]:
+        """The candidates by their speed."""
+        return sorted(self.candidates, key=lambda one: -(one.timed.frames_per_s.median if one.timed else 0))
 
-    def _accuracy_table(self) -> list[str]:
-        categories = sorted({name for one in self.candidates for name in one.metrics})
-        rows: dict[str, list[str]] = {}
+    @property
+    def measured(self) -> dict[str, Candidate]:
+        """Method and precision -> the first candidate with its metrics."""
+        found: dict[str, Candidate] = {}
         for one in self.candidates:
             if one.metrics:
-                cells = [" / ".join(percent(one.metrics[name][figure]) for figure in FIGURES)
-                         if name in one.metrics else "-" for name in categories]  # fmt: skip
-                rows.setdefault(f"{one.method}, {one.precision}", cells)
-        heads = [f"method, precision: {' / '.join(FIGURES.values())}, %", *categories]
-        return markdown_table(heads, [[name, *cells] for name, cells in rows.items()])
-
-    def _absent_table(self) -> list[str]:
-        rows = [[one.method, one.category, one.reason] for one in self.absent]
-        return markdown_table(["no row of", "category", "why"], rows) or ["Every method has a row of every category."]
-
-    def _claim_table(self) -> list[str]:
-        heads = ["WideResNet-50-2, random weights", "M parameters", "GMACs", "frames/s, torch eager FP32"]
-        return markdown_table(heads, [
-            [one.name, f"{one.parameters / MEGA:.2f}", f"{one.macs / GIGA:.2f}",
-             "-" if one.frames_per_s is None else one.frames_per_s.text(2)] for one in self.claim
-        ])  # fmt: skip
+                found.setdefault(f"{one.method}, {one.precision}", one)
+        return found
 
 
-def published_table() -> list[str]:
-    """The published points, which nothing here was compared with."""
-    rows = [[one["method"], f"{one['frames_per_s']:.0f}", one["hardware"], f"{one['pro']:.1f}",
-             f"speed: {one['speed_source']}; PRO: {one['pro_source']}"] for one in PUBLISHED]  # fmt: skip
-    heads = ["published, MVTec AD", "frames/s", "hardware", "PRO, %", "sources"]
-    return [*markdown_table(heads, rows), "", f"Not among them: {LITERATURE['unplotted']}."]
+BUBBLE_PER_ROOT_M = 60.0  # points^2 for each root of a million values: areas that differ 40 times stay readable
+SMALLEST_BUBBLE = 25.0
+COLOURS = {"N-Net": "#c0392b", "other": "#2c6fbb", "published": "#777777"}
 
 
-def percent(value: float | None) -> str:
-    """In percent, a dash for what is not known."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def draw_figure(report: RaceReport) -> bytes:
+    """A PNG: frames a second (log), PRO in %, bubble = values kept; left measured here, right published.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    figure = new_figure((15, 9))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    draw_measured(left, report)
+    draw_published(right)
+    figure.suptitle("Speed, PRO and size (after Figure 4 of the N-Net paper); the two panels are not comparable")
+    return png_of(figure)
 
 
-NOTES = (
-    "A frame: a decoded RGB picture of 256x256 in memory to map and score in NumPy, one at a time; every candidate is a "
-    "process of its own, measured in every round. Other methods run in anomalib's TorchInferencer and OpenVINOInferencer "
-    "on anomalib's own exports, made for a batch of one and without its post-processor, whose scaling and clamping would "
-    "lose information: less work than their default. They learn from every good training image up to the limit, those "
-    "that N-Net holds out included; nothing is chosen on test images. Metrics are measured once a precision and stand "
-    "beside every system that computes it, with the one whose maps they are of: theirs in FP32 their torch module's, in "
-    "INT8 (NNCF, calibrated on half of the training images) their OpenVINO graph's, ours the runner's of bench accuracy; "
-    "all by this project's metrics on raw maps. Process MiB: its own pages and its share of those that several map. M "
-    "values adds memory banks and stored statistics to the parameters."
-)
+def draw_measured(axes: Axes, report: RaceReport) -> None:
+    """Everybody with speed and PRO over the common categories."""
+    for one in report.candidates:
+        pro = one.mean_of("pro", report.categories)
+        if one.timed is None or pro is None:
+            continue
+        rate, colour = one.timed.frames_per_s, COLOURS.get(one.method, COLOURS["other"])
+        name = f"{one.method}, {one.system.removeprefix('anomalib ')} {one.precision}"
+        draw_point(axes, rate.median, 100 * pro, name, s=bubble(one.values), color=colour, alpha=0.45)
+        axes.errorbar(rate.median, 100 * pro, xerr=[[rate.median - rate.smallest], [rate.largest - rate.median]],
+                      color=colour, fmt="none", capsize=2)  # fmt: skip
+    axes.set_title("measured here: " + report.header["processor"].partition(",")[0] + ",\n"
+                   + "threads: " + report.header["threads"] + "; " + ", ".join(report.categories), fontsize=10)  # fmt: skip
+    finish(axes, "PRO, mean of the categories above, %")
+
+
+def draw_published(axes: Axes) -> None:
+    """The literature's points, hollow diamonds, each with its hardware."""
+    for one in PUBLISHED:
+        draw_point(axes, one["frames_per_s"], one["pro"], f"{one['method']}, {one['hardware']}", s=bubble(one["parameters"]),
+                   marker="D", facecolors="none", edgecolors=COLOURS["published"])  # fmt: skip
+    axes.set_title("published: GPUs as named, MVTec AD\n(smallest diamond: size not stated)", fontsize=10)
+    finish(axes, "PRO on MVTec AD, %")
+
+
+def draw_point(axes: Axes, rate: float, pro: float, name: str, **style: Any) -> None:
+    """A point with its number in the legend, which has the name."""
+    number = len(axes.collections) + 1 - len(axes.containers)
+    axes.scatter(rate, pro, label=f"{number}  {name}", **style)
+    axes.annotate(str(number), (rate, pro), xytext=(6, 6), textcoords="offset points", fontsize=9)
+
+
+def finish(axes: Axes, title: str) -> None:
+    """Axes, grid and names."""
+    axes.set_xscale("log")
+    axes.margins(0.1)
+    legend: Any = axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, fontsize=8, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_sizes([SMALLEST_BUBBLE])
+    axes.set_xlabel("frames a second, batch 1 (bubble: parameters and stored values)")
+    axes.set_ylabel(title)
+    axes.grid(True, which="both", alpha=0.2)
+    formatter: Any = "{x:g}"
+    axes.xaxis.set_major_formatter(formatter)
+
+
+def bubble(values: int | None) -> float:
+    """The area of a bubble, points^2."""
+    return SMALLEST_BUBBLE if values is None else SMALLEST_BUBBLE + BUBBLE_PER_ROOT_M * (values / 1e6) ** 0.5

@@ -8,6 +8,11 @@ again, up to ATTEMPTS times, and its best counts: what is busy now and then make
 is at most LARGEST_NOISE, so that 1.5 times slower cannot hide in it. A ratio to a matrix product belongs to a processor and
 its number of cores: on one without a baseline the limits of the first are widened by ELSEWHERE, and the report says so. What
 the stream adds to its runner is the same everywhere, and so is its limit.
+
+Everything computes on one thread. What is compared with the product is timed in processor seconds, which other programs do not
+lengthen: a runner that hands over to its thread waits long on a busy machine, up to three times as seen. The stream is timed
+by the clock, beside the runner by the clock, so that a lock or a sink that makes it wait counts. Its pictures are a camera's,
+640x480 in JPEG, so that decoding and resizing are in it.
 """
 
 from __future__ import annotations
@@ -15,9 +20,10 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,14 +31,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions
+import cv2
+import numpy as np
+
+from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions, torch_threads
+from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.report import table_text, write_json
-from nnet_edge.benchmarks.harness.rounds import Say, between, quiet, ratios, run_rounds
-from nnet_edge.benchmarks.speed.guard_work import Ratio, open_ratios
+from nnet_edge.benchmarks.harness.rounds import Say, between, child_took, quiet, ratios, run_rounds, took
+from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
 from nnet_edge.bundle import now
 from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.machine import find_processor
+from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.settings.runner import RunnerSettings
 
 SCHEMA = "nnet-edge guard 1"
 BASELINES = Path(__file__).parents[1] / "guard.json"
@@ -236,3 +248,103 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         for one in verdicts
     ]  # fmt: skip
     return table_text(["ratio", "now", "baseline", "noise", "limit", "attempts", "verdict"], rows)
+
+
+PRODUCT_SIDE, PRODUCTS = 1024, 4
+IMAGES = 4  # of a runner's round
+BACKBONE = "efficientnet_lite0"
+IMPORTS = "import nnet_edge.cli, nnet_edge.runtime.stream.line, nnet_edge.runtime.runners.openvino_runner"
+Seconds = Callable[[], float]  # does the work once; how long it took
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What is guarded: the seconds of one thing over those of another."""
+
+    name: str
+    of: Seconds
+    to: Seconds
+    rounds: int
+    is_of_processor: bool = True  # False: both sides are the same work, so that it is the same on every processor
+
+
+def by_clock(work: Callable[[], object]) -> Seconds:
+    """Seconds of the clock."""
+    return lambda: took(work).clock_s
+
+
+def by_processor(work: Callable[[], object]) -> Seconds:
+    """Seconds of the processor in this process, all its threads together."""
+    return lambda: took(work).processor_s
+
+
+def by_child(command: list[str]) -> Seconds:
+    """Seconds of the processor in a process that runs `command`."""
+    return lambda: child_took(command).processor_s
+
+
+def product() -> Callable[[], None]:
+    """The reference: a few FP32 products of 1024x1024 in torch, on its one thread."""
+    import torch
+
+    matrix = torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, generator=torch.Generator().manual_seed(0))
+
+    def multiply() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(matrix, matrix)
+
+    return multiply
+
+
+def open_ratios(folder: Path, stack: ExitStack) -> tuple[Ratio, ...]:
+    """The guarded ratios, ready to be measured until `stack` is closed; graph and pictures lie in `folder`."""
+    import onnx
+
+    from nnet_edge.export.onnx_graph import export_onnx, facts_of
+    from nnet_edge.methods.backbone import find_backbone
+    from nnet_edge.methods.nnet.network import build_nnet
+    from nnet_edge.methods.nnet.settings import ModelSettings
+    from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
+
+    stack.enter_context(torch_threads(1))
+    # the smallest backbone and random weights: as fast as a trained one
+    network = build_nnet(ModelSettings(backbone=BACKBONE), load_teacher(find_backbone(BACKBONE), RANDOM), 0)
+    facts = facts_of(network)
+    graph = folder / "nnet.onnx"
+    onnx.save(export_onnx(network, facts), graph)
+    runner = stack.enter_context(load_runner(graph, RunnerSettings("openvino", threads=1)))
+    multiply = product()
+    imports = by_child([sys.executable, "-c", IMPORTS])
+    imports()  # once, so that files are in the memory and compiled
+    return (
+        *runner_ratios(runner, multiply, folder, real_pictures()),
+        Ratio("import / matrix product", imports, by_processor(multiply), 5),
+        Ratio("export / matrix product", by_processor(lambda: export_onnx(network, facts)), by_processor(multiply), 1),
+    )
+
+
+def runner_ratios(
+    runner: Runner, multiply: Callable[[], object], folder: Path, pictures: np.ndarray
+) -> tuple[Ratio, Ratio]:
+    """The runner against the product, and the stream of picture files against the bare runner on as many images."""
+    paths = [folder / f"{number}.jpg" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        cv2.imwrite(str(path), cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+
+    def infer(images: int) -> Callable[[], None]:
+        def work() -> None:
+            for image in pictures[:images]:
+                runner.infer(image[np.newaxis])
+
+        return work
+
+    def stream() -> None:
+        judge_all(file_source(paths, "guard"), runner, [log_of(folder / "verdicts.jsonl")], ABOVE_ALL)
+
+    bare, few = by_clock(infer(len(pictures))), by_processor(infer(IMAGES))
+    few()
+    stream()
+    return (
+        Ratio("runner / matrix product", few, by_processor(multiply), 15),
+        Ratio("stream / bare runner", by_clock(stream), bare, 7, is_of_processor=False),
+    )

@@ -21,7 +21,7 @@ import numpy as np
 
 from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.benchmarks.speed.plan import Plan, SpeedSettings
-from nnet_edge.benchmarks.speed.report import MEBIBYTE, Memory
+from nnet_edge.benchmarks.speed.report import Memory
 from nnet_edge.benchmarks.speed.systems import open_system
 from nnet_edge.bundle import read_bundle
 from nnet_edge.errors import StreamError
@@ -56,7 +56,7 @@ def resident_mib(name: str) -> float:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         key, _, value = line.partition(":")
         if key == name:
-            return int(value.split()[0]) * 1024 / MEBIBYTE
+            return int(value.split()[0]) / 1024
     raise StreamError(f"/proc/self/status has no {name}: memory is measured on Linux only; say --no-memory")
 
 

@@ -1,16 +1,32 @@
-"""What a speed measurement measures: systems, precisions, scopes, batches; planned, opened for a batch, or missing."""
+"""What a speed measurement measures: a system in a precision, in one of three scopes, at one batch.
+
+model    images lie ready, decoded and resized; the network gives its layer maps, without tail
+map      images lie ready; upload, network, fusion and blur give anomaly map and score
+camera   a picture file becomes a verdict in a JSON line, as `stream` does it: decode, resize, inference, verdict
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from nnet_edge.errors import ConfigError
+from nnet_edge.benchmarks.harness.machine import EnergyMeter
+from nnet_edge.benchmarks.harness.rounds import FEWEST_CALLS, NS_PER_MS, NS_PER_S, Calls, Round
+from nnet_edge.benchmarks.harness.streams import file_source, judge_all, log_of
+from nnet_edge.errors import ConfigError, SourceError
+from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.runtime.runners.base import Runner
+from nnet_edge.runtime.sinks import CallbackSink
+from nnet_edge.runtime.sources.base import Source
+from nnet_edge.runtime.sources.images import read_bgr
 from nnet_edge.settings.runner import require_between, require_choice
 
 BareModel = Callable[[np.ndarray], object]  # uint8 RGB (N, 256, 256, 3) -> layer maps, wherever they lie
@@ -93,3 +109,168 @@ class SpeedSettings:
 
 
 DEFAULTS = SpeedSettings()
+
+
+PATIENCE_S = 120.0  # for one verdict
+LOOK_EVERY_S = 0.1
+
+
+class Candidate(Protocol):
+    """A system in a scope, at a batch."""
+
+    opened: Opened
+    scope: str
+
+    def warm_up(self) -> None:
+        """Everything that only the first time costs."""
+        ...
+
+    def measure(self) -> Round:
+        """One round."""
+        ...
+
+
+class SystemCalls(Calls):
+    """A system's bare model or its map on pictures that lie ready."""
+
+    def __init__(
+        self, opened: Opened, scope: str, call: Callable[[np.ndarray], object], images: np.ndarray, seconds: float,
+        meter: EnergyMeter,
+    ) -> None:  # fmt: skip
+        super().__init__(call, opened.batch, images, seconds, meter)
+        self.opened, self.scope = opened, scope
+
+
+class OneAtATime(Source):
+    """Image files, one under way at a time: the next is taken once the one before was judged, as a camera at rest does.
+
+    `note` is called by the sink with each prediction. `latencies_ms`: from before the file is read to the sink, in the order
+    of the files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__("speed")
+        self.latencies_ms: list[float] = []
+        self._paths = paths
+        self._began_ns = 0
+        self._is_free = threading.Semaphore(1)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self._paths):
+            if not self._wait():
+                return
+            self._began_ns = time.perf_counter_ns()
+            yield Frame(read_bgr(path), index, time.monotonic(), self.stream, path.name)
+        self._wait()  # so that the last verdict is noted before the stream winds up
+
+    def note(self, prediction: Prediction) -> None:
+        """The picture under way was judged."""
+        self.latencies_ms.append((time.perf_counter_ns() - self._began_ns) / NS_PER_MS)
+        self._is_free.release()
+
+    def describe(self) -> str:
+        return f"{len(self._paths)} images, one at a time"
+
+    def _wait(self) -> bool:
+        """Whether the next picture may be taken; False when the stream ends. Raises SourceError when no verdict comes."""
+        ends_s = time.monotonic() + PATIENCE_S
+        while not self._is_free.acquire(timeout=LOOK_EVERY_S):
+            if self._interrupted.is_set():
+                return False
+            if time.monotonic() > ends_s:
+                raise SourceError(f"no verdict on a picture within {PATIENCE_S:g} s: see the messages above")
+        return True
+
+
+class Sized:
+    """A loaded runner that says it takes `max_batch` images, and counts its calls; so one graph in memory is enough."""
+
+    def __init__(self, runner: Runner, max_batch: int) -> None:
+        self.name, self.precision, self.input_shape = runner.name, runner.precision, runner.input_shape
+        self.max_batch = max_batch
+        self.calls = 0
+        self._runner = runner
+        if hasattr(runner, "start_frames"):  # a GPU takes frames as they are; see FrameRunner
+            self.start_frames = self._start_frames
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """The runner's own."""
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """The runner's own."""
+        self.calls += 1
+        return self._runner.start(images, layer_maps)
+
+    def _start_frames(self, frames: Sequence[Frame]) -> object:
+        self.calls += 1
+        return self._runner.start_frames(frames)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Sized:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._runner.__exit__(*about)
+
+
+class Camera:
+    """`nnet-edge stream FOLDER --json FILE`: as fast as it can for the rate; at batch 1 also one picture at a time.
+
+    A latency is that of a picture which nothing else waits before: from the file's bytes to the sink.
+    """
+
+    scope = "camera"
+
+    def __init__(self, opened: Opened, paths: Sequence[Path], seconds: float, meter: EnergyMeter, out: Path) -> None:
+        self.opened = opened
+        self._paths, self._seconds, self._meter, self._out = paths, seconds, meter, out
+        self._frames = 2 * opened.batch  # of a round, until the warm-up told how many fit
+
+    def warm_up(self) -> None:
+        """Every batch that a stream may meet, as it takes what waits; then two short streams tell how long a round is."""
+        for batch in range(1, self.opened.batch + 1):
+            self.opened.runner.infer(np.zeros((batch, *self.opened.runner.input_shape), np.uint8))
+        for _ in range(2):
+            found = self._stream()
+        wanted = found.frames_per_s * self._seconds
+        self._frames = max(FEWEST_CALLS, round(wanted / self.opened.batch)) * self.opened.batch
+
+    def measure(self) -> Round:
+        """From the start of the stream to its end."""
+        found = self._stream()
+        if self.opened.batch > 1:
+            return found
+        source = OneAtATime(self._pictures())
+        self._judge(source, Sized(self.opened.runner, 1), source.note)
+        return replace(found, latencies_ms=tuple(source.latencies_ms))
+
+    def _stream(self) -> Round:
+        paths, runner = self._pictures(), Sized(self.opened.runner, self.opened.batch)
+        joules = self._meter.joules()
+        began_ns = time.perf_counter_ns()
+        rejected = self._judge(file_source(paths, "speed"), runner, lambda prediction: None)
+        seconds = (time.perf_counter_ns() - began_ns) / NS_PER_S
+        return Round(len(paths), seconds, (), runner.calls, self._meter.since(joules), rejected)
+
+    def _pictures(self) -> list[Path]:
+        return list(islice(cycle(self._paths), self._frames))
+
+    def _judge(self, source: Source, runner: Sized, keep: Callable[[Prediction], None]) -> int:
+        """The pictures through the stream; gives how many were rejected."""
+        sinks = [log_of(self._out), CallbackSink(keep)]
+        return judge_all(source, runner, sinks, self.opened.threshold).rejected
+
+
+def candidates_of(
+    opened: Sequence[Opened], scopes: Sequence[str], images: np.ndarray, paths: Sequence[Path], seconds: float,
+    meter: EnergyMeter, out: Path,
+) -> Iterator[Candidate]:  # fmt: skip
+    """Every opened system in every scope."""
+    for one in opened:
+        if "model" in scopes and one.bare is not None:
+            yield SystemCalls(one, "model", one.bare, images, seconds, meter)
+        if "map" in scopes:
+            yield SystemCalls(one, "map", one.runner.infer, images, seconds, meter)
+        if "camera" in scopes:
+            yield Camera(one, paths, seconds, meter, out)

@@ -16,14 +16,17 @@ from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 
-from nnet_edge.benchmarks.harness.energy import measuring_energy
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine, load_words
-from nnet_edge.benchmarks.harness.roofline import measure_roofline, merged
+from nnet_edge.benchmarks.harness.machine import (
+    busy_percent,
+    busy_warning,
+    describe_machine,
+    load_words,
+    measuring_energy,
+)
+from nnet_edge.benchmarks.harness.roofline import count_work, measure_roofline, merged
 from nnet_edge.benchmarks.harness.rounds import Say, quiet, run_rounds
-from nnet_edge.benchmarks.harness.work_count import count_work
-from nnet_edge.benchmarks.speed.candidates import Candidate, candidates_of
 from nnet_edge.benchmarks.speed.memory import measure_memory
-from nnet_edge.benchmarks.speed.plan import DEFAULTS, Missing, Opened, Plan, SpeedSettings
+from nnet_edge.benchmarks.speed.plan import DEFAULTS, Candidate, Missing, Opened, Plan, SpeedSettings, candidates_of
 from nnet_edge.benchmarks.speed.report import Memory, Result, SpeedReport, SystemFacts
 from nnet_edge.benchmarks.speed.systems import open_all
 from nnet_edge.bundle import Bundle, now, read_bundle
@@ -59,7 +62,7 @@ def measure_speed(
         out = scratch / "verdicts.jsonl"
         named = list(candidates_of(opened, settings.scopes, images, known, settings.turn_s, meter, out))
         candidates, first_call_s, failed = warmed_up(named, say)
-        say(estimate(candidates, settings))
+        say(f"{len(candidates)} candidates, {settings.repeats} rounds")
 
         def lose(place: int, error: NnetEdgeError, number: int) -> None:
             failed.append(missing_of(candidates[place], f"failed in a round: {error}"))
@@ -112,16 +115,6 @@ def missing_of(candidate: Candidate, reason: str) -> Missing:
     """Why a candidate has no figures."""
     plan = candidate.opened.plan
     return Missing(plan.system, plan.precision, candidate.scope, f"batch {candidate.opened.batch}: {reason}")
-
-
-def estimate(candidates: Sequence[Candidate], settings: SpeedSettings) -> str:
-    """How long the rounds will take, in words; a camera at batch 1 is two streams."""
-    streams = sum(2 if (one.scope, one.opened.batch) == ("camera", 1) else 1 for one in candidates)
-    minutes = settings.repeats * streams * settings.turn_s / 60
-    return (
-        f"{len(candidates)} candidates, {settings.repeats} rounds: {minutes:.1f} minutes, more where two calls take longer "
-        f"than {settings.turn_s:g} s"
-    )
 
 
 def facts_of(

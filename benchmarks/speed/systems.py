@@ -1,6 +1,7 @@
 """What can compute a bundle's verdicts on this machine, opened; and what cannot, with the reason.
 
-A system gives a runner, which uploads images and gives maps and scores, and its bare model, which stops at the layer maps.
+A system gives a runner, which uploads images and gives maps and scores, and its bare model, which stops at the layer maps: its
+graph is cut out of the bundle's, or traced at another side.
 """
 
 from __future__ import annotations
@@ -8,48 +9,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare
 from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
-from nnet_edge.errors import BundleError, MissingExtraError, NnetEdgeError
+from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, NnetEdgeError
 from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.imaging import SIDE
 from nnet_edge.machine import has_module
-from nnet_edge.runtime.runners.base import load_runner
-from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.runtime.runners.base import installed_kind, load_runner
+from nnet_edge.runtime.runners.graph import INPUT, Contract, GraphRunner, cores, layer_maps_of
 from nnet_edge.runtime.runners.trt.library import TITLES
 from nnet_edge.runtime.runners.trt.record import faults_here, file_faults, record_of
 from nnet_edge.runtime.stream.model import choose_artefact
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
+if TYPE_CHECKING:
+    from nnet_edge.methods.nnet.network import NNet
+
 
 def plans_of(bundle: Bundle, settings: SpeedSettings) -> tuple[list[Plan], list[Missing]]:
     """Every system and precision that was asked for: those that are to be opened, and engines that are not there."""
-    plans, missing = [], []
+    plans, missing, gpu = [], [], find_gpu()
+    no_gpu = f"; {gpu.reason}" if isinstance(gpu, NoGpu) else ""
     for system in settings.systems:
         held = {item.precision for item in engines_of(bundle, system)} if system in TITLES else set()
         for precision in settings.precisions:
             if system not in TITLES or precision in held:
                 plans.append(Plan(system, precision))
             else:
-                missing.append(Missing(system, precision, None, no_engine(bundle, system, precision)))
+                why = f"{bundle.path.name} holds no {precision} engine of {TITLES[system]}{no_gpu}"
+                missing.append(Missing(system, precision, None, why))
     return plans, missing
 
 
 def engines_of(bundle: Bundle, flavour: str) -> list[Artefact]:
     """The bundle's engines of TensorRT or of TensorRT-RTX."""
     return [item for item in bundle.artefacts if item.kind == "engine" and record_of(item).tool == flavour]
-
-
-def no_engine(bundle: Bundle, flavour: str, precision: str) -> str:
-    """Why there is nothing to run, in words."""
-    gpu = find_gpu()
-    why = f"; {gpu.reason}" if isinstance(gpu, NoGpu) else ""
-    return f"{bundle.path.name} holds no {precision} engine of {TITLES[flavour]}{why}"
 
 
 def open_system(
@@ -129,3 +128,55 @@ def open_all(
         except NnetEdgeError as error:
             missing.append(Missing(plan.system, plan.precision, None, " ".join(str(error).split())))
     return opened, missing
+
+
+def cut_tail(graph: Path, out: Path) -> Path:
+    """The graph at `graph` up to its layer maps, as a file of the same name in the folder `out`; cut once only.
+
+    Raises MissingExtraError without onnx, BundleError for a graph that cannot be cut.
+    """
+    target = out / graph.name
+    if target.exists():
+        return target
+    try:
+        import onnx
+        import onnx.utils
+    except ImportError as error:
+        raise MissingExtraError("the bare model is cut out with onnx: pip install 'nnet-edge[calibrate]'") from error
+    model = onnx.load(graph)
+    names = layer_maps_of(output.name for output in model.graph.output)
+    try:
+        bare = onnx.utils.Extractor(model).extract_model([INPUT], list(names))
+    except ValueError as error:
+        raise BundleError(
+            f"{graph} has no tail that could be cut off ({error}): write it again with `export`"
+        ) from error
+    onnx.save(bare, target)
+    return target
+
+
+def trace_bare(network: NNet, side: int, out: Path) -> Path:
+    """The graph of `network` for images of `side` x `side`, without tail, at `out`; verdicts are chosen at 256 only.
+
+    Raises ConfigError for a side that the network's strides do not divide.
+    """
+    import onnx
+
+    from nnet_edge.export.onnx_graph import fold_constants, suit_processors, trace
+
+    if side < 1 or side % 32:
+        raise ConfigError(f"an image side of {side} cannot be measured: give multiples of 32, the network's strides")
+    onnx.save(suit_processors(fold_constants(trace(network, side))), out)
+    return out
+
+
+def load_bare(graph: Path, settings: RunnerSettings, side: int = SIDE) -> GraphRunner:
+    """A runner of a graph without tail: only `infer_layer_maps` works. Raises what `load_runner` raises."""
+    contract = Contract(side, ())
+    if (installed_kind() if settings.kind == "auto" else settings.kind) == "openvino":
+        from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
+
+        return OpenvinoRunner(graph, settings, contract)
+    from nnet_edge.runtime.runners.onnx_runner import OnnxRunner
+
+    return OnnxRunner(graph, settings, contract)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,9 @@ from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
+    from nnet_edge.benchmarks.accuracy.trainings import Watch
+    from nnet_edge.benchmarks.harness.report import Report
     from nnet_edge.data.images import Dataset
-    from nnet_edge.training.loop import Progress
-
-    Report = Callable[[Progress], None]
 
 
 @click.group("bench", cls=CommandGroup)
@@ -48,12 +49,12 @@ def command_text() -> str:
     return shlex.join(["nnet-edge", *sys.argv[1:]])
 
 
-def leave(out: Path, name: str, report: dict[str, Any], markdown: str, plot: Callable[[Path], None] | None) -> None:
+def leave(out: Path, name: str, report: Report, plot: Callable[[Path], None] | None) -> None:
     """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`."""
     from nnet_edge.benchmarks.harness.report import write_report
 
-    click.echo(markdown)
-    write_report(out, name, report, markdown)
+    click.echo(report.markdown())
+    write_report(out, name, report)
     say(f"wrote {out / name}.json and {name}.md")
     if plot is not None:
         plot(out / f"{name}.png")
@@ -83,7 +84,6 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
     """
     from nnet_edge.benchmarks.speed.plan import SpeedSettings
     from nnet_edge.benchmarks.speed.plot import plot_speed
-    from nnet_edge.benchmarks.speed.report import markdown
     from nnet_edge.benchmarks.speed.speed import measure_speed
 
     chosen = {name: options[name] for name in ("systems", "precisions", "scopes") if options[name]}
@@ -91,7 +91,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
                              turn_s=options["turn_seconds"], threads=options["threads"],
                              with_memory=not no_memory)  # fmt: skip
     report = measure_speed(bundle, folder, settings, command_text(), say)
-    leave(out, "speed", report.as_dict(), markdown(report), None if no_plot else partial(plot_speed, report))
+    leave(out, "speed", report, None if no_plot else partial(plot_speed, report))
 
 
 @click.command(cls=Command)
@@ -109,12 +109,12 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **options: Any) -> None:
     """How BUNDLE's cost grows: batch 1 to 64, cameras 1 to 8, image 256 to 512, memory slots 50 to 2000."""
     from nnet_edge.benchmarks.speed.growth import GrowthSettings, measure_growth
-    from nnet_edge.benchmarks.speed.growth_report import plot_growth
+    from nnet_edge.benchmarks.speed.plot import plot_growth
 
     settings = GrowthSettings(curves or CURVES, options["system"], options["precision"], options["repeats"],
                               options["turn_seconds"], options["line_seconds"], options["threads"])  # fmt: skip
     report = measure_growth(bundle, settings, command_text(), say)
-    leave(out, "growth", report.as_dict(), report.markdown(), None if no_plot else partial(plot_growth, report))
+    leave(out, "growth", report, None if no_plot else partial(plot_growth, report))
 
 
 @click.command(cls=Command)
@@ -189,42 +189,54 @@ def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **optio
     --out. Tables 4 to 7 are trained by --protocol paper unless another is said.
     """
     datasets = chosen_datasets(data, options)
-    finished = []
-    with training_bar() as report, stop_on_signal() as stop:
-        if not tables or {"1", "3"} & set(tables):
-            finished.append(measure_accuracy(datasets, out, options, report, stop))
-        paper = options | {"protocol": options["protocol"] or "paper"}
-        numbers = [int(table) for table in tables if table not in ("1", "3")]
-        finished += [measure_ablation(number, datasets, out, paper, report, stop) for number in numbers]
+    wanted = [int(table) for table in tables if table not in ("1", "3")]
+    with watching() as watch:
+        grid = Grid(datasets, out, options, watch)
+        finished = [grid.accuracy()] if len(wanted) < len(tables) or not tables else []
+        finished += [grid.ablation(table) for table in wanted]
     return 0 if all(finished) else EXIT_INTERRUPTED
 
 
-def measure_accuracy(
-    datasets: list[Dataset], out: Path, options: dict[str, Any], report: Report, stop: Callable[[], bool]
-) -> bool:
-    """Tables 1 and 3 and the table by category, printed; whether they are finished."""
-    from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings, run_accuracy
-    from nnet_edge.benchmarks.accuracy.tables import read_baseline_rows
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Who looks on at trainings: a bar, and signals that stop them."""
+    from nnet_edge.benchmarks.accuracy.trainings import Watch
 
-    precisions = tuple(name.strip() for name in options["measure"].split(","))
-    runner = runner_settings(options | {"runner_precision": "fp32"})
-    settings = AccuracySettings(**grid_settings(options), precisions=precisions, runner=runner)
-    baselines = read_baseline_rows(options["peers"]) if options["peers"] is not None else []
-    found = run_accuracy(datasets, out, settings, command_line("accuracy"), baselines, report, stop, say)
-    click.echo(found.markdown())
-    return found.finished
+    with training_bar() as report, stop_on_signal() as stop:
+        yield Watch(report, stop, say)
 
 
-def measure_ablation(
-    table: int, datasets: list[Dataset], out: Path, options: dict[str, Any], report: Report, stop: Callable[[], bool]
-) -> bool:
-    """Table 4, 5, 6 or 7, printed; whether it is finished."""
-    from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
+@dataclass(frozen=True)
+class Grid:
+    """What `bench accuracy` was asked for."""
 
-    settings = AblationSettings(**grid_settings(options))
-    found = run_table(table, datasets, out, settings, report, stop, say, command_line("accuracy"))
-    click.echo(found.markdown())
-    return found.finished
+    datasets: list[Dataset]
+    out: Path
+    options: dict[str, Any]
+    watch: Watch
+
+    def accuracy(self) -> bool:
+        """Tables 1 and 3 and the table by category, printed; whether they are finished."""
+        from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings, run_accuracy
+        from nnet_edge.benchmarks.accuracy.tables import read_baseline_rows
+
+        precisions = tuple(name.strip() for name in self.options["measure"].split(","))
+        runner = runner_settings(self.options | {"runner_precision": "fp32"})
+        settings = AccuracySettings(**grid_settings(self.options), precisions=precisions, runner=runner)
+        baselines = read_baseline_rows(self.options["peers"]) if self.options["peers"] is not None else []
+        found = run_accuracy(self.datasets, self.out, settings, command_line("accuracy"), baselines, self.watch)
+        click.echo(found.markdown())
+        return found.finished
+
+    def ablation(self, table: int) -> bool:
+        """Table 4, 5, 6 or 7, printed; whether it is finished."""
+        from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
+
+        options = self.options | {"protocol": self.options["protocol"] or "paper"}
+        settings = AblationSettings(**grid_settings(options))
+        found = run_table(table, self.datasets, self.out, settings, command_line("accuracy"), self.watch)
+        click.echo(found.markdown())
+        return found.finished
 
 
 @click.command(cls=Command)
@@ -245,13 +257,11 @@ def levers(
     """
     from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
 
-    settings = VariantSettings(
-        **grid_settings(options), hyperparameters=levers, variants=variants,
-        with_training=not options["readings_only"], test_limit=options["test_limit"],
-    )  # fmt: skip
+    settings = VariantSettings(**grid_settings(options), hyperparameters=levers, variants=variants,
+                               with_training=not options["readings_only"], test_limit=options["test_limit"])  # fmt: skip
     datasets = chosen_datasets(data, options)
-    with training_bar() as report, stop_on_signal() as stop:
-        found = run_variants(datasets, out, settings, command_line("levers"), report, stop, say)
+    with watching() as watch:
+        found = run_variants(datasets, out, settings, command_line("levers"), watch)
     click.echo(found.markdown())
     return 0 if not found.missing else EXIT_INTERRUPTED
 

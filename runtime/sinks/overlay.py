@@ -30,11 +30,6 @@ def colour(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     return cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_TURBO)
 
 
-def colour_table() -> np.ndarray:
-    """The 256 colours of `colour`, uint8 BGR (256, 3), from 0 to twice the threshold."""
-    return cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO).reshape(256, 3)
-
-
 def to_panel(image: np.ndarray) -> np.ndarray:
     """The frame as uint8 BGR of a height that people can look at, same proportions."""
     bgr = cv2.cvtColor(to_rgb(image), cv2.COLOR_RGB2BGR)

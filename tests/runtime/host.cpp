@@ -1,6 +1,5 @@
 // The kernels' arithmetic on the processor: the same phases, thread after thread, with a loop where the GPU has a barrier.
 #include "blur.h"
-#include "overlay.h"
 #include "resize.h"
 #include <cstddef>
 
@@ -49,12 +48,6 @@ void fuse(const LayerMaps* maps, const Enlarging* enlarging, float* fused, int b
     for (int place = 0; place < batch * FUSED_SIDE * FUSED_SIDE; ++place)
         fused[place] = fused_at(*maps, *enlarging, place / (FUSED_SIDE * FUSED_SIDE),
                                 place / FUSED_SIDE % FUSED_SIDE, place % FUSED_SIDE);
-}
-
-void overlay(const uint8_t* panel, const float* map, const uint8_t* colours, float scale_end, float heat_share, int height,
-             int width, uint8_t* picture) {
-    for (int64_t place = 0; place < static_cast<int64_t>(height) * width; ++place)
-        paint_pixel(panel, map, colours, scale_end, heat_share, height, width, place, picture);
 }
 
 void floats_of_halves(const uint16_t* halves, float* floats, int count) {

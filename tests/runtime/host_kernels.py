@@ -67,17 +67,6 @@ class HostKernels:
         self.library.fuse(pointer(described), pointer(table), pointer(fused), batch)
         return fused
 
-    def overlay(
-        self, panel: np.ndarray, anomaly_map: np.ndarray, colours: np.ndarray, end: float, share: float
-    ) -> np.ndarray:
-        """`panel` uint8 BGR (h, w, 3) under the coloured map."""
-        picture = np.zeros_like(panel)
-        self.library.overlay(
-            pointer(panel), pointer(anomaly_map), pointer(colours), ctypes.c_float(end), ctypes.c_float(share),
-            panel.shape[0], panel.shape[1], pointer(picture),
-        )  # fmt: skip
-        return picture
-
 
 def height_of(frame: np.ndarray, kind: int) -> int:
     return frame.shape[0] * 2 // 3 if kind == NV12 else frame.shape[0]

@@ -28,7 +28,7 @@ from nnet_edge.benchmarks.accuracy.tables import (
     AccuracyTables,
     read_baseline_rows,
 )
-from nnet_edge.benchmarks.accuracy.trainings import read_datasets, weights_key
+from nnet_edge.benchmarks.accuracy.trainings import Watch, read_datasets, weights_key
 from nnet_edge.benchmarks.harness.grid import claiming, holder
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError, DataError
@@ -97,7 +97,9 @@ def test_finished_rows_are_read_and_rows_of_another_run_refused(
 ) -> None:
     tables, out = accuracy
     datasets = read_datasets([visa], categories=["candle"])
-    again = run_accuracy(datasets, out, TINY, tables.command, report=lambda progress: pytest.fail("trained again"))
+    again = run_accuracy(
+        datasets, out, TINY, tables.command, watch=Watch(report=lambda progress: pytest.fail("trained again"))
+    )
     assert again == tables
     other = replace(TINY, training=replace(TINY.training, batch=8))
     kept = {name: (out / name).read_bytes() for name in ("accuracy.json", "accuracy.md")}
@@ -143,7 +145,7 @@ def test_what_another_process_claimed_is_left_to_it(visa: Path, tmp_path: Path) 
     told: list[str] = []
     with claiming(tmp_path / "pcb1/seed_3"):
         datasets = read_datasets([visa], categories=["pcb1"])
-        tables = run_accuracy(datasets, tmp_path, TINY, "", stop=lambda: False, say=told.append)
+        tables = run_accuracy(datasets, tmp_path, TINY, "", watch=Watch(stop=lambda: False, say=told.append))
     assert not tables.finished
     assert told[0] == f"pcb1, seed 3: {holder(tmp_path / 'pcb1/seed_3')} is at it"
     assert told[-1] == "1 of 1 are under way elsewhere: the same command reads them when they are done"
@@ -163,7 +165,7 @@ def test_what_another_process_finished_meanwhile_is_read_at_the_end(
                     shutil.copy(done / f"{precision}.json", tmp_path / "candle" / "seed_3")
 
         datasets = read_datasets([visa], categories=["candle"])
-        tables = run_accuracy(datasets, tmp_path, TINY, "", say=other_process)
+        tables = run_accuracy(datasets, tmp_path, TINY, "", watch=Watch(say=other_process))
     assert tables.finished
     assert tables.ours == accuracy[0].ours
     assert json.loads((tmp_path / "accuracy.json").read_text())["finished"] is True

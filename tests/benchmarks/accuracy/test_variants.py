@@ -14,7 +14,7 @@ import pytest
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
 from nnet_edge.benchmarks.accuracy.hyperparameters import HYPERPARAMETERS, Reading, find_variants
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
-from nnet_edge.benchmarks.accuracy.trainings import read_datasets
+from nnet_edge.benchmarks.accuracy.trainings import Watch, read_datasets
 from nnet_edge.benchmarks.accuracy.variants import (
     Difference,
     Row,
@@ -44,7 +44,7 @@ def test_variants_share_the_training_of_accuracy_and_train_only_what_must_be(
 ) -> None:
     tables, out = accuracy
     told: list[str] = []
-    table = run_variants(candle, out, SETTINGS, "nnet-edge bench levers", say=told.append)
+    table = run_variants(candle, out, SETTINGS, "nnet-edge bench levers", watch=Watch(say=told.append))
     assert told == []  # nothing was trained
     assert table.missing == 0
     base, row = table.base["candle"][3], tables.ours[0]
@@ -58,7 +58,9 @@ def test_variants_share_the_training_of_accuracy_and_train_only_what_must_be(
     assert kept == json.loads(json.dumps(table.as_dict()))
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(kept)
 
-    again = run_variants(candle, out, SETTINGS, "nnet-edge bench levers", say=lambda line: pytest.fail(line))
+    again = run_variants(
+        candle, out, SETTINGS, "nnet-edge bench levers", watch=Watch(say=lambda line: pytest.fail(line))
+    )
     assert again == table
 
 
@@ -67,11 +69,13 @@ def test_a_variant_is_trained_once_in_a_folder_of_its_own(
 ) -> None:
     settings, out = replace(SETTINGS, hyperparameters=("rate",)), accuracy[1]
     told: list[str] = []
-    stopped = run_variants(candle, out, settings, "x", stop=lambda: len(told) == 1, say=told.append)
+    stopped = run_variants(candle, out, settings, "x", watch=Watch(stop=lambda: len(told) == 1, say=told.append))
     assert (stopped.missing, told) == (2, ["candle, learning_rate=0.0025, seed 3: training"])
-    table = run_variants(candle, out, replace(settings, with_training=False), "x", say=lambda line: pytest.fail(line))
+    table = run_variants(
+        candle, out, replace(settings, with_training=False), "x", watch=Watch(say=lambda line: pytest.fail(line))
+    )
     assert table.rows == ()
-    finished = run_variants(candle, out, settings, "x", say=told.append)
+    finished = run_variants(candle, out, settings, "x", watch=Watch(say=told.append))
     assert told[1] == "candle, learning_rate=0.0025, seed 3: training on from epoch 1"
     assert finished.missing == 0
     lower, higher = (row.measured["candle"][3] for row in finished.rows)

@@ -18,7 +18,7 @@ from nnet_edge.benchmarks.gpu.kernels import measure_ceilings, measure_kernels
 from nnet_edge.benchmarks.harness import machine as gpu_machine
 from nnet_edge.benchmarks.harness.command_line import run_command
 from nnet_edge.benchmarks.harness.machine import describe_gpu
-from nnet_edge.benchmarks.harness.work_count import count_work
+from nnet_edge.benchmarks.harness.roofline import count_work
 from nnet_edge.errors import BundleError
 from nnet_edge.gpu import GpuFacts, NoGpu
 
@@ -80,7 +80,7 @@ def test_every_kernel_is_timed_and_its_bytes_are_counted() -> None:
     device = Clockwork()
     found = list(measure_kernels(device, copy=1.0, batches=(1, 2)))
     assert {(item.kernel, item.batch) for item in found} == {
-        ("preprocess", 1), ("preprocess", 2), ("anomaly_map", 1), ("anomaly_map", 2), ("overlay", 1)
+        ("preprocess", 1), ("preprocess", 2), ("anomaly_map", 1), ("anomaly_map", 2)
     }  # fmt: skip
     moved = {(item.kernel, item.shape, item.batch): item.bytes_moved for item in found}
     assert moved["preprocess", "1920x1080 BGR8", 2] == 2 * (1920 * 1080 * 3 + 256 * 256 * 3)
@@ -93,7 +93,6 @@ def test_every_kernel_is_timed_and_its_bytes_are_counted() -> None:
         assert item.share_of_copy == pytest.approx(item.floor_us / item.p50_us)
     assert ("preprocess", (8, 32, 2)) in device.launched
     assert ("anomaly_map", (8, 2, 1)) in device.launched
-    assert ("overlay", (2700, 1, 1)) in device.launched
 
 
 def test_a_rate_and_its_share() -> None:
@@ -163,10 +162,10 @@ def test_torch_in_the_engines_place_computes_the_layer_maps(bundle, monkeypatch:
 
 def test_the_machine_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu_machine, "JETSON_RELEASE", tmp_path / "absent")
-    monkeypatch.setattr(gpu_machine, "output", lambda command: "1800 MHz, 2520 MHz, 9501 MHz, 72.00 W, 41, 0 %\n")
+    monkeypatch.setattr(gpu_machine, "output", lambda command: "1800 MHz, 2520 MHz, 9501 MHz, 72.00 W, 41, 0 %, P2\n")
     words = describe_gpu(FACTS)
     assert words["gpu"] == "Test GPU, compute capability 8.9, 24000 MiB"
-    assert (words["clocks.sm"], words["power.limit"]) == ("1800 MHz", "72.00 W")
+    assert (words["clocks.sm"], words["power.limit"], words["pstate"]) == ("1800 MHz", "72.00 W", "P2")
     monkeypatch.setattr(gpu_machine, "output", lambda command: "")
     assert describe_gpu(FACTS)["clocks and power"] == "unknown: nvidia-smi does not say"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nnet_edge.benchmarks.harness.machine import power_and_clocks
+from nnet_edge.benchmarks.harness.machine import describe_gpu, power_and_clocks
+from nnet_edge.gpu import GpuFacts
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -41,13 +42,9 @@ def test_a_jetson_tells_mode_and_clocks(tmp_path: Path, programs: Path) -> None:
     assert power_and_clocks(tmp_path / "sys") == expected
 
 
-def test_a_card_tells_its_clocks(tmp_path: Path, programs: Path) -> None:
-    program(programs, "nvidia-smi", "echo '2520, 3105, 10501, 450.00, P2'; echo '1, 2, 3, 4, P8'")
-    assert power_and_clocks(tmp_path) == "GPU 2520 of 3105 MHz, memory 10501 MHz, limit 450.00 W, state P2"
-
-
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "exit 0"])
 def test_what_cannot_be_found_out_is_not_guessed(script: str, tmp_path: Path, programs: Path) -> None:
     program(programs, "nvidia-smi", script)
     write(tmp_path / "sys", {"devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "<unknown>"})
     assert power_and_clocks(tmp_path / "sys") == "unknown"
+    assert describe_gpu(GpuFacts("x", "8.9", None, "13.0", 1))["clocks and power"] == "unknown: nvidia-smi does not say"

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from jsonschema import validate
 
-from nnet_edge.benchmarks.peers import environment, lineup, pipes, race
-from nnet_edge.benchmarks.peers.figure import Box, draw_figure, places
+from nnet_edge.benchmarks.harness.rounds import Round
+from nnet_edge.benchmarks.peers import environment, pipes, race
 from nnet_edge.benchmarks.peers.learn import in_a_process
 from nnet_edge.benchmarks.peers.methods import METHODS, find_methods
-from nnet_edge.benchmarks.peers.pipes import Entry, Timed, time_rounds
+from nnet_edge.benchmarks.peers.pipes import Entry, TimedProcess, time_rounds
 from nnet_edge.benchmarks.peers.rdpp import Counted, count_claim, frames_per_s, verdict
-from nnet_edge.benchmarks.peers.rows import LearnSettings, chosen, row_folder, write_rows
-from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport
+from nnet_edge.benchmarks.peers.rows import LearnCell, LearnSettings, chosen, row_folder
+from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport, draw_figure
 from nnet_edge.bundle import Bundle
 from nnet_edge.data.dataset import Dataset
 from nnet_edge.errors import ConfigError
@@ -50,7 +50,7 @@ def learned(folder: Path, dataset: Dataset) -> Path:
 
 def test_a_row_is_measured_by_our_metrics_and_obeys_the_schema(parts: Dataset, tmp_path: Path) -> None:
     folder = learned(row_folder(tmp_path, METHODS["stfpm"], parts.category, 1), parts)
-    write_rows(METHODS["stfpm"], parts, folder, LearnSettings(), "the command")
+    LearnCell(Path(), METHODS["stfpm"], parts, tmp_path, LearnSettings(), "the command").write_rows()
     row = json.loads((folder / "fp32.json").read_text())
     validate(row, json.loads((SCHEMAS / "accuracy_row.json").read_text()))
     assert row["metrics"]["pixel_ap"] == row["metrics"]["image_auroc"] == pytest.approx(1)
@@ -61,15 +61,15 @@ def test_a_row_is_measured_by_our_metrics_and_obeys_the_schema(parts: Dataset, t
 
 def test_what_was_cut_short_or_cannot_be_exported_stands_in_the_note(parts: Dataset, tmp_path: Path) -> None:
     folder = learned(row_folder(tmp_path, METHODS["stfpm"], parts.category, 1), parts)
-    write_rows(METHODS["stfpm"], parts, folder, LearnSettings(), "the command")
-    found = lineup.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    LearnCell(Path(), METHODS["stfpm"], parts, tmp_path, LearnSettings(), "the command").write_rows()
+    found = race.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
     torch, openvino = found
     assert "cut short after 7 of 100 epochs (2.0 min)" in torch.note
     assert "as told" not in torch.note
     row = json.loads((folder / "fp32.json").read_text())
     row["peer"]["training"] |= {"epochs_planned": 7, "cut_short": False}
     (folder / "fp32.json").write_text(json.dumps(row))
-    short = lineup.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
+    short = race.candidates_of(Path(sys.executable), METHODS["stfpm"], folder / "learned", {parts.category: folder})
     assert "7 epochs as told, not anomalib's 100" in short[0].note
     assert openvino.entry is None
     assert "RuntimeError: no" in openvino.note
@@ -93,7 +93,7 @@ def test_processes_share_the_rounds_and_a_dead_one_is_named(random_bundle: Bundl
     dead = Entry("no such bundle", Path(sys.executable), "openvino", tmp_path / "none")
     timed, failed = time_rounds([ours, dead], frames, 1, 2, 0.05, tmp_path)
     assert list(timed) == [ours.name]
-    assert [len(turn) >= 2 and min(turn) > 0 for turn in timed[ours.name].rounds] == [True, True]
+    assert [turn.frames >= 2 and min(turn.latencies_ms) > 0 for turn in timed[ours.name].rounds] == [True, True]
     assert "there is no bundle at" in failed["no such bundle"]
     memory = timed[ours.name].memory_mib
     assert memory is None or 20 < memory < 4000
@@ -164,7 +164,7 @@ def candidate(name: str, pro: dict[str, float | None], rates: list[float]) -> Ca
     metrics = {
         c: {"image_auroc": 1.0, "pixel_auroc": 0.5, "pixel_ap": 0.5, "pro": v, "pro_rd4ad": v} for c, v in pro.items()
     }
-    timed = Timed(tuple((1000 / rate,) * 2 for rate in rates), 321.0)
+    timed = TimedProcess(tuple(Round(2, 2 / rate, (1000 / rate,) * 2, 2) for rate in rates), 321.0)
     return Candidate(
         name, name, "torch", "fp32", "efficientnet_lite0", 5, 7, 9, 11, metrics, None, "", timed, "openvino"
     )
@@ -198,12 +198,6 @@ def test_table_figure_and_json_compare_over_common_categories_only() -> None:
     assert draw_figure(report).startswith(b"\x89PNG")
 
 
-def test_names_keep_apart() -> None:
-    assert Box(0, 0, 2, 2).overlaps(Box(1, 1, 3, 3))
-    assert not Box(0, 0, 2, 2).overlaps(Box(2, 0, 3, 2))
-    assert len(set(places(40, 20))) == len(places(40, 20)) == 32
-
-
 def test_the_environment_holds_our_versions_and_says_what_pip_said(tmp_path: Path) -> None:
     wanted = environment.requirements()
     assert wanted["torch"][0].startswith("torch==")
@@ -225,7 +219,7 @@ def test_invalid_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="turns of 0"):
         race.RaceSettings(LearnSettings(), turn_s=0)
     with pytest.raises(ConfigError, match="holds no bundle"):
-        lineup.our_candidates(tmp_path, [], 1)
+        race.our_candidates(tmp_path, [], 1)
 
 
 def test_what_dies_in_a_process_of_its_own_costs_only_itself() -> None:

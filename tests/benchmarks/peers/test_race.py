@@ -15,10 +15,9 @@ from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
 from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 from nnet_edge.benchmarks.harness.grid import claiming
 from nnet_edge.benchmarks.peers import environment
-from nnet_edge.benchmarks.peers.lineup import WITHOUT_OURS, our_candidates
 from nnet_edge.benchmarks.peers.methods import METHODS
-from nnet_edge.benchmarks.peers.race import RaceSettings, run_race
-from nnet_edge.benchmarks.peers.rows import LearnSettings, is_done, learn_row
+from nnet_edge.benchmarks.peers.race import WITHOUT_OURS, RaceSettings, our_candidates, run_race
+from nnet_edge.benchmarks.peers.rows import LearnCell, LearnSettings
 from nnet_edge.benchmarks.peers.table import RaceReport
 from nnet_edge.cli.main import run
 from nnet_edge.data.dataset import Dataset
@@ -118,20 +117,22 @@ def test_our_rows_bring_their_warnings_and_whose_maps_they_are_of(
 def test_rows_of_other_settings_or_images_are_refused(parts: Dataset, cache: Path, tmp_path: Path) -> None:
     python = environment.ensure_environment(cache)
     padim, stfpm = METHODS["padim"], METHODS["stfpm"]
-    (row,) = (path for path in learn_row(python, padim, parts, tmp_path, LEARNING, "x") if path.name == "fp32.json")
+    (row,) = (
+        path for path in LearnCell(python, padim, parts, tmp_path, LEARNING, "x").learn() if path.name == "fp32.json"
+    )
     assert json.loads(row.read_text())["images"]["train"] == 12
     before = row.read_bytes()
-    assert is_done(padim, parts, tmp_path, LEARNING)
-    assert is_done(
-        padim, parts, tmp_path, replace(LEARNING, minutes=3, epochs=7)
-    )  # it looks at every image once anyhow
+    assert LearnCell(python, padim, parts, tmp_path, LEARNING, "x").is_done()
+    assert LearnCell(
+        python, padim, parts, tmp_path, replace(LEARNING, minutes=3, epochs=7), "x"
+    ).is_done()  # it looks at every image once anyhow
     assert LEARNING.key(stfpm) != replace(LEARNING, minutes=3).key(stfpm)
     assert LEARNING.key(stfpm) == replace(LEARNING, threads=2).key(stfpm)
     with pytest.raises(ConfigError, match=r"learning.images was 12, is 13\): choose another --out"):
-        learn_row(python, padim, parts, tmp_path, replace(LEARNING, images=13), "x")
+        LearnCell(python, padim, parts, tmp_path, replace(LEARNING, images=13), "x").learn()
     for other in (replace(parts, test=parts.test[1:]), replace(parts, train=parts.train[1:])):
         with pytest.raises(ConfigError, match=r"is of another run \(data\."):
-            learn_row(python, padim, other, tmp_path, LEARNING, "x")
+            LearnCell(python, padim, other, tmp_path, LEARNING, "x").learn()
     assert row.read_bytes() == before
 
 
@@ -141,21 +142,21 @@ def test_two_processes_never_learn_one_row(parts: Dataset, cache: Path, tmp_path
         claiming(tmp_path / "padim" / parts.category / "seed_1"),
         pytest.raises(DataError, match=r"PaDiM on \w+: process \d+ on .* is at it"),
     ):
-        learn_row(python, padim, parts, tmp_path, LEARNING, "x")
-    assert learn_row(python, padim, parts, tmp_path, LEARNING, "x")
+        LearnCell(python, padim, parts, tmp_path, LEARNING, "x").learn()
+    assert LearnCell(python, padim, parts, tmp_path, LEARNING, "x").learn()
 
 
 def test_int8_that_was_left_out_is_made_when_it_is_wanted(parts: Dataset, cache: Path, tmp_path: Path) -> None:
     python, padim = environment.ensure_environment(cache), METHODS["padim"]
     called = tmp_path / "padim" / parts.category / "seed_1" / "learned" / "called.txt"
     without = replace(LEARNING, int8=False)
-    assert [path.name for path in learn_row(python, padim, parts, tmp_path, without, "x")] == ["fp32.json"]
-    learn_row(python, padim, parts, tmp_path, without, "x")
+    assert [path.name for path in LearnCell(python, padim, parts, tmp_path, without, "x").learn()] == ["fp32.json"]
+    LearnCell(python, padim, parts, tmp_path, without, "x").learn()
     assert called.read_text() == "once "
-    wanted = [path.name for path in learn_row(python, padim, parts, tmp_path, LEARNING, "x")]
+    wanted = [path.name for path in LearnCell(python, padim, parts, tmp_path, LEARNING, "x").learn()]
     assert wanted == ["fp32.json", "int8.json"]
     for settings in (LEARNING, without):  # what is there serves both
-        learn_row(python, padim, parts, tmp_path, settings, "x")
+        LearnCell(python, padim, parts, tmp_path, settings, "x").learn()
     assert called.read_text() == "once once "
 
 

@@ -11,12 +11,22 @@ import numpy as np
 import onnx
 import pytest
 
-from nnet_edge.benchmarks.harness.bare_graph import cut_tail, load_bare, trace_bare
 from nnet_edge.benchmarks.harness.rounds import spread
 from nnet_edge.benchmarks.line.line import Row
 from nnet_edge.benchmarks.speed import growth
-from nnet_edge.benchmarks.speed.growth import GrowthSettings, line_point, measure_growth, with_slots
-from nnet_edge.benchmarks.speed.growth_report import Curve, GrowthReport, Point, exponent, plot_growth, slope
+from nnet_edge.benchmarks.speed.growth import (
+    Curve,
+    GrowthReport,
+    GrowthSettings,
+    Point,
+    exponent,
+    line_point,
+    measure_growth,
+    slope,
+    with_slots,
+)
+from nnet_edge.benchmarks.speed.plot import plot_growth
+from nnet_edge.benchmarks.speed.systems import cut_tail, load_bare, trace_bare
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.evaluation.artefact import load_network

@@ -19,15 +19,19 @@ from nnet_edge.benchmarks.speed.guard import (
     ELSEWHERE,
     SCHEMA,
     Limit,
+    Ratio,
+    by_child,
+    by_processor,
     judge,
     limit_of,
     limits_here,
     limits_of,
     markdown,
     measure,
+    product,
     read_baselines,
+    runner_ratios,
 )
-from nnet_edge.benchmarks.speed.guard_work import Ratio, by_child, by_processor, product, runner_ratios
 from nnet_edge.bundle import Bundle
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError

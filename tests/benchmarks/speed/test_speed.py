@@ -19,19 +19,24 @@ import torch
 
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
 from nnet_edge.benchmarks.harness.command_line import run_command
-from nnet_edge.benchmarks.harness.energy import EVERY_MS, NoMeter, NvmlMeter, measuring_energy, open_nvml, watts_of
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
+from nnet_edge.benchmarks.harness.machine import (
+    EVERY_MS,
+    busy_percent,
+    busy_warning,
+    measuring_energy,
+    no_meter,
+    open_nvml,
+    watts_of,
+)
 from nnet_edge.benchmarks.harness.random_bundle import command as random_bundle_command
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
-from nnet_edge.benchmarks.harness.roofline import Ceiling, Roofline, merged
+from nnet_edge.benchmarks.harness.roofline import Ceiling, Roofline, Work, merged, work_of
 from nnet_edge.benchmarks.harness.rounds import Round, run_rounds
-from nnet_edge.benchmarks.harness.work_count import Work, work_of
 from nnet_edge.benchmarks.speed import plan as speed_plan
-from nnet_edge.benchmarks.speed.candidates import Camera, OneAtATime
 from nnet_edge.benchmarks.speed.memory import measure_memory, resident_mib
-from nnet_edge.benchmarks.speed.plan import Plan, SpeedSettings
+from nnet_edge.benchmarks.speed.plan import Camera, OneAtATime, Plan, SpeedSettings
 from nnet_edge.benchmarks.speed.plot import plot_speed
-from nnet_edge.benchmarks.speed.report import Result, SpeedReport, markdown
+from nnet_edge.benchmarks.speed.report import Result, SpeedReport
 from nnet_edge.benchmarks.speed.speed import measure_speed, warmed_up
 from nnet_edge.benchmarks.speed.system_torch import every_shape_compiled, torch_fusion
 from nnet_edge.bundle import Bundle
@@ -59,7 +64,7 @@ def test_a_random_bundle_says_so_and_holds_no_training(random_bundle: Bundle, re
     assert random_bundle.manifest["trained"]["epochs"] == 0
     assert random_bundle.threshold.held_out == len(real_pictures()) == 12
     assert report.warnings[0] == random_bundle.warnings[0]
-    assert markdown(report).startswith("**THE TEACHER HAS RANDOM WEIGHTS")
+    assert report.markdown().startswith("**THE TEACHER HAS RANDOM WEIGHTS")
 
 
 def test_real_pictures_are_twelve_different_photographs() -> None:
@@ -115,7 +120,7 @@ def test_a_picture_alone_waits_for_nobody_and_its_latency_holds_everything(parts
     runner = SleepingRunner()
     opened = speed_plan.Opened(Plan("openvino", "fp32"), 1, runner, None, 2.0, Path(), "")
     paths = sorted((parts_folder / "test_good").iterdir())
-    camera = Camera(opened, paths, 0.1, NoMeter("not asked for"), tmp_path / "verdicts.jsonl")
+    camera = Camera(opened, paths, 0.1, no_meter("not asked for"), tmp_path / "verdicts.jsonl")
     found = camera.measure()
     assert (found.frames, found.calls, found.rejected, runner.calls) == (2, 2, 0, 4)
     assert len(found.latencies_ms) == 2
@@ -172,7 +177,7 @@ def test_memory_is_that_of_a_process_of_its_own(random_bundle: Bundle) -> None:
 def test_medians_percentiles_and_ratios_of_the_same_round() -> None:
     def result(system: str, scope: str, rates: list[float]) -> Result:
         rounds = [Round(10, 10 / rate, tuple(range(1, 11)), 5, 2.0) for rate in rates]
-        return Result(system, "fp32", scope, 8, "", tuple(rounds))
+        return Result(tuple(rounds), system, "fp32", scope, 8, "")
 
     roofline = Roofline((Ceiling("processor", "fp32", 100.0, 90.0, 110.0, "a product"),), "processor")
     results = (result("torch", "map", [10, 40, 20]), result("openvino", "map", [9, 20, 19]))
@@ -345,7 +350,7 @@ def test_nvml_counts_joules(tmp_path: Path) -> None:
     library = tmp_path / "libnvml.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     meter = open_nvml(str(library))
-    assert isinstance(meter, NvmlMeter)
+    assert meter.source == "NVML, the whole card"
     assert meter.since(meter.joules()) == 0.5
 
 
@@ -385,4 +390,4 @@ def test_invalid_settings(random_bundle: Bundle, tmp_path: Path, capsys: pytest.
     errors = capsys.readouterr().err.splitlines()
     assert "there is no bundle at" in errors[0]
     assert "exists already" in errors[1]
-    assert NoMeter("x").source == "not told: x"
+    assert no_meter("x").source == "not told: x"

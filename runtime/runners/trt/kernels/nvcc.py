@@ -17,7 +17,7 @@ from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
 from nnet_edge.files import write_atomically
 
 SOURCES = Path(__file__).parent
-KERNELS = ("preprocess", "anomaly_map", "overlay")  # file and function of each
+KERNELS = ("preprocess", "anomaly_map")  # file and function of each
 USUAL_PLACE = "/usr/local/cuda/bin"  # where the toolkit lies on a Jetson, which does not put it on PATH
 FLAGS = ("-O3", "-std=c++17")
 TIMEOUT_S = 300.0

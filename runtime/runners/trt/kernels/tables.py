@@ -31,8 +31,7 @@ MAPS = np.dtype(  # LayerMaps: addresses, weights and exponents in the order of 
 ENLARGING = np.dtype([("left", np.int32, (3, FUSED_SIDE)), ("share", np.float32, (3, FUSED_SIDE))])
 FILTER = np.dtype([("first", np.int32, IMAGE_SIDE), ("values", np.float32, (IMAGE_SIDE, BAND))])
 TILE_WIDTH, TILE_HEIGHT = 32, 8  # output pixels of a block of `preprocess`
-OVERLAY_THREADS = 256
-ARGUMENTS = {"preprocess": "PP", "anomaly_map": "PPPPP", "overlay": "PPPffiiP"}  # P address, f float, i int
+ARGUMENTS = {"preprocess": "PP", "anomaly_map": "PPPPP"}  # P address
 
 
 @lru_cache(maxsize=64)
@@ -117,12 +116,3 @@ def launch_anomaly_map(
     """Layer maps that MAPS at `maps` names -> float32 (batch, 256, 256) at `out` and (batch, 8) at `peaks`."""
     grid = (SIDE // STRIP_HEIGHT, batch, 1)
     device.launch("anomaly_map", grid, SIDE, (maps, enlarging, filter_, out, peaks), cuda_stream)
-
-
-def launch_overlay(device: Device, panel: int, anomaly_map: int, colours: int, scale_end: float, heat_share: float,
-                   size: tuple[int, int], picture: int, cuda_stream: CudaStream) -> None:  # fmt: skip
-    """A panel uint8 BGR (height, width, 3) and a map -> the picture of the same size."""
-    height, width = size
-    grid = (-(-height * width // OVERLAY_THREADS), 1, 1)
-    arguments = (panel, anomaly_map, colours, scale_end, heat_share, height, width, picture)
-    device.launch("overlay", grid, OVERLAY_THREADS, arguments, cuda_stream)

@@ -40,16 +40,16 @@ def test_every_architecture_and_ptx_compile_without_a_warning(kernel: str) -> No
 
 @needs_nvcc
 def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = cubin_for("overlay", "8.9", tmp_path)
+    first = cubin_for("preprocess", "8.9", tmp_path)
     assert first.startswith(ELF)
     (kept,) = tmp_path.iterdir()
     version = compiler_version(find_nvcc())
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
-    assert kept.name == f"overlay-sm_89-{source_hash('overlay')}-{version}.cubin"
+    assert kept.name == f"preprocess-sm_89-{source_hash('preprocess')}-{version}.cubin"
     monkeypatch.setattr(nvcc, "find_nvcc", lambda: pytest.fail("compiled again"))
-    assert cubin_for("overlay", "8.9", tmp_path) == first
+    assert cubin_for("preprocess", "8.9", tmp_path) == first
     with pytest.raises(pytest.fail.Exception):
-        cubin_for("overlay", "9.0", tmp_path)  # another GPU
+        cubin_for("preprocess", "9.0", tmp_path)  # another GPU
 
 
 def test_another_compiler_compiles_again_and_none_uses_what_is_kept(
@@ -73,11 +73,11 @@ def test_another_compiler_compiles_again_and_none_uses_what_is_kept(
     cache = tmp_path / "cache"
     for version in ("12.6.85", "13.0.88"):
         install(version)
-        assert cubin_for("overlay", "8.9", cache) == cubin_for("overlay", "8.9", cache) == version.encode()
+        assert cubin_for("preprocess", "8.9", cache) == cubin_for("preprocess", "8.9", cache) == version.encode()
     assert compiled == ["12.6.85", "13.0.88"]
     os.utime(next(cache.glob("*12.6.85*")), (1, 1))
     monkeypatch.setenv("PATH", "")
-    assert cubin_for("overlay", "8.9", cache) == b"13.0.88"
+    assert cubin_for("preprocess", "8.9", cache) == b"13.0.88"
 
 
 def test_the_hash_follows_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_the_hash_follows_every_source(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_nvcc_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvcc.shutil, "which", lambda name, path=None: None)
     with pytest.raises(MissingExtraError, match=r"nvcc is neither on PATH nor in .* install the CUDA toolkit"):
-        cubin_for("overlay", "8.9", tmp_path)
+        cubin_for("preprocess", "8.9", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -109,9 +109,9 @@ def test_nvcc_off_path_is_found_where_the_toolkit_lies(tmp_path: Path, monkeypat
 @needs_nvcc
 def test_what_nvcc_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
-        EngineBuildError, match=r"nvcc cannot compile overlay\.cu with .*sm_10: .*host compiler"
+        EngineBuildError, match=r"nvcc cannot compile preprocess\.cu with .*sm_10: .*host compiler"
     ) as caught:
-        cubin_for("overlay", "1.0", tmp_path)
+        cubin_for("preprocess", "1.0", tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -120,4 +120,4 @@ def test_a_cache_that_cannot_be_written_names_the_option(tmp_path: Path, monkeyp
     monkeypatch.setattr(nvcc, "compile_kernel", lambda kernel, target: ELF)
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match=r"cannot be kept in .*--cache-dir"):
-        cubin_for("overlay", "8.9", tmp_path / "cache")
+        cubin_for("preprocess", "8.9", tmp_path / "cache")

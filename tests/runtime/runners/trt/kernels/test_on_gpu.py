@@ -17,10 +17,9 @@ from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.imaging import SIDE, pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
-from nnet_edge.runtime.runners.trt.kernels.tables import NV12, launch_overlay, launch_preprocess
+from nnet_edge.runtime.runners.trt.kernels.tables import NV12, launch_preprocess
 from nnet_edge.runtime.runners.trt.ring import Picture, Slot, picture_of
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
-from nnet_edge.runtime.sinks.overlay import HEAT_SHARE, SCALE_END, colour_table
 from nnet_edge.settings.runner import RunnerSettings
 
 pytestmark = pytest.mark.gpu
@@ -129,27 +128,6 @@ def test_a_map_that_is_no_number_has_such_a_score(gpu: PycudaDevice, tmp_path: P
     runner = TrtRunner(tmp_path / "maps.engine", RunnerSettings(), gpu, engine, PAPER_FUSION)
     scores = runner.infer(np.zeros((8, 256, 256, 3), np.uint8)).image_score
     assert np.isnan(scores).tolist() == [index == 5 for index in range(8)]
-
-
-def test_overlay_equals_the_arithmetic_on_the_processor(gpu: PycudaDevice, host_kernels) -> None:
-    rng = np.random.default_rng(3)
-    panel = rng.integers(0, 256, (333, 517, 3), np.uint8)
-    values = (3 * rng.random((256, 256)) ** 2).astype(np.float32)
-    picture = np.empty_like(panel)
-    with gpu.current():
-        queue, addresses, kept = gpu.stream(), [], []
-        for array in (panel, values, colour_table(), picture):
-            memory, buffer = gpu.pinned(array.nbytes), gpu.allocate(array.nbytes)
-            memory[:] = np.frombuffer(array.tobytes(), np.uint8)
-            gpu.upload(buffer.address, memory, queue)
-            addresses.append(buffer.address)
-            kept.append(memory)
-        launch_overlay(gpu, *addresses[:3], SCALE_END, HEAT_SHARE, panel.shape[:2], addresses[3], queue)
-        gpu.download(kept[3], addresses[3], queue)
-        queue.synchronize()
-    found = kept[3].reshape(panel.shape).astype(int)
-    difference = np.abs(found - host_kernels.overlay(panel, values, colour_table(), SCALE_END, HEAT_SHARE))
-    assert (difference.max(axis=2) <= 1).mean() > 0.999  # a fused multiply-add may choose the next colour
 
 
 def test_more_memory_than_the_gpu_has_says_what_to_do(gpu: PycudaDevice) -> None:

@@ -48,8 +48,8 @@ def test_no_pycuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cuda_errors_say_what_was_tried() -> None:
-    says = r"CUDA could not launch overlay: cuLaunchKernel failed; start again, or use"
-    with pytest.raises(StreamError, match=says), translating(CUDA, "launch overlay"):
+    says = r"CUDA could not launch preprocess: cuLaunchKernel failed; start again, or use"
+    with pytest.raises(StreamError, match=says), translating(CUDA, "launch preprocess"):
         raise CUDA.Error("cuLaunchKernel failed")
     says = r"memory is used up \(allocate 9.0 MiB\): lower --runner-batch"
     with pytest.raises(StreamError, match=says), translating(CUDA, "allocate 9.0 MiB"):
