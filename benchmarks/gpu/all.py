@@ -28,6 +28,7 @@ from nnet_edge.benchmarks.gpu.engines import (
 )
 from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
 from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
+from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.command_line import say as say_on_stderr
 from nnet_edge.benchmarks.harness.machine import describe_machine, torch_has_cuda
@@ -38,7 +39,6 @@ from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
-from nnet_edge.runtime.runners.trt.trt_runner import load_trt_runner
 from nnet_edge.settings.runner import RunnerSettings
 
 TERA = 1e12
@@ -109,7 +109,7 @@ def measure_engines(
     settings = RunnerSettings(max_batch=max(batches))
     for path in engines_of(bundle):
         try:
-            runner = load_trt_runner(path, settings)
+            runner = RepeatingRunner.load(path, settings)
         except NnetEdgeError as error:
             refused[path.name] = str(error)
             say(f"{path.name} does not load here: {error}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
 from nnet_edge.benchmarks.harness.rounds import repeated, took
 from nnet_edge.bundle import Bundle
 from nnet_edge.evaluation.artefact import load_network
@@ -21,7 +22,6 @@ from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
-from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
 from nnet_edge.settings.runner import RunnerSettings
 
 BATCHES = (1, 8, 32)
@@ -50,7 +50,9 @@ def rate(system: str, precision: str, batch: int, what: str, seconds: float, wor
     return Rate(system, precision, batch, what, images_per_s, 1e3 * seconds, share)
 
 
-def measure_runner(runner: TrtRunner, batches: tuple[int, ...] = BATCHES, work: float | None = None) -> Iterator[Rate]:
+def measure_runner(
+    runner: RepeatingRunner, batches: tuple[int, ...] = BATCHES, work: float | None = None
+) -> Iterator[Rate]:
     """The runner's network alone (what torch's rows are), with the kernels around it, and end to end with frames of 1920x1080
     in pageable memory, three under way.
     """
@@ -68,7 +70,7 @@ def measure_runner(runner: TrtRunner, batches: tuple[int, ...] = BATCHES, work: 
             yield rate(runner.name, runner.precision, batch, what, median_s(work_of_calls, ROUNDS) / CALLS, work)
 
 
-def overlapping(runner: TrtRunner, frames: list[Frame], batches: int) -> None:
+def overlapping(runner: RepeatingRunner, frames: list[Frame], batches: int) -> None:
     """Judge the same frames `batches` times, FLIGHTS batches under way."""
     under_way: list[Callable[[], object]] = []
     for _ in range(batches):
@@ -102,11 +104,11 @@ def median_s(work: Callable[[], None], rounds: int) -> float:
     return repeated(lambda: took(work).clock_s, rounds, WARM_UPS).median
 
 
-def torch_runner(bundle: Bundle, device: PycudaDevice, max_batch: int) -> TrtRunner:
+def torch_runner(bundle: Bundle, device: PycudaDevice, max_batch: int) -> RepeatingRunner:
     """The TensorRT runner with torch in the engine's place; it owns `device`."""
     network = load_network(bundle)
     settings, engine = RunnerSettings(max_batch=max_batch), TorchEngine(network, max_batch)
-    runner = TrtRunner(bundle.graph, settings, device, engine, network.settings.fusion)
+    runner = RepeatingRunner(bundle.graph, settings, device, engine, network.settings.fusion)
     runner.name, runner.precision = STAND_IN, "fp16"
     return runner
 

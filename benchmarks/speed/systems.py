@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
 from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
@@ -96,7 +97,7 @@ def open_engine(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: Exit
     if not fitting:
         raise BundleError("; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in faults.items()))
     artefact = max(fitting, key=lambda item: str(item.record["made"]["when"]))
-    runner: Any = stack.enter_context(load_runner(artefact.path, RunnerSettings(max_batch=max(settings.batches))))
+    runner = stack.enter_context(RepeatingRunner.load(artefact.path, RunnerSettings(max_batch=max(settings.batches))))
     if runner.max_batch < max(settings.batches):
         raise BundleError(f"{artefact.name} takes batches up to {runner.max_batch}, not {max(settings.batches)}")
     threshold = artefact.threshold_for(runner.name).value
@@ -105,7 +106,7 @@ def open_engine(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: Exit
         yield Opened(plan, batch, runner, bare, threshold, artefact.path, "")
 
 
-def engine_alone(runner: Any, batch: int) -> BareModel:
+def engine_alone(runner: RepeatingRunner, batch: int) -> BareModel:
     """The engine without upload, kernels and download: one inference of images that lie on the GPU, waited for."""
     runner.infer(np.zeros((batch, *runner.input_shape), np.uint8))
     compute = runner.network_alone()

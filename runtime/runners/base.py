@@ -69,14 +69,14 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
 
 
 def load_engine(engine: Path, settings: RunnerSettings) -> Runner:
-    """A TensorRT runner. Raises ConfigError for settings of another runner, and what `load_trt_runner` raises."""
+    """A TensorRT runner. Raises ConfigError for settings of another runner, and what `TrtRunner.load` raises."""
     if settings.kind not in ("auto", "tensorrt"):
         raise ConfigError(f"{engine} is an engine of TensorRT, which {settings.kind} cannot run: give a .onnx graph")
     if settings.precision == "bf16":
         raise ConfigError(f"{engine} computes in the precision that it was built with: leave bf16 out")
-    from nnet_edge.runtime.runners.trt.trt_runner import load_trt_runner
+    from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
 
-    return load_trt_runner(engine, settings)
+    return TrtRunner.load(engine, settings)
 
 
 def installed_kind() -> str:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from nnet_edge.runtime.runners.trt.library import load_tensorrt
 from nnet_edge.runtime.runners.trt.record import Place, read_engine, require_engine, system_here
 from nnet_edge.runtime.runners.trt.ring import RING, Picture, Slot, Tables, picture_of
 from nnet_edge.settings.runner import RunnerSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class InFlightBatch:
@@ -146,36 +149,6 @@ class Engine(Protocol):
         """Give everything back."""
 
 
-def load_trt_runner(path: Path, settings: RunnerSettings) -> TrtRunner:
-    """A runner of the engine at `path`, in its bundle. The engine is loaded after its manifest entry was checked.
-
-    Raises BundleError for an engine that does not fit this machine, MissingExtraError without TensorRT, pycuda or nvcc,
-    StreamError without a GPU or without enough of its memory; each names what to do.
-    """
-    from nnet_edge.runtime.runners.trt.engine import TrtEngine
-    from nnet_edge.runtime.runners.trt.kernels import open_gpu
-
-    artefact, record = read_engine(path)
-    tensorrt = load_tensorrt(record.tool)
-    device = open_gpu(settings.cache_dir)
-    try:
-        place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
-        require_engine(path, place)
-        with device.current():
-            engine = TrtEngine(path, record, tensorrt, device)
-            try:
-                runner = TrtRunner(path, settings, device, engine, record.as_fusion())
-            except BaseException as error:
-                traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
-                engine.close()
-                raise
-    except BaseException:
-        device.close()
-        raise
-    runner.name, runner.version, runner.precision = tensorrt.flavour, tensorrt.version, artefact.precision
-    return runner
-
-
 class TrtRunner(GraphRunner):
     """A Runner that takes frames of any size too (`start_frames`). Owns device, engine and all device memory.
 
@@ -195,12 +168,41 @@ class TrtRunner(GraphRunner):
         self._work: dict[tuple[int, int], Callable[[], None]] = {}  # (slot, batch) -> what queues it
         self._queued: set[tuple[int, int]] = set()  # that ran once, so that they can be captured
         self._number = 0
-        self._last: tuple[int, int] | None = None  # slot and batch that were computed last
         capacity, layer_maps = self._batches[-1], engine.layer_maps
         with device.current():
             self._upload, self._compute, self._download = (device.stream() for _ in range(3))
             self._tables = Tables(device, fusion)
             self._slots = [Slot(device, capacity, layer_maps, fusion) for _ in range(ring)]
+
+    @classmethod
+    def load(cls, path: Path, settings: RunnerSettings) -> Self:
+        """A runner of the engine at `path`, in its bundle. The engine is loaded after its manifest entry was checked.
+
+        Raises BundleError for an engine that does not fit this machine, MissingExtraError without TensorRT, pycuda or nvcc,
+        StreamError without a GPU or without enough of its memory; each names what to do.
+        """
+        from nnet_edge.runtime.runners.trt.engine import TrtEngine
+        from nnet_edge.runtime.runners.trt.kernels import open_gpu
+
+        artefact, record = read_engine(path)
+        tensorrt = load_tensorrt(record.tool)
+        device = open_gpu(settings.cache_dir)
+        try:
+            place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
+            require_engine(path, place)
+            with device.current():
+                engine = TrtEngine(path, record, tensorrt, device)
+                try:
+                    runner = cls(path, settings, device, engine, record.as_fusion())
+                except BaseException as error:
+                    traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
+                    engine.close()
+                    raise
+        except BaseException:
+            device.close()
+            raise
+        runner.name, runner.version, runner.precision = tensorrt.flavour, tensorrt.version, artefact.precision
+        return runner
 
     def start_frames(self, frames: Sequence[Frame]) -> Callable[[], FrameOutputs]:
         """Begin to judge `frames`, of any size, 1 to max_batch; the returned function waits for the scores.
@@ -219,43 +221,6 @@ class TrtRunner(GraphRunner):
             return FrameOutputs(batch.arrays()["image_score"], batch)
 
         return outputs
-
-    def compute_again(self, times: int) -> None:
-        """Compute the last batch `times` more in a row, without its upload, and wait; for measurements."""
-        last = self._require_last()
-        with self._device.current():
-            for _ in range(times):
-                self._queue(*last)
-            self._compute.synchronize()
-
-    def network_alone(self) -> Callable[[int], None]:
-        """A function that computes the engine without the kernels so many times in a row, and waits; for measurements.
-
-        It computes the last batch, as a CUDA graph where the runner uses one.
-        """
-        number, batch = self._require_last()
-        with self._device.current():
-            infer = self._engine.bind(batch, self._slots[number].addresses, self._compute)
-            if self._engine.can_capture:
-                infer()  # once as it is, as `_queue` does: what TensorRT sets up the first time cannot be captured
-                self._compute.synchronize()
-                infer = self._device.capture(infer, self._compute) or infer
-
-        def compute(times: int) -> None:
-            self._require_open()
-            with self._device.current():
-                for _ in range(times):
-                    infer()
-                self._compute.synchronize()
-
-        return compute
-
-    def _require_last(self) -> tuple[int, int]:
-        """Slot and batch that were computed last. Raises StreamError when there are none."""
-        self._require_open()
-        if self._last is None:
-            raise StreamError(f"the {self.name} runner of {self.graph} has computed nothing yet: start a batch first")
-        return self._last
 
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         pictures = [Picture(image, RGB8) for image in images]
@@ -290,7 +255,7 @@ class TrtRunner(GraphRunner):
 
     def _queue(self, number: int, batch: int) -> None:
         """Queue the work of one slot and batch size: directly the first time, as a CUDA graph from the second on."""
-        key = self._last = number, batch
+        key = number, batch
         if key not in self._work:
             self._work[key] = self._bind(self._slots[number], batch)
         elif key not in self._queued and self._engine.can_capture:

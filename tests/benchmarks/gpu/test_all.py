@@ -208,7 +208,7 @@ def test_an_engine_that_does_not_load_is_in_the_report(bundle, monkeypatch: pyte
 
     said: list[str] = []
     monkeypatch.setattr(gpu, "engines_of", lambda bundle: [Path("a.engine")])
-    monkeypatch.setattr(gpu, "load_trt_runner", refuse)
+    monkeypatch.setattr(gpu.RepeatingRunner, "load", refuse)
     rates, refused = gpu.measure_engines(bundle, (1,), None, False, said.append)
     assert (rates, refused) == ([], {"a.engine": "a.engine was built for another GPU"})
     assert "a.engine does not load here" in said[0]

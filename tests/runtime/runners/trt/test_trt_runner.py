@@ -206,38 +206,6 @@ def test_a_gpu_that_broke_still_says_at_which_frame(make, caplog: pytest.LogCapt
     assert caplog.text.count("closing the tensorrt runner") == 2
 
 
-def test_the_work_can_be_repeated_for_a_measurement(make, gpu_parts) -> None:
-    images = noise(2)
-    with make() as runner:
-        with pytest.raises(StreamError, match="has computed nothing yet"):
-            runner.compute_again(1)
-        collect = runner.start(images)
-        runner.compute_again(5)
-        np.testing.assert_allclose(collect().anomaly_map, reference(images, gpu_parts), rtol=RTOL)
-        assert runner.gpu.launches["anomaly_map"] + runner.gpu.graph_launches >= 6
-
-
-def test_the_network_alone_gives_the_same_layer_maps_without_another_kernel(make, gpu_parts) -> None:
-    images = noise(2)
-    with make() as runner:
-        with pytest.raises(StreamError, match="has computed nothing yet"):
-            runner.network_alone()
-        collect = runner.start(images)
-        compute = runner.network_alone()
-        before = runner.gpu.launches["anomaly_map"]
-        compute(3)
-        assert runner.gpu.launches["anomaly_map"] == before
-        np.testing.assert_allclose(collect().anomaly_map, reference(images, gpu_parts), rtol=RTOL)
-
-
-def test_the_network_alone_is_a_cuda_graph_where_the_runner_has_one(make) -> None:
-    with make() as runner:
-        runner.start(noise(2))()
-        graphs = runner.gpu.graphs
-        runner.network_alone()(3)
-        assert (runner.gpu.graphs - graphs, runner.gpu.graph_launches) == (1, 3)
-
-
 def test_too_many_frames_are_refused(make) -> None:
     frames = [Frame(image, index, 0.0) for index, image in enumerate(noise(3))]
     with make(max_batch=2) as runner:
@@ -253,10 +221,9 @@ def test_leaving_gives_everything_back_once(make) -> None:
     with runner, runner:
         judged = runner.start_frames(frames)()
         pending, pending_frames = runner.start(noise(1)), runner.start_frames(frames)
-        alone = runner.network_alone()
     assert runner.engine.is_closed
     assert runner.gpu.is_closed
-    uses = (lambda: runner.infer(noise(1)), lambda: runner.start_frames([]), pending, pending_frames, lambda: alone(1))
+    uses = (lambda: runner.infer(noise(1)), lambda: runner.start_frames([]), pending, pending_frames)
     for use in uses:
         with pytest.raises(StreamError, match="is closed: load it again"):
             use()
@@ -346,7 +313,7 @@ def test_a_runner_that_does_not_fit_into_the_gpu_leaves_nothing_there(
     monkeypatch.setattr(kernels, "open_gpu", lambda cache: device)
     monkeypatch.setattr(trt_engine, "TrtEngine", ClosingEngine)
     with pytest.raises(StreamError, match="the GPU's memory is used up"):
-        trt_runner.load_trt_runner(tmp_path / "nnet.engine", RunnerSettings())
+        TrtRunner.load(tmp_path / "nnet.engine", RunnerSettings())
     assert order == ["engine", "device"]
 
 
