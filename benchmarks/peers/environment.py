@@ -132,11 +132,11 @@ def our_files() -> dict[str, bytes]:
     import nnet_edge.benchmarks.peers as peers
 
     words, race = Path(nnet_edge.__file__).parent, Path(peers.__path__[0])
-    found = {f"nnet_edge/{path.relative_to(words)}": path for path in words.rglob("*.py")}
-    parts = ("benchmarks", "export", "calibration", "runtime")  # in the same folder where a wheel put them there
-    found = {name: path for name, path in found.items()
-             if name.split("/")[1] not in (*parts, "cli")}  # fmt: skip
-    found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in (*race.glob("*.py"), race / "methods.json")}
+    parts = ("benchmarks", "export", "calibration", "runtime", "cli")  # in the same folder where a wheel put them there
+    of_words = [path for path in words.rglob("*") if path.relative_to(words).parts[0] not in parts]
+    found = {f"nnet_edge/{path.relative_to(words)}": path for path in of_words}
+    found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in race.iterdir()}
+    found = {name: path for name, path in found.items() if path.suffix in (".py", ".json", ".txt")}
     return {name: path.read_bytes() for name, path in found.items()} | {"nnet_edge/benchmarks/__init__.py": b""}
 
 
