@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from nnet_edge.cli.options import Command
 
 if TYPE_CHECKING:
     from nnet_edge.machine import Camera, Codec, Cuda, Library, Processor, Video
+    from nnet_edge.settings.registry import SinkKind, SourceKind
 
 
 BF16_FEATURES = {"AVX-512 BF16", "AMX BF16", "NEON BF16"}
@@ -29,7 +30,7 @@ EXPORTING = ("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a command works here, what it uses, and what to do where it does not."""
+    """Whether a command, a source or a sink works here, what it uses, and what to do where it does not."""
 
     name: str
     is_ready: bool
@@ -50,6 +51,8 @@ class Findings:
     cameras: tuple[Camera, ...]
     video: Video
     verbs: tuple[Readiness, ...]  # the commands; the JSON field is called so
+    sources: tuple[Readiness, ...]
+    sinks: tuple[Readiness, ...]
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -60,8 +63,9 @@ def examine() -> Findings:
     """What this machine has; takes a second or two and raises nothing for anything that is missing."""
     from nnet_edge import __version__
     from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
+    from nnet_edge.settings.registry import SINKS, SOURCES
 
-    libraries, processor, cuda = find_libraries(), find_processor(), find_cuda()
+    libraries, processor, cuda, video = find_libraries(), find_processor(), find_cuda(), find_video()
     return Findings(
         version=__version__,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -70,8 +74,10 @@ def examine() -> Findings:
         libraries=libraries,
         cuda=cuda,
         cameras=find_cameras(),
-        video=find_video(),
+        video=video,
         verbs=judge_commands({library.module: library.version for library in libraries}, cuda, processor),
+        sources=tuple(judge_source(kind, video) for kind in sorted(SOURCES, key=lambda kind: kind.order)),
+        sinks=tuple(judge_sink(kind) for kind in SINKS),
     )
 
 
@@ -85,9 +91,7 @@ def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Proce
     builders = [f"{name} {versions[name]}" for name in ENGINE_BUILDERS if versions.get(name)]
 
     def needs(modules: Sequence[str]) -> str:
-        missing = [module for module in modules if not versions.get(module)]
-        extras = dict.fromkeys(LIBRARIES[module][1] for module in missing)
-        return f"missing {', '.join(missing)}: {'; '.join(pip_line(extra) for extra in extras)}" if missing else ""
+        return lack({module: LIBRARIES[module][1] for module in modules if not versions.get(module)})
 
     def readiness(name: str, uses: str, advice: str, part: str | None = None) -> Readiness:
         if part is not None and not has_module(part):
@@ -106,6 +110,36 @@ def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Proce
         readiness("bench", on_cpu, no_runner or needs(("torch",))),
         readiness("demo", f"{learning}; then {on_cpu}", no_runner or needs((*TRAINING, *EXPORTING, "skimage"))),
     )
+
+
+def judge_source(kind: SourceKind, video: Video) -> Readiness:
+    """Whether sources of this kind can be opened here."""
+    advice = lack_of(kind.needs)
+    if not advice and kind.opencv and not getattr(video, kind.opencv):
+        advice = f"this OpenCV was built without {kind.opencv}: use the system's OpenCV, or rtsp:// and http://"
+    return Readiness(kind.name, not advice, "" if advice else kind.addresses, advice)
+
+
+def judge_sink(kind: SinkKind) -> Readiness:
+    """Whether verdicts can be given to sinks of this kind here."""
+    advice = lack_of(kind.needs)
+    what = (kind.settings.__doc__ or kind.name).strip().split("\n")[0].rstrip(".")
+    return Readiness(kind.name, not advice, "" if advice else what, advice)
+
+
+def lack_of(needs: Mapping[str, str]) -> str:
+    """What to install of the needed modules, each with its extra; "" when all are there. Imports none."""
+    from nnet_edge.machine import has_module
+
+    return lack({module: extra for module, extra in needs.items() if not has_module(module)})
+
+
+def lack(missing: Mapping[str, str]) -> str:
+    """What to install for the missing modules, each with its extra; "" for none."""
+    from nnet_edge.machine import pip_line
+
+    lines = [pip_line(extra) for extra in dict.fromkeys(missing.values())]
+    return f"missing {', '.join(missing)}: {'; '.join(lines)}" if missing else ""
 
 
 def describe(findings: Findings) -> str:
@@ -147,9 +181,12 @@ def describe(findings: Findings) -> str:
     else:
         codecs = [("backends", f"FFmpeg {_yes(video.ffmpeg)}, GStreamer {_yes(video.gstreamer)}")]
         codecs += [(f"{codec.name} {codec.suffix}", _codec_words(codec)) for codec in video.codecs]
-    commands = [(one.name, f"ready: {one.uses}" if one.is_ready else one.advice) for one in findings.verbs]
+    commands, sources, sinks = (
+        [(one.name, f"ready: {one.uses}" if one.is_ready else one.advice) for one in ones]
+        for ones in (findings.verbs, findings.sources, findings.sinks)
+    )
     subjects = {"This machine": machine, "Libraries": libraries, "NVIDIA": gpus, "Cameras": cameras}
-    subjects |= {"Video": codecs, "What each verb can use": commands}
+    subjects |= {"Video": codecs, "Sources": sources, "Sinks": sinks, "What each verb can use": commands}
     return "\n\n".join("\n".join([title, *_aligned(lines)]) for title, lines in subjects.items())
 
 
@@ -194,6 +231,6 @@ def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor
 @click.command("doctor", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Tell what this machine has, what each verb can use, and what to install."""
+    """Tell what this machine has, what each verb, source and sink can use, and what to install."""
     findings = examine()
     click.echo(findings.as_json() if as_json else describe(findings))

@@ -1,7 +1,7 @@
 """Registries of the kinds of sources and sinks. Each file of their folder registers its own kind.
 
-Help texts, the TOML schema, the page's "add camera" and error messages are made from them: a new kind is one file and its
-test. Such a file imports nothing heavy: OpenCV, NumPy and their like come where something is opened.
+Help texts, the TOML schema, `nnet-edge doctor`, the page's "add camera" and error messages are made from them: a new kind is
+one file and its test. Such a file imports nothing heavy: OpenCV, NumPy and their like come where something is opened.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class SinkKind:
     make: Callable[[Any], Any]  # settings -> Sink; reads secrets, opens nothing
     flag: Flag | None = None
     more_flags: tuple[Flag, ...] = ()  # that ask for more of what `flag` asks for
+    needs: Mapping[str, str] = field(default_factory=dict)  # module -> extra of nnet-edge that brings it, "": every one
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -157,6 +158,8 @@ class SourceKind:
     is_path: bool = False  # whether `takes` looks at what lies at a path; False: it looks at the text alone
     order: int = 50  # in lists for people, the usual ones first
     suffixes: tuple[str, ...] = ()  # of its files: an absent path with one of them is no device that may come later
+    needs: Mapping[str, str] = field(default_factory=lambda: {"cv2": ""})  # as of a sink
+    opencv: str = ""  # "gstreamer": what OpenCV must have been built with
 
 
 SINKS: Registry[SinkKind] = Registry("sink", "nnet_edge.runtime.sinks")

@@ -278,4 +278,4 @@ def table_of(text: str, asked: Asked) -> dict[str, Any]:
 
 
 FLAG = Flag("--mqtt", "Verdicts and events to this MQTT broker.", table_of, "text", "HOST[:PORT]")
-SINKS.register(SinkKind("mqtt", MqttSettings, MqttSink, FLAG))
+SINKS.register(SinkKind("mqtt", MqttSettings, MqttSink, FLAG, needs={"paho": "mqtt"}))

@@ -289,4 +289,4 @@ def table_of(folder: Path, asked: Asked) -> dict[str, Any]:
 
 
 FLAG = Flag("--rejects", "A picture of every reject, into a folder of this run below.", table_of, "folder")
-SINKS.register(SinkKind("rejects", RejectsSettings, RejectsSink, FLAG))
+SINKS.register(SinkKind("rejects", RejectsSettings, RejectsSink, FLAG, needs={"cv2": ""}))

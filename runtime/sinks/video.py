@@ -259,4 +259,4 @@ def table_of(path: Path, asked: Asked) -> dict[str, Any]:
 
 
 FLAG = Flag("--video", "Annotated video (.mp4 or .avi); of a live source in numbered pieces of 10 minutes.", table_of)
-SINKS.register(SinkKind("video", VideoSettings, VideoSink, FLAG))
+SINKS.register(SinkKind("video", VideoSettings, VideoSink, FLAG, needs={"cv2": ""}))

@@ -15,7 +15,7 @@ from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.addresses import address_scheme, shown_and_opened
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, whole_picture
+from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, NEEDS, whole_picture
 from nnet_edge.runtime.sources.video import VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
@@ -186,4 +186,14 @@ def is_http_camera(text: str) -> bool:
     return address_scheme(text) in ("http", "https") and not is_http_video(text)
 
 
-SOURCES.register(SourceKind("http", "an http:// address", is_http_camera, open_http, page="http", order=41))
+SOURCES.register(
+    SourceKind(
+        "http",
+        "an http:// address",
+        is_http_camera,
+        open_http,
+        page="http",
+        order=41,
+        needs=NEEDS,
+    )
+)

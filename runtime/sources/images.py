@@ -15,7 +15,7 @@ from nnet_edge.errors import ConfigError, DataError, SourceError
 from nnet_edge.files import IMAGE_SUFFIXES
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.base import Source, file_mode
-from nnet_edge.runtime.sources.jpeg import require_sound
+from nnet_edge.runtime.sources.jpeg import NEEDS, require_sound
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
@@ -194,5 +194,6 @@ SOURCES.register(
         is_path=True,
         order=10,
         suffixes=IMAGE_SUFFIXES,
+        needs=NEEDS,
     )
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 START, END = b"\xff\xd8", b"\xff\xd9"
 LARGEST_PICTURE = 64 << 20  # bytes; what claims to be larger is no picture of a camera
 BEHIND_END = 64  # bytes: some cameras fill up after the last one
+NEEDS = {"cv2": "", "simplejpeg": ""}  # of a source of JPEGs
 COLOURS = ("Gray", "RGB", "YCbCr")  # that can be decoded as grey; four inks cannot
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
-from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, START, whole_picture
+from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, NEEDS, START, whole_picture
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.text import printable
@@ -103,4 +103,13 @@ def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
     return PipeSource(path, path.name, settings.read_timeout_s)
 
 
-SOURCES.register(SourceKind("pipe", "a pipe", lambda text: stat.S_ISFIFO(file_mode(text)), open_pipe, is_path=True))
+SOURCES.register(
+    SourceKind(
+        "pipe",
+        "a pipe",
+        lambda text: stat.S_ISFIFO(file_mode(text)),
+        open_pipe,
+        is_path=True,
+        needs=NEEDS,
+    )
+)

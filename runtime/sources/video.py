@@ -194,6 +194,11 @@ SOURCES.register(
 SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, VideoOptions, "http"))
 SOURCES.register(
     SourceKind(
-        "gstreamer", "gstreamer:PIPELINE", lambda text: text.startswith(PIPELINE), open_pipeline, page="pipeline"
+        "gstreamer",
+        "gstreamer:PIPELINE",
+        lambda text: text.startswith(PIPELINE),
+        open_pipeline,
+        page="pipeline",
+        opencv="gstreamer",
     )
 )

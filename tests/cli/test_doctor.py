@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from nnet_edge import machine
-from nnet_edge.cli.doctor import Findings, describe, examine, judge_commands
-from nnet_edge.machine import LIBRARIES, Cuda, Gpu, Processor, find_cuda, find_processor, find_video
+from nnet_edge.cli.doctor import Findings, describe, examine, judge_commands, judge_sink, judge_source
+from nnet_edge.machine import LIBRARIES, Cuda, Gpu, Processor, Video, find_cuda, find_processor, find_video
+from nnet_edge.settings.registry import SINKS, SOURCES, SinkKind
+from nnet_edge.settings.sink import SinkSettings
 
 COMMANDS = ("train", "evaluate", "export", "calibrate", "build-engine", "stream", "bench", "demo")
 NO_GPU = Cuda(None, (), None, "none found")
@@ -30,7 +32,8 @@ def findings() -> Findings:
 
 def test_it_is_quick_and_imports_nothing_heavy() -> None:
     code = "import sys; from nnet_edge.cli.doctor import describe, examine; text = describe(examine()); "
-    code += "print(sorted({'torch', 'cv2', 'numpy', 'openvino', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
+    code += "print(sorted({'torch', 'cv2', 'numpy', 'paho', 'simplejpeg', 'openvino', 'onnxruntime', 'onnx', 'scipy'} "
+    code += "& set(sys.modules)))"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - began < SECONDS
@@ -77,6 +80,29 @@ def test_the_findings_are_json(findings: Findings) -> None:
     read = json.loads(findings.as_json())
     assert read["processor"]["usable_cores"] == findings.processor.usable_cores
     assert [command["name"] for command in read["verbs"]] == list(COMMANDS)
+
+
+def test_every_source_and_sink_is_listed_with_what_it_lacks(findings: Findings) -> None:
+    def telegraph(**needs: str) -> SinkKind:
+        return SinkKind("telegraph", SinkSettings, print, needs=needs)
+
+    assert {one.name for one in findings.sources} == {*SOURCES.names()}
+    assert {one.name for one in findings.sinks} == {*SINKS.names()}
+    text = describe(findings)
+    assert "\n  rtsp        ready: an rtsp:// address" in text
+    assert "\n  webhook     ready: Verdicts posted as JSON" in text
+    missing = judge_sink(telegraph(json="", morse_code="telegraph"))
+    assert (missing.is_ready, missing.uses) == (False, "")
+    assert missing.advice == 'missing morse_code: pip install "nnet-edge[telegraph]"'
+    assert judge_sink(telegraph(json="")).is_ready
+    without, with_all = (Video(True, built, (), None) for built in (False, True))
+    assert "built without gstreamer" in judge_source(SOURCES.find("gstreamer"), without).advice
+    assert judge_source(SOURCES.find("gstreamer"), with_all).is_ready
+    SINKS.register(telegraph(morse_code="telegraph"))
+    try:
+        assert "nnet-edge[telegraph]" in describe(examine())
+    finally:
+        SINKS.unregister("telegraph")
 
 
 def installed(**versions: str) -> dict[str, str | None]:
