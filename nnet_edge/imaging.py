@@ -193,7 +193,9 @@ def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
     if conversion == cv2.COLOR_BGRA2RGB:
         frame, conversion = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR), cv2.COLOR_BGR2RGB
     flat = frame[..., 0] if conversion == cv2.COLOR_GRAY2RGB and frame.ndim == 3 else frame
-    cv2.cvtColor(bilinear(flat, into.shape[1], into.shape[0]), conversion, dst=into)
+    if flat.shape[:2] != into.shape[:2]:
+        flat = bilinear(flat, into.shape[1], into.shape[0])
+    cv2.cvtColor(flat, conversion, dst=into)
 
 
 def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:

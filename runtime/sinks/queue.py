@@ -116,7 +116,8 @@ class SinkQueue:
     def __init__(self, settings: QueueSettings, lost: Callable[[str], None]) -> None:
         self._settings = settings
         self._lost = lost
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # of the condition; `put` enters it directly, without a Python call
+        self._changed = threading.Condition(self._lock)
         self._stop = threading.Event()
         self._stopped_s: float | None = None  # when a put saw that it is set
         self.fault: SinkError | None = None  # that ends the line
@@ -140,7 +141,7 @@ class SinkQueue:
 
     def put(self, item: Item) -> None:
         """Take the item in, and count what is dropped by that. Never raises; an event never waits."""
-        with self._changed:
+        with self._lock:
             self._offered += 1
             if self._settings.waits and not isinstance(item.content, Event):
                 self._wait_for_room(item)

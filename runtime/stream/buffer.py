@@ -9,6 +9,7 @@ holds at any moment; queued are the frames that wait and those that were taken a
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -32,7 +33,10 @@ class FrameBuffer:
 
     def __init__(self, keep_open: bool = False) -> None:
         self.keep_open = keep_open
-        self._changed = threading.Condition()
+        self._lock = (
+            threading.RLock()
+        )  # of the condition; where a frame passes it is entered directly, without a Python call
+        self._changed = threading.Condition(self._lock)
         self._queues: dict[str, StreamQueue] = {}
         self._tallies: dict[str, Tally] = {}  # of removed streams too
         self._earlier = FrameCounts()  # of removed streams whose names are forgotten
@@ -56,7 +60,7 @@ class FrameBuffer:
 
         EVERY_FRAME waits for room. A frame that comes when its stream is gone or closed is dropped as removed or stopped.
         """
-        with self._changed:
+        with self._lock:
             queue = self._queues.get(frame.stream)
             if queue is None:
                 tally = self._tallies.setdefault(frame.stream, Tally())
@@ -107,11 +111,12 @@ class FrameBuffer:
         is under way until `settle` names it.
         """
         end_s = time.monotonic() + timeout_s
-        with self._changed:
+        with self._lock:
             while True:
                 now_s = time.monotonic()
                 for queue in self._queues.values():
-                    queue.drop_stale(now_s)
+                    if queue.staleness_s is not None:
+                        queue.drop_stale(now_s)
                 ready_s = self._ready_at(limit, deadline_s, now_s)
                 if ready_s is not None and ready_s <= now_s:
                     break
@@ -130,43 +135,37 @@ class FrameBuffer:
 
     def _ready_at(self, limit: int, deadline_s: float, now_s: float) -> float | None:
         """The moment at which what waits should be taken; None when nothing waits."""
-        waiting = [queue for queue in self._queues.values() if queue.frames]
-        if not waiting:
+        images, first_s, is_complete = 0, math.inf, True
+        for queue in self._queues.values():
+            if queue.frames:
+                images += len(queue.frames) * queue.weight
+                first_s = min(first_s, queue.frames[0][0])
+            elif not (queue.is_closed or queue.is_paused) and now_s - queue.last_put_s < ACTIVE_S:
+                is_complete = False  # an active stream's frame is on its way
+        if not images:
             return None
-        active = [
-            queue
-            for queue in self._queues.values()
-            if not (queue.is_closed or queue.is_paused) and now_s - queue.last_put_s < ACTIVE_S
-        ]
-        images = sum(len(queue.frames) * queue.weight for queue in waiting)
-        if images >= limit or all(queue.frames for queue in active):
-            return now_s
-        return min(queue.frames[0][0] for queue in waiting) + deadline_s
+        return now_s if is_complete or images >= limit else first_s + deadline_s
 
     def _turns(self, limit: int) -> list[StreamQueue]:
         """The queues that give a frame to the next batch, in their order; one that gives several stands there as often."""
         turns: list[StreamQueue] = []
-        given: Counter[int] = Counter()
         room = limit
-        while True:
+        for given in range(limit):  # so many have those that are asked again
             # Of a live stream one frame a batch: its next may be a fresher one by then.
-            ready = [
-                queue
-                for queue in self._queues.values()
-                if len(queue.frames) > given[id(queue)] and (queue.waits or not turns)
-            ]
+            ready = [q for q in self._queues.values() if len(q.frames) > given and (q.waits or not given)]
             if not ready:
-                return turns
-            ready.sort(key=lambda queue: (queue.served, queue.frames[given[id(queue)]][1].captured_s))
+                break
+            if len(ready) > 1:
+                ready.sort(key=lambda queue: (queue.served, queue.frames[given][1].captured_s))
             for queue in ready:
                 if turns and queue.weight > room:
                     return turns  # who comes next does not fit: it is first in the next batch
                 self._turn += 1
                 queue.served = self._turn
                 queue.tally.taken += 1
-                given[id(queue)] += 1
                 turns.append(queue)
                 room -= queue.weight
+        return turns
 
     def _has_ended(self) -> bool:
         """Whether nothing waits and nothing will come."""
@@ -175,7 +174,7 @@ class FrameBuffer:
 
     def settle(self, stream: str, cause: str | None = None) -> None:
         """A frame of the stream, which was taken, has its verdict, or will have none for that cause of CAUSES."""
-        with self._changed:
+        with self._lock:
             self._moved_s = time.monotonic()
             tally = self._tallies[stream]
             tally.taken -= 1
@@ -245,8 +244,8 @@ class FrameBuffer:
 
     def waiting(self) -> int:
         """Frames that can be taken at once."""
-        with self._changed:
-            return sum(len(queue.frames) for queue in self._queues.values())
+        with self._lock:
+            return sum([len(queue.frames) for queue in self._queues.values()])
 
     def stalled_s(self) -> float | None:
         """Seconds since a batch was last finished while frames waited or were under way; None when there are none."""

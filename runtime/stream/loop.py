@@ -171,12 +171,12 @@ class Loop:
                 continue
             self._meters.batch(batch.images)
             pacer.add(batch.times.inferred_s - batch.started_s)
-            first = 0
+            first, wants_maps = 0, self.wants_maps
             for stream, frame, parts in batch.frames:
                 outputs = batch.outputs(first, len(parts))
                 first += len(parts)
                 try:
-                    predictions = stream.judge.judge(frame, parts, outputs, batch.times, self.wants_maps)
+                    predictions = stream.judge.judge(frame, parts, outputs, batch.times, wants_maps)
                 except Exception as error:
                     self._fail(frame.stream, frame.id, error, batch.runner)
                     continue
