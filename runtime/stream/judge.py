@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, require_finite
+from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, is_finite, not_finite
 from nnet_edge.imaging import SIDE
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
@@ -271,7 +271,8 @@ class Judge:
         for part, output in zip(parts, outputs, strict=True):
             inspected = masks.get(name_of(part.crop))
             score, anomaly_map = output.measure(inspected)
-            require_finite(part, score, output.anomaly_map() if output.is_at_hand else None)
+            if not is_finite(score, output.anomaly_map() if output.is_at_hand else None):
+                raise not_finite(part, score)
             is_above = score > rules.threshold
             verdict = self._smooth(part.crop, is_above, rules.settings)
             is_bad = is_above or bool(verdict)
