@@ -18,8 +18,10 @@ from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
-from nnet_edge.kept_frames import write_frames
+from nnet_edge.kept_frames import frame_hash, write_frames
+from nnet_edge.known_answers import choose_frames
 from nnet_edge.methods.network import Network, TorchRunner
+from nnet_edge.runtime.runners.answers import ask
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
 from nnet_edge.scoring import FEWEST_SCORES, Threshold, choose_threshold, describe_scores, rank_of, with_margin
 from nnet_edge.settings.runner import RunnerSettings
@@ -56,18 +58,31 @@ def export_bundle(training: Path, out: Path, false_rejects: float | None = None,
         say("exporting the graph")
         onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
-        threshold, parities, runner, scores = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
-        draft.manifest |= manifest_of(checkpoint, network, threshold, parities, runner)
+        measured = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
+        threshold, parities, scores = measured.threshold, measured.parities, measured.scores
+        draft.manifest |= manifest_of(checkpoint, network, threshold, parities, measured.runner)
+        draft.manifest["known_answers"] = measured.known_answers
         if len(scores) >= FEWEST_SCORES:
             draft.manifest["good_scores"] = describe_scores(scores / threshold.value).as_dict()
         draft.manifest["frames"] = {"held_out": write_frames(draft.path, held_out)}
     return Exported(read_bundle(out), tuple(parities))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the held-out frames say of a graph."""
+
+    threshold: Threshold  # on the deployed runner
+    parities: Sequence[Parity]  # of all runners with the network
+    runner: dict[str, Any]  # what the deployed one is
+    scores: np.ndarray  # of the held-out frames on it, float32 (N,)
+    known_answers: dict[str, Any]  # for the manifest
+
+
 def measure(
     network: Network, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
-) -> tuple[Threshold, Sequence[Parity], dict[str, Any], np.ndarray]:
-    """Threshold on the deployed runner, parity of all runners with it, what it is, and the held-out scores, float32 (N,)."""
+) -> Measured:
+    """Threshold, parity and known answers. Raises ParityError, ConfigError, TrainingError."""
     settings = settings or RunnerSettings()
     with ExitStack() as stack:
         deployed = stack.enter_context(load_runner(graph, settings))
@@ -83,7 +98,11 @@ def measure(
             for kind in PARITY_RUNNERS
         ]
         parities = check_parity(TorchRunner(network), compared, held_out, threshold.value)
-        return threshold, parities, {"name": deployed.name, "precision": deployed.precision}, scores
+        hashes = [frame_hash(frame) for frame in held_out]
+        asked = choose_frames(hashes, scores)
+        frames = held_out[[hashes.index(name) for name in asked]]
+        known = {"frames": asked, "answers": {runner.name: ask(runner, frames).as_dict() for runner in compared}}
+        return Measured(threshold, parities, {"name": deployed.name, "precision": deployed.precision}, scores, known)
 
 
 def manifest_of(

@@ -34,6 +34,8 @@ from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.export.layer_search import Choice, GraphJudge, LayerSearch
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
+from nnet_edge.known_answers import Answers, asked_frames
+from nnet_edge.runtime.runners.answers import add_answers
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
 PRECISIONS = ("int8", "fp16")
@@ -70,6 +72,7 @@ class Graph:
     made: Mapping[str, Any]  # for the manifest: tool, method, seconds, blocks kept in FP32
     unseen: tuple[Gate, ...] = ()  # the same on the labelled images that its layers were not chosen on; decides nothing
     engine_source: bytes | None = None  # of INT8: the same graph with everything else in FP16, for TensorRT
+    answers: Mapping[str, Answers] = field(default_factory=dict)  # runner -> its known answers
 
     @property
     def is_wanted(self) -> bool:
@@ -94,7 +97,7 @@ class GraphMaker:
     ) -> None:
         self.judge, self.frames, self.settings, self.bar, self.say = judge, frames, settings, bar, say
         graph = judge.bundle.graph
-        self.model = read_graph(graph.read_bytes(), str(graph))
+        self.model = read_graph(judge.bundle.read(graph.name), str(graph))
 
     @property
     def threads(self) -> int | None:
@@ -110,15 +113,17 @@ class GraphMaker:
         source = self._to_half(made.model).SerializeToString() if precision == "int8" else None
         seconds = round(time.perf_counter() - began, 1)
         facts = made.facts | {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
-        gates, unseen = [], []
+        gates, unseen, answers = [], [], {}
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
             predictions, latency_ms = self.judge.predict_all(content, precision, reference)
             gate = self.judge.compare(reference, predictions, latency_ms)
+            if gate.threshold is not None:
+                answers[reference.name] = self.judge.answers(predictions)
             gates.append(gate if gate.threshold is None else gate.overridden_by(self.settings.accept))
             if made.unseen is not None:
                 unseen.append(self.judge.compare_rows(reference, predictions, made.unseen))
-        return Graph(precision, content, tuple(gates), facts, tuple(unseen), source)
+        return Graph(precision, content, tuple(gates), facts, tuple(unseen), source, answers)
 
     def keep(self, bundle: Bundle, graph: Graph) -> Bundle:
         """`bundle` with the graph, its record and the frames that it was made with."""
@@ -127,6 +132,7 @@ class GraphMaker:
             "kind": "graph", "precision": graph.precision, "source": sha256(bundle.graph), "made": dict(graph.made),
             "frames": hashes, "gates": {gate.runner: gate.as_dict() for gate in graph.gates},
             "unseen": {gate.runner: gate.as_dict() for gate in graph.unseen},
+            "answers": {name: answers.as_dict() for name, answers in graph.answers.items()},
         }  # fmt: skip
         bundle = add_artefact(bundle, graph_name(graph.precision), graph.content, record)
         if graph.engine_source is not None:
@@ -180,6 +186,9 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
     for warning in bundle.warnings:
         say(warning)
     kinds = runner_kinds(runner.kind)
+    if not asked_frames(bundle):
+        say(f"{path} is of before known answers: those of its FP32 graph are added")
+        bundle = add_answers(bundle, kinds)
     with bar("reading images") as report:
         images = load_images(dataset.train, skip_bad, report).images
     frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))

@@ -23,7 +23,7 @@ from nnet_edge.export.engine_settings import EngineSettings
 from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.files import write_atomically
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
-from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE
+from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE, read_graph_bytes
 from nnet_edge.runtime.runners.trt.library import (
     TensorrtLibrary,
     build_error,
@@ -105,7 +105,7 @@ class EngineNetwork:
             raise build_error(library, graph, self.log.problems or [str(error)]) from error
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self.parser = parser = trt.OnnxParser(self.network, self.log)
-        if not parser.parse(graph.read_bytes()):
+        if not parser.parse(read_graph_bytes(graph)):
             raise parse_error(library, graph, [parser.get_error(index) for index in range(parser.num_errors)])
         self.layer_maps = cut_tail(self.network, graph)
 

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Target
 from nnet_edge.frame import Frame
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
+from nnet_edge.known_answers import asked_frames, read_asked
+from nnet_edge.runtime.runners.answers import answer_fault, ask, require_answers
 from nnet_edge.runtime.runners.base import FrameRunner, installed_kind, load_runner
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.runtime.runners.trt.record import faults_here, faults_of, record_of
@@ -237,10 +239,17 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
 
     held_out, asked = bundle.frames("held_out"), bundle.threshold.asked
     with load_runner(bundle.graph) as reference, load_runner(artefact.path, RunnerSettings()) as candidate:
-        gate = judge(reference, candidate, held_out, judging.test, false_rejects=asked).overridden_by(judging.accept)
+        require_answers(bundle, bundle.artefacts[0], reference)
+        gate = judge(reference, candidate, held_out, judging.test, false_rejects=asked)
+        if gate.accepted and (fault := answer_fault(bundle, artefact, candidate)):
+            gate = replace(gate, accepted=False, reasons=(f"it does not answer as its graph does: {fault}",))
+        gate = gate.overridden_by(judging.accept)
         name, against = candidate.name, f"fp32 on {reference.name}"
+        answers = (
+            {name: ask(candidate, read_asked(bundle)).as_dict()} if gate.threshold and asked_frames(bundle) else {}
+        )
     judging.say(sentence(artefact, gate, against))
-    return record_gates(bundle, artefact.name, {name: gate.as_dict() | {"against": against}}), gate
+    return record_gates(bundle, artefact.name, {name: gate.as_dict() | {"against": against}}, answers), gate
 
 
 def sentence(artefact: Artefact, gate: Gate, against: str) -> str:

@@ -24,6 +24,8 @@ from nnet_edge.calibration.quantize import quantize
 from nnet_edge.calibration.ranges import Activations
 from nnet_edge.calibration.sensitivity import Found, Sensitivity, fewest_kept
 from nnet_edge.kept_frames import frame_hash
+from nnet_edge.known_answers import Answers, answers_at, asked_frames
+from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -139,6 +141,8 @@ class GraphJudge:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-calibrate-")))
         runners = [load_runner(self.bundle.graph, replace(self.runner, kind=kind)) for kind in self.kinds]
         self.references: list[Runner] = [self._stack.enter_context(runner) for runner in runners]
+        for runner in self.references:
+            require_answers(self.bundle, self.bundle.artefacts[0], runner)
         return self
 
     def __exit__(self, *about: object) -> None:
@@ -174,6 +178,11 @@ class GraphJudge:
         expected = self._expected_of(reference).for_rows(self.test, rows, held_out=False)
         found = predictions.for_rows(self.test, rows, held_out=False)
         return compare(expected, found, self.test.rows(rows), self.limits)
+
+    def answers(self, found: Predictions) -> Answers:
+        """The known answers of a graph whose predictions for all images those are."""
+        assert found.held_out is not None
+        return answers_at(found.held_out, self.bundle.manifest["frames"]["held_out"], asked_frames(self.bundle))
 
     def _load(self, content: bytes, precision: str, kind: str) -> Runner:
         file = self._folder / graph_name(precision)

@@ -19,20 +19,24 @@ The manifest's `artefacts` maps a file name to its record:
     frames      hashes of the frames that a graph was calibrated on
     gates       runner name -> what was measured there against FP32, the verdict, and the threshold chosen again
     unseen      the same on the labelled images that a graph's layers were not chosen on; decides nothing
+    answers     runner name -> its known answers (`known_answers.py`)
 
-`nnet.onnx` itself needs no record: it is what every other artefact is measured against.
+`nnet.onnx` itself needs no record: it is what every other artefact is measured against. Its known answers, and the frames
+that all answers are of, stand in the manifest's `known_answers`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge import __version__
@@ -92,6 +96,9 @@ class Artefact:
 def artefact_of(path: Path, record: Mapping[str, Any]) -> Artefact:
     """The artefact at `path` with that record. Raises BundleError for a record that says too little."""
     faults = [f"lacks {name}" for name in FIELDS if name not in record]
+    suffix = ".engine" if record.get("kind") == "engine" else ".onnx"
+    if path.suffix != suffix:
+        faults.append(f"says {record.get('kind')!r} of a file that does not end in {suffix}")
     faults += [
         f"has the {name} {record[name]!r}"
         for name, known in (("kind", KINDS), ("precision", PRECISIONS))
@@ -118,6 +125,7 @@ def precision_named(graph: Path) -> str | None:
     return word if word in PRECISIONS else None
 
 
+HASH = re.compile("[0-9a-f]{64}")
 SCHEMA = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -142,6 +150,10 @@ class Bundle:
     def weights(self) -> Path:
         """The safetensors file with all weights."""
         return self.path / WEIGHTS
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of the bundle, read once and hashed. Raises BundleError when they are not the manifest's."""
+        return read_known(self.path / name, self.manifest)
 
     @property
     def name(self) -> str:
@@ -239,11 +251,13 @@ def writing_bundle(out: Path, replace: bool = False) -> Iterator[BundleDraft]:
         head = {"schema": SCHEMA, "system": "nnet", "nnet_edge": __version__, "created": now(), "made_on": made_on()}
         head |= {"frames": {}, "artefacts": {}}
         write_manifest(path, head | draft.manifest | {"files": files})
+        read_bundle(path)  # what cannot be read must not take the place of an old bundle
 
 
 def read_bundle(path: Path) -> Bundle:
     """The bundle at `path`. Raises BundleError for one that is absent, of another schema, incomplete or altered."""
     manifest = read_manifest(path)
+    check_names(path, manifest)
     check_files(path, manifest)
     try:
         threshold = Threshold.from_dict(manifest["threshold"])
@@ -274,29 +288,99 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_names(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise BundleError unless the manifest names files of the bundle alone, each with a hash, and artefacts by their kinds."""
+    files, records = manifest.get("files"), manifest.get("artefacts") or {}
+    if not isinstance(files, dict) or GRAPH not in files:
+        raise BundleError(f"{path / MANIFEST} names no {GRAPH}: the bundle is not complete; export it again")
+    if not isinstance(records, dict):
+        raise BundleError(f"{path / MANIFEST} has artefacts that are no table: copy or export the bundle again")
+    odd = [
+        name
+        for name, value in files.items()
+        if not (is_inside(name) and isinstance(value, str) and HASH.fullmatch(value))
+    ]
+    if odd:
+        raise BundleError(
+            f"{path / MANIFEST} names {odd[0]!r}, which is no hashed file of the bundle: copy or export it again"
+        )
+    for name, record in records.items():
+        if not is_artefact_name(name) or name not in files:
+            raise BundleError(
+                f"{path / MANIFEST} has the artefact {name!r} without a hash, or it lies elsewhere: make it again with "
+                f"nnet-edge calibrate or build-engine"
+            )
+        if not isinstance(record, dict) or (record.get("kind") == "engine") != name.endswith(".engine"):
+            raise BundleError(
+                f"{path / MANIFEST} has an artefact {name!r} of another kind than its name says: make it again"
+            )
+
+
+def is_inside(name: str) -> bool:
+    """Whether the name is that of a file in the bundle's folder or below, written as the bundle writes it."""
+    parts = PurePosixPath(name).parts
+    is_plain = bool(parts) and "/".join(parts) == name and not {"..", "."}.intersection(parts)
+    return is_plain and not name.startswith("/") and not set(name) & {"\\", "\0"} and name != MANIFEST
+
+
+def is_artefact_name(name: str) -> bool:
+    """Whether an artefact may be called so: a new file of the bundle's own folder."""
+    return is_inside(name) and "/" not in name and not name.startswith(".") and name not in (MANIFEST, WEIGHTS, GRAPH)
+
+
+def read_known(file: Path, manifest: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a bundle's file, read once and hashed: what is checked is what is used. A file outside a bundle is its own.
+
+    `manifest` is the bundle's where it was read already. Raises BundleError for bytes that are not those of the manifest.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read ({error.strerror}): copy the whole bundle again") from error
+    if manifest is None:
+        if not (file.parent / MANIFEST).is_file():
+            return content
+        manifest = read_manifest(file.parent)
+        check_names(file.parent, manifest)
+    expected = manifest["files"].get(file.name)
+    if expected is None:
+        raise BundleError(
+            f"{file} has no hash in its bundle's manifest: make it again with nnet-edge calibrate or export"
+        )
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise altered(file)
+    return content
+
+
+def altered(file: Path) -> BundleError:
+    """What is said of a file whose hash differs."""
+    return BundleError(f"{file} was altered after it was written (its SHA-256 differs): copy or export it again")
+
+
 def check_files(path: Path, manifest: dict[str, Any]) -> None:
     """Compare every file that the manifest names with its hash; BundleError names the first that differs.
 
     Engines are left to `runtime/runners/trt/record.py`, which checks more of the one that is loaded: a broken engine must not
     keep `build-engine` from building it again.
     """
-    files = manifest.get("files")
-    if not isinstance(files, dict) or GRAPH not in files:
-        raise BundleError(f"{path / MANIFEST} names no {GRAPH}: the bundle is not complete; export it again")
-    records = manifest.get("artefacts") or {}
-    for name, expected in files.items():
-        if records.get(name, {}).get("kind") == "engine":
+    for name, expected in manifest["files"].items():
+        if name.endswith(".engine"):
             continue
         file = path / name
         if not file.is_file():
             raise BundleError(f"the bundle {path} lacks {name}: copy the whole folder again")
         if sha256(file) != expected:
-            raise BundleError(f"{file} was altered after it was written (its SHA-256 differs): copy or export it again")
+            raise altered(file)
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Put `manifest` into the bundle at `path`, atomically."""
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise BundleError(
+            f"the manifest of {path} would hold a NaN or an infinity ({error}): train or export again"
+        ) from error
     write_atomically(path / MANIFEST, (text + "\n").encode())
 
 
@@ -311,13 +395,13 @@ def add_artefact(bundle: Bundle, name: str, content: bytes, record: Mapping[str,
     File first, manifest last: what a crash in between leaves is a valid bundle without the new artefact. Raises ConfigError
     for a name that cannot be an artefact's, BundleError for a record that says too little; OSError for a full disk.
     """
-    if Path(name).name != name or name.startswith(".") or name in (MANIFEST, WEIGHTS, GRAPH, ""):
+    if not is_artefact_name(name):
         raise ConfigError(f"an artefact cannot be called {name!r}: give a new file name of the bundle's folder")
     artefact_of(bundle.path / name, record)
     if name in bundle.manifest["files"]:
         bundle = without_artefact(bundle, name)
     write_atomically(bundle.path / name, content)
-    files = bundle.manifest["files"] | {name: sha256(bundle.path / name)}
+    files = bundle.manifest["files"] | {name: hashlib.sha256(content).hexdigest()}
     return changed(bundle, files=files, artefacts=bundle.manifest["artefacts"] | {name: dict(record)})
 
 
@@ -330,12 +414,16 @@ def without_artefact(bundle: Bundle, name: str) -> Bundle:
     return bundle
 
 
-def record_gates(bundle: Bundle, name: str, gates: Mapping[str, Any]) -> Bundle:
-    """The bundle with more gates (runner name -> Gate.as_dict()) in the record of the artefact `name`."""
+def record_gates(
+    bundle: Bundle, name: str, gates: Mapping[str, Any], answers: Mapping[str, Any] | None = None
+) -> Bundle:
+    """The bundle with more gates (runner name -> Gate.as_dict()), and known answers, in the record of the artefact `name`."""
     records = dict(bundle.manifest["artefacts"])
     if name not in records:
         raise BundleError(f"{bundle.path} has no artefact {name}: its files are {', '.join(sorted(records)) or 'none'}")
     records[name] = records[name] | {"gates": records[name]["gates"] | dict(gates)}
+    if answers:
+        records[name] |= {"answers": records[name].get("answers", {}) | dict(answers)}
     return changed(bundle, artefacts=records)
 
 

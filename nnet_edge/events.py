@@ -20,7 +20,7 @@ KINDS = (
     "source.connecting", "source.live", "source.stalled", "source.lost", "source.ended",
     "stream.added", "stream.removed", "stream.paused", "stream.resumed", "stream.failed",
     "regions.changed", "bundle.swapped", "threshold.changed", "drift.warning",
-    "sink.late", "sink.dead", "sink.back", "frame.failed",
+    "sink.late", "sink.dead", "sink.back", "frame.failed", "score.low",
 )  # fmt: skip
 KEPT = 1000  # newest events
 

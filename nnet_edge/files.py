@@ -18,7 +18,7 @@ MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of the file at `path`, 64 hexadecimal digits."""
+    """The SHA-256 of the file at `path`, 64 hexadecimal digits; `hashlib.sha256` has that of bytes in hand."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):

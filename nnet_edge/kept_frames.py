@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def read_frames(bundle: Path, hashes: Sequence[str]) -> np.ndarray:
     """The frames uint8 RGB (N, 256, 256, 3) of these hashes. Raises BundleError for one that is absent or altered."""
     frames = np.empty((len(hashes), SIDE, SIDE, 3), np.uint8)
     for place, name in zip(frames, hashes, strict=True):
+        if not (isinstance(name, str) and re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", name)):
+            raise BundleError(
+                f"{bundle} names the frame {name!r}, which is no hash of a frame: copy the whole bundle again"
+            )
         path = frame_path(bundle, name)
         try:
             frame = read_image(path)

@@ -157,6 +157,7 @@ def find_regions(
 SCORES_IN_A_BIN = 5  # of the reference, at least: fewer make a bin's share a matter of luck
 MOST_BINS = 10
 FEWEST_SCORES = 2 * SCORES_IN_A_BIN
+LOW_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,24 @@ class GoodScores:
     counts: tuple[int, ...]  # one more than edges
     mean: float
     deviation: float  # standard deviation, 0 for scores that are all the same
+    lowest: float | None = None  # of them; None in a bundle of before
 
     @property
     def count(self) -> int:
         """Scores that it was made of."""
         return sum(self.counts)
+
+    @property
+    def too_low(self) -> float | None:
+        """The relative score below which nothing good was ever seen, with a margin; None where the lowest is not known.
+
+        Scores are positive and spread by a factor, so the margin is one: below the lowest of n good parts lie, by chance, 1 of
+        n + 1 parts; three more deviations of the logarithm below it (by about deviation / mean each) lies one part in many
+        thousands. What does is another picture than training's, or a computation that lost something.
+        """
+        if self.lowest is None or not self.mean > 0:
+            return None
+        return self.lowest * math.exp(-LOW_DEVIATIONS * self.deviation / self.mean)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -187,12 +201,14 @@ class GoodScores:
         try:
             edges = tuple(float(edge) for edge in fields["edges"])
             counts = tuple(int(count) for count in fields["counts"])
-            found = cls(edges, counts, float(fields["mean"]), float(fields["deviation"]))
+            lowest = fields.get("lowest")
+            lowest = None if lowest is None else float(lowest)
+            found = cls(edges, counts, float(fields["mean"]), float(fields["deviation"]), lowest)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"the histogram of good scores cannot be read ({error!r}): export the bundle again"
             ) from error
-        numbers = (*edges, found.mean, found.deviation)
+        numbers = (*edges, found.mean, found.deviation, found.lowest or 0.0)
         is_sound = len(counts) == len(edges) + 1 and found.count > 0 and min(counts) >= 0 and found.deviation >= 0
         if not is_sound or not all(map(math.isfinite, numbers)) or list(edges) != sorted(set(edges)):
             raise BundleError("the histogram of good scores is not one: export the bundle again")
@@ -211,7 +227,7 @@ def describe_scores(relative_scores: Sequence[float] | np.ndarray) -> GoodScores
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
     edges = edges[edges < scores.max()]  # equal scores on top would leave the last bin empty
     counts = counts_between(scores, edges)
-    return GoodScores(tuple(edges.tolist()), counts, float(scores.mean()), float(scores.std()))
+    return GoodScores(tuple(edges.tolist()), counts, float(scores.mean()), float(scores.std()), float(scores.min()))
 
 
 def counts_between(scores: np.ndarray, edges: Sequence[float] | np.ndarray) -> tuple[int, ...]:

@@ -53,6 +53,7 @@ def complain(message: str, code: int) -> int:
 
 
 COMMANDS = {  # name -> its module, and what --help says of it; a test holds these lines against the commands' own
+    "answers": ("answers", "Give BUNDLE, one of before, its known answers."),
     "bench": ("bench", "Measure speed and accuracy on this machine."),
     "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),

@@ -79,13 +79,13 @@ def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
 
 def load_network(bundle: Bundle) -> Any:  # a Network, of a type that its method knows
     """The network with the bundle's weights, in evaluation mode."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from nnet_edge.methods.base import METHODS
     from nnet_edge.methods.network import restore_network
 
     method = METHODS.find(bundle.method, str(bundle.path))
-    return restore_network(method.settings.from_dict(bundle.manifest["train"]), load_file(bundle.weights))
+    return restore_network(method.settings.from_dict(bundle.manifest["train"]), load(bundle.read(bundle.weights.name)))
 
 
 def table_of(found: Evaluation) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnet_edge.anomaly_map import LAYER_MAPS
-from nnet_edge.bundle import precision_named
+from nnet_edge.bundle import precision_named, read_known
 from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE
+from nnet_edge.runtime.runners.structure import require_structure
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
@@ -117,6 +118,13 @@ class GraphRunner(ABC):
     def _require_open(self) -> None:
         if self._released:
             raise StreamError(f"the {self.name} runner of {self.graph} is closed: load it again")
+
+
+def read_graph_bytes(graph: Path) -> bytes:
+    """The graph, read once, as a runner may be given it. Raises BundleError when it was altered, or is malformed."""
+    content = read_known(graph)
+    require_structure(content, str(graph))
+    return content
 
 
 def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]) -> None:

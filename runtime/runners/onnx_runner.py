@@ -17,6 +17,7 @@ from nnet_edge.runtime.runners.graph import (
     GraphRunner,
     cores,
     layer_maps_of,
+    read_graph_bytes,
     require_contract,
     require_input_shape,
 )
@@ -79,12 +80,13 @@ class OnnxRunner(GraphRunner):
 
 def open_session(graph: Path, threads: int, contract: Contract) -> onnxruntime.InferenceSession:
     """A session on the processor. Raises BundleError when the graph cannot be read or lacks the contract's names."""
+    content = read_graph_bytes(graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = ERRORS_ONLY
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in collect
         reason = " ".join(str(error).split())
         raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error

@@ -21,6 +21,7 @@ from nnet_edge.runtime.runners.graph import (
     Contract,
     GraphRunner,
     layer_maps_of,
+    read_graph_bytes,
     require_contract,
     require_input_shape,
 )
@@ -107,8 +108,9 @@ def require_precision(precision: str) -> None:
 
 def read_graph(graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
     """The graph as OpenVINO reads it, for one image. Raises BundleError when it cannot or the contract is broken."""
+    content = read_graph_bytes(graph)
     try:
-        model = CORE.read_model(graph)
+        model = CORE.read_model(content)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
     require_contract(graph, port_types(model.inputs), port_types(model.outputs), contract)

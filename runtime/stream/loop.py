@@ -187,7 +187,7 @@ class Loop:
                 now_s = time.monotonic()
                 for prediction in predictions:
                     if self._streams.get(stream.name) is stream:
-                        stream.meters.add(prediction, now_s)
+                        stream.count(prediction, now_s)
                     for callback in self.subscribers:
                         self._call(callback, prediction)
                     for sink in self.sinks:

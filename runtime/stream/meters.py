@@ -116,6 +116,7 @@ class StreamMeters:
         self._histograms = {stage: LatencyHistogram() for stage in STAGES}
         self.verdicts = 0  # frames, or crops of frames
         self.rejected = 0
+        self.low = 0  # with a score lower than any good part's
         self._first_s: float | None = None
         self._last_s = 0.0
 

@@ -14,6 +14,7 @@ import numpy as np
 from nnet_edge.bundle import Artefact, Bundle, id_of, read_bundle
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.frame import JudgedBy
+from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -25,10 +26,12 @@ def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None =
 
     It is the graph, for TensorRT the engine that fits this machine. Without a precision it is the FP32 graph, or the engine
     that `build-engine` found best here. Raises BundleError when there is none, or when its gate refused it or never saw
-    this runner; what `load_runner` raises.
+    this runner, or when it does not give its known answers; what `load_runner` raises.
     """
     artefact, _, threshold = choose_runnable(bundle, settings, precision)
-    return load_runner(artefact.path, settings), threshold
+    runner = load_runner(artefact.path, settings)
+    require_answers(bundle, artefact, runner)
+    return runner, threshold
 
 
 def choose_artefact(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> Artefact:

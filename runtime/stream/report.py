@@ -23,6 +23,7 @@ class StreamReport:
     counts: FrameCounts
     latencies: Mapping[str, Percentiles] = field(default_factory=dict)  # stage -> its percentiles
     ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
+    low: int = 0  # verdicts with a score lower than any good part's
 
     @property
     def dropped(self) -> int:
@@ -41,16 +42,18 @@ class StreamReport:
             "captured": self.counts.captured, "judged": self.counts.judged, "queued": self.counts.queued,
             "drops": dict(self.counts.dropped), "seconds": self.seconds, "frames_per_s": self.frames_per_s,
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
+            "low_scores": self.low,
         }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The report as a person reads it, one fact a line."""
+        low = f", {self.low} with a score lower than any good part's" if self.low else ""
         skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
         causes = ", ".join(f"{count} {cause}" for cause, count in self.counts.dropped.items())
         why = f" ({causes})" if causes else ""
         return [
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
-            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}",
+            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}",
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
         ]
 
@@ -70,6 +73,7 @@ class StreamStatus:
     counts: FrameCounts
     verdicts: int
     rejected: int
+    low: int = 0  # verdicts with a score lower than any good part's
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,21 @@ from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
 from nnet_edge.runtime.stream.buffer import FrameBuffer
+from nnet_edge.runtime.stream.drift import reference_of
 from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import BufferSettings, LineStream
+
+LOW_TOLD = 8  # low scores in a row, from which on only powers of two are told
+
+
+def too_low_for(model: Model) -> float | None:
+    """The relative score below which no good part of the model's bundle was seen; None where the bundle does not say."""
+    reference = reference_of(model.manifest)
+    return None if reference is None else reference.too_low
 
 
 class Stream:
@@ -29,7 +38,8 @@ class Stream:
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
-        self._buffer = buffer
+        self._buffer, self._tell = buffer, tell
+        self._too_low, self._low_in_a_row = too_low_for(model), 0
         self.camera = Camera(
             settings.name, source, settings.camera, put=self.put,
             tell=lambda kind, **facts: tell(kind, settings.name, **facts), ended=lambda error: ended(self, error),
@@ -48,6 +58,29 @@ class Stream:
         """Judge by another model from now on."""
         self.model = model
         self.judge.use_bundle(model.threshold, model.judged_by)
+        self._too_low, self._low_in_a_row = too_low_for(model), 0
+
+    def count(self, prediction: Prediction, now_s: float) -> None:
+        """Count a verdict. A score lower than any good part's is told of: its picture or its computation lost something.
+
+        The bundle's scores are those of whole pictures, so crops and masked pictures are left out. Of many in a row the first,
+        the 8th, the 16th, the 32nd are told.
+        """
+        self.meters.add(prediction, now_s)
+        if self._too_low is None or prediction.is_masked or prediction.frame.crop is not None:
+            return
+        relative = prediction.image_score / (prediction.bundle_threshold or prediction.threshold)
+        if relative >= self._too_low:
+            self._low_in_a_row = 0
+            return
+        self.meters.low += 1
+        self._low_in_a_row = count = self._low_in_a_row + 1
+        if count == 1 or (count >= LOW_TOLD and count & (count - 1) == 0):
+            self._tell(
+                "score.low", self.name, frame=prediction.id, score=prediction.image_score, relative_score=relative,
+                limit=self._too_low, in_a_row=count,
+                reason="lower than any good part's score: look at the camera's picture; if it is right, try another --runner",
+            )  # fmt: skip
 
     def status(self) -> StreamStatus:
         """The stream now."""
@@ -56,12 +89,12 @@ class Stream:
             is_paused=self._buffer.is_paused(self.name), threshold=self.judge.threshold,
             bundle_threshold=self.judge.bundle_threshold, bundle=self.model.name,
             settings=replace(self.settings, verdict=self.judge.settings), counts=self._buffer.counts(self.name),
-            verdicts=self.meters.verdicts, rejected=self.meters.rejected,
+            verdicts=self.meters.verdicts, rejected=self.meters.rejected, low=self.meters.low,
         )  # fmt: skip
 
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
         """What became of its frames so far."""
         return StreamReport(
             frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
-            seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended,
+            seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended, low=self.meters.low,
         )  # fmt: skip

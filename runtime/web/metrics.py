@@ -32,6 +32,7 @@ OF_STREAM: tuple[tuple[str, str, str, Callable[[StreamStatus], float]], ...] = (
     ("Counter", "judged_frames", "Frames with a verdict.", lambda one: one.counts.judged),
     ("Counter", "verdicts", "Verdicts; a frame has one for each of its crops.", lambda one: one.verdicts),
     ("Counter", "rejects", "Verdicts that are anomalous.", lambda one: one.rejected),
+    ("Counter", "low_scores", "Verdicts with a score lower than any good part's.", lambda one: one.low),
     ("Counter", "skipped_pictures", "Pictures that came damaged or could not be read: no frames.",
      lambda one: one.camera.skipped),
     ("Counter", "reconnects", "Times that the source came back.", lambda one: one.camera.reconnects),

@@ -77,6 +77,7 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "queued": counts.queued,
         "verdicts": status.verdicts,
         "rejected": status.rejected,
+        "low_scores": status.low,
         "latency_ms": {
             stage: {name.removesuffix("_ms"): value for name, value in asdict(numbers).items()}
             for stage, numbers in latencies.items()

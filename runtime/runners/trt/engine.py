@@ -5,6 +5,7 @@ All contexts share their device memory: they queue into one stream, so no two ru
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.bundle import altered
 from nnet_edge.errors import BundleError, StreamError
 from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, CudaStream, Device, used_up
@@ -49,7 +51,10 @@ class TrtEngine:
         runtime, path = self._runtime, self._path
         if record.version_compatible:  # it brings code of its builder's version along; its record vouches for it
             runtime.engine_host_code_allowed = True
-        engine = self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != record.sha256:  # of these very bytes, whatever was checked before
+            raise altered(path)
+        engine = self._engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             reason, command = self._reason(f"load {path}"), f"nnet-edge build-engine {path.parent}"
             raise BundleError(f"{self._library.title} cannot load {path}: {reason}; build it again here with {command}")

@@ -29,6 +29,7 @@ from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.stream.running import run_line
+from nnet_edge.scoring import GoodScores, describe_scores
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST
 from nnet_edge.settings.runner import RunnerSettings
@@ -360,6 +361,28 @@ def test_a_runner_that_always_fails_ends_the_line_with_its_error(
     assert sum(each.get("event") == "frame.failed" for each in lines) == 8  # the sinks were flushed
     recovered = "none: the line ends with the runner's error, sinks flushed"
     note_fault("runner throws always", total.captured, total.judged, total.dropped, recovered)
+
+
+def test_a_score_lower_than_any_good_parts_is_told_and_counted(make_runner: MakeRunner) -> None:
+    good = describe_scores(np.linspace(0.5, 0.7, 20)).as_dict()
+    limit = GoodScores.from_dict(good).too_low
+    assert limit is not None
+    assert 0.3 < limit < 0.5
+    events: list[Event] = []
+    line = Line(replace(model_of(make_runner(), threshold=1.0), manifest={"good_scores": good}))
+    line.events.subscribe(events.append)
+    add(line, "a", [255 * 0.6, *[2] * 17, 255 * 0.51, 3, 255 * limit + 1])
+    add(line, "crops", [2] * 3, verdict=VerdictSettings(crops=(Crop("left", 0, 0, 16, 16),)))
+    report = run_line(line)
+    require_balanced(report)
+    told = [event for event in events if event.kind == "score.low"]
+    assert [(event.stream, event.facts["in_a_row"]) for event in told] == [("a", 1), ("a", 8), ("a", 16), ("a", 1)]
+    assert "look at the camera's picture" in str(told[0].facts["reason"])
+    assert json.dumps(told[0].as_dict())
+    assert report.streams["a"].low == report.streams["a"].as_dict()["low_scores"] == 18
+    assert "18 with a score lower than any good part's" in report.streams["a"].lines()[0]
+    assert report.streams["crops"].low == 0
+    assert {one.name: one.low for one in line.streams()} == {"a": 18, "crops": 0}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

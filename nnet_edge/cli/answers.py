@@ -1,0 +1,35 @@
+"""`nnet-edge answers`: give a bundle of before its known answers."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from nnet_edge.cli.options import FOLDER, Command
+from nnet_edge.cli.view import say
+
+
+@click.command("answers", cls=Command)
+@click.argument("bundle", type=FOLDER)
+def command(bundle: Path) -> None:
+    """Give BUNDLE, one of before, its known answers.
+
+    What its FP32 graph says of three held-out frames now, on every runner that is installed, is what it must say from now on;
+    one that has answers keeps them.
+    """
+    from nnet_edge.bundle import read_bundle
+    from nnet_edge.known_answers import asked_frames
+    from nnet_edge.runtime.runners.answers import add_answers
+    from nnet_edge.settings.runner import CPU_RUNNER_KINDS
+
+    found = read_bundle(bundle)
+    if asked_frames(found):
+        say(f"{bundle} has its known answers already: they stay")
+        return
+    kinds = [kind for kind in CPU_RUNNER_KINDS if find_spec(kind) is not None]
+    kept = add_answers(found, kinds)
+    say(f"{bundle}: answers of {len(asked_frames(kept))} frames on {' and '.join(kinds)} are kept")
+    if len(found.artefacts) > 1:
+        say("its other artefacts have none: run calibrate, then build-engine, again to give them theirs")
