@@ -84,7 +84,7 @@ checked: set[bytes] = set()  # SHA-256 of the graphs that were found sound: one 
 
 def signatures() -> dict[str, tuple[tuple[int, int], tuple[int, int], frozenset[str]]]:
     """Operator -> fewest and most inputs, fewest and most outputs, names of its attributes."""
-    found = {}
+    found: dict[str, tuple[tuple[int, int], tuple[int, int], frozenset[str]]] = {}
     for line in OPERATORS.strip().splitlines():
         head, _, attributes = line.partition(" : ")
         inputs, outputs, *names = head.split()
@@ -177,7 +177,7 @@ def check_window(
 ) -> None:
     """Raise MalformedError unless kernel, strides, padding, weights and bias of a convolution or pooling fit each other."""
     numbers = {
-        name: [signed(value) for value in (*one[3], *varints(one[8]))]
+        name: [signed(value) for value in varints((*one[3], *one[8]))]
         for name, one in attributes.items()
         if name != "auto_pad"
     }
@@ -214,7 +214,7 @@ def check_attribute(attribute: Message, operator: str, where: str) -> None:
         raise MalformedError(f"{where} has the attribute {name} that is no number, text or tensor")
     for tensor in (*attribute[5], *attribute[10]):
         check_tensor(fields_of(view(tensor)), f"the attribute {name} of {where}")
-    numbers = [signed(value) for value in (*attribute[3], *varints(attribute[8]))]
+    numbers = [signed(value) for value in varints((*attribute[3], *attribute[8]))]
     if any(abs(value) > LARGEST_NUMBER for value in numbers):
         raise MalformedError(f"{where} has {max(numbers, key=abs)} in the attribute {name}")
     if name == "perm" and sorted(numbers) != list(range(len(numbers))):
