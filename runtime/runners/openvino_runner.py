@@ -8,6 +8,7 @@ time than a free batch, nothing is compiled again when the batch changes, and no
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nnet_edge.runtime.runners.graph import (
     require_contract,
     require_input_shape,
 )
+from nnet_edge.sealed import discard_unsealed, seal_new
 from nnet_edge.settings.runner import RunnerSettings
 
 try:
@@ -51,7 +53,9 @@ class OpenvinoRunner(GraphRunner):
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
         require_precision(settings.precision)
-        self._compiled = compile_graph(read_graph(graph, contract), graph, settings)
+        content = read_graph_bytes(graph)
+        folder = cache_for(content, settings.cache_dir)
+        self._compiled = compile_graph(read_graph(graph, content, contract), graph, settings, folder)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
         self._idle: list[openvino.InferRequest] = []
@@ -106,9 +110,11 @@ def require_precision(precision: str) -> None:
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
 
-def read_graph(graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
-    """The graph as OpenVINO reads it, for one image. Raises BundleError when it cannot or the contract is broken."""
-    content = read_graph_bytes(graph)
+def read_graph(graph: Path, content: bytes, contract: Contract = DEPLOYED) -> openvino.Model:
+    """The `content` of the file `graph` as OpenVINO reads it, for one image.
+
+    Raises BundleError when it cannot or the contract is broken.
+    """
     try:
         model = CORE.read_model(content)
     except RuntimeError as error:
@@ -120,18 +126,34 @@ def read_graph(graph: Path, contract: Contract = DEPLOYED) -> openvino.Model:
     return model
 
 
-def compile_graph(model: openvino.Model, graph: Path, settings: RunnerSettings) -> openvino.CompiledModel:
-    """The graph compiled as `settings` say. Raises ConfigError for an unusable cache folder or another precision."""
+def cache_for(content: bytes, cache_dir: Path | None) -> Path | None:
+    """The graph's own folder of the cache, so that no other's compiled graph can be taken; damaged files in it are discarded.
+
+    Raises ConfigError when the cache cannot be written.
+    """
+    if cache_dir is None:
+        return None
+    folder = writable_folder(cache_dir / hashlib.sha256(content).hexdigest()[:16])
+    discard_unsealed(folder)
+    return folder
+
+
+def compile_graph(
+    model: openvino.Model, graph: Path, settings: RunnerSettings, cache: Path | None = None
+) -> openvino.CompiledModel:
+    """The graph compiled as `settings` say, or as the folder `cache` keeps it. Raises ConfigError for another precision."""
     precision = PRECISION_NAMES[settings.precision]
     options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
     if settings.threads is not None:
         options["INFERENCE_NUM_THREADS"] = settings.threads
-    if settings.cache_dir is not None:
-        options["CACHE_DIR"] = str(writable_folder(settings.cache_dir))
+    if cache is not None:
+        options["CACHE_DIR"] = str(cache)
     try:
         compiled = CORE.compile_model(model, DEVICE, options)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot compile {graph}: {reason(error)}") from error
+    if cache is not None:
+        seal_new(cache)
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if chosen != precision:
         raise ConfigError(f"OpenVINO computes in {chosen} on this processor, not in the {precision} that was asked for")

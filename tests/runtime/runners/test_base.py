@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,39 @@ def test_openvino_keeps_its_compiled_graph_where_it_was_told(graph: Path, images
             scores = runner.infer(images).image_score
     assert any(cache.iterdir())
     np.testing.assert_allclose(scores, distance_from_grey(images, 64).max(axis=(1, 2, 3)), atol=FP32_ATOL)
+
+
+@pytest.mark.parametrize("spoil", ["a byte", "another's", "no seal"])
+def test_a_cached_graph_that_is_damaged_or_exchanged_is_made_again(
+    graph: Path, images: np.ndarray, tmp_path: Path, spoil: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = RunnerSettings(kind="openvino", cache_dir=tmp_path, threads=1)
+
+    def scores() -> np.ndarray:
+        with load_runner(graph, settings) as runner:
+            found: np.ndarray = runner.infer(images).image_score
+            return found
+
+    def blobs() -> list[Path]:
+        return [file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".sha256"]
+
+    expected = scores()
+    (blob,) = blobs()
+    kept, seal = blob.read_bytes(), blob.with_name(f"{blob.name}.sha256")
+    assert scores().tolist() == expected.tolist()
+    assert not caplog.records, "what is sound is used without a word"
+    if spoil == "a byte":
+        blob.write_bytes(kept[: len(kept) // 2] + bytes([kept[len(kept) // 2] ^ 1]) + kept[len(kept) // 2 + 1 :])
+    elif spoil == "another's":  # with its seal, under this graph's name
+        blob.write_bytes(b"compiled of another graph")
+        seal.write_text(f"{hashlib.sha256(b'compiled of another graph').hexdigest()}  other.blob\n")
+    else:
+        seal.unlink()
+    assert scores().tolist() == expected.tolist()
+    (line,) = [record.message for record in caplog.records]
+    assert line == f"the cached file {blob} is not what was written there: it is discarded and made again"
+    (again,) = blobs()
+    assert (again, seal.exists()) == (blob, True)
 
 
 def test_a_cache_folder_that_cannot_be_written_is_refused(graph: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
 from nnet_edge.files import write_atomically
+from nnet_edge.sealed import read_sealed, seal
 
 SOURCES = Path(__file__).parent
 KERNELS = ("preprocess", "anomaly_map")  # file and function of each
@@ -55,11 +56,14 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
     name = f"{kernel}-{architecture}-{source_hash(kernel)}"
     nvcc = installed_nvcc()
     version = "*" if nvcc is None else compiler_version(nvcc)
-    if there := sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime):
-        return there[-1].read_bytes()
+    there = sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for file in there:
+        if (kept := read_sealed(file)) is not None:
+            return kept
     cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
     try:
         write_atomically(cache / f"{name}-{version}.cubin", cubin)
+        seal(cache / f"{name}-{version}.cubin", cubin)
     except OSError as error:
         raise ConfigError(
             f"the compiled kernels cannot be kept in {cache} ({error.strerror}): choose another folder with --cache-dir"

@@ -75,7 +75,12 @@ def test_another_compiler_compiles_again_and_none_uses_what_is_kept(
         install(version)
         assert cubin_for("preprocess", "8.9", cache) == cubin_for("preprocess", "8.9", cache) == version.encode()
     assert compiled == ["12.6.85", "13.0.88"]
-    os.utime(next(cache.glob("*12.6.85*")), (1, 1))
+    damaged = next(cache.glob("*12.6.85*.cubin"))
+    damaged.write_bytes(b"12.6.84")
+    install("12.6.85")
+    assert cubin_for("overlay", "8.9", cache) == b"12.6.85", "a damaged cubin is compiled again"
+    assert compiled[2:] == ["12.6.85"]
+    os.utime(damaged, (1, 1))
     monkeypatch.setenv("PATH", "")
     assert cubin_for("preprocess", "8.9", cache) == b"13.0.88"
 

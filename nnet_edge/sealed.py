@@ -1,0 +1,55 @@
+"""Sealed files: what a library caches on disk, each with its hash beside it, so that a damaged or exchanged one is never used.
+
+Beside `NAME` lies `NAME.sha256`, one line as sha256sum writes it: the hash and the name that it belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from nnet_edge.files import write_atomically
+
+log = logging.getLogger(__name__)
+SUFFIX = ".sha256"
+
+
+def seal(file: Path, content: bytes) -> None:
+    """Write the hash of `content`, which the file holds, beside it."""
+    write_atomically(
+        file.with_name(file.name + SUFFIX), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode()
+    )
+
+
+def read_sealed(file: Path) -> bytes | None:
+    """The bytes of a sealed file; None, with a line in the log, for one that is not what was sealed: it is deleted."""
+    seal_of = file.with_name(file.name + SUFFIX)
+    try:
+        content, line = file.read_bytes(), seal_of.read_bytes()
+    except OSError:
+        content, line = b"", b""
+    if line and line == f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode():
+        return content
+    log.warning("the cached file %s is not what was written there: it is discarded and made again", file)
+    for each in (file, seal_of):
+        each.unlink(missing_ok=True)
+    return None
+
+
+def discard_unsealed(folder: Path) -> None:
+    """Delete what lies in the cache folder and is not what was sealed there."""
+    for file in cached(folder):
+        read_sealed(file)
+
+
+def seal_new(folder: Path) -> None:
+    """Seal what a library has written into the cache folder."""
+    for file in cached(folder):
+        if not file.with_name(file.name + SUFFIX).exists():
+            seal(file, file.read_bytes())
+
+
+def cached(folder: Path) -> list[Path]:
+    """The files of a cache folder but for their seals."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != SUFFIX)
