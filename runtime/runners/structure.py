@@ -16,6 +16,7 @@ from math import prod
 import numpy as np
 
 from nnet_edge.errors import BundleError
+from nnet_edge.runtime.runners.shapes import Layer, Shape, UnfitError, shapes_of
 
 VARINT, FIXED_64, LENGTH, FIXED_32 = 0, 1, 2, 5  # wire types of protobuf
 KINDS = {
@@ -33,6 +34,7 @@ KINDS = {
 FLOATS = (1, 10, 11)
 TYPED = {1: 4, 2: 5, 3: 5, 4: 5, 5: 5, 6: 5, 7: 7, 9: 5, 10: 5, 11: 10}  # the field of values that are not raw
 RAW = 9
+MOST_CONSTANTS = 64
 MOST_DIMENSIONS, LARGEST_TENSOR, LARGEST_NUMBER = 8, 2**31, 2**16  # elements; of attributes: sizes, axes, groups
 OPERATORS = """
 0-0 1 Constant : sparse_value value value_float value_floats value_int value_ints value_string value_strings
@@ -132,13 +134,19 @@ def check_graph(graph: Message) -> None:
     """Raise MalformedError unless tensors and names of a GraphProto are sound."""
     if graph[15]:
         raise MalformedError("it has sparse weights")
-    shapes: dict[str, list[int]] = {}
+    shapes: dict[str, Shape | None] = {}
+    numbers: dict[str, list[int]] = {}  # of constants that may be axes or sizes
     for item in messages(graph[5]):
         name = text(item[8])
         if name in shapes:
             raise MalformedError(f"the weights {name} come twice")
-        shapes[name] = check_tensor(item, f"the weights {name}")
-    known = {text(item[1]) for item in messages(graph[11])} | set(shapes)
+        values = check_tensor(item, f"the weights {name}")
+        shapes[name] = tuple(signed(value) for value in varints(item[1]))
+        if values.dtype == np.int64 and values.size <= MOST_CONSTANTS:
+            numbers[name] = values.tolist()
+    for item in messages(graph[11]):
+        shapes.setdefault(text(item[1]), declared_shape(item))
+    known = set(shapes)
     for item in messages(graph[1]):
         operator, name = text(item[4]), text(item[3], "")
         where = f"the node {name or '?'} ({operator})"
@@ -153,13 +161,19 @@ def check_graph(graph: Message) -> None:
         if not made or len(set(made)) < len(made) or known.intersection(made):
             raise MalformedError(f"{where} makes nothing, or what is made already")
         known.update(made)
-        attributes = messages(item[5])
-        for attribute in attributes:
+        attributes = {}
+        for attribute in messages(item[5]):
             check_attribute(attribute, operator, where)
+            if attribute[3] or attribute[8]:
+                attributes[text(attribute[1])] = [signed(value) for value in varints((*attribute[3], *attribute[8]))]
+        of_inputs = [shapes.get(each) if each else None for each in inputs]
+        layer = Layer(operator, of_inputs, [numbers.get(each) for each in inputs], attributes, len(outputs))
         if operator in WINDOW:
-            check_window(
-                {text(one[1]): one for one in attributes}, [shapes.get(each) for each in inputs], operator, where
-            )
+            check_window(layer, where)
+        try:
+            shapes |= dict(zip(outputs, shapes_of(layer), strict=True))
+        except UnfitError as error:
+            raise MalformedError(f"{where} cannot be computed: {error}") from error
     outputs = [text(item[1]) for item in messages(graph[12])]
     if not outputs or not known.issuperset(outputs):
         raise MalformedError("nothing makes its outputs")
@@ -172,17 +186,23 @@ def check_signature(operator: str, inputs: Sequence[str], outputs: Sequence[str]
         raise MalformedError(f"{where} has {len(inputs)} inputs and {len(outputs)} outputs")
 
 
-def check_window(
-    attributes: Mapping[str, Message], shapes: Sequence[Sequence[int] | None], operator: str, where: str
-) -> None:
+def declared_shape(item: Message) -> Shape | None:
+    """The shape of an input for one image; None where it has none."""
+    for kind in messages(item[2]):
+        for tensor in messages(kind[1]):
+            for shape in messages(tensor[2]):
+                sizes = [number(size[1], 1) for size in messages(shape[1])]  # 1 for one that is free
+                if len(sizes) > MOST_DIMENSIONS or any(size < 1 for size in sizes):
+                    raise MalformedError(f"the input {text(item[1])} has the shape {sizes}")
+                return tuple(sizes)
+    return None
+
+
+def check_window(layer: Layer, where: str) -> None:
     """Raise MalformedError unless kernel, strides, padding, weights and bias of a convolution or pooling fit each other."""
-    numbers = {
-        name: [signed(value) for value in varints((*one[3], *one[8]))]
-        for name, one in attributes.items()
-        if name != "auto_pad"
-    }
+    numbers, shapes = layer.attributes, layer.shapes
     weights, kernel = shapes[1] if len(shapes) > 1 else None, numbers.get("kernel_shape")
-    is_transposed = operator == "ConvTranspose"
+    is_transposed = layer.operator == "ConvTranspose"
     rank = len(kernel) if kernel is not None else len(weights) - 2 if weights is not None else 2
     sizes = {"kernel_shape": rank, "strides": rank, "dilations": rank, "pads": 2 * rank, "output_padding": rank}
     (group,) = numbers.get("group", [1]) or [1]
@@ -197,9 +217,9 @@ def check_window(
     is_sound = is_sound and all(value >= 0 for name in ("pads", "output_padding") for value in numbers.get(name, ()))
     if weights is not None and is_sound:
         is_sound = len(weights) == rank + 2 and min(weights) > 0 and weights[0] % group == 0
-        is_sound = is_sound and kernel in (None, list(weights[2:]))
+        is_sound = is_sound and (kernel is None or tuple(kernel) == weights[2:])
         is_sound = is_sound and (
-            len(shapes) < 3 or shapes[2] in (None, [weights[1] * group if is_transposed else weights[0]])
+            len(shapes) < 3 or shapes[2] in (None, (weights[1] * group if is_transposed else weights[0],))
         )
     if not is_sound:
         raise MalformedError(f"{where} has attributes and weights that do not fit each other")
@@ -224,8 +244,8 @@ def check_attribute(attribute: Message, operator: str, where: str) -> None:
         raise MalformedError(f"{where} has NaN or infinity in the attribute {name}")
 
 
-def check_tensor(tensor: Message, where: str) -> list[int]:
-    """The shape of a TensorProto. Raises MalformedError unless it holds what that asks for, and finite numbers."""
+def check_tensor(tensor: Message, where: str) -> np.ndarray:
+    """The numbers (N,) of a TensorProto. Raises MalformedError unless they are as many as its shape asks for, and finite."""
     if tensor[13] or number(tensor[14], 0):
         raise MalformedError(f"{where} lie in another file")
     shape, kind = [signed(value) for value in varints(tensor[1])], number(tensor[2], 0)
@@ -251,7 +271,7 @@ def check_tensor(tensor: Message, where: str) -> list[int]:
             raise MalformedError(f"{where} have {len(values)} numbers and their shape {shape} asks for {prod(shape)}")
     if kind in FLOATS and not np.isfinite(values).all():
         raise MalformedError(f"{where} are NaN or infinite in places")
-    return shape
+    return values
 
 
 def fields_of(content: memoryview) -> Message:
