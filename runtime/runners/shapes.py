@@ -209,22 +209,6 @@ def product(layer: Layer) -> list[Shape | None]:
 BROADCAST = ["Add", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where"]
 SAME = ["Abs", "Cast", "Clip", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Relu"]
 SAME += ["Sigmoid", "Sqrt", "Tanh"]
-    "Abs",
-    "Cast",
-    "Clip",
-    "Erf",
-    "Exp",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Log",
-    "Neg",
-    "Relu",
-    "Sigmoid",
-    "Sqrt",
-    "Tanh",
-]
 REDUCE = ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
 RULES: dict[str, Callable[[Layer], list[Shape | None]]] = {
     "Conv": convolution, "ConvTranspose": transposed_convolution, "AveragePool": pooling, "MaxPool": pooling,
