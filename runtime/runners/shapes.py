@@ -157,6 +157,7 @@ def global_pooling(layer: Layer) -> list[Shape | None]:
 def reduction(layer: Layer) -> list[Shape | None]:
     x = known(layer, 0)
     axes = layer.attributes.get("axes") if len(layer.shapes) < 2 else layer.constants[1]
+    require_list(layer)
     if len(layer.shapes) > 1 and axes is None:
         return [None]
     if not axes and layer.number("noop_with_empty_axes", 0):
@@ -167,6 +168,12 @@ def reduction(layer: Layer) -> list[Shape | None]:
         raise UnfitError(f"a reduction over the axes {list(axes)}")
     keeps = layer.number("keepdims", 1)
     return [tuple(1 if axis in gone else size for axis, size in enumerate(x) if keeps or axis not in gone)]
+
+
+def require_list(layer: Layer) -> None:
+    """Raise UnfitError for axes or sizes that are no list."""
+    if len(layer.shapes) > 1 and layer.shapes[1] is not None and len(layer.shapes[1]) != 1:
+        raise UnfitError(f"axes or sizes of the shape {layer.shapes[1]}")
 
 
 def transposition(layer: Layer) -> list[Shape | None]:
@@ -189,6 +196,7 @@ def concatenation(layer: Layer) -> list[Shape | None]:
 def splitting(layer: Layer) -> list[Shape | None]:
     x = known(layer, 0)
     axis = layer.axis(0, len(x))
+    require_list(layer)
     sizes = layer.attributes.get("split") or (layer.constants[1] if len(layer.shapes) > 1 else None)
     if sizes is None:
         return [None] * layer.outputs

@@ -32,6 +32,7 @@ KINDS = {
     11: "<f8",
 }  # of tensors
 FLOATS = (1, 10, 11)
+FIELD_OF_TYPE = {1: 2, 2: 3, 3: 4, 4: 5, 6: 7, 7: 8, 8: 9, 9: 10}  # of AttributeProto
 TYPED = {1: 4, 2: 5, 3: 5, 4: 5, 5: 5, 6: 5, 7: 7, 9: 5, 10: 5, 11: 10}  # the field of values that are not raw
 RAW = 9
 MOST_CONSTANTS = 64
@@ -232,6 +233,9 @@ def check_attribute(attribute: Message, operator: str, where: str) -> None:
         raise MalformedError(f"{where} has the attribute {name}, which {operator} lacks")
     if any(attribute[place] for place in (6, 11, 14, 15, 21, 22, 23)):
         raise MalformedError(f"{where} has the attribute {name} that is no number, text or tensor")
+    held = FIELD_OF_TYPE.get(number(attribute[20], 0))
+    if held is None or any(attribute[field] for field in FIELD_OF_TYPE.values() if field != held):
+        raise MalformedError(f"{where} has the attribute {name} of another type than it says")
     for tensor in (*attribute[5], *attribute[10]):
         check_tensor(fields_of(view(tensor)), f"the attribute {name} of {where}")
     numbers = [signed(value) for value in varints((*attribute[3], *attribute[8]))]
