@@ -42,7 +42,8 @@ def test_every_architecture_and_ptx_compile_without_a_warning(kernel: str) -> No
 def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cubin_for("preprocess", "8.9", tmp_path)
     assert first.startswith(ELF)
-    (kept,) = tmp_path.iterdir()
+    kept, seal = sorted(tmp_path.iterdir())
+    assert seal.name == f"{kept.name}.sha256"
     version = compiler_version(find_nvcc())
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     assert kept.name == f"preprocess-sm_89-{source_hash('preprocess')}-{version}.cubin"
@@ -59,7 +60,7 @@ def test_another_compiler_compiles_again_and_none_uses_what_is_kept(
 
     def install(version: str) -> None:
         program = tmp_path / version / "nvcc"
-        program.parent.mkdir()
+        program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release 1.0, V{version}'\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
