@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.known_answers import Answers, asked_frames
 from nnet_edge.runtime.runners.answers import add_answers
+from nnet_edge.runtime.runners.structure import fault_of
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
 PRECISIONS = ("int8", "fp16")
@@ -114,10 +115,13 @@ class GraphMaker:
         seconds = round(time.perf_counter() - began, 1)
         facts = made.facts | {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
         gates, unseen, answers = [], [], {}
+        fault = fault_of(content) or fault_of(source or content)
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
             predictions, latency_ms = self.judge.predict_all(content, precision, reference)
             gate = self.judge.compare(reference, predictions, latency_ms)
+            if fault:  # which scores may hide: no runner will be given it
+                gate = replace(gate, accepted=False, reasons=(*gate.reasons, fault), threshold=None)
             if gate.threshold is not None:
                 answers[reference.name] = self.judge.answers(predictions)
             gates.append(gate if gate.threshold is None else gate.overridden_by(self.settings.accept))

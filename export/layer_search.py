@@ -27,6 +27,7 @@ from nnet_edge.kept_frames import frame_hash
 from nnet_edge.known_answers import Answers, answers_at, asked_frames
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, load_runner
+from nnet_edge.runtime.runners.structure import any_weights
 from nnet_edge.settings.runner import RunnerSettings
 
 LEAST_DEFECTS = 5  # in each half: with fewer, one image moves a metric by more than the gate allows
@@ -187,7 +188,8 @@ class GraphJudge:
     def _load(self, content: bytes, precision: str, kind: str) -> Runner:
         file = self._folder / graph_name(precision)
         file.write_bytes(content)
-        return load_runner(file, replace(self.runner, kind=kind))
+        with any_weights():
+            return load_runner(file, replace(self.runner, kind=kind))
 
     def _expected_of(self, reference: Runner) -> Predictions:
         """The predictions of FP32 on that runner."""

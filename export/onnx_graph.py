@@ -36,6 +36,7 @@ from nnet_edge.anomaly_map import (
 from nnet_edge.errors import ExportError
 from nnet_edge.imaging import SIDE
 from nnet_edge.methods.network import Network
+from nnet_edge.runtime.runners.structure import fault_of
 
 OPSET = 18
 INPUT = "images"
@@ -60,6 +61,8 @@ def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    if fault := fault_of(model.SerializeToString()):
+        raise ExportError(f"no runner may be given the exported graph: {fault}; train again")
     return model
 
 

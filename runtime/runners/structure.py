@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 
 import numpy as np
@@ -82,6 +84,7 @@ OPERATORS = """
 """  # a line: number of inputs, of outputs, operators : their attributes; of opset 11 to 23, what networks use
 WINDOW = {"Conv", "ConvTranspose", "AveragePool", "MaxPool"}
 Message = Mapping[int, list["int | bytes | memoryview"]]  # field number -> its values
+must_be_finite: ContextVar[bool] = ContextVar("must_be_finite", default=True)
 checked: set[bytes] = set()  # SHA-256 of the graphs that were found sound: one that is opened again is not walked again
 
 
@@ -106,15 +109,31 @@ class MalformedError(ValueError):
 def require_structure(content: bytes, name: str) -> None:
     """Raise BundleError that names the file `name` unless `content` may be given to a runner."""
     digest = hashlib.sha256(content).digest()
-    if digest in checked:
+    if digest in checked and must_be_finite.get():
         return
+    if fault := fault_of(content):
+        raise BundleError(f"a runner cannot read {name}: {fault}; copy the bundle again, or write it with `export`")
+    if must_be_finite.get():
+        checked.add(digest)
+
+
+def fault_of(content: bytes) -> str:
+    """Why no runner may be given these bytes; empty where one may."""
     try:
         check_model(memoryview(content))
     except (MalformedError, UnicodeDecodeError, struct.error) as error:
-        raise BundleError(
-            f"a runner cannot read {name}: {error}; copy the bundle again, or write it with `export`"
-        ) from error
-    checked.add(digest)
+        return str(error)
+    return ""
+
+
+@contextmanager
+def any_weights() -> Iterator[None]:
+    """Runners that are loaded in the block may have weights that are NaN or infinite: a gate says what becomes of them."""
+    token = must_be_finite.set(False)
+    try:
+        yield
+    finally:
+        must_be_finite.reset(token)
 
 
 def check_model(content: memoryview) -> None:
@@ -273,7 +292,7 @@ def check_tensor(tensor: Message, where: str) -> np.ndarray:
             values = values.astype(np.uint16).view(np.float16) if kind == 10 else values
         if len(values) != prod(shape):
             raise MalformedError(f"{where} have {len(values)} numbers and their shape {shape} asks for {prod(shape)}")
-    if kind in FLOATS and not np.isfinite(values).all():
+    if kind in FLOATS and must_be_finite.get() and not np.isfinite(values).all():
         raise MalformedError(f"{where} are NaN or infinite in places")
     return values
 

@@ -357,7 +357,7 @@ def test_a_runner_that_always_fails_ends_the_line_with_its_error(
     assert line.buffer.total().queued == 0
     total = line.buffer.total()
     assert total.dropped["failed"] == 8
-    lines = [json.loads(each) for each in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    lines = [json.loads(each) for each in (tmp_path / "verdicts.events.jsonl").read_text().splitlines()]
     assert sum(each.get("event") == "frame.failed" for each in lines) == 8  # the sinks were flushed
     recovered = "none: the line ends with the runner's error, sinks flushed"
     note_fault("runner throws always", total.captured, total.judged, total.dropped, recovered)
@@ -404,6 +404,8 @@ def test_what_is_not_finite_is_never_good(make_runner: MakeRunner, tmp_path: Pat
     seen: list[Prediction] = []
     log = JsonLinesSink(JsonLinesSettings(path=tmp_path / "verdicts.jsonl"))
     line = Line(model_of(Poisoned(), threshold=2.0), [CallbackSink(seen.append), QueuedSink(log)])
+    events: list[Event] = []
+    line.events.subscribe(events.append)
     add(line, "a", [128, 255] * 5)
     report = run_line(line)
     require_balanced(report)
@@ -411,9 +413,9 @@ def test_what_is_not_finite_is_never_good(make_runner: MakeRunner, tmp_path: Pat
     assert [one.frame.index for one in seen] == [0, 2, 4, 6, 8]
     lines = [json.loads(each) for each in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [each["index"] for each in lines if "score" in each] == [0, 2, 4, 6, 8]
-    told = [each for each in lines if each.get("event") == "frame.failed"]
+    told = [event for event in events if event.kind == "frame.failed"]
     assert len(told) == 5
-    assert "try another --runner" in json.dumps(told[0])
+    assert "try another --runner" in json.dumps(told[0].as_dict())
 
 
 def test_a_stream_whose_own_bundle_is_broken_does_not_end_the_others(make_runner: MakeRunner) -> None:
