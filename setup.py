@@ -34,7 +34,7 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
     "lief>=0.16",
     "cppimport>=22.8",
 ]
-WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21"]
+WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21", "tomlkit>=0.13"]
 TEST = [
     "pytest>=8.3",
     "pytest-xdist>=3.6",

@@ -26,7 +26,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write `content` to `path`: a reader, or a power cut, meets the old file or the new one, never a part.
 
     Raises OSError, and leaves the old file, when the disk is full or the folder cannot be written.
@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.chmod(0o644)
+        draft.chmod(mode)
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)

@@ -45,15 +45,17 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
     """
     from nnet_edge.runtime.sources.open import absence, may_be_camera
     from nnet_edge.runtime.stream.judge import check_masks
-    from nnet_edge.settings.line import read_line_config
+    from nnet_edge.runtime.stream.kept import LineChanges, state_path_of
+    from nnet_edge.settings.line import read_toml
     from nnet_edge.settings.registry import SINKS
 
-    settings = read_line_config(path)
+    kept = LineChanges(state_path_of(path), read_toml(path), path.name, path.resolve().parent, file=path)
+    settings = kept.settings
     for sink in settings.sinks:
         SINKS.find(sink.kind).make(sink)
     if settings.web is not None:
         settings.web.token()
-    lines = settings.lines()
+    lines = settings.lines() + kept.lines()
     for stream in settings.streams:
         height, width = stream.camera.height, stream.camera.width
         try:

@@ -28,12 +28,13 @@ from nnet_edge.text import printable
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.sources.base import Source
+    from nnet_edge.runtime.stream.kept import LineChanges
     from nnet_edge.settings.camera import CameraSettings
     from nnet_edge.settings.line import LineSettings
 
 COMMAND_LINE = "the command line"  # where settings come from, in errors
 FLAG_TYPES: dict[str, Any] = {"file": FILE, "folder": FOLDER, "text": str}
-OVER_FILE = ("bundle", "precision", "threshold", "must_deliver", "deadline_s", "page", *RUNNER_OPTIONS)
+OVER_FILE = ("state", "bundle", "precision", "threshold", "must_deliver", "deadline_s", "page", *RUNNER_OPTIONS)
 POLICIES: dict[str | None, str] = {"wait": "every-frame", "drop-oldest": "freshest"}
 SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0.1 left its spools; else the kind
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
@@ -76,6 +77,8 @@ def key_of(name: str) -> str:
 @click.option("--credentials", metavar="FILE|env:NAME",
               help="What holds user:password of the cameras: a file, or env: and a variable's name.")  # fmt: skip
 @click.option("--page", metavar="[HOST:]PORT", help="Serve the page there.")
+@click.option("--state", type=FILE,
+              help="Keep what the page changes here, over restarts (default: beside --config, line.state.json).")  # fmt: skip
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
@@ -92,25 +95,30 @@ def command(context: click.Context, sources: tuple[str, ...], config: Path | Non
     """
     typed = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if config is not None:
-        settings = settings_of_file(config, sources, {name: options[name] for name in typed})
-        run_settings(settings, None, None)
+        changes = changes_of_file(config, sources, {name: options[name] for name in typed})
+        run_settings(changes.settings, None, None, changes)
         return
     if not sources or options["bundle"] is None:
         raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml")
-    settings, opened = settings_of_flags(sources, options)
-    run_settings(settings, opened, Path(options["bundle"]).name)
+    settings, opened, kept = settings_of_flags(sources, options)
+    run_settings(settings, opened, Path(options["bundle"]).name, kept)
 
 
-def settings_of_file(path: Path, sources: Sequence[str], typed: Mapping[str, Any]) -> LineSettings:
-    """The line of the settings file, with the options that were typed over it. Raises ConfigError."""
-    from nnet_edge.settings.line import read_line_config
+def changes_of_file(path: Path, sources: Sequence[str], typed: Mapping[str, Any]) -> LineChanges:
+    """The line of the settings file with what its state file changes, and the options that were typed over both.
+
+    Raises ConfigError.
+    """
+    from nnet_edge.runtime.stream.kept import LineChanges, state_path_of
+    from nnet_edge.settings.line import read_toml
 
     if sources:
         raise ConfigError(f"{sources[0]} and --config: give a source, or a settings file that names sources")
     if wrong := [name for name in typed if name not in OVER_FILE]:
         option = "--" + wrong[0].removeprefix("flag_").removesuffix("_frames").replace("_", "-")
         raise ConfigError(f"{option} belongs to a single source: with --config, write what you mean into {path.name}")
-    return read_line_config(path, over_file(typed))
+    state = typed.get("state") or state_path_of(path)
+    return LineChanges(state, read_toml(path), path.name, path.resolve().parent, over_file(typed), path)
 
 
 def over_file(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,10 +132,16 @@ def over_file(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"runner": runner} if runner else {}) | ({} if page is None else {"web": page_place(page)})
 
 
-def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tuple[LineSettings, list[Source]]:
-    """The line that the options ask for, and its sources, which say what some defaults are. Raises ConfigError, SourceError."""
+def settings_of_flags(
+    sources: Sequence[str], options: Mapping[str, Any]
+) -> tuple[LineSettings, list[Source], LineChanges | None]:
+    """The line that the options ask for; its sources, which say what some defaults are; what --state changes.
+
+    Raises ConfigError, SourceError.
+    """
     from nnet_edge.runtime.sources.addresses import address_scheme
     from nnet_edge.runtime.sources.open import open_source_of
+    from nnet_edge.runtime.stream.kept import LineChanges
     from nnet_edge.settings.line import line_settings
     from nnet_edge.settings.stream import plain_name
 
@@ -163,10 +177,19 @@ def settings_of_flags(sources: Sequence[str], options: Mapping[str, Any]) -> tup
     over = over_file({**options, "must_deliver": None})
     if options["hint"] is None and not is_live:
         over.setdefault("runner", {})["hint"] = "throughput"  # nobody waits for a single frame of a file
-    settings = line_settings({"stream": streams, "sink": sinks}, COMMAND_LINE, Path(), over)
+    table, kept = {"stream": streams, "sink": sinks}, None
+    settings = line_settings(table, COMMAND_LINE, Path(), over)
     for source, stream in zip(opened, settings.streams, strict=True):
         source.stream = stream.name
-    return settings, opened
+    if options["state"] is not None:
+        kept = LineChanges(options["state"], table, COMMAND_LINE, Path(), over)
+        there = {stream.name: (stream.camera, source) for stream, source in zip(settings.streams, opened, strict=True)}
+        settings, opened = kept.settings, []
+        for stream in settings.streams:  # those that were added, or have another camera, are opened anew
+            camera, source = there.get(stream.name, (None, None))
+            is_known = source is not None and camera == stream.camera
+            opened.append(source if is_known else open_source_of(stream.camera, stream.name, may_be_absent=True))
+    return settings, opened, kept
 
 
 def is_asked_for(kind: SinkKind, options: Mapping[str, Any]) -> bool:
@@ -234,7 +257,9 @@ def page_place(text: str) -> dict[str, Any]:
     return {"port": int(port)} | ({"host": host.removeprefix("[").removesuffix("]")} if colon else {})
 
 
-def run_settings(settings: LineSettings, sources: list[Source] | None, title: str | None) -> None:
+def run_settings(
+    settings: LineSettings, sources: list[Source] | None, title: str | None, kept: LineChanges | None
+) -> None:
     """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served; at the end
     StreamError when a stream failed, SinkError when a sink lost what it must deliver, or what files gave it.
     """
@@ -243,7 +268,11 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView
     from nnet_edge.runtime.stream.watchdog import Watchdog
 
+    for change in [] if kept is None else kept.lines():
+        say(change)
     line = open_line(settings, sources)
+    if kept is not None:
+        kept.follow(line)
     model = line.model()
     for warning in model.warnings:
         say(warning)
@@ -257,7 +286,7 @@ def run_settings(settings: LineSettings, sources: list[Source] | None, title: st
         if settings.web is not None:
             from nnet_edge.runtime.web.server import WebServer
 
-            server = stack.enter_context(WebServer(line, settings.web, settings.drift))
+            server = stack.enter_context(WebServer(line, settings.web, settings.drift, kept))
             say(f"the page is at {server.address}")
         stack.enter_context(Watchdog(line.stalled_s, os.environ))
         view = stack.enter_context(TerminalView(printable(title or model.name), every_s=every_s))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.settings.reader import build, schema_of, to_value, unknown_key
+from nnet_edge.settings.reader import build, schema_of, to_plain, to_table, to_value, unknown_key
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.settings.runner import require_between, require_positive
 
@@ -89,6 +89,11 @@ class CameraSettings(CommonSettings):
             return cls(**vars(common), options=options)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+
+    def to_table(self) -> dict[str, Any]:
+        """The table that `from_table` makes the same settings of."""
+        common = CommonSettings(**{name: getattr(self, name) for name in common_keys()})
+        return to_table(common) | {key: to_plain(value) for key, value in self.options.items() if value is not None}
 
     @classmethod
     def schema(cls) -> dict[str, Any]:

@@ -165,6 +165,15 @@ def from_folder(table: Any, folder: Path) -> Any:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The file at `path` as tables. Raises ConfigError for one that is absent or invalid."""
+    try:
+        with path.open("rb") as file:
+            return toml_of(file.read(LARGEST_BYTES + 1), path)
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
+
+
+def toml_of(data: bytes, path: Path) -> dict[str, Any]:
+    """The tables in `data`, the content of the file at `path`. Raises ConfigError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -172,14 +181,10 @@ def read_toml(path: Path) -> dict[str, Any]:
             import tomli as tomllib
         except ImportError as error:
             raise MissingExtraError("tomli is not installed, and Python 3.10 has no TOML: pip install tomli") from error
+    if len(data) > LARGEST_BYTES:
+        raise ConfigError(f"the settings file {path} has more than {LARGEST_BYTES} bytes: is it the right one?")
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
-        if len(data) > LARGEST_BYTES:
-            raise ConfigError(f"the settings file {path} has more than {LARGEST_BYTES} bytes: is it the right one?")
         return tomllib.loads(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {path} is not UTF-8 text: save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and integers of thousands of digits

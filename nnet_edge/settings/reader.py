@@ -49,6 +49,31 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> 
         raise ConfigError(f"{where}: {error}") from error
 
 
+def to_table(settings: Any) -> dict[str, Any]:
+    """What `build` makes the same settings of: the keys that differ from their defaults, as TOML holds them."""
+    if "to_table" in vars(type(settings)):
+        return settings.to_table()  # type: ignore[no-any-return]
+    found = {}
+    for key, field in fields_of(type(settings)).items():
+        value = getattr(settings, field.name)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if value != default:
+            found[key] = to_plain(value)
+    return found
+
+
+def to_plain(value: Any) -> Any:
+    """The value as TOML holds it."""
+    if isinstance(value, tuple):
+        return [to_plain(part) for part in value]
+    if isinstance(value, Policy | Path):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value
+    return to_table(value) if dataclasses.is_dataclass(value) else value
+
+
 def to_field(hints: Mapping[str, Any], field: dataclasses.Field[Any], value: Any, where: str, folder: Path) -> Any:
     """The value of one field of a dataclass. Raises ConfigError that names the table and the key."""
     key, hint = key_of(field), hints[field.name]

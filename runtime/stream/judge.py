@@ -334,6 +334,12 @@ class Judge:
             self._change(settings)
             self._scores.clear()  # of other regions
 
+    def use_settings(self, settings: VerdictSettings) -> None:
+        """Judge by these settings from the next frame on; crops, trigger and smoothing are those that it was made with."""
+        with self._changing:
+            self._change(settings)
+            self._scores.clear()
+
     def use_bundle(self, bundle_threshold: float, judged_by: JudgedBy | None = None) -> float:
         """Judge by another bundle from now on; gives the threshold.
 

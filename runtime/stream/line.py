@@ -23,7 +23,7 @@ from nnet_edge.runtime.stream.meters import LineMeters
 from nnet_edge.runtime.stream.model import Model, ModelPool, Swap
 from nnet_edge.runtime.stream.report import LineReport, StreamStatus, View
 from nnet_edge.runtime.stream.stream import Stream
-from nnet_edge.settings.stream import LineStream, Polygon
+from nnet_edge.settings.stream import LineStream, Polygon, VerdictSettings
 
 SWAP_LIMIT_S = 30.0  # a batch takes no longer; what does is broken
 
@@ -135,6 +135,17 @@ class Line:
         """Leave these polygons out, pixels of the camera. Raises ConfigError."""
         self._stream(name).judge.set_regions(ignored=polygons)
         self.events.tell("regions.changed", name, ignored=[list(polygon) for polygon in polygons])
+
+    def set_verdict(self, name: str, settings: VerdictSettings) -> None:
+        """Judge by thresholds and regions of these settings from the next frame on. Raises ConfigError."""
+        judge = self._stream(name).judge
+        before = judge.threshold
+        judge.use_settings(settings)
+        self.events.tell("threshold.changed", name, old=before, new=judge.threshold)
+        regions = {
+            key: [list(polygon) for polygon in getattr(settings, key)] for key in ("regions_of_interest", "ignored")
+        }
+        self.events.tell("regions.changed", name, **regions)
 
     # ---- what is known
 

@@ -5,7 +5,7 @@ GET  /healthz  /readyz  /metrics        for machines
 POST /login  /logout
 GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
-POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap
+POST /api/streams  /api/streams/NAME/threshold|regions|pause|resume|remove  /api/swap  /api/changes/write|forget
 WS   /live                              pictures of the streams that the page shows
 
 Bodies are read within bounds; an error is one sentence; every answer has safe headers, the framework's own included.
@@ -197,6 +197,7 @@ class Page:
                 Route("/api/streams", self._write(self.add_stream), methods=["POST"]),
                 Route("/api/streams/{name}/{action}", self._write(self.act), methods=["POST"]),
                 Route("/api/swap", self._write(self.swap), methods=["POST"]),
+                Route("/api/changes/{action}", self._write(self.change), methods=["POST"]),
                 WebSocketRoute("/live", self.live),
             ],
         )
@@ -322,6 +323,7 @@ class Page:
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
         controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        controls["changes"] = self.controls.changes()
         return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 
     async def rejects(self, request: Request) -> Response:
@@ -345,7 +347,7 @@ class Page:
     # ---- controls
 
     async def add_stream(self, request: Request) -> Response:
-        await run_in_threadpool(self.controls.add, await body_of(request))
+        await run_in_threadpool(self.controls.add, await body_of(request), self._who(request))
         return JSONAnswer({}, status_code=201)
 
     async def act(self, request: Request) -> Response:
@@ -353,12 +355,26 @@ class Page:
         if action not in self.controls.actions:
             return sentence(404, f"a stream has no action {action}: choose {', '.join(self.controls.actions)}")
         fields = await body_of(request)
-        return JSONAnswer(await run_in_threadpool(self.controls.act, request.path_params["name"], action, fields))
+        name, by = request.path_params["name"], self._who(request)
+        return JSONAnswer(await run_in_threadpool(self.controls.act, name, action, fields, by))
 
     async def swap(self, request: Request) -> Response:
         """Begin to load another bundle."""
-        await run_in_threadpool(self.controls.start_swap, await body_of(request))
+        await run_in_threadpool(self.controls.start_swap, await body_of(request), self._who(request))
         return JSONAnswer({"swap": self.controls.swap_state()}, status_code=202)
+
+    async def change(self, request: Request) -> Response:
+        """Write what differs from the settings file into it, or forget it."""
+        action = request.path_params["action"]
+        if action not in ("write", "forget"):
+            return sentence(404, f"changes have no action {action}: choose write, forget")
+        await run_in_threadpool(self.controls.change, action, self._who(request))
+        return JSONAnswer({"changes": self.controls.changes()})
+
+    def _who(self, request: Request) -> str:
+        """Who asks, for the state file: the page or a program, and its address."""
+        kind = "program" if self._caller(request).session is None else "page"
+        return f"{kind} at {request.client.host if request.client else 'an unknown address'}"
 
     # ---- pictures
 

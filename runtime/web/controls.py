@@ -24,6 +24,7 @@ from nnet_edge.settings.stream import LineStream, Polygon
 from nnet_edge.settings.web import NEVER_ADDABLE, WebSettings
 
 if TYPE_CHECKING:
+    from nnet_edge.runtime.stream.kept import LineChanges
     from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class SwapState:
 class Controls:
     """Does what the page asks for; every method may wait, and raises NnetEdgeError for what is invalid or fails."""
 
-    def __init__(self, line: Line, settings: WebSettings) -> None:
-        self._line, self._settings = line, settings
+    def __init__(self, line: Line, settings: WebSettings, kept: LineChanges | None = None) -> None:
+        self._line, self._settings, self._kept = line, settings, kept
         self._lock = threading.Lock()
         self._swap: SwapState | None = None
         path = line.model().path
@@ -62,9 +63,26 @@ class Controls:
             "remove": lambda stream, given: line.remove(stream),
         }
 
-    def act(self, stream: str, action: str, given: Mapping[str, Any]) -> object:
-        """Do `action` to the stream; gives the answer's fields."""
-        return self.actions[action](stream, given) or {}
+    def act(self, stream: str, action: str, given: Mapping[str, Any], by: str = "the page") -> object:
+        """Do `action` to the stream, asked `by` somebody; gives the answer's fields."""
+        found = self.actions[action](stream, given) or {}
+        self._keep(by)
+        return found
+
+    def _keep(self, by: str) -> None:
+        """Keep what differs from the settings that the line was written with."""
+        if self._kept is not None:
+            self._kept.keep(by)
+
+    def changes(self) -> dict[str, object] | None:
+        """What differs from the settings that the line was written with; None where nothing is kept."""
+        return None if self._kept is None else self._kept.as_dict()
+
+    def change(self, action: str, by: str) -> None:
+        """ "write" what differs into the settings file, or "forget" it."""
+        if self._kept is None:
+            raise ConfigError("this line keeps no changes: start it with --config or --state")
+        {"write": self._kept.write, "forget": self._kept.forget}[action](by)
 
     def addable(self) -> list[str]:
         """The addresses that `add` takes, for people."""
@@ -72,7 +90,7 @@ class Controls:
         found = [kind.addresses for kind in SOURCES if not kind.is_path and kind.page in words]
         return found + (["a path below source_folder"] if "file" in words else [])
 
-    def add(self, given: Mapping[str, Any]) -> None:
+    def add(self, given: Mapping[str, Any], by: str = "the page") -> None:
         """Add a stream: its name, address and policy, and what is asked of the camera."""
         keys = camera_keys()
         known = ["name", "policy", *keys]
@@ -88,6 +106,7 @@ class Controls:
         lane = {} if policy is None else {"lane": {"policy": policy}}
         table = {"name": given.get("name", ""), "camera": camera, **lane}
         self._line.add(build(LineStream, table, "the stream", Path()))
+        self._keep(by)
 
     def bundles(self) -> list[str]:
         """The bundles that can be swapped in, by their folders' names below the bundle folder."""
@@ -107,7 +126,7 @@ class Controls:
         with self._lock:
             return None if self._swap is None else asdict(self._swap)
 
-    def start_swap(self, given: Mapping[str, Any]) -> None:
+    def start_swap(self, given: Mapping[str, Any], by: str = "the page") -> None:
         """Begin to load a bundle; `swap_state` tells its state."""
         path = self._bundle(given.get("bundle"))
         stream = given.get("stream")
@@ -117,11 +136,14 @@ class Controls:
             if self._swap is not None and self._swap.state == "loading":
                 raise ConfigError(f"the bundle {self._swap.bundle} is being loaded: wait until it judges")
             self._swap = SwapState(path.name, "loading")
-        threading.Thread(target=self._do_swap, args=(path, stream), name=f"swap to {path.name}", daemon=True).start()
+        threading.Thread(
+            target=self._do_swap, args=(path, stream, by), name=f"swap to {path.name}", daemon=True
+        ).start()
 
-    def _do_swap(self, path: Path, stream: str | None) -> None:
+    def _do_swap(self, path: Path, stream: str | None, by: str) -> None:
         try:
             self._line.swap(path, stream)
+            self._keep(by)
         except NnetEdgeError as error:
             found = SwapState(path.name, "failed", str(error))
         except Exception as error:

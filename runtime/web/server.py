@@ -18,6 +18,7 @@ from nnet_edge.runtime.web.pictures import PictureMaker
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 if TYPE_CHECKING:
+    from nnet_edge.runtime.stream.kept import LineChanges
     from nnet_edge.runtime.stream.line import Line
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,10 @@ LARGEST_HEAD = 16 * 1024  # bytes of a request's first line and headers
 class WebServer:
     """The page of `line`, from `with` to its end. Raises ConfigError for an address that is taken, MissingExtraError."""
 
-    def __init__(self, line: Line, settings: WebSettings, drift: DriftSettings | None = None) -> None:
-        self._line, self.settings, self._token = line, settings, settings.token()
+    def __init__(
+        self, line: Line, settings: WebSettings, drift: DriftSettings | None = None, kept: LineChanges | None = None
+    ) -> None:
+        self._line, self.settings, self._token, self._kept = line, settings, settings.token(), kept
         self.gallery = Gallery(line, settings, drift or DriftSettings())
         self.maker = PictureMaker(line, settings)
         self.broadcast = Broadcast(self.maker, settings)
@@ -90,7 +93,7 @@ class WebServer:
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = Page(
-            self._line, self.gallery, Auth(self.settings, self._token), Controls(self._line, self.settings),
+            self._line, self.gallery, Auth(self.settings, self._token), Controls(self._line, self.settings, self._kept),
             self.broadcast, make_exposition(self._line, self.gallery), f"{COOKIE}_{self.port}",
             self.settings.has_secure_cookies, self._ended.is_set,
         )  # fmt: skip

@@ -209,6 +209,38 @@ def test_standard_error_that_takes_nothing_ends_no_line(tmp_path: Path, bundle: 
     assert len(log.read_text().splitlines()) == 3
 
 
+def test_a_line_starts_with_what_its_page_changed_or_not_at_all(
+    line_of: Callable[..., Path], tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same of a settings file and of typed sources with --state."""
+    log, state = tmp_path / "a.jsonl", tmp_path / "line.state.json"
+    config = line_of({"left": "synthetic:2"}, f"[[sink]]\nkind = 'json-lines'\npath = '{log}'\nevery_frame = true\n")
+    typed = ["left=synthetic:2", "--bundle", str(bundle.path), "--json", str(log), "--state", str(state)]
+    common = {"was": None, "at": "2026-11-29T01:30:00Z", "by": "page at 10.0.0.7"}
+    drawn = {"name": "new", "camera": {"address": "synthetic:3"}}
+    changes = [
+        {"stream": "left", "key": "threshold", "value": 0.125},
+        {"stream": "new", "key": "stream", "value": drawn},
+    ]
+    state.write_text(json.dumps({"schema": 1, "changes": [change | common for change in changes]}))
+    for number, words in enumerate((["--config", str(config)], typed), 1):
+        assert run(["stream", *words]) == 0
+        said = capsys.readouterr().err
+        assert (
+            "line.state.json: left: threshold 0.125 instead of the default (2026-11-29T01:30:00Z, page at 10.0.0.7)"
+            in said
+        )
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert sorted(line["stream"] for line in lines) == ["left"] * 2 * number + ["new"] * 3 * number
+        assert {line["threshold"] for line in lines if line["stream"] == "left"} == {0.125}
+    assert run(["config", "check", "--without-bundle", str(config)]) == 0
+    assert "left: threshold 0.125 instead of the default" in capsys.readouterr().out
+    state.write_text("{")
+    for words in (["stream", "--config", str(config)], ["stream", *typed], ["config", "check", str(config)]):
+        assert run(words) == 2
+        assert f"rm '{state}'" in capsys.readouterr().err
+
+
 def test_config_check_reads_the_mask_pictures(
     line_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

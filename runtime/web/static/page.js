@@ -78,7 +78,7 @@ function show(state) {
   const live = state.streams.filter((stream) => ["live", "ended"].includes(stream.source_state)).length;
   by("summary").hidden = names.length < 2; by("summary").className = `chip ${live === names.length ? "live" : "lost"}`;
   by("summary").textContent = `${live} of ${names.length} cameras live`;
-  showBundles(state); showEvents(state.events); showSinks(state.sinks); fillStreams(names);
+  showBundles(state); showEvents(state.events); showSinks(state.sinks); showChanges(state.changes); fillStreams(names);
   if (state.newest_reject !== page.newestReject) { page.newestReject = state.newest_reject; showGallery(); }
   sendViews();
 }
@@ -133,6 +133,8 @@ by("add-form").addEventListener("submit", async (event) => {
 });
 for (const button of document.querySelectorAll("dialog .cancel")) button.addEventListener("click", () => button.closest("dialog").close());
 by("swap").addEventListener("click", () => { const bundle = by("bundles").value; if (confirm(`Judge by the bundle ${bundle} from now on?`)) attempt(() => tell("api/swap", {bundle})); });
+for (const [action, question] of [["write", "Write these changes into the settings file?"], ["forget", "Forget these changes? The line then judges as the file says."]])
+  by(`changes-${action}`).addEventListener("click", () => { if (confirm(question)) attempt(() => tell(`api/changes/${action}`, {})); });
 by("gallery-stream").addEventListener("change", showGallery);
 by("logout").addEventListener("click", () => attempt(async () => { await tell("logout", {}); location.reload(); }));
 by("theme").addEventListener("click", () => {

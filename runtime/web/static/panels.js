@@ -49,6 +49,19 @@ function showSinks(sinks) {
     sink.name, chip(sink.state), sink.delivered, sink.queued + sink.spooled, total(sink.dropped)], [2, 3, 4]), ...(sink.reason ? [why(sink.reason)] : [])]));
 }
 
+/** What differs from the settings that the line was written with. */
+function showChanges(changes) {
+  const rows = changes ? changes.rows : [];
+  by("changes-panel").hidden = !rows.length && !(changes && changes.fault);
+  by("changes-title").textContent = `Differs from ${changes && changes.file ? changes.file : "the command line"}`;
+  by("changes-fault").textContent = changes ? changes.fault || `kept in ${changes.state}` : "";
+  by("changes-write").hidden = !changes || !changes.file;
+  const texts = rows.map((row) => row.text);
+  if (by("changes").dataset.texts === texts.join("\n")) return;
+  by("changes").dataset.texts = texts.join("\n");
+  by("changes").replaceChildren(...texts.map((text) => { const line = document.createElement("li"); line.textContent = text; return line; }));
+}
+
 /** Why the sink above takes nothing. */
 function why(reason) {
   const line = row([reason]);

@@ -96,7 +96,7 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
 
     @contextmanager
     def serving(settings: WebSettings | None = None, drift: DriftSettings | None = None, **more: Any) -> Iterator[Site]:
-        path = more.pop("path", None)
+        path, keeps = more.pop("path", None), more.pop("keeps", None)
         rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
         manifest, buffer = more.pop("manifest", {}), more.pop("buffer", BufferSettings())
         model = more.pop("model", None) or Model("parts", path, make_runner(), THRESHOLD, manifest=manifest)
@@ -104,7 +104,8 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
         left = LineStream("left", CameraSettings("synthetic"), buffer)
         line.add_source(left, SyntheticSource(pictures(brightness), rate_hz))
         stop = threading.Event()
-        with WebServer(line, settings or WebSettings(port=0), drift) as server:
+        kept = None if keeps is None else keeps(line)
+        with WebServer(line, settings or WebSettings(port=0), drift, kept) as server:
             site = Site(line, server)
             thread = threading.Thread(target=lambda: site.reports.append(run_line(line, stop)))
             thread.start()

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from websockets.sync.client import connect
 from nnet_edge.cli.swap import PageClient
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.kept import LineChanges
+from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.line import read_toml
 from nnet_edge.settings.stream import LineStream, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
@@ -164,6 +168,58 @@ def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
         assert site.line.latest("left").image_score < 0.4
         assert site.ask("/api/streams/left/remove", {}, headers)[0] == 200
         assert site.line.streams() == []
+
+
+def keeps_in(folder: Path) -> Callable[[Line], LineChanges]:
+    """A function that keeps the changes of the line of `serve` in the folder."""
+    file = folder / "line.toml"
+    file.write_text('bundle = "part"\n[web]\n[[stream]]\nname = "left"\ncamera.address = "synthetic"  # the left one\n')
+
+    def keep(line: Line) -> LineChanges:
+        kept = LineChanges(folder / "line.state.json", read_toml(file), file.name, folder, file=file)
+        kept.follow(line)
+        return kept
+
+    return keep
+
+
+def test_what_the_page_changes_is_shown_kept_written_and_forgotten(serve: Any, tmp_path: Path) -> None:
+    kept_at = tmp_path / "line.state.json"
+    with serve(keeps=keeps_in(tmp_path), path=tmp_path / "part") as site:
+        page = site.session()
+
+        def rows() -> list[tuple[str, str, str]]:
+            found = site.ask("/api/state", headers=page)[1]["changes"]
+            assert (found["file"], found["state"], found["fault"]) == ("line.toml", kept_at.name, None)
+            return [(row["stream"], row["key"], row["by"]) for row in found["rows"]]
+
+        assert rows() == []
+        assert site.ask("/api/streams/left/threshold", {"value": 0.9}, page)[0] == 200
+        assert rows() == [("left", "threshold", "page at 127.0.0.1")]
+        assert json.loads(kept_at.read_text())["changes"][0]["value"] == 0.9
+        assert site.ask("/api/changes/forget", {}, page)[0] == 200
+        assert rows() == []
+        assert not kept_at.exists()
+        assert site.line.stream("left").judge.threshold == site.line.model().threshold
+        assert site.ask("/api/streams/left/threshold", {"value": 0.8}, page)[0] == 200
+        assert site.ask("/api/streams", {"name": "more", "address": "synthetic:3"}, page)[0] == 201
+        assert [key for _, key, _ in rows()] == ["threshold", "stream"]
+        assert site.ask("/api/changes/write", {}, page)[0] == 200
+        assert rows() == []
+        text = (tmp_path / "line.toml").read_text()
+        assert "threshold = 0.8" in text
+        assert 'address = "synthetic:3"' in text
+        assert "# the left one" in text
+        kept_at.mkdir()  # nobody can write there
+        status, said, _ = site.ask("/api/streams/left/threshold", {"value": 0.7}, page)
+        assert (status, "gone after a restart" in said["error"]) == (400, True)
+        assert "gone after a restart" in site.ask("/api/state", headers=page)[1]["changes"]["fault"]
+        assert site.ask("/api/changes/burn", {}, page)[0] == 404
+        assert site.ask("/api/changes/write", {})[0] == 403  # not from another page
+    with serve() as site:
+        assert site.ask("/api/state", headers=site.session())[1]["changes"] is None
+        status, said, _ = site.ask("/api/changes/forget", {}, site.session())
+        assert (status, "start it with --config or --state" in said["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(
