@@ -186,9 +186,10 @@ def settings_of_flags(
         there = {stream.name: (stream.camera, source) for stream, source in zip(settings.streams, opened, strict=True)}
         settings, opened = kept.settings, []
         for stream in settings.streams:  # those that were added, or have another camera, are opened anew
-            camera, source = there.get(stream.name, (None, None))
-            is_known = source is not None and camera == stream.camera
-            opened.append(source if is_known else open_source_of(stream.camera, stream.name, may_be_absent=True))
+            old, known = there.get(stream.name, (None, None))
+            if known is None or old != stream.camera:
+                known = open_source_of(stream.camera, stream.name, may_be_absent=True)
+            opened.append(known)
     return settings, opened, kept
 
 

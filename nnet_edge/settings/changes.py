@@ -91,16 +91,16 @@ def apply_changes(table: MutableMapping[str, Any], changes: Sequence[Change]) ->
             table["stream"] = streams = []
         names = [entry.get("name") if isinstance(entry, Mapping) else None for entry in streams]
         place = names.index(change.stream) if change.stream in names else None
-        if change.key == REMOVED:
-            if place is not None:
-                del streams[place]
-        elif change.key == STREAM and place is None:
-            streams.append(change.value)
-            table["stream"] = streams  # a document of tomlkit keeps what it is given, not the list that was new
+        if place is None:
+            if change.key == STREAM:
+                streams.append(change.value)
+                table["stream"] = streams  # a document of tomlkit keeps what it is given, not the list that was new
+            elif change.key != REMOVED:
+                raise ConfigError(f"there is no stream {change.stream!r} any more, whose {change.key} was changed")
+        elif change.key == REMOVED:
+            del streams[place]
         elif change.key == STREAM:
             streams[place] = change.value
-        elif place is None:
-            raise ConfigError(f"there is no stream {change.stream!r} any more, whose {change.key} was changed")
         elif change.key == BUNDLE:
             put(streams[place], BUNDLE, change.value)
         else:

@@ -51,9 +51,10 @@ def build(kind: type[T], table: Mapping[str, Any], where: str, folder: Path) -> 
 
 def to_table(settings: Any) -> dict[str, Any]:
     """What `build` makes the same settings of: the keys that differ from their defaults, as TOML holds them."""
+    found: dict[str, Any] = {}
     if "to_table" in vars(type(settings)):
-        return settings.to_table()  # type: ignore[no-any-return]
-    found = {}
+        found = settings.to_table()
+        return found
     for key, field in fields_of(type(settings)).items():
         value = getattr(settings, field.name)
         factory = field.default_factory
