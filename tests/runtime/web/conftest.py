@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
+from nnet_edge.runtime.stream.kept import LineChanges, state_path_of
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import LineReport
 from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.line import read_toml
 from nnet_edge.settings.stream import BufferSettings, LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
@@ -88,6 +90,20 @@ class Site:
 
 
 Serve = Callable[..., AbstractContextManager[Site]]
+
+
+@pytest.fixture
+def keeps(tmp_path: Path) -> Callable[[Line], LineChanges]:
+    """A function that keeps what differs from a settings file of the line that `serve` makes."""
+    file = tmp_path / "line.toml"
+    file.write_text('bundle = "part"\n[web]\n[[stream]]\nname = "left"\ncamera.address = "synthetic"  # the left one\n')
+
+    def keep(line: Line) -> LineChanges:
+        kept = LineChanges(state_path_of(file), read_toml(file), file.name, tmp_path, file=file)
+        kept.follow(line)
+        return kept
+
+    return keep
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,11 @@ from websockets.sync.client import connect
 from nnet_edge.cli.swap import PageClient
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
-from nnet_edge.runtime.stream.kept import LineChanges
-from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.settings.camera import CameraSettings
-from nnet_edge.settings.line import read_toml
 from nnet_edge.settings.stream import LineStream, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
@@ -170,22 +166,9 @@ def test_writes_do_what_they_say(serve: Any, until: Any) -> None:
         assert site.line.streams() == []
 
 
-def keeps_in(folder: Path) -> Callable[[Line], LineChanges]:
-    """A function that keeps the changes of the line of `serve` in the folder."""
-    file = folder / "line.toml"
-    file.write_text('bundle = "part"\n[web]\n[[stream]]\nname = "left"\ncamera.address = "synthetic"  # the left one\n')
-
-    def keep(line: Line) -> LineChanges:
-        kept = LineChanges(folder / "line.state.json", read_toml(file), file.name, folder, file=file)
-        kept.follow(line)
-        return kept
-
-    return keep
-
-
-def test_what_the_page_changes_is_shown_kept_written_and_forgotten(serve: Any, tmp_path: Path) -> None:
+def test_what_the_page_changes_is_shown_kept_written_and_forgotten(serve: Any, keeps: Any, tmp_path: Path) -> None:
     kept_at = tmp_path / "line.state.json"
-    with serve(keeps=keeps_in(tmp_path), path=tmp_path / "part") as site:
+    with serve(keeps=keeps, path=tmp_path / "part") as site:
         page = site.session()
 
         def rows() -> list[tuple[str, str, str]]:

@@ -162,6 +162,28 @@ def test_streams_are_added_and_removed_and_rejects_opened(browser: Any, serve: A
 
 
 @pytest.mark.slow
+def test_what_differs_from_the_file_is_listed_and_written_to_it(
+    browser: Any, serve: Any, keeps: Any, tmp_path: Path
+) -> None:
+    panel = "document.querySelector('#changes-panel')"
+    with serve(keeps=keeps, path=tmp_path / "part") as site:
+        open_page(browser, site)
+        assert browser.value(f"{panel}.hidden")
+        site.ask("/api/streams/left/threshold", {"value": 0.9}, site.session())
+        browser.wait(f"!{panel}.hidden && {panel}.textContent.includes('left: threshold 0.9 instead of the default')")
+        assert browser.value(f"{panel}.textContent.includes('Differs from line.toml')")
+        browser.value("window.confirm = () => true")
+        browser.click("#changes-write")
+        browser.wait(f"{panel}.hidden")
+        assert "threshold = 0.9" in (tmp_path / "line.toml").read_text()
+        site.ask("/api/streams/left/threshold", {"value": 0.8}, site.session())
+        browser.wait(f"!{panel}.hidden")
+        browser.click("#changes-forget")
+        browser.wait(f"{panel}.hidden")
+        assert site.line.stream("left").judge.threshold == 0.9
+
+
+@pytest.mark.slow
 def test_a_bad_token_is_refused_and_the_right_one_opens_the_page(
     browser: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
