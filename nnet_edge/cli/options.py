@@ -89,7 +89,7 @@ training_options = together(
     shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
     click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
     click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
-    shown_option("--checkpoint-every", type=int, default=10, help="Epochs."),
+    shown_option("--checkpoint-every", type=int, default=1, help="Epochs."),
     shown_option("--feature-memory", type=float, default=4.0, help="GiB of teacher features; more goes to disk."),
     shown_option("--hold-out", type=float, default=0.15, help="Share held out for the threshold."),
 )  # fmt: skip

@@ -55,7 +55,7 @@ class TrainOptions:
     precision: str = "auto"  # auto | fp32 | bf16: BF16 autocast where the processor multiplies it in hardware
     compile: bool = False  # torch.compile
     deterministic: bool = False  # only kernels whose sums have a fixed order (slower on CUDA)
-    checkpoint_every: int = 10  # epochs
+    checkpoint_every: int = 1  # epochs
     memory_limit: int = 4 << 30  # bytes of teacher features kept in memory
     teacher_weights: str | None = None
 

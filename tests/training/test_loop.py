@@ -107,6 +107,20 @@ def test_what_a_training_leaves(straight: tuple[Trained, list[Progress]], images
     assert 0 < trained.saved_share < 1
 
 
+def test_a_default_training_that_is_killed_loses_less_than_an_epoch(training: Training, tmp_path: Path) -> None:
+    def killed(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training(
+            replace(SMALL, epochs=3),
+            options=replace(FP32, checkpoint_every=TrainOptions().checkpoint_every),
+            report=killed,
+        )
+    assert read_checkpoint(tmp_path / "training").epoch == 1
+
+
 def test_progress_is_reported_after_every_step(straight: tuple[Trained, list[Progress]]) -> None:
     _, seen = straight
     assert [progress.epoch for progress in seen] == [1, 1, 2, 2, 3, 3]
