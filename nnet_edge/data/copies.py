@@ -32,25 +32,16 @@ def equal_parts(images: np.ndarray) -> list[int]:
 
 def near_parts(images: np.ndarray, equal: Sequence[int]) -> list[int]:
     """The numbers `equal` of `equal_parts`, with one also for images that are near copies, directly or through others."""
-    row_of: dict[int, int] = {}
-    firsts = [
-        row_of.setdefault(number, row) for row, number in enumerate(equal)
-    ]  # of each image: one before it that shows the same, or itself
-
-    def first_of(row: int) -> int:
-        while firsts[row] != row:
-            firsts[row] = firsts[firsts[row]]
-            row = firsts[row]
-        return row
-
+    numbers = np.array(equal, int)
     fine = _fine_structure(images)
     for start in range(0, len(images), ROWS_AT_ONCE):
         likeness = fine[start : start + ROWS_AT_ONCE] @ fine[: start + ROWS_AT_ONCE].T
-        for row, other in np.argwhere(likeness > NEAR).tolist():
-            one, two = first_of(start + row), first_of(other)
-            firsts[max(one, two)] = min(one, two)
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(first_of(row), len(numbers)) for row in range(len(images))]
+        for row, is_near in enumerate(likeness > NEAR, start):
+            found = np.unique(numbers[: row + 1][is_near[: row + 1]])
+            if len(found) > 1:
+                numbers[np.isin(numbers, found)] = found[0]
+    ascending: dict[int, int] = {}
+    return [ascending.setdefault(number, len(ascending)) for number in numbers.tolist()]
 
 
 def _fine_structure(images: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ def hold_out(
         )
         raise DataError(
             f"{len(paths)} good images{shown} are too few: at least {needed} are needed, {at_least} to hold out for the "
-            f"threshold and {LEAST_TO_LEARN} to learn from"
+            f"threshold and {LEAST_TO_LEARN} to learn from; add photographs of other parts"
         )
     count = min(max(ceil(share * len(ordered)), at_least), len(ordered) - LEAST_TO_LEARN)
     chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())

@@ -164,6 +164,27 @@ def test_the_stream_and_the_evaluation_give_the_same_score(
         assert streamed[Path(row["name"]).name] == pytest.approx(row["score"], rel=1e-5)
 
 
+def test_doubtful_masks_and_unused_folders_are_said(
+    bundle_path: Path, parts_folder: Path, tmp_path: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(parts_folder, tmp_path / "parts")
+    for mask in (data / "masks").rglob("*.png"):
+        assert cv2.imwrite(str(mask), 255 - cv2.imread(str(mask)))
+    (data / "good/old.heic").write_bytes(b"x")
+    command = ["evaluate", str(bundle_path), str(data), "--out", str(tmp_path / "report")]
+    code, line = ask(*command)
+    assert code == 1
+    assert "4 of 4 masks leave a doubt" in line
+    assert "--mask-mark" in line
+    assert run([*command, "--mask-mark", "dark"]) == 0
+    assert "note: not used: 1 .heic in good/ (first: old.heic)" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    assert run(["evaluate", str(bundle_path), str(parts_folder), "--out", str(plain)]) == 0
+    found, expected = (json.loads((out / "metrics.json").read_text()) for out in (tmp_path / "report", plain))
+    assert found["metrics"] == expected["metrics"]
+    assert found["distinct_images"] == 8
+
+
 @pytest.mark.parametrize(("text", "share"), [("1/200", 0.005), ("0.005", 0.005), ("1/11", 1 / 11)])
 def test_a_share_is_written_either_way(text: str, share: float) -> None:
     assert parse_share(None, None, text) == pytest.approx(share)  # type: ignore[arg-type]
