@@ -184,6 +184,9 @@ def tell_data(data: TrainingData) -> None:
         say(f"warning: by near copies ({data.near[0]} and {data.near[1]}) the good images show only "
             f"{facts['distinct_by_near_copies']} distinct parts: where they show one part, as frames of one video do, "
             "say --together near, or the expected rate of false rejects is too good")  # fmt: skip
+    if data.mask_like:
+        say(f"warning: {len(data.mask_like)} good images look like masks (first: {data.mask_like[0]}): they are learned; name "
+            "them as masks, 7_mask.png beside 7.png, or take them away")  # fmt: skip
     if data.skipped:
         names = ", ".join(skipped.path.name for skipped in data.skipped[:5])
         say(f"skipped {len(data.skipped)} images that cannot be read: {names}")

@@ -19,7 +19,7 @@ import numpy as np
 from nnet_edge.data.copies import equal_parts, near_parts
 from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.layouts import read_dataset as read_dataset
-from nnet_edge.data.masks import THREADS
+from nnet_edge.data.masks import THREADS, find_mask_like
 from nnet_edge.data.masks import load_mask as load_mask
 from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
@@ -165,6 +165,7 @@ class TrainingData:
     duplicates: tuple[tuple[Path, Path], ...]  # the same pixels in the training and in the test images
     facts: dict[str, Any]  # for the manifest
     near: tuple[Path, Path] | None = None  # two near copies that are not kept together
+    mask_like: tuple[Path, ...] = ()  # good images that look like masks
 
 
 def load_training_data(
@@ -204,7 +205,8 @@ def load_training_data(
     }
     rows = [[row_of[path] for path in part] for part in (learned, held_out)]
     pair = _two_of_one(images.paths, near, parts)
-    return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair)
+    return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair,
+                        tuple(find_mask_like(images.images, images.paths)))  # fmt: skip
 
 
 def _two_of_one(paths: Sequence[Path], near: Sequence[int], parts: Sequence[int]) -> tuple[Path, Path] | None:

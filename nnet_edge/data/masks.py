@@ -140,16 +140,26 @@ def ask(doubts: Sequence[tuple[Path, str]], masks: int) -> None:
 
 
 def looks_like_mask(path: Path) -> bool:
-    """Whether it has few values, or nearly all pixels one of two, as in a mask; a photograph has many."""
+    """Whether the picture at `path` has few values, as a mask; true also for one that cannot be read as a picture."""
     try:
-        grey = read_image(path) if path.suffix.lower() != ".gif" else read_labels(path).grey
+        return has_few_values(read_image(path)[..., 0] if path.suffix.lower() != ".gif" else read_labels(path).grey)
     except DataError:
         return True  # 32 bits a pixel, or damaged: by its name it is one, and reading it will say what is wrong
-    counts = np.bincount(grey.reshape(-1, grey.shape[2])[:, 0] if grey.ndim == 3 else grey.ravel(), minlength=256)
+
+
+def has_few_values(grey: np.ndarray) -> bool:
+    """Whether `grey`, uint8 (H, W), has few values, or nearly all its pixels one of two; a photograph has many."""
+    counts = np.bincount(grey.ravel(), minlength=256)
     near = np.convolve(counts, np.ones(17, int), mode="same")  # a lossy file has values beside the true ones
     most, place = near.max(), int(near.argmax())
     near[max(0, place - 16) : place + 17] = 0
     return bool(np.count_nonzero(counts) <= FEW_VALUES or most + near.max() > 0.98 * counts.sum())
+
+
+def find_mask_like(images: np.ndarray, paths: Sequence[Path]) -> list[Path]:
+    """Those of the pictures `images`, uint8 (N, H, W, 3), that look like masks, unless most of them do."""
+    found = [path for path, image in zip(paths, images, strict=True) if has_few_values(image[..., 0])]
+    return found if 2 * len(found) <= len(paths) else []
 
 
 def _read(sample: Sample) -> tuple[np.ndarray, list[tuple[Path, str]]]:

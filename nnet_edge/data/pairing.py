@@ -23,7 +23,7 @@ from nnet_edge.files import IMAGE_SUFFIXES
 PICTURE_FOLDERS = ("rgb", "images", "image", "img")  # may hold the pictures of a folder that holds their masks, too
 DEPTH_FOLDERS = ("xyz", "depth", "normals", "pcd", "pointcloud")  # beside rgb/: no pictures
 _NAME_OF_MASK = re.compile(
-    r"(?i)(.+?)[ _.-](?:mask|gt|ground[_-]?truth|label|seg|segmentation|annotation)s?(?P<number>[ _.-]?\d+)?"
+    r"(?i)(.+?)[ _.-](?:mask|gt|ground[_-]?truth|label|seg|segmentation|anno|annotation)s?(?P<number>[ _.-]?\d+)?"
 )
 
 

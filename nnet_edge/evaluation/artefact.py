@@ -102,6 +102,10 @@ def table_of(found: Evaluation) -> str:
         lines.append(
             f"  {'distinct':<14}{found.distinct:6d} of {len(found.scores)} images: copies count more than once"
         )
+    if found.mask_like:
+        lines.append(
+            f"  {len(found.mask_like)} images look like masks (first: {found.mask_like[0]}): were they meant as such?"
+        )
     if found.mask_disagreements:
         lines.append(f"  {len(found.mask_disagreements)} masks say something else than the folder: see metrics.json")
     return "\n".join(lines)

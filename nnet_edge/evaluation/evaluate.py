@@ -13,6 +13,7 @@ import numpy as np
 
 from nnet_edge.data.copies import equal_parts
 from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
+from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import SIDE, MaskRule
@@ -53,6 +54,7 @@ class Evaluation:
     skipped: tuple[Skipped, ...]  # images that could not be read
     seconds: Mapping[str, float]  # spent on read, infer, measure
     distinct: int | None = None  # images without those of equal pixels; None: not counted
+    mask_like: tuple[Path, ...] = ()  # images that look like masks
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
 
     @property
@@ -114,6 +116,7 @@ class Evaluation:
             "threshold": self.threshold,
             "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
             "distinct_images": self.distinct,
+            "look_like_masks": [name_below(path, self.root) for path in self.mask_like],
             "metrics": self.metrics.as_dict(),
             "false_rejects": {"count": len(self.false_rejects), "of": good},
             "missed_defects": {"count": len(self.missed_defects), "of": anomalous},
@@ -173,6 +176,7 @@ def evaluate(
         maps[here], scores[here] = infer_checked(runner, images.images[here], samples[here])
         report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
     skipped, distinct = images.skipped, len(set(equal_parts(images.images)))
+    mask_like = tuple(find_mask_like(images.images, images.paths))
     del images  # before the pixels are sorted
     inferred = time.perf_counter()
     labels = np.array([sample.is_anomalous for sample in samples])
@@ -181,7 +185,7 @@ def evaluate(
     return Evaluation(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
-        metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct,
+        metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnet_edge.data.dataset import Sample
 from nnet_edge.data.layouts import read_dataset
-from nnet_edge.data.masks import load_masks
+from nnet_edge.data.masks import find_mask_like, load_masks
 from nnet_edge.errors import ConfigError, DataError
 
 THERE = np.zeros((40, 60), bool)
@@ -151,6 +151,15 @@ def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
         load_masks(samples(tmp_path, grey(255, 0), "alpha"))
     with pytest.raises(DataError, match="has colours, no single values"):
         load_masks(samples(tmp_path, alpha(255), "255"))
+
+
+def test_pictures_that_look_like_masks_are_found_among_others() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 60, 3), np.uint8)
+    mask = np.repeat(np.where(THERE, 255, 0)[..., None], 3, axis=2).astype(np.uint8)
+    paths = [Path(f"{number}.png") for number in range(6)]
+    assert find_mask_like(np.concatenate([noise, [mask, mask]]), paths) == paths[4:]
+    assert find_mask_like(noise, paths[:4]) == []
+    assert find_mask_like(np.array([mask] * 6), paths) == []  # silhouettes: the parts themselves look so
 
 
 def test_the_answer_reaches_every_mask_of_a_dataset(tmp_path: Path) -> None:
