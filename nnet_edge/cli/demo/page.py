@@ -144,7 +144,7 @@ def facts(run: DemoRun) -> list[list[str]]:
         ["network", f"N-Net with {manifest['backbone']}"],
         [
             "good parts",
-            f"{data['learned']} learned, {data['held_out']} held out, {data.get('distinct', '?')} distinct in all",
+            f"{data['learned']} learned, {data['held_out']} held out, {data['distinct']} distinct in all",
         ],
         ["teacher's weights", str(teacher["origin"])],
         ["teacher is random", "YES" if teacher["is_random"] else "no"],

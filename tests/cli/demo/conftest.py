@@ -69,6 +69,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
         "made_on": made_on(),
         "backbone": "efficientnet_lite0",
         "teacher": {"origin": "weights.pth, sha256 0123", "is_random": False},
+        "data": {"learned": 48, "held_out": 24, "distinct": 71},
         "trained": {"epochs": 12, "seconds": 100.0, "precision": "fp32"},
         "parity": [
             {

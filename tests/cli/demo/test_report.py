@@ -88,6 +88,10 @@ def test_the_page_needs_nothing_from_elsewhere(facts: DemoRun, tmp_path: Path) -
     assert "prefers-color-scheme: dark" in text
 
 
+def test_the_page_says_how_many_parts_are_distinct(facts: DemoRun) -> None:
+    assert "48 learned, 24 held out, 71 distinct in all" in structure(html(facts, facts.out)).text
+
+
 def test_a_picture_is_inside_the_page(facts: DemoRun, picture: Path) -> None:
     text = html(replace(facts, losses=picture), facts.out)
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
