@@ -37,6 +37,7 @@ class Source(ABC):
     may_be_silent = False  # no frame for hours is no fault, as of a watched folder
     rate_hz: float | None = None  # frames a second, where the source knows it before it starts
     skipped = 0  # pictures that could not be read
+    last_fault: str | None = None  # why the newest of them was passed over
     got: SourceFacts | None = None  # what an opened source says of itself
 
     def __init__(self, stream: str) -> None:

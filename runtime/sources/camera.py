@@ -197,6 +197,8 @@ class Camera:
             if silent_s <= limit_s or (reader.is_open and reader.source.may_be_silent):
                 continue
             reason = f"{reader.source.describe()} has given no frame for {silent_s:.1f} s"
+            if reader.source.last_fault is not None:
+                reason += f"; its last picture was passed over: {reader.source.last_fault}"
             self._to("stalled", reason)
             self._tell("source.stalled", silent_s=round(silent_s, 2), reason=reason)
             return SourceError(reason)

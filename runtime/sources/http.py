@@ -1,57 +1,67 @@
-"""Frames from a camera's HTTP address: streams of JPEGs are checked picture by picture, other streams go through OpenCV."""
+"""Frames from a camera's HTTP address: streams of JPEGs and single JPEGs, checked one by one; other video through OpenCV."""
 
 from __future__ import annotations
 
-import logging
 import socket
+import ssl
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from urllib.parse import quote, urljoin, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.addresses import address_scheme, shown_and_opened
-from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, NEEDS, whole_picture
+from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
+from nnet_edge.runtime.sources.jpeg import NEEDS
+from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
+from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal, tls_context
 from nnet_edge.runtime.sources.video import VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
-from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 
-log = logging.getLogger(__name__)
+READ_BYTES = 1 << 16
+MOST_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+SNAPSHOTS_HZ = 1.0  # of a camera that gives single pictures, unless rate_hz says another
+JPEGS = ("image/jpeg", "image/jpg", "image/pjpeg")
+PAGES = ("text/html", "application/json", "text/xml", "application/xml")
+IN_A_PATH = "%/:=&?~+!$,;'@()*[]"  # what stays as it is in a path or query
 
-LONGEST_LINE = 4096  # bytes of a header
 
+class HttpSource(JpegSource):
+    """A camera behind http:// or https://; `address` may hold a password and is never shown, `what` is."""
 
-class HttpSource(Source):
-    """A camera behind http:// or https://. A picture that comes in half or damaged is counted in `skipped`, never shown.
-
-    `address` may hold a password and is never shown, `what` is.
-    """
-
-    is_live = True
-
-    def __init__(self, address: str, what: str, settings: CommonSettings) -> None:
+    def __init__(self, address: str, what: str, settings: CommonSettings, ca_file: Path | None = None) -> None:
         super().__init__(what)
-        self._address, self._what, self._settings = address, what, settings
+        self._address, self._what, self._settings, self._ca_file = address, what, settings, ca_file
+        self._sign_in = SignIn(address)
         self._response: HTTPResponse | None = None
         self._socket: socket.socket | None = None
-        self._video: VideoSource | None = None  # for an answer that is not a stream of JPEGs
+        self._video: VideoSource | None = None  # for what are no JPEGs
+        self._period_s: float | None = None  # of single pictures
 
     def __enter__(self) -> HttpSource:
         try:
-            response = self._request()
-        except (OSError, HTTPException) as error:
+            response = self._ask()
+            kind = response.headers.get_content_type()
+            is_multipart = kind.startswith("multipart/")
+            start = b"" if is_multipart or kind in PAGES else response.peek(READ_BYTES).lstrip()
+        except (OSError, HTTPException, SourceError) as error:
+            why = self._why(error)
             self._close()
-            raise SourceError(f"{self._what} cannot be opened: {VideoSource.advice}") from error
-        if response.status == 200 and response.headers.get_content_type() == "multipart/x-mixed-replace":
-            self._response = response
-            self.got = SourceFacts(pixel_format="MJPG")
+            raise SourceError(f"{self._what} cannot be opened: {why}") from error
+        if is_multipart or start.startswith((START, b"--")):
+            if start.startswith(START) and (response.length is not None or kind in JPEGS):
+                self._period_s = 1 / (self._settings.rate_hz or SNAPSHOTS_HZ)
+                self.may_be_silent = self._period_s > self._settings.stall_s
             return self
-        response.close()
         self._close()
+        if kind in PAGES or kind.startswith("image/"):
+            advice = f"it answers with {kind}, not with JPEGs: look up the address of its pictures in its manual"
+            raise SourceError(f"{self._what} cannot be opened: {advice}")
         self._video = VideoSource(self._address, self._what, self.stream, self._settings)
         self._video.__enter__()
         self.got = self._video.got
@@ -60,8 +70,6 @@ class HttpSource(Source):
     def __exit__(self, *error: object) -> None:
         if self._video is not None:
             self._video.__exit__(*error)
-        if self._response is not None:
-            self._response.close()
         self._close()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -70,25 +78,14 @@ class HttpSource(Source):
             return
         if self._response is None:
             raise SourceError(f"{self._what} is not open: use it in a `with` statement")
-        index = 0
         try:
-            for data in parts_of(self._response):
-                if self._interrupted.is_set():
-                    return
-                try:
-                    image = whole_picture(data)
-                except DataError as error:
-                    self.skipped += 1
-                    log.warning("%s sent a picture of %d bytes, passed over: %s", self._what, len(data), error)
-                    continue
-                yield Frame(image, index, time.monotonic(), self.stream)
-                index += 1
-        except (OSError, HTTPException, ValueError) as error:
+            yield from self.frames_of(self._stream() if self._period_s is None else self._snapshots(self._period_s))
+        except (OSError, HTTPException, ValueError, DataError, SourceError) as error:
             if self._interrupted.is_set():
                 return
-            raise SourceError(f"{self._what} stopped after {index} frames: {reason(error)}") from error
+            raise SourceError(f"{self._what} stopped after {self._index} frames: {self._why(error)}") from error
         if not self._interrupted.is_set():
-            raise SourceError(f"{self._what} stopped after {index} frames: is it switched on and connected?")
+            raise SourceError(f"{self._what} stopped after {self._index} frames: is it switched on and connected?")
 
     def describe(self) -> str:
         return self._what
@@ -101,84 +98,123 @@ class HttpSource(Source):
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _request(self) -> HTTPResponse:
-        """Ask for the stream, within the time limits."""
-        parts = urlsplit(self._address)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    def _stream(self) -> Iterator[bytes]:
+        """The pictures of a stream, until it ends."""
+        assert self._response is not None
+        cutter = JpegCutter(self._response.headers.get_boundary())
+        while data := self._response.read1(READ_BYTES):
+            yield from cutter.feed(data)
+
+    def _snapshots(self, period_s: float) -> Iterator[bytes]:
+        """One picture a period, each asked for anew, until the source is interrupted."""
+        response, due_s = self._response, time.monotonic()
+        while response is not None:
+            pictures, cutter = [b""], JpegCutter()
+            while pictures == [b""] and (data := response.read1(READ_BYTES)):
+                pictures = [*cutter.feed(data)] or pictures
+            self._close()
+            yield pictures[0]
+            due_s = max(due_s + period_s, time.monotonic())
+            if self._interrupted.wait(due_s - time.monotonic()):
+                return
+            response = self._ask()
+
+    def _ask(self) -> HTTPResponse:
+        """The camera's answer with pictures, after sign-in and redirects. Raises SourceError for a refusal."""
+        address, is_own = self._address, True
+        for _ in range(MOST_REDIRECTS):
+            response = self._signed(address, is_own)
+            if response.status == 200:
+                return response
+            self._close()
+            if response.status == 401 and not is_own:
+                raise SourceError(
+                    f"it redirects to {redact(address)}, which asks for a password: give that address itself"
+                )
+            if response.status not in REDIRECTS or not (place := response.headers["Location"]):
+                raise SourceError(refusal(response.status, self._sign_in.has_user))
+            address, is_own = followed(address, place, is_own)
+        raise SourceError(f"it redirects more than {MOST_REDIRECTS} times: give the last address itself")
+
+    def _signed(self, address: str, is_own: bool) -> HTTPResponse:
+        """The answer to one address; user and password go to the camera's own host alone, and only when it asks."""
+        response = self._get(address, is_own)
+        if response.status == 401 and is_own and self._sign_in.has_user:
+            self._close()
+            if unknown := self._sign_in.take(response.headers.get_all("WWW-Authenticate") or []):
+                raise SourceError(unknown)
+            response = self._get(address, is_own)
+        return response
+
+    def _get(self, address: str, is_own: bool) -> HTTPResponse:
+        """Ask once, within the time limits."""
+        parts = urlsplit(address)
         if parts.hostname is None:
-            raise SourceError(f"{self._what} has no host")
-        connection = kind(parts.hostname, parts.port, timeout=self._settings.open_timeout_s)
+            raise SourceError("the address has no host")
+        limit_s = self._settings.open_timeout_s
+        connection = HTTPConnection(parts.hostname, parts.port, timeout=limit_s)
+        if parts.scheme == "https":
+            context = tls_context(self._ca_file)
+            connection = HTTPSConnection(parts.hostname, parts.port, timeout=limit_s, context=context)
         connection.connect()
         self._socket = connection.sock
-        headers = {"Accept": "multipart/x-mixed-replace, */*"}
-        if parts.username is not None:
-            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
-        connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=headers)
-        response = connection.getresponse()
+        target = quote(parts.path or "/", IN_A_PATH) + (f"?{quote(parts.query, IN_A_PATH)}" if parts.query else "")
+        headers = {"Accept": "multipart/x-mixed-replace, image/jpeg, */*"}
+        if is_own and (answer := self._sign_in.answer("GET", address, target)):
+            headers["Authorization"] = answer
+        connection.request("GET", target, headers=headers)
+        self._response = response = connection.getresponse()
         self._socket.settimeout(self._settings.read_timeout_s)
         return response
 
+    def _why(self, error: Exception) -> str:
+        """What went wrong, in words, and what to do."""
+        if isinstance(error, DataError | SourceError):
+            return str(error)
+        if isinstance(error, ssl.SSLError) and self._socket is None:  # it is kept once it is encrypted
+            return distrust(error, self._ca_file)
+        if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
+            return "its answer is no HTTP: is the port right?"
+        if isinstance(error, TimeoutError) and self._response is not None:
+            return "it is silent"
+        return VideoSource.advice if self._response is None else "is it switched on and connected?"
+
     def _close(self) -> None:
+        if self._response is not None:
+            self._response.close()
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
+        self._response = self._socket = None
 
 
-def parts_of(response: HTTPResponse) -> Iterator[bytes]:
-    """The bodies of a multipart answer, until it ends. Raises ValueError for another kind of answer."""
-    marker = b"--" + (response.headers.get_boundary() or "").removeprefix("--").encode()
-    line = response.readline(LONGEST_LINE)
-    while line:
-        if not line.strip():
-            line = response.readline(LONGEST_LINE)
-            continue
-        if not line.startswith(marker):
-            raise ValueError("the answer is not multipart")
-        if line.strip() == marker + b"--":
-            return
-        length = length_of(response)
-        if length is None:
-            data, line = read_until(response, marker)
-        else:
-            data, line = response.read(length), response.readline(LONGEST_LINE)
-        if line or length is not None:
-            yield data
+def followed(address: str, place: str, is_own: bool) -> tuple[str, bool]:
+    """Where a redirect leads, and whether user and password may go there. Raises SourceError for one that is not followed.
+
+    It is followed on the same host or by the same scheme, never from https:// to http://. Only the host of the address
+    itself, at its port or by https://, is sent user and password.
+    """
+    try:
+        target = urljoin(address, place)
+        old, new = urlsplit(address), urlsplit(target)
+        is_same_port, is_same_host = old.port == new.port, old.hostname == new.hostname
+    except ValueError as error:
+        raise SourceError("it redirects to an invalid address: give the right one itself") from error
+    is_safer = (old.scheme, new.scheme) == ("http", "https")
+    if not new.hostname or not (new.scheme == old.scheme or (is_safer and is_same_host)):
+        raise SourceError(f"it redirects to {redact(target)}: give that address itself, if it is right")
+    return target, is_own and is_same_host and (is_same_port or is_safer)
 
 
-def length_of(response: HTTPResponse) -> int | None:
-    """The length that a part's headers announce, None for none. Raises ValueError for one that no picture has."""
-    length = None
-    while (header := response.readline(LONGEST_LINE)).strip():
-        name, _, value = header.partition(b":")
-        if name.strip().lower() == b"content-length":
-            length = int(value)
-    if length is not None and not 0 < length <= LARGEST_PICTURE:
-        raise ValueError(f"a picture of {length} bytes was announced")
-    return length
+@dataclass(frozen=True)
+class HttpOptions:
+    """What only cameras behind TLS have."""
+
+    ca_file: Path | None = None  # PEM: the camera's certificate, or that of who issued it; None: what the system trusts
 
 
-def read_until(response: HTTPResponse, marker: bytes) -> tuple[bytes, bytes]:
-    """The bytes before the next line that begins with `marker`, and that line; it is empty at the end of the answer."""
-    data = bytearray()
-    while len(data) <= LARGEST_PICTURE:
-        line = response.readline(LONGEST_LINE)
-        if not line or line.startswith(marker):
-            return bytes(data.removesuffix(b"\r\n")), line
-        data += line
-    raise ValueError(f"a picture of more than {LARGEST_PICTURE} bytes came")
-
-
-def reason(error: Exception) -> str:
-    """Why a stream stopped, in words."""
-    if isinstance(error, TimeoutError):
-        return "it is silent"
-    return str(error) if isinstance(error, ValueError) else "is it switched on and connected?"
-
-
-def open_http(settings: CommonSettings, options: None) -> HttpSource:
+def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
     shown, address = shown_and_opened(settings)
-    return HttpSource(address, shown, settings)
+    return HttpSource(address, shown, settings, options.ca_file)
 
 
 def is_http_camera(text: str) -> bool:
@@ -186,14 +222,11 @@ def is_http_camera(text: str) -> bool:
     return address_scheme(text) in ("http", "https") and not is_http_video(text)
 
 
+CA_FLAG = Flag(
+    "--ca-file", "PEM certificate of an https:// or rtsps:// camera.", lambda typed, asked: {"ca_file": typed}
+)
 SOURCES.register(
     SourceKind(
-        "http",
-        "an http:// address",
-        is_http_camera,
-        open_http,
-        page="http",
-        order=41,
-        needs=NEEDS,
+        "http", "an http:// address", is_http_camera, open_http, HttpOptions, "http", (CA_FLAG,), order=41, needs=NEEDS
     )
 )

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
-from nnet_edge.runtime.sources.jpeg import END, LARGEST_PICTURE, NEEDS, START, whole_picture
+from nnet_edge.runtime.sources.base import file_mode
+from nnet_edge.runtime.sources.jpeg import NEEDS
+from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.text import printable
@@ -24,10 +25,10 @@ LOOK_S = 0.1  # how often a wait looks whether it should end
 READ_BYTES = 1 << 16  # what a pipe of Linux holds
 
 
-class PipeSource(Source):
+class PipeSource(JpegSource):
     """The pipe at `path`. Iterating waits for a writer, and raises SourceError when it is silent for `read_timeout_s`."""
 
-    is_live = True
+    stray_bytes = 0  # between its pictures, as some programs pad
 
     def __init__(self, path: Path, stream: str, read_timeout_s: float) -> None:
         super().__init__(stream)
@@ -39,7 +40,6 @@ class PipeSource(Source):
             self._pipe = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise SourceError(f"{self.describe()} cannot be opened: {error.strerror}") from error
-        self.got = SourceFacts(pixel_format="MJPG")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -48,23 +48,23 @@ class PipeSource(Source):
             self._pipe = None
 
     def __iter__(self) -> Iterator[Frame]:
-        index, rest = 0, bytearray()
-        while (data := self._read()) is not None:
-            rest += data
-            for picture in take_pictures(rest):
-                try:
-                    image = whole_picture(picture)
-                except DataError as error:
-                    self.skipped += 1
-                    log.warning("%s gave a picture of %d bytes, passed over: %s", self.describe(), len(picture), error)
-                    continue
-                yield Frame(image, index, time.monotonic(), self.stream)
-                index += 1
-            if len(rest) > LARGEST_PICTURE or (len(rest) >= len(START) and not rest.startswith(START)):
-                fault = "does not carry JPEGs, one after the other: write them with ffmpeg -f mjpeg"
-                raise SourceError(f"{self.describe()} {fault}")
+        cutter = JpegCutter()
+        try:
+            while (data := self._read()) is not None:
+                yield from self.frames_of(cutter.feed(data))
+                self._tell_between(cutter.between)
+        except DataError as error:
+            fault = f"does not carry JPEGs, one after the other ({error}): write them with ffmpeg -f mjpeg"
+            raise SourceError(f"{self.describe()} {fault}") from error
         if not self._interrupted.is_set():
-            raise SourceError(f"{self.describe()} stopped after {index} frames: its writer has ended")
+            stray = f" and {self.stray_bytes} bytes between them" if self.stray_bytes else ""
+            raise SourceError(f"{self.describe()} stopped after {self._index} frames{stray}: its writer has ended")
+
+    def _tell_between(self, between: int) -> None:
+        """Count the bytes between pictures, and say once that there are some."""
+        if between and not self.stray_bytes:
+            log.warning("%s carries bytes between its pictures: they are passed over and counted", self.describe())
+        self.stray_bytes = between
 
     def describe(self) -> str:
         return printable(f"pipe {self._path}")
@@ -84,32 +84,11 @@ class PipeSource(Source):
         raise SourceError(f"{self.describe()} has been silent for {silent_s:.1f} s")
 
 
-def take_pictures(rest: bytearray) -> Iterator[bytes]:
-    """Take the pictures out of `rest`, from its first byte on.
-
-    A picture whose end marker is missing counts when another begins after it.
-    """
-    while rest.startswith(START):
-        end, following = rest.find(END, len(START)), rest.find(START, len(START))
-        if end < 0 and following < 0:
-            return
-        cut = following if end < 0 or 0 <= following < end else end + len(END)
-        yield bytes(rest[:cut])
-        del rest[:cut]
-
-
 def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
     path = Path(settings.address)
     return PipeSource(path, path.name, settings.read_timeout_s)
 
 
 SOURCES.register(
-    SourceKind(
-        "pipe",
-        "a pipe",
-        lambda text: stat.S_ISFIFO(file_mode(text)),
-        open_pipe,
-        is_path=True,
-        needs=NEEDS,
-    )
+    SourceKind("pipe", "a pipe", lambda text: stat.S_ISFIFO(file_mode(text)), open_pipe, is_path=True, needs=NEEDS)
 )

@@ -27,7 +27,6 @@ from nnet_edge.frame import Crop, Frame, Prediction
 from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.open import open_source, open_source_of
-from nnet_edge.runtime.sources.pipe import take_pictures
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.running import run_line
@@ -474,13 +473,6 @@ def test_a_pipe_that_stops_is_stalled_and_opened_again(make_runner: MakeRunner, 
     sound = [one for number, one in enumerate(pictures) if number != 30]
     sent = {picture.tobytes() for picture in (cv2.imdecode(np.frombuffer(one, np.uint8), 1) for one in sound)}
     assert {one.frame.image.tobytes() for one in watched.seen} <= sent  # what was written, bit for bit, nothing else
-
-
-def test_pictures_in_a_pipe_are_told_apart_and_a_torn_one_is_passed_over() -> None:
-    first, second = jpeg(50), jpeg(90)
-    rest = bytearray(first + second[:200] + second + first[:100])
-    assert list(take_pictures(rest)) == [first, second[:200], second]
-    assert rest == first[:100]
 
 
 def test_a_video_that_is_replaced_under_the_reader_is_told(write_video: Callable[..., Path], tmp_path: Path) -> None:
