@@ -96,11 +96,11 @@ def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:
     return {metric.name: found[metric.name] for metric in judged_metrics()}
 
 
-def load_test(dataset: Dataset, skip_bad: bool) -> TestImages | None:
-    """The labelled test images of `dataset` with their masks, None when it has none."""
+def load_test(dataset: Dataset, skip_bad: bool, bits: int | None = None) -> TestImages | None:
+    """The labelled test images of `dataset` with their masks, None when it has none; see `load_images` for `bits`."""
     if not dataset.test:
         return None
-    images = load_images([sample.path for sample in dataset.test], skip_bad)
+    images = load_images([sample.path for sample in dataset.test], skip_bad, bits=bits)
     sample_of = {sample.path: sample for sample in dataset.test}
     samples = [sample_of[path] for path in images.paths]
     masks, has_mask = load_masks(samples)

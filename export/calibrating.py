@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from nnet_edge import __version__
+from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import (
     Bundle,
     add_artefact,
@@ -180,7 +181,7 @@ class GraphMaker:
 
 
 def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, settings: CalibrateSettings, skip_bad: bool,
-                     bar: Bar, say: Callable[[str], None]) -> list[Graph]:  # fmt: skip
+                     bar: Bar, say: Callable[[str], None], bits: int | None = None) -> list[Graph]:  # fmt: skip
     """Make the graphs that `settings` name for the bundle at `path`; those that some runner takes are in it afterwards.
 
     Raises CalibrationError for too few frames, DataError for images that cannot be read, ConfigError for a runner that
@@ -189,17 +190,17 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
     bundle = read_bundle(path)
     for warning in bundle.warnings:
         say(warning)
-    kinds = runner_kinds(runner.kind)
+    kinds, bits = runner_kinds(runner.kind), bits or kept_bits(bundle.manifest)
     if not asked_frames(bundle):
         say(f"{path} is of before known answers: those of its FP32 graph are added")
         bundle = add_answers(bundle, kinds)
     with bar("reading images") as report:
-        images = load_images(dataset.train, skip_bad, report).images
+        images = load_images(dataset.train, skip_bad, report, bits).images
     frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))
     if len(frames) < settings.frames:
         asked = f"{settings.frames} were asked for"
         say(f"note: calibrating on the {len(frames)} good images that were not held out; {asked}")
-    test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad)
+    test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad, bits)
     graphs = []
     with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:
         maker = GraphMaker(judge, frames, settings, bar, say)

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import (
     PRECISIONS,
     Artefact,
@@ -206,7 +207,8 @@ def load_labelled(path: Path, dataset: Dataset | None, skip_bad: bool) -> TestIm
     from nnet_edge.calibration.predictions import load_test
     from nnet_edge.data.images import with_held_out_images
 
-    test = load_test(with_held_out_images(dataset, read_bundle(path).manifest["data"]), skip_bad)
+    manifest = read_bundle(path).manifest
+    test = load_test(with_held_out_images(dataset, manifest["data"]), skip_bad, kept_bits(manifest))
     if test is None:
         raise DataError(f"{dataset.root} holds no test images to judge engines on: add defects, or leave --data out")
     return test

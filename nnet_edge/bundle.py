@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge import __version__
 from nnet_edge.errors import BundleError, ConfigError
-from nnet_edge.files import sha256, write_atomically, writing_folder
+from nnet_edge.files import remove_drafts, sha256, write_atomically, writing_folder
 from nnet_edge.kept_frames import FOLDER, frame_path, read_frames, write_frames
 from nnet_edge.scoring import Threshold
 
@@ -400,6 +400,7 @@ def add_artefact(bundle: Bundle, name: str, content: bytes, record: Mapping[str,
     artefact_of(bundle.path / name, record)
     if name in bundle.manifest["files"]:
         bundle = without_artefact(bundle, name)
+    remove_drafts(bundle.path / name)
     write_atomically(bundle.path / name, content)
     files = bundle.manifest["files"] | {name: hashlib.sha256(content).hexdigest()}
     return changed(bundle, files=files, artefacts=bundle.manifest["artefacts"] | {name: dict(record)})

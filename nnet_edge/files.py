@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +20,8 @@ from nnet_edge.errors import ConfigError
 READ_BYTES = 1 << 20
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+DRAFT_S = 1.0  # a younger draft may not be held yet by who writes it
+LARGEST_FILE = 1 << 30  # bytes of a picture; the largest that may be decoded has half as many
 
 
 def sha256(path: Path) -> str:
@@ -24,6 +31,24 @@ def sha256(path: Path) -> str:
         while block := file.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_regular(path: Path) -> bytes:
+    """All of the regular file at `path`; a pipe or a device, which could be waited for without end, is not read.
+
+    Raises OSError, also for one of more than LARGEST_FILE.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        if facts.st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"it has {facts.st_size:,} bytes, more than {LARGEST_FILE:,}", str(path))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(LARGEST_FILE)
+    finally:
+        os.close(handle)
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -36,16 +61,43 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     draft = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            hold(handle)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.chmod(mode)
-        draft.replace(path)
+            draft.chmod(mode)
+            draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def hold(handle: int) -> bool:
+    """Whether this process now holds the open file or folder; a draft that is held is being written."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else does, or the file system knows no locks
+        return False
+    return True
+
+
+def remove_drafts(path: Path) -> None:
+    """Delete what writers of the file or folder `path` that were killed left beside it; what is being written stays."""
+    old = r"(\.old)?" if path.exists() else ""  # else it is all that is left of a folder that was being replaced
+    name = re.compile(rf"\.{re.escape(path.name)}{old}\.[a-z0-9_]{{8}}")
+    with contextlib.suppress(OSError):
+        for draft in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
+            facts = draft.lstat()
+            if stat.S_ISLNK(facts.st_mode) or time.time() - facts.st_mtime < DRAFT_S:
+                continue
+            handle = os.open(draft, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if hold(handle):
+                    shutil.rmtree(draft) if stat.S_ISDIR(facts.st_mode) else draft.unlink()
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager
@@ -57,8 +109,11 @@ def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     if out.exists() and not replace:
         raise ConfigError(f"{out} exists already; choose another --out, or say --force to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_drafts(out)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    handle = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        hold(handle)
         yield draft
         draft.chmod(0o755)
         if out.exists():
@@ -70,3 +125,4 @@ def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
             draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)

@@ -36,13 +36,14 @@ class Crop:
 class Frame:
     """One captured image and when it was taken."""
 
-    image: np.ndarray  # uint8 BGR (H, W, 3), as the camera gives it
+    image: np.ndarray  # uint8 BGR (H, W, 3), as the camera gives it; uint16 until its stream has scaled it
     index: int  # from 0 for each stream; a gap is a dropped frame
     captured_s: float  # time.monotonic(), seconds
     stream: str = "camera-0"
     name: str | None = None  # the file that the frame was read from, made printable; None for a camera
     session: str = ""  # of this start of its camera, so that ids stay unique when the index starts again at 0
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
+    bits: int | None = None  # of uint16: those that the source declares as significant; None: it does not say
 
     def __post_init__(self) -> None:
         if self.name is not None:

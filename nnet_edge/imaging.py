@@ -5,17 +5,20 @@ RD4AD's protocol): horizontally first, then vertically, rounded after each. On x
 the time: the same bytes for many sizes, 512x384 among them, and never more than one grey level off (640x480: 1 value in 100
 of noise), with AVX2, SSE4.1 or neither. Other processors use Pillow. The CUDA kernel agrees within one grey level.
 
-Reading: the file's first bytes, not its suffix, tell the format; EXIF and TIFF orientation are applied; 16-bit values are
-divided by 257 and rounded, never clipped; transparency and colour profiles are ignored; of several pictures in a file the
-first is taken. A mask's value counts as it is stored: for a palette that is the index, and 0 is the background; a GIF's counts
-as it is shown, as its palette has no fixed order.
+Reading: the file's first bytes, not its suffix, tell the format; a damaged JPEG is refused (`jpeg.py`); EXIF and TIFF
+orientation are applied; 16-bit values are scaled by the bits of their set (`bits.py`), never clipped; transparency and colour
+profiles are ignored; of several pictures in a file the first is taken. Nothing larger than MAX_PIXELS is decoded, and only
+regular files are opened. A mask's value counts as it is stored: for a palette that is the index, and 0 is the background; a
+GIF's counts as it is shown, as its palette has no fixed order.
 """
 
 from __future__ import annotations
 
 import io
 import platform
+import struct
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +33,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from nnet_edge.bits import FEWEST, MOST, to_8_bit
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.files import read_regular
+from nnet_edge.jpeg import MAX_PIXELS as MAX_PIXELS
+from nnet_edge.jpeg import ORIENTATION, require_size, whole_picture
 
 IS_VECTORISED = platform.machine() == "x86_64"  # as in the marker of setup.py
 
@@ -66,14 +73,14 @@ else:
 
 
 SIDE = 256  # height and width of the graph's input, pixels
-MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs; there a warning, here an error
 
 MaskRule = Literal["half", "any"]
 
+_JPEG = b"\xff\xd8\xff"
 # Pillow's readers are called directly: Image.open would try forty more formats and warn, not fail, about bombs.
 _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG", PngImageFile),
-    (b"\xff\xd8\xff", JpegImageFile),
+    (_JPEG, JpegImageFile),
     (b"BM", BmpImageFile),
     (b"II*\0", TiffImageFile),
     (b"MM\0*", TiffImageFile),
@@ -81,25 +88,48 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\0+", TiffImageFile),
     (b"RIFF", WebPImageFile),
 )
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _TIFF_PLANES = 258, 262, 274, 284  # tag numbers
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST, _TIFF_PLANES = 258, 262, 281, 284  # tag numbers
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The picture in the file at `path`, upright: uint8 RGB (H, W, 3), owned by the caller.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, upright."""
 
-    Raises DataError, naming the file, when it is absent, corrupt, truncated, of another format or too large.
+    pixels: np.ndarray  # uint8, or uint16 for 16 bits, of shape RGB (H, W, 3), owned by the caller
+    bits: int | None = None  # of uint16: those that the file declares as significant; None: it does not say
+
+
+def read_image(path: Path, bits: int = MOST) -> np.ndarray:
+    """The picture in the file at `path`, upright: uint8 RGB (H, W, 3), owned by the caller; one of 16 bits is read as `bits`.
+
+    Raises DataError, naming the file, when it is absent, corrupt, damaged, truncated, of another format, too large, or
+    holds a value beyond `bits`.
     """
-    return decode_image(read_bytes(path), path)
-
-
-def decode_image(data: bytes, path: Path) -> np.ndarray:
-    """The picture in `data`, the content of the file at `path`; as `read_image`."""
+    pixels = read_picture(path).pixels
     try:
-        pixels = _pixels(_open(data), data)
+        return pixels if pixels.dtype == np.uint8 else to_8_bit(pixels, bits)
+    except DataError as error:
+        raise _cannot_read("image", path, error) from error
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in the file at `path`, in its own depth. Raises DataError as `read_image`."""
+    data = read_bytes(path)
+    try:
+        return decode(data)
     except Exception as error:  # on damaged bytes Pillow raises a dozen types, struct.error and KeyError among them
         raise _cannot_read("image", path, error) from error
-    return np.ascontiguousarray(np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels)
+
+
+def decode(data: bytes) -> Picture:
+    """The picture that is the content of a file. Raises whatever its reader raises."""
+    if data.startswith(_JPEG):
+        return Picture(whole_picture(data, "RGB"))
+    picture = _open(data)
+    pixels = _pixels(picture, data)
+    rgb = np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
+    return Picture(np.ascontiguousarray(rgb), None if pixels.dtype == np.uint8 else _significant_bits(picture, data))
 
 
 class Labels(NamedTuple):
@@ -122,7 +152,7 @@ def read_labels(path: Path) -> Labels:
     Raises DataError, naming the file, when it cannot be read or is a JPEG or a lossy WebP, whose edges are never clean.
     """
     data = read_bytes(path)
-    lossy = "JPEG" if data.startswith(b"\xff\xd8\xff") else "lossy WebP" if _is_lossy_webp(data) else None
+    lossy = "JPEG" if data.startswith(_JPEG) else "lossy WebP" if _is_lossy_webp(data) else None
     if lossy:
         raise DataError(
             f"mask {path} is a {lossy}, whose noise would count as defect: save the mask as PNG, BMP or TIFF"
@@ -139,7 +169,7 @@ def read_labels(path: Path) -> Labels:
         grey = (
             _shown(values) if is_plain or values.dtype.itemsize > 1 else np.array(picture.convert("RGB").convert("L"))
         )
-    except Exception as error:  # as in decode_image
+    except Exception as error:  # as in read_picture
         raise _cannot_read("mask", path, error) from error
     return Labels(values, grey, alpha)
 
@@ -160,8 +190,8 @@ def read_size(path: Path) -> tuple[int, int]:
         picture = _open(data)
         width, height = picture.size
         # A TIFF's size is given as it will be after loading already.
-        turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-    except Exception as error:  # as in decode_image
+        turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(ORIENTATION) in _QUARTER_TURNS
+    except Exception as error:  # as in read_picture
         raise _cannot_read("image", path, error) from error
     return (width, height) if turned else (height, width)
 
@@ -176,7 +206,7 @@ def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
 def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
     """A frame as a camera gives it, as uint8 RGB (H, W, 3), owned by the caller.
 
-    Takes grey (H, W) or (H, W, 1), BGR (H, W, 3) and BGRA (H, W, 4), uint8 or uint16 (divided by 257).
+    Takes grey (H, W) or (H, W, 1), BGR (H, W, 3) and BGRA (H, W, 4), uint8 or uint16 (of 16 bits).
     Raises DataError for any other shape or type.
     """
     frame, conversion = _as_8_bit_frame(frame_bgr)
@@ -207,7 +237,7 @@ def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:
             f"a frame must be uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), not {frame_bgr.dtype} "
             f"{frame_bgr.shape}: convert it where it is captured"
         )
-    return frame_bgr if frame_bgr.dtype == np.uint8 else _to_8_bit(frame_bgr), conversion
+    return frame_bgr if frame_bgr.dtype == np.uint8 else to_8_bit(frame_bgr), conversion
 
 
 def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> np.ndarray:
@@ -225,13 +255,12 @@ def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> 
 
 def read_bytes(path: Path) -> bytes:
     """All of the file at `path`. Raises DataError, naming the file, when it is absent or cannot be read."""
-    if not path.is_file():  # a named pipe would make read_bytes wait without end
-        reason = "it is not a file" if path.exists() else "no such file, or a link that leads nowhere"
-        raise DataError(f"cannot read {path}: {reason}")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _cannot_read("image", path, error) from error
+        return read_regular(path)
+    except FileNotFoundError as error:
+        raise DataError(f"cannot read {path}: no such file, or a link that leads nowhere") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _open(data: bytes) -> ImageFile:
@@ -242,9 +271,7 @@ def _open(data: bytes) -> ImageFile:
 
 
 def _bounded(picture: ImageFile) -> ImageFile:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed: crop or shrink it")
+    require_size(*picture.size[::-1])
     return picture
 
 
@@ -253,17 +280,17 @@ def _is_lossy_webp(data: bytes) -> bool:
 
 
 def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndarray:
-    """Upright pixels: (H, W) or RGB (H, W, 3), uint8, or as they are stored with `as_labels`."""
-    white = 2 ** _bits(picture, data) - 1
+    """Upright pixels: (H, W) or RGB (H, W, 3), uint8 or uint16 for 16 bits, or as they are stored with `as_labels`."""
+    bits = _bits(picture, data)
+    white = 2**bits - 1
     if white > 255 and len(picture.getbands()) > 1:
-        deep = _deep_colour(picture, data)
-        return deep if as_labels else _to_8_bit(deep)
+        return _deep_colour(picture, data)
     ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I;16"):
         deep = np.asarray(picture).astype(np.uint16)
         if _is_white_zero(picture):
             deep = (white - deep).astype(np.uint16)
-        return deep if as_labels else _to_8_bit(deep, white)
+        return deep if as_labels or bits == MOST else to_8_bit(deep, bits)
     if as_labels and picture.mode in ("1", "L", "P", "I", "F"):
         return np.array(picture)
     if picture.mode in ("I", "F"):
@@ -281,6 +308,21 @@ def _bits(picture: ImageFile, data: bytes) -> int:
     return 8
 
 
+def _significant_bits(picture: ImageFile, data: bytes) -> int | None:
+    """Bits that a file of 16 bits declares as significant, None where it does not: sBIT of a PNG, a TIFF's largest value."""
+    if isinstance(picture, TiffImageFile):
+        largest = picture.tag_v2.get(_TIFF_LARGEST)
+        found = max(largest if isinstance(largest, tuple) else (largest or 0,)).bit_length()
+    else:
+        found, place = 0, 8  # behind the signature; sBIT lies before the pixels
+        while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b""):
+            (length,) = struct.unpack(">I", data[place : place + 4])
+            if kind == b"sBIT":
+                found = max(data[place + 8 : place + 8 + length])
+            place += 12 + length
+    return found if FEWEST <= found <= MOST else None
+
+
 def _is_white_zero(picture: ImageFile) -> bool:
     """Whether 0 means white, which Pillow heeds up to 8 bits only."""
     return isinstance(picture, TiffImageFile) and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
@@ -296,11 +338,6 @@ def _deep_colour(picture: ImageFile, data: bytes) -> np.ndarray:
     if bgr is None or bgr.dtype != np.uint16:
         raise DataError("this kind of 16-bit colour is not supported: save it as a PNG")
     return bgr[..., ::-1]
-
-
-def _to_8_bit(values: np.ndarray, white: int = 65535) -> np.ndarray:
-    """uint8: `values` times 255 / `white`, rounded; for 16 bits that is a division by 257."""
-    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _cannot_read(kind: str, path: Path, error: Exception) -> DataError:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import cv2
 
-from nnet_edge.errors import SourceError
+from nnet_edge.errors import SinkError, SourceError, StreamError
 from nnet_edge.settings.camera import CommonSettings
 
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the only way to give FFmpeg options; OpenCV reads it when it opens
@@ -29,9 +29,20 @@ def has_gstreamer() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
+def require_utf_8(text: str, refusal: type[StreamError]) -> None:
+    """Raise `refusal` for a path that is not UTF-8: OpenCV's module for Python (5.0) crashes where it is given one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise refusal(
+            f"{text} cannot be opened: its name is not UTF-8, and OpenCV opens no such file: rename it"
+        ) from error
+
+
 def open_capture(address: str | int, settings: CommonSettings, transport: str | None = None) -> cv2.VideoCapture:
     """OpenCV's reader for a file, an address, a camera's number or device, open or not; `transport` is that of rtsp."""
     quieten_opencv()
+    require_utf_8(str(address), SourceError)
     if isinstance(address, int) or address.startswith("/dev/"):
         capture = cv2.VideoCapture(address)
         ask(capture, settings)
@@ -47,6 +58,7 @@ def open_capture(address: str | int, settings: CommonSettings, transport: str | 
 def open_pipeline(pipeline: str) -> cv2.VideoCapture:
     """OpenCV's reader for a GStreamer pipeline, open or not."""
     quieten_opencv()
+    require_utf_8(pipeline, SourceError)
     return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
@@ -54,6 +66,18 @@ def property_of(capture: cv2.VideoCapture, name: str) -> float | None:
     """A property of the opened capture, FPS for one; None where OpenCV does not know it."""
     value = float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
     return value if math.isfinite(value) and value > 0 else None
+
+
+def codec_setup(path: str) -> bytes:
+    """What the codec of the file wrote before its first picture, for H.264 its parameter sets; empty where it is not known."""
+    quieten_opencv()
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])  # coded packets as they are
+    try:
+        index = capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX) if capture.isOpened() else 0
+        was_read, data = capture.retrieve(flag=int(index)) if index > 0 else (False, None)
+        return data.tobytes() if was_read and data is not None else b""
+    finally:
+        capture.release()
 
 
 def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
@@ -115,6 +139,7 @@ GATE = OptionsGate()
 def open_writer(path: str, codec: str, rate_hz: float, height: int, width: int) -> cv2.VideoWriter:
     """OpenCV's writer for a file of `height` x `width` pixels, open or not; `codec` is its four letters."""
     quieten_opencv()
+    require_utf_8(path, SinkError)
     return cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), rate_hz, (width, height))
 
 

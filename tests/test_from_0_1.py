@@ -122,6 +122,9 @@ def test_a_line_file_means_what_it_meant() -> None:
         for key in table.get("lane", {}):
             assert buffer[key] == lane[key]
         assert all(value is None for key, value in buffer.items() if key not in {*table.get("lane", {}), "weight"})
+    for stream in found["streams"]:
+        assert (stream["camera"].pop("bits"), stream["camera"].pop("colour_matrix")) == (None, "bt601")
+    assert found["web"].pop("public_url", None) is None
     for sink in found["sinks"]:
         assert sink.pop("by_stream", True)  # keys of later versions; as it was without them
         assert sink.pop("events_path", None) is None
@@ -154,6 +157,8 @@ def test_config_check_says_what_it_said(
     wanted = expected("config_check.json")
     for name in ("line", "bundle"):
         shutil.copytree(DATA / name, tmp_path / name)
+    for name in ("interest.png", "ignored.png"):  # which the check reads today
+        cv2.imwrite(str(tmp_path / "line" / name), np.full((480, 640), 255 * (name == "interest.png"), np.uint8))
     monkeypatch.chdir(tmp_path / "line")
     for name, value in wanted["environment"].items():
         monkeypatch.setenv(name, value)

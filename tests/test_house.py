@@ -24,7 +24,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "uvicorn": ("nnet_edge.runtime.web.server",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
-    "simplejpeg": ("nnet_edge.runtime.sources.jpeg",),
+    "simplejpeg": ("nnet_edge.jpeg",),
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
     "torchvision": ("nnet_edge.methods.torchvision_operators",),
     "timm": ("nnet_edge.methods.backbone",),

@@ -35,6 +35,7 @@ from nnet_edge.benchmarks.accuracy.trainings import (
 )
 from nnet_edge.benchmarks.harness.grid import kept_row, run_grid
 from nnet_edge.benchmarks.harness.report import plain_fields, render, write_json
+from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
@@ -120,7 +121,8 @@ class AblationCell:
         runner = TorchRunner(rebuild(checkpoint, maps=maps), choose_device(self.settings.options.device), batch)
         held_out = self.trainings.load(checkpoint.settings.seed).held_out
         threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
-        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule)
+        bits = kept_bits(checkpoint.facts)
+        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule, bits=bits)
         facts = {name: checkpoint.facts[name] for name in ("teacher", "data", "precision", "seconds")}
         return {"facts": facts, "evaluation": evaluation.as_dict()}
 

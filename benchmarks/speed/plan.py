@@ -160,7 +160,8 @@ class OneAtATime(Source):
             if not self._wait():
                 return
             self._began_ns = time.perf_counter_ns()
-            yield Frame(read_bgr(path), index, time.monotonic(), self.stream, path.name)
+            picture = read_bgr(path)
+            yield Frame(picture.pixels, index, time.monotonic(), self.stream, path.name, bits=picture.bits)
         self._wait()  # so that the last verdict is noted before the stream winds up
 
     def note(self, prediction: Prediction) -> None:

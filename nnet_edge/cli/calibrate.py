@@ -144,6 +144,7 @@ def command(bundle: Path, data: Path, **options: Any) -> None:
         limits=GateLimits(options["metric_points"], options["band"]),
     )
     dataset = find_dataset(data, options)
-    graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say)
+    graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say,
+                              options["bits"])  # fmt: skip
     click.echo(table_of(graphs))
     require_taken(graphs, bundle)

@@ -10,6 +10,7 @@ import click
 
 from nnet_edge.cli.options import FILE, Command, CommandGroup
 from nnet_edge.errors import ConfigError, NnetEdgeError
+from nnet_edge.text import printable
 
 if TYPE_CHECKING:
     from nnet_edge.settings.line import LineSettings
@@ -26,7 +27,7 @@ def command() -> None:
 def check(file: Path, without_bundle: bool) -> None:
     """Check every key of FILE, and that its bundles hold what it asks for, without running anything; say what it means."""
     for line in check_config(file, not without_bundle):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @command.command("schema", cls=Command)

@@ -50,7 +50,9 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
         found = measure(runner, dataset, artifact.threshold, settings.max_batch, options["skip_bad_images"],
-                        options["mask_rule"], progress)  # fmt: skip
+                        options["mask_rule"], progress, options["bits"] or artifact.bits)  # fmt: skip
+    if found.depth is not None:
+        say(found.depth.sentence())
     found = replace(found, warnings=artifact.warnings)
     written = write_evaluation(found, out or bundle.parent / "evaluation")
     if record and artifact.bundle is not None:

@@ -62,8 +62,12 @@ _layout = together(
     shown_option("--mask-mark", metavar="auto|nonzero|bright|dark|alpha|VALUE", default="auto",
                  help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
 )  # fmt: skip
+bits_option = click.option(
+    "--bits", type=click.IntRange(8, 16),
+    help="Bits that the camera gives, in pictures of 16 (default: as in training, where they are recognised).",
+)  # fmt: skip
 _category = click.option("--category", help="The category to take where DATA holds several.")
-dataset_options = together(click.argument("data", type=FOLDER), _category, _layout)
+dataset_options = together(click.argument("data", type=FOLDER), _category, _layout, bits_option)
 labelled_data_options = together(  # for commands that can do without DATA
     click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
     _category,

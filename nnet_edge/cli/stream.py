@@ -17,6 +17,7 @@ from nnet_edge.cli.options import (
     FOLDER,
     RUNNER_OPTIONS,
     Command,
+    bits_option,
     precision_option,
     runner_options,
     shown_option,
@@ -80,6 +81,7 @@ def key_of(name: str) -> str:
 @click.option("--state", type=FILE,
               help="Keep what the page changes here, over restarts (default: beside --config, line.state.json).")  # fmt: skip
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
+@bits_option
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10),
@@ -224,7 +226,7 @@ def camera_table(address: str, number: int, credentials: str | None, options: Ma
     table: dict[str, Any] = {"address": address}
     if credentials is not None:
         table["credentials"] = credentials
-    asked: dict[str, Any] = {"seed": number}
+    asked: dict[str, Any] = {"seed": number} | ({} if options["bits"] is None else {"bits": options["bits"]})
     for flag in (flag for kind in SOURCES for flag in kind.flags):
         if options[key_of(flag.name)]:
             asked |= flag.table(options[key_of(flag.name)], Asked())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import http.cookiejar
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,8 @@ from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.settings.secrets import read_secret
 
-ANSWER_LIMIT_S = 10.0
+ANSWER_LIMIT_S = 10.0  # of one answer, whole: a peer that gives a byte now and then is none
+LARGEST_ANSWER = 1 << 26  # bytes
 LOOK_S = 0.5
 
 
@@ -39,11 +42,11 @@ class PageClient:
     Every method raises StreamError for a line that does not answer or refuses.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise ConfigError("the page's address is invalid: give http://127.0.0.1:8080")
-        self._url, self._token, self._csrf = url.rstrip("/"), token, ""
+        self._url, self._token, self._csrf, self._limit_s = url.rstrip("/"), token, "", answer_limit_s
         cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy()))
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies, NoRedirect())
 
@@ -53,6 +56,12 @@ class PageClient:
 
     def swap(self, bundle: str, stream: str | None = None, limit_s: float = 600.0) -> None:
         """Load the bundle beside the old one and judge by it; returns when it judges."""
+        try:
+            self._swap(bundle, stream, limit_s)
+        except (KeyError, TypeError) as error:
+            raise StreamError(f"what answers at {self._url} is no page of nnet-edge: check --url") from error
+
+    def _swap(self, bundle: str, stream: str | None, limit_s: float) -> None:
         if self._token is None:
             self._ask("", is_json=False)  # a session begins
             self._csrf = self._ask("api/session")["csrf"] or ""
@@ -73,13 +82,38 @@ class PageClient:
         body = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(f"{self._url}/{path}", body, headers)
         try:
-            with self._opener.open(request, timeout=ANSWER_LIMIT_S) as answer:
-                content = answer.read()
+            content = within(self._limit_s, lambda: self._fetch(request))
             return json.loads(content) if is_json else {}
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+            raise StreamError(f"the line at {self._url} does not answer ({error}): is its page on?") from error
+
+    def _fetch(self, request: urllib.request.Request) -> bytes:
+        """The body of the answer. Raises StreamError for a refusal."""
+        try:
+            with self._opener.open(request, timeout=self._limit_s) as answer:
+                return bytes(answer.read(LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             raise StreamError(f"the line at {self._url} refuses ({error.code}): {reason_of(error)}") from error
-        except (OSError, ValueError) as error:
-            raise StreamError(f"the line at {self._url} does not answer ({error}): is its page on?") from error
+
+
+def within(limit_s: float, work: Callable[[], bytes]) -> bytes:
+    """What `work` gives, in a thread that is left behind when it takes longer. Raises what it raises, and TimeoutError."""
+    found: list[bytes | Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, name="answer of a page", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not found:
+        raise TimeoutError(f"not whole after {limit_s:g} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):

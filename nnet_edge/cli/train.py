@@ -74,8 +74,9 @@ def train_bundle(
 
     settings: MethodSettings = choose_settings(options)
     computed, known = train_options(options), start_folder(out, resume, force, options)
+    bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
     data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"],
-                              together=options["together"])  # fmt: skip
+                              together=options["together"], bits=bits)  # fmt: skip
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
@@ -152,6 +153,16 @@ def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings
     return checkpoint.settings
 
 
+def bits_as_before(bits: int | None, checkpoint: Checkpoint) -> int | None:
+    """The bits of the pictures that the training began with. Raises ConfigError for others."""
+    from nnet_edge.bits import kept_bits
+
+    began_with = kept_bits(checkpoint.facts)
+    if bits not in (None, began_with):
+        raise ConfigError(f"--resume: the training began with {began_with or 8} bits; leave out --bits {bits}")
+    return began_with
+
+
 def as_before(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
     """The options with the precision that the training began with. Raises ConfigError for another one."""
     precision = checkpoint.facts["precision"]
@@ -189,7 +200,13 @@ def tell_data(data: TrainingData) -> None:
             "them as masks, 7_mask.png beside 7.png, or take them away")  # fmt: skip
     if data.skipped:
         names = ", ".join(skipped.path.name for skipped in data.skipped[:5])
-        say(f"skipped {len(data.skipped)} images that cannot be read: {names}")
+        say(f"skipped {len(data.skipped)} images that cannot be read or are damaged: {names}")
+    if data.depth is not None:
+        say(data.depth.sentence())
+    if data.is_dark:
+        say(
+            "warning: no picture exceeds a quarter of its range: are they under-exposed, or do they have fewer bits (--bits N)?"
+        )
     if data.duplicates:
         count, (one, other) = len(data.duplicates), data.duplicates[0]
         say(f"warning: {count} test images are training images too ({one} is {other}): figures will flatter")

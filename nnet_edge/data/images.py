@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nnet_edge.bits import MOST, Depth, depth_of, kept_bits
 from nnet_edge.data.copies import equal_parts, near_parts
 from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.layouts import read_dataset as read_dataset
@@ -23,11 +24,13 @@ from nnet_edge.data.masks import THREADS, find_mask_like
 from nnet_edge.data.masks import load_mask as load_mask
 from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import SIDE, read_image, resize
+from nnet_edge.files import read_regular
+from nnet_edge.imaging import SIDE, Picture, read_image, read_picture, resize
 from nnet_edge.text import printable
 
 Together = Literal["equal", "near"]
 Progress = Callable[[int, int], None]  # (images done, images in all)
+NAMED = 10  # damaged images in an error
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
 HELD_OUT_SHARE = 0.15
 HELD_OUT_AT_LEAST = 10
@@ -48,41 +51,71 @@ class Images:
     images: np.ndarray  # uint8 RGB (N, 256, 256, 3)
     paths: tuple[Path, ...]
     skipped: tuple[Skipped, ...] = ()
+    depth: Depth | None = None  # of those of 16 bits; None: there are none
 
 
-def load_images(paths: Sequence[Path], skip_bad: bool = False, progress: Progress | None = None) -> Images:
+def load_images(
+    paths: Sequence[Path], skip_bad: bool = False, progress: Progress | None = None, bits: int | None = None
+) -> Images:
     """The images at `paths`, resized, in the same order; with `skip_bad` those that cannot be read are left out.
 
-    Needs 192 KiB an image. Calls `progress` after each image in the caller's thread.
-    Raises DataError, naming the file, at the first image that cannot be read, or when every one was left out.
+    Those of 16 bits are read with `bits`, None: with the bits that all of them together show, which takes a second look at
+    each. Needs 192 KiB an image. Calls `progress` after each image in the caller's thread.
+    Raises DataError, naming the files, when some cannot be read, or every one was left out.
     """
     images = np.empty((len(paths), SIDE, SIDE, 3), np.uint8)
     kept: list[Path] = []
     skipped: list[Skipped] = []
+    deep: dict[int, Picture] = {}  # row -> its brightest pixel, with the bits that the file declares
 
-    def load(path: Path) -> np.ndarray | DataError:
+    def load(path: Path) -> np.ndarray | Picture | DataError:
         try:
-            return resize(read_image(path))
+            picture = read_picture(path)
         except DataError as error:
-            if skip_bad:
-                return error
-            raise
+            return error
+        is_deep = picture.pixels.dtype == np.uint16
+        return Picture(picture.pixels.max(keepdims=True), picture.bits) if is_deep else resize(picture.pixels)
 
-    pool = ThreadPoolExecutor(THREADS)  # Pillow lets go of the interpreter while it decodes
+    pool = ThreadPoolExecutor(THREADS)  # the readers let go of the interpreter while they decode
     try:
         for done, (path, loaded) in enumerate(zip(paths, pool.map(load, paths), strict=True), start=1):
             if isinstance(loaded, DataError):
                 skipped.append(Skipped(path, str(loaded)))
             else:
-                images[len(kept)] = loaded
+                if isinstance(loaded, Picture):
+                    deep[len(kept)] = loaded
+                else:
+                    images[len(kept)] = loaded
                 kept.append(path)
             if progress is not None:
                 progress(done, len(paths))
+        require_readable(skipped, len(paths), skip_bad)
+        depth = depth_of_set(deep.values(), bits) if deep else None
+        again = pool.map(lambda row: resize(read_image(kept[row], depth.bits if depth else MOST)), deep)
+        for row, image in zip(deep, again, strict=True):
+            images[row] = image
     finally:
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the images that are left
-    if skipped and not kept:
-        raise DataError(f"none of {len(paths)} images could be read; the first: {skipped[0].reason}")
-    return Images(images[: len(kept)], tuple(kept), tuple(skipped))
+    return Images(images[: len(kept)], tuple(kept), tuple(skipped), depth)
+
+
+def require_readable(skipped: Sequence[Skipped], images: int, skip_bad: bool) -> None:
+    """Raise DataError that names the images that cannot be read, unless they may be passed over and some are left."""
+    if skipped and len(skipped) == images and skip_bad:
+        raise DataError(f"none of {images} images could be read; the first: {skipped[0].reason}")
+    if skipped and not skip_bad:
+        names = ", ".join(str(one.path) for one in skipped[:NAMED]) + ", ..." * (len(skipped) > NAMED)
+        raise DataError(
+            f"{len(skipped)} of {images} images cannot be used: {names}; the first: {skipped[0].reason}; or pass over them "
+            "with --skip-bad-images"
+        )
+
+
+def depth_of_set(brightest: Iterable[Picture], said: int | None) -> Depth:
+    """The depth of pictures of which the brightest pixel is known."""
+    found = list(brightest)
+    declared = max((one.bits for one in found if one.bits is not None), default=None)
+    return depth_of(max(int(one.pixels.max()) for one in found), declared, said)
 
 
 def find_duplicates(dataset: Dataset) -> list[tuple[Path, Path]]:
@@ -107,7 +140,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
     Raises DataError when a file cannot be read.
     """
     try:
-        contents = sorted(hashlib.sha256(path.read_bytes()).digest() for path in paths)
+        contents = sorted(hashlib.sha256(read_regular(path)).digest() for path in paths)
     except OSError as error:
         raise DataError(f"cannot read {error.filename} for the fingerprint: {error.strerror}") from error
     return hashlib.sha256(b"".join(contents)).hexdigest()
@@ -149,7 +182,7 @@ def hold_out(
 
 def _pixel_hash(path: Path) -> bytes | None:
     try:
-        image = read_image(path)
+        image = read_picture(path).pixels
     except DataError:
         return None
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
@@ -166,6 +199,12 @@ class TrainingData:
     facts: dict[str, Any]  # for the manifest
     near: tuple[Path, Path] | None = None  # two near copies that are not kept together
     mask_like: tuple[Path, ...] = ()  # good images that look like masks
+    depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether no picture exceeds a quarter of its range, once scaled and resized."""
+        return all(part.max(initial=0) <= 255 // 4 for part in (self.learned, self.held_out))
 
 
 def load_training_data(
@@ -175,13 +214,14 @@ def load_training_data(
     skip_bad: bool = False,
     progress: Progress | None = None,
     together: Together = "equal",
+    bits: int | None = None,
 ) -> TrainingData:
     """The good images of `dataset`, `share` of the parts that they show (at least 10) held out by `seed`.
 
     Images of equal pixels show one part; with `together` "near", near copies do as well. Raises DataError for images that
     cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
     """
-    images = load_images(dataset.train, skip_bad, progress)
+    images = load_images(dataset.train, skip_bad, progress, bits)
     equal = equal_parts(images.images)
     near = near_parts(images.images, equal)
     parts = near if together == "near" else equal
@@ -198,6 +238,7 @@ def load_training_data(
         "seed": seed,
         "skipped": len(images.skipped),
         "duplicates_of_test_images": len(duplicates),
+        "bits": images.depth.bits if images.depth else bits,
         "distinct": len(set(equal)),
         "distinct_by_near_copies": len(set(near)),
         "together": together,
@@ -206,7 +247,7 @@ def load_training_data(
     rows = [[row_of[path] for path in part] for part in (learned, held_out)]
     pair = _two_of_one(images.paths, near, parts)
     return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair,
-                        tuple(find_mask_like(images.images, images.paths)))  # fmt: skip
+                        tuple(find_mask_like(images.images, images.paths)), images.depth)  # fmt: skip
 
 
 def _two_of_one(paths: Sequence[Path], near: Sequence[int], parts: Sequence[int]) -> tuple[Path, Path] | None:
@@ -228,7 +269,7 @@ def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
     parts = None
     is_near = facts.get("together") == "near"
     if facts.get("distinct_by_near_copies" if is_near else "distinct", len(dataset.train)) < len(dataset.train):
-        images = load_images(dataset.train).images
+        images = load_images(dataset.train, bits=kept_bits({"data": facts})).images
         equal = equal_parts(images)
         parts = near_parts(images, equal) if is_near else equal
     _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"], parts=parts)

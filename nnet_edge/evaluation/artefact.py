@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.metrics import METRICS
@@ -25,6 +26,7 @@ class Artifact:
     threshold: float
     bundle: Bundle | None
     warnings: tuple[str, ...]
+    bits: int | None = None  # that its training read pictures of 16 bits with; None: it met none
 
 
 def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str | None = None) -> Artifact:
@@ -45,7 +47,7 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
         runner, threshold = open_weights(bundle, settings), bundle.threshold.value
     else:
         runner, threshold = open_graph(bundle, settings, precision)
-    return Artifact(runner, threshold, bundle, tuple(bundle.warnings))
+    return Artifact(runner, threshold, bundle, tuple(bundle.warnings), kept_bits(bundle.manifest))
 
 
 def require_fp32(precision: str | None, what: str) -> None:
@@ -67,7 +69,8 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
         raise TrainingError(f"{path}, of the held-out frames: {fault}: train again, with a lower --learning-rate")
     is_random = checkpoint.facts["teacher"]["is_random"]
     warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
-    return Artifact(runner, with_margin(choose_threshold(outputs.image_score)).value, None, warnings)
+    threshold = with_margin(choose_threshold(outputs.image_score)).value
+    return Artifact(runner, threshold, None, warnings, kept_bits(checkpoint.facts))
 
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnet_edge.bits import Depth
 from nnet_edge.data.copies import equal_parts
 from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
 from nnet_edge.data.masks import find_mask_like
@@ -55,6 +56,7 @@ class Evaluation:
     seconds: Mapping[str, float]  # spent on read, infer, measure
     distinct: int | None = None  # images without those of equal pixels; None: not counted
     mask_like: tuple[Path, ...] = ()  # images that look like masks
+    depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
 
     @property
@@ -114,6 +116,7 @@ class Evaluation:
             "precision": self.precision,
             "warnings": list(self.warnings),
             "threshold": self.threshold,
+            "bits": None if self.depth is None else self.depth.bits,
             "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
             "distinct_images": self.distinct,
             "look_like_masks": [name_below(path, self.root) for path in self.mask_like],
@@ -148,13 +151,14 @@ def evaluate(
     skip_bad: bool = False,
     mask_rule: MaskRule = "half",
     progress: Progress | None = None,
+    bits: int | None = None,
 ) -> Evaluation:
     """The evaluation of `runner` on the test images of `dataset`, `batch` of them at a time.
 
-    `mask_rule` is how masks come to 256x256 (imaging.resize_mask). Needs 0.52 MB of memory an image while it judges,
-    0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises ConfigError for an invalid threshold or
-    batch; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a mask that
-    does not fit, or NaN or infinite outputs.
+    `mask_rule` is how masks come to 256x256 (imaging.resize_mask); pictures of 16 bits are read with `bits` (`load_images`).
+    Needs 0.52 MB of memory an image while it judges, 0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises
+    ConfigError for an invalid threshold or batch; DataError for a test set without images, an image that cannot be read
+    (unless `skip_bad`), a mask that does not fit, or NaN or infinite outputs.
     """
     if not (math.isfinite(threshold) and threshold > 0):
         raise ConfigError(f"the threshold {threshold} is invalid: give a positive score")
@@ -164,7 +168,9 @@ def evaluate(
         raise DataError(f"no test image under {dataset.root} (layout {dataset.layout}): evaluation needs some")
     total, began = len(dataset.test), time.perf_counter()
     report = progress or (lambda done, steps: None)
-    images = load_images([sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total))
+    images = load_images(
+        [sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total), bits
+    )
     sample_of = {sample.path: replace(sample, defect=printable(sample.defect)) for sample in dataset.test}
     samples = tuple(sample_of[path] for path in images.paths)
     masks, has_mask = load_masks(samples, mask_rule)
@@ -175,7 +181,7 @@ def evaluate(
         here = slice(start, start + batch)
         maps[here], scores[here] = infer_checked(runner, images.images[here], samples[here])
         report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
-    skipped, distinct = images.skipped, len(set(equal_parts(images.images)))
+    skipped, depth, distinct = images.skipped, images.depth, len(set(equal_parts(images.images)))
     mask_like = tuple(find_mask_like(images.images, images.paths))
     del images  # before the pixels are sorted
     inferred = time.perf_counter()
@@ -185,7 +191,7 @@ def evaluate(
     return Evaluation(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
-        metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like,
+        metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like, depth=depth,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nnet_edge.bits import MOST
 from nnet_edge.errors import ConfigError, DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
@@ -111,7 +112,7 @@ def draw_row(figure: Any, evaluation: Evaluation, index: int, left: float, botto
     """One image of the test set: three pictures and the verdict in words."""
     sample = evaluation.samples[index]
     image, truth, scored = (axes_at(figure, left + number * (CELL + GAP), bottom) for number in range(3))
-    image.imshow(resize(read_image(sample.path)))
+    image.imshow(resize(read_image(sample.path, MOST if evaluation.depth is None else evaluation.depth.bits)))
     image.spines[:].set(visible=True, color=PALE)  # a white picture still has an edge
     if not evaluation.has_mask[index] or not evaluation.labels[index]:
         truth.set_facecolor(PALE)

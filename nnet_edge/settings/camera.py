@@ -27,6 +27,9 @@ class CommonSettings:
     height: int | None = None
     rate_hz: float | None = None
     pixel_format: str | None = None  # four letters, as MJPG or YUYV
+    bits: int | None = (
+        None  # of pictures deeper than 8, which come in 16; None: as in training, or as its first one shows
+    )
     open_timeout_s: float = 10.0
     read_timeout_s: float = 5.0
     stall_s: float = 5.0  # without a frame for so long, the source is opened again
@@ -46,6 +49,8 @@ class CommonSettings:
             raise ConfigError("a width needs a height and a height a width: give both, or neither")
         if self.rate_hz is not None:
             require_positive("rate", self.rate_hz)
+        if self.bits is not None:
+            require_between("bits", self.bits, 8, 16)  # those of bits.py, which needs NumPy
         if self.pixel_format is not None and len(self.pixel_format) != 4:
             raise ConfigError(f"pixel format {self.pixel_format!r} is invalid: it has four letters, as MJPG or YUYV")
         if not 0 <= self.jitter < 1:

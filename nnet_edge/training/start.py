@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import ConfigError
+from nnet_edge.files import remove_drafts
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.network import Network, restore_network, start_network
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.training.augmentation import choose_augmentation
-from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, facts_of_teacher, write_held_out
+from nnet_edge.training.checkpoint import CHECKPOINT, HELD_OUT, Checkpoint, facts_of_teacher, write_held_out
 from nnet_edge.training.log import PICTURE, TrainingLog, read_log
 
 SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
@@ -41,8 +42,10 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
     """A training with random students and an empty log; the held-out images are in `folder` afterwards."""
     teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
     network = start_network(settings, teacher)
+    remove_drafts(folder / HELD_OUT)
     for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts
         (folder / name).unlink(missing_ok=True)
+        remove_drafts(folder / name)
     method = METHODS.find(settings.method)
     log = TrainingLog(folder, method.losses_shown)
     log.write()
@@ -67,6 +70,8 @@ def settle_length(
 
 def start_from(checkpoint: Checkpoint, folder: Path) -> Start:
     """The training that left `checkpoint` in `folder`, as it was."""
+    for name in (CHECKPOINT, PICTURE):
+        remove_drafts(folder / name)
     return Start(
         checkpoint.settings, restore_network(checkpoint.settings, checkpoint.network),
         {name: checkpoint.facts[name] for name in ("data", "teacher")},

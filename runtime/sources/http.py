@@ -14,8 +14,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
-from nnet_edge.runtime.sources.jpeg import NEEDS
 from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
 from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal, tls_context
 from nnet_edge.runtime.sources.video import VideoSource, is_http_video

@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING
 from nnet_edge.errors import ConfigError, DataError, SourceError
 from nnet_edge.files import IMAGE_SUFFIXES
 from nnet_edge.frame import Frame
+from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.base import Source, file_mode
-from nnet_edge.runtime.sources.jpeg import NEEDS, require_sound
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # what decodes is imported when it does
-    import numpy as np
+    from nnet_edge.imaging import Picture
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2  # between two looks at a watched folder
-JPEG_SUFFIXES = (".jpg", ".jpeg")
 PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change is skipped
 
 
@@ -40,14 +39,14 @@ class ImageFileSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
             try:
-                image = read_bgr(path)
+                picture = read_bgr(path)
             except DataError as error:
                 if not self._skip_bad:
                     raise SourceError(f"{error}; or pass over such files with --skip-bad-images") from error
                 self.skipped += 1
                 log.warning("skipped: %s", error)
                 continue
-            yield Frame(image, index, time.monotonic(), self.stream, path.name)
+            yield Frame(picture.pixels, index, time.monotonic(), self.stream, path.name, bits=picture.bits)
 
     def describe(self) -> str:
         return f"{self._what}, {len(self._paths)} images"
@@ -79,9 +78,9 @@ class WatchedFolderSource(Source):
             for name in sorted(now, key=lambda name: natural_order(Path(name))):
                 if now[name] != before.get(name) or now[name] == self._taken.get(name):
                     continue
-                image = self._read(name, now[name])
-                if image is not None:
-                    yield Frame(image, index, time.monotonic(), self.stream, name)
+                picture = self._read(name, now[name])
+                if picture is not None:
+                    yield Frame(picture.pixels, index, time.monotonic(), self.stream, name, bits=picture.bits)
                     index += 1
                 if self._interrupted.is_set():
                     return
@@ -110,10 +109,10 @@ class WatchedFolderSource(Source):
         self._is_gone = False
         return found
 
-    def _read(self, name: str, state: tuple[int, int]) -> np.ndarray | None:
+    def _read(self, name: str, state: tuple[int, int]) -> Picture | None:
         """The picture; None when it cannot be read yet, or at all."""
         try:
-            image = read_bgr(self._folder / name)
+            picture = read_bgr(self._folder / name)
         except DataError as error:
             if time.time() - state[1] / 1e9 > PATIENCE_S:
                 self._taken[name] = state
@@ -121,23 +120,17 @@ class WatchedFolderSource(Source):
                 log.warning("skipped: %s", error)
             return None
         self._taken[name] = state
-        return image
+        return picture
 
 
-def read_bgr(path: Path) -> np.ndarray:
-    """The picture as a camera would give it, uint8 BGR (H, W, 3). Raises DataError, also for a damaged JPEG."""
+def read_bgr(path: Path) -> Picture:
+    """The picture as a camera would give it, BGR, in its own depth. Raises DataError, also for a damaged JPEG."""
     import cv2
 
-    from nnet_edge.imaging import decode_image, read_bytes
+    from nnet_edge.imaging import Picture, read_picture
 
-    data = read_bytes(path)
-    image = cv2.cvtColor(decode_image(data, path), cv2.COLOR_RGB2BGR)
-    if path.suffix.lower() in JPEG_SUFFIXES:
-        try:
-            require_sound(data)
-        except DataError as error:
-            raise DataError(f"the image {path} cannot be used: {error}; take it again") from error
-    return image
+    picture = read_picture(path)
+    return Picture(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2BGR), picture.bits)
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

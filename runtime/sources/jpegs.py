@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from nnet_edge.errors import DataError
 from nnet_edge.frame import Frame
+from nnet_edge.jpeg import LARGEST_PICTURE, whole_picture
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.runtime.sources.jpeg import LARGEST_PICTURE, whole_picture
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.base import file_mode
-from nnet_edge.runtime.sources.jpeg import NEEDS
 from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind

@@ -14,8 +14,9 @@ from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, shown_and_opened
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
+from nnet_edge.runtime.sources.colour import MATRICES, ColourOptions, Colours, choose_colours, is_tagged, to_709
 from nnet_edge.settings.camera import CommonSettings
-from nnet_edge.settings.registry import SOURCES, SourceKind
+from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # OpenCV is imported where something is opened
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # OpenCV is imported where something is opened
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
 PROMISE_KEPT = 0.9  # some containers only estimate their number of frames; a file that gives less is cut off
+LONGEST_GAP_S = 60.0  # between two frames of a file; a longer one is a leap of its clock
 FALLBACK_HZ = 25.0  # of a video file that does not know its rate and is shown at its own
 
 
@@ -40,11 +42,13 @@ class VideoSource(Source):
     advice = "is it switched on, reachable, and the address right?"  # when it cannot be opened
 
     def __init__(
-        self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None
-    ) -> None:
+        self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None,
+        colour_matrix: str = MATRICES[0],
+    ) -> None:  # fmt: skip
         super().__init__(stream)
+        self._matrix, self._colours = colour_matrix, Colours()
         self._address, self._what, self._settings, self._transport = address, printable(what), settings, transport
-        self._pace_hz: float | None = None  # at which frames are shown; None: as fast as they come
+        self._pace_hz: float | None = None  # of frames that do not know their times; None: shown as fast as they come
         self._capture: cv2.VideoCapture | None = None
 
     def __enter__(self) -> VideoSource:
@@ -60,6 +64,7 @@ class VideoSource(Source):
             self._fact("FPS"),
             four_letters(self._fact("FOURCC")),
         )
+        self._colours = choose_colours(self._matrix, self.got.height, self._is_tagged(self.got.pixel_format))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -70,20 +75,29 @@ class VideoSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         if self._capture is None:
             raise SourceError(f"{self._what} is not open: use it in a `with` statement")
-        index, start_s = 0, time.monotonic()
+        index, due_s, shown_ms = 0, time.monotonic(), None
         while not self._interrupted.is_set():
             was_read, image = self._capture.read()
             if not was_read or image is None:
                 break
+            if self._colours.is_converted and image.ndim == 3:
+                image = to_709(image)
             if self._pace_hz is not None:
-                self._interrupted.wait(max(0.0, start_s + index / self._pace_hz - time.monotonic()))
+                time_ms = self._fact("POS_MSEC") or 0.0
+                due_s += 0.0 if index == 0 else gap_s(shown_ms, time_ms, self._pace_hz)
+                shown_ms = time_ms
+                self._interrupted.wait(max(0.0, due_s - time.monotonic()))
             yield Frame(image, index, time.monotonic(), self.stream)
             index += 1
         if not self._interrupted.is_set():
             self._require_whole(index)
 
     def describe(self) -> str:
-        return self._what
+        return self._what + self._colours.words
+
+    def _is_tagged(self, codec: str | None) -> bool | None:
+        """Whether the video names its colour matrix; None where that cannot be known."""
+        return None
 
     def _open(self) -> cv2.VideoCapture:
         from nnet_edge.runtime.opencv_video import open_capture
@@ -103,21 +117,28 @@ class VideoSource(Source):
 
 
 class VideoFileSource(VideoSource):
-    """A video file, whole; `at_own_rate` shows it as a camera would."""
+    """A video file, whole; `at_own_rate` shows each frame at its own time, as a camera would."""
 
     is_live = False
     advice = "it is not a video that OpenCV reads"
 
-    def __init__(self, address: str, what: str, stream: str, settings: CommonSettings, at_own_rate: bool) -> None:
-        super().__init__(address, what, stream, settings)
+    def __init__(self, address: str, what: str, stream: str, settings: CommonSettings, options: VideoOptions) -> None:
+        super().__init__(address, what, stream, settings, None, options.colour_matrix)
         self._path = address
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
             self.rate_hz = self._fact("FPS")
-        self._pace_hz = (self.rate_hz or FALLBACK_HZ) if at_own_rate else None
+        self._pace_hz = (self.rate_hz or FALLBACK_HZ) if options.at_own_rate else None
+        self.may_be_silent = options.at_own_rate  # for as long as its frames are apart
 
     def _open(self) -> cv2.VideoCapture:
         self._state = self._file_state()
         return super()._open()
+
+    def _is_tagged(self, codec: str | None) -> bool | None:
+        from nnet_edge.runtime.opencv_video import codec_setup
+
+        path = Path(self._path)
+        return is_tagged(path, codec, lambda: codec_setup(self._path)) if path.is_file() else None
 
     def _require_whole(self, frames: int) -> None:
         if self._state != self._file_state():
@@ -156,8 +177,14 @@ def four_letters(value: float | None) -> str | None:
     return letters if letters.isprintable() and len(letters.strip()) == 4 else None
 
 
+def gap_s(before_ms: float | None, now_ms: float, rate_hz: float) -> float:
+    """Seconds between two frames, by their own times; by the rate where these do not advance, or leap."""
+    gap = 0.0 if before_ms is None else (now_ms - before_ms) / 1e3
+    return gap if 0 < gap <= LONGEST_GAP_S else 1 / rate_hz
+
+
 @dataclass(frozen=True)
-class VideoOptions:
+class VideoOptions(ColourOptions):
     """What only video files have."""
 
     at_own_rate: bool = False  # as a camera would show it
@@ -174,21 +201,31 @@ def is_http_video(address: str) -> bool:
 
 def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
     path = Path(settings.address)
-    return VideoFileSource(str(path), f"video {path}", path.stem, settings, options.at_own_rate)
+    return VideoFileSource(str(path), f"video {path}", path.stem, settings, options)
 
 
 def open_http_video(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
     shown, address = shown_and_opened(settings)
-    return VideoFileSource(address, shown, shown, settings, options.at_own_rate)
+    return VideoFileSource(address, shown, shown, settings, options)
 
 
 def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
     return PipelineSource(settings.address.removeprefix(PIPELINE), "GStreamer pipeline", "gstreamer", settings)
 
 
+MATRIX_HELP = "Of video whose file names no colour matrix: bt601 (default), bt709, or auto: bt709 from 720 lines on."
+MATRIX_FLAG = Flag("--colour-matrix", MATRIX_HELP, lambda typed, asked: {"colour_matrix": typed}, "text", "MATRIX")
 SOURCES.register(
     SourceKind(
-        "video", "a video file", is_video_file, open_file, VideoOptions, is_path=True, order=20, suffixes=VIDEO_SUFFIXES
+        "video",
+        "a video file",
+        is_video_file,
+        open_file,
+        VideoOptions,
+        flags=(MATRIX_FLAG,),
+        is_path=True,
+        order=20,
+        suffixes=VIDEO_SUFFIXES,
     )
 )
 SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, VideoOptions, "http"))

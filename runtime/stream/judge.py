@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, is_finite, not_finite
-from nnet_edge.imaging import SIDE
+from nnet_edge.imaging import SIDE, read_image
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
 from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings
@@ -91,13 +91,9 @@ def read_mask(path: Path, height: int, width: int) -> np.ndarray:
 def decode_mask(path: Path) -> np.ndarray:
     """The grey picture at `path`, uint8 (H, W). Raises ConfigError."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise ConfigError(f"the mask {path} cannot be read: {error.strerror}") from error
-    mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if mask is None:
-        raise ConfigError(f"the mask {path} is no picture: save it as PNG")
-    return mask
+        return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+    except DataError as error:
+        raise ConfigError(f"the mask {path} cannot be used: {error}") from error
 
 
 def require_inside(crops: Sequence[Crop], height: int, width: int) -> None:

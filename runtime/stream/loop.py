@@ -154,6 +154,8 @@ class Loop:
                 self._buffer.settle(frame.stream, "removed")
                 continue
             try:
+                if frame.image.dtype == np.uint16:
+                    frame = stream.scaled(frame)
                 parts = stream.judge.parts(frame)
             except Exception as error:
                 self._fail(frame.stream, frame.id, error, None)

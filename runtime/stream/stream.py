@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
+from nnet_edge.bits import DARK_WORDS, depth_of, kept_bits, table_of, to_8_bit
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
@@ -16,6 +20,8 @@ from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import BufferSettings, LineStream
+
+log = logging.getLogger(__name__)
 
 LOW_TOLD = 8  # low scores in a row, from which on only powers of two are told
 
@@ -35,6 +41,7 @@ class Stream:
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
         self.judge = Judge(settings.verdict, model.threshold, model.judged_by)
         self.meters = StreamMeters(meters)
+        self._recognised: int | None = None  # bits of deep pictures that neither the user nor the bundle says
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
@@ -48,7 +55,24 @@ class Stream:
 
     def put(self, frame: Frame) -> bool:
         """Count a captured frame and let it wait for its turn; in the capture thread. False when no more is wanted."""
-        return self._buffer.put(frame, None if self.judge.admit(frame.image) else "untriggered")
+        image = frame.image
+        if image.dtype == np.uint16 and self.judge.settings.trigger is not None:
+            image = table_of(self._bits_for(frame))[image]
+        return self._buffer.put(frame, None if self.judge.admit(image) else "untriggered")
+
+    def scaled(self, frame: Frame) -> Frame:
+        """A frame of 16 bits as one of 8, by its bits. Raises DataError when they do not hold its values."""
+        return replace(frame, image=to_8_bit(frame.image, self._bits_for(frame)))
+
+    def _bits_for(self, frame: Frame) -> int:
+        """The bits of its 16-bit pictures: the user's, else the bundle's, else what its first picture shows."""
+        said = self.settings.camera.bits or kept_bits(self.model.manifest)
+        if self._recognised is None:
+            depth = depth_of(int(frame.image.max()), frame.bits, said)
+            self._recognised = depth.bits
+            if said is None or depth.is_dark:
+                log.warning("%s: %s%s", self.name, depth.sentence(), DARK_WORDS if depth.is_dark else "")
+        return said or self._recognised
 
     def buffering(self, is_live: bool) -> BufferSettings:
         """How its frames wait."""

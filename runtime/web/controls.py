@@ -7,11 +7,13 @@ programs), files only below a folder that the settings name, and swaps in only b
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ MOST_POLYGONS, MOST_CORNERS = 32, 256
 CAMERA_KEYS = ("address", "width", "height", "rate_hz", "pixel_format")  # and options that say so: camera_keys
 VIDEO_DEVICE = re.compile(r"/dev/video[0-9]+")  # the one kind of path outside source_folder that the page may add
 MOST_BUNDLES = 100
+SETTLED_S = 2.0  # a folder that changed so shortly before a look may have changed again in the same tick of its clock
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,47 @@ class SwapState:
     bundle: str
     state: str  # "loading", "done" or "failed"
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class BundleList:
+    """The bundles below a folder, and the folders that were looked through for them."""
+
+    names: tuple[str, ...] = ()
+    folders: Mapping[Path, int] = field(default_factory=dict)  # when each was last changed, ns
+    looked_s: float = 0.0  # time.time()
+
+    def is_fresh(self) -> bool:
+        """Whether it was made within a second, or no folder has changed since; a page asks each second."""
+        age_s = time.time() - self.looked_s
+        if 0 <= age_s < 1 and self.folders:
+            return True
+        newest = max(self.folders.values(), default=None)
+        if newest is None or self.looked_s - newest / 1e9 < SETTLED_S:
+            return False
+        try:
+            return all(path.stat().st_mtime_ns == changed for path, changed in self.folders.items())
+        except OSError:
+            return False
+
+
+def find_bundles(folder: Path) -> BundleList:
+    """The bundles in the folder and two levels below. Raises OSError when it cannot be read."""
+    looked_s, level = time.time(), [folder]
+    folders: dict[Path, int] = {}
+    for _ in range(3):
+        folders |= {path: path.stat().st_mtime_ns for path in level}
+        level = [Path(item.path) for path in level for item in scan(path) if item.is_dir()]
+    found = sorted(path.relative_to(folder).as_posix() for path in folders if (path / MANIFEST).is_file())
+    return BundleList(tuple(found[:MOST_BUNDLES]), folders, looked_s)
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in the folder; nothing where it cannot be read."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 class Controls:
@@ -55,6 +99,7 @@ class Controls:
         path = line.model().path
         folder = settings.bundle_folder or (None if path is None else path.resolve().parent)
         self._bundle_folder = None if folder is None else folder.resolve()
+        self._bundles = BundleList()
         self.actions: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
             "threshold": self._threshold,
             "regions": self._regions,
@@ -113,13 +158,14 @@ class Controls:
         folder = self._bundle_folder
         if folder is None:
             return []
-        try:
-            patterns = (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")
-            found = [item.parent for pattern in patterns for item in folder.glob(pattern)]
-        except OSError as error:
-            log.warning("the bundle folder cannot be read: %s", error.strerror)
-            return []
-        return sorted(item.relative_to(folder).as_posix() for item in found)[:MOST_BUNDLES]
+        with self._lock:
+            if not self._bundles.is_fresh():
+                try:
+                    self._bundles = find_bundles(folder)
+                except OSError as error:
+                    log.warning("the bundle folder cannot be read: %s", error.strerror)
+                    return []
+            return list(self._bundles.names)
 
     def swap_state(self) -> dict[str, object] | None:
         """The state of the newest swap, None before the first."""

@@ -250,8 +250,8 @@ def test_config_check_reads_the_mask_pictures(
     check = ["config", "check", "--without-bundle"]
     sizes = "camera.width = 30\ncamera.height = 20\n"
     for lines, said in (
-        ("verdict.interest_picture = 'absent.png'", "absent.png cannot be read: No such file"),
-        ("verdict.ignored_picture = 'text.png'", "text.png is no picture: save it as PNG"),
+        ("verdict.interest_picture = 'absent.png'", "absent.png: no such file"),
+        ("verdict.ignored_picture = 'text.png'", "text.png: it is not a PNG"),
         ("verdict.interest_picture = 'a.png'\nverdict.ignored_picture = 'b.png'", "differ in size"),
         (f"{sizes}verdict.interest_picture = 'b.png'", "b.png has 40x20 pixels and the camera gives 30x20"),
         ("verdict.interest_picture = 'none.png'", "the regions leave nothing of the picture (30x20 pixels) to inspect"),

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.benchmarks.line.faults import ROWS_FILE, TESTS, Row
 from nnet_edge.frame import Frame, Outputs, Prediction, Region
+from nnet_edge.runtime.opencv_video import open_writer
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}
 TAIL_OUTPUTS = {"anomaly_map": ("N", 1, 256, 256), "image_score": ("N",)}
@@ -188,7 +188,9 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
 
     def write(frames: int, name: str = "clip.mp4", rate_hz: float = 20.0) -> Path:
         path = tmp_path / name
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate_hz, (64, 48))
+        writer = open_writer(
+            str(path), "mp4v", rate_hz, 48, 64
+        )  # which tells FFmpeg to be quiet, before it is asked first
         assert writer.isOpened()
         for index in range(frames):
             writer.write(np.full((48, 64, 3), 10 * index % 250, np.uint8))

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnet_edge.cli.main import run as run_command
-from nnet_edge.errors import DataError
+from nnet_edge.errors import DataError, SinkError, SourceError
 from nnet_edge.frame import Frame, Prediction
+from nnet_edge.runtime.opencv_video import open_writer
 from nnet_edge.runtime.sinks import CallbackSink, RejectsSettings, RejectsSink, to_fields
 from nnet_edge.runtime.sinks.fields import to_json
 from nnet_edge.runtime.sources.open import open_source
@@ -82,7 +83,9 @@ def test_a_stream_of_such_names_is_judged_and_every_sink_keeps_them(
         assert "\\" not in name  # Windows' shares refuse it
 
 
-def test_a_watched_folder_survives_such_a_name(hostile_folder: Path, make_runner: Callable[..., Any]) -> None:
+def test_a_watched_folder_survives_such_a_name(
+    hostile_folder: Path, make_runner: Callable[..., Any], note_fault: Callable[..., None]
+) -> None:
     seen: list[str | None] = []
     source = open_source(str(hostile_folder), watch=True)
 
@@ -93,9 +96,10 @@ def test_a_watched_folder_survives_such_a_name(hostile_folder: Path, make_runner
 
     timer = threading.Timer(5, source.interrupt)  # a name that is lost fails the test, and does not hang it
     timer.start()
-    run(source, make_runner(), [CallbackSink(take)], VerdictSettings(threshold=0.5))
+    counts = run(source, make_runner(), [CallbackSink(take)], VerdictSettings(threshold=0.5)).counts
     timer.cancel()
     assert sorted(name or "" for name in seen) == sorted(map(printable, HOSTILE))
+    note_fault("file names that are no plain text", counts.captured, counts.judged, counts.dropped, "none was lost")
 
 
 def test_a_frame_that_anybody_makes_has_a_printable_name() -> None:
@@ -114,3 +118,14 @@ def test_an_error_that_names_such_a_file_cannot_write_to_the_terminal(
     for text in (caplog.text, capsys.readouterr().err):
         assert text.isascii()
         assert not any(ord(letter) < 32 and letter != "\n" for letter in text)
+
+
+def test_a_video_of_such_a_name_is_refused_before_opencv_sees_it(
+    tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    path = tmp_path / LATIN_1.replace(".png", ".mp4")
+    write_video(2).rename(path)
+    with pytest.raises(SourceError, match=r"teil_\\xe4\.mp4 cannot be opened: its name is not UTF-8"):
+        open_source(str(path))
+    with pytest.raises(SinkError, match="rename it"):
+        open_writer(str(path), "mp4v", 10.0, 48, 64)

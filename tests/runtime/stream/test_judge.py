@@ -90,7 +90,7 @@ def test_a_mask_lies_in_the_cameras_picture_also_where_a_crop_is_judged() -> Non
     ("settings", "says"),
     [
         (VerdictSettings(regions_of_interest=(((300, 0), (400, 0), (400, 50)),)), "leave nothing of the picture"),
-        (VerdictSettings(interest_picture=Path("absent.png")), r"the mask absent\.png cannot be read"),
+        (VerdictSettings(interest_picture=Path("absent.png")), r"the mask absent\.png cannot be used: .* no such file"),
         (
             VerdictSettings(crops=(Crop("wide", 150, 0, 100, 50),)),
             "the crop wide .*reaches beyond the camera's 200x100",
