@@ -122,8 +122,9 @@ def test_a_line_file_means_what_it_meant() -> None:
         for key in table.get("lane", {}):
             assert buffer[key] == lane[key]
         assert all(value is None for key, value in buffer.items() if key not in {*table.get("lane", {}), "weight"})
-    for stream in found["streams"]:
-        assert (stream["camera"].pop("bits"), stream["camera"].pop("colour_matrix")) == (None, "bt601")
+    for there, here in zip(wanted["streams"], found["streams"], strict=True):
+        for key in here["camera"].keys() - there["camera"].keys():  # of later versions
+            assert here["camera"].pop(key) in (None, "bt601"), key
     assert found["web"].pop("public_url", None) is None
     for sink in found["sinks"]:
         assert sink.pop("by_stream", True)  # keys of later versions; as it was without them
