@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
+from nnet_edge.bundle import MANIFEST, Artefact, Bundle, read_bundle
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError
 from nnet_edge.files import sha256
 from nnet_edge.frame import Outputs
-from nnet_edge.known_answers import Answers, asked_frames, choose_frames, own_answers
-from nnet_edge.runtime.runners.answers import add_answers, told
+from nnet_edge.known_answers import Answers, asked_frames, choose_frames, known_to, own_answers
+from nnet_edge.runtime.runners.answers import add_answers, answer_fault, told
+from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model, open_graph
 from nnet_edge.settings.runner import RunnerSettings
@@ -146,6 +148,25 @@ def test_a_bundle_of_before_loads_and_a_line_says_once_how_to_add_answers(
     spoil(old, 0.7)
     with pytest.raises(BundleError, match="does not give its known answers"):
         open_and_close(old, "openvino")
+
+
+def test_an_engine_answers_as_the_graph_that_it_was_built_of_until_it_has_answers_of_its_own(known: Bundle) -> None:
+    of_graph = own_answers(known, known.artefacts[0])
+    record: dict[str, Any] = {"kind": "engine", "precision": "fp32", "source": "", "made": {}, "gates": {}}
+    engine = Artefact(known.path / "nnet.fp32.local.engine", "engine", "fp32", record)
+    found = known_to(known, engine, "tensorrt")
+    assert found is not None
+    assert (found[0].as_dict(), found[1]) == (of_graph["openvino"], 0.02)
+    own = {"scores": [1.0, 2.0, 3.0], "maps": of_graph["openvino"]["maps"]}
+    found = known_to(known, replace(engine, record=record | {"answers": {"tensorrt": own}}), "tensorrt")
+    assert found is not None
+    assert (found[0].as_dict(), found[1]) == (own, 0.01)
+    wrong = replace(engine, record=record | {"answers": {"tensorrt": own}})
+    with load_runner(known.graph, RunnerSettings("onnxruntime", threads=1)) as runner:
+        runner.name = "tensorrt"  # an engine of another network, as far as its answers go
+        fault = answer_fault(known, wrong, runner)
+        assert "and must have 1 (1% of the threshold" in fault
+        assert answer_fault(known, engine, runner) == ""
 
 
 @pytest.mark.parametrize(
