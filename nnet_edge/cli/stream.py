@@ -74,7 +74,7 @@ def key_of(name: str) -> str:
 @click.option("--config", type=FILE,
               help="A line's settings file (TOML) instead of SOURCE; other options stand over it.")  # fmt: skip
 @click.option("--must-deliver", type=FOLDER,
-              help="Spool verdicts here first: a dead receiver, a full disk or a kill loses none.")  # fmt: skip
+              help="Spool verdicts here first: a dead receiver or a kill loses none; this disk must have room.")  # fmt: skip
 @click.option("--credentials", metavar="FILE|env:NAME",
               help="What holds user:password of the cameras: a file, or env: and a variable's name.")  # fmt: skip
 @click.option("--page", metavar="[HOST:]PORT", help="Serve the page there.")
