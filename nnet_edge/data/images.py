@@ -156,8 +156,8 @@ def hold_out(
     """(to learn from, held out), both sorted: `share` of the parts, rounded up, but `at_least` so many, are held out.
 
     `parts` numbers the part that each image shows; without it each shows its own. A part is learned in all its images, or held
-    out in the first of them, the others left out. The same names, parts and `seed` give the same choice. Two parts at least
-    remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, ConfigError for an impossible share.
+    out in the first of them, the others left out; one with many images is learned. The same names, parts and `seed` give the
+    same choice. Two parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, ConfigError for an impossible share.
     """
     if not 0 <= share < 1 or at_least < 0:
         raise ConfigError(f"cannot hold out a share of {share} and at least {at_least}: 0 <= share < 1, at least >= 0")
@@ -175,7 +175,10 @@ def hold_out(
             f"threshold and {LEAST_TO_LEARN} to learn from; add photographs of other parts"
         )
     count = min(max(ceil(share * len(ordered)), at_least), len(ordered) - LEAST_TO_LEARN)
-    chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
+    order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
+    largest = max(1, ceil(share * len(paths)))  # to hold out a part with more images would waste them
+    order.sort(key=lambda index: len(ordered[index]) > largest)
+    chosen = set(order[:count])
     learned = [path for index, images in enumerate(ordered) if index not in chosen for path in images]
     return sorted(learned), [ordered[index][0] for index in sorted(chosen)]
 

@@ -91,6 +91,15 @@ def test_a_part_is_learned_in_all_its_images_or_held_out_in_one() -> None:
     assert (learned, held) == (sorted(learned), sorted(held))
 
 
+def test_a_part_with_many_images_is_learned() -> None:
+    paths = [Path(f"{index:03}.png") for index in range(60)]
+    numbers = [min(index, 14) for index in range(60)]  # the last of 15 parts has 46 images
+    for seed in range(10):
+        learned, held = hold_out(paths, seed, parts=numbers)
+        assert set(paths[14:]) <= set(learned)
+        assert len(held) == 10
+
+
 def test_copies_do_not_count_as_parts(tmp_path: Path) -> None:
     dataset = read_dataset(folder(tmp_path, parts(1), {0: 14}))
     with pytest.raises(
