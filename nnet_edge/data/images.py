@@ -157,7 +157,8 @@ def hold_out(
 
     `parts` numbers the part that each image shows; without it each shows its own. A part is learned in all its images, or held
     out in the first of them, the others left out; one with many images is learned. The same names, parts and `seed` give the
-    same choice. Two parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, ConfigError for an impossible share.
+    same choice. Two parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts,
+    ConfigError for an impossible share.
     """
     if not 0 <= share < 1 or at_least < 0:
         raise ConfigError(f"cannot hold out a share of {share} and at least {at_least}: 0 <= share < 1, at least >= 0")
