@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 
@@ -39,19 +40,28 @@ def require_utf_8(text: str, refusal: type[StreamError]) -> None:
         ) from error
 
 
-def open_capture(address: str | int, settings: CommonSettings, transport: str | None = None) -> cv2.VideoCapture:
-    """OpenCV's reader for a file, an address, a camera's number or device, open or not; `transport` is that of rtsp."""
+def open_capture(
+    address: str | int, settings: CommonSettings, transport: str | None = None, ca_file: Path | None = None
+) -> cv2.VideoCapture:
+    """OpenCV's reader for a file, an address, a camera's number or device, open or not.
+
+    `transport` is that of rtsp; certificates are compared with those in `ca_file`, and not at all without it.
+    """
     quieten_opencv()
     require_utf_8(str(address), SourceError)
     if isinstance(address, int) or address.startswith("/dev/"):
         capture = cv2.VideoCapture(address)
         ask(capture, settings)
         return capture
+    if ca_file is not None and (
+        USERS_OPTIONS is not None or cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends()
+    ):
+        raise SourceError(f"ca_file needs an OpenCV with FFmpeg, and no {OPTIONS} in the environment: unset it")
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * settings.open_timeout_s)]
     timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * settings.read_timeout_s)]
-    with GATE.opening(transport, settings.open_timeout_s):
+    with GATE.opening(options_of(transport, ca_file), settings.open_timeout_s):
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
 
 
@@ -91,11 +101,18 @@ def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
         capture.set(cv2.CAP_PROP_FPS, settings.rate_hz)
 
 
-class OptionsGate:
-    """Lets streams of one transport open at the same time, and those of another transport after them.
+def options_of(transport: str | None, ca_file: Path | None) -> str | None:
+    """FFmpeg's options as OpenCV takes them; None for none. It does not compare a certificate's name with the address."""
+    options = [] if transport is None else [f"rtsp_transport;{transport}", "fflags;discardcorrupt"]
+    options += [] if ca_file is None else ["tls_verify;1", f"ca_file;{ca_file}"]
+    return "|".join(options) or None
 
-    FFmpeg's options are in the process's environment, so two transports cannot open at once. A stream that waits goes before
-    later ones of the other transport, so it waits at most one time limit of opening.
+
+class OptionsGate:
+    """Lets streams of the same options open at the same time, and those of others after them.
+
+    FFmpeg's options are in the process's environment, so others cannot open at once. A stream that waits goes before
+    later ones of other options, so it waits at most one time limit of opening.
     """
 
     def __init__(self) -> None:
@@ -105,12 +122,11 @@ class OptionsGate:
         self._waiting = 0
 
     @contextmanager
-    def opening(self, transport: str | None, limit_s: float) -> Iterator[None]:
-        """Set `transport` for FFmpeg within the block. Raises SourceError when others take too long."""
-        if transport is None or USERS_OPTIONS is not None:
+    def opening(self, value: str | None, limit_s: float) -> Iterator[None]:
+        """Set the options `value` for FFmpeg within the block. Raises SourceError when others take too long."""
+        if value is None or USERS_OPTIONS is not None:
             yield
             return
-        value = f"rtsp_transport;{transport}|fflags;discardcorrupt"
         with self._changed:
             self._waiting += 1
             is_in = self._changed.wait_for(

@@ -63,6 +63,7 @@ class HttpSource(JpegSource):
             advice = f"it answers with {kind}, not with JPEGs: look up the address of its pictures in its manual"
             raise SourceError(f"{self._what} cannot be opened: {advice}")
         self._video = VideoSource(self._address, self._what, self.stream, self._settings)
+        self._video.ca_file = self._ca_file
         self._video.__enter__()
         self.got = self._video.got
         return self

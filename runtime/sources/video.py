@@ -40,6 +40,7 @@ class VideoSource(Source):
 
     is_live = True
     advice = "is it switched on, reachable, and the address right?"  # when it cannot be opened
+    ca_file: Path | None = None  # PEM: whom a certificate may come from; None: it is not looked at
 
     def __init__(
         self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None,
@@ -102,7 +103,7 @@ class VideoSource(Source):
     def _open(self) -> cv2.VideoCapture:
         from nnet_edge.runtime.opencv_video import open_capture
 
-        return open_capture(self._address, self._settings, self._transport)
+        return open_capture(self._address, self._settings, self._transport, self.ca_file)
 
     def _require_whole(self, frames: int) -> None:
         """Raise SourceError unless the source may end after so many frames."""

@@ -6,7 +6,6 @@ import hashlib
 import re
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,17 +327,6 @@ def test_a_slow_rate_of_single_pictures_is_no_stall(serve: Callable[..., HttpCam
     with open_source(serve(ok("image/jpeg", PICTURES[0])).address, rate_hz=0.1) as source:
         assert source.may_be_silent
         assert next(iter(source)).index == 0
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "camera.pem"
-    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=camera"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-keyout", str(path), "-out", str(path) + ".crt"]
-    subprocess.run(["openssl", "req", "-x509", *made, *names], check=True, capture_output=True, timeout=20)
-    path.write_bytes(path.read_bytes() + Path(str(path) + ".crt").read_bytes())
-    return path
 
 
 def tls_camera(
