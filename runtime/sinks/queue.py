@@ -7,12 +7,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
-from nnet_edge.runtime.sinks.spool import SpoolSettings
 from nnet_edge.settings.runner import require_between, require_seconds
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.sinks.spool import SpoolSettings
 
 CAUSES = (
     "queue full",  # the sink was slower than the line, or dead for too long

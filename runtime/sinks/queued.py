@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,10 +26,12 @@ from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import MessageSink, Sink
 from nnet_edge.runtime.sinks.queue import Item, QueueSettings, SinkCounts, SinkQueue
 from nnet_edge.runtime.sinks.retry import LOOK_S, Retry, SinkHealth
-from nnet_edge.runtime.sinks.spool import Spool, SpoolSettings
-from nnet_edge.runtime.sinks.spooled import Observe, SpooledQueue
 from nnet_edge.settings.registry import SINKS
 from nnet_edge.settings.sink import SinkSettings
+
+if TYPE_CHECKING:  # a spool, and SQLite below it, is imported where something must be delivered
+    from nnet_edge.runtime.sinks.spool import Spool, SpoolSettings
+    from nnet_edge.runtime.sinks.spooled import Observe
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,11 @@ def serve(settings: SinkSettings, observe: Observe | None = None, is_finite: boo
             )
         return sink
     folder = settings.must_deliver
-    spool = None if folder is None else SpoolSettings(folder, settings.spool_bytes)
+    spool: SpoolSettings | None = None
+    if folder is not None:
+        from nnet_edge.runtime.sinks.spool import SpoolSettings
+
+        spool = SpoolSettings(folder, settings.spool_bytes)
     queue_settings = QueueSettings(
         settings.queue,
         waits=settings.every_frame or (is_finite and folder is not None),
@@ -84,6 +91,9 @@ class QueuedSink(Sink):
         self._queue = SinkQueue(self.settings, self.health.lost)
         self._threads = [self._thread("sink", self._serve)]
         if self.settings.must_deliver is not None:
+            from nnet_edge.runtime.sinks.spool import Spool
+            from nnet_edge.runtime.sinks.spooled import SpooledQueue
+
             if not isinstance(sink, MessageSink):
                 raise ConfigError(f"the sink {self.name} cannot be made to deliver: what it takes cannot lie on a disk")
             sink.require_deliverable()
