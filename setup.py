@@ -84,7 +84,7 @@ setup(
     },
     install_requires=[
         "numpy>=1.26",
-        "opencv-python>=4.9",
+        "opencv-python-headless>=4.9",
         "pillow>=10.3",
         "simplejpeg>=1.8",  # the one decoder that tells of damage inside a picture
         "cykooz-resizer>=4.0; platform_machine == 'x86_64'",  # Pillow's resize in a quarter of its time

@@ -19,12 +19,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
+from nnet_edge.errors import CalibrationError, ConfigError, missing_library
+from nnet_edge.machine import is_throttled, usable_cores
 
 try:
     import onnxruntime
 except ImportError as error:
-    raise MissingExtraError("onnxruntime is not installed: pip install 'nnet-edge[calibrate]'") from error
+    raise missing_library("onnxruntime", "calibrate", error) from error
 
 PURE_METHODS = ("max", "entropy", "percentile")
 METHODS = (*PURE_METHODS, "auto")
@@ -171,8 +172,8 @@ class Probe:
         self.tensors = list(dict.fromkeys(tensors))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if threads is not None or is_throttled():
+            options.intra_op_num_threads = threads or usable_cores()
         content = with_outputs(model, self.tensors).SerializeToString()
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

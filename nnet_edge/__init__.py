@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.errors import NnetEdgeError
 from nnet_edge.moved import install
+from nnet_edge.silence import silence
 
 if TYPE_CHECKING:
     from nnet_edge.frame import Frame, Outputs, Prediction, Region
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Frame", "NnetEdgeError", "Outputs", "Prediction", "Region", "__version__"]
 
+silence()  # before anything imports a library that sends telemetry
 install()
 
 

@@ -244,7 +244,7 @@ class BundleDraft:
 @contextlib.contextmanager
 def writing_bundle(out: Path, replace: bool = False) -> Iterator[BundleDraft]:
     """A draft that becomes the bundle `out` when the block ends well; nothing is left of it otherwise."""
-    with writing_folder(out, replace) as path:
+    with writing_folder(out, foreign_to_bundle if replace else None) as path:
         draft = BundleDraft(path)
         yield draft
         files = {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
@@ -252,6 +252,22 @@ def writing_bundle(out: Path, replace: bool = False) -> Iterator[BundleDraft]:
         head |= {"frames": {}, "artefacts": {}}
         write_manifest(path, head | draft.manifest | {"files": files})
         read_bundle(path)  # what cannot be read must not take the place of an old bundle
+
+
+def foreign_to_bundle(path: Path) -> str | None:
+    """Why the folder is not a bundle and nothing else, whole or not; None where it is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        named = {*manifest["files"], MANIFEST}
+        manifest["schema"], manifest["artefacts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"is no bundle: it holds no {MANIFEST} of one"
+    found = sorted(
+        file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_symlink() or not file.is_dir()
+    )
+    ours = re.compile(r"(.*/)?\..*|timing\.[^/]*\.cache")  # drafts that a kill left, and TensorRT's timings
+    foreign = [name for name in found if name not in named and not ours.fullmatch(name)]
+    return f"holds {foreign[0]}, which is no part of its bundle" if foreign else None
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -468,8 +484,8 @@ def versions() -> dict[str, str | None]:
     """Version of each library that can change a number; None where it is absent."""
     found: dict[str, str | None] = {}
     for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
+        found[name] = None
+        for distribution in (name, f"{name}-headless"):  # OpenCV comes under either name
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(distribution)
     return found

@@ -39,6 +39,29 @@ class MissingExtraError(NnetEdgeError, ImportError):
     """A library that is not installed; the message names the extra that brings it."""
 
 
+SYSTEM_PACKAGES = {  # file that a wheel expects of the system -> what brings it on Debian and Ubuntu
+    "libGL.so.1": "libgl1, or pip install opencv-python-headless in place of opencv-python",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgomp.so.1": "libgomp1",
+    "libstdc++.so.6": "libstdc++6",
+}
+
+
+def loading_fault(text: str) -> str:
+    """What an ImportError said of a library that is there and cannot be loaded, in one line, with the package to install."""
+    reason = " ".join(text.split())
+    found = [package for file, package in SYSTEM_PACKAGES.items() if file in reason]
+    return f"{reason}: apt-get install {found[0]}" if found else reason
+
+
+def missing_library(library: str, extra: str, error: ImportError) -> MissingExtraError:
+    """What to raise where `import library` failed: whether it is not installed, or installed and cannot be loaded."""
+    if isinstance(error, ModuleNotFoundError) and error.name == library:
+        return MissingExtraError(f"{library} is not installed: pip install 'nnet-edge[{extra}]'")
+    return MissingExtraError(f"{library} is installed and cannot be loaded: {loading_fault(str(error))}")
+
+
 class DataError(NnetEdgeError):
     """A folder, an image or a mask that cannot be used."""
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, the SHA-256 of a file, and how the names of pictures end."""
+"""Atomic writes, files that nobody else can have put there, the SHA-256 of a file, and how names of pictures end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from nnet_edge.errors import ConfigError
 
@@ -100,14 +102,67 @@ def remove_drafts(path: Path) -> None:
                 os.close(handle)
 
 
+def new_draft(folder: Path, suffix: str = ".part", stem: str = "") -> tuple[BinaryIO, Path]:
+    """A new file in `folder`, open for writing, and its path: hidden, its name drawn, so that no link lies there before.
+
+    Raises OSError where the folder cannot be written.
+    """
+    path = folder / f".{stem}{secrets.token_hex(8)}{suffix}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb"), path
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError unless a file can be made in `folder`; nothing that lies there is touched."""
+    file, path = new_draft(folder, ".probe")
+    file.close()
+    path.unlink()
+
+
+def require_private(path: Path, what: str) -> Path:
+    """`path`, a file or folder whose content will be run or trusted, where nobody but this user and root can have put it.
+
+    Raises ConfigError, which calls it `what`, where it or its folder belongs to another user, it may be written by all, or a
+    folder above it may (a sticky one, as /tmp is, may not be changed by others). What is not there yet passes.
+    """
+    if not hasattr(os, "geteuid"):
+        return path
+    place = Path(os.path.realpath(path))
+    trusted = {os.geteuid(), 0}
+    for number, part in enumerate((place, *place.parents)):
+        try:
+            facts = part.stat()
+        except FileNotFoundError:
+            continue
+        is_sticky = number > 0 and bool(facts.st_mode & stat.S_ISVTX)
+        if number < 2 and facts.st_uid not in trusted and not is_sticky:
+            raise ConfigError(
+                f"{what} {path} is not used: {part} belongs to user {facts.st_uid}; remove it, or give another"
+            )
+        if facts.st_mode & stat.S_IWOTH and not is_sticky:
+            raise ConfigError(f"{what} {path} is not used: anybody may write {part}; chmod o-w it, or give another")
+    return path
+
+
+def user_cache(name: str) -> Path:
+    """Where this user's files of that kind are kept: below XDG_CACHE_HOME or ~/.cache. Raises ConfigError without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnet-edge" / name
+    except RuntimeError as error:
+        raise ConfigError(f"this user has no home for the {name} to be kept in: set XDG_CACHE_HOME or HOME") from error
+
+
+Refusal = Callable[[Path], str | None]  # why a folder may not be replaced; None where it may
+
+
 @contextlib.contextmanager
-def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
+def writing_folder(out: Path, refusal: Refusal | None = None) -> Iterator[Path]:
     """A new folder to fill; it becomes `out` when the block succeeds and is deleted when it fails.
 
-    Raises ConfigError when `out` exists and `replace` is off.
+    Raises ConfigError when `out` exists, unless it is an empty folder or `refusal` lets it be replaced.
     """
-    if out.exists() and not replace:
-        raise ConfigError(f"{out} exists already; choose another --out, or say --force to replace it")
+    out = Path(os.path.abspath(out))  # "." has no name
+    require_replaceable(out, refusal)
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_drafts(out)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -116,7 +171,8 @@ def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
         hold(handle)
         yield draft
         draft.chmod(0o755)
-        if out.exists():
+        if os.path.lexists(out):
+            require_replaceable(out, refusal)  # again: minutes have passed
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             out.replace(old / "bundle")
             draft.rename(out)
@@ -126,3 +182,15 @@ def writing_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         os.close(handle)
+
+
+def require_replaceable(out: Path, refusal: Refusal | None) -> None:
+    """Raise ConfigError unless `out` is not there or may be replaced."""
+    if not os.path.lexists(out):
+        return
+    if refusal is None:
+        raise ConfigError(f"{out} exists already; choose another --out, or say --force to replace it")
+    if not out.is_dir():
+        raise ConfigError(f"{out} is no folder, and is not replaced: choose another --out, or remove it yourself")
+    if any(out.iterdir()) and (reason := refusal(out)) is not None:
+        raise ConfigError(f"{out} {reason}, and is not replaced: choose another --out, or remove it yourself")

@@ -38,6 +38,7 @@ from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import read_regular
 from nnet_edge.jpeg import MAX_PIXELS as MAX_PIXELS
 from nnet_edge.jpeg import ORIENTATION, require_size, whole_picture
+from nnet_edge.machine import is_throttled, usable_cores
 
 IS_VECTORISED = platform.machine() == "x86_64"  # as in the marker of setup.py
 
@@ -72,6 +73,9 @@ else:
     bilinear = pillow_bilinear
 
 
+if is_throttled():  # OpenCV counts cores, and knows nothing of a container's quota
+    cv2.setNumThreads(usable_cores())
+
 SIDE = 256  # height and width of the graph's input, pixels
 
 MaskRule = Literal["half", "any"]
@@ -89,6 +93,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"RIFF", WebPImageFile),
 )
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST, _TIFF_PLANES = 258, 262, 281, 284  # tag numbers
+_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -267,7 +272,21 @@ def _open(data: bytes) -> ImageFile:
     reader = next((reader for start, reader in _READERS if data.startswith(start)), None)
     if reader is None:
         raise DataError("it is empty" if not data else "it is not a PNG, JPEG, BMP, TIFF or WebP")
-    return _bounded(reader(io.BytesIO(data)))
+    return _bounded(reader(io.BytesIO(_without_notes(data) if reader is PngImageFile else data)))
+
+
+def _without_notes(png: bytes) -> bytes:
+    """The PNG without texts, colour profile and an EXIF that is none: no pixel is in them, and Pillow refuses large ones."""
+    if not any(kind in png for kind in (*_NOTES, b"eXIf")):
+        return png
+    kept, start = [png[:8]], 8
+    while start < len(png):
+        kind, end = png[start + 4 : start + 8], start + 12 + int.from_bytes(png[start : start + 4], "big")
+        is_exif = kind != b"eXIf" or png[start + 8 : start + 12] in (b"II*\0", b"MM\0*")
+        if kind not in _NOTES and is_exif:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _bounded(picture: ImageFile) -> ImageFile:

@@ -16,9 +16,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnet_edge.errors import loading_fault
 from nnet_edge.gpu import NoGpu, find_gpu
 
 TIMEOUT_S = 2.0  # for each foreign program
@@ -36,7 +38,7 @@ LIBRARIES = {  # module -> (names of the distributions that bring it, extra of n
     "onnxscript": (("onnxscript",), "train"), "onnx_graphsurgeon": (("onnx-graphsurgeon",), "train"),
     "safetensors": (("safetensors",), "train"), "scipy": (("scipy",), "train"), "skimage": (("scikit-image",), "train"),
     "matplotlib": (("matplotlib",), "train"),
-    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), ""),
+    "cv2": (("opencv-python-headless", "opencv-python", "opencv-contrib-python"), ""),
 }  # fmt: skip
 
 
@@ -49,6 +51,7 @@ class Processor:
     usable_cores: int | None  # that this process may run on
     features: tuple[str, ...]
     memory_gib: float | None
+    quota: float | None = None  # cores' worth of time that the container gets; None: no limit
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Library:
     module: str
     version: str | None
     extra: str  # of nnet-edge, "" when every installation needs it
+    problem: str | None = None  # why it cannot be loaded though it is installed; None also for one that was not tried
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,26 @@ def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str |
     return done.stdout, ""
 
 
+LOADED = ("cv2", "openvino", "onnxruntime")  # what every stream needs: that it is installed does not say that it loads
+
+
 def find_libraries() -> tuple[Library, ...]:
-    """Every library of LIBRARIES with its installed version."""
-    return tuple(Library(module, _version(module, names), extra) for module, (names, extra) in LIBRARIES.items())
+    """Every library of LIBRARIES with its installed version; those of LOADED are imported, each in another process."""
+    with ThreadPoolExecutor(len(LOADED)) as pool:
+        problems = dict(zip(LOADED, pool.map(loading_problem, LOADED), strict=True))
+    return tuple(
+        Library(module, _version(module, names), extra, problems.get(module))
+        for module, (names, extra) in LIBRARIES.items()
+    )
+
+
+def loading_problem(module: str) -> str | None:
+    """Why the installed `module` cannot be imported; None where it can, or is not installed."""
+    if not has_module(module):
+        return None
+    _, problem = program_output([sys.executable, "-c", f"import nnet_edge, {module}"], patience=5)
+    text = problem.partition("failed: ")[2] or problem
+    return loading_fault(text.partition("Error: ")[2] or text) if problem else None
 
 
 def find_processor() -> Processor:
@@ -163,7 +184,6 @@ def find_processor() -> Processor:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     model = facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores, memory_gib = os.cpu_count(), None
     if has_module("psutil"):
         import psutil
@@ -171,7 +191,53 @@ def find_processor() -> Processor:
         cores = psutil.cpu_count(logical=False) or cores
         memory_gib = psutil.virtual_memory().total / 2**30
     features = tuple(name for flag, name in CPU_FLAGS.items() if flag in flags)
-    return Processor(model, cores, usable, features, memory_gib)
+    return Processor(model, cores, usable_cores(), features, memory_gib, cpu_quota())
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may keep busy: its affinity, and no more than its container's quota of time.
+
+    More threads than that are stopped by the kernel in the middle of their work, and the others wait for them.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def is_throttled() -> bool:
+    """Whether a quota gives this process fewer cores than libraries see, which count the affinity alone."""
+    return hasattr(os, "sched_getaffinity") and usable_cores() < len(os.sched_getaffinity(0))
+
+
+def cpu_quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of time that the control groups of this process (version 1 or 2) allow it; None without a limit.
+
+    The smallest of its group's and of those above it; in a container the group's path may be that of the host, and only what
+    can be seen counts.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        if len(line) != 3 or (line[1] and "cpu" not in line[1].split(",")):
+            continue
+        for root in (groups,) if not line[1] else (groups / line[1], groups / "cpu"):
+            place = root / line[2].lstrip("/")
+            quotas += [_quota_in(folder) for folder in (place, *place.parents) if folder.is_relative_to(root)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+            if float(quota) > 0 and float(period) > 0:
+                return float(quota) / float(period)
+        except (OSError, ValueError):  # absent, or "max": no limit
+            continue
+    return None
 
 
 def find_cuda() -> Cuda:

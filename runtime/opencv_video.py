@@ -59,6 +59,10 @@ def open_capture(
         raise SourceError(f"ca_file needs an OpenCV with FFmpeg, and no {OPTIONS} in the environment: unset it")
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
+    if os.path.exists(address):
+        address = os.path.abspath(
+            address
+        )  # FFmpeg takes what stands before a colon for a protocol, and no path with a slash
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * settings.open_timeout_s)]
     timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * settings.read_timeout_s)]
     with GATE.opening(options_of(transport, ca_file), settings.open_timeout_s):
@@ -156,7 +160,7 @@ def open_writer(path: str, codec: str, rate_hz: float, height: int, width: int) 
     """OpenCV's writer for a file of `height` x `width` pixels, open or not; `codec` is its four letters."""
     quieten_opencv()
     require_utf_8(path, SinkError)
-    return cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), rate_hz, (width, height))
+    return cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*codec), rate_hz, (width, height))
 
 
 def count_frames(path: str) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nnet_edge.bundle import GRAPH, MANIFEST, WEIGHTS, Bundle, read_bundle, record_metrics, writing_bundle
-from nnet_edge.errors import BundleError, ConfigError
-from nnet_edge.files import sha256, write_atomically, writing_folder
+from nnet_edge.errors import BundleError
+from nnet_edge.files import sha256, write_atomically
 
 
 @pytest.fixture
@@ -135,23 +135,6 @@ def test_a_failed_replacement_keeps_the_old_bundle(copy: Path) -> None:
         fail()
     assert read_bundle(copy).manifest == before
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
-
-
-def test_a_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").touch()
-
-    def fill(replace: bool) -> None:
-        with writing_folder(out, replace) as draft:
-            (draft / "new").touch()
-
-    with pytest.raises(ConfigError, match="--force"):
-        fill(replace=False)
-    assert [path.name for path in out.iterdir()] == ["old"]
-    fill(replace=True)
-    assert [path.name for path in out.iterdir()] == ["new"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

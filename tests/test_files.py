@@ -68,7 +68,7 @@ def test_what_was_replaced_half_is_kept_while_it_is_all_there_is(tmp_path: Path)
     with writing_folder(tmp_path / "bundle") as draft:
         (draft / "file").touch()
         assert last.exists()
-    with writing_folder(tmp_path / "bundle", replace=True):
+    with writing_folder(tmp_path / "bundle", lambda folder: None):
         assert not last.exists()
 
 

@@ -85,9 +85,11 @@ def measure_torch(bundle: Bundle, batches: tuple[int, ...] = BATCHES, work: floa
     """torch eager and torch.compile of the same weights, FP16 by autocast, images on the GPU, layer maps as the answer."""
     import torch
 
+    from nnet_edge.methods.compute import compiled
+
     network = load_network(bundle).eval().cuda()
     with torch.inference_mode(), torch.autocast("cuda", torch.float16):
-        for system, model in (("torch eager", network), ("torch.compile", torch.compile(network))):
+        for system, model in (("torch eager", network), ("torch.compile", compiled(network))):
             for batch in batches:
                 images = torch.randint(0, 256, (batch, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
 

@@ -25,8 +25,7 @@ from pathlib import Path
 
 from nnet_edge.bundle import versions
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
-from nnet_edge.machine import find_libraries, find_processor, has_module, program_output
-from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.machine import find_libraries, find_processor, has_module, program_output, usable_cores
 from nnet_edge.runtime.runners.trt.library import JETSON_RELEASE
 
 SYSTEM = Path("/sys")
@@ -49,7 +48,7 @@ def describe_machine(threads: int | None) -> dict[str, str]:
         f"{', '.join(processor.features)}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
         "power and clocks": power_and_clocks(),
-        "threads": f"{threads or cores()} for every candidate",
+        "threads": f"{threads or usable_cores()} for every candidate",
         "versions": ", ".join(f"{name} {version}" for name, version in known_versions().items()),
     }
 

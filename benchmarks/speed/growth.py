@@ -31,7 +31,7 @@ from nnet_edge.bundle import Bundle, now, read_bundle
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
 from nnet_edge.imaging import SIDE
-from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.machine import usable_cores
 from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings, require_choice
@@ -241,7 +241,7 @@ def measure_traced(
     networks: Iterable[tuple[int, NNet, int]], settings: GrowthSettings, folder: Path
 ) -> tuple[Point, ...]:
     """A point for each (place, network, side), its graph traced without tail before the next network is asked for."""
-    chosen = RunnerSettings(settings.system, "fp32", settings.threads or cores(), "latency", max_batch=1)
+    chosen = RunnerSettings(settings.system, "fp32", settings.threads or usable_cores(), "latency", max_batch=1)
     with ExitStack() as stack:
         calls: dict[int, Call] = {}
         for place, network, side in networks:

@@ -41,9 +41,8 @@ from nnet_edge.benchmarks.harness.rounds import Say, between, child_took, quiet,
 from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
 from nnet_edge.bundle import now
 from nnet_edge.errors import ConfigError, NnetEdgeError
-from nnet_edge.machine import find_processor
+from nnet_edge.machine import find_processor, usable_cores
 from nnet_edge.runtime.runners.base import Runner, load_runner
-from nnet_edge.runtime.runners.graph import cores
 from nnet_edge.settings.runner import RunnerSettings
 
 SCHEMA = "nnet-edge guard 1"
@@ -101,11 +100,11 @@ class Verdict:
 
 def guard(file: Path = BASELINES, say: Say = quiet) -> list[Verdict]:
     """The verdict on every guarded ratio. Raises ConfigError for a file of baselines that cannot be read."""
-    limits, widened = limits_here(read_baselines(file), processor_here(), cores())
+    limits, widened = limits_here(read_baselines(file), processor_here(), usable_cores())
     if widened > 1:
         say(
-            f"no baseline for this processor ({processor_here()}, {cores()} cores): ratios to the matrix product get the "
-            f"limits of another, {widened:g} times as wide"
+            f"no baseline for this processor ({processor_here()}, {usable_cores()} cores): ratios to the matrix product "
+            f"get the limits of another, {widened:g} times as wide"
         )
     ends_s = time.monotonic() + ENOUGH_S
     with capped(CAP_S), ExitStack() as stack:
@@ -192,7 +191,7 @@ def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
         limits = measure_baseline(open_ratios(folder, stack), say)
-    here, count = processor_here(), cores()
+    here, count = processor_here(), usable_cores()
     entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
              "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
     write_json(file, {"schema": SCHEMA, "baselines": [entry, *(old for old in entries if not is_of(old, here, count))]})

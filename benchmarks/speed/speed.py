@@ -34,8 +34,7 @@ from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import DataError, NnetEdgeError
 from nnet_edge.imaging import SIDE, read_size
-from nnet_edge.machine import has_module
-from nnet_edge.runtime.runners.graph import cores
+from nnet_edge.machine import has_module, usable_cores
 
 PICTURES = 64  # of the folder that are taken, the first ones
 
@@ -54,7 +53,7 @@ def measure_speed(
         raise DataError(f"no images in {folder}: give a folder that holds some")
     images = load_images(list(islice(cycle(known), max(len(known), *settings.batches)))).images
     busy = busy_percent()
-    ceilings = measure_roofline(settings.threads or cores())
+    ceilings = measure_roofline(settings.threads or usable_cores())
     with ExitStack() as stack:
         meter = stack.enter_context(measuring_energy())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-speed-")))
@@ -82,7 +81,7 @@ def measure_speed(
         bundle=describe_bundle(bundle, known, settings),
         warnings=(*bundle.warnings, *busy_warning(busy)),
         work=count_work(bundle) if has_module("torch") else None,
-        roofline=merged(ceilings, measure_roofline(settings.threads or cores())),
+        roofline=merged(ceilings, measure_roofline(settings.threads or usable_cores())),
         systems=systems,
         results=results,
         missing=(*missing, *failed),

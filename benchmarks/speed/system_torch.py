@@ -21,9 +21,10 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Outputs
+from nnet_edge.machine import usable_cores
+from nnet_edge.methods.compute import compiled
 from nnet_edge.methods.network import TorchRunner
 from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.runtime.runners.graph import cores
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,7 +39,7 @@ def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitS
         raise ConfigError("PyTorch has the bundle's weights, which are FP32; INT8 is a graph, see the runners")
     if plan.precision == "fp16" and device == "cpu":
         raise ConfigError("FP16 in PyTorch is for a GPU, and this torch has none; BF16 is the processor's half")
-    stack.enter_context(torch_threads(settings.threads or cores()))
+    stack.enter_context(torch_threads(settings.threads or usable_cores()))
     if plan.system == "torch.compile":
         stack.enter_context(every_shape_compiled())
     network = load_network(bundle).eval().to(device)
@@ -54,7 +55,7 @@ class TorchNetwork:
     def __init__(self, network: NNet, plan: Plan, device: str) -> None:
         self._device, self._dtype = device, AUTOCAST.get(plan.precision)
         is_compiled = plan.system == "torch.compile"
-        self._network: Callable[..., Any] = torch.compile(network, dynamic=False) if is_compiled else network
+        self._network: Callable[..., Any] = compiled(network, dynamic=False) if is_compiled else network
 
     def __call__(self, images: np.ndarray) -> tuple[Tensor, ...]:
         """The layer maps of `images`, uint8 RGB (N, 256, 256, 3). Raises StreamError when they cannot be computed."""

@@ -20,9 +20,9 @@ from nnet_edge.bundle import Artefact, Bundle
 from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, NnetEdgeError
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.imaging import SIDE
-from nnet_edge.machine import has_module
+from nnet_edge.machine import has_module, usable_cores
 from nnet_edge.runtime.runners.base import installed_kind, load_runner
-from nnet_edge.runtime.runners.graph import INPUT, Contract, GraphRunner, cores, layer_maps_of
+from nnet_edge.runtime.runners.graph import INPUT, Contract, GraphRunner, layer_maps_of
 from nnet_edge.runtime.runners.trt.library import TITLES
 from nnet_edge.runtime.runners.trt.record import faults_here, file_faults, record_of
 from nnet_edge.runtime.stream.model import choose_artefact
@@ -73,7 +73,7 @@ def open_system(
 def open_graph(bundle: Bundle, plan: Plan, settings: SpeedSettings, folder: Path, stack: ExitStack) -> Iterator[Opened]:
     """A graph on OpenVINO or ONNX Runtime: once with the hint latency for batch 1, once with throughput for the others."""
     arithmetic = "bf16" if plan.precision == "bf16" else "fp32"
-    threads, largest = settings.threads or cores(), max(settings.batches)
+    threads, largest = settings.threads or usable_cores(), max(settings.batches)
     for hint, batches in (("latency", {1}), ("throughput", {*settings.batches} - {1})):
         wanted = [batch for batch in settings.batches if batch in batches]
         if not wanted:

@@ -75,11 +75,14 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
 def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
     """The artefact, runner and threshold of the bundle at `path`. Raises BundleError or ConfigError that names the file."""
     from nnet_edge.bundle import read_bundle
+    from nnet_edge.runtime.runners.base import runner_class
     from nnet_edge.runtime.stream.model import choose_runnable
 
     try:
         bundle = read_bundle(path)
         artefact, runner, threshold = choose_runnable(bundle, settings.runner, settings.precision)
+        if artefact.kind != "engine":
+            runner_class(runner)  # that it is installed does not say that it can be loaded
     except NnetEdgeError as error:
         raise type(error)(f"{where}: bundle: {error}") from error
     warning = "".join(f"; {warning}" for warning in bundle.warnings)

@@ -53,6 +53,7 @@ class Findings:
     verbs: tuple[Readiness, ...]  # the commands; the JSON field is called so
     sources: tuple[Readiness, ...]
     sinks: tuple[Readiness, ...]
+    telemetry_off: dict[str, str]  # library -> how it is kept from sending anything home
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -64,6 +65,7 @@ def examine() -> Findings:
     from nnet_edge import __version__
     from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
     from nnet_edge.settings.registry import SINKS, SOURCES
+    from nnet_edge.silence import silenced
 
     libraries, processor, cuda, video = find_libraries(), find_processor(), find_cuda(), find_video()
     return Findings(
@@ -75,19 +77,27 @@ def examine() -> Findings:
         cuda=cuda,
         cameras=find_cameras(),
         video=video,
-        verbs=judge_commands({library.module: library.version for library in libraries}, cuda, processor),
+        verbs=judge_commands(
+            {library.module: library.version for library in libraries},
+            cuda,
+            processor,
+            {library.module: library.problem for library in libraries if library.problem},
+        ),
         sources=tuple(judge_source(kind, video) for kind in sorted(SOURCES, key=lambda kind: kind.order)),
         sinks=tuple(judge_sink(kind) for kind in SINKS),
+        telemetry_off=silenced(),
     )
 
 
-def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Processor) -> tuple[Readiness, ...]:
-    """The readiness of each command with these libraries (module -> version or None)."""
+def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Processor,
+                   problems: Mapping[str, str] | None = None) -> tuple[Readiness, ...]:  # fmt: skip
+    """The readiness of each command with these libraries (module -> version or None), some of which cannot be loaded."""
     from nnet_edge.machine import LIBRARIES, has_module, pip_line
 
-    runners = [f"{name} {versions[name]}" for name in CPU_RUNNERS if versions.get(name)]
+    broken = {module: f"{module} cannot be loaded: {problem}" for module, problem in (problems or {}).items()}
+    runners = [f"{name} {versions[name]}" for name in CPU_RUNNERS if versions.get(name) and name not in broken]
     on_cpu = f"{' or '.join(runners)} on {processor.usable_cores or '?'} CPU core(s)" if runners else ""
-    no_runner = "" if runners else pip_line("cpu")
+    no_runner = "" if runners else next((broken[name] for name in CPU_RUNNERS if name in broken), pip_line("cpu"))
     builders = [f"{name} {versions[name]}" for name in ENGINE_BUILDERS if versions.get(name)]
 
     def needs(modules: Sequence[str]) -> str:
@@ -96,6 +106,7 @@ def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Proce
     def readiness(name: str, uses: str, advice: str, part: str | None = None) -> Readiness:
         if part is not None and not has_module(part):
             return Readiness(name, False, "", f"not in this version of nnet-edge{f'; {advice}' if advice else ''}")
+        advice = broken.get("cv2", advice)  # every command needs OpenCV
         return Readiness(name, not advice, "" if advice else uses, advice)
 
     learning = _learning_device(versions.get("torch"), cuda, processor)
@@ -150,6 +161,8 @@ def describe(findings: Findings) -> str:
     core_count = f"{processor.cores if processor.cores is not None else '?'} core(s)"
     if processor.usable_cores not in (None, processor.cores):
         core_count += f", {processor.usable_cores} usable"
+    if processor.quota is not None:
+        core_count += f" (a quota of {processor.quota:g} in this container)"
     memory = "unknown" if processor.memory_gib is None else f"{processor.memory_gib:.1f} GiB"
     machine = [
         ("nnet-edge", findings.version),
@@ -162,9 +175,16 @@ def describe(findings: Findings) -> str:
     if BF16_FEATURES & set(processor.features):
         machine.append(("note", "this processor computes BF16; FP32 is used unless you choose bf16"))
     libraries = [
-        (library.module, library.version or f"not installed{f' ({pip_line(library.extra)})' if library.extra else ''}")
+        (
+            library.module,
+            f"{library.version}, CANNOT BE LOADED: {library.problem}"
+            if library.problem
+            else library.version or f"not installed{f' ({pip_line(library.extra)})' if library.extra else ''}",
+        )
         for library in findings.libraries
     ]
+    off = "; ".join(f"{name} ({how})" for name, how in findings.telemetry_off.items())
+    libraries.append(("telemetry", f"off: {off}" if off else "NOT off"))
     gpus = [
         (f"GPU {index}", f"{gpu.name}, {gpu.memory_mib or '?'} MiB, compute capability {gpu.compute_capability or '?'}")
         for index, gpu in enumerate(cuda.gpus)

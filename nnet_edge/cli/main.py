@@ -11,7 +11,7 @@ import click
 
 from nnet_edge import __version__
 from nnet_edge.cli.options import CommandGroup
-from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
+from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError, loading_fault
 from nnet_edge.text import printable
 
 
@@ -36,6 +36,8 @@ def run(arguments: list[str]) -> int:
         return complain("interrupted", EXIT_INTERRUPTED)
     except MemoryError:
         return complain("out of memory: use fewer images, a smaller --batch or a smaller --backbone", EXIT_FAILURE)
+    except ImportError as error:  # a library of every installation: OpenCV without the system's libGL
+        return complain(f"a library cannot be loaded: {loading_fault(str(error))} (see nnet-edge doctor)", EXIT_FAILURE)
     except OSError as error:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         return complain(f"{where}{error.strerror or error}", EXIT_FAILURE)

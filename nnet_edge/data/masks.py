@@ -11,7 +11,6 @@ a number   where the stored value is this one
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +20,13 @@ import numpy as np
 from nnet_edge.data.dataset import Sample
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import SIDE, Labels, MaskRule, read_image, read_labels, read_size, resize_mask
+from nnet_edge.machine import usable_cores
 
 AUTO = "auto"
 LARGE = 0.5  # share of a picture, and of its outermost pixels: an inverted mask marks more of both, real defects less of one
 FEW_VALUES = 16  # indices of defects; a mask with more was drawn softly or saved lossily
 BLURRED = 0.01  # share of a picture that may be marked faintly
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, usable_cores())
 
 READINGS: dict[str, Callable[[Labels], np.ndarray]] = {
     "nonzero": lambda labels: labels.values != 0 if labels.values.ndim == 2 else np.any(labels.values != 0, axis=2),

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.bits import MOST
-from nnet_edge.errors import ConfigError, DataError, MissingExtraError
+from nnet_edge.drawing import empty_figure
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import read_image, resize
@@ -238,15 +239,8 @@ def shorten(text: str, longest: int) -> str:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure in inches that draws into memory; no window, no state shared with others."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("pictures of an evaluation need matplotlib: pip install 'nnet-edge[train]'") from error
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    """An empty white figure in inches. Raises MissingExtraError without matplotlib."""
+    return empty_figure(width, height, dpi=DPI, facecolor="white")
 
 
 def axes_at(figure: Any, left: float, bottom: float, width: float = CELL, height: float = CELL) -> Any:

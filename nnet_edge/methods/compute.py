@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnet_edge.errors import ConfigError
+from nnet_edge.files import require_private
+from nnet_edge.machine import is_throttled, usable_cores
+
+if is_throttled():  # torch counts cores, and knows nothing of a container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 CHUNK = 16  # images that the teacher takes at once
 
@@ -30,6 +38,16 @@ class Compute:
     def dtype(self) -> torch.dtype:
         """What the features are kept in."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """What torch.compile makes of `function`. Raises ConfigError where others may write the code that torch would load."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default_cache_dir()
+    require_private(Path(folder), "torch's folder of compiled code (TORCHINDUCTOR_CACHE_DIR)")
+    made: Callable[..., Any] = torch.compile(function, **options)
+    return made
 
 
 def choose_device(wanted: str) -> str:

@@ -5,7 +5,6 @@ Random weights are given only when asked for by name (`RANDOM`); the bundle and 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.errors import WeightsError
+from nnet_edge.files import require_private, sha256
 from nnet_edge.methods.backbone import Backbone, Encoder, build_network, to_encoder
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
@@ -44,7 +44,7 @@ def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: in
     else:
         path = Path(weights) if weights is not None else find_weights(backbone)
         copy_weights(network, read_weights(path), path)
-        origin = f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        origin = f"{path.name}, sha256 {sha256(path)[:16]}"
     encoder = to_encoder(backbone, network)
     return Teacher(encoder.eval().requires_grad_(False), origin, weights == RANDOM)
 
@@ -64,7 +64,15 @@ def _fetch_into_hub_cache(backbone: Backbone) -> Path:
     models = import_torchvision().models
     url = models.get_model_weights(backbone.name)["IMAGENET1K_V1"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if not path.exists():
+    if not path.is_absolute() and str(path).startswith("~"):
+        raise WeightsError(_no_weights(backbone, "this user has no home for torch's cache: set TORCH_HOME"))
+    if path.exists():
+        require_private(path, "the teacher's weights file")
+        if not sha256(path).startswith(path.stem.rsplit("-", 1)[1]):
+            raise WeightsError(
+                f"{path} is damaged (its SHA-256 is not the one in its name): remove it, to fetch it again"
+            )
+    else:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)

@@ -96,7 +96,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, file: Path | None) -> Ten
 def _reserve(file: Path, size: int) -> None:
     """Take `size` bytes of the disk now: on a full one this is an OSError, later in the mapped file a killed process."""
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-        with file.open("wb") as opened:
+        with file.open("xb") as opened:  # never through a link
             try:
                 os.posix_fallocate(opened.fileno(), 0, size)
             except OSError as error:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnet_edge.drawing import empty_figure
 from nnet_edge.files import write_atomically
 
 LOG = "log.csv"
@@ -37,9 +38,7 @@ class TrainingLog:
 
     def draw(self) -> Path:
         """The picture of the losses over the epochs."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+        figure = empty_figure(8, 4.5, dpi=120, layout="constrained")
         axes = figure.add_subplot()
         for term in (*self.terms, "held_out"):
             points = [(row["epoch"], value) for row in self.rows if (value := row.get(term)) is not None]

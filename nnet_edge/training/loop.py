@@ -27,6 +27,7 @@ from nnet_edge.methods.compute import (
     choose_device,
     choose_precision,
     chunks,
+    compiled,
     deterministic,
     full_fp32,
     to_device,
@@ -152,7 +153,7 @@ class Trainer:
         if self.settings.look_every:  # else the training has a fixed length
             scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
             self.stopping = EarlyStopping(self.method, held_out, self.settings, scores)
-        self.compare = torch.compile(self.method.compare) if options.compile else self.method.compare
+        self.compare = compiled(self.method.compare) if options.compile else self.method.compare
         self.steps_an_epoch = len(list(self.rows_of(0)))
 
     def rows_of(self, epoch: int) -> Iterator[np.ndarray]:

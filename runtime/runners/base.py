@@ -58,14 +58,18 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     if settings.kind == "tensorrt":
         command = f"nnet-edge build-engine {graph.parent}"
         raise ConfigError(f"{graph} is a graph and TensorRT runs engines: build one with {command}")
-    kind = installed_kind() if settings.kind == "auto" else settings.kind
+    return runner_class(installed_kind() if settings.kind == "auto" else settings.kind)(graph, settings)
+
+
+def runner_class(kind: str) -> Callable[[Path, RunnerSettings], Runner]:
+    """What runs graphs on the processor. Raises MissingExtraError for a library that is absent or cannot be loaded."""
     if kind == "openvino":
         from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 
-        return OpenvinoRunner(graph, settings)
+        return OpenvinoRunner
     from nnet_edge.runtime.runners.onnx_runner import OnnxRunner
 
-    return OnnxRunner(graph, settings)
+    return OnnxRunner
 
 
 def load_engine(engine: Path, settings: RunnerSettings) -> Runner:

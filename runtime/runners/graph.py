@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,8 +168,3 @@ def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract
             f"{graph} takes images of shape {tuple(shape)} and not (N, {contract.side}, {contract.side}, 3) with a free N; "
             "write it again with `export`"
         )
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

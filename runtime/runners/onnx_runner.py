@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
+from nnet_edge.errors import BundleError, ConfigError, StreamError, missing_library
+from nnet_edge.machine import usable_cores
 from nnet_edge.runtime.runners.graph import (
     DEPLOYED,
     INPUT,
     Contract,
     GraphRunner,
-    cores,
     layer_maps_of,
     read_graph_bytes,
     require_contract,
@@ -26,7 +26,7 @@ from nnet_edge.settings.runner import RunnerSettings
 try:
     import onnxruntime
 except ImportError as error:
-    raise MissingExtraError("onnxruntime is not installed: pip install 'nnet-edge[cpu]'") from error
+    raise missing_library("onnxruntime", "cpu", error) from error
 
 ERRORS_ONLY = 3  # ONNX Runtime's severity: below it, it warns about every unused initializer
 NUMBER_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
@@ -48,7 +48,7 @@ class OnnxRunner(GraphRunner):
             raise ConfigError(f"ONNX Runtime computes this graph in fp32 only, not in {precision}: use openvino")
         if settings.cache_dir is not None:
             raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
-        threads = settings.threads or cores()
+        threads = settings.threads or usable_cores()
         alone = settings.hint == "throughput"
         self._session = open_session(graph, 1 if alone else threads, contract)
         self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())

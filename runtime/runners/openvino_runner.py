@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, StreamError
+from nnet_edge.errors import BundleError, ConfigError, StreamError, missing_library
+from nnet_edge.files import require_private, require_writable
+from nnet_edge.machine import is_throttled, usable_cores
 from nnet_edge.runtime.runners.graph import (
     DEPLOYED,
     INPUT,
@@ -32,7 +34,7 @@ from nnet_edge.settings.runner import RunnerSettings
 try:
     import openvino
 except ImportError as error:
-    raise MissingExtraError("openvino is not installed: pip install 'nnet-edge[cpu]'") from error
+    raise missing_library("openvino", "cpu", error) from error
 
 DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
@@ -144,8 +146,8 @@ def compile_graph(
     """The graph compiled as `settings` say, or as the folder `cache` keeps it. Raises ConfigError for another precision."""
     precision = PRECISION_NAMES[settings.precision]
     options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
-    if settings.threads is not None:
-        options["INFERENCE_NUM_THREADS"] = settings.threads
+    if settings.threads is not None or is_throttled():
+        options["INFERENCE_NUM_THREADS"] = settings.threads or usable_cores()
     if cache is not None:
         options["CACHE_DIR"] = str(cache)
     try:
@@ -170,12 +172,10 @@ def port_types(ports: Sequence[Any]) -> dict[str, str]:
 
 
 def writable_folder(folder: Path) -> Path:
-    """`folder`, made if it was absent. Raises ConfigError when it cannot be written."""
+    """`folder`, made if it was absent. Raises ConfigError when it cannot be written, or anybody could write it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".nnet-edge-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        require_writable(require_private(folder, "the cache folder"))
     except OSError as error:
         raise ConfigError(f"the cache folder {folder} cannot be written ({error.strerror}): give another") from error
     return folder

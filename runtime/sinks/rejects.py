@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.files import new_draft, require_writable
 from nnet_edge.frame import Frame, Prediction, new_session
 from nnet_edge.runtime.sinks.base import Message, MessageSink, RefusedError, flag_defaults, translating
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
@@ -31,7 +32,9 @@ NO_NAME = re.compile(r'[\\/:*?"<>|]')  # what Windows' shares and cards refuse i
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 SMALLEST_BUDGET_BYTES = 1 << 16
 LONGEST_NAME = 255  # bytes of a file's name, where the file system does not say
-DRAFT = ".{}.part"  # the name of a picture that is being written
+DRAFT = re.compile(
+    r"\.([0-9a-f]{16}|.+\.(jpg|png))\.part"
+)  # a picture that a kill left half-written, of this version or 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +87,7 @@ class RejectsSink(MessageSink):
     def __enter__(self) -> RejectsSink:
         with translating(self._cannot):
             self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / ".nnet-edge-probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            require_writable(self._folder)
             self._budget.scan()
         return self
 
@@ -185,13 +186,13 @@ def longest_name(folder: Path) -> int:
 
 
 def fitting(name: str, longest: int) -> str:
-    """The path `name`, the name of its file shortened so that it fits into `longest` bytes, also while it is written.
+    """The path `name`, the name of its file shortened so that it fits into `longest` bytes.
 
     What is shortened ends with a hash: two names never become one, and the pictures of one reject keep one stem.
     """
     path = PurePosixPath(name)
     stem = stem_of(path)
-    room = longest - len(DRAFT.format(max(SUFFIX.values(), key=len)))
+    room = longest - max(map(len, SUFFIX.values()))
     if stem is None or len(encoded := os.fsencode(stem.name)) <= room:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:8]
@@ -202,9 +203,10 @@ def fitting(name: str, longest: int) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, atomically but without an fsync, which a picture is not worth. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(DRAFT.format(path.name))
+    file, part = new_draft(path.parent)
     try:
-        part.write_bytes(content)
+        with file:
+            file.write(content)
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
@@ -232,7 +234,7 @@ class FolderBudget:
             return
         found = []
         for path in self._folder.rglob("*"):
-            if path.name.startswith(".") and path.name.endswith(".part"):
+            if DRAFT.fullmatch(path.name) and not path.is_dir():
                 path.unlink(missing_ok=True)
             elif stem_of(path) is not None and path.is_file():
                 facts = path.stat()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.files import new_draft, require_writable
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import Sink, flag_defaults, translating
 from nnet_edge.runtime.sinks.rejects import safe_name
@@ -103,9 +104,7 @@ class VideoSink(Sink):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for part in self._path.parent.glob(f".{escape(self._path.stem)}.*part{self._path.suffix.lower()}"):
                 part.unlink(missing_ok=True)  # a kill left it
-            probe = self._part(self._path.stem)
-            probe.write_bytes(b"")
-            probe.unlink()
+            require_writable(self._path.parent)
         return self
 
     def __exit__(self, *about: object) -> None:
@@ -149,7 +148,10 @@ class VideoSink(Sink):
             if stream != self._stream:
                 raise SinkError(f"the video {self._path} shows {self._stream}, not {stream}: keep videos by_stream")
         rate_hz = self._settings.rate_hz or self._rates_hz.get(stream, UNKNOWN_RATE_HZ)
-        return VideoFile(self._part(self._stem(stream)), rate_hz, picture)
+        with translating(self._cannot):
+            file, part = new_draft(self._path.parent, f".part{self._path.suffix.lower()}", f"{self._stem(stream)}.")
+            file.close()  # OpenCV opens it again
+        return VideoFile(part, rate_hz, picture)
 
     def _is_full(self, file: VideoFile) -> bool:
         piece_s, piece_bytes = self._settings.piece_s, self._settings.piece_bytes
@@ -187,9 +189,6 @@ class VideoSink(Sink):
 
     def _stem(self, stream: str) -> str:
         return f"{self._path.stem}.{safe_name(stream)}" if self._settings.by_stream else self._path.stem
-
-    def _part(self, stem: str) -> Path:
-        return self._path.with_name(f".{stem}.part{self._path.suffix.lower()}")
 
 
 class VideoFile:
@@ -233,6 +232,7 @@ class VideoFile:
             if writer.isOpened():
                 log.info("%s is written as %s", self.part, codec)
                 return writer
+        self.part.unlink(missing_ok=True)
         raise SinkError(f"this OpenCV cannot write {self.part} ({' or '.join(codecs)}): try another suffix")
 
 

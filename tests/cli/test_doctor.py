@@ -44,7 +44,7 @@ def test_it_is_quick_and_imports_nothing_heavy() -> None:
 def test_versions_are_those_that_pip_knows(findings: Findings) -> None:
     versions = {library.module: library.version for library in findings.libraries}
     assert versions.keys() == LIBRARIES.keys()
-    assert versions["cv2"] == importlib.metadata.version("opencv-python")
+    assert versions["cv2"] == importlib.metadata.version(*importlib.metadata.packages_distributions()["cv2"][:1])
     for module in ("openvino", "onnxruntime", "torch"):
         assert versions[module] == importlib.metadata.version(module)
 
@@ -52,7 +52,7 @@ def test_versions_are_those_that_pip_knows(findings: Findings) -> None:
 def test_the_processor_is_described() -> None:
     processor = find_processor()
     assert processor.model
-    assert processor.usable_cores == len(os.sched_getaffinity(0))
+    assert processor.usable_cores == min(len(os.sched_getaffinity(0)), int(processor.quota or 1e6) or 1)
     assert processor.memory_gib is not None
     assert 0.1 < processor.memory_gib < 1e5
 

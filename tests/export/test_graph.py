@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import scipy.ndimage
 from onnx import TensorProto, helper
@@ -21,6 +20,7 @@ from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.runtime.runners.base import infer_all, load_runner
+from nnet_edge.runtime.runners.onnx_runner import onnxruntime
 from nnet_edge.scoring import MARGIN
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import read_checkpoint, read_held_out

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import pytest
 from onnx import TensorProto, helper
 
@@ -17,6 +15,8 @@ from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize
 from nnet_edge.export.onnx_graph import add_tail
 from nnet_edge.export.precision import to_half
+from nnet_edge.runtime.runners.onnx_runner import onnxruntime
+from nnet_edge.runtime.runners.openvino_runner import openvino
 
 TAIL = ["anomaly_map", "image_score"]
 POWERS = Fusion(False, (0.1, 2.0, 0.5), (1.0, 0.1, 2.0))

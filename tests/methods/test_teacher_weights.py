@@ -5,14 +5,17 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from nnet_edge.errors import WeightsError
+from nnet_edge.errors import ConfigError, WeightsError
+from nnet_edge.files import sha256
 from nnet_edge.methods.backbone import build_network, find_backbone, to_encoder
 from nnet_edge.methods.teacher_weights import RANDOM, Teacher, load_teacher
+from nnet_edge.methods.torchvision_operators import import_torchvision
 
 LITE, SMALL = find_backbone("efficientnet_lite0"), find_backbone("resnet18")
 
@@ -86,13 +89,36 @@ def test_missing_hub_file_without_network_names_the_three_ways(monkeypatch: pyte
     assert not list((tmp_path / "hub").rglob("*.pth"))
 
 
-def test_hub_cache_is_used_when_it_holds_the_file(
-    monkeypatch: pytest.MonkeyPatch, small_network: torch.nn.Module, tmp_path: Path
-) -> None:
+@pytest.fixture
+def hub_file(monkeypatch: pytest.MonkeyPatch, small_network: torch.nn.Module, tmp_path: Path) -> Path:
+    """The weights of `small_network` in a hub cache, under a name that ends, as torchvision's do, in their SHA-256."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    torch.save(small_network.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    written = tmp_path / "checkpoints" / "resnet18.pth"
+    torch.save(small_network.state_dict(), written)
+    path = written.rename(written.with_name(f"resnet18-{sha256(written)[:8]}.pth"))
+    entry = {"IMAGENET1K_V1": SimpleNamespace(url=f"https://127.0.0.1:9/{path.name}")}
+    models = import_torchvision().models
+    monkeypatch.setattr(models, "get_model_weights", lambda name: entry)
+    return path
+
+
+def test_hub_cache_is_used_when_it_holds_the_file(hub_file: Path, small_network: torch.nn.Module) -> None:
     assert same_weights(load_teacher(SMALL).encoder, to_encoder(SMALL, small_network))
+
+
+def test_a_file_of_the_hub_cache_that_is_not_what_its_name_says_is_refused(hub_file: Path) -> None:
+    content = bytearray(hub_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    hub_file.write_bytes(content)
+    with pytest.raises(WeightsError, match="its SHA-256 is not the one in its name"):
+        load_teacher(SMALL)
+
+
+def test_a_hub_cache_that_anybody_may_write_is_refused(hub_file: Path) -> None:
+    hub_file.parent.chmod(0o777)
+    with pytest.raises(ConfigError, match="anybody may write"):
+        load_teacher(SMALL)
 
 
 def test_file_that_does_not_exist(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnet_edge.bundle import Bundle, record_metrics
+from nnet_edge.bundle import Bundle, foreign_to_bundle, record_metrics
 from nnet_edge.cli.demo.page import DemoRun, Verdicts, in_short, write_report
 from nnet_edge.cli.view import TrainingView
 from nnet_edge.data.example_parts import Part, camera, make_line
@@ -45,6 +45,7 @@ from nnet_edge.training.loop import TrainOptions, train
 
 VIDEO_HZ = 3.0  # parts a second in the video: slow enough to look at each
 REPORT = "report.html"
+MADE = ".nnet-edge-demo.json"  # the names of all files that the demo made: --force replaces these and no others
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def run_demo(
     """
     settings = settings or DemoSettings()
     seconds: dict[str, float] = {}
-    with writing_folder(out, replace) as draft:
+    with writing_folder(out, foreign_to_demo if replace else None) as draft:
         say("drawing the line's pictures from photographs of bricks, gravel and grass")
         with timed(seconds, "pictures"):
             counts = settings.train_parts, settings.test_good, settings.test_each
@@ -103,9 +104,29 @@ def run_demo(
             losses=draft / "training" / PICTURE, files=files_of(draft),
         )  # fmt: skip
         write_report(facts, draft / REPORT)
+        write_atomically(draft / MADE, json.dumps([MADE, *names_in(draft)], indent=0).encode())
     for line in in_short(facts):
         say(line)
     return out / REPORT
+
+
+def foreign_to_demo(path: Path) -> str | None:
+    """Why the folder is not what a demo left and nothing else; None where it is."""
+    try:
+        ours = set(json.loads((path / MADE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return f"is not what a demo left: it holds no {MADE}"
+    bundle = path / "bundle"
+    if bundle.exists() and (reason := foreign_to_bundle(bundle)) is not None:
+        return f"holds a bundle that {reason}"
+    foreign = [name for name in names_in(path) if name not in ours and not name.startswith("bundle/")]
+    return f"holds {foreign[0]}, which no demo made" if foreign else None
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files below the folder, relative to it."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def learn(draft: Path, dataset: Dataset, seed: int, settings: DemoSettings, seconds: dict[str, float],

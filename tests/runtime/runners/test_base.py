@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.runners.openvino_runner import openvino
 from nnet_edge.settings.runner import RunnerSettings
 
 KINDS = ("openvino", "onnxruntime")

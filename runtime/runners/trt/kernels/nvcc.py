@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
-from nnet_edge.files import write_atomically
+from nnet_edge.files import require_private, user_cache, write_atomically
 from nnet_edge.sealed import read_sealed, seal
 
 SOURCES = Path(__file__).parent
@@ -26,7 +26,7 @@ TIMEOUT_S = 300.0
 
 def default_cache() -> Path:
     """Where compiled kernels lie unless told otherwise."""
-    return Path.home() / ".cache" / "nnet-edge" / "kernels"
+    return user_cache("kernels")
 
 
 def installed_nvcc() -> str | None:
@@ -58,10 +58,11 @@ def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -
     version = "*" if nvcc is None else compiler_version(nvcc)
     there = sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime, reverse=True)
     for file in there:
-        if (kept := read_sealed(file)) is not None:
+        if (kept := read_sealed(require_private(file, "the compiled kernel"))) is not None:
             return kept
     cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
     try:
+        require_private(cache, "the kernel cache")
         write_atomically(cache / f"{name}-{version}.cubin", cubin)
         seal(cache / f"{name}-{version}.cubin", cubin)
     except OSError as error:
