@@ -198,13 +198,13 @@ def test_a_kept_kernel_is_hashed_and_must_be_ours(tmp_path: Path, monkeypatch: p
     made = iter([b"first", b"second"])
     monkeypatch.setattr(nvcc, "installed_nvcc", lambda: "/bin/true")
     monkeypatch.setattr(nvcc, "compile_kernel", lambda kernel, target: next(made))
-    assert nvcc.cubin_for("overlay", "8.9", tmp_path) == nvcc.cubin_for("overlay", "8.9", tmp_path) == b"first"
+    assert nvcc.cubin_for("preprocess", "8.9", tmp_path) == nvcc.cubin_for("preprocess", "8.9", tmp_path) == b"first"
     (kept,) = tmp_path.glob("*.cubin")
     kept.write_bytes(kept.read_bytes()[:-1] + b"T")  # one letter of "first"
-    assert nvcc.cubin_for("overlay", "8.9", tmp_path) == b"second"  # compiled again
+    assert nvcc.cubin_for("preprocess", "8.9", tmp_path) == b"second"  # compiled again
     kept.chmod(0o666)
     with pytest.raises(ConfigError, match=r"the compiled kernel .* is not used: anybody may write"):
-        nvcc.cubin_for("overlay", "8.9", tmp_path)
+        nvcc.cubin_for("preprocess", "8.9", tmp_path)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
