@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnet_edge import files
-from nnet_edge.bundle import MANIFEST, writing_bundle
+from nnet_edge.bundle import MANIFEST, foreign_to_bundle, writing_bundle
 from nnet_edge.cli.demo.run import MADE, foreign_to_demo
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import new_draft, require_private, require_writable, user_cache, writing_folder
@@ -90,9 +90,10 @@ def a_bundle(path: Path) -> Path:
 )  # fmt: skip
 def test_force_replaces_a_bundle_and_nothing_else(foreign: str | None, says: str, tmp_path: Path) -> None:
     out = a_bundle(tmp_path / "bundle")
-    with writing_bundle(out, replace=True) as draft:
-        (draft.path / "nnet.onnx").write_bytes(b"new")
-    assert names(out) == [MANIFEST, "nnet.onnx"]
+    with writing_folder(out, foreign_to_bundle) as draft:
+        (draft / "new").touch()
+    assert names(out) == ["new"]
+    out = a_bundle(tmp_path / "other")
     if foreign is None:
         (out / MANIFEST).write_text("{}")
     else:
