@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import threading
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import ConfigError, DataError, SourceError
 from nnet_edge.imaging import read_image, read_mask
-from nnet_edge.jpeg import MAX_PIXELS, whole_picture
+from nnet_edge.jpeg import MAX_PIXELS, header_of, whole_picture, without_strays
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.settings.stream import VerdictSettings
@@ -116,3 +117,42 @@ def test_a_named_pipe_is_no_picture_and_no_mask(tmp_path: Path) -> None:
             read(tmp_path / "pipe.png")
     with pytest.raises(ConfigError, match=r"pipe\.png .*it is not a file"):
         Judge(VerdictSettings(ignored_picture=tmp_path / "pipe.png"), 0.5).admit(PICTURE)
+
+
+def with_restarts(interval: int, kind: str, seed: int = 0) -> bytes:
+    """A picture of noise that restarts every `interval` units of its coding; 0: never."""
+    noise = np.random.default_rng(seed).integers(0, 80, (100, 140, 3)).astype(np.uint8)
+    options = [cv2.IMWRITE_JPEG_RST_INTERVAL, interval]
+    if kind == "444":
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return bytes(cv2.imencode(".jpg", noise[..., 0] if kind == "grey" else noise, options)[1])
+
+
+def with_strays(data: bytes, strays: bytes) -> bytes:
+    """The picture with `strays` before each of its restart markers and its end."""
+    start, _ = header_of(data)
+    return data[:start] + re.sub(rb"\xff[\xd0-\xd7\xd9]", lambda mark: strays + mark[0], data[start:])
+
+
+@pytest.mark.parametrize("kind", ["420", "444", "grey"])
+@pytest.mark.parametrize("interval", [0, 1, 7, 20])
+def test_stray_bytes_before_markers_are_taken_out_and_the_picture_is_the_same(interval: int, kind: str) -> None:
+    data = with_restarts(interval, kind)
+    assert without_strays(data) == data
+    for strays in (b"\0\x11", b"\0\0\0\0\x55\0\x12\x34"):
+        assert np.array_equal(whole_picture(without_strays(with_strays(data, strays))), whole_picture(data))
+
+
+def test_more_than_a_few_stray_bytes_and_other_damage_are_refused() -> None:
+    data = with_restarts(7, "420")
+    with pytest.raises(DataError, match="it is damaged: Corrupt JPEG data"):
+        without_strays(with_strays(data, bytes(9)))
+    start, _ = header_of(data)
+    middle = (start + len(data)) // 2
+    for damaged in (data[:middle] + bytes(300) + data[middle + 300 :], data[:middle] + data[middle + 200 :]):
+        with pytest.raises(DataError):
+            whole_picture(without_strays(with_strays(damaged, b"\0\x11")))
+    with pytest.raises(DataError, match="no JPEG of one sequential scan"):
+        without_strays(data[:-2])
+    with pytest.raises(DataError, match="its header is damaged"):
+        without_strays(data[:100])

@@ -9,12 +9,17 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import DataError
 from nnet_edge.frame import Frame
-from nnet_edge.jpeg import LARGEST_PICTURE, whole_picture
+from nnet_edge.jpeg import LARGEST_PICTURE, STRAY, whole_picture, without_strays
 from nnet_edge.runtime.sources.base import Source, SourceFacts
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,7 @@ WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))  # TEM, and the restart markers insi
 MAY_HOLD_PICTURES = (*range(0xE0, 0xF0), 0xFE)  # APP0 to APP15 and the comment
 MOST_BETWEEN = 16 << 20  # bytes without a JPEG; some drivers fill up to the size of their buffer
 LONGEST_BOUNDARY_LINE = 256
+LAST_PICTURES, HABIT = 12, 3  # so many of the last with stray bytes, and none damaged otherwise, are the camera's habit
 JPEG_PART = re.compile(rb"content-type:[ \t]*image/p?jpe?g", re.IGNORECASE)
 
 
@@ -116,13 +122,19 @@ class JpegCutter:
 
 
 class JpegSource(Source):
-    """A live source of JPEGs. A picture that came in half or damaged is counted in `skipped`, never shown."""
+    """A live source of JPEGs. A picture that came in half or damaged is counted in `skipped`, never shown.
+
+    Stray bytes before a restart marker, or the end, are a sign of damage, and the habit of some encoders. They are passed over
+    where pictures before had them too and no other fault, and the picture is whole without them.
+    """
 
     is_live = True
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._index = 0  # of the next frame
+        self._last: deque[str] = deque(maxlen=LAST_PICTURES)  # of each picture: whole, stray or damaged
+        self._has_habit = False
         self.got = SourceFacts(pixel_format="MJPG")
 
     def frames_of(self, pictures: Iterator[bytes]) -> Iterator[Frame]:
@@ -131,7 +143,7 @@ class JpegSource(Source):
             if self._interrupted.is_set():
                 return
             try:
-                image = whole_picture(data)
+                image = self._whole(data)
             except DataError as error:
                 self.skipped += 1
                 self.last_fault = str(error)
@@ -139,3 +151,21 @@ class JpegSource(Source):
                 continue
             yield Frame(image, self._index, time.monotonic(), self.stream)
             self._index += 1
+
+    def _whole(self, data: bytes) -> np.ndarray:
+        """The picture in `data`. Raises DataError."""
+        self._last.append("damaged")
+        try:
+            image = whole_picture(data)
+            self._last[-1] = "whole"
+        except DataError as error:
+            if not STRAY.search(str(error)):
+                raise
+            image = whole_picture(without_strays(data))
+            self._last[-1] = "stray"
+            if "damaged" in self._last or self._last.count("stray") <= HABIT:
+                raise
+            if not self._has_habit:
+                log.warning("%s leaves stray bytes in its pictures, and no other fault: passed over", self.describe())
+            self._has_habit = True
+        return image

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from nnet_edge.errors import ConfigError, SourceError
+from nnet_edge.jpeg import whole_picture
 from nnet_edge.runtime.sources import http
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.sources.sign_in import SignIn
 from tests.runtime.sources.test_jpegs import jpeg, with_thumbnail
+from tests.test_jpeg import with_restarts, with_strays
 
 PICTURES = [jpeg(50), jpeg(90), jpeg(130)]
 SHOWN = [cv2.imdecode(np.frombuffer(one, np.uint8), 1) for one in PICTURES]
@@ -394,3 +396,20 @@ def test_no_answer_with_jpegs_is_handed_to_opencv(
     with pytest.raises(SourceError, match="handed over"):
         frames_of(serve(ok("video/mp2t", b"\x47" * 400)).address)
     assert len(handed) == 1
+
+
+def test_stray_bytes_are_passed_over_where_they_are_the_cameras_habit_and_refused_where_they_are_not(
+    serve: Callable[..., HttpCamera], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = [with_restarts(7, "420", seed) for seed in range(3)]
+    shown = [whole_picture(one) for one in whole]
+    dirty = [with_strays(one, b"\0\x11\x22") for one in whole]
+    images, skipped, _ = frames_of(serve(ok(MIXED, parts(dirty * 3))).address)
+    assert (len(images), skipped) == (6, 3)  # the first three could be damage
+    assert all(np.array_equal(image, shown[number % 3]) for number, image in enumerate(images))
+    assert caplog.text.count("leaves stray bytes in its pictures, and no other fault") == 1
+    images, skipped, _ = frames_of(serve(ok(MIXED, parts((whole * 4 + dirty[:1]) * 3))).address)
+    assert (len(images), skipped) == (36, 3)
+    cut_off = [one[:-500] for one in whole]
+    images, skipped, _ = frames_of(serve(ok(MIXED, parts([*dirty, cut_off[0], *dirty, cut_off[1], *dirty]))).address)
+    assert (len(images), skipped) == (0, 11)
