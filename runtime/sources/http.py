@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
@@ -84,9 +85,9 @@ class HttpSource(JpegSource):
         except (OSError, HTTPException, ValueError, DataError, SourceError) as error:
             if self._interrupted.is_set():
                 return
-            raise SourceError(f"{self._what} stopped after {self._index} frames: {self._why(error)}") from error
+            raise SourceError(f"{self.so_far}: {self._why(error)}") from error
         if not self._interrupted.is_set():
-            raise SourceError(f"{self._what} stopped after {self._index} frames: is it switched on and connected?")
+            raise SourceError(f"{self.so_far}: is it switched on and connected?")
 
     def describe(self) -> str:
         return self._what
@@ -105,16 +106,17 @@ class HttpSource(JpegSource):
         cutter = JpegCutter(self._response.headers.get_boundary())
         while data := self._response.read1(READ_BYTES):
             yield from cutter.feed(data)
+        yield from filter(None, [cutter.rest()])
 
     def _snapshots(self, period_s: float) -> Iterator[bytes]:
         """One picture a period, each asked for anew, until the source is interrupted."""
         response, due_s = self._response, time.monotonic()
         while response is not None:
-            pictures, cutter = [b""], JpegCutter()
-            while pictures == [b""] and (data := response.read1(READ_BYTES)):
-                pictures = [*cutter.feed(data)] or pictures
+            cutter, picture = JpegCutter(), None
+            while picture is None and (data := response.read1(READ_BYTES)):
+                picture = next(cutter.feed(data), None)
             self._close()
-            yield pictures[0]
+            yield cutter.rest() if picture is None else picture
             due_s = max(due_s + period_s, time.monotonic())
             if self._interrupted.wait(due_s - time.monotonic()):
                 return
@@ -123,7 +125,7 @@ class HttpSource(JpegSource):
     def _ask(self) -> HTTPResponse:
         """The camera's answer with pictures, after sign-in and redirects. Raises SourceError for a refusal."""
         address, is_own = self._address, True
-        for _ in range(MOST_REDIRECTS):
+        for _ in range(MOST_REDIRECTS + 1):
             response = self._signed(address, is_own)
             if response.status == 200:
                 return response
@@ -155,8 +157,7 @@ class HttpSource(JpegSource):
         limit_s = self._settings.open_timeout_s
         connection = HTTPConnection(parts.hostname, parts.port, timeout=limit_s)
         if parts.scheme == "https":
-            context = tls_context(self._ca_file)
-            connection = HTTPSConnection(parts.hostname, parts.port, timeout=limit_s, context=context)
+            connection = HTTPSConnection(parts.hostname, parts.port, timeout=limit_s, context=self._context)
         connection.connect()
         self._socket = connection.sock
         target = quote(parts.path or "/", IN_A_PATH) + (f"?{quote(parts.query, IN_A_PATH)}" if parts.query else "")
@@ -167,6 +168,10 @@ class HttpSource(JpegSource):
         self._response = response = connection.getresponse()
         self._socket.settimeout(self._settings.read_timeout_s)
         return response
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return tls_context(self._ca_file)
 
     def _why(self, error: Exception) -> str:
         """What went wrong, in words, and what to do."""
@@ -215,6 +220,8 @@ class HttpOptions:
 
 def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
     shown, address = shown_and_opened(settings)
+    if options.ca_file is not None:
+        tls_context(options.ca_file)  # an error at the door when it cannot be read
     return HttpSource(address, shown, settings, options.ca_file)
 
 

@@ -78,6 +78,10 @@ class JpegCutter:
                 yield picture
             self._is_wanted = is_torn or not self._uses_boundary
 
+    def rest(self) -> bytes:
+        """The picture that began and did not end, b"" for none; asked for when nothing more comes."""
+        return bytes(self._buffer) if self._is_inside and self._is_wanted else b""
+
     def _begin(self, at: int) -> Iterator[bytes]:
         """Take the bytes before the picture that starts at `at`; b"" for each part before it that lacks its picture."""
         head = bytes(self._buffer[:at])
@@ -136,6 +140,12 @@ class JpegSource(Source):
         self._last: deque[str] = deque(maxlen=LAST_PICTURES)  # of each picture: whole, stray or damaged
         self._has_habit = False
         self.got = SourceFacts(pixel_format="MJPG")
+
+    @property
+    def so_far(self) -> str:
+        """In words, for errors: how many frames it gave, how many pictures it skipped and why."""
+        skipped = f" (skipped {self.skipped}; the last: {self.last_fault})" if self.skipped else ""
+        return f"{self.describe()} stopped after {self._index} frames{skipped}"
 
     def frames_of(self, pictures: Iterator[bytes]) -> Iterator[Frame]:
         """The frames of those of the pictures that are whole, until the source is interrupted."""

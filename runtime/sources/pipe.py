@@ -53,12 +53,13 @@ class PipeSource(JpegSource):
             while (data := self._read()) is not None:
                 yield from self.frames_of(cutter.feed(data))
                 self._tell_between(cutter.between)
+            yield from self.frames_of(filter(None, [cutter.rest()]))
         except DataError as error:
             fault = f"does not carry JPEGs, one after the other ({error}): write them with ffmpeg -f mjpeg"
             raise SourceError(f"{self.describe()} {fault}") from error
         if not self._interrupted.is_set():
-            stray = f" and {self.stray_bytes} bytes between them" if self.stray_bytes else ""
-            raise SourceError(f"{self.describe()} stopped after {self._index} frames{stray}: its writer has ended")
+            stray = f", {self.stray_bytes} bytes between pictures" if self.stray_bytes else ""
+            raise SourceError(f"{self.so_far}{stray}: its writer has ended")
 
     def _tell_between(self, between: int) -> None:
         """Count the bytes between pictures, and say once that there are some."""

@@ -41,8 +41,6 @@ class RtspSource(VideoSource):
     """An RTSP camera. FFmpeg does not tell why one does not open, so it is asked once more, for the reason alone."""
 
     def __enter__(self) -> RtspSource:
-        if self.ca_file is not None:
-            tls_context(self.ca_file)  # an error at once when it cannot be read
         try:
             super().__enter__()
         except SourceError as error:
@@ -102,6 +100,8 @@ def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
     shown, address = shown_and_opened(settings)
     source = RtspSource(address, shown, shown, settings, options.transport, options.colour_matrix)
     source.ca_file = options.ca_file
+    if options.ca_file is not None:
+        tls_context(options.ca_file)  # an error at the door when it cannot be read
     return source
 
 

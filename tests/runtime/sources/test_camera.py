@@ -475,6 +475,21 @@ def test_a_pipe_that_stops_is_stalled_and_opened_again(make_runner: MakeRunner, 
     assert {one.frame.image.tobytes() for one in watched.seen} <= sent  # what was written, bit for bit, nothing else
 
 
+def test_a_camera_whose_pictures_are_all_refused_says_why(make_runner: MakeRunner, tmp_path: Path) -> None:
+    path = tmp_path / "camera.mjpeg"
+    os.mkfifo(path)
+    hold = threading.Event()
+    writer = threading.Thread(target=write_jpegs, args=(path, [jpeg(60)[:700]] * 3, hold), daemon=True)
+    writer.start()
+    with Watched(make_runner, stream("a", str(path), stall_s=0.5, open_timeout_s=0.5, read_timeout_s=9.0)) as watched:
+        watched.until(lambda: watched.kinds("a")["source.stalled"])
+        told = repr(watched.events)
+        hold.set()
+    writer.join(5)
+    assert "its last picture was passed over: its end is missing" in told
+    assert not watched.seen
+
+
 def test_a_video_that_is_replaced_under_the_reader_is_told(write_video: Callable[..., Path], tmp_path: Path) -> None:
     path = write_video(40, "clip.avi")
     other = write_video(40, "other.avi")

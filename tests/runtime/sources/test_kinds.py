@@ -74,6 +74,7 @@ def test_exactly_one_kind_takes_each_address(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.png")
     addresses = {
         "7": "camera", "/dev/null": "device", "gstreamer:x": "gstreamer", "HTTP://h/live": "http", "http://[x": "http",
+        "http://h/video.mjpg": "http",
         "https://h/a.mp4?x": "http-video", str(tmp_path): "images", str(tmp_path / "a.PNG"): "images", "udp://h:1": "network",
         "RTMP://h/x": "network", str(tmp_path / "p.png"): "pipe", "rtsps://h/x": "rtsp", "synthetic": "synthetic",
         "synthetic:x": "synthetic", str(tmp_path / "a.mp4"): "video",

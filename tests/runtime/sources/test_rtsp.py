@@ -132,7 +132,7 @@ def test_a_certificate_of_rtsps_is_looked_at_where_ca_file_is_given(
         )
         assert len(camera.heads) == seen  # nobody was told anything
     with pytest.raises(ConfigError, match=r"ca_file .*absent cannot be read: No such file"):
-        open_source(camera.address.format(RIGHT), ca_file=tmp_path / "absent").__enter__()
+        open_source(camera.address.format(RIGHT), ca_file=tmp_path / "absent")
     with pytest.raises(ConfigError, match=r"holds a \| or ; which FFmpeg takes for its own"):
         open_source(camera.address.format(RIGHT), ca_file=tmp_path / "a|b")
 
