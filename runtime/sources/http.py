@@ -17,9 +17,10 @@ from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
+from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
 from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal, tls_context
-from nnet_edge.runtime.sources.video import VideoSource, is_http_video
+from nnet_edge.runtime.sources.video import VideoFileSource, VideoOptions, VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 
@@ -45,6 +46,15 @@ class HttpSource(JpegSource):
         self._period_s: float | None = None  # of single pictures
 
     def __enter__(self) -> HttpSource:
+        if not self.gives_jpegs():
+            self._video = VideoSource(self._address, self._what, self.stream, self._settings)
+            self._video.ca_file = self._ca_file
+            self._video.__enter__()
+            self.got = self._video.got
+        return self
+
+    def gives_jpegs(self) -> bool:
+        """Ask the camera, and keep an answer that holds JPEGs. Raises SourceError for a refusal, and for what is no picture."""
         try:
             response = self._ask()
             kind = response.headers.get_content_type()
@@ -58,16 +68,12 @@ class HttpSource(JpegSource):
             if start.startswith(START) and (response.length is not None or kind in JPEGS):
                 self._period_s = 1 / (self._settings.rate_hz or SNAPSHOTS_HZ)
                 self.may_be_silent = self._period_s > self._settings.stall_s
-            return self
+            return True
         self._close()
         if kind in PAGES or kind.startswith("image/"):
             advice = f"it answers with {kind}, not with JPEGs: look up the address of its pictures in its manual"
             raise SourceError(f"{self._what} cannot be opened: {advice}")
-        self._video = VideoSource(self._address, self._what, self.stream, self._settings)
-        self._video.ca_file = self._ca_file
-        self._video.__enter__()
-        self.got = self._video.got
-        return self
+        return False
 
     def __exit__(self, *error: object) -> None:
         if self._video is not None:
@@ -218,11 +224,30 @@ class HttpOptions:
     ca_file: Path | None = None  # PEM: the camera's certificate, or that of who issued it; None: what the system trusts
 
 
+@dataclass(frozen=True)
+class HttpVideoOptions(VideoOptions):
+    """What only video files behind http:// have."""
+
+    ca_file: Path | None = None  # as HttpOptions
+
+
 def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
     shown, address = shown_and_opened(settings)
     if options.ca_file is not None:
         tls_context(options.ca_file)  # an error at the door when it cannot be read
     return HttpSource(address, shown, settings, options.ca_file)
+
+
+def open_http_video(settings: CommonSettings, options: HttpVideoOptions) -> Source:
+    """The video file; a camera whose JPEGs have an address like a file's is read as every camera."""
+    camera = open_http(settings, HttpOptions(options.ca_file))
+    try:
+        if camera.gives_jpegs():
+            return open_http(settings, HttpOptions(options.ca_file))
+    finally:
+        camera.__exit__()
+    shown, address = shown_and_opened(settings)
+    return VideoFileSource(address, shown, shown, settings, options, options.ca_file)
 
 
 def is_http_camera(text: str) -> bool:
@@ -238,3 +263,4 @@ SOURCES.register(
         "http", "an http:// address", is_http_camera, open_http, HttpOptions, "http", (CA_FLAG,), order=41, needs=NEEDS
     )
 )
+SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, HttpVideoOptions, "http"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix, shown_and_opened
+from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.runtime.sources.colour import MATRICES, ColourOptions, Colours, choose_colours, is_tagged, to_709
 from nnet_edge.settings.camera import CommonSettings
@@ -123,9 +123,12 @@ class VideoFileSource(VideoSource):
     is_live = False
     advice = "it is not a video that OpenCV reads"
 
-    def __init__(self, address: str, what: str, stream: str, settings: CommonSettings, options: VideoOptions) -> None:
+    def __init__(
+        self, address: str, what: str, stream: str, settings: CommonSettings, options: VideoOptions,
+        ca_file: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(address, what, stream, settings, None, options.colour_matrix)
-        self._path = address
+        self._path, self.ca_file = address, ca_file
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
             self.rate_hz = self._fact("FPS")
         self._pace_hz = (self.rate_hz or FALLBACK_HZ) if options.at_own_rate else None
@@ -205,11 +208,6 @@ def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSourc
     return VideoFileSource(str(path), f"video {path}", path.stem, settings, options)
 
 
-def open_http_video(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
-    shown, address = shown_and_opened(settings)
-    return VideoFileSource(address, shown, shown, settings, options)
-
-
 def open_pipeline(settings: CommonSettings, options: None) -> PipelineSource:
     return PipelineSource(settings.address.removeprefix(PIPELINE), "GStreamer pipeline", "gstreamer", settings)
 
@@ -229,7 +227,6 @@ SOURCES.register(
         suffixes=VIDEO_SUFFIXES,
     )
 )
-SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, VideoOptions, "http"))
 SOURCES.register(
     SourceKind(
         "gstreamer",

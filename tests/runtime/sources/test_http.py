@@ -375,6 +375,19 @@ def test_a_redirect_to_tls_on_the_same_host_is_followed_with_the_password_and_ne
         frames_of(back.address, ca_file=certificate, credentials=credentials)
 
 
+def test_jpegs_whose_address_is_like_a_files_are_checked_too(
+    serve: Callable[..., HttpCamera], write_video: Callable[..., Path]
+) -> None:
+    images, skipped, _ = frames_of(serve(ok(MIXED, parts(HALVES))).address + "/live.mp4")
+    assert (len(images), skipped) == (3, 2)
+    with pytest.raises(SourceError, match=r"has nothing at this path \(404\)"):
+        open_source(serve(refused(404)).address + "/film.avi")
+    data = write_video(frames=5).read_bytes()
+    with open_source(serve(ok("video/x-msvideo", data, f"Content-Length: {len(data)}")).address + "/film.avi") as film:
+        assert not film.is_live
+        assert len(list(film)) == 5
+
+
 def test_no_answer_with_jpegs_is_handed_to_opencv(
     serve: Callable[..., HttpCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
