@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -24,7 +25,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of `nnet-edge` with these arguments: 0, 1 for a failure, 2 for wrong use, 130 when interrupted."""
     try:
-        return int(commands.main(arguments, prog_name="nnet-edge", standalone_mode=False) or 0)
+        return int(commands.main(arguments, "nnet-edge", standalone_mode=False, terminal_width=help_width()) or 0)
     except NnetEdgeError as error:
         return complain(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -46,6 +47,15 @@ def run(arguments: list[str]) -> int:
             traceback.print_exception(error)
         told = f"unexpected: {type(error).__name__}: {error}; please report it with what `nnet-edge --debug ...` prints"
         return complain(told, EXIT_FAILURE)
+
+
+def help_width() -> int:
+    """The width of a help text as click chooses it, but without shutil, whose import takes 3 ms."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns
+    except (OSError, ValueError):
+        columns = 0
+    return max(min(columns if columns > 0 else 80, 80) - 2, 50)
 
 
 def complain(message: str, code: int) -> int:

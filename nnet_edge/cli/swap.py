@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
-import http.cookiejar
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +15,10 @@ from nnet_edge.cli.options import Command
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.settings.secrets import read_secret
+
+if TYPE_CHECKING:  # what talks to a page is imported when it does: `--help` starts without it
+    from urllib.error import HTTPError
+    from urllib.request import Request
 
 ANSWER_LIMIT_S = 10.0  # of one answer, whole: a peer that gives a byte now and then is none
 LARGEST_ANSWER = 1 << 26  # bytes
@@ -43,12 +43,21 @@ class PageClient:
     """
 
     def __init__(self, url: str, token: str | None = None, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+        from urllib.request import HTTPCookieProcessor, HTTPRedirectHandler, ProxyHandler, build_opener
+
+        class NoRedirect(HTTPRedirectHandler):
+            """Follows no redirect: the token goes to the given address only."""
+
+            def redirect_request(self, *arguments: Any) -> None:
+                return None
+
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise ConfigError("the page's address is invalid: give http://127.0.0.1:8080")
         self._url, self._token, self._csrf, self._limit_s = url.rstrip("/"), token, "", answer_limit_s
-        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy()))
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies, NoRedirect())
+        cookies = HTTPCookieProcessor(CookieJar(DefaultCookiePolicy()))
+        self._opener = build_opener(ProxyHandler({}), cookies, NoRedirect())
 
     def state(self) -> dict[str, Any]:
         """The line as the page sees it."""
@@ -76,23 +85,28 @@ class PageClient:
             raise StreamError(f"the bundle {bundle} was not swapped in, the old one judges on: {found['reason']}")
 
     def _ask(self, path: str, fields: Mapping[str, Any] | None = None, is_json: bool = True) -> Any:
+        from http.client import HTTPException
+        from urllib.request import Request
+
         headers = {"content-type": "application/json", "x-csrf-token": self._csrf}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
         body = None if fields is None else json.dumps(fields).encode()
-        request = urllib.request.Request(f"{self._url}/{path}", body, headers)
+        request = Request(f"{self._url}/{path}", body, headers)
         try:
             content = within(self._limit_s, lambda: self._fetch(request))
             return json.loads(content) if is_json else {}
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        except (OSError, ValueError, RecursionError, HTTPException) as error:
             raise StreamError(f"the line at {self._url} does not answer ({error}): is its page on?") from error
 
-    def _fetch(self, request: urllib.request.Request) -> bytes:
+    def _fetch(self, request: Request) -> bytes:
         """The body of the answer. Raises StreamError for a refusal."""
+        from urllib.error import HTTPError
+
         try:
             with self._opener.open(request, timeout=self._limit_s) as answer:
                 return bytes(answer.read(LARGEST_ANSWER))
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             raise StreamError(f"the line at {self._url} refuses ({error.code}): {reason_of(error)}") from error
 
 
@@ -116,14 +130,7 @@ def within(limit_s: float, work: Callable[[], bytes]) -> bytes:
     return found[0]
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the token goes to the given address only."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
-
-
-def reason_of(error: urllib.error.HTTPError) -> str:
+def reason_of(error: HTTPError) -> str:
     """The sentence in the page's answer."""
     try:
         return str(json.loads(error.read(4096))["error"])
