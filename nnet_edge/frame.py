@@ -44,6 +44,7 @@ class Frame:
     session: str = ""  # of this start of its camera, so that ids stay unique when the index starts again at 0
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
     bits: int | None = None  # of uint16: those that the source declares as significant; None: it does not say
+    in_file_s: float | None = None  # its time in the video file that it was read from; None: of no such file
 
     def __post_init__(self) -> None:
         if self.name is not None:

@@ -55,6 +55,7 @@ class Sink(ABC):
     only_stream: str | None = None  # the one stream whose predictions are of use; None: all
     wants_events = False  # whether `tell` does anything
     can_repeat = False  # whether a prediction that failed may be written again
+    unfinished = 0  # predictions that are lost where it does not end: they are in a file that it has not closed
     lost = 0  # predictions that it took and lost later, with a file that was removed
     largest_batch = 1  # messages that one `send` of a MessageSink takes
 
@@ -76,7 +77,7 @@ class Sink(ABC):
     def tell(self, event: Event) -> None:  # noqa: B027  most sinks have no use for events
         """Take one event of the line."""
 
-    def expect(self, stream: str, rate_hz: float | None) -> None:  # noqa: B027
+    def expect(self, stream: str, rate_hz: float | None, is_live: bool = False) -> None:  # noqa: B027
         """Learn before the line runs that this stream will come, and at which frame rate where that is known."""
 
     def report_to(self, tell: Tell) -> None:  # noqa: B027

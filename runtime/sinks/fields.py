@@ -52,6 +52,7 @@ def changing_fields(prediction: Prediction) -> dict[str, object]:
         "crop": None if frame.crop is None else asdict(frame.crop),
         "name": frame.name,
         "time": utc_text(captured_ms),
+        "time_in_file_s": None if frame.in_file_s is None else round(frame.in_file_s, 3),
         "score": prediction.image_score,
         "relative_score": prediction.relative_score,
         "threshold": prediction.threshold,

@@ -24,6 +24,7 @@ CAUSES = (
     "spool full",  # with must-deliver: its bytes were used up
     "spool failed",  # with must-deliver: its disk took nothing, or gave back what cannot be read
     "removed",  # taken, and lost with the file that somebody removed while it was written
+    "unfinished",  # taken, and lost with a file that the sink did not finish in the time to flush
     "stopped",  # still waiting when the line ended and the time to flush had passed
 )
 LOOK_S = 0.1  # how often a put that waits looks whether the line stops

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import MessageSink, Sink
@@ -87,6 +87,7 @@ class QueuedSink(Sink):
         self._retry = Retry(sink, self.settings, self.health)
         self._observe = observe
         self._error: BaseException | None = None  # that ended the sink's thread
+        self._left_unfinished = 0  # predictions in files that its sink never closed
         self._end_by_s: float | None = None  # beyond it a thread is left behind
         self._queue = SinkQueue(self.settings, self.health.lost)
         self._threads = [self._thread("sink", self._serve)]
@@ -124,9 +125,18 @@ class QueuedSink(Sink):
             thread.join(max(0.0, self._end_by_s - time.monotonic()))
             if thread.is_alive():
                 log.error("%s hangs and is left behind", thread.name)
+        self._give_up_unfinished()
         self._queue.abandon()
         if about[0] is None:
             self._raise_fault()
+
+    def _give_up_unfinished(self) -> None:
+        """Count what a sink that was left behind has in files without an end: they are lost."""
+        count = self.sink.unfinished
+        if self._threads[0].is_alive() and count:
+            self._left_unfinished = count
+            took_s = self.settings.flush_s + END_LIMIT_S
+            self._error = SinkError(f"the sink {self.name} did not end within {took_s:g} s: {count} frames are lost")
 
     def end_soon(self) -> None:
         """Let nothing more in and begin to flush."""
@@ -138,8 +148,8 @@ class QueuedSink(Sink):
     def stop_with(self, stop: threading.Event) -> None:
         self._queue.stop_with(stop)
 
-    def expect(self, stream: str, rate_hz: float | None) -> None:
-        self.sink.expect(stream, rate_hz)
+    def expect(self, stream: str, rate_hz: float | None, is_live: bool = False) -> None:
+        self.sink.expect(stream, rate_hz, is_live)
 
     def report_to(self, tell: Tell) -> None:
         self.health.tell = tell
@@ -170,9 +180,10 @@ class QueuedSink(Sink):
     def counts(self) -> SinkCounts:
         """A snapshot of what became of everything so far."""
         found, lost = self._queue.counts(self.name, self.health.state, self.health.reason), self.sink.lost
-        if not lost:
+        more = {cause: count for cause, count in (("removed", lost), ("unfinished", self._left_unfinished)) if count}
+        if not more:
             return found
-        return replace(found, delivered=found.delivered - lost, dropped={**found.dropped, "removed": lost})
+        return replace(found, delivered=found.delivered - sum(more.values()), dropped={**found.dropped, **more})
 
     def _raise_fault(self) -> None:
         """Raise, once, what ended the sink's thread."""

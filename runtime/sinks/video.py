@@ -6,14 +6,17 @@ import logging
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.files import new_draft, require_writable
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks.base import Sink, flag_defaults, translating
 from nnet_edge.runtime.sinks.rejects import safe_name
 from nnet_edge.runtime.sinks.rotation import next_rotated
@@ -27,8 +30,12 @@ if TYPE_CHECKING:  # what draws and encodes is imported when it does
 
 log = logging.getLogger(__name__)
 
-CODECS = {".mp4": ("vp09", "mp4v"), ".avi": ("MJPG",)}  # browsers play VP9; an OpenCV without it writes MPEG-4
-UNKNOWN_RATE_HZ = 10.0  # frames a second of a video whose source has no rate
+CODECS = {".mp4": ("mp4v", "avc1"), ".avi": ("MJPG", "mp4v")}  # VP9 takes a hundred times as long: no line keeps up
+UNKNOWN_RATE_HZ = 10.0  # frames a second of pictures that have neither a rate nor times
+LOWEST_HZ, HIGHEST_HZ = 1.0, 60.0  # of a rate that was measured
+MEASURED_FRAMES, MEASURED_S = 8, 2.0  # how many frames, or from which span on, a rate is measured
+OFF_BEAT = 1.5  # frames by which a picture may stand beside its time; beyond it one is left out, or shown again
+LONGEST_HOLD_S = 60.0  # that a picture is shown where nothing comes; a longer pause is cut to it
 SMALLEST_PIECE_BYTES = 1 << 16
 PIECE_S = 600.0  # what a kill or a power cut costs at most
 PIECE_BYTES = 1 << 30
@@ -42,7 +49,7 @@ class VideoSettings(SinkSettings):
     kind = "video"
 
     path: Path  # with line.mp4 the pieces are line.STREAM.000001.mp4 and so on
-    rate_hz: float | None = None  # None: that of the stream, where it is known
+    rate_hz: float | None = None  # None: that of the stream, known or measured
     stream: str | None = None  # only this one; None: all
     piece_s: float | None = PIECE_S  # an older file is closed, and a new one begun; None: never
     piece_bytes: int | None = PIECE_BYTES  # a larger one too
@@ -75,6 +82,9 @@ class VideoSink(Sink):
     One stream becomes the file `path`, or, where that exists, `line.000001.mp4` and so on; cut into pieces it has numbers in
     any case, and of several streams `line.left.000001.mp4`. The numbers go on after a restart; what a kill leaves is one
     incomplete piece, which is removed.
+
+    A video has one rate, and is as long as what it shows: by the times of the frames (in their file, or of capture) one is
+    shown again, or left out. Pictures of a folder and crops have no times, and are shown once each.
     """
 
     name = "video"
@@ -84,6 +94,7 @@ class VideoSink(Sink):
         self._path = settings.path
         self._cannot = f"cannot write the video {settings.path}"
         self._rates_hz: dict[str, float] = {}  # stream -> frames a second, where its source has a rate
+        self._live: set[str] = set()  # streams whose moment of capture is their time
         self._files: dict[str, VideoFile] = {}  # stream -> what is being written of it
         self._is_cut = settings.by_stream  # whether files have numbers
         self._stream: str | None = None  # of a video that is not by stream
@@ -95,9 +106,15 @@ class VideoSink(Sink):
         many = self._path.with_name(f"{self._path.stem}.*{self._path.suffix}")
         return tuple(self._finished) if len(self._finished) <= MOST_NAMED else (many,)
 
-    def expect(self, stream: str, rate_hz: float | None) -> None:
+    @property
+    def unfinished(self) -> int:  # type: ignore[override]  # a number of every other sink
+        return sum(file.taken for file in list(self._files.values()))
+
+    def expect(self, stream: str, rate_hz: float | None, is_live: bool = False) -> None:
         if rate_hz:
             self._rates_hz[stream] = rate_hz
+        if is_live:
+            self._live.add(stream)
 
     def __enter__(self) -> VideoSink:
         with translating(self._cannot):
@@ -125,8 +142,14 @@ class VideoSink(Sink):
         self.tick()
         stream, picture = prediction.frame.stream, annotate(prediction)
         if stream not in self._files:
-            self._files[stream] = self._begin(stream, picture)
-        self._files[stream].write(picture)
+            self._files[stream] = self._begin(stream)
+        self._files[stream].write(picture, self._time_s(prediction.frame))
+
+    def _time_s(self, frame: Frame) -> float | None:
+        """The frame's moment in its video; None: where it has none."""
+        if frame.crop is not None:
+            return None
+        return frame.captured_s if frame.in_file_s is None and frame.stream in self._live else frame.in_file_s
 
     def tick(self) -> None:
         """Close the pieces that are old or large enough, also those of a stream that gives no frames any more.
@@ -135,23 +158,23 @@ class VideoSink(Sink):
         """
         for stream, file in list(self._files.items()):
             if not file.part.exists():
-                self.lost += file.written
+                self.lost += file.taken
                 del self._files[stream]
-                raise SinkError(f"{file.part} was removed while it was written: its {file.written} frames are lost")
+                raise SinkError(f"{file.part} was removed while it was written: its {file.taken} frames are lost")
         for stream in [stream for stream, file in self._files.items() if self._is_full(file)]:
             self._is_cut = True
             self._close(stream)
 
-    def _begin(self, stream: str, picture: np.ndarray) -> VideoFile:
+    def _begin(self, stream: str) -> VideoFile:
         if not self._settings.by_stream:
             self._stream = self._stream or stream
             if stream != self._stream:
                 raise SinkError(f"the video {self._path} shows {self._stream}, not {stream}: keep videos by_stream")
-        rate_hz = self._settings.rate_hz or self._rates_hz.get(stream, UNKNOWN_RATE_HZ)
+        rate_hz = self._settings.rate_hz or self._rates_hz.get(stream)
         with translating(self._cannot):
             file, part = new_draft(self._path.parent, f".part{self._path.suffix.lower()}", f"{self._stem(stream)}.")
             file.close()  # OpenCV opens it again
-        return VideoFile(part, rate_hz, picture)
+        return VideoFile(part, rate_hz)
 
     def _is_full(self, file: VideoFile) -> bool:
         piece_s, piece_bytes = self._settings.piece_s, self._settings.piece_bytes
@@ -168,7 +191,7 @@ class VideoSink(Sink):
             try:
                 file.close(target)
             except (SinkError, OSError):
-                self.lost += file.written
+                self.lost += file.taken
                 raise
             self._finished.append(target)
             self._keep_to_budget(target)
@@ -192,18 +215,62 @@ class VideoSink(Sink):
 
 
 class VideoFile:
-    """Pictures on their way into `part`. All get the size of the first; one of other proportions gets a dark border."""
+    """Pictures on their way into `part`. All get the size of the first; one of other proportions gets a dark border.
 
-    def __init__(self, part: Path, rate_hz: float, first: np.ndarray) -> None:
-        self.part = part
-        self._size = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # height, width; codecs want even sides
-        self.written = 0
+    Without a rate the first pictures wait until it is measured.
+    """
+
+    def __init__(self, part: Path, rate_hz: float | None) -> None:
+        self.part, self._rate_hz = part, rate_hz
+        self._size = 0, 0  # height, width
+        self.taken = self.written = 0  # pictures that it was given, and those in the file
         self.began_s = time.monotonic()
-        self._writer = self._open(rate_hz)
+        self._writer: cv2.VideoWriter | None = None
+        self._waiting: list[tuple[np.ndarray, float | None]] = []  # with their times
+        self._last: tuple[np.ndarray, float] | None = None  # what is shown again, and its time
+        self._start_s = 0.0  # the time of the file's first picture
 
-    def write(self, picture: np.ndarray) -> None:
-        """Add a picture, uint8 BGR (H, W, 3)."""
-        self._writer.write(fit(picture, *self._size))
+    def write(self, picture: np.ndarray, time_s: float | None) -> None:
+        """Add a picture, uint8 BGR (H, W, 3), of that moment; None: it follows on the last one."""
+        if self._writer is not None:
+            self._show(picture, time_s)
+        else:
+            self._waiting.append((picture, time_s))
+            if self._rate_hz or time_s is None or self._is_measured():
+                self._open()
+        self.taken += 1
+
+    def _is_measured(self) -> bool:
+        times_s = [time_s for _, time_s in self._waiting if time_s is not None]
+        return len(times_s) >= MEASURED_FRAMES or (len(times_s) > 2 and times_s[-1] - times_s[0] >= MEASURED_S)
+
+    def _show(self, picture: np.ndarray, time_s: float | None) -> None:
+        """Write the picture in its time: the one before it is shown until then, and what comes too fast is left out."""
+        assert self._writer is not None
+        assert self._rate_hz is not None
+        picture = fit(picture, *self._size)
+        if time_s is not None:
+            before, before_s = self._last or (picture, time_s)
+            self._last = picture, time_s
+            pause_s = time_s - before_s
+            if (
+                self.written == 0 or pause_s < 0
+            ):  # the first, or of a clock that was set back: it follows on the last one
+                self._start_s = time_s - self.written / self._rate_hz
+            elif pause_s > LONGEST_HOLD_S:
+                log.warning("%s: nothing came for %.0f s, which it shows as %.0f s", self.part, pause_s, LONGEST_HOLD_S)
+                self._start_s += pause_s - LONGEST_HOLD_S
+            place = (time_s - self._start_s) * self._rate_hz
+            if self.written - place > OFF_BEAT:
+                return
+            if place - self.written > OFF_BEAT:
+                for _ in range(round(place) - self.written):
+                    self._put(before)
+        self._put(picture)
+
+    def _put(self, picture: np.ndarray) -> None:
+        assert self._writer is not None
+        self._writer.write(picture)
         self.written += 1
 
     def close(self, target: Path) -> None:
@@ -213,8 +280,11 @@ class VideoFile:
         """
         from nnet_edge.runtime.opencv_video import count_frames
 
-        self._writer.release()
         try:
+            if self._writer is None:
+                self._open()
+            assert self._writer is not None
+            self._writer.release()
             found = count_frames(str(self.part))
             if found < self.written:
                 lack = f"{found} of {self.written} frames"
@@ -223,17 +293,35 @@ class VideoFile:
         finally:
             self.part.unlink(missing_ok=True)
 
-    def _open(self, rate_hz: float) -> cv2.VideoWriter:
+    def _open(self) -> None:
+        """Begin the file with the pictures that wait."""
         from nnet_edge.runtime.opencv_video import open_writer
 
+        self._rate_hz = self._rate_hz or measured_hz([time_s for _, time_s in self._waiting])
+        height, width = self._waiting[0][0].shape[:2]
+        self._size = height // 2 * 2, width // 2 * 2  # codecs want even sides
         codecs = CODECS[self.part.suffix]
         for codec in codecs:
-            writer = open_writer(str(self.part), codec, rate_hz, *self._size)
+            writer = open_writer(str(self.part), codec, self._rate_hz, *self._size)
             if writer.isOpened():
-                log.info("%s is written as %s", self.part, codec)
-                return writer
-        self.part.unlink(missing_ok=True)
-        raise SinkError(f"this OpenCV cannot write {self.part} ({' or '.join(codecs)}): try another suffix")
+                log.info("%s is written as %s, %g frames/s", self.part, codec, self._rate_hz)
+                self._writer = writer
+                break
+        else:
+            self.part.unlink(missing_ok=True)
+            raise SinkError(f"this OpenCV cannot write {self.part} ({' or '.join(codecs)}): try another suffix")
+        for picture, time_s in self._waiting:
+            self._show(picture, time_s)
+        self._waiting.clear()
+
+
+def measured_hz(times_s: Sequence[float | None]) -> float:
+    """The usual rate of frames of these times, whole frames a second; UNKNOWN_RATE_HZ where they have none."""
+    known_s = [time_s for time_s in times_s if time_s is not None]
+    gaps_s = [after - before for before, after in pairwise(known_s) if after > before]
+    if not gaps_s:
+        return UNKNOWN_RATE_HZ
+    return min(HIGHEST_HZ, max(LOWEST_HZ, float(round(1 / median(gaps_s)))))
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -83,12 +83,13 @@ class VideoSource(Source):
                 break
             if self._colours.is_converted and image.ndim == 3:
                 image = to_709(image)
-            if self._pace_hz is not None:
-                time_ms = self._fact("POS_MSEC") or 0.0
+            time_ms = None if self.is_live else self._fact("POS_MSEC") or 0.0
+            if self._pace_hz is not None and time_ms is not None:
                 due_s += 0.0 if index == 0 else gap_s(shown_ms, time_ms, self._pace_hz)
                 shown_ms = time_ms
                 self._interrupted.wait(max(0.0, due_s - time.monotonic()))
-            yield Frame(image, index, time.monotonic(), self.stream)
+            in_file_s = None if time_ms is None else time_ms / 1e3
+            yield Frame(image, index, time.monotonic(), self.stream, in_file_s=in_file_s)
             index += 1
         if not self._interrupted.is_set():
             self._require_whole(index)

@@ -89,7 +89,7 @@ class Line:
             self._streams[name] = self._remembered[name] = stream
             is_running = self._is_running
         for sink in self.sinks:
-            sink.expect(name, source.rate_hz)
+            sink.expect(name, source.rate_hz, source.is_live)
         self.events.tell("stream.added", name, what=source.describe(), bundle=model.name)
         if is_running:
             stream.camera.start()

@@ -748,7 +748,7 @@ def test_a_sink_learns_which_streams_come(tmp_path: Path) -> None:
     expected: list[tuple[str, float | None]] = []
 
     class Expecting(CallbackSink):
-        def expect(self, stream: str, rate_hz: float | None) -> None:
+        def expect(self, stream: str, rate_hz: float | None, is_live: bool = False) -> None:
             expected.append((stream, rate_hz))
 
     QueuedSink(Expecting(print)).expect("left", 25.0)

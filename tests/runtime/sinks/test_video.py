@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,8 @@ import pytest
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import VideoSettings, VideoSink
+from nnet_edge.runtime.sinks.queue import QueueSettings
+from nnet_edge.runtime.sinks.queued import QueuedSink
 from nnet_edge.runtime.sinks.video import UNKNOWN_RATE_HZ, fit
 from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.sink import SinkSettings
@@ -139,6 +142,84 @@ def test_the_rate_is_that_of_the_settings_or_of_the_stream(tmp_path: Path, make_
             sink.write(make_prediction())
         found.append(cv2.VideoCapture(str(sink.outputs[0])).get(cv2.CAP_PROP_FPS))
     assert found == [UNKNOWN_RATE_HZ, 25.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("gaps_s", "rate_hz", "shown"),
+    [
+        ([0.5] * 11, 2, 12),  # a slow camera
+        ([0.04] * 30 + [1.0] + [0.04] * 5, 25, 61),  # 24 of a second without frames are shown again
+        ([0.1] * 9 + [0.02] * 50, 10, 20),  # faster than it was measured: left out
+        ([0.034, 0.033, 0.033, 0.030, 0.036] * 6, 30, 31),  # a clock that is not quite even costs nothing
+        ([0.5] * 3 + [1000.0], 2, 4 + 120),  # a pause of a quarter of an hour is a minute
+        ([], UNKNOWN_RATE_HZ, 1),
+    ],
+)
+def test_live_video_is_as_long_as_what_it_shows(
+    tmp_path: Path, make_prediction: MakePrediction, gaps_s: list[float], rate_hz: float, shown: int
+) -> None:
+    path, time_s = tmp_path / "line.avi", 1000.0
+    with video_to(path) as sink:
+        sink.expect("test", None, is_live=True)
+        for index, gap_s in enumerate([0.0, *gaps_s]):
+            time_s += gap_s
+            sink.write(make_prediction(index, captured_s=time_s))
+        assert sink.unfinished == len(gaps_s) + 1
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == pytest.approx(rate_hz)
+    assert frames_of(path) == pytest.approx(shown, abs=1)
+
+
+def test_a_file_is_shown_by_its_own_times_also_when_it_begins_again(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    path = tmp_path / "line.avi"
+    with video_to(path) as sink:
+        sink.expect("test", 10.0)
+        for index, time_s in enumerate([0.0, 0.1, 0.2, 1.0, 1.1, 0.0, 0.1, 0.2]):
+            sink.write(make_prediction(index, in_file_s=time_s))
+    assert frames_of(path) == 12 + 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_large_picture_is_encoded_in_time(tmp_path: Path, make_prediction: MakePrediction, suffix: str) -> None:
+    """A full-HD camera has 40 ms a frame; VP9 takes 1.3 s."""
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (108, 192, 3), np.uint8), (1920, 1080))
+    with video_to(tmp_path / f"line{suffix}", rate_hz=25) as sink:
+        began_s = time.process_time()
+        for index in range(5):
+            sink.write(make_prediction(index, image=picture))
+    assert time.process_time() - began_s < 5 * 0.4  # ten times what it takes, for a machine that is busy
+    assert frames_of(tmp_path / f"line{suffix}") == 5
+
+
+def test_a_video_that_does_not_end_in_time_is_an_error_and_counted_as_lost(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.sinks.queued.END_LIMIT_S", 0.1)
+    hold = threading.Event()
+
+    class Slow(VideoSink):
+        def __exit__(self, *about: object) -> None:
+            hold.wait(10)
+            super().__exit__(*about)
+
+    sink = QueuedSink(Slow(VideoSettings(path=tmp_path / "line.avi", by_stream=False)), QueueSettings(flush_s=0.3))
+
+    def record() -> None:
+        with sink:
+            for index in range(3):
+                sink.write(make_prediction(index))
+            assert sink.flush(5)
+
+    with pytest.raises(SinkError, match=r"video did not end within 0\.4 s: 3 frames are lost"):
+        record()
+    counts = sink.counts()
+    hold.set()
+    assert counts.is_balanced
+    assert (counts.delivered, counts.dropped) == (0, {"unfinished": 3})
+    for thread in threading.enumerate():
+        if thread.name == "sink video":
+            thread.join(5)
 
 
 def test_a_second_start_replaces_no_video(tmp_path: Path, make_prediction: MakePrediction) -> None:
