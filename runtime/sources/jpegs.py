@@ -39,10 +39,10 @@ class JpegCutter:
 
     def __init__(self, boundary: str | None = None) -> None:
         self._between = 0
-        name = re.escape((boundary or "").strip().lstrip("-").encode())
+        name = re.escape((boundary or "").strip().lstrip("-").encode(errors="replace"))
         # Cameras announce "cam" or "--cam", and write "--cam" or "----cam".
         self._delimiter = re.compile(rb"--" + name) if name else None
-        self._torn_at = re.compile(rb"\r?\n--+" + name + rb"(?:--)?[ \t]*\r?\n") if name else None
+        self._torn_at = re.compile(rb"\n--+" + name + rb"(?:--)?[ \t]*\r?\n") if name else None
         self._buffer = bytearray()
         self._at = 0  # where the walk, or the search for a picture, goes on
         self._searched = 0  # up to where no delimiter lies inside the picture
@@ -98,7 +98,7 @@ class JpegCutter:
         if self._torn_at is not None:
             limit = len(self._buffer) if end is None else end
             if torn := self._torn_at.search(self._buffer, self._searched, limit):
-                return torn.start(), True
+                return torn.start() - self._buffer.endswith(b"\r", 0, torn.start()), True
             self._searched = max(0, limit - LONGEST_BOUNDARY_LINE)
         return end, end is not None and self._buffer[end - 1] != PICTURE_END
 
