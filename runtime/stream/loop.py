@@ -189,7 +189,13 @@ class Loop:
                 now_s = time.monotonic()
                 for prediction in predictions:
                     if self._streams.get(stream.name) is stream:
-                        stream.count(prediction, now_s)
+                        stream.meters.add(prediction, now_s)
+                        if prediction.image_score >= stream.too_low * (
+                            prediction.bundle_threshold or prediction.threshold
+                        ):
+                            stream.low_in_a_row = 0
+                        else:
+                            stream.tell_low(prediction)
                     for callback in self.subscribers:
                         self._call(callback, prediction)
                     for sink in self.sinks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,10 +27,10 @@ log = logging.getLogger(__name__)
 LOW_TOLD = 8  # low scores in a row, from which on only powers of two are told
 
 
-def too_low_for(model: Model) -> float | None:
-    """The relative score below which no good part of the model's bundle was seen; None where the bundle does not say."""
+def too_low_for(model: Model) -> float:
+    """The relative score below which no good part of the model's bundle was seen; -inf where the bundle does not say."""
     reference = reference_of(model.manifest)
-    return None if reference is None else reference.too_low
+    return -math.inf if reference is None or reference.too_low is None else reference.too_low
 
 
 class Stream:
@@ -46,7 +47,7 @@ class Stream:
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
         self._buffer, self._tell = buffer, tell
-        self._too_low, self._low_in_a_row = too_low_for(model), 0
+        self.too_low, self.low_in_a_row = too_low_for(model), 0
         self.camera = Camera(
             settings.name, source, settings.camera, put=self.put,
             tell=lambda kind, **facts: tell(kind, settings.name, **facts), ended=lambda error: ended(self, error),
@@ -82,27 +83,23 @@ class Stream:
         """Judge by another model from now on."""
         self.model = model
         self.judge.use_bundle(model.threshold, model.judged_by)
-        self._too_low, self._low_in_a_row = too_low_for(model), 0
+        self.too_low, self.low_in_a_row = too_low_for(model), 0
 
-    def count(self, prediction: Prediction, now_s: float) -> None:
-        """Count a verdict. A score lower than any good part's is told of: its picture or its computation lost something.
+    def tell_low(self, prediction: Prediction) -> None:
+        """Count and tell a score lower than any good part's: its picture or its computation lost something.
 
         The bundle's scores are those of whole pictures, so crops and masked pictures are left out. Of many in a row the first,
         the 8th, the 16th, the 32nd are told.
         """
-        self.meters.add(prediction, now_s)
-        if self._too_low is None or prediction.is_masked or prediction.frame.crop is not None:
+        if prediction.is_masked or prediction.frame.crop is not None:
             return
         relative = prediction.image_score / (prediction.bundle_threshold or prediction.threshold)
-        if relative >= self._too_low:
-            self._low_in_a_row = 0
-            return
         self.meters.low += 1
-        self._low_in_a_row = count = self._low_in_a_row + 1
+        self.low_in_a_row = count = self.low_in_a_row + 1
         if count == 1 or (count >= LOW_TOLD and count & (count - 1) == 0):
             self._tell(
                 "score.low", self.name, frame=prediction.id, score=prediction.image_score, relative_score=relative,
-                limit=self._too_low, in_a_row=count,
+                limit=self.too_low, in_a_row=count,
                 reason="lower than any good part's score: look at the camera's picture; if it is right, try another --runner",
             )  # fmt: skip
 
