@@ -24,7 +24,7 @@ def test_every_phase_of_a_real_start_is_timed(bundle: Bundle, picture: Path, tmp
     found = start(Case("fp32, --cache-dir", "fp32", is_cached=True), bundle.path, picture, tmp_path)
     assert tuple(found) == PHASES
     assert all(clock > 0 and processor >= 0 for clock, processor in found.values())
-    assert list((tmp_path / "fp32").glob("*.blob")), "the compiled graph was kept"
+    assert list((tmp_path / "fp32").rglob("*.blob")), "the compiled graph was kept"
     helped = ask_for_help()
     table = markdown({"fp32": [found], HELP: [{"python": helped}]})
     assert "| 1.00 / 1.00 |" in table
