@@ -94,6 +94,19 @@ def codec_setup(path: str) -> bytes:
         capture.release()
 
 
+def packet_times_s(path: str) -> list[float]:
+    """The times of the coded pictures in the file, in its order, with those that an edit leaves out; none is decoded."""
+    quieten_opencv()
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    times_s = []
+    try:
+        while capture.isOpened() and capture.grab():
+            times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    finally:
+        capture.release()
+    return times_s
+
+
 def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
     """Ask a camera for pixel format, size and rate, in the order that drivers need; they give what they can."""
     if settings.pixel_format is not None:

@@ -34,6 +34,7 @@ class Source(ABC):
     """Frames in the order in which they were taken. Iterating raises SourceError when the source breaks."""
 
     is_live = False  # frames are lost when nobody takes them in time; it is opened again when it is lost
+    never_ends = False  # though it is not live
     may_be_silent = False  # no frame for hours is no fault, as of a watched folder
     rate_hz: float | None = None  # frames a second, where the source knows it before it starts
     skipped = 0  # pictures that could not be read

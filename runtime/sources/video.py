@@ -15,6 +15,7 @@ from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
 from nnet_edge.runtime.sources.colour import MATRICES, ColourOptions, Colours, choose_colours, is_tagged, to_709
+from nnet_edge.runtime.sources.containers import is_cut_off, picture_s
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
@@ -22,9 +23,15 @@ from nnet_edge.text import printable
 if TYPE_CHECKING:  # OpenCV is imported where something is opened
     import cv2
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+HTTP_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")  # cameras have others
+CAMCORDER_SUFFIXES = (
+    ".mts", ".m2ts", ".m2t", ".tod", ".mod", ".vob", ".flv", ".f4v", ".3gp", ".3g2", ".asf", ".mxf",
+    ".divx", ".dv", ".ogv", ".wtv")  # fmt: skip
+RAW_SUFFIXES = (".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".m1v", ".m2v", ".mjpg", ".mjpeg")
+VIDEO_SUFFIXES = (*HTTP_SUFFIXES, *CAMCORDER_SUFFIXES, *RAW_SUFFIXES)
+PIPE_SUFFIXES = (".mjpg", ".mjpeg")  # an absent file of this name may become a camera's pipe
 PIPELINE = "gstreamer:"  # before a pipeline that ends in an appsink
-PROMISE_KEPT = 0.9  # some containers only estimate their number of frames; a file that gives less is cut off
+PROMISE_KEPT = 0.9  # of the frames, or the time, that a file promises; one that gives less is damaged
 LONGEST_GAP_S = 60.0  # between two frames of a file; a longer one is a leap of its clock
 FALLBACK_HZ = 25.0  # of a video file that does not know its rate and is shown at its own
 
@@ -51,6 +58,8 @@ class VideoSource(Source):
         self._address, self._what, self._settings, self._transport = address, printable(what), settings, transport
         self._pace_hz: float | None = None  # of frames that do not know their times; None: shown as fast as they come
         self._capture: cv2.VideoCapture | None = None
+        self._first_s: float | None = None  # the time in its file of the first frame, and of the newest
+        self._time_s: float | None = None
 
     def __enter__(self) -> VideoSource:
         self._capture = self._open()
@@ -76,7 +85,23 @@ class VideoSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         if self._capture is None:
             raise SourceError(f"{self._what} is not open: use it in a `with` statement")
-        index, due_s, shown_ms = 0, time.monotonic(), None
+        index = 0
+        while True:
+            first = index
+            for frame in self._one_run(first):
+                yield frame
+                index += 1
+            if self._interrupted.is_set():
+                return
+            self._require_whole(index - first)
+            if not self._began_again():
+                return
+
+    def _one_run(self, index: int) -> Iterator[Frame]:
+        """The frames from here to the end, numbered from `index` on."""
+        assert self._capture is not None
+        due_s, shown_ms = time.monotonic(), None
+        self._first_s = self._time_s = None
         while not self._interrupted.is_set():
             was_read, image = self._capture.read()
             if not was_read or image is None:
@@ -84,15 +109,26 @@ class VideoSource(Source):
             if self._colours.is_converted and image.ndim == 3:
                 image = to_709(image)
             time_ms = None if self.is_live else self._fact("POS_MSEC") or 0.0
+            if time_ms is not None:
+                self._time_s = self._own_time_s(time_ms / 1e3)
             if self._pace_hz is not None and time_ms is not None:
-                due_s += 0.0 if index == 0 else gap_s(shown_ms, time_ms, self._pace_hz)
+                due_s += 0.0 if shown_ms is None else gap_s(shown_ms, time_ms, self._pace_hz)
                 shown_ms = time_ms
                 self._interrupted.wait(max(0.0, due_s - time.monotonic()))
-            in_file_s = None if time_ms is None else time_ms / 1e3
-            yield Frame(image, index, time.monotonic(), self.stream, in_file_s=in_file_s)
+            yield Frame(image, index, time.monotonic(), self.stream, in_file_s=self._time_s)
             index += 1
-        if not self._interrupted.is_set():
-            self._require_whole(index)
+
+    def _own_time_s(self, time_s: float) -> float:
+        """The next frame's time in its file; raw video has none, and goes on by its rate."""
+        if self._time_s is None:
+            self._first_s = time_s
+        elif time_s <= self._time_s:
+            return self._time_s + 1 / (self.rate_hz or FALLBACK_HZ)
+        return time_s
+
+    def _began_again(self) -> bool:
+        """Whether the source starts anew at its end."""
+        return False
 
     def describe(self) -> str:
         return self._what + self._colours.words
@@ -119,7 +155,7 @@ class VideoSource(Source):
 
 
 class VideoFileSource(VideoSource):
-    """A video file, whole; `at_own_rate` shows each frame at its own time, as a camera would."""
+    """A video file, whole; `at_own_rate` shows each frame at its own time, as a camera would, `loop` again and again."""
 
     is_live = False
     advice = "it is not a video that OpenCV reads"
@@ -132,6 +168,7 @@ class VideoFileSource(VideoSource):
         self._path, self.ca_file = address, ca_file
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
             self.rate_hz = self._fact("FPS")
+        self.never_ends = options.loop
         self._pace_hz = (self.rate_hz or FALLBACK_HZ) if options.at_own_rate else None
         self.may_be_silent = options.at_own_rate  # for as long as its frames are apart
 
@@ -149,10 +186,31 @@ class VideoFileSource(VideoSource):
         if self._state != self._file_state():
             altered = f"was replaced or altered while it was read, after {frames} frames: read it again"
             raise SourceError(f"{self._what} {altered}")
-        promised = self._fact("FRAME_COUNT")
-        if frames == 0 or (promised is not None and frames < PROMISE_KEPT * promised):
-            of = f" of {promised:.0f}" if promised else ""
-            raise SourceError(f"{self._what} ended after {frames}{of} frames: the file is cut off or damaged")
+        path, promised = Path(self._path), self._fact("FRAME_COUNT")
+        is_here = path.is_file()
+        is_cut = is_here and is_cut_off(path)
+        is_short = promised is not None and frames < PROMISE_KEPT * promised
+        if frames == 0 or is_cut or (is_short and not (is_here and self._gave_all(path, frames))):
+            of = f" of {promised:.0f}" if promised and is_short else ""
+            what = "cut off" if is_cut else "cut off or damaged"
+            raise SourceError(f"{self._what} ended after {frames}{of} frames: the file is {what}")
+
+    def _gave_all(self, path: Path, frames: int) -> bool:
+        """Whether these are all frames, though more were promised: that is estimated, or counts what an edit leaves out."""
+        from nnet_edge.runtime.opencv_video import packet_times_s
+
+        first_s, last_s = self._first_s or 0.0, self._time_s or 0.0
+        times_s = packet_times_s(self._path)
+        end_s = max(times_s, default=0.0)
+        shown = sum(end_s - time_s <= last_s - first_s + 1e-3 for time_s in times_s)
+        lasts_s = picture_s(path) or end_s
+        return frames >= PROMISE_KEPT * shown and last_s + 1 / (self.rate_hz or FALLBACK_HZ) >= PROMISE_KEPT * lasts_s
+
+    def _began_again(self) -> bool:
+        if self.never_ends:
+            self.__exit__()
+            self.__enter__()
+        return self.never_ends
 
     def _file_state(self) -> tuple[int, int, int] | None:
         """What changes when somebody writes the file or puts another in its place; None for an address."""
@@ -193,6 +251,7 @@ class VideoOptions(ColourOptions):
     """What only video files have."""
 
     at_own_rate: bool = False  # as a camera would show it
+    loop: bool = False  # from its end back to its start, for ever
 
 
 def is_video_file(address: str) -> bool:
@@ -201,7 +260,7 @@ def is_video_file(address: str) -> bool:
 
 def is_http_video(address: str) -> bool:
     """Whether a video file is behind the address; a camera is behind others."""
-    return address_scheme(address) in ("http", "https") and path_suffix(address) in VIDEO_SUFFIXES
+    return address_scheme(address) in ("http", "https") and path_suffix(address) in HTTP_SUFFIXES
 
 
 def open_file(settings: CommonSettings, options: VideoOptions) -> VideoFileSource:
@@ -225,7 +284,7 @@ SOURCES.register(
         flags=(MATRIX_FLAG,),
         is_path=True,
         order=20,
-        suffixes=VIDEO_SUFFIXES,
+        suffixes=tuple(suffix for suffix in VIDEO_SUFFIXES if suffix not in PIPE_SUFFIXES),
     )
 )
 SOURCES.register(

@@ -38,7 +38,7 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     meters = LineMeters()
     if sources is None:
         sources = [open_source_of(stream.camera, stream.name, may_be_absent=True) for stream in settings.streams]
-    is_finite = settings.web is None and not any(source.is_live for source in sources)
+    is_finite = settings.web is None and not any(source.is_live or source.never_ends for source in sources)
     served = [(sink, serve(sink, observer_of(sink.label, meters), is_finite)) for sink in settings.sinks]
     # What must be delivered is on disk before anybody else hears of it, and a picture before the line that refers to it.
     served.sort(key=lambda pair: (pair[0].must_deliver is None, not pair[1].wants_pixels))

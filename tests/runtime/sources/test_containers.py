@@ -1,0 +1,144 @@
+"""Whole videos are whole whatever number of frames they promise, and one that was cut is told, in every container."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnet_edge.errors import SourceError
+from nnet_edge.runtime.opencv_video import open_writer
+from nnet_edge.runtime.sources.containers import is_cut_off, picture_s
+from nnet_edge.runtime.sources.open import open_source
+from nnet_edge.runtime.sources.video import VIDEO_SUFFIXES, is_http_video
+
+FRAMES, RATE_HZ = 30, 25.0
+MakeVideo = Callable[[str, str], Path]
+KINDS = [("mp4v", ".mp4"), ("mp4v", ".mov"), ("mp4v", ".3gp"), ("mp4v", ".mkv"), ("VP80", ".webm"), ("MJPG", ".avi"),
+         ("FLV1", ".flv"), ("WMV2", ".wmv"), ("mpg2", ".ts"), ("mp4v", ".ts"), ("mpg2", ".m2ts"), ("mpg2", ".mpg"),
+         ("MJPG", ".mjpeg")]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_video(tmp_path_factory: pytest.TempPathFactory) -> MakeVideo:
+    """A function that gives a video of noise of that codec and suffix, the same one each time."""
+
+    def make(codec: str, suffix: str) -> Path:
+        folder = tmp_path_factory.getbasetemp() / f"video-{codec}{suffix}"
+        path = folder / f"clip{suffix}"
+        if not path.exists():
+            folder.mkdir(exist_ok=True)
+            writer = open_writer(str(path), codec, RATE_HZ, 48, 64)
+            if not writer.isOpened():
+                pytest.skip(f"this OpenCV writes no {codec} into {suffix}")
+            for index in range(FRAMES):
+                writer.write(np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8))
+            writer.release()
+        return path
+
+    return make
+
+
+def altered(path: Path, folder: Path, change: Callable[[bytes], bytes]) -> str:
+    """The path of a copy in `folder` with other bytes."""
+    copy = folder / path.name
+    copy.write_bytes(change(path.read_bytes()))
+    return str(copy)
+
+
+def times_s(address: str) -> list[float]:
+    with open_source(address) as source:
+        return [frame.in_file_s or 0.0 for frame in source]
+
+
+@pytest.mark.parametrize(("codec", "suffix"), KINDS)
+def test_a_whole_video_is_whole_and_a_cut_one_is_not(
+    make_video: MakeVideo, tmp_path: Path, codec: str, suffix: str
+) -> None:
+    path = make_video(codec, suffix)
+    assert times_s(str(path)) == pytest.approx([index / RATE_HZ for index in range(FRAMES)], abs=0.002)
+    assert not is_cut_off(path)
+    for share in (0.6, 0.95):
+        bytes_left = int(share * path.stat().st_size) | 1  # inside a packet
+        assert is_cut_off(Path(altered(path, tmp_path, lambda data: data[:bytes_left])))  # noqa: B023
+    address = altered(path, tmp_path, lambda data: data[:-100])
+    if suffix not in (".mp4", ".mov", ".3gp"):  # their index stands at the end
+        with pytest.raises(SourceError, match=r"ended after \d+.* frames: the file is cut off"):
+            times_s(address)
+
+
+def test_a_video_without_sound_at_its_end_is_whole(make_video: MakeVideo, tmp_path: Path) -> None:
+    """The duration of a file is that of its longest track: here 9 s of 1.2 s of pictures."""
+
+    def lengthen(data: bytes) -> bytes:
+        place = data.index(b"\x44\x89\x88") + 3
+        return data[:place] + struct.pack(">d", 9000.0) + data[place + 8 :]
+
+    address = altered(make_video("mp4v", ".mkv"), tmp_path, lengthen)
+    assert len(times_s(address)) == FRAMES
+    with pytest.raises(SourceError, match=r"ended after 1?[0-9] of 225 frames: the file is cut off"):
+        times_s(altered(Path(address), tmp_path, lambda data: data[: len(data) // 2]))
+
+
+def trimmed(data: bytes) -> bytes:
+    """An MP4 file of which an edit list shows the last ten frames."""
+    scale = int.from_bytes(data[data.index(b"mvhd") + 16 :][:4], "big")
+    media_scale = int.from_bytes(data[data.index(b"mdhd") + 16 :][:4], "big")
+    shown = round(10 / RATE_HZ * scale).to_bytes(4, "big")
+    skipped = round((FRAMES - 10) / RATE_HZ * media_scale).to_bytes(4, "big")
+    for name, offset, value in (("elst", 12, shown), ("elst", 16, skipped), ("tkhd", 24, shown), ("mvhd", 20, shown)):
+        place = data.index(name.encode()) + offset
+        data = data[:place] + value + data[place + 4 :]
+    return data
+
+
+def test_a_video_that_an_edit_list_trims_is_whole(make_video: MakeVideo, tmp_path: Path) -> None:
+    path = make_video("mp4v", ".mp4")
+    address = altered(path, tmp_path, trimmed)
+    assert picture_s(path) == pytest.approx(FRAMES / RATE_HZ)
+    assert picture_s(Path(address)) == pytest.approx(10 / RATE_HZ)
+    assert times_s(address) == pytest.approx([index / RATE_HZ for index in range(10)], abs=0.002)
+
+
+def test_a_transport_stream_that_was_cut_between_two_packets_is_told(make_video: MakeVideo, tmp_path: Path) -> None:
+    path = make_video("mpg2", ".ts")
+    packets = path.stat().st_size // 188
+    found = []
+    for left in range(packets // 2, packets // 2 + 20):
+        found.append(is_cut_off(Path(altered(path, tmp_path, lambda data: data[: 188 * left]))))  # noqa: B023
+    assert sum(found) >= 15  # but for those at the end of a picture, where nothing shows that more is to come
+
+
+def test_pictures_that_are_lost_inside_are_told(make_video: MakeVideo, tmp_path: Path) -> None:
+    """As after a power cut: the file has its length and its index, and zeros where pictures were."""
+
+    def blank(data: bytes) -> bytes:
+        start, end = data.index(b"mdat"), data.rindex(b"moov") - 4
+        start += (end - start) // 2
+        return data[:start] + bytes(end - start) + data[end:]
+
+    with pytest.raises(SourceError, match=r"ended after \d+ of 30 frames: the file is cut off or damaged"):
+        times_s(altered(make_video("mp4v", ".mp4"), tmp_path, blank))
+
+
+def test_raw_video_is_read_and_has_times_by_its_rate(make_video: MakeVideo) -> None:
+    found = times_s(str(make_video("mpg2", ".m2v")))
+    assert len(found) == FRAMES
+    assert np.diff(found) == pytest.approx([1 / RATE_HZ] * (FRAMES - 1), abs=0.002)
+    assert {".mts", ".m2ts", ".h264", ".hevc", ".flv", ".3gp", ".wmv", ".vob"} < set(VIDEO_SUFFIXES)
+    assert not is_http_video("http://camera/live.mjpg")  # which is a camera
+
+
+def test_a_video_in_a_loop_begins_again(make_video: MakeVideo, tmp_path: Path) -> None:
+    with open_source(str(make_video("MJPG", ".avi")), loop=True) as source:
+        assert source.never_ends
+        frames = list(islice(source, 2 * FRAMES + 5))
+    assert [frame.index for frame in frames] == list(range(2 * FRAMES + 5))
+    assert [frame.in_file_s for frame in frames[-5:]] == [frame.in_file_s for frame in frames[:5]]
+    cut = altered(make_video("MJPG", ".avi"), tmp_path, lambda data: data[: len(data) // 2])
+    with open_source(cut, loop=True) as source, pytest.raises(SourceError, match="the file is cut off"):
+        list(source)
