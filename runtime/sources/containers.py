@@ -24,7 +24,7 @@ def is_cut_off(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1024)
         if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof"):
-            ends = (place + length for place, length, _ in boxes(file, 0, size))
+            ends: Iterator[int] = (place + length for place, length, _ in boxes(file, 0, size))
         elif head.startswith(MATROSKA):
             ends = elements(file, size)
         elif head.startswith(b"RIFF"):
