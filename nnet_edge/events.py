@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 KINDS = (
     "source.connecting", "source.live", "source.stalled", "source.lost", "source.ended",
+    "source.frozen", "source.moving", "machine.overloaded",
     "stream.added", "stream.removed", "stream.paused", "stream.resumed", "stream.failed",
     "regions.changed", "bundle.swapped", "threshold.changed", "drift.warning",
     "sink.late", "sink.dead", "sink.back", "frame.failed", "score.low",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.reader import build, schema_of, to_plain, to_table, to_value, unknown_key
 from nnet_edge.settings.registry import SOURCES, SourceKind
-from nnet_edge.settings.runner import require_between, require_positive
+from nnet_edge.settings.runner import require_between, require_positive, require_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,6 +33,7 @@ class CommonSettings:
     open_timeout_s: float = 10.0
     read_timeout_s: float = 5.0
     stall_s: float = 5.0  # without a frame for so long, the source is opened again
+    frozen_s: float = 10.0  # a camera whose picture does not change by one pixel for so long is told; 0: never
     first_retry_s: float = 0.5
     longest_retry_s: float = 30.0
     jitter: float = 0.2  # share by which a wait varies, so that cameras do not come back all at once
@@ -42,6 +43,7 @@ class CommonSettings:
             raise ConfigError(f"a stream needs a source: give {known_addresses()}")
         for what in ("open_timeout_s", "read_timeout_s", "stall_s", "first_retry_s", "longest_retry_s"):
             require_positive(what, getattr(self, what))
+        require_seconds("frozen_s", self.frozen_s)
         for what in ("width", "height"):
             if getattr(self, what) is not None:
                 require_between(what, getattr(self, what), 1, 32_768)

@@ -2,8 +2,9 @@
 
     connecting -> live -> stalled (no frame for too long) or lost (it ended, broke, or cannot be opened) -> connecting ...
 
-A live source is tried until it is back, each wait longer than the last up to a limit. A file ends, or fails, once. So does
-a camera whose settings do not fit its first frame; later it may come back with another picture size, and is waited for.
+A live source is tried until it is back, each wait longer than the last up to a limit. A file ends, or fails, once; one that
+gives no frame is stalled, and waited for. A camera whose settings do not fit its first frame fails once, too; later it may
+come back with another picture size, and is waited for. What an overloaded machine delays counts against no source.
 Whatever happens to a source, no frame is made up, repeated or sent twice.
 """
 
@@ -19,6 +20,8 @@ from dataclasses import dataclass, replace
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame, new_session
 from nnet_edge.runtime.sources.base import Source, SourceFacts
+from nnet_edge.runtime.sources.overload import Overload
+from nnet_edge.runtime.sources.still import StillPicture
 from nnet_edge.settings.camera import CameraSettings
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class CameraStatus:
     reconnects: int  # times that it came back
     skipped: int  # pictures that could not be read
     reason: str | None  # why it is stalled, lost or failed
+    frozen_s: float | None = None  # for how long its picture has not changed, once that is a fault
 
 
 class Camera:
@@ -74,6 +78,8 @@ class Camera:
         self._was_live_s = 0.0  # for how long the last reader gave frames
         self._has_given = False  # whether a frame was accepted: the settings fit the source
         self._is_out = False  # whether a warning said that it is lost
+        self._still = StillPicture()
+        self._frozen_since_s: float | None = None  # None: its picture changes
         self._reader: Reader | None = None
         self._left_behind: list[Reader] = []
         self._thread = threading.Thread(target=self._supervise, name=f"camera {name}", daemon=True)
@@ -104,7 +110,8 @@ class Camera:
             reader = self._reader
             skipped = self._skipped + (reader.source.skipped if reader is not None else 0)
             since_s, reconnects = time.monotonic() - self._since_s, max(0, self._times_live - 1)
-            return CameraStatus(self._state, since_s, asked, self._got, reconnects, skipped, self._reason)
+            frozen_s = None if self._frozen_since_s is None else time.monotonic() - self._frozen_since_s
+            return CameraStatus(self._state, since_s, asked, self._got, reconnects, skipped, self._reason, frozen_s)
 
     def _supervise(self) -> None:
         error: BaseException | None = None
@@ -190,18 +197,32 @@ class Camera:
                 log.warning("%s does not answer: its reader is left behind, and ends by itself", source.describe())
 
     def _watch(self, reader: Reader) -> BaseException | None:
-        """Wait until the reader ends (its error or None) or is silent for too long (a SourceError)."""
+        """Wait until the reader ends (its error or None) or a live one is silent for too long (a SourceError)."""
+        overload = Overload(reader.native_id)
         while not self.wake.wait(LOOK_S):
             silent_s = reader.silent_s()
+            excused_s = overload.excused_s(reader.waits_since_s, LOOK_S)
             limit_s = self.settings.stall_s if reader.first_s is not None else self.settings.open_timeout_s
-            if silent_s <= limit_s or (reader.is_open and reader.source.may_be_silent):
+            if silent_s <= limit_s or reader.is_late or (reader.is_open and reader.source.may_be_silent):
+                continue
+            if silent_s - excused_s <= limit_s:
+                if overload.is_news:
+                    overload.is_news = False
+                    reason = (
+                        f"this machine is overloaded: {excused_s:.1f} of {silent_s:.1f} s without a frame are its own"
+                    )
+                    log.warning("%s: %s", self.name, reason)
+                    self._tell("machine.overloaded", late_s=round(excused_s, 2), reason=reason)
                 continue
             reason = f"{reader.source.describe()} has given no frame for {silent_s:.1f} s"
             if reader.source.last_fault is not None:
                 reason += f"; its last picture was passed over: {reader.source.last_fault}"
             self._to("stalled", reason)
             self._tell("source.stalled", silent_s=round(silent_s, 2), reason=reason)
-            return SourceError(reason)
+            if reader.source.is_live:
+                return SourceError(reason)
+            reader.is_late = True  # nothing else gives the file's next frame
+            log.warning("%s is waited for: %s", self.name, reason)
         return reader.error
 
     def _to(self, state: str, reason: str | None = None) -> None:
@@ -217,6 +238,11 @@ class Camera:
             self.next_index = index + 1
         if reader.first_s is None:
             self._go_live(reader, *frame.image.shape[:2])
+        elif reader.is_late:
+            self._to("live")
+            log.warning("%s gives frames again", self.name)
+        reader.is_late = False
+        self._look_for_change(reader.source, frame)
         self._captured(took_ms)
         goes_on = self._put(replace(frame, index=index, stream=self.name, session=self.session))
         self._has_given = True
@@ -225,12 +251,29 @@ class Camera:
             log.warning("%s gives frames again", self.name)
         return goes_on
 
+    def _look_for_change(self, source: Source, frame: Frame) -> None:
+        """Tell when the camera's picture is frozen, and when it moves again."""
+        if not self.settings.frozen_s or not source.is_live or source.may_be_silent:
+            return
+        still_s = self._still.seconds(frame.image, frame.captured_s)
+        if self._frozen_since_s is not None and still_s == 0:
+            frozen_s = time.monotonic() - self._frozen_since_s
+            self._frozen_since_s = None
+            self._tell("source.moving", frozen_s=round(frozen_s, 2))
+            log.warning("%s: its picture changes again", self.name)
+        elif self._frozen_since_s is None and still_s >= self.settings.frozen_s:
+            self._frozen_since_s = time.monotonic() - still_s
+            reason = f"its picture has not changed by one pixel for {still_s:.1f} s: does the camera hang?"
+            self._tell("source.frozen", still_s=round(still_s, 2), reason=reason)
+            log.warning("%s: %s", self.name, reason)
+
     def _go_live(self, reader: Reader, height: int, width: int) -> None:
         reader.first_s = time.monotonic()
         got = replace(reader.source.got or SourceFacts(), height=height, width=width)
         with self._lock:
             took_s = time.monotonic() - self._since_s
             self._got, self._times_live = got, self._times_live + 1
+            self._still, self._frozen_since_s = StillPicture(), None
         self._to("live")
         self._tell("source.live", took_s=round(took_s, 3), got=got.as_dict())
 
@@ -245,8 +288,9 @@ class Reader(threading.Thread):
         self.first_s: float | None = None  # when the first frame came
         self.first_index = camera.next_index
         self.is_left = self.is_open = False
+        self.is_late = False  # a file that is waited for
         self._camera = camera
-        self._waits_since_s: float | None = time.monotonic()  # None while the camera handles a frame
+        self.waits_since_s: float | None = time.monotonic()  # None while the camera handles a frame
         self._ended_s: float | None = None
 
     def run(self) -> None:
@@ -254,13 +298,13 @@ class Reader(threading.Thread):
         try:
             with self.source as source:
                 self.is_open = True
-                self._waits_since_s = asked_s = time.monotonic()
+                self.waits_since_s = asked_s = time.monotonic()
                 for frame in source:
-                    self._waits_since_s = None
+                    self.waits_since_s = None
                     took_ms = 1e3 * (time.monotonic() - asked_s)
                     if not self._camera.take_in(self, frame, took_ms):
                         break
-                    self._waits_since_s = asked_s = time.monotonic()
+                    self.waits_since_s = asked_s = time.monotonic()
         except BaseException as caught:
             self.error = caught
         finally:
@@ -274,7 +318,7 @@ class Reader(threading.Thread):
 
     def silent_s(self) -> float:
         """Seconds for which it has waited for the source."""
-        since_s = self._waits_since_s
+        since_s = self.waits_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def live_s(self) -> float:

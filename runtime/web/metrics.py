@@ -38,6 +38,8 @@ OF_STREAM: tuple[tuple[str, str, str, Callable[[StreamStatus], float]], ...] = (
     ("Counter", "reconnects", "Times that the source came back.", lambda one: one.camera.reconnects),
     ("Gauge", "queued_frames", "Frames that wait or are under way.", lambda one: one.counts.queued),
     ("Gauge", "paused", "1 while the stream is paused.", lambda one: float(one.is_paused)),
+    ("Gauge", "frozen_seconds", "For how long the picture has not changed, once that is a fault; else 0.",
+     lambda one: one.camera.frozen_s or 0.0),
     ("Gauge", "threshold", "Image score above which a frame is anomalous.", lambda one: one.threshold),
 )  # fmt: skip
 OF_DRIFT: tuple[tuple[str, str, Callable[[Drift], float | None]], ...] = (

@@ -62,6 +62,7 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "source_state": camera.state,
         "since_s": round(camera.since_s, 1),
         "reason": camera.reason,
+        "frozen_s": None if camera.frozen_s is None else round(camera.frozen_s, 1),
         "asked": camera.asked.as_dict(),
         "got": None if camera.got is None else camera.got.as_dict(),
         "reconnects": camera.reconnects,
@@ -110,12 +111,19 @@ def alive(line: Line, is_ended: bool) -> Health:
 
 
 def ready(line: Line, is_ended: bool) -> Health:
-    """Whether verdicts are to be expected: the line works, and each stream gives frames, is paused or has ended well."""
+    """Whether verdicts are to be expected: the line works, each stream gives new pictures, is paused or has ended well."""
     found = alive(line, is_ended)
     if not found.is_good:
         return found
-    faulty = [one for one in line.streams() if not one.is_paused and one.camera.state not in ("live", "ended")]
-    return Health(not faulty, tuple(f"stream {one.name}: its source is {one.camera.state}" for one in faulty))
+    reasons = []
+    for one in line.streams():
+        if one.is_paused:
+            continue
+        if one.camera.state not in ("live", "ended"):
+            reasons.append(f"stream {one.name}: its source is {one.camera.state}")
+        elif one.camera.state == "live" and one.camera.frozen_s is not None:
+            reasons.append(f"stream {one.name}: its picture has not changed for {one.camera.frozen_s:.0f} s")
+    return Health(not reasons, tuple(reasons))
 
 
 def reject_state(reject: Reject) -> dict[str, object]:

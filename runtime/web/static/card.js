@@ -72,6 +72,7 @@ class Card {
     this.drawing.hold(stream.regions_of_interest, stream.ignored);
     if (stream.is_paused) this.stale("PAUSED");
     else if (DOWN[stream.source_state]) this.stale(`${DOWN[stream.source_state]} for ${lasted(stream.since_s)}`);
+    else if (stream.frozen_s !== null) this.stale(`PICTURE FROZEN for ${lasted(stream.frozen_s)}`);
     else if (performance.now() - this.pictured > PICTURE_MS || this.node.classList.contains("stale")) this.verdict(stream.last);
     this.paint();
   }

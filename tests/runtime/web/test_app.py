@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def test_the_line_is_not_ready_while_a_source_is_lost(serve: Any, until: Any, fr
         until(lambda: site.ask("/readyz")[0] == 503)
         assert "gone" in site.ask("/readyz")[1]["reasons"][0]
         site.ask("/api/streams/gone/pause", {}, site.session())
+        assert site.ask("/readyz")[0] == 200
+
+
+def test_the_line_is_not_ready_while_a_picture_is_frozen(serve: Any, until: Any) -> None:
+    with serve() as site:
+        camera = CameraSettings("synthetic", frozen_s=0.3)
+        still = SyntheticSource(repeat(np.zeros((8, 8, 3), np.uint8)), 20.0)
+        site.line.add_source(LineStream("still", camera), still)
+        until(lambda: site.ask("/readyz")[0] == 503)
+        assert "stream still: its picture has not changed for" in site.ask("/readyz")[1]["reasons"][0]
+        assert site.ask("/healthz")[0] == 200
+        assert site.ask("/api/state")[1]["streams"][1]["frozen_s"] >= 0.3
+        site.line.pause("still")
         assert site.ask("/readyz")[0] == 200
 
 
