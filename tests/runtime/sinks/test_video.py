@@ -193,7 +193,7 @@ def test_a_large_picture_is_encoded_in_time(tmp_path: Path, make_prediction: Mak
 
 
 def test_a_video_that_does_not_end_in_time_is_an_error_and_counted_as_lost(
-    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch, note_fault: Callable[..., None]
 ) -> None:
     monkeypatch.setattr("nnet_edge.runtime.sinks.queued.END_LIMIT_S", 0.1)
     hold = threading.Event()
@@ -217,6 +217,7 @@ def test_a_video_that_does_not_end_in_time_is_an_error_and_counted_as_lost(
     hold.set()
     assert counts.is_balanced
     assert (counts.delivered, counts.dropped) == (0, {"unfinished": 3})
+    note_fault("video not finished in time", 3, counts.delivered, counts.dropped, "an error, exit code 1", "verdicts")
     for thread in threading.enumerate():
         if thread.name == "sink video":
             thread.join(5)

@@ -77,7 +77,9 @@ class Watched:
         self.camera.join()
 
 
-def test_a_picture_that_does_not_change_is_an_event_and_moves_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_picture_that_does_not_change_is_an_event_and_moves_again(
+    caplog: pytest.LogCaptureFixture, note_fault: Callable[..., None]
+) -> None:
     hold = threading.Event()
     script = [(0.05, 1)] * 8, [(0.05, 2), (0.05, 3)]
     watched = Watched(Scripted(*script[0], hold=hold), frozen_s=0.2)
@@ -95,6 +97,7 @@ def test_a_picture_that_does_not_change_is_an_event_and_moves_again(caplog: pyte
     moving.run()
     assert moving.kinds() == ["source.frozen", "source.moving"]
     assert moving.camera.status().frozen_s is None
+    note_fault("picture frozen", 10, len(moving.frames), {}, "told after frozen_s, unready until it changes")
 
 
 @pytest.mark.parametrize(("is_live", "frozen_s", "value"), [(False, 0.05, 1), (True, 0.0, 1), (True, 0.05, None)])
@@ -118,7 +121,9 @@ def test_equal_pictures_are_counted_from_the_first_of_them() -> None:
     assert found == [0, 1, 0, 1, 0]
 
 
-def test_a_watchdog_that_is_late_says_that_the_machine_is_overloaded(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_watchdog_that_is_late_says_that_the_machine_is_overloaded(
+    caplog: pytest.LogCaptureFixture, note_fault: Callable[..., None]
+) -> None:
     watched = Watched(Scripted((0.0, 1), (1.6, 2)), stall_s=0.5)
     watched.camera.wake = LateWatchdog()
     watched.run()
@@ -127,6 +132,7 @@ def test_a_watchdog_that_is_late_says_that_the_machine_is_overloaded(caplog: pyt
     assert watched.ends == [None]
     assert "this machine is overloaded" in caplog.text
     assert watched.told[-1][1]["late_s"] > 0.5
+    note_fault("machine overloaded", 2, len(watched.frames), {}, "told; the camera is not given up")
 
 
 def test_only_a_silence_of_its_own_counts() -> None:
