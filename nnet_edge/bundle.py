@@ -284,6 +284,13 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, threshold)
 
 
+def whole_number(text: str) -> int:
+    """An integer of a manifest. Raises ValueError for one that no size, seed or count has, and that no float can hold."""
+    if len(text) > 20:
+        raise ValueError(f"it holds an integer of {len(text)} digits")
+    return int(text)
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the bundle at `path`, its schema checked."""
     file = path / MANIFEST
@@ -292,8 +299,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that train or export wrote")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads(file.read_text(encoding="utf-8-sig"), parse_int=whole_number)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file} cannot be read ({error}); export the bundle again") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:

@@ -102,3 +102,11 @@ def test_what_cannot_be_read_does_not_take_the_place_of_a_good_bundle(copy: Path
             fail(**parts)
         assert read_bundle(copy).manifest == before
         assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+@pytest.mark.parametrize("digits", [21, 400, 5000])
+def test_an_integer_that_no_float_holds_is_refused_in_words(copy: Path, digits: int) -> None:
+    text = (copy / MANIFEST).read_text()
+    (copy / MANIFEST).write_text(text.replace("{", '{"odd": ' + "9" * digits + ", ", 1))
+    with pytest.raises(BundleError, match=f"an integer of {digits} digits"):
+        read_bundle(copy)

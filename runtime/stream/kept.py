@@ -172,7 +172,7 @@ def with_changes(text: str, changes: Sequence[Change], where: str) -> str:
 
 def state_path_of(file: Path) -> Path:
     """Where the state of a line lies: beside its settings file."""
-    return file.with_name(f"{file.stem}.state.json")
+    return file.parent / f"{file.stem}.state.json"
 
 
 def is_same(path: Path | None, other: Path | None) -> bool:

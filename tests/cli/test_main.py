@@ -52,6 +52,10 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_request(
     assert ("Traceback" in told) == is_debugged
 
 
+def test_a_settings_file_without_a_name_is_one_line(ask: Ask) -> None:
+    assert ask("stream", "--config", "") == (2, "nnet-edge: error: the settings file . cannot be read: Is a directory")
+
+
 def test_train_leaves_a_bundle_a_log_and_a_picture(trained_run: Path) -> None:
     assert (trained_run / "training/log.csv").read_text().splitlines()[0].startswith("epoch,loss,reverse")
     assert len((trained_run / "training/log.csv").read_text().splitlines()) == 5
