@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a settings check needs no NumPy
     import numpy as np
 
-STEP = 17  # of the rows and columns that are compared first: takes 20 us, all of a full-HD picture 2 ms
+STEP = 17  # of the rows and columns that are compared first: takes 0.06 ms, all of a full-HD picture 0.6 ms
 
 
 class StillPicture:

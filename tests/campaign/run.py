@@ -3,7 +3,7 @@
     python -m tests.campaign.run BUNDLE [--tries 300] [--seed 0]
 
 BUNDLE is one of a demo. An answer is clean when it is a result or one of nnet-edge's own errors; anything else is printed
-with what caused it, and the exit code is 1. Outside CI, about a minute with the default; more with --tries. Only our own readers are asked;
+with what caused it, and the exit code is 1. Outside CI, about a minute; more with --tries. Only our own readers are asked;
 graphs and engines, which reach other libraries' parsers, are left to their tests.
 """
 

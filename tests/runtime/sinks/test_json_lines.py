@@ -70,7 +70,7 @@ def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_predicti
         "regions": [{"x": 192, "y": 96, "width": 64, "height": 32, "area": 2048.0, "peak": 3.0}],
         "latencies_ms": {"infer": 12.346, "total": 20.0},
         "schema": 1,
-        **dict.fromkeys(("bundle", "bundle_id", "precision", "runner")),
+        **dict.fromkeys(("bundle", "bundle_id", "precision", "runner", "time_in_file_s")),
     }
 
 
