@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.bundle import now
 from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.engine_settings import EngineSettings
 from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.files import write_atomically
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
-from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE, read_graph_bytes
+from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE, layer_maps_of, read_graph_bytes
 from nnet_edge.runtime.runners.trt.library import (
     TensorrtLibrary,
     build_error,
@@ -143,7 +142,7 @@ def cut_tail(network: Any, graph: Path) -> tuple[str, ...]:
     """
     inputs = list(map(network.get_input, range(network.num_inputs)))
     outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
-    layer_maps = tuple(name for name in LAYER_MAPS if name in outputs)
+    layer_maps = tuple(name for name in layer_maps_of(outputs) if name in outputs)
     found = ", ".join(f"{tensor.name} {tensor.dtype.name} {tuple(tensor.shape)}" for tensor in inputs)
     wanted = f"{INPUT} UINT8 {(-1, *INPUT_SHAPE)}"
     if found != wanted or not layer_maps:

@@ -46,10 +46,12 @@ def read_facts(graph: Path) -> dict[str, str]:
 def fusion_of(facts: dict[str, str]) -> Fusion:
     """How the layer maps of a graph with these facts are fused. Raises BundleError when they do not say it."""
     try:
-        settings = json.loads(facts["settings"])
+        if "fusion" in facts:
+            return Fusion.from_dict(json.loads(facts["fusion"]))
+        settings = json.loads(facts["settings"])  # a graph of a version that had one method
         exponents, weights = (tuple(settings[name]) for name in ("scale_exponents", "forward_weights"))
         return Fusion(bool(settings["align_corners"]), exponents, weights)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"the graph does not say how its maps are fused ({error}): export it again") from error
 
 

@@ -25,7 +25,6 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from nnet_edge import __version__
 from nnet_edge.anomaly_map import (
     FUSED_SIDE,
-    LAYER_MAPS,
     PAPER_FUSION,
     SCALES,
     SMALLEST_DISTANCE,
@@ -105,6 +104,7 @@ def facts_of(network: Network) -> dict[str, str]:
         "backbone": network.settings.backbone,
         "input": f"uint8 RGB NHWC {SIDE}x{SIDE}, Pillow bilinear with antialias, aspect ratio not kept",
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
+        "fusion": json.dumps(asdict(network.map_fusion), sort_keys=True),
     }
 
 
@@ -115,10 +115,12 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FU
     """
     graph = gs.import_onnx(model)
     maps = {output.name: output for output in graph.outputs}
-    if not maps or not set(maps) <= set(LAYER_MAPS):
-        raise ExportError(f"the tail needs layer maps ({', '.join(LAYER_MAPS)}), the graph gives {', '.join(maps)}")
+    if not maps or not set(maps) <= set(fusion.layer_maps):
+        raise ExportError(
+            f"the tail needs layer maps ({', '.join(fusion.layer_maps)}), the graph gives {', '.join(maps)}"
+        )
     tail = _Tail(graph, fusion)
-    fused = tail.product(tail.factors(maps))
+    fused = tail.fused(tail.factors(maps))
     enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
     anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
     axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
@@ -241,7 +243,7 @@ class _Tail:
         return self.separable(maps, enlarging_matrix(size, FUSED_SIDE, self.fusion.align_corners))
 
     def factors(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
-        """Weighted forward + reverse map of each scale that has one, enlarged and raised to its exponent."""
+        """Weighted first + second map of each scale that has one, enlarged and raised to its exponent (times it, in a sum)."""
         factors = []
         for size, exponent in zip(SCALES, self.fusion.exponents, strict=True):
             present = [
@@ -251,7 +253,9 @@ class _Tail:
             ]
             if present and exponent > 0:
                 total = present[0] if len(present) == 1 else self.node("Add", present)
-                factors.append(self.power(self.enlarged(total, size), exponent))
+                enlarged = self.enlarged(total, size)
+                is_sum = self.fusion.rule == "sum"
+                factors.append(self.times(enlarged, exponent) if is_sum else self.power(enlarged, exponent))
         if not factors:
             raise ExportError(f"{self.fusion} leaves none of {', '.join(maps)}")
         return factors
@@ -272,9 +276,9 @@ class _Tail:
         """
         return self.node("Add", [result, self.node("Mul", [source, self.constant(np.array(0.0))])], name)
 
-    def product(self, factors: list[gs.Tensor]) -> gs.Tensor:
-        """All factors multiplied."""
-        product = factors[0]
+    def fused(self, factors: list[gs.Tensor]) -> gs.Tensor:
+        """All factors multiplied, or added."""
+        fused = factors[0]
         for factor in factors[1:]:
-            product = self.node("Mul", [product, factor])
-        return product
+            fused = self.node("Add" if self.fusion.rule == "sum" else "Mul", [fused, factor])
+        return fused

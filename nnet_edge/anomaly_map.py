@@ -1,6 +1,6 @@
-"""Anomaly map: the reference, in NumPy, of the way from the six layer maps to the anomaly map and the image score.
+"""Anomaly map: the reference, in NumPy, of the way from a network's layer maps to the anomaly map and the image score.
 
-Fusion (equation 8) at 64x64, enlargement to 256x256, Gaussian with sigma 4. Enlargement and Gaussian are linear and
+Fusion (equation 8, or a sum) at 64x64, enlargement to 256x256, Gaussian with sigma 4. Enlargement and Gaussian are linear and
 separable, so each is one small matrix for the rows and one for the columns. The graph's tail and the CUDA kernels must
 give what this module gives.
 
@@ -10,17 +10,19 @@ Where the paper is open (specification A-14, A-15): equal scales are paired, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from nnet_edge.errors import ConfigError
 
 SCALES = (64, 32, 16)
-LAYER_MAPS = tuple(f"{branch}_{scale}" for branch in ("forward", "reverse") for scale in SCALES)
 FUSED_SIDE = 64  # height and width at which the scales are multiplied
+MAP_NAME = re.compile(f"[a-z]+_({'|'.join(map(str, SCALES))})")
 SMALLEST_DISTANCE = 1e-6  # rounding can take a distance of 0 below it, where no power is defined
 IMAGE_SIDE = 256  # height and width of the anomaly map
 BLUR_SIGMA = 4.0  # pixels of the anomaly map
@@ -29,31 +31,81 @@ BLUR_RADIUS = 16  # int(4 * sigma + 0.5), where scipy cuts the Gaussian off
 
 @dataclass(frozen=True)
 class Fusion:
-    """How the six layer maps become one: the product over the scales of (reverse + weight * forward) ** exponent.
+    """How layer maps become one: of each scale the sum second + weight * first, of all scales the product or the sum.
 
-    Both triples go with SCALES (64, 32, 16). All ones is equation 8. Smaller exponents for the shallow scales let the deep
-    one outweigh them where a small teacher's shallow features say little.
+    A layer map is called BRANCH_SIDE, as reverse_64; a scale has at most two, one of each branch. All three tuples of numbers
+    go with SCALES (64, 32, 16). As it is by default it is equation 8. Smaller exponents for the shallow scales let the deep
+    one outweigh them where a small teacher's shallow features say little; in a sum they are factors. A method whose learned
+    head gives one map has one branch.
     """
 
     align_corners: bool = True
-    exponents: tuple[float, ...] = (1.0, 1.0, 1.0)
-    forward_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the scales
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the first branch's maps, where there are two branches
+    rule: str = "product"  # product | sum: of the scales
+    branches: tuple[str, ...] = ("forward", "reverse")
 
     def __post_init__(self) -> None:
-        for name, values in (("exponents", self.exponents), ("forward_weights", self.forward_weights)):
+        for name, values in (("exponents", self.exponents), ("weights", self.weights)):
             is_usable = len(values) == len(SCALES) and all(math.isfinite(value) and value >= 0 for value in values)
             if not is_usable or not any(values):
                 raise ConfigError(
                     f"fusion {name} are {values}: give {len(SCALES)} numbers from 0 on, not all of them 0"
                 )
+        if self.rule not in ("product", "sum"):
+            raise ConfigError(f"fusion rule {self.rule!r} is unknown: choose product or sum")
+        if not 1 <= len(self.branches) <= 2 or not all(MAP_NAME.fullmatch(f"{name}_64") for name in self.branches):
+            raise ConfigError(f"fusion branches are {self.branches}: give one or two names of letters")
+
+    @property
+    def layer_maps(self) -> tuple[str, ...]:
+        """The names of all layer maps that it can fuse, branch by branch."""
+        return tuple(f"{branch}_{scale}" for branch in self.branches for scale in SCALES)
 
     def weight(self, name: str) -> float:
         """What a layer map is multiplied with in its scale's sum."""
-        branch, scale = name.split("_")
-        return self.forward_weights[SCALES.index(int(scale))] if branch == "forward" else 1.0
+        branch, scale = split_name(name)
+        is_weighted = len(self.branches) == 2 and branch == self.branches[0]
+        return self.weights[SCALES.index(scale)] if is_weighted else 1.0
+
+    def exponent(self, name: str) -> float:
+        """The exponent of a layer map's scale."""
+        return self.exponents[SCALES.index(split_name(name)[1])]
+
+    def require_some(self, names: Iterable[str]) -> None:
+        """Raise ConfigError unless a layer map among `names` counts."""
+        given = list(names)
+        if not any(self.weight(name) > 0 and self.exponent(name) > 0 for name in given):
+            raise ConfigError(f"{self} leaves none of {', '.join(given) or 'no layer maps'}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fusion:
+        """The fusion that `asdict` gave, of this version or an earlier one. Raises ConfigError."""
+        named: dict[str, Any] = {
+            "weights" if name == "forward_weights" else name: value for name, value in values.items()
+        }
+        listed = {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
+        try:
+            return cls(**named | listed)
+        except TypeError as error:
+            raise ConfigError(f"a fusion of another version of nnet-edge: {error}") from error
 
 
 PAPER_FUSION = Fusion()
+LAYER_MAPS = PAPER_FUSION.layer_maps  # of equation 8
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Branch and scale of a layer map. Raises ConfigError for a name that is none."""
+    if not is_layer_map(name):
+        raise ConfigError(f"unknown layer map {name!r}: a name is BRANCH_SIDE, the side one of {SCALES}")
+    branch, _, scale = name.rpartition("_")
+    return branch, int(scale)
+
+
+def is_layer_map(name: str) -> bool:
+    """Whether that is what a layer map may be called."""
+    return bool(MAP_NAME.fullmatch(name))
 
 
 def anomaly_map(
@@ -73,32 +125,37 @@ def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
 
 
 def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> np.ndarray:
-    """Product over the scales of forward + reverse map, each sum enlarged to (N, 1, 64, 64); equation 8, or as `fusion` says.
+    """Product (or sum) over the scales of first + second branch, each enlarged to (N, 1, 64, 64); equation 8 or `fusion`.
 
-    A layer map that is missing is left out of its sum, a scale without any is left out of the product: that is how the
-    subsets of Table 7 are scored. Keeps the maps' float type. Raises ConfigError for an unknown name, for no map at all, and
-    for maps whose shapes do not fit each other.
+    A layer map that is missing is left out of its sum, a scale without any out of the fusion: that is how the subsets of
+    Table 7 are scored. Keeps the maps' float type. Raises ConfigError for an unknown name, for no map at all, and for maps
+    whose shapes do not fit each other.
     """
-    check_layer_maps(layer_maps)
+    check_layer_maps(layer_maps, fusion)
+    fusion.require_some(layer_maps)
     fused = None
     for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
-        factor = scale_sum(layer_maps, scale, fusion) if exponent > 0 else None
-        if factor is not None:
-            factor = factor if exponent == 1 else np.maximum(factor, SMALLEST_DISTANCE) ** exponent
+        summed = scale_sum(layer_maps, scale, fusion) if exponent > 0 else None
+        if summed is None:
+            continue
+        if fusion.rule == "sum":
+            factor = summed * np.asarray(exponent, summed.dtype)
+            fused = factor if fused is None else fused + factor
+        else:
+            factor = summed if exponent == 1 else np.maximum(summed, SMALLEST_DISTANCE) ** exponent
             fused = factor if fused is None else fused * factor
-    if fused is None:
-        raise ConfigError(f"{fusion} leaves none of {', '.join(layer_maps)}")
+    assert fused is not None  # one of them counts
     return fused
 
 
 def scale_sum(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> np.ndarray | None:
-    """Weighted forward map + reverse map of one scale, enlarged to (N, 1, 64, 64); None for a scale without any map.
+    """Weighted first + second map of one scale, enlarged to (N, 1, 64, 64); None for a scale without any map.
 
     Keeps the maps' float type.
     """
     branches = [
         layer_maps[name] * np.asarray(fusion.weight(name), layer_maps[name].dtype)
-        for name in (f"forward_{scale}", f"reverse_{scale}")
+        for name in (f"{branch}_{scale}" for branch in fusion.branches)
         if name in layer_maps and fusion.weight(name) > 0
     ]
     if not branches:
@@ -155,13 +212,13 @@ def gaussian_taps(sigma: float = BLUR_SIGMA, radius: int = BLUR_RADIUS) -> np.nd
     return weights / weights.sum()
 
 
-def check_layer_maps(layer_maps: Mapping[str, np.ndarray]) -> None:
-    """Raise ConfigError unless every name is known and all shapes are (N, 1, h, w) that fit each other."""
-    unknown = sorted(set(layer_maps) - set(LAYER_MAPS))
+def check_layer_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> None:
+    """Raise ConfigError unless every name is one that `fusion` knows and all shapes are (N, 1, h, w) that fit each other."""
+    unknown = sorted(set(layer_maps) - set(fusion.layer_maps))
     if unknown:
-        raise ConfigError(f"unknown layer map {unknown[0]!r}: known are {', '.join(LAYER_MAPS)}")
+        raise ConfigError(f"unknown layer map {unknown[0]!r}: known are {', '.join(fusion.layer_maps)}")
     if not layer_maps:
-        raise ConfigError(f"no layer map to fuse: give at least one of {', '.join(LAYER_MAPS)}")
+        raise ConfigError(f"no layer map to fuse: give at least one of {', '.join(fusion.layer_maps)}")
     shapes = {name: maps.shape for name, maps in layer_maps.items()}
     for name, shape in shapes.items():
         if len(shape) != 4 or shape[1] != 1 or 0 in shape:
@@ -172,9 +229,9 @@ def check_layer_maps(layer_maps: Mapping[str, np.ndarray]) -> None:
                 f"layer maps {first} and {name} hold {shapes[first][0]} and {shape[0]} images: give one batch"
             )
     for scale in SCALES:
-        forward, reverse = shapes.get(f"forward_{scale}"), shapes.get(f"reverse_{scale}")
-        if forward and reverse and forward != reverse:
-            raise ConfigError(f"layer maps of scale {scale} have shapes {forward} and {reverse}: they must be equal")
+        found = [shape for branch in fusion.branches if (shape := shapes.get(f"{branch}_{scale}"))]
+        if len(set(found)) > 1:
+            raise ConfigError(f"layer maps of scale {scale} have shapes {found[0]} and {found[1]}: they must be equal")
 
 
 def read_only(matrix: np.ndarray) -> np.ndarray:

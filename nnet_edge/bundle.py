@@ -168,7 +168,7 @@ class Bundle:
     @property
     def method(self) -> str:
         """The method that it was trained by, a name in METHODS."""
-        return str(self.manifest.get("system", "nnet"))
+        return str(self.manifest["system"])
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
@@ -248,7 +248,7 @@ def writing_bundle(out: Path, replace: bool = False) -> Iterator[BundleDraft]:
         draft = BundleDraft(path)
         yield draft
         files = {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
-        head = {"schema": SCHEMA, "system": "nnet", "nnet_edge": __version__, "created": now(), "made_on": made_on()}
+        head = {"schema": SCHEMA, "nnet_edge": __version__, "created": now(), "made_on": made_on()}
         head |= {"frames": {}, "artefacts": {}}
         write_manifest(path, head | draft.manifest | {"files": files})
         read_bundle(path)  # what cannot be read must not take the place of an old bundle

@@ -63,7 +63,7 @@ class Outputs:
 
     anomaly_map: np.ndarray  # float32 (N, 256, 256), larger is stranger
     image_score: np.ndarray  # float32 (N,), the maximum of each anomaly map
-    layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # LAYER_MAPS name -> float32 (N, 1, h, w)
+    layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 (N, 1, h, w)
 
     def broken(self) -> np.ndarray:
         """The numbers, int (M,), of the images with a score or a map that is NaN or infinite."""

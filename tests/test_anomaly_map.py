@@ -142,7 +142,7 @@ def test_fusion_with_weights_and_exponents_by_hand() -> None:
         "reverse_16": 0.1,
     }
     maps = {name: np.full((1, 1, int(name[-2:]), int(name[-2:])), level) for name, level in levels.items()}
-    fusion = reference.Fusion(exponents=(0.5, 2.0, 1.0), forward_weights=(1.0, 0.5, 0.1))
+    fusion = reference.Fusion(exponents=(0.5, 2.0, 1.0), weights=(1.0, 0.5, 0.1))
     expected = (0.3 + 0.5) ** 0.5 * (0.4 + 0.5 * 0.2) ** 2 * (0.1 + 0.1 * 1.0)
     np.testing.assert_allclose(reference.fuse_maps(maps, fusion), expected, rtol=1e-12)
 
@@ -155,7 +155,7 @@ def test_a_scale_with_exponent_zero_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("values", [(1.0, 1.0), (-1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (float("nan"), 1.0, 1.0)])
-@pytest.mark.parametrize("name", ["exponents", "forward_weights"])
+@pytest.mark.parametrize("name", ["exponents", "weights"])
 def test_a_fusion_that_cannot_be_meant(name: str, values: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match=name):
         reference.Fusion(**{name: values})

@@ -39,15 +39,16 @@ from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
 from nnet_edge.evaluation.evaluate import evaluate
+from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
 from nnet_edge.methods.compute import choose_device
 from nnet_edge.methods.network import TorchRunner
-from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TrainSettings, ablated
 from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings.runner import require_choice
 from nnet_edge.training.checkpoint import Checkpoint
 
+PAPERS = METHODS.find(DEFAULT_METHOD)  # whose paper has the tables
 SCHEMA = "nnet-edge ablation 1"
 FIGURES = {  # ours -> the paper's name; the paper's PRO is set beside RD4AD's estimator (specification section 11)
     "pixel_ap": "P-AP",
@@ -70,7 +71,7 @@ Place = tuple[int, str, str]  # seed, row, category
 class AblationSettings(GridSettings):
     """What the rows have in common. Raises ConfigError for an invalid setting."""
 
-    training: TrainSettings = PAPER  # each row changes it, each seed replaces its own
+    training: MethodSettings = PAPERS.protocols["paper"]  # each row changes it, each seed replaces its own
     seeds: tuple[int, ...] = (111,)
     batch: int = 8  # of the evaluation
 
@@ -187,16 +188,16 @@ def describe(
     return header, (RANDOM_TEACHER,) if any(one["teacher"]["is_random"] for one in facts.values()) else ()
 
 
-def trained_as(base: TrainSettings, row: str, seed: int) -> tuple[TrainSettings, str]:
+def trained_as(base: MethodSettings, row: str, seed: int) -> tuple[MethodSettings, str]:
     """The settings that a row is trained with, and the maps that it is evaluated with: "both", "reverse" or "forward"."""
-    changed = ablated(base, row)
+    changed = METHODS.find(base.method).ablated(base, row)
     return replace(changed, seed=seed, model=replace(changed.model, maps="both")), changed.model.maps
 
 
-def training_row(base: TrainSettings, row: str) -> str:
+def training_row(base: MethodSettings, row: str) -> str:
     """The first row of Tables 4 to 7 whose training is that of `row`."""
     wanted = trained_as(base, row, base.seed)[0]
-    return next(other for other in ABLATIONS if trained_as(base, other, base.seed)[0] == wanted)
+    return next(other for other in PAPERS.ablations if trained_as(base, other, base.seed)[0] == wanted)
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ class AblationTable:
 
     def markdown(self) -> str:
         """The table below its header, in %."""
-        return render("accuracy/ablation.md.j2", table=self, figures=FIGURES, names=ABLATIONS, span=span)
+        return render("accuracy/ablation.md.j2", table=self, figures=FIGURES, names=PAPERS.ablations, span=span)
 
     def _cell(self, row: str, figure: str) -> AblationFigure:
         first = rows_of(self.table)[0]
@@ -269,7 +270,7 @@ class AblationTable:
 
 def rows_of(table: int) -> tuple[str, ...]:
     """The rows of a table, as "4.1", in their order."""
-    return tuple(row for row in ABLATIONS if row.startswith(f"{table}."))
+    return tuple(row for row in PAPERS.ablations if row.startswith(f"{table}."))
 
 
 def printed_figure(row: str, figure: str) -> float | None:

@@ -28,12 +28,12 @@ from nnet_edge.evaluation.artefact import open_artifact
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.export.bundling import export_bundle
 from nnet_edge.export.calibrating import CalibrateSettings, calibrate_bundle
+from nnet_edge.methods.base import METHODS
 from nnet_edge.runtime.runners.base import installed_kind
 from nnet_edge.settings.runner import RunnerSettings, require_choice
 from nnet_edge.training.checkpoint import Checkpoint
 
 PRECISIONS = ("fp32", "int8")
-METHOD = "N-Net"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class AccuracyCell:
         facts = checkpoint.facts
         return {
             "schema": ROW_SCHEMA,
-            "method": METHOD,
+            "method": METHODS.find(checkpoint.settings.method).title,
             "backbone": checkpoint.settings.model.backbone,
             "precision": precision,
             "dataset": paper_set_of(dataset.category) or dataset.root.resolve().name,

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.anomaly_map import BLUR_SIGMA, FUSED_SIDE, IMAGE_SIDE, SCALES, Fusion, blur, enlarge, fuse_maps
+from nnet_edge.anomaly_map import BLUR_SIGMA, IMAGE_SIDE, Fusion, blur, enlarge, fuse_maps
 from nnet_edge.errors import ConfigError
-from nnet_edge.methods.nnet.settings import TrainSettings, overridden
+from nnet_edge.methods.base import MethodSettings
 from nnet_edge.settings.runner import require_choice
 
 WEIGHTS = ("deployed", "averaged", "last")  # what early stopping kept; the EMA at the end; the weights at the end
@@ -46,29 +46,14 @@ class Reading:
 
     def maps(self, layer_maps: Mapping[str, np.ndarray], trained: Fusion) -> np.ndarray:
         """The anomaly maps float32 (N, 256, 256) of layer maps (N, 1, h, w)."""
-        weights = trained.forward_weights if self.forward_weights is None else self.forward_weights
-        exponents = trained.exponents if self.exponents is None else self.exponents
-        fusion = Fusion(trained.align_corners, exponents, weights)
+        fusion = replace(trained, rule=self.rule, exponents=self.exponents or trained.exponents,
+                         weights=self.forward_weights or trained.weights)  # fmt: skip
         wide = {name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()
                 if self.branches in ("both", name.split("_")[0])}  # fmt: skip
-        fused = fuse_maps(wide, fusion) if self.rule == "product" else sum_of_scales(wide, fusion)
-        large = enlarge(fused, IMAGE_SIDE, fusion.align_corners)[:, 0]
+        large = enlarge(fuse_maps(wide, fusion), IMAGE_SIDE, fusion.align_corners)[:, 0]
         if self.sigma:
             large = blur(large, self.sigma, int(4 * self.sigma + 0.5))  # scipy's radius
         return large.astype(np.float32)
-
-
-def sum_of_scales(layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
-    """Sum over the scales of exponent * (reverse + weight * forward), (N, 1, 64, 64); with ones RD4AD's fusion."""
-    terms = [
-        exponent * fusion.weight(name) * enlarge(layer_maps[name], FUSED_SIDE, fusion.align_corners)
-        for scale, exponent in zip(SCALES, fusion.exponents, strict=True)
-        for name in (f"forward_{scale}", f"reverse_{scale}")
-        if name in layer_maps and exponent * fusion.weight(name) > 0
-    ]
-    if not terms:
-        raise ConfigError(f"{fusion} leaves none of {', '.join(layer_maps)}")
-    return np.asarray(np.sum(terms, axis=0))
 
 
 @dataclass(frozen=True)
@@ -85,12 +70,12 @@ class Variant:
         """Whether it needs a training of its own."""
         return bool(self.changes)
 
-    def settings(self, settled: TrainSettings, image_steps: int) -> TrainSettings:
+    def settings(self, settled: MethodSettings, image_steps: int) -> MethodSettings:
         """The variant's settings, from those that the base training settled on after it was told `image_steps`."""
         if self.is_recounted:
             settled = replace(settled, image_steps=image_steps)
         for change in self.changes:
-            settled = overridden(settled, change)
+            settled = settled.overridden(change)
         return settled
 
 

@@ -21,9 +21,8 @@ from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, TrainingData, fingerp
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.imaging import MaskRule
-from nnet_edge.methods.backbone import build_encoder, find_backbone
-from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
+from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
+from nnet_edge.methods.network import Network, restore_network
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from nnet_edge.training.loop import Progress, TrainOptions, train
 
@@ -34,7 +33,7 @@ RANDOM_TEACHER = "THE TEACHER HAS RANDOM WEIGHTS: the figures mean nothing"
 class GridSettings:
     """What all trainings of a grid have in common. Raises ConfigError for an invalid setting."""
 
-    training: TrainSettings = TUNED  # each seed replaces its own
+    training: MethodSettings = METHODS.find(DEFAULT_METHOD).protocols["tuned"]  # each seed replaces its own
     options: TrainOptions = field(default_factory=TrainOptions)
     seeds: tuple[int, ...] = (1, 2, 3)
     held_out_share: float = HELD_OUT_SHARE
@@ -111,11 +110,11 @@ class Trainings:
         """What tells the test images from others."""
         return fingerprint([sample.path for sample in self.dataset.test])
 
-    def key(self, training: TrainSettings) -> Key:
+    def key(self, training: MethodSettings) -> Key:
         """What tells this training from another."""
         return as_json({"training": training.as_dict(), "data": self.data_key, "computed": self.computed})
 
-    def begun(self, training: TrainSettings, folder: Path) -> Checkpoint | None:
+    def begun(self, training: MethodSettings, folder: Path) -> Checkpoint | None:
         """The training in `folder` as far as it is; raises ConfigError when it is another one."""
         if not (folder / CHECKPOINT).exists():
             return None
@@ -123,7 +122,7 @@ class Trainings:
         require_same(folder, found.facts["data"].get("key", {}), self.key(training))
         return found
 
-    def finish(self, training: TrainSettings, folder: Path, what: str) -> Checkpoint:
+    def finish(self, training: MethodSettings, folder: Path, what: str) -> Checkpoint:
         """The finished training in `folder`, begun or gone on with where it is not; `what` names it to the person.
 
         Raises Stopped, ConfigError when `folder` holds another training, TrainingError when it cannot be trained.
@@ -148,17 +147,17 @@ class Trainings:
         return data
 
 
-def rebuild(checkpoint: Checkpoint, weights: str = "deployed", maps: str | None = None) -> NNet:
+def rebuild(checkpoint: Checkpoint, weights: str = "deployed", maps: str | None = None) -> Network:
     """The network with weights that a training left (deployed, averaged, last), fusing its own maps or those of `maps`.
 
     The EMA, "averaged", is the weights themselves where none was kept.
     """
-    model = checkpoint.settings.model
-    network = NNet(replace(model, maps=maps or model.maps), build_encoder(find_backbone(model.backbone)))
+    settings = checkpoint.settings
+    if maps is not None:
+        settings = replace(settings, model=replace(settings.model, maps=maps))
     left = {"deployed": checkpoint.deployed, "averaged": checkpoint.averaged or checkpoint.network,
             "last": checkpoint.network}  # fmt: skip
-    network.load_state_dict(left[weights])
-    return network.eval()
+    return restore_network(settings, left[weights])
 
 
 def weights_key(teacher_weights: str | None) -> str:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -48,9 +48,9 @@ from nnet_edge.data.images import Dataset, fingerprint
 from nnet_edge.errors import DataError
 from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
+from nnet_edge.methods.base import MethodSettings
 from nnet_edge.methods.compute import choose_device
 from nnet_edge.methods.network import TorchRunner
-from nnet_edge.methods.nnet.settings import TrainSettings
 from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between
@@ -95,7 +95,7 @@ class CategoryBench:
             raise DataError(f"{self.dataset.root} needs good and bad test images: variants are compared on them")
         return found
 
-    def trained(self, folder: Path, training: TrainSettings, what: str) -> Checkpoint:
+    def trained(self, folder: Path, training: MethodSettings, what: str) -> Checkpoint:
         """The finished training in `folder`. Raises Stopped, Elsewhere."""
         known = self.trainings.begun(training, folder / "training")
         if known is not None and known.is_finished:
@@ -152,7 +152,7 @@ class VariantCell:
         bench.facts = base.facts
         if not variant.is_trained:
             return bench.read(folder, base, variant), False
-        wanted = variant.settings(cast(TrainSettings, base.settings), given.image_steps)
+        wanted = variant.settings(base.settings, given.image_steps)
         images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
         if wanted.with_length_for(images) == base.settings:
             return bench.read(folder, base, BASE), True

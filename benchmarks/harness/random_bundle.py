@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -33,16 +34,17 @@ def make_random_bundle(
     """
     from nnet_edge.export.bundling import export_bundle
     from nnet_edge.methods.backbone import find_backbone
-    from nnet_edge.methods.nnet.network import build_nnet
-    from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
+    from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
+    from nnet_edge.methods.network import start_network
     from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
     from nnet_edge.training.checkpoint import Checkpoint, facts_of_teacher, write_checkpoint, write_held_out
 
     if out.exists() and not replace_old:  # before minutes of exporting
         raise ConfigError(f"{out} exists already; choose another OUT, or say --force to replace it")
-    settings = TrainSettings(seed=seed, model=ModelSettings(backbone=backbone))
+    settings = METHODS.find(DEFAULT_METHOD).protocols["paper"]
+    settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone))
     teacher = load_teacher(find_backbone(backbone), RANDOM)
-    network = build_nnet(settings.model, teacher, seed)
+    network = start_network(settings, teacher)
     pictures = real_pictures()
     no_data = {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": len(pictures),
                "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip

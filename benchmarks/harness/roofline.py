@@ -33,7 +33,7 @@ from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.trt.library import TITLES
 
 if TYPE_CHECKING:
-    from nnet_edge.methods.nnet.network import NNet
+    from nnet_edge.methods.network import Network
 
 PRODUCT_SIDE = 1536  # large enough that the product, not the call, is measured; 9 MB a matrix in FP32
 COPY_BYTES = 64 << 20  # a thread; many times the caches
@@ -238,7 +238,7 @@ def count_work(bundle: Bundle) -> Work:
     return work_of(load_network(bundle))
 
 
-def work_of(network: NNet, side: int = SIDE) -> Work:
+def work_of(network: Network, side: int = SIDE) -> Work:
     """The work of one image of `side` x `side` through `network`."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode

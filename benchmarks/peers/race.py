@@ -38,6 +38,7 @@ from nnet_edge.benchmarks.peers.rows import (
     require_images,
     row_folder,
 )
+from nnet_edge.methods.base import find_method
 from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport, draw_figure
 from nnet_edge.bundle import read_bundle
 from nnet_edge.data.images import Dataset, fingerprint, load_images
@@ -133,7 +134,7 @@ Rows = dict[str, dict[str, Any]]  # category -> row
 def our_candidates(
     ours: Path | None, datasets: Sequence[Dataset], seed: int
 ) -> tuple[list[Candidate], tuple[str, ...]]:
-    """N-Net's artefacts out of what `bench accuracy` left at `ours`, and what must be said of them.
+    """Our artefacts out of what `bench accuracy` left at `ours`, and what must be said of them.
 
     Raises ConfigError when there is no bundle, or its rows are of other test images.
     """
@@ -144,24 +145,25 @@ def our_candidates(
     if not with_bundle:
         raise ConfigError(f"--ours {ours} holds no bundle at CATEGORY/seed_{seed}/bundle: run bench accuracy first")
     bundle = read_bundle(with_bundle[0] / "bundle")
+    title = find_method(bundle.method, str(bundle.path)).title
     work, held = count_work(bundle), {item.precision for item in bundle.artefacts if item.kind == "graph"}
     found: list[Candidate] = []
-    warnings = [f"N-Net: {text}" for text in bundle.warnings]
+    warnings = [f"{title}: {text}" for text in bundle.warnings]
     for system, precision in OURS:
         rows = {one.category: row for one in datasets
                 if (row := read_our_row(folders[one.category] / f"{precision}.json", one))}  # fmt: skip
-        warnings += [f"N-Net: {text}" for row in rows.values() if (text := row_from(row).warning)]
-        warnings += [f"N-Net, {precision}: no row of {one.category}: run bench accuracy on it" for one in datasets
+        warnings += [f"{title}: {text}" for row in rows.values() if (text := row_from(row).warning)]
+        warnings += [f"{title}, {precision}: no row of {one.category}: run bench accuracy on it" for one in datasets
                      if one.category not in rows]  # fmt: skip
-        name = f"N-Net, {system} {precision}"
+        name = f"{title}, {system} {precision}"
         if precision not in held:
             warnings.append(f"{name}: {bundle.name} holds no such graph, so it does not run")
             continue
         artefact = bundle.weights if system == "torch" else bundle.artefact(precision).path
         entry = Entry(name, our_python(), system, bundle.path, precision)
         found.append(
-            Candidate(name, "N-Net", system, precision, str(bundle.manifest["backbone"]), work.parameters,
-                      work.parameters, work.macs, artefact.stat().st_size, metrics_of(rows), entry,
+            Candidate(name, title, system, precision, str(bundle.manifest["backbone"]), work.parameters,
+                      work.parameters, work.macs, artefact.stat().st_size, metrics_of(rows), entry, is_ours=True,
                       metrics_from=runners_of(rows))
         )  # fmt: skip
     return found, tuple(dict.fromkeys(warnings))
@@ -245,7 +247,7 @@ def candidates_of(python: Path, method: Method, learned: Path, folders: dict[str
         entry = None if "error" in made else Entry(name, python, RUNS[export], learned / made["path"], precision)
         found.append(
             Candidate(name, method.title, f"anomalib {system}", precision, backbone, facts["parameters"],
-                      facts["values"], facts["macs"], made.get("bytes"), metrics_of(rows), entry,
+                      facts["values"], facts["macs"], made.get("bytes"), metrics_of(rows), entry, is_ours=True,
                       training_note(method, rows, is_random, made), metrics_from=runners_of(rows))
         )  # fmt: skip
     return found

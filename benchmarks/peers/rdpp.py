@@ -52,10 +52,11 @@ def build_networks() -> dict[str, tuple[nn.Module, Tensor]]:
     import torch
 
     from nnet_edge.methods.backbone import build_encoder, find_backbone
-    from nnet_edge.methods.nnet.network import NNet
-    from nnet_edge.methods.nnet.settings import PAPER
+    from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
 
-    nnet = NNet(replace(PAPER.model, backbone=BACKBONE), build_encoder(find_backbone(BACKBONE)))
+    method = METHODS.find(DEFAULT_METHOD)
+    model = replace(method.protocols["paper"].model, backbone=BACKBONE)
+    nnet = method.build(model, build_encoder(find_backbone(BACKBONE)))
     image = torch.rand(1, 3, SIDE, SIDE)
     pixels = torch.randint(0, 256, (1, SIDE, SIDE, 3), dtype=torch.uint8)
     return {"RD4AD": (distiller(False), image), "RD++": (distiller(True), image), "N-Net": (nnet, pixels)}
@@ -66,7 +67,7 @@ def distiller(with_projections: bool) -> nn.Module:
     from torch import nn
 
     from nnet_edge.methods.backbone import build_encoder, find_backbone
-    from nnet_edge.methods.nnet.parts import Decoder, FeatureFusion
+    from nnet_edge.methods.blocks import Decoder, FeatureFusion
 
     backbone = find_backbone(BACKBONE)
 

@@ -94,7 +94,7 @@ def unpack(found: Any) -> tuple[np.ndarray, float]:
 
 
 def our_torch(artefact: Path, threads: int, precision: str) -> Judge:
-    """N-Net of a bundle in eager PyTorch, its tail as `evaluate --torch` computes it."""
+    """The network of a bundle in eager PyTorch, its tail as `evaluate --torch` computes it."""
     import torch
 
     from nnet_edge.bundle import read_bundle
@@ -106,7 +106,7 @@ def our_torch(artefact: Path, threads: int, precision: str) -> Judge:
 
 
 def our_graph(kind: str) -> Callable[[Path, int, str], Judge]:
-    """N-Net of a bundle on a runner of ours."""
+    """The network of a bundle on a runner of ours."""
 
     def open_it(artefact: Path, threads: int, precision: str) -> Judge:
         from nnet_edge.bundle import read_bundle

@@ -39,6 +39,7 @@ class Candidate:
     entry: Entry | None  # None: it cannot run
     note: str = ""
     timed: TimedProcess | None = None
+    is_ours: bool = False
     metrics_from: str = ""  # the system whose maps the metrics are of; "" where it has none
 
     def mean_of(self, figure: str, categories: tuple[str, ...]) -> float | None:
@@ -128,7 +129,7 @@ class RaceReport:
 
 BUBBLE_PER_ROOT_M = 60.0  # points^2 for each root of a million values: areas that differ 40 times stay readable
 SMALLEST_BUBBLE = 25.0
-COLOURS = {"N-Net": "#c0392b", "other": "#2c6fbb", "published": "#777777"}
+COLOURS = {"ours": "#c0392b", "other": "#2c6fbb", "published": "#777777"}
 
 
 def draw_figure(report: RaceReport) -> bytes:
@@ -150,7 +151,7 @@ def draw_measured(axes: Axes, report: RaceReport) -> None:
         pro = one.mean_of("pro", report.categories)
         if one.timed is None or pro is None:
             continue
-        rate, colour = one.timed.frames_per_s, COLOURS.get(one.method, COLOURS["other"])
+        rate, colour = one.timed.frames_per_s, COLOURS["ours" if one.is_ours else "other"]
         name = f"{one.method}, {one.system.removeprefix('anomalib ')} {one.precision}"
         draw_point(axes, rate.median, 100 * pro, name, s=bubble(one.values), color=colour, alpha=0.45)
         axes.errorbar(rate.median, 100 * pro, xerr=[[rate.median - rate.smallest], [rate.largest - rate.median]],

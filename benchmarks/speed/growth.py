@@ -37,7 +37,7 @@ from nnet_edge.runtime.stream.model import Model
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings, require_choice
 
 if TYPE_CHECKING:
-    from nnet_edge.methods.nnet.network import NNet
+    from nnet_edge.methods.network import Network
 
 SCHEMA = "nnet-edge growth 1"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -224,21 +224,22 @@ def grow_slots(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[
     from nnet_edge.evaluation.artefact import load_network
 
     network = load_network(bundle)
-    if network.memory is None:
+    if getattr(network, "memory", None) is None:
         raise ConfigError(f"{bundle.path} was trained without a memory: leave the curve slots out")
     return measure_traced(((slots, with_slots(network, slots), SIDE) for slots in SLOTS), settings, folder)
 
 
-def with_slots(network: NNet, slots: int) -> NNet:
+def with_slots(network: Network, slots: int) -> Network:
     """`network` itself, its memory replaced by a random one of so many slots."""
-    from nnet_edge.methods.nnet.network import build_memory
+    from nnet_edge.methods.base import METHODS
 
-    network.memory = build_memory(replace(network.settings, memory_slots=slots), network.backbone)
+    method, settings = METHODS.find(network.method), replace(network.settings, memory_slots=slots)
+    network.memory = method.build(settings, network.teacher).memory
     return network
 
 
 def measure_traced(
-    networks: Iterable[tuple[int, NNet, int]], settings: GrowthSettings, folder: Path
+    networks: Iterable[tuple[int, Network, int]], settings: GrowthSettings, folder: Path
 ) -> tuple[Point, ...]:
     """A point for each (place, network, side), its graph traced without tail before the next network is asked for."""
     chosen = RunnerSettings(settings.system, "fp32", settings.threads or usable_cores(), "latency", max_batch=1)

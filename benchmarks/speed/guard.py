@@ -301,13 +301,15 @@ def open_ratios(folder: Path, stack: ExitStack) -> tuple[Ratio, ...]:
 
     from nnet_edge.export.onnx_graph import export_onnx, facts_of
     from nnet_edge.methods.backbone import find_backbone
-    from nnet_edge.methods.nnet.network import build_nnet
-    from nnet_edge.methods.nnet.settings import ModelSettings
+    from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
+    from nnet_edge.methods.network import start_network
     from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 
     stack.enter_context(torch_threads(1))
     # the smallest backbone and random weights: as fast as a trained one
-    network = build_nnet(ModelSettings(backbone=BACKBONE), load_teacher(find_backbone(BACKBONE), RANDOM), 0)
+    settings = METHODS.find(DEFAULT_METHOD).protocols["paper"]
+    settings = replace(settings, seed=0, model=replace(settings.model, backbone=BACKBONE))
+    network = start_network(settings, load_teacher(find_backbone(BACKBONE), RANDOM))
     facts = facts_of(network)
     graph = folder / "nnet.onnx"
     onnx.save(export_onnx(network, facts), graph)

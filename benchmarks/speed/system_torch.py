@@ -1,4 +1,4 @@
-"""N-Net in PyTorch as a candidate: eager or compiled, on the GPU where torch has one, else on the processor."""
+"""The network in PyTorch as a candidate: eager or compiled, on the GPU where torch has one, else on the processor."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Outputs
 from nnet_edge.machine import usable_cores
 from nnet_edge.methods.compute import compiled
-from nnet_edge.methods.network import TorchRunner
-from nnet_edge.methods.nnet.network import NNet
+from nnet_edge.methods.network import Network, TorchRunner
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,7 +51,7 @@ def open_torch(bundle: Bundle, plan: Plan, settings: SpeedSettings, stack: ExitS
 class TorchNetwork:
     """The network alone: images in, layer maps out, on the device; waits for them."""
 
-    def __init__(self, network: NNet, plan: Plan, device: str) -> None:
+    def __init__(self, network: Network, plan: Plan, device: str) -> None:
         self._device, self._dtype = device, AUTOCAST.get(plan.precision)
         is_compiled = plan.system == "torch.compile"
         self._network: Callable[..., Any] = compiled(network, dynamic=False) if is_compiled else network
@@ -80,7 +79,7 @@ def every_shape_compiled() -> AbstractContextManager[None]:
 class FusingRunner(TorchRunner):
     """Fuses the layer maps of a TorchNetwork on the same device and threads, in FP32."""
 
-    def __init__(self, layer_maps: TorchNetwork, network: NNet, precision: str, max_batch: int) -> None:
+    def __init__(self, layer_maps: TorchNetwork, network: Network, precision: str, max_batch: int) -> None:
         self.precision, self.max_batch = precision, max_batch
         self._layer_maps, self._names = layer_maps, network.output_names
         self._fuse = torch_fusion(network.settings.fusion)
@@ -110,13 +109,17 @@ def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, Tensor]], Tensor]:
         device = next(iter(maps.values())).device
         factors = []
         for scale, exponent in zip(SCALES, fusion.exponents, strict=True):
-            weighed = [fusion.weight(name) * maps[name] for name in (f"forward_{scale}", f"reverse_{scale}")
+            weighed = [fusion.weight(name) * maps[name] for name in (f"{branch}_{scale}" for branch in fusion.branches)
                        if name in maps and fusion.weight(name) > 0]  # fmt: skip
             if weighed and exponent > 0:
                 rows = matrix(scale, device)
                 factor = rows @ torch.stack(weighed).sum(dim=0) @ rows.T
-                factors.append(factor if exponent == 1 else factor.clamp_min(SMALLEST_DISTANCE) ** exponent)
-        rows = matrix(None, device)
-        return rows @ torch.stack(factors).prod(dim=0) @ rows.T
+                if fusion.rule == "sum":
+                    factor = exponent * factor
+                elif exponent != 1:
+                    factor = factor.clamp_min(SMALLEST_DISTANCE) ** exponent
+                factors.append(factor)
+        rows, stacked = matrix(None, device), torch.stack(factors)
+        return rows @ (stacked.sum(dim=0) if fusion.rule == "sum" else stacked.prod(dim=0)) @ rows.T
 
     return fuse

@@ -29,7 +29,7 @@ from nnet_edge.runtime.stream.model import choose_artefact
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
 if TYPE_CHECKING:
-    from nnet_edge.methods.nnet.network import NNet
+    from nnet_edge.methods.network import Network
 
 
 def plans_of(bundle: Bundle, settings: SpeedSettings) -> tuple[list[Plan], list[Missing]]:
@@ -156,7 +156,7 @@ def cut_tail(graph: Path, out: Path) -> Path:
     return target
 
 
-def trace_bare(network: NNet, side: int, out: Path) -> Path:
+def trace_bare(network: Network, side: int, out: Path) -> Path:
     """The graph of `network` for images of `side` x `side`, without tail, at `out`; verdicts are chosen at 256 only.
 
     Raises ConfigError for a side that the network's strides do not divide.

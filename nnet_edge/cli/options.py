@@ -80,7 +80,8 @@ several_datasets = together(
     _layout,
 )
 training_options = together(
-    click.option("--protocol", type=click.Choice(["tuned", "paper"]), help="Default: tuned; paper for Tables 4 to 7."),
+    click.option("--method", metavar="NAME", help="How it learns: nnet (default), dmdd, bikd or rbd."),
+    click.option("--protocol", help="Named settings of the method (default: tuned; paper for Tables 4 to 7 of N-Net)."),
     click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
     click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
     click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
@@ -88,7 +89,7 @@ training_options = together(
     click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
     click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
     click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE",
-                 help="Any other setting of methods/nnet/settings.py."),
+                 help="Any other setting of methods/METHOD/settings.py."),
     shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
     shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
     click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),

@@ -23,12 +23,12 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
+from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset, TrainingData
     from nnet_edge.export.bundling import Exported
     from nnet_edge.methods.base import MethodSettings
-    from nnet_edge.methods.nnet.settings import TrainSettings
     from nnet_edge.settings.runner import RunnerSettings
     from nnet_edge.training.checkpoint import Checkpoint
     from nnet_edge.training.loop import Trained, TrainOptions
@@ -36,22 +36,27 @@ if TYPE_CHECKING:
 
 BUNDLE, TRAINING = "bundle", "training"
 SETTING_OPTIONS = (  # fixed by the first run of a training
-    "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides", "teacher_weights"
+    "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides", "teacher_weights"
 )  # fmt: skip
 
 
-def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
+def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
     """The training settings that the options stand for. Raises ConfigError for options that contradict each other."""
-    from nnet_edge.methods.nnet.settings import PAPER_LEARNING_RATE, PROTOCOLS, ablated, overridden
+    from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
 
-    settings = PROTOCOLS[options["protocol"] or "tuned"]
+    method = METHODS.find(options["method"] or DEFAULT_METHOD, "--method")
+    protocol = options["protocol"] or "tuned"
+    require_choice(f"--protocol of {method.title}", protocol, tuple(method.protocols))
+    settings: MethodSettings = method.protocols[protocol]
     backbone = options["backbone"] or settings.model.backbone
     settings = replace(settings, model=replace(settings.model, backbone=backbone), seed=options["seed"])
     if options.get("ablation") is not None:
-        settings = ablated(settings, options["ablation"])
+        settings = method.ablated(settings, options["ablation"])
     if options["paper_lr"] and options["learning_rate"] is not None:
         raise ConfigError("--paper-lr and --learning-rate contradict each other: give one")
-    learning_rate = PAPER_LEARNING_RATE if options["paper_lr"] else options["learning_rate"]
+    if options["paper_lr"] and method.paper_learning_rate is None:
+        raise ConfigError(f"--paper-lr: no paper of {method.title} prints a learning rate; give --learning-rate")
+    learning_rate = method.paper_learning_rate if options["paper_lr"] else options["learning_rate"]
     given = {"epochs": options["epochs"], "batch": options["batch"], "learning_rate": learning_rate}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options["epochs"] is not None:
@@ -60,7 +65,7 @@ def choose_settings(options: Mapping[str, Any]) -> TrainSettings:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--set {twice[0]} was given twice: say it once")
     for change in options["overrides"]:
-        settings = overridden(settings, change)
+        settings = settings.overridden(change)
     return settings
 
 

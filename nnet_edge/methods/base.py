@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.augmentation import Augmentation
@@ -53,6 +53,7 @@ class MethodSettings:
     """What every method is trained with: length, optimiser, schedule, augmentation. A method adds its own losses' weights."""
 
     method: ClassVar[str]  # its name in METHODS
+    model_type: ClassVar[type[Any]]  # of `model`
     model: Any  # a ModelSettings
     epochs: int = 200
     image_steps: int = 0  # images shown in all, at most; above 0 it gives the epochs
@@ -99,7 +100,52 @@ class MethodSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The settings that `as_dict` wrote. Raise ConfigError for an unknown name or an invalid value."""
-        raise NotImplementedError
+        try:
+            return _built(cls, values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ConfigError(f"settings of another version of nnet-edge: {error}") from error
+
+    def overridden(self, change: str) -> Self:
+        """The settings with one changed, as "model.memory_slots=50", "augmentation.copies=4" or "kd_weight=0".
+
+        Raises ConfigError for an unknown name or a value of another kind.
+        """
+        name, equals, text = change.partition("=")
+        part, _, inner = name.strip().rpartition(".")
+        parts = [item.name for item in fields(self) if is_dataclass(getattr(self, item.name))]
+        if not equals or part not in ("", *parts):
+            places = ", ".join(f"{place}.NAME=VALUE" for place in parts)
+            raise ConfigError(f"--set {change}: write NAME=VALUE, or {places}")
+        target: Any = getattr(self, part) if part else self
+        known = [item.name for item in fields(target) if not is_dataclass(getattr(target, item.name))]
+        if inner not in known:
+            raise ConfigError(f"--set {change}: there is no setting {name}; known are {', '.join(known)}")
+        changed = replace(target, **{inner: _parse(change, text.strip(), getattr(target, inner))})
+        return replace(self, **{part: changed}) if part else changed
+
+
+def _built(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass with these plain values, dataclasses and tuples in it made again."""
+    types = get_type_hints(kind)
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        inner: Any = kind.model_type if name == "model" else types[name]
+        if isinstance(value, Mapping) and is_dataclass(inner):
+            made[name] = _built(inner, value)
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def _parse(change: str, text: str, present: object) -> object:
+    try:
+        if isinstance(present, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(present, tuple):
+            return tuple(float(value) for value in text.split(","))
+        return type(present)(text)  # type: ignore[call-arg]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"--set {change}: the value must be of the kind of {present!r}") from error
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
@@ -147,7 +193,12 @@ class Method(ABC, Generic[Net, Settings]):
     """A way to learn from good parts. The maps that its graph gives and how they are fused are in its model settings."""
 
     name: str  # as in manifests and graphs ("system")
+    title: str  # as people write it
+    origin: str  # where it comes from, and how far it is what was published; for help, docs and manifest
     settings: type[Settings]
+    protocols: Mapping[str, Settings]  # named settings; "tuned" is what `train` takes
+    paper_learning_rate: float | None = None  # that its paper prints, where nobody would take it
+    ablations: Mapping[str, tuple[Any, ...]] = {}  # rows of its paper's tables: a name first
     losses_shown: tuple[str, ...]  # the terms of its loss, in the log's order
     validated_loss: str  # the one of them that is measured on held-out good images
     needs_pairs = False  # whether its batches hold synthetic anomalies and their masks beside the good images
@@ -156,31 +207,54 @@ class Method(ABC, Generic[Net, Settings]):
     def build(self, model: Any, teacher: Encoder) -> Net:
         """The network of these model settings, everything but the teacher at random."""
 
-    def prepare_features(self, network: Net, images: np.ndarray, compute: Compute) -> None:
+    def ablated(self, settings: Settings, row: str) -> Settings:
+        """`settings` changed to a row of the tables of the method's paper. Raises ConfigError for an unknown row."""
+        raise ConfigError(f"--ablation {row}: there are no tables to ablate for {self.title}; use --set")
+
+    def validates_from(self, settings: Settings) -> int:
+        """The epoch (from 0) from which early stopping may score the weights: before it a part has not learned at all."""
+        return 0
+
+    def prepare(self, network: Net, images: np.ndarray, compute: Compute) -> None:
         """Prepare what the teacher's features depend on, by uint8 RGB images (N, 256, 256, 3), before they are cached."""
 
     def prepare_students(self, network: Net, features: Features, settings: Settings) -> None:
         """Prepare what learns, by the cached features of all images (N, C, h, w), before the first step."""
 
+    def begin_epoch(self, network: Net, settings: Settings, epoch: int) -> None:
+        """Choose what trains and what evaluates in `epoch` (from 0); the network is in training mode."""
+
     @abstractmethod
-    def compare(self, network: Net, batch: Batch) -> Any:
-        """The feature maps that the losses compare; computed under autocast, compiled where that is asked for."""
+    def forward(self, network: Net, batch: Batch) -> Any:
+        """What the losses compare; computed under autocast, compiled where that is asked for.
+
+        A batch of held-out good images has no pairs, whatever the method.
+        """
 
     @abstractmethod
     def losses(self, compared: Any, settings: Settings, epoch: int) -> dict[str, Tensor]:
         """The weighted terms of the loss that are active in `epoch` (from 0), by name; their sum is the loss."""
 
-    def fault(self, compared: Any, settings: Settings, where: str) -> str | None:
+    def check(self, compared: Any, settings: Settings, where: str) -> str | None:
         """Why the training must end before the step `where`, and what to change; None while all is well."""
         return None
 
-    def rates(self, settings: Settings) -> dict[str, float]:
+    def parameter_groups(self, settings: Settings) -> dict[str, float]:
         """Prefix of parameter names -> their learning rate as a share of the others'; each is a group of the optimiser."""
         return {}
 
-    def choose_fusion(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:
+    def settle(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:
         """The fusion that suits these weights, by good images that were not learned from; by default the settings' own."""
         return network.map_fusion
 
 
 METHODS: Registry[Method[Any, Any]] = Registry("method", "nnet_edge.methods")
+DEFAULT_METHOD = "nnet"  # also that of checkpoints of 0.1, which knew no other
+
+
+def find_method(name: object, made: str = "") -> Method[Any, Any]:
+    """The method called `name`; `made` is what was made by it, where that is known. Raises ConfigError for an unknown one."""
+    if made and name not in METHODS.names():
+        known = ", ".join(METHODS.names())
+        raise ConfigError(f"{made} was made by a newer nnet-edge: method {name!r}; this one knows {known}: upgrade it")
+    return METHODS.find(name)

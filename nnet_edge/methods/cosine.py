@@ -52,6 +52,23 @@ def learned_distance(target: Tensor, student: Tensor, anchor: Tensor | None = No
     return _Distance.apply(target, student, anchor)
 
 
+def distillation_loss(
+    target: Sequence[Tensor],
+    student: Sequence[Tensor],
+    distance: str = "pixel",
+    anchors: Sequence[Tensor | None] = NO_ANCHORS,
+) -> Tensor:
+    """Sum over the scales of the mean of 1 - cos(target, student); equations 1 and 2.
+
+    `distance` "pixel": one cosine a position, the paper's formula; "global": one a sample over channels and positions,
+    as the public reverse-distillation code computes it (A-10). `anchors` as in `cosine_distance`.
+    """
+    if distance == "global":
+        target, student = [value.flatten(1) for value in target], [value.flatten(1) for value in student]
+    losses = [learned_distance(*triple).mean() for triple in zip(target, student, anchors, strict=True)]
+    return torch.stack(losses).sum()
+
+
 class _Distance(torch.autograd.Function):
     """With the inverse lengths p and q of t and s: cos = t s p q, and its slope in s is t p q - cos s q^2."""
 

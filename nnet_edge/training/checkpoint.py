@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nnet_edge.errors import TrainingError
 from nnet_edge.files import write_atomically
-from nnet_edge.methods.base import METHODS, MethodSettings
+from nnet_edge.methods.base import DEFAULT_METHOD, MethodSettings, find_method
 from nnet_edge.methods.network import Network, restore_network
 from nnet_edge.methods.teacher_weights import Teacher
 
@@ -98,7 +98,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name, value in tensors.items():
         part, rest = name.split("/", 1)
         parts[part][rest] = value
-    method = METHODS.find(known.get("system", "nnet"), str(path))  # earlier versions knew N-Net alone
+    method = find_method(known.get("system", DEFAULT_METHOD), str(path))
     return Checkpoint(method.settings.from_dict(known["settings"]), facts=known["facts"], **parts)
 
 

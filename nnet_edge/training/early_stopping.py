@@ -1,6 +1,6 @@
 """Early stopping: when a training ends, decided on good images alone, by how well synthetic anomalies stand out.
 
-N-Net's students learn to follow the teacher everywhere if they are trained for long, on defects too, the shallow stages of
+Students learn to follow their teacher everywhere if they are trained for long, on defects too, the shallow stages of
 a small teacher first; the loss over good images does not show it. So the network is checked, every so many images, on copies
 of the held-out images with synthetic anomalies: the pixel AP of their masks is its validation score. The weights that are
 deployed are the latest whose score is not clearly below the best. Image scores of held-out images take no part in the choice,
@@ -96,7 +96,7 @@ class EarlyStopping:
     @torch.inference_mode()
     def validation_score(self, network: Network, compute: Compute) -> float:
         """Pixel AP of the synthetic anomalies' masks, 0 to 1, with the fusion that suits these weights."""
-        fusion = self.method.choose_fusion(network, self._held_out, compute)
+        fusion = self.method.settle(network, self._held_out, compute)
         maps = anomaly_map(layer_maps_of(network, self._images, compute), fusion=fusion)[:, 0]
         score = pixel_ap(self._masks, maps)
         assert score is not None  # every copy has an anomaly

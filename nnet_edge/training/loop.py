@@ -138,7 +138,7 @@ class Trainer:
         self.method = METHODS.find(self.settings.method)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rates = self.method.rates(self.settings)
+        rates = self.method.parameter_groups(self.settings)
         self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
@@ -153,7 +153,7 @@ class Trainer:
         if self.settings.look_every:  # else the training has a fixed length
             scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
             self.stopping = EarlyStopping(self.method, held_out, self.settings, scores)
-        self.compare = compiled(self.method.compare) if options.compile else self.method.compare
+        self.forward = compiled(self.method.forward) if options.compile else self.method.forward
         self.steps_an_epoch = len(list(self.rows_of(0)))
 
     def rows_of(self, epoch: int) -> Iterator[np.ndarray]:
@@ -182,6 +182,7 @@ class Trainer:
         """The steps of an epoch that are left to do; False when `stop` said so before its end."""
         epoch_started = time.perf_counter()
         self.network.train()
+        self.method.begin_epoch(self.network, self.settings, epoch)
         first_step = self.position[1]
         for step, rows in enumerate(self.rows_of(epoch)):
             if step < first_step:
@@ -208,7 +209,7 @@ class Trainer:
         set_rate(self.optimiser.param_groups, rate)
         batch = self.batch_of(rows, self.steps_before(epoch) + step)
         with self.compute.autocast():
-            compared = self.compare(self.network, batch)
+            compared = self.forward(self.network, batch)
         terms = self.method.losses(compared, self.settings, epoch)
         loss = torch.stack(list(terms.values())).sum()
         self.check(float(loss.detach()), compared, f"in step {step + 1} of epoch {epoch + 1}")
@@ -242,7 +243,7 @@ class Trainer:
                 f"the loss is {loss} {where}; {self.last_good_checkpoint()}. "
                 "Lower --learning-rate, or use --precision fp32"
             )
-        if fault := self.method.fault(compared, self.settings, where):
+        if fault := self.method.check(compared, self.settings, where):
             raise TrainingError(fault)
 
     def steps_before(self, epoch: int) -> int:
@@ -256,7 +257,9 @@ class Trainer:
     def validate(self, epoch: int, step: int) -> None:
         """Score the weights, when a check is due, and keep them when they are not clearly worse than the best so far."""
         before, shown = (self.shown(epoch, steps) for steps in (step, step + 1))
-        if self.stopping is None or not self.stopping.is_due(before, shown):
+        if self.stopping is None or epoch < self.method.validates_from(self.settings):
+            return
+        if not self.stopping.is_due(before, shown):
             return
         weights = self.deployable()
         if self.stopping.check(self.network, weights, shown, self.compute):
@@ -304,7 +307,7 @@ class Trainer:
             with self.compute.autocast():
                 normalised = self.network.normalise(to_device(chunk, self.network.mean.device))
                 batch = Batch(normalised, self.network.teacher_features(normalised))
-                compared = self.method.compare(self.network, batch)
+                compared = self.method.forward(self.network, batch)
             terms = self.method.losses(compared, self.settings, self.settings.epochs)
             losses.append(float(terms[self.method.validated_loss]) * len(chunk))
         self.network.train()
@@ -314,7 +317,7 @@ class Trainer:
         """Keep the fusion that suits the weights that are deployed."""
         deployed = copy.deepcopy(self.network).requires_grad_(False)
         deployed.load_state_dict(self.best or self.deployable())
-        fusion = self.method.choose_fusion(deployed.eval(), self.held_out, self.compute)
+        fusion = self.method.settle(deployed.eval(), self.held_out, self.compute)
         if fusion == self.network.map_fusion:
             return
         values = ", ".join(f"{value:g}" for value in fusion.exponents)

@@ -51,7 +51,7 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
     log.write()
     write_held_out(folder, held_out)
     network.to(compute.device)
-    method.prepare_features(network, images, compute)
+    method.prepare(network, images, compute)
     settings = settle_length(network, images, settings, compute, say)
     return Start(settings, network, {"data": data_facts, "teacher": facts_of_teacher(teacher)}, log)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnet_edge.anomaly_map import LAYER_MAPS
+from nnet_edge.anomaly_map import SCALES, is_layer_map, split_name
 from nnet_edge.bundle import precision_named, read_known
 from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.frame import Outputs
@@ -51,7 +51,7 @@ class GraphRunner(ABC):
 
     name: str  # of the library
     version: str  # of the library
-    layer_maps: tuple[str, ...]  # that the graph gives, in the order of LAYER_MAPS
+    layer_maps: tuple[str, ...]  # that the graph gives, branch by branch
 
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         if not graph.is_file():
@@ -138,17 +138,26 @@ def check_images(images: np.ndarray, max_batch: int, shape: tuple[int, int, int]
 
 
 def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
-    """The layer maps that a graph with these outputs must have: of both branches, or of the one that an ablation left."""
-    branches = {name.split("_")[0] for name in outputs if name in LAYER_MAPS} or {"forward", "reverse"}
-    return tuple(name for name in LAYER_MAPS if name.split("_")[0] in branches)
+    """The layer maps that a graph with these outputs must have, branch by branch: of a branch one, or one of each scale."""
+    branches: dict[str, list[int]] = {}
+    for name in filter(is_layer_map, outputs):
+        branch, scale = split_name(name)
+        branches.setdefault(branch, []).append(scale)
+    return tuple(
+        f"{branch}_{scale}"
+        for branch in sorted(branches)
+        for scale in (SCALES if len(branches[branch]) > 1 else branches[branch])
+    )
 
 
 def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str],
                      contract: Contract = DEPLOYED) -> None:  # fmt: skip
     """Raise BundleError unless the graph's names and number types (name -> "uint8" or "float32") are the contract's."""
     wanted_inputs = {INPUT: "uint8"}
-    wanted_outputs = dict.fromkeys((*layer_maps_of(outputs), *contract.tail), "float32")
-    faults = [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
+    layer_maps = layer_maps_of(outputs)
+    wanted_outputs = dict.fromkeys((*layer_maps, *contract.tail), "float32")
+    faults = [] if layer_maps else ["gives no layer map"]
+    faults += [f"has the unknown input {name}" for name in inputs if name not in wanted_inputs]
     for kind, wanted, found in (("input", wanted_inputs, inputs), ("output", wanted_outputs, outputs)):
         faults += [f"lacks the {kind} {name}" for name in wanted if name not in found]
         faults += [

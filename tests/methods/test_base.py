@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -46,13 +46,9 @@ class MirrorModel:
 @dataclass(frozen=True)
 class MirrorSettings(MethodSettings):
     method = "mirror"
+    model_type = MirrorModel
     model: MirrorModel = field(default_factory=MirrorModel)
     anomaly_weight: float = 0.5
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> MirrorSettings:
-        model, augmentation = MirrorModel(**values["model"]), PAPER.augmentation
-        return cls(**values | {"model": model, "augmentation": augmentation, "betas": tuple(values["betas"])})
 
 
 class MirrorNetwork(Network):
@@ -68,7 +64,8 @@ class MirrorNetwork(Network):
 
 
 class MirrorMethod(Method[MirrorNetwork, MirrorSettings]):
-    name, settings = "mirror", MirrorSettings
+    name, title, origin, settings = "mirror", "Mirror", "a test", MirrorSettings
+    protocols: ClassVar = {"tuned": MirrorSettings()}
     losses_shown, validated_loss = ("good", "anomalous"), "good"
     needs_pairs = True
 
@@ -78,7 +75,7 @@ class MirrorMethod(Method[MirrorNetwork, MirrorSettings]):
     def build(self, model: MirrorModel, teacher: Encoder) -> MirrorNetwork:
         return MirrorNetwork(model, teacher)
 
-    def compare(self, network: MirrorNetwork, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    def forward(self, network: MirrorNetwork, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         self.seen.append(batch)
         third = batch.teacher[2]
         pairs = {"good": (third, network.student(third))}

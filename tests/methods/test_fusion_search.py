@@ -15,14 +15,14 @@ from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.fusion_search import IMAGES, LEAST, exponents_of, layer_maps_of, spread
 from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.nnet.settings import PAPER, TUNED, overridden
+from nnet_edge.methods.nnet.settings import PAPER, TUNED
 from tests.conftest import good_part
 
 CPU = Compute("cpu", "fp32")
 
 
 def choose_exponents(network: NNet, images: np.ndarray, compute: Compute) -> tuple[float, ...]:
-    exponents: tuple[float, ...] = METHODS.find("nnet").choose_fusion(network, images, compute).exponents
+    exponents: tuple[float, ...] = METHODS.find("nnet").settle(network, images, compute).exponents
     return exponents
 
 
@@ -45,7 +45,7 @@ def test_the_spread_is_of_the_images_and_not_of_the_positions() -> None:
     for scale, deviation in ((64, 0.4), (32, 0.2), (16, 0.1)):
         assert spread(maps, scale, Fusion()) == pytest.approx(deviation, rel=0.1)
     assert spread({name: maps[name] for name in maps if "16" in name}, 64, Fusion()) is None
-    assert spread(maps, 64, Fusion(forward_weights=(0, 1, 1))) == pytest.approx(0.4, rel=0.1)
+    assert spread(maps, 64, Fusion(weights=(0, 1, 1))) == pytest.approx(0.4, rel=0.1)
 
 
 def test_a_scale_that_varies_counts_less_and_none_more_than_the_paper_lets_it() -> None:
@@ -86,8 +86,8 @@ def test_the_choice_is_of_the_network_s_own_maps_on_the_first_images(network: NN
 def test_whoever_names_the_exponents_gets_them() -> None:
     assert PAPER.model.exponent_power == 0
     assert TUNED.model.exponent_power > 0
-    named = overridden(TUNED, "model.scale_exponents=0.5,0.5,1").model
+    named = TUNED.overridden("model.scale_exponents=0.5,0.5,1").model
     assert (named.exponent_power, named.scale_exponents) == (0, (0.5, 0.5, 1))
-    assert overridden(TUNED, "model.exponent_power=2").model.exponent_power == 2
+    assert TUNED.overridden("model.exponent_power=2").model.exponent_power == 2
     with pytest.raises(ConfigError, match="exponent_power is -1"):
-        overridden(TUNED, "model.exponent_power=-1")
+        TUNED.overridden("model.exponent_power=-1")

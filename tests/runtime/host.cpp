@@ -63,8 +63,9 @@ void layouts(int64_t* out) {
     const int64_t facts[] = {
         sizeof(FrameView), offsetof(FrameView, chroma), offsetof(FrameView, columns), offsetof(FrameView, row_bytes),
         offsetof(FrameView, height), offsetof(FrameView, format),
-        sizeof(LayerMaps), offsetof(LayerMaps, reverse), offsetof(LayerMaps, forward_weights),
-        offsetof(LayerMaps, exponents), offsetof(LayerMaps, half_forward), offsetof(LayerMaps, half_reverse),
+        sizeof(LayerMaps), offsetof(LayerMaps, second), offsetof(LayerMaps, weights),
+        offsetof(LayerMaps, exponents), offsetof(LayerMaps, half_first), offsetof(LayerMaps, half_second),
+        offsetof(LayerMaps, is_sum),
         sizeof(Enlarging), offsetof(Enlarging, share), sizeof(Filter), offsetof(Filter, values),
         BAND, STRIP_HEIGHT, STRIP_ROWS, COEFFICIENT_BITS};
     memcpy(out, facts, sizeof facts);

@@ -15,7 +15,7 @@ from nnet_edge.training.checkpoint import optimiser_tensors, restore_optimiser
 from nnet_edge.training.optimiser import build_optimiser, learning_rate, parameter_groups
 
 SETTINGS = replace(PAPER, memory_rate=0.1, model=replace(PAPER.model, memory_slots=32))
-RATES = METHODS.find("nnet").rates(SETTINGS)
+RATES = METHODS.find("nnet").parameter_groups(SETTINGS)
 
 
 def small_network() -> NNet:

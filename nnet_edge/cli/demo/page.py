@@ -16,6 +16,7 @@ from nnet_edge.data.example_parts import DEFECTS, GOOD, Part
 from nnet_edge.errors import DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.files import write_atomically
+from nnet_edge.methods.base import find_method
 from nnet_edge.runtime.stream.report import StreamReport
 
 TEMPLATE = "report.html.j2"
@@ -141,7 +142,7 @@ def facts(run: DemoRun) -> list[list[str]]:
     manifest = run.bundle.manifest
     trained, teacher, data = manifest["trained"], manifest["teacher"], manifest["data"]
     return [
-        ["network", f"N-Net with {manifest['backbone']}"],
+        ["network", f"{find_method(manifest['system']).title} with {manifest['backbone']}"],
         [
             "good parts",
             f"{data['learned']} learned, {data['held_out']} held out, {data['distinct']} distinct in all",

@@ -23,7 +23,7 @@ from nnet_edge.export.bundling import export_bundle
 from nnet_edge.files import write_atomically, writing_folder
 from nnet_edge.frame import Prediction
 from nnet_edge.machine import find_processor
-from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
+from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.sinks import (
     CallbackSink,
@@ -59,7 +59,7 @@ class DemoSettings:
     camera_parts: int = 120
     camera_good_first: int = 24  # then three of ten parts have a defect
     camera_hz: float = 8.0
-    training: TrainSettings = TUNED  # what `nnet-edge train` does by default
+    training: MethodSettings = METHODS.find(DEFAULT_METHOD).protocols["tuned"]  # what `nnet-edge train` does by default
     options: TrainOptions = field(default_factory=TrainOptions)
 
 

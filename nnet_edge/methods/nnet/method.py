@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnet_edge.methods.base import Batch, Method
-from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
+from nnet_edge.methods.nnet.settings import (
+    ABLATIONS,
+    PAPER_LEARNING_RATE,
+    PROTOCOLS,
+    ModelSettings,
+    TrainSettings,
+    ablated,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +28,12 @@ class NNetMethod(Method["NNet", TrainSettings]):
     """Constrained bidirectional distillation: a forward and a reverse student, projections, and a memory of the normal."""
 
     name = TrainSettings.method
+    title = "N-Net"
+    origin = "reimplemented from the paper (Acta Electronica Sinica 53(3), 2025), with the resolutions that its settings name"
     settings = TrainSettings
+    protocols = PROTOCOLS
+    paper_learning_rate = PAPER_LEARNING_RATE
+    ablations = ABLATIONS
     losses_shown = ("reverse", "forward", "align", "query")
     validated_loss = "reverse"
 
@@ -31,7 +43,11 @@ class NNetMethod(Method["NNet", TrainSettings]):
 
         return NNet(model, teacher)
 
-    def prepare_features(self, network: NNet, images: np.ndarray, compute: Compute) -> None:
+    def ablated(self, settings: TrainSettings, row: str) -> TrainSettings:
+        """`settings` changed to a row of the paper's Tables 4 to 7, as "4.2"."""
+        return ablated(settings, row)
+
+    def prepare(self, network: NNet, images: np.ndarray, compute: Compute) -> None:
         """Measure the mean and deviation of the teacher's channels, where the settings standardise them."""
         if network.settings.standardise:
             network.measure_channels(images, compute)
@@ -44,7 +60,7 @@ class NNetMethod(Method["NNet", TrainSettings]):
             generator = torch.Generator().manual_seed(settings.seed)
             network.memory.remember(features[2], generator, settings.model.memory_init == "coreset")
 
-    def compare(self, network: NNet, batch: Batch) -> Branches:
+    def forward(self, network: NNet, batch: Batch) -> Branches:
         """Every feature map that equations 1 to 5 compare."""
         return network.branches(batch.images, batch.teacher)
 
@@ -54,7 +70,7 @@ class NNetMethod(Method["NNet", TrainSettings]):
 
         return nnet_losses(compared, settings, epoch)
 
-    def fault(self, compared: Branches, settings: TrainSettings, where: str) -> str | None:
+    def check(self, compared: Branches, settings: TrainSettings, where: str) -> str | None:
         """That the memory is dying."""
         from nnet_edge.methods.nnet.network import empty_row_share
         from nnet_edge.methods.nnet.parts import MAX_EMPTY_ROWS
@@ -67,7 +83,7 @@ class NNetMethod(Method["NNet", TrainSettings]):
             f"{settings.model.memory_lambda_times_slots}) or memory_temperature"
         )
 
-    def rates(self, settings: TrainSettings) -> dict[str, float]:
+    def parameter_groups(self, settings: TrainSettings) -> dict[str, float]:
         """Memory and projections learn at rates of their own (the specification's open point A-12).
 
         Projections are a group apart only where their rate differs: an optimiser's state counts parameters by group.
@@ -77,7 +93,7 @@ class NNetMethod(Method["NNet", TrainSettings]):
             shares |= dict.fromkeys(("teacher_projections.", "student_projections."), settings.projection_rate)
         return shares
 
-    def choose_fusion(self, network: NNet, held_out: np.ndarray, compute: Compute) -> Fusion:
+    def settle(self, network: NNet, held_out: np.ndarray, compute: Compute) -> Fusion:
         """The fusion with the exponents that suit these weights, see fusion_search.py."""
         from nnet_edge.methods.fusion_search import with_chosen_exponents
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder
+from nnet_edge.methods.blocks import Decoder, FeatureFusion
 from nnet_edge.methods.compute import Compute, chunks, to_device
-from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances, learned_distance
+from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances, distillation_loss
 from nnet_edge.methods.depthwise import with_quick_depthwise
 from nnet_edge.methods.network import Network
-from nnet_edge.methods.nnet.parts import Decoder, FeatureFusion, FeatureProjection, FeatureStorage
+from nnet_edge.methods.nnet.parts import FeatureProjection, FeatureStorage
 from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
 from nnet_edge.methods.teacher_weights import Teacher
 
@@ -181,23 +182,6 @@ def build_nnet(settings: ModelSettings, teacher: Teacher, seed: int) -> NNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NNet(settings, teacher.encoder)
-
-
-def distillation_loss(
-    target: Sequence[Tensor],
-    student: Sequence[Tensor],
-    distance: str = "pixel",
-    anchors: Sequence[Tensor | None] = NO_ANCHORS,
-) -> Tensor:
-    """Sum over the scales of the mean of 1 - cos(target, student); equations 1 and 2.
-
-    `distance` "pixel": one cosine a position, the paper's formula; "global": one a sample over channels and positions,
-    as the public reverse-distillation code computes it (A-10). `anchors` as in `cosine_distance`.
-    """
-    if distance == "global":
-        target, student = [value.flatten(1) for value in target], [value.flatten(1) for value in student]
-    losses = [learned_distance(*triple).mean() for triple in zip(target, student, anchors, strict=True)]
-    return torch.stack(losses).sum()
 
 
 def query_entropy(weights: Tensor) -> Tensor:

@@ -1,17 +1,16 @@
-"""Settings of N-Net: its architecture and losses, the named protocols, the paper's ablation rows, and --set.
+"""Settings of N-Net: its architecture and losses, the named protocols, and the paper's ablation rows.
 
 Every point that the paper leaves open is a setting here; its default is the specification's resolution (A-1 to A-15).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.base import MethodSettings, require_at_least, require_not_negative, require_positive
-from nnet_edge.settings.augmentation import Augmentation
 from nnet_edge.settings.runner import require_choice
 
 
@@ -91,6 +90,7 @@ class TrainSettings(MethodSettings):
     """What N-Net is trained with: the losses of equations 1 to 7 beside what every method has."""
 
     method = "nnet"
+    model_type = ModelSettings
     model: ModelSettings = field(default_factory=ModelSettings)
     kd_weight: float = 1.2  # alpha of equation 7, forward distillation
     align_weight: float = 1.0  # beta of equation 3
@@ -121,16 +121,12 @@ class TrainSettings(MethodSettings):
         """The settings with the exponents of `fusion`."""
         return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
-        """The settings that `as_dict` wrote. Raise ConfigError for an unknown name or an invalid value."""
-        try:
-            lists = {name: tuple(values["model"][name]) for name in ("scale_exponents", "forward_weights")}
-            model = {**values["model"], **lists}
-            parts = {"model": ModelSettings(**model), "augmentation": Augmentation(**values["augmentation"])}
-            return cls(**{**values, **parts, "betas": tuple(values["betas"])})
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"settings of another version of nnet-edge: {error}") from error
+    def overridden(self, change: str) -> TrainSettings:
+        """As of every method; exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0."""
+        changed = super().overridden(change)
+        if change.partition("=")[0].strip() != "model.scale_exponents":
+            return changed
+        return replace(changed, model=replace(changed.model, exponent_power=0.0))
 
 
 Changes = dict[str, Any]
@@ -186,36 +182,3 @@ def ablated(settings: TrainSettings, row: str) -> TrainSettings:
     if not model.get("use_nfs", True):
         model = model | {"recall_residual": False}  # there is no recall to correct
     return replace(settings, model=replace(settings.model, **model), **training)
-
-
-def overridden(settings: TrainSettings, change: str) -> TrainSettings:
-    """`settings` with one changed, as "model.memory_slots=50", "augmentation.copies=4" or "kd_weight=0".
-
-    Exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0.
-
-    Raises ConfigError for an unknown name or a value of another kind.
-    """
-    name, equals, text = change.partition("=")
-    part, _, inner = name.strip().rpartition(".")
-    if not equals or part not in ("", "model", "augmentation"):
-        raise ConfigError(f"--set {change}: write NAME=VALUE, model.NAME=VALUE or augmentation.NAME=VALUE")
-    target: Any = getattr(settings, part) if part else settings
-    known = [item.name for item in fields(target) if not is_dataclass(getattr(target, item.name))]
-    if inner not in known:
-        raise ConfigError(f"--set {change}: there is no setting {name}; known are {', '.join(known)}")
-    values = {inner: _parse(change, text.strip(), getattr(target, inner))}
-    if inner == "scale_exponents":
-        values["exponent_power"] = 0.0
-    changed = replace(target, **values)
-    return replace(settings, **{part: changed}) if part else changed
-
-
-def _parse(change: str, text: str, present: object) -> object:
-    try:
-        if isinstance(present, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(present, tuple):
-            return tuple(float(value) for value in text.split(","))
-        return type(present)(text)  # type: ignore[call-arg]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"--set {change}: the value must be of the kind of {present!r}") from error

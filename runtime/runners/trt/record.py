@@ -63,8 +63,7 @@ class EngineRecord:
 
     def as_fusion(self) -> Fusion:
         """How the engine's layer maps become one map."""
-        values: dict[str, Any] = {name: _as_tuple(value) for name, value in self.fusion.items()}
-        return Fusion(**values)
+        return Fusion.from_dict(self.fusion)
 
 
 def system_here() -> str:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnet_edge.methods.cosine import NO_ANCHORS, cosine_distance, learned_distance
-from nnet_edge.methods.nnet.network import Branches, distillation_loss, empty_row_share, nnet_losses, query_entropy
+from nnet_edge.methods.cosine import NO_ANCHORS, cosine_distance, distillation_loss, learned_distance
+from nnet_edge.methods.nnet.network import Branches, empty_row_share, nnet_losses, query_entropy
 from nnet_edge.methods.nnet.settings import PAPER
 
 SHAPES = ((2, 3, 4, 4), (2, 5, 2, 2), (2, 7, 1, 1))

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.methods.backbone import build_encoder, find_backbone
-from nnet_edge.methods.nnet.network import NNet, build_nnet, distillation_loss, nnet_losses
+from nnet_edge.methods.cosine import distillation_loss
+from nnet_edge.methods.nnet.network import NNet, build_nnet, nnet_losses
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER, TUNED, ModelSettings, TrainSettings, ablated
 from nnet_edge.methods.teacher_weights import Teacher, load_teacher
 

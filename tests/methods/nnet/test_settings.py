@@ -19,7 +19,6 @@ from nnet_edge.methods.nnet.settings import (
     ModelSettings,
     TrainSettings,
     ablated,
-    overridden,
 )
 
 
@@ -124,7 +123,7 @@ def test_unknown_row_is_wrong_use(row: str) -> None:
 def test_one_setting_changes_and_nothing_else(
     change: str, read: Callable[[TrainSettings], object], expected: object
 ) -> None:
-    found = overridden(PAPER, change)
+    found = PAPER.overridden(change)
     assert read(found) == expected
     assert type(read(found)) is type(read(PAPER))
     before, after = PAPER.as_dict(), found.as_dict()
@@ -167,7 +166,7 @@ def test_one_setting_changes_and_nothing_else(
 )
 def test_impossible_change_is_wrong_use_in_one_line(change: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        overridden(PAPER, change)
+        PAPER.overridden(change)
     assert "\n" not in str(caught.value)
 
 

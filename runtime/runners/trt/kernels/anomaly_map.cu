@@ -1,4 +1,4 @@
-// Six layer maps -> anomaly maps, float32 (N, 256, 256), and the maximum of each strip of 32 rows, float32 (N, 8).
+// Layer maps (six with two branches) -> anomaly maps, float32 (N, 256, 256), and the maximum of each strip of 32 rows, float32 (N, 8).
 // The image score is the largest of an image's 8 peaks; the processor takes it of the 32 bytes that it downloads, so the
 // score needs no atomic, no buffer to be reset and no second launch.
 //

@@ -1,4 +1,5 @@
-// Equation 8: the product over the scales of (reverse + weight * forward) ** exponent at 64x64, as `anomaly_map.fuse_maps`.
+// Equation 8: the product over the scales of (second + weight * first) ** exponent at 64x64, or the sum over the scales of
+// (second + weight * first) * exponent, as `anomaly_map.fuse_maps`.
 #pragma once
 #include "portable.h"
 
@@ -6,14 +7,15 @@ namespace nnet {
 
 constexpr float SMALLEST_DISTANCE = 1e-6f;  // rounding can take a distance of 0 below it, where no power is defined
 
-// The six layer maps of a batch and how they are fused. Same layout as `MAPS` in tables.py: 80 bytes. An address of 0 is a
-// map that the graph does not give; it is left out of its sum, and a scale without any out of the product.
+// The layer maps of a batch, of two branches at most, and how they are fused. Same layout as `MAPS` in tables.py: 88 bytes. An
+// address of 0 is a map that the graph does not give; it is left out of its sum, and a scale without any out of the fusion.
 struct LayerMaps {
-    const void* forward[SCALES];  // FP16 or FP32 (N, 1, h, w) with h = w = 64, 32, 16
-    const void* reverse[SCALES];
-    float forward_weights[SCALES];
+    const void* first[SCALES];  // FP16 or FP32 (N, 1, h, w) with h = w = 64, 32, 16
+    const void* second[SCALES];
+    float weights[SCALES];  // of the first
     float exponents[SCALES];
-    int32_t half_forward, half_reverse;  // bit i: the map of scale i is FP16
+    int32_t half_first, half_second;  // bit i: the map of scale i is FP16
+    int32_t is_sum, unused;
 };
 
 // Linear interpolation of 64 values between 64, 32 and 16. Same layout as `ENLARGING` in tables.py.
@@ -26,18 +28,18 @@ NNET_HD float read_map(const void* maps, bool is_half, int64_t index) {
     return is_half ? float_of_half(static_cast<const uint16_t*>(maps)[index]) : static_cast<const float*>(maps)[index];
 }
 
-// forward * weight + reverse of scale number `scale` at one place of the map.
+// first * weight + second of scale number `scale` at one place of the map.
 NNET_HD float sum_at(const LayerMaps& maps, int scale, int64_t index) {
     float sum = 0.0f;
-    if (maps.forward[scale] && maps.forward_weights[scale] > 0.0f)
-        sum = maps.forward_weights[scale] * read_map(maps.forward[scale], maps.half_forward >> scale & 1, index);
-    if (maps.reverse[scale]) sum += read_map(maps.reverse[scale], maps.half_reverse >> scale & 1, index);
+    if (maps.first[scale] && maps.weights[scale] > 0.0f)
+        sum = maps.weights[scale] * read_map(maps.first[scale], maps.half_first >> scale & 1, index);
+    if (maps.second[scale]) sum += read_map(maps.second[scale], maps.half_second >> scale & 1, index);
     return sum;
 }
 
 NNET_HD bool takes_part(const LayerMaps& maps, int scale) {
-    const bool has_forward = maps.forward[scale] && maps.forward_weights[scale] > 0.0f;
-    return maps.exponents[scale] > 0.0f && (has_forward || maps.reverse[scale]);
+    const bool has_first = maps.first[scale] && maps.weights[scale] > 0.0f;
+    return maps.exponents[scale] > 0.0f && (has_first || maps.second[scale]);
 }
 
 NNET_HD float enlarged_sum(const LayerMaps& maps, const Enlarging& enlarging, int scale, int image, int y, int x) {
@@ -62,11 +64,16 @@ NNET_HD float power(float factor, float exponent) {
 
 // The fused map of one image at row `y` and column `x` of 64.
 NNET_HD float fused_at(const LayerMaps& maps, const Enlarging& enlarging, int image, int y, int x) {
-    float product = 1.0f;
-    for (int scale = 0; scale < SCALES; ++scale)
-        if (takes_part(maps, scale))
-            product *= power(enlarged_sum(maps, enlarging, scale, image, y, x), maps.exponents[scale]);
-    return product;
+    float fused = maps.is_sum ? 0.0f : 1.0f;
+    for (int scale = 0; scale < SCALES; ++scale) {
+        if (!takes_part(maps, scale)) continue;
+        const float sum = enlarged_sum(maps, enlarging, scale, image, y, x);
+        if (maps.is_sum)
+            fused += sum * maps.exponents[scale];
+        else
+            fused *= power(sum, maps.exponents[scale]);
+    }
+    return fused;
 }
 
 }  // namespace nnet

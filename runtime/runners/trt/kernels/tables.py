@@ -25,8 +25,8 @@ VIEW = np.dtype(  # FrameView: where one frame lies on the device; a height of 0
      ("height", np.int32), ("width", np.int32), ("chroma_row_bytes", np.int32), ("format", np.int32)]
 )  # fmt: skip
 MAPS = np.dtype(  # LayerMaps: addresses, weights and exponents in the order of SCALES; bit i of a half: FP16
-    [("forward", np.uint64, 3), ("reverse", np.uint64, 3), ("forward_weights", np.float32, 3),
-     ("exponents", np.float32, 3), ("half_forward", np.int32), ("half_reverse", np.int32)]
+    [("first", np.uint64, 3), ("second", np.uint64, 3), ("weights", np.float32, 3), ("exponents", np.float32, 3),
+     ("half_first", np.int32), ("half_second", np.int32), ("is_sum", np.int32), ("unused", np.int32)]
 )  # fmt: skip
 ENLARGING = np.dtype([("left", np.int32, (3, FUSED_SIDE)), ("share", np.float32, (3, FUSED_SIDE))])
 FILTER = np.dtype([("first", np.int32, IMAGE_SIDE), ("values", np.float32, (IMAGE_SIDE, BAND))])
@@ -90,17 +90,19 @@ def fill_maps(fusion: Fusion, addresses: dict[str, int], halves: frozenset[str] 
 
     Raises ConfigError when `fusion` leaves none of them, as the reference does.
     """
+    fusion.require_some(addresses)
     maps = np.zeros((), MAPS)
-    maps["forward_weights"], maps["exponents"] = fusion.forward_weights, fusion.exponents
+    maps["weights"], maps["exponents"], maps["is_sum"] = fusion.weights, fusion.exponents, fusion.rule == "sum"
+    if len(fusion.branches) == 1:  # the second is the one without weights
+        places = {fusion.branches[0]: "second"}
+    else:
+        places = dict(zip(fusion.branches, ("first", "second"), strict=True))
     for number, scale in enumerate(SCALES):
-        for branch in ("forward", "reverse"):
+        for branch, place in places.items():
             name = f"{branch}_{scale}"
-            maps[branch][number] = addresses.get(name, 0)
+            maps[place][number] = addresses.get(name, 0)
             if name in halves:
-                maps[f"half_{branch}"] |= 1 << number
-    exponents = dict(zip(SCALES, fusion.exponents, strict=True))
-    if not any(fusion.weight(name) > 0 and exponents[int(name.split("_")[1])] > 0 for name in addresses):
-        raise ConfigError(f"{fusion} leaves none of {', '.join(addresses) or 'no layer maps'}")
+                maps[f"half_{place}"] |= 1 << number
     return maps
 
 

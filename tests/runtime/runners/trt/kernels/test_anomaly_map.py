@@ -128,13 +128,14 @@ def test_the_order_of_floats_is_that_of_their_values(host_kernels) -> None:
 
 
 def test_the_layouts_are_those_of_the_compiler(host_kernels) -> None:
-    found = np.zeros(20, np.int64)
+    found = np.zeros(21, np.int64)
     host_kernels.library.layouts(found.ctypes.data_as(POINTER))
     offset = {kind: {name: kind.fields[name][1] for name in kind.names} for kind in (VIEW, MAPS, ENLARGING, FILTER)}
     view, maps = offset[VIEW], offset[MAPS]
     assert found.tolist() == [
         VIEW.itemsize, view["chroma"], view["columns"], view["row_bytes"], view["height"], view["format"],
-        MAPS.itemsize, maps["reverse"], maps["forward_weights"], maps["exponents"], maps["half_forward"], maps["half_reverse"],
+        MAPS.itemsize, maps["second"], maps["weights"], maps["exponents"], maps["half_first"], maps["half_second"],
+        maps["is_sum"],
         ENLARGING.itemsize, offset[ENLARGING]["share"], FILTER.itemsize, offset[FILTER]["values"],
         BAND, STRIP_HEIGHT, STRIP_ROWS, COEFFICIENT_BITS,
     ]  # fmt: skip
@@ -142,7 +143,7 @@ def test_the_layouts_are_those_of_the_compiler(host_kernels) -> None:
 
 @pytest.mark.parametrize(
     "fusion",
-    [Fusion(exponents=(1.0, 0.0, 0.0)), Fusion(exponents=(1.0, 0.0, 0.0), forward_weights=(0.0, 1.0, 1.0))],
+    [Fusion(exponents=(1.0, 0.0, 0.0)), Fusion(exponents=(1.0, 0.0, 0.0), weights=(0.0, 1.0, 1.0))],
 )
 def test_a_fusion_that_leaves_nothing_is_refused(fusion: Fusion) -> None:
     with pytest.raises(ConfigError, match="leaves none of forward_32"):
