@@ -38,12 +38,12 @@ from nnet_edge.benchmarks.peers.rows import (
     require_images,
     row_folder,
 )
-from nnet_edge.methods.base import find_method
 from nnet_edge.benchmarks.peers.table import Absent, Candidate, RaceReport, draw_figure
 from nnet_edge.bundle import read_bundle
 from nnet_edge.data.images import Dataset, fingerprint, load_images
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import write_atomically
+from nnet_edge.methods.base import find_method
 from nnet_edge.settings.runner import require_between
 
 FRAMES = 32  # different pictures that a candidate meets, again and again
@@ -247,7 +247,7 @@ def candidates_of(python: Path, method: Method, learned: Path, folders: dict[str
         entry = None if "error" in made else Entry(name, python, RUNS[export], learned / made["path"], precision)
         found.append(
             Candidate(name, method.title, f"anomalib {system}", precision, backbone, facts["parameters"],
-                      facts["values"], facts["macs"], made.get("bytes"), metrics_of(rows), entry, is_ours=True,
+                      facts["values"], facts["macs"], made.get("bytes"), metrics_of(rows), entry,
                       training_note(method, rows, is_random, made), metrics_from=runners_of(rows))
         )  # fmt: skip
     return found

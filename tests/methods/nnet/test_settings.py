@@ -15,11 +15,11 @@ from nnet_edge.methods.nnet.settings import (
     PAPER_LEARNING_RATE,
     PROTOCOLS,
     TUNED,
-    Augmentation,
     ModelSettings,
     TrainSettings,
     ablated,
 )
+from nnet_edge.settings.augmentation import Augmentation
 
 
 def test_the_paper_s_protocol_is_the_paper_s() -> None:
