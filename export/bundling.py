@@ -116,6 +116,8 @@ def manifest_of(
         "teacher": facts["teacher"],
         "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB", "height": SIDE, "width": SIDE,
                   "resize": "Pillow bilinear with antialias, aspect ratio not kept"},
+        "layer_maps": list(network.output_names),
+        "fusion": asdict(network.map_fusion),
         "precision": "fp32",
         "train": checkpoint.settings.as_dict(),
         "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"],

@@ -229,7 +229,7 @@ def check_layer_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPE
                 f"layer maps {first} and {name} hold {shapes[first][0]} and {shape[0]} images: give one batch"
             )
     for scale in SCALES:
-        found = [shape for branch in fusion.branches if (shape := shapes.get(f"{branch}_{scale}"))]
+        found = [shapes[name] for branch in fusion.branches if (name := f"{branch}_{scale}") in shapes]
         if len(set(found)) > 1:
             raise ConfigError(f"layer maps of scale {scale} have shapes {found[0]} and {found[1]}: they must be equal")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -159,3 +161,39 @@ def test_a_scale_with_exponent_zero_is_left_out() -> None:
 def test_a_fusion_that_cannot_be_meant(name: str, values: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match=name):
         reference.Fusion(**{name: values})
+
+
+def test_a_sum_weighs_the_scales_by_their_exponents() -> None:
+    maps = random_layer_maps(2)
+    fusion = reference.Fusion(exponents=(0.5, 2.0, 0.0), weights=(1.0, 0.5, 0.1), rule="sum")
+    large = {name: reference.enlarge(values, 64) for name, values in maps.items()}
+    expected = 0.5 * (large["forward_64"] + large["reverse_64"]) + 2 * (0.5 * large["forward_32"] + large["reverse_32"])
+    np.testing.assert_allclose(reference.fuse_maps(maps, fusion), expected, rtol=1e-12)
+
+
+def test_one_branch_with_one_map_is_that_map() -> None:
+    head = np.random.default_rng(0).random((2, 1, 64, 64))
+    fusion = reference.Fusion(weights=(0.0, 0.0, 1.0), branches=("segmentation",))
+    np.testing.assert_array_equal(reference.fuse_maps({"segmentation_64": head}, fusion), head)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"rule": "mean"}, "fusion rule 'mean' is unknown: choose product or sum"),
+        ({"branches": ()}, "give one or two names of letters"),
+        ({"branches": ("a", "b", "c")}, "give one or two names of letters"),
+        ({"branches": ("a_1",)}, "give one or two names of letters"),
+        ({"speed": 1}, "a fusion of another version of nnet-edge"),
+    ],
+)
+def test_a_wrong_fusion_is_refused(values: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        reference.Fusion.from_dict(values)
+
+
+def test_a_fusion_comes_back_from_plain_values_of_any_version() -> None:
+    fusion = reference.Fusion(False, (0.1, 1.0, 1.0), (1.0, 1.0, 0.5), "sum", ("normality", "abnormality"))
+    assert reference.Fusion.from_dict(json.loads(json.dumps(asdict(fusion)))) == fusion
+    old = {"align_corners": False, "exponents": [0.1, 0.1, 1.0], "forward_weights": [1.0, 1.0, 0.5]}
+    assert reference.Fusion.from_dict(old) == reference.Fusion(False, (0.1, 0.1, 1.0), (1.0, 1.0, 0.5))

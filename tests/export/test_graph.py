@@ -91,7 +91,15 @@ def test_a_second_export_gives_the_same_names(trained_run: Path, bundle: Bundle,
 
 
 @pytest.mark.parametrize("names", [LAYER_MAPS, LAYER_MAPS[3:], LAYER_MAPS[:3]], ids=["both", "reverse", "forward"])
-@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED.model.fusion, Fusion(False, (0.0, 0.5, 1.0), (0.0, 2.0, 0.3))])
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        PAPER_FUSION,
+        TUNED.model.fusion,
+        Fusion(False, (0.0, 0.5, 1.0), (0.0, 2.0, 0.3)),
+        Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25), "sum"),
+    ],
+)
 def test_the_tail_is_the_reference(names: tuple[str, ...], fusion: Fusion) -> None:
     maps = random_maps(names)
     found, score = run_tail(maps, fusion)

@@ -101,7 +101,11 @@ def require_poison_shown(compiled: Compiled, clean: Mapping[str, np.ndarray]) ->
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize("fusion", [PAPER_FUSION, POWERS], ids=["paper", "powers"])
+@pytest.mark.parametrize(
+    "fusion",
+    [PAPER_FUSION, POWERS, Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25), "sum")],
+    ids=["paper", "powers", "sum"],
+)
 def test_the_tail_keeps_what_is_not_finite(kind: str, fusion: Fusion) -> None:
     rng = np.random.default_rng(3)
     maps = {f"poison_{name}": rng.uniform(0, 2, (1, 1, *place_of(name))).astype(np.float32) for name in LAYER_MAPS}

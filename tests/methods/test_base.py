@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,16 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import Fusion
+from nnet_edge.bundle import read_bundle
+from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.onnx_graph import facts_of, trace
 from nnet_edge.methods.backbone import Encoder
-from nnet_edge.methods.base import METHODS, Batch, Method, MethodSettings
+from nnet_edge.methods.base import METHODS, Batch, Method, MethodSettings, find_method
 from nnet_edge.methods.cosine import cosine_distance, learned_distance
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.methods.nnet.settings import PAPER, TrainSettings
+from nnet_edge.runtime.runners.trt.record import read_engine
 from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 from nnet_edge.training.loop import TrainOptions, train
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -36,11 +41,11 @@ class MirrorModel:
 
     @property
     def fusion(self) -> Fusion:
-        return Fusion()
+        return Fusion(rule="sum", branches=("mirror",))
 
     @property
     def map_strides(self) -> Mapping[str, int]:
-        return {"reverse_16": 16}
+        return {"mirror_16": 16}
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,51 @@ def test_a_registered_method_is_trained_on_pairs_checkpointed_and_run(
     network = checkpoint.build_network()
     assert isinstance(network, MirrorNetwork)
     outputs = TorchRunner(network).infer(washers[:1], layer_maps=True)
-    assert outputs.layer_maps["reverse_16"].shape == (1, 1, 16, 16)
+    assert outputs.layer_maps["mirror_16"].shape == (1, 1, 16, 16)
     assert facts_of(network)["system"] == "mirror"
-    assert [output.name for output in trace(network).graph.output] == ["reverse_16"]
+    assert [output.name for output in trace(network).graph.output] == ["mirror_16"]
+
+
+def test_a_registered_method_goes_all_the_way_from_pictures_to_verdicts(
+    mirror: MirrorMethod, parts_folder: Path, tmp_path: Path
+) -> None:
+    out, verdicts = tmp_path / "run", tmp_path / "verdicts.jsonl"
+    path, good = str(out / "bundle"), str(parts_folder / "test_good")
+    quick = ["--epochs", "2", "--batch", "7", "--threads", "1", "--set", "anomaly_weight=0.25"]
+    assert run(["train", str(parts_folder), "--method", "mirror", "--out", str(out), *quick]) == 0
+    wide = ["--metric-points", "100", "--band", "9", "--runner", "openvino", "--threads", "1"]
+    assert run(["calibrate", path, str(parts_folder), "--precision", "int8", *wide]) == 0
+    assert run(["evaluate", path, str(parts_folder), "--precision", "int8", "--threads", "1"]) == 0
+    assert run(["build-engine", path, "--precision", "fp32", "--target", "rtx:sm89", "--batch", "1"]) == 0
+    assert run(["stream", good, "--bundle", path, "--json", str(verdicts), "--threads", "1"]) in (0, 1)
+    bundle = read_bundle(out / "bundle")
+    assert bundle.method == "mirror"
+    assert bundle.manifest["train"]["anomaly_weight"] == 0.25
+    assert bundle.manifest["layer_maps"] == ["mirror_16"]
+    assert Fusion.from_dict(bundle.manifest["fusion"]) == MirrorModel().fusion
+    _, record = read_engine(next(item.path for item in bundle.artefacts if item.kind == "engine"))
+    assert (record.layer_maps, record.as_fusion()) == (("mirror_16",), MirrorModel().fusion)
+    assert len(verdicts.read_text().splitlines()) == 4
+
+
+def test_nothing_outside_the_methods_knows_one_by_name() -> None:
+    names = "|".join(METHODS.names())
+    known = re.compile(rf"methods[./]({names})\b|[\"']({names})[\"']|\b(NNet|Dmdd|Bikd|Rbd)[A-Z(\[]")
+    folders = [ROOT / "nnet_edge", *(ROOT / part for part in ("export", "calibration", "runtime", "benchmarks"))]
+    files = [
+        path for folder in folders for path in folder.rglob("*.py") if ROOT / "nnet_edge/methods" not in path.parents
+    ]
+    found = [f"{path.relative_to(ROOT)}: {line.strip()}" for path in files
+             for line in path.read_text(encoding="utf-8").splitlines() if known.search(line)]  # fmt: skip
+    assert len(files) > 200
+    assert found == []
+
+
+def test_a_bundle_of_a_newer_method_says_so() -> None:
+    with pytest.raises(
+        ConfigError, match=r"runs/x was made by a newer nnet-edge: method 'qnet'; this one knows .*nnet"
+    ):
+        find_method("qnet", "runs/x")
 
 
 def test_pairs_are_the_same_after_a_stop(mirror: MirrorMethod, washers: np.ndarray, tmp_path: Path) -> None:

@@ -273,7 +273,8 @@ def test_torch_fuses_as_the_reference_does() -> None:
     rng = np.random.default_rng(0)
     maps = {name: 2 * rng.random((2, 1, side, side), np.float32) for name in LAYER_MAPS
             for side in [int(name.split("_")[1])]}  # fmt: skip
-    for fusion in (Fusion(), Fusion(False, (0.3, 0.0, 1.0), (1.0, 1.0, 0.1)), Fusion(True, (1, 1, 1), (0, 0, 1))):
+    for fusion in (Fusion(), Fusion(False, (0.3, 0.0, 1.0), (1.0, 1.0, 0.1)), Fusion(True, (1, 1, 1), (0, 0, 1)),
+                   Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25), "sum")):  # fmt: skip
         fused = torch_fusion(fusion)({name: torch.from_numpy(values) for name, values in maps.items()})
         np.testing.assert_allclose(fused.numpy(), anomaly_map(maps, fusion=fusion), rtol=2e-5, atol=1e-6)
     assert fused.dtype == torch.float32

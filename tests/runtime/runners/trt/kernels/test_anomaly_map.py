@@ -25,6 +25,7 @@ from nnet_edge.runtime.runners.trt.kernels.tables import (
 
 POINTER = ctypes.c_void_p
 RTOL = 1e-5  # FP32 arithmetic: some 40 operations on numbers of one sign, 6e-8 each
+SUM = Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25), "sum")
 TUNED = Fusion(False, (0.5, 1.0, 2.0), (0.0, 1.0, 0.25))
 FORWARD_ONLY = LAYER_MAPS[:3]
 
@@ -47,7 +48,7 @@ def as_float64(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values.astype(np.float64) for name, values in maps.items()}
 
 
-@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED, Fusion(True, (1.0, 0.0, 3.0), (1.0, 1.0, 0.0))])
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED, Fusion(True, (1.0, 0.0, 3.0), (1.0, 1.0, 0.0)), SUM])
 @pytest.mark.parametrize(
     "names", [LAYER_MAPS, FORWARD_ONLY, LAYER_MAPS[3:], ("forward_64", "reverse_32", "forward_16")]
 )
@@ -91,7 +92,7 @@ def test_extreme_values(host_kernels, fusion: Fusion, value: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("fusion", [PAPER_FUSION, Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25))])
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, Fusion(False, (0.5, 1.0, 2.0), (0.1, 1.0, 0.25)), SUM])
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize("name", LAYER_MAPS)
 def test_what_is_no_number_reaches_the_score(host_kernels, fusion: Fusion, bad: float, kind: type, name: str) -> None:
