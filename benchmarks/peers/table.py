@@ -39,8 +39,8 @@ class Candidate:
     entry: Entry | None  # None: it cannot run
     note: str = ""
     timed: TimedProcess | None = None
-    is_ours: bool = False
     metrics_from: str = ""  # the system whose maps the metrics are of; "" where it has none
+    is_ours: bool = False
 
     def mean_of(self, figure: str, categories: tuple[str, ...]) -> float | None:
         """The mean of a figure over these categories, None unless it is known for each."""
