@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.anomaly_map import anomaly_map
-from nnet_edge.data.synthetic import anomalous_copies
+from nnet_edge.data.painted import anomalous_copies
 from nnet_edge.methods.base import Method, MethodSettings
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.fusion_search import IMAGES, layer_maps_of
