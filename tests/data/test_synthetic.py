@@ -63,7 +63,7 @@ def test_perlin_is_the_written_formula(rows: int, columns: int) -> None:
 
 
 def test_the_mask_is_the_turned_noise_above_one_half() -> None:
-    """The draws in order: grid, gradients, angle. OpenCV turns to 1/32 of a pixel: where the noise is about 0.5 it may differ."""
+    """The draws in order: grid, gradients, angle. OpenCV turns to 1/32 of a pixel: about 0.5 it may differ."""
     compared = 0
     for seed in range(6):
         mask, rng = perlin_mask(np.random.default_rng(seed)), np.random.default_rng(seed)
