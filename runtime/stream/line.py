@@ -20,7 +20,7 @@ from nnet_edge.runtime.sources.open import open_source_of
 from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.loop import Loop, Pacer
 from nnet_edge.runtime.stream.meters import LineMeters
-from nnet_edge.runtime.stream.model import Model, ModelPool, Swap
+from nnet_edge.runtime.stream.model import Model, ModelPool, Swap, hears
 from nnet_edge.runtime.stream.report import LineReport, StreamStatus, View
 from nnet_edge.runtime.stream.stream import Stream
 from nnet_edge.settings.stream import LineStream, Polygon, VerdictSettings
@@ -213,6 +213,7 @@ class Line:
         stream = None if name is None else self._stream(name)
         new = self.models.load(path)
         swap = Swap(new, lambda: self._switch(new, stream))
+        hears.get()("waiting for the gap between two batches")
         self.models.ask(swap)
         if not self._is_running:
             self.models.switch()

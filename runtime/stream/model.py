@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
 from nnet_edge.settings.runner import RunnerSettings
 
+# Who hears, in this thread, how far a model is on its way to judging
+hears: ContextVar[Callable[[str], object]] = ContextVar("hears", default=lambda stage: None)
 GRAPH_OF = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}  # precision asked for -> that of the graph
 
 
@@ -29,7 +32,9 @@ def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None =
     this runner, or when it does not give its known answers; what `load_runner` raises.
     """
     artefact, _, threshold = choose_runnable(bundle, settings, precision)
+    hears.get()(f"loading {artefact.path.name}")
     runner = load_runner(artefact.path, settings)
+    hears.get()("asking its known answers")
     require_answers(bundle, artefact, runner)
     return runner, threshold
 
@@ -91,9 +96,11 @@ class Model:
 
 def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:
     """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do."""
+    hears.get()("reading and checking its files")
     bundle = read_bundle(path)
     runner, threshold = open_graph(bundle, settings, precision)
     try:
+        hears.get()("warming up")
         batch_s = warm(runner) if is_warm else None
     except BaseException:
         with runner:  # the last exit releases it

@@ -323,7 +323,7 @@ class Page:
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
         controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
-        controls["changes"] = self.controls.changes()
+        controls |= {"judging": self.controls.judging(), "changes": self.controls.changes()}
         return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 
     async def rejects(self, request: Request) -> Response:

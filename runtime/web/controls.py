@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.bundle import MANIFEST
 from nnet_edge.errors import ConfigError, NnetEdgeError
+from nnet_edge.runtime.stream.model import hears
+from nnet_edge.runtime.web.state import of_each
 from nnet_edge.settings.camera import is_path, kind_by_name
 from nnet_edge.settings.reader import build, unknown_key
 from nnet_edge.settings.registry import SOURCES
@@ -26,8 +28,10 @@ from nnet_edge.settings.stream import LineStream, Polygon
 from nnet_edge.settings.web import NEVER_ADDABLE, WebSettings
 
 if TYPE_CHECKING:
+    from nnet_edge.frame import Prediction
     from nnet_edge.runtime.stream.kept import LineChanges
     from nnet_edge.runtime.stream.line import Line
+    from nnet_edge.runtime.stream.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,16 @@ class SwapState:
     bundle: str
     state: str  # "loading", "done" or "failed"
     reason: str | None = None
+    stage: str | None = None  # what is being done; None once a frame was judged by it, or it failed
+    began_s: float = field(default_factory=time.monotonic)
+    ended_s: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON: `took_s` until now or the end, `ago_s` since then."""
+        now_s = time.monotonic()
+        took_s, ago_s = (self.ended_s or now_s) - self.began_s, None if self.ended_s is None else now_s - self.ended_s
+        facts = {"bundle": self.bundle, "state": self.state, "reason": self.reason, "stage": self.stage}
+        return {**facts, "took_s": round(took_s, 1), "ago_s": None if ago_s is None else round(ago_s, 1)}
 
 
 @dataclass(frozen=True)
@@ -167,10 +181,21 @@ class Controls:
                     return []
             return list(self._bundles.names)
 
+    def judging(self) -> dict[str, list[str]]:
+        """The bundles below the bundle folder that judge now, and by each its streams; the line's own comes first."""
+        folder, models = self._bundle_folder, [(self._line.model(), "")]
+        models += of_each(self._line, lambda status: (self._line.stream(status.name).model, status.name))
+        found: dict[str, list[str]] = {}
+        for model, name in models:
+            path = None if model.path is None else model.path.resolve()
+            if folder is not None and path is not None and path.is_relative_to(folder):
+                found.setdefault(path.relative_to(folder).as_posix(), []).extend([name] if name else [])
+        return found
+
     def swap_state(self) -> dict[str, object] | None:
         """The state of the newest swap, None before the first."""
         with self._lock:
-            return None if self._swap is None else asdict(self._swap)
+            return None if self._swap is None else self._swap.as_dict()
 
     def start_swap(self, given: Mapping[str, Any], by: str = "the page") -> None:
         """Begin to load a bundle; `swap_state` tells its state."""
@@ -187,18 +212,36 @@ class Controls:
         ).start()
 
     def _do_swap(self, path: Path, stream: str | None, by: str) -> None:
+        hears.set(lambda stage: self._reach(stage=stage))
         try:
-            self._line.swap(path, stream)
+            model = self._line.swap(path, stream)
             self._keep(by)
         except NnetEdgeError as error:
-            found = SwapState(path.name, "failed", str(error))
+            self._reach(state="failed", reason=str(error), stage=None, ended_s=time.monotonic())
         except Exception as error:
             log.exception("the bundle %s could not be swapped in", path)
-            found = SwapState(path.name, "failed", f"it broke: {error!r}")
+            self._reach(state="failed", reason=f"it broke: {error!r}", stage=None, ended_s=time.monotonic())
         else:
-            found = SwapState(path.name, "done")
+            self._reach(state="done", stage="waiting for its first frame", ended_s=time.monotonic())
+            self._end_with_first_frame(model)
+
+    def _end_with_first_frame(self, model: Model) -> None:
+        """The newest swap reaches its end with the first prediction by the model."""
         with self._lock:
-            self._swap = found
+            mine = self._swap
+
+        def see(prediction: Prediction) -> None:
+            if self._swap is mine and prediction.judged_by == model.judged_by:
+                self._reach(stage=None, ended_s=time.monotonic())
+            if self._swap is not mine:
+                self._line.unsubscribe(see)
+
+        self._line.subscribe(see)
+
+    def _reach(self, **changes: Any) -> None:
+        with self._lock:
+            if self._swap is not None:
+                self._swap = replace(self._swap, **changes)
 
     def _bundle(self, given: object) -> Path:
         """The resolved folder of the bundle, which must be below the bundle folder. Raises ConfigError."""

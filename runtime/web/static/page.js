@@ -3,7 +3,7 @@
 
 const ASK_MS = 500, BACK_MS = 1500;
 const cards = new Map();
-const page = {csrf: null, needsToken: false, lastNumber: 0, newestReject: undefined, socket: null, views: ""};
+const page = {csrf: null, needsToken: false, lastNumber: 0, newestReject: undefined, socket: null, views: "", refusedUntil: 0};
 const by = (id) => document.getElementById(id);
 
 // ---- asking and telling
@@ -89,14 +89,28 @@ function showBundles(state) {
     choice.dataset.names = names.join("\n");
     choice.replaceChildren(...names.map((name) => new Option(name, name)));
   }
-  by("swap-tools").hidden = !names.length;
-  const isLoading = state.swap !== null && state.swap.state === "loading";
-  by("swap").disabled = isLoading || !names.length;
-  by("swap").textContent = isLoading ? `loading ${state.swap.bundle}` : "Swap in";
-  if (state.swap && state.swap.state === "failed" && page.failedSwap !== JSON.stringify(state.swap)) {
-    page.failedSwap = JSON.stringify(state.swap);
-    showFault(`${state.swap.bundle} was not swapped in: ${state.swap.reason}`);
+  for (const option of choice.options) {
+    const streams = state.judging[option.value], [first] = Object.keys(state.judging);
+    option.textContent = `${option.value}${option.value === first ? " (judges now)" : streams ? ` (judges ${streams.join(", ")})` : ""}`;
   }
+  by("swap-tools").hidden = !names.length;
+  showSwap(state.swap);
+}
+
+const DONE_S = 20, FAILED_S = 600, REFUSED_MS = 60000; // how long the end of a swap is shown
+
+/** How far the newest swap is, or why there was none, beside its button. */
+function showSwap(swap) {
+  const isGoing = swap !== null && (swap.state === "loading" || swap.stage !== null), told = by("swap-told");
+  by("swap").disabled = swap !== null && swap.state === "loading";
+  const isRefused = performance.now() < page.refusedUntil;
+  let text = isRefused ? page.refusal : "";
+  if (!text && isGoing) text = `${swap.bundle}: ${swap.stage || "loading"}, ${Math.round(swap.took_s)} s`;
+  else if (!text && swap && swap.state === "failed" && swap.ago_s < FAILED_S) text = `${swap.bundle} was not swapped in, the old one judges on: ${swap.reason}`;
+  else if (!text && swap && swap.state === "done" && swap.ago_s < DONE_S) text = `${swap.bundle} judges, after ${swap.took_s.toFixed(1)} s`;
+  const isBad = isRefused || (swap !== null && swap.state === "failed"), isNew = isBad && told.textContent !== text;
+  told.textContent = text; told.hidden = !text; told.classList.toggle("bad", isBad);
+  if (isNew && page.hasAsked) told.scrollIntoView({block: "nearest"}); // on a phone the head scrolls away
 }
 
 // ---- pictures
@@ -132,7 +146,16 @@ by("add-form").addEventListener("submit", async (event) => {
   try { await tell("api/streams", fields); fault.textContent = ""; form.reset(); by("add-dialog").close(); look(); } catch (error) { fault.textContent = error.message; }
 });
 for (const button of document.querySelectorAll("dialog .cancel")) button.addEventListener("click", () => button.closest("dialog").close());
-by("swap").addEventListener("click", () => { const bundle = by("bundles").value; if (confirm(`Judge by the bundle ${bundle} from now on?`)) attempt(() => tell("api/swap", {bundle})); });
+by("swap").addEventListener("click", async () => {
+  const bundle = by("bundles").value;
+  if (!confirm(`Judge by the bundle ${bundle} from now on?`)) return;
+  page.hasAsked = true;
+  try { await tell("api/swap", {bundle}); page.refusedUntil = 0; } catch (error) {
+    page.refusal = `${bundle} was not swapped in: ${error.message}`; page.refusedUntil = performance.now() + REFUSED_MS;
+  }
+  look();
+});
+by("fault").addEventListener("click", () => showFault(""));
 for (const [action, question] of [["write", "Write these changes into the settings file?"], ["forget", "Forget these changes? The line then judges as the file says."]])
   by(`changes-${action}`).addEventListener("click", () => { if (confirm(question)) attempt(() => tell(`api/changes/${action}`, {})); });
 by("gallery-stream").addEventListener("change", showGallery);

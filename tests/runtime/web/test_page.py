@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
-from nnet_edge.runtime.stream.model import load_model
+from nnet_edge.runtime.stream.model import Model, hears, load_model
 from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import BufferSettings, Smoothing, VerdictSettings
@@ -204,6 +206,64 @@ def test_a_bad_token_is_refused_and_the_right_one_opens_the_page(
         browser.wait("document.querySelector('#token') !== null")
 
 
+IN_VIEW = """(selector) => { const box = document.querySelector(selector).getBoundingClientRect();
+  return box.height > 0 && box.top >= 0 && box.bottom <= innerHeight && box.left >= 0 && box.right <= innerWidth; }"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_how_far_a_swap_is_and_why_it_was_refused_stand_beside_its_button_in_view(
+    browser: Any, serve: Any, make_runner: Any, tmp_path: Path, width: int, height: int
+) -> None:
+    for name in ("old", "new", "broken", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    go_on = threading.Event()
+
+    def load(path: Path) -> Model:
+        hears.get()("asking its known answers")
+        assert go_on.wait(20)
+        if path.name == "broken":
+            raise ConfigError(
+                f"{path}/nnet.onnx does not give its known answers: " + "it has 1.2 and must have 0.8; " * 9
+            )
+        return Model(path.name, path, make_runner(), 0.3)
+
+    def choose(name: str) -> None:
+        browser.value(f"document.querySelector('#bundles').value = '{name}'")
+        browser.click("#swap")
+        browser.value("scrollTo(0, document.body.scrollHeight)")  # as somebody who looks at the rejects meanwhile
+
+    listed = "[...document.querySelector('#bundles').options].map((option) => option.textContent)"
+    told = "document.querySelector('#swap-told')"
+    with serve(path=tmp_path / "old", load=load) as site:
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        open_page(browser, site)
+        browser.value("window.confirm = () => true")
+        assert browser.value(listed) == ["broken", "gone", "new", "old (judges now)"]
+        choose("broken")
+        browser.wait(f"/^broken: asking its known answers, [0-9]+ s$/.test({told}.textContent)")
+        go_on.set()
+        browser.wait(f"{told}.textContent.startsWith('broken was not swapped in, the old one judges on: ')")
+        assert browser.value(f"({IN_VIEW})('#swap-told')")
+        assert browser.value(listed)[-1] == "old (judges now)"
+        (tmp_path / "gone/manifest.json").rename(tmp_path / "gone/other.json")  # the page's list may be older
+        choose("gone")
+        browser.wait(f"{told}.textContent.startsWith('gone was not swapped in: there is no bundle gone')")
+        assert browser.value(f"({IN_VIEW})('#swap-told')")
+        assert browser.value("document.querySelector('#fault').hidden")
+        choose("new")
+        browser.wait(f"/^new judges, after [0-9.]+ s$/.test({told}.textContent)")
+        browser.wait(f"{listed}.includes('new (judges now)') && {listed}.includes('old')")
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+        browser.value("scrollTo(0, document.body.scrollHeight); showFault('the region is invalid')")
+        assert browser.value(f"({IN_VIEW})('#fault')")  # what any other control has to say, wherever the page stands
+        browser.click("#fault")
+        assert browser.value("document.querySelector('#fault').hidden")
+
+
 @pytest.mark.slow
 def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost(
     browser: Any, serve: Any, until: Any, trained_run: Path, tmp_path: Path
@@ -216,7 +276,11 @@ def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost
         manifest["threshold"]["value"] *= share
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
+    stages: list[str] = []
+
     def load(path: Path) -> Any:
+        tell = hears.get()
+        hears.set(lambda stage: (stages.append(stage), tell(stage)))
         return load_model(path, RunnerSettings(kind="openvino", max_batch=2, threads=1))
 
     seen: list[Prediction] = []
@@ -235,6 +299,14 @@ def test_a_real_bundle_is_swapped_for_another_from_the_page_and_no_frame_is_lost
         browser.wait("document.querySelector('#events').textContent.includes('bundle.swapped')")
         until(lambda: sum(one.is_anomalous for one in seen) > 5)
         assert not browser.complaints
+        found = site.ask("/api/state")[1]["swap"]
+        assert (found["state"], found["stage"], found["reason"]) == ("done", None, None)
+    assert stages == [
+        "reading and checking its files",
+        "loading nnet.onnx",
+        "asking its known answers",
+        "warming up",
+    ] * 2 + ["waiting for the gap between two batches"]
     (report,) = site.reports
     indices = [one.frame.index for one in seen]
     assert indices == list(range(indices[0], indices[0] + len(indices)))  # not one is missing
