@@ -232,7 +232,6 @@ def test_how_far_a_swap_is_and_why_it_was_refused_stand_beside_its_button_in_vie
     def choose(name: str) -> None:
         browser.value(f"document.querySelector('#bundles').value = '{name}'")
         browser.click("#swap")
-        browser.value("scrollTo(0, document.body.scrollHeight)")  # as somebody who looks at the rejects meanwhile
 
     listed = "[...document.querySelector('#bundles').options].map((option) => option.textContent)"
     told = "document.querySelector('#swap-told')"
@@ -244,6 +243,7 @@ def test_how_far_a_swap_is_and_why_it_was_refused_stand_beside_its_button_in_vie
         browser.value("window.confirm = () => true")
         assert browser.value(listed) == ["broken", "gone", "new", "old (judges now)"]
         choose("broken")
+        browser.value("scrollTo(0, document.body.scrollHeight)")  # somebody looks at the rejects meanwhile
         browser.wait(f"/^broken: asking its known answers, [0-9]+ s$/.test({told}.textContent)")
         go_on.set()
         browser.wait(f"{told}.textContent.startsWith('broken was not swapped in, the old one judges on: ')")
