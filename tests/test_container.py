@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -140,6 +142,38 @@ def test_a_user_without_name_and_home_streams(
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.jsonl"]
+
+
+# Everything can be read and only the folder $1 written, which is /mnt inside; /tmp is the container's --tmpfs
+READ_ONLY_ROOT = """set -eu
+mount --make-rprivate / && mount --bind "$1" /mnt && mount -o remount,bind,ro /
+mount -t tmpfs -o size=16m tmpfs /tmp && mount -t tmpfs -o size=64k tmpfs /dev/shm
+! touch /var/tmp/written 2>/dev/null && cd /mnt && shift && exec "$@"
+"""
+
+
+def test_a_read_only_root_and_64_kib_of_shared_memory_are_enough(
+    trained_run: Path, parts_folder: Path, tmp_path: Path
+) -> None:
+    box = ["unshare", "--map-root-user", "--mount", "bash", "-c", READ_ONLY_ROOT, "box", str(tmp_path)]
+    if not shutil.which("unshare") or subprocess.run([*box, "true"], capture_output=True).returncode:
+        pytest.skip("NO MOUNTS MAY BE MADE: a read-only root was NOT tried")
+    shutil.copytree(trained_run / "bundle", tmp_path / "bundle")
+    shutil.copytree(parts_folder / "test_good", tmp_path / "parts")
+    outputs = ["--json", "lines.jsonl", "--rejects", "rejects", "--video", "line.mp4", "--cache-dir", "/tmp/cache"]
+    command = [NNET_EDGE, "stream", "left=parts", "right=parts", "--bundle", "bundle", "--threshold", "1e-6", *outputs]
+    log, lines = tmp_path / "log", tmp_path / "lines.jsonl"
+    lines.touch()
+    with log.open("w") as said, subprocess.Popen([*box, *command, "--page", "0"], stderr=said) as line:
+        end_s = time.monotonic() + 60  # the page keeps the line open when its sources have ended
+        while line.poll() is None and time.monotonic() < end_s and len(lines.read_text().splitlines()) < 8:
+            time.sleep(0.1)
+        line.terminate()
+    assert line.returncode == 0, log.read_text()
+    assert "the page is at http://127.0.0.1:" in log.read_text()
+    assert len(lines.read_text().splitlines()) == 8
+    assert len([*(tmp_path / "rejects").rglob("*.jpg")]) == 8
+    assert sum(path.suffix == ".mp4" and path.stat().st_size > 0 for path in tmp_path.rglob("*")) == 2
 
 
 def test_names_with_a_colon_or_a_line_end_are_names(trained_run: Path, parts_folder: Path, tmp_path: Path) -> None:
