@@ -322,7 +322,7 @@ class Page:
             for name, kept in self.gallery.scores(after).items()
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
-        controls = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        controls: dict[str, object] = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
         controls |= {"judging": self.controls.judging(), "changes": self.controls.changes()}
         return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 
