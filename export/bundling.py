@@ -17,6 +17,7 @@ from nnet_edge.errors import ParityError, TrainingError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
+from nnet_edge.image_path import ImagePath
 from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import frame_hash, write_frames
 from nnet_edge.known_answers import choose_frames
@@ -64,6 +65,9 @@ def export_bundle(training: Path, out: Path, false_rejects: float | None = None,
         draft.manifest["known_answers"] = measured.known_answers
         if len(scores) >= FEWEST_SCORES:
             draft.manifest["good_scores"] = describe_scores(scores / threshold.value).as_dict()
+        image_path = ImagePath.of(held_out, checkpoint.facts["data"].get("image_path_of_files"))
+        if image_path is not None:
+            draft.manifest["image_path"] = image_path.as_dict()
         draft.manifest["frames"] = {"held_out": write_frames(draft.path, held_out)}
     return Exported(read_bundle(out), tuple(parities))
 

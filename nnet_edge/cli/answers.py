@@ -1,4 +1,4 @@
-"""`nnet-edge answers`: give a bundle of before its known answers."""
+"""`nnet-edge answers`: give a bundle of before its known answers, and what is usual in its pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ def command(bundle: Path) -> None:
     """Give BUNDLE, one of before, its known answers.
 
     What its FP32 graph says of three held-out frames now, on every runner that is installed, is what it must say from now on;
-    one that has answers keeps them.
+    one that has answers keeps them. So that a camera whose pictures are made otherwise is told of, its held-out frames are
+    measured too.
     """
-    from nnet_edge.bundle import read_bundle
+    from nnet_edge.bundle import changed, read_bundle
+    from nnet_edge.image_path import ImagePath
     from nnet_edge.known_answers import asked_frames
     from nnet_edge.runtime.runners.answers import add_answers
     from nnet_edge.settings.runner import CPU_RUNNER_KINDS
 
     found = read_bundle(bundle)
+    if ImagePath.in_manifest(found.manifest) is None and (measured := ImagePath.of(found.frames("held_out"))):
+        found = changed(found, image_path=measured.as_dict())
+        say(f"{bundle}: what is usual in its {measured.images} held-out frames is kept")
     if asked_frames(found):
         say(f"{bundle} has its known answers already: they stay")
         return

@@ -37,6 +37,7 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
     from nnet_edge.evaluation.artefact import open_artifact, table_of
     from nnet_edge.evaluation.evaluate import evaluate as measure
     from nnet_edge.evaluation.pictures import write_evaluation
+    from nnet_edge.image_path import ImagePath, in_words
 
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
@@ -53,7 +54,14 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
                         options["mask_rule"], progress, options["bits"] or artifact.bits)  # fmt: skip
     if found.depth is not None:
         say(found.depth.sentence())
-    found = replace(found, warnings=artifact.warnings)
+    learned = None if artifact.bundle is None else ImagePath.in_manifest(artifact.bundle.manifest)
+    changes = {} if learned is None else learned.changes(found.image_path)
+    others = (
+        [f"the test images were made otherwise than those that were learned: {in_words(changes)}"] if changes else []
+    )
+    for line in others:
+        say(f"warning: {line}")
+    found = replace(found, warnings=(*artifact.warnings, *others))
     written = write_evaluation(found, out or bundle.parent / "evaluation")
     if record and artifact.bundle is not None:
         record_metrics(artifact.bundle, found.metrics.as_dict())

@@ -212,6 +212,9 @@ def tell_data(data: TrainingData) -> None:
         say(
             "warning: no picture exceeds a quarter of its range: are they under-exposed, or do they have fewer bits (--bits N)?"
         )
+    if data.other_kind:
+        say(f"warning: {len(data.other_kind)} of the good images were made otherwise than the rest (first: "
+            f"{data.other_kind[0]}): compressed more, or less; learn from pictures as the camera will give them")  # fmt: skip
     if data.duplicates:
         count, (one, other) = len(data.duplicates), data.duplicates[0]
         say(f"warning: {count} test images are training images too ({one} is {other}): figures will flatter")

@@ -25,11 +25,13 @@ from nnet_edge.data.masks import load_mask as load_mask
 from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import read_regular
+from nnet_edge.image_path import columns_of, measure_file, other_kind, usual_of
 from nnet_edge.imaging import SIDE, Picture, read_image, read_picture, resize
 from nnet_edge.text import printable
 
 Together = Literal["equal", "near"]
 Progress = Callable[[int, int], None]  # (images done, images in all)
+Loaded = tuple[np.ndarray, dict[str, float]]  # a picture at the size of the graph's input, and the measures of its file
 NAMED = 10  # damaged images in an error
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
 HELD_OUT_SHARE = 0.15
@@ -52,6 +54,7 @@ class Images:
     paths: tuple[Path, ...]
     skipped: tuple[Skipped, ...] = ()
     depth: Depth | None = None  # of those of 16 bits; None: there are none
+    files: tuple[Mapping[str, float], ...] = ()  # of each picture in its own size: nnet_edge.image_path.measure_file
 
 
 def load_images(
@@ -67,14 +70,15 @@ def load_images(
     kept: list[Path] = []
     skipped: list[Skipped] = []
     deep: dict[int, Picture] = {}  # row -> its brightest pixel, with the bits that the file declares
+    files: dict[int, Mapping[str, float]] = {}
 
-    def load(path: Path) -> np.ndarray | Picture | DataError:
+    def load(path: Path) -> Loaded | Picture | DataError:
         try:
             picture = read_picture(path)
         except DataError as error:
             return error
         is_deep = picture.pixels.dtype == np.uint16
-        return Picture(picture.pixels.max(keepdims=True), picture.bits) if is_deep else resize(picture.pixels)
+        return Picture(picture.pixels.max(keepdims=True), picture.bits) if is_deep else to_size(picture.pixels)
 
     pool = ThreadPoolExecutor(THREADS)  # the readers let go of the interpreter while they decode
     try:
@@ -85,18 +89,25 @@ def load_images(
                 if isinstance(loaded, Picture):
                     deep[len(kept)] = loaded
                 else:
-                    images[len(kept)] = loaded
+                    images[len(kept)], files[len(kept)] = loaded
                 kept.append(path)
             if progress is not None:
                 progress(done, len(paths))
         require_readable(skipped, len(paths), skip_bad)
         depth = depth_of_set(deep.values(), bits) if deep else None
-        again = pool.map(lambda row: resize(read_image(kept[row], depth.bits if depth else MOST)), deep)
-        for row, image in zip(deep, again, strict=True):
-            images[row] = image
+        again = pool.map(lambda row: to_size(read_image(kept[row], depth.bits if depth else MOST)), deep)
+        for row, loaded in zip(deep, again, strict=True):
+            images[row], files[row] = loaded
     finally:
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the images that are left
-    return Images(images[: len(kept)], tuple(kept), tuple(skipped), depth)
+    return Images(
+        images[: len(kept)], tuple(kept), tuple(skipped), depth, tuple(files[row] for row in range(len(kept)))
+    )
+
+
+def to_size(pixels: np.ndarray) -> Loaded:
+    """The picture, uint8 RGB (H, W, 3), at the size of the graph's input, and the measures of its file."""
+    return resize(pixels), measure_file(pixels)
 
 
 def require_readable(skipped: Sequence[Skipped], images: int, skip_bad: bool) -> None:
@@ -204,6 +215,7 @@ class TrainingData:
     near: tuple[Path, Path] | None = None  # two near copies that are not kept together
     mask_like: tuple[Path, ...] = ()  # good images that look like masks
     depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
+    other_kind: tuple[Path, ...] = ()  # good images that were made otherwise than most, as JPEGs among lossless ones
 
     @property
     def is_dark(self) -> bool:
@@ -249,9 +261,14 @@ def load_training_data(
         "left_out": len(images.paths) - len(learned) - len(held_out),
     }
     rows = [[row_of[path] for path in part] for part in (learned, held_out)]
+    files = columns_of(images.files)
+    usual = usual_of({name: values[rows[1]] for name, values in files.items()})
+    facts["image_path_of_files"] = {name: one.as_dict() for name, one in usual.items()}
+    others = other_kind(files)
+    other_paths = () if others is None else tuple(images.paths[row] for row in np.flatnonzero(others))
     pair = _two_of_one(images.paths, near, parts)
     return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair,
-                        tuple(find_mask_like(images.images, images.paths)), images.depth)  # fmt: skip
+                        tuple(find_mask_like(images.images, images.paths)), images.depth, other_paths)  # fmt: skip
 
 
 def _two_of_one(paths: Sequence[Path], near: Sequence[int], parts: Sequence[int]) -> tuple[Path, Path] | None:

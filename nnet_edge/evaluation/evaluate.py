@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_ma
 from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
+from nnet_edge.image_path import columns_of, measure_all
 from nnet_edge.imaging import SIDE, MaskRule
 from nnet_edge.metrics import Metrics, measure_known
 from nnet_edge.text import printable
@@ -57,6 +58,7 @@ class Evaluation:
     distinct: int | None = None  # images without those of equal pixels; None: not counted
     mask_like: tuple[Path, ...] = ()  # images that look like masks
     depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
+    image_path: Mapping[str, np.ndarray] = field(default_factory=dict)  # measures of its good images, else of all
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
 
     @property
@@ -183,15 +185,18 @@ def evaluate(
         report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
     skipped, depth, distinct = images.skipped, images.depth, len(set(equal_parts(images.images)))
     mask_like = tuple(find_mask_like(images.images, images.paths))
+    labels = np.array([sample.is_anomalous for sample in samples])
+    like_learned = np.flatnonzero(labels == labels.min())
+    image_path = measure_all(images.images[like_learned]) | columns_of([images.files[row] for row in like_learned])
     del images  # before the pixels are sorted
     inferred = time.perf_counter()
-    labels = np.array([sample.is_anomalous for sample in samples])
     metrics = measure_known(labels, scores, masks, maps, has_mask)
     seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
     return Evaluation(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
         metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like, depth=depth,
+        image_path=image_path,
     )  # fmt: skip
 
 
