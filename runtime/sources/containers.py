@@ -185,5 +185,17 @@ def lacks_packets(file: BinaryIO, size: int, packet: int, at: int) -> bool:
         if stream in missing:
             before = missing[stream]
             missing[stream] = None if before is None else before - len(payload)
-            is_padded[stream] = bool(control & 2)
+            is_padded[stream] = bool(control & 2) and has_stuffing(data[4 : 5 + data[4]])
     return any(not is_padded[stream] if left is None else left > 0 for stream, left in missing.items())
+
+
+def has_stuffing(field: bytes) -> bool:
+    """Whether an adaptation field is longer than what it says: a clock stands in the first packet of many pictures."""
+    if len(field) < 2 or not field[1]:
+        return True  # it says nothing
+    flags, place = field[1], 2
+    place += (6 if flags & 0x10 else 0) + (6 if flags & 0x08 else 0) + (1 if flags & 0x04 else 0)
+    for flag in (0x02, 0x01):  # private data and an extension bring their length
+        if flags & flag:
+            place += 1 + (field[place] if place < len(field) else 0)
+    return place < len(field)

@@ -12,7 +12,7 @@ import pytest
 
 from nnet_edge.errors import SourceError
 from nnet_edge.runtime.opencv_video import open_writer
-from nnet_edge.runtime.sources.containers import is_cut_off, picture_s
+from nnet_edge.runtime.sources.containers import has_stuffing, is_cut_off, picture_s
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.sources.video import VIDEO_SUFFIXES, is_http_video
 
@@ -111,6 +111,28 @@ def test_a_transport_stream_that_was_cut_between_two_packets_is_told(make_video:
     for left in range(packets // 2, packets // 2 + 20):
         found.append(is_cut_off(Path(altered(path, tmp_path, lambda data: data[: 188 * left]))))  # noqa: B023
     assert sum(found) >= 15  # but for those at the end of a picture, where nothing shows that more is to come
+
+
+def test_a_transport_stream_that_ends_behind_the_clock_of_a_picture_is_told(
+    make_video: MakeVideo, tmp_path: Path
+) -> None:
+    """The first packet of a picture has an adaptation field too, with a clock instead of padding."""
+    path = make_video("mpg2", ".ts")
+    data = path.read_bytes()
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    clocks = [n for n, packet in enumerate(packets) if packet[1] & 0x40 and packet[3] & 0x20 and packet[5] & 0x10]
+    assert len(clocks) > 2
+    for left in clocks[1:-1]:
+        assert is_cut_off(Path(altered(path, tmp_path, lambda data: data[: 188 * (left + 1)])))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("field", "is_stuffed"),
+    [("00", True), ("0100", True), ("0200ff", True), ("0140", False), ("0710" + "00" * 6, False), ("0810" + "00" * 6 + "ff", True),
+     ("04020201ff", False), ("050202010203", True), ("0501020000ff", True), ("040102ff00", False), ("020400", False)],
+)  # fmt: skip
+def test_padding_is_what_a_field_does_not_say(field: str, is_stuffed: bool) -> None:
+    assert has_stuffing(bytes.fromhex(field)) == is_stuffed
 
 
 def test_pictures_that_are_lost_inside_are_told(make_video: MakeVideo, tmp_path: Path) -> None:
