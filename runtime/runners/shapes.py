@@ -79,8 +79,12 @@ def along_axis(layer: Layer) -> list[Shape | None]:
 
 def rounding(layer: Layer) -> list[Shape | None]:
     shape, scale = known(layer, 0), layer.shapes[1]
-    if scale is not None and prod(scale) != 1 and scale != (shape[layer.axis(1, len(shape))],):
+    if scale is not None and scale not in ((), (1,)) and scale != (shape[layer.axis(1, len(shape))],):
         raise UnfitError(f"scales {scale} of a tensor {shape}")
+    if len(layer.shapes) > 2 and scale is not None and layer.shapes[2] not in (None, scale):
+        raise UnfitError(f"scales {scale} and zero points {layer.shapes[2]}")
+    if layer.number("block_size", 0):
+        raise UnfitError("rounding in blocks")
     return [shape]
 
 

@@ -2,7 +2,8 @@
 
 A library that is given a malformed graph may end the whole process instead of raising an error. So the bytes are walked
 first: every message lies inside its own, every tensor has as many bytes as its shape asks for, every name that is read was
-made before, and every weight is a finite number. Graphs with other files, subgraphs or functions are none of ours.
+made before, every layer is given shapes and types that it takes, and every weight is a finite number. Graphs with other
+files, subgraphs or functions are none of ours.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from nnet_edge.errors import BundleError
 from nnet_edge.runtime.runners.shapes import Layer, Shape, UnfitError, shapes_of
+from nnet_edge.runtime.runners.types import FLOAT, INT64, types_of
 
 VARINT, FIXED_64, LENGTH, FIXED_32 = 0, 1, 2, 5  # wire types of protobuf
 KINDS = {
@@ -82,6 +84,7 @@ OPERATORS = """
 3-5 1 Slice
 5-5 1-5 BatchNormalization : epsilon momentum training_mode
 """  # a line: number of inputs, of outputs, operators : their attributes; of opset 11 to 23, what networks use
+SCALED = ("QuantizeLinear", "DequantizeLinear")
 WINDOW = {"Conv", "ConvTranspose", "AveragePool", "MaxPool"}
 Message = Mapping[int, list["int | bytes | memoryview"]]  # field number -> its values
 must_be_finite: ContextVar[bool] = ContextVar("must_be_finite", default=True)
@@ -155,17 +158,23 @@ def check_graph(graph: Message) -> None:
     if graph[15]:
         raise MalformedError("it has sparse weights")
     shapes: dict[str, Shape | None] = {}
+    types: dict[str, int | None] = {}
     numbers: dict[str, list[int]] = {}  # of constants that may be axes or sizes
+    positive: set[str] = set()  # those that may be scales
     for item in messages(graph[5]):
         name = text(item[8])
         if name in shapes:
             raise MalformedError(f"the weights {name} come twice")
         values = check_tensor(item, f"the weights {name}")
         shapes[name] = tuple(signed(value) for value in varints(item[1]))
+        types[name] = number(item[2], 0)
+        if len(shapes[name] or ()) < 2 and values.dtype.kind == "f" and values.size and (values > 0).all():
+            positive.add(name)
         if values.dtype == np.int64 and values.size <= MOST_CONSTANTS:
             numbers[name] = values.tolist()
     for item in messages(graph[11]):
         shapes.setdefault(text(item[1]), declared_shape(item))
+        types.setdefault(text(item[1]), declared_type(item))
     known = set(shapes)
     for item in messages(graph[1]):
         operator, name = text(item[4]), text(item[3], "")
@@ -181,17 +190,22 @@ def check_graph(graph: Message) -> None:
         if not made or len(set(made)) < len(made) or known.intersection(made):
             raise MalformedError(f"{where} makes nothing, or what is made already")
         known.update(made)
-        attributes = {}
+        attributes, constant = {}, FLOAT
         for attribute in messages(item[5]):
             check_attribute(attribute, operator, where)
+            constant = type_of(attribute, constant)
             if attribute[3] or attribute[8]:
                 attributes[text(attribute[1])] = [signed(value) for value in varints((*attribute[3], *attribute[8]))]
         of_inputs = [shapes.get(each) if each else None for each in inputs]
         layer = Layer(operator, of_inputs, [numbers.get(each) for each in inputs], attributes, len(outputs))
         if operator in WINDOW:
             check_window(layer, where)
+        if operator in SCALED and must_be_finite.get() and inputs[1] not in positive:
+            raise MalformedError(f"{where} has a scale that is no constant above 0")
         try:
             shapes |= dict(zip(outputs, shapes_of(layer), strict=True))
+            given = [types.get(each) if each else None for each in inputs]
+            types |= dict(zip(outputs, types_of(operator, given, attributes, constant), strict=False))
         except UnfitError as error:
             raise MalformedError(f"{where} cannot be computed: {error}") from error
     outputs = [text(item[1]) for item in messages(graph[12])]
@@ -216,6 +230,20 @@ def declared_shape(item: Message) -> Shape | None:
                     raise MalformedError(f"the input {text(item[1])} has the shape {sizes}")
                 return tuple(sizes)
     return None
+
+
+def declared_type(item: Message) -> int | None:
+    """The number type of an input; None where it has none."""
+    found = [number(tensor[1], 0) for kind in messages(item[2]) for tensor in messages(kind[1])]
+    return found[0] if found else None
+
+
+def type_of(attribute: Message, otherwise: int) -> int:
+    """The number type of a constant's attribute; `otherwise` for another attribute."""
+    if attribute[5]:
+        return number(fields_of(view(attribute[5][-1]))[2], 0)
+    is_whole = text(attribute[1]) in ("value_int", "value_ints")
+    return INT64 if is_whole else otherwise
 
 
 def check_window(layer: Layer, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from nnet_edge.errors import BundleError
 from nnet_edge.runtime.runners import structure
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.shapes import Layer, shapes_of
+from nnet_edge.runtime.runners.types import types_of
 from nnet_edge.settings.runner import RunnerSettings
 
 BUNDLE = Path(__file__).parents[2] / "data/from_0_1/bundle"
@@ -35,7 +37,7 @@ def weights(graph: onnx.GraphProto, rank: int = 4) -> onnx.TensorProto:
 
 
 def put(tensor: onnx.TensorProto, values: np.ndarray) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), tensor.name))
 
 
 def poison(graph: onnx.GraphProto, value: float) -> None:
@@ -96,6 +98,64 @@ def test_what_is_malformed_is_refused_with_its_reason(alter: Alter, says: str) -
     alter(spoiled.graph)
     with pytest.raises(BundleError, match=rf"a runner cannot read x\.onnx: .*({says}).*; copy the bundle again"):
         structure.require_structure(spoiled.SerializeToString(), "x.onnx")
+
+
+def zero_point(graph: onnx.GraphProto, operator: str = "QuantizeLinear") -> onnx.TensorProto:
+    name = node(graph, operator).input[2]
+    return next(item for item in graph.initializer if item.name == name)
+
+
+def scale(graph: onnx.GraphProto) -> onnx.TensorProto:
+    name = node(graph, "QuantizeLinear").input[1]
+    return next(item for item in graph.initializer if item.name == name)
+
+
+def without(graph: onnx.GraphProto, operator: str) -> None:
+    """Whatever read what the first node of that operator gives reads what it was given."""
+    left_out = node(graph, operator)
+    graph.node.remove(left_out)
+    for item in graph.node:
+        item.input[:] = [left_out.input[0] if name == left_out.output[0] else name for name in item.input]
+
+
+@pytest.mark.parametrize(
+    ("alter", "says"),
+    [
+        (lambda graph: put(zero_point(graph), np.float32(0)), "is given float and takes uint8, int8"),
+        (lambda graph: put(zero_point(graph), np.int32(0)), "is given int32 and takes uint8, int8"),
+        (lambda graph: put(zero_point(graph), np.zeros(1, np.int8)), r"scales \(\) and zero points \(1,\)"),
+        (lambda graph: put(scale(graph), np.ones((1, 1), np.float32)), "no constant above 0"),
+        (lambda graph: put(scale(graph), np.ones(7, np.float32)), r"scales \(7,\)"),
+        (lambda graph: put(scale(graph), np.zeros(0, np.float32)), "no constant above 0"),
+        (lambda graph: put(scale(graph), np.float32(0)), "no constant above 0"),
+        (lambda graph: put(scale(graph), np.float32(-1)), "no constant above 0"),
+        (lambda graph: put(scale(graph), np.float16(1)), "is given float16 and takes float"),
+        (lambda graph: node(graph, "QuantizeLinear").attribute.append(helper.make_attribute("block_size", 2)), "in blocks"),
+        (lambda graph: without(graph, "QuantizeLinear"), "is given float and takes uint8, int8, int32"),
+        (lambda graph: without(graph, "DequantizeLinear"), "is given .*int8"),
+    ],
+)  # fmt: skip
+def test_rounded_numbers_where_real_ones_belong_are_refused(alter: Alter, says: str) -> None:
+    spoiled = onnx.load(BUNDLE / "nnet.int8.onnx")
+    alter(spoiled.graph)
+    with pytest.raises(BundleError, match=rf"a runner cannot read x\.onnx: .*({says})"):
+        structure.require_structure(spoiled.SerializeToString(), "x.onnx")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_types_are_those_that_onnx_infers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int | None] = []
+
+    def noted(*given: Any) -> list[int | None]:
+        types = types_of(*given)
+        found.append(types[0])
+        return types
+
+    monkeypatch.setattr(structure, "types_of", noted)
+    structure.check_model(memoryview((BUNDLE / name).read_bytes()))
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(BUNDLE / name)).graph
+    known = {item.name: item.type.tensor_type.elem_type for item in (*inferred.value_info, *inferred.output)}
+    assert found == [known[item.output[0]] for item in inferred.node]
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])

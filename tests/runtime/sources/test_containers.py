@@ -129,7 +129,8 @@ def test_a_transport_stream_that_ends_behind_the_clock_of_a_picture_is_told(
 @pytest.mark.parametrize(
     ("field", "is_stuffed"),
     [("00", True), ("0100", True), ("0200ff", True), ("0140", False), ("0710" + "00" * 6, False),
-     ("0810" + "00" * 6 + "ff", True), ("04020201ff", False), ("050202010203", True), ("0501020000ff", True), ("040102ff00", False), ("020400", False)],
+     ("0810" + "00" * 6 + "ff", True), ("04020201ff", False), ("050202010203", True), ("0501020000ff", True),
+     ("040102ff00", False), ("020400", False)],
 )  # fmt: skip
 def test_padding_is_what_a_field_does_not_say(field: str, is_stuffed: bool) -> None:
     assert has_stuffing(bytes.fromhex(field)) == is_stuffed
