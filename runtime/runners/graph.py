@@ -92,6 +92,7 @@ class GraphRunner(ABC):
         def outputs() -> Outputs:
             self._require_open()
             arrays = collect()
+            require_tail_shapes(self.graph, {name: arrays[name].shape for name in TAIL}, self.input_shape[0])
             maps = {name: arrays[name] for name in self.layer_maps} if layer_maps else {}
             return Outputs(arrays["anomaly_map"][:, 0], arrays["image_score"], maps)
 
@@ -167,6 +168,17 @@ def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[st
         ]
     if faults:
         raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
+
+
+def require_tail_shapes(graph: Path, shapes: Mapping[str, Sequence[int]], side: int) -> None:
+    """Raise BundleError unless the tail gives a map and a score an image."""
+    expected = {"anomaly_map": (1, side, side), "image_score": ()}
+    for name, shape in shapes.items():
+        if not shape or tuple(shape[1:]) != expected[name]:
+            raise BundleError(
+                f"{graph} gives {name} of shape {tuple(shape)} and not ({', '.join(map(str, ('N', *expected[name])))}): "
+                "write it again with `export`"
+            )
 
 
 def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract = DEPLOYED) -> None:

@@ -21,12 +21,14 @@ from nnet_edge.machine import is_throttled, usable_cores
 from nnet_edge.runtime.runners.graph import (
     DEPLOYED,
     INPUT,
+    TAIL,
     Contract,
     GraphRunner,
     layer_maps_of,
     read_graph_bytes,
     require_contract,
     require_input_shape,
+    require_tail_shapes,
 )
 from nnet_edge.sealed import discard_unsealed, seal_new
 from nnet_edge.settings.runner import RunnerSettings
@@ -58,6 +60,8 @@ class OpenvinoRunner(GraphRunner):
         content = read_graph_bytes(graph)
         folder = cache_for(content, settings.cache_dir)
         self._compiled = compile_graph(read_graph(graph, content, contract), graph, settings, folder)
+        shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
+        require_tail_shapes(graph, shapes, contract.side)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
         self._idle: list[openvino.InferRequest] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS
@@ -166,6 +167,22 @@ def test_a_graph_that_breaks_the_contract_is_named(
 ) -> None:
     with pytest.raises(BundleError, match=says):
         load_runner(write_graph(**faults), RunnerSettings(kind=kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_of_another_shape_is_refused(graph: Path, images: np.ndarray, kind: str, tmp_path: Path) -> None:
+    model = onnx.load(graph)
+    (tail,) = (node for node in model.graph.node if "image_score" in node.output)
+    (keepdims,) = (item for item in tail.attribute if item.name == "keepdims")
+    keepdims.i = 1
+    (score,) = (output for output in model.graph.output if output.name == "image_score")
+    score.type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "graph.onnx")
+    with (
+        pytest.raises(BundleError, match=r"gives image_score of shape \(1, 1.*\) and not \(N\): write it again"),
+        load_runner(tmp_path / "graph.onnx", RunnerSettings(kind=kind)) as runner,
+    ):
+        runner.infer(images[:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
