@@ -64,6 +64,7 @@ class Library:
     version: str | None
     extra: str  # of nnet-edge, "" when every installation needs it
     problem: str | None = None  # why it cannot be loaded though it is installed; None also for one that was not tried
+    owners: tuple[str, ...] = ()  # the distributions that wrote its folder, where they are several
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,22 @@ def find_libraries() -> tuple[Library, ...]:
     with ThreadPoolExecutor(len(LOADED)) as pool:
         problems = dict(zip(LOADED, pool.map(loading_problem, LOADED), strict=True))
     return tuple(
-        Library(module, _version(module, names), extra, problems.get(module))
+        Library(module, _version(module, names), extra, problems.get(module), owners_of(module, names))
         for module, (names, extra) in LIBRARIES.items()
     )
+
+
+def owners_of(module: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the distributions `names` that each brought the module's folder, where they are several; pip lets them."""
+    found = []
+    for name in names:
+        try:
+            files = importlib.metadata.distribution(name).files or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if any(file.parts == (module, "__init__.py") for file in files):
+            found.append(name)
+    return tuple(found) if len(found) > 1 else ()
 
 
 def loading_problem(module: str) -> str | None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from nnet_edge import imaging
-from nnet_edge.cli.doctor import describe, examine, judge_commands
+from nnet_edge.cli.doctor import describe, examine, judge_commands, owners_words
 from nnet_edge.errors import DataError, MissingExtraError, missing_library
-from nnet_edge.machine import LIBRARIES, Cuda, Processor, cpu_quota, loading_problem, usable_cores
+from nnet_edge.machine import LIBRARIES, Cuda, Library, Processor, cpu_quota, loading_problem, owners_of, usable_cores
 from nnet_edge.runtime.runners import openvino_runner
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -99,6 +99,27 @@ def test_an_opencv_without_libgl_is_one_sentence_and_the_doctor_says_so(parts_fo
     findings = examine()
     assert not any(command.is_ready for command in findings.verbs)
     assert f"CANNOT BE LOADED: {NO_GL}" in describe(findings)
+
+
+@pytest.mark.parametrize(
+    "names", [("opencv-python-headless",), ("opencv-python",), ("opencv-python-headless", "opencv-python")]
+)
+def test_two_distributions_of_one_library_are_told(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        facts = tmp_path / f"{name.replace('-', '_')}-99.0.dist-info"
+        facts.mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+        (facts / "RECORD").write_text(f"cv2/__init__.py,,\n{facts.name}/METADATA,,\n{facts.name}/RECORD,,\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    owners = owners_of("cv2", LIBRARIES["cv2"][0])
+    assert owners == (names if len(names) > 1 else ())
+    if owners:
+        words = owners_words(Library("cv2", "99.0", "", None, owners))
+        assert words.endswith(
+            "pip uninstall opencv-python-headless opencv-python, then pip install opencv-python-headless"
+        )
 
 
 def test_a_runner_that_does_not_load_leaves_the_other() -> None:

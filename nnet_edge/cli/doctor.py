@@ -183,6 +183,9 @@ def describe(findings: Findings) -> str:
         )
         for library in findings.libraries
     ]
+    for library in findings.libraries:
+        if library.owners:
+            libraries.append(("warning", owners_words(library)))
     off = "; ".join(f"{name} ({how})" for name, how in findings.telemetry_off.items())
     libraries.append(("telemetry", f"off: {off}" if off else "NOT off"))
     gpus = [
@@ -208,6 +211,14 @@ def describe(findings: Findings) -> str:
     subjects = {"This machine": machine, "Libraries": libraries, "NVIDIA": gpus, "Cameras": cameras}
     subjects |= {"Video": codecs, "Sources": sources, "Sinks": sinks, "What each verb can use": commands}
     return "\n\n".join("\n".join([title, *_aligned(lines)]) for title, lines in subjects.items())
+
+
+def owners_words(library: Library) -> str:
+    """That several distributions brought a module's folder, and how to have one."""
+    return (
+        f"{library.module} was brought by {' and '.join(library.owners)}, which overwrite each other, and whichever is "
+        f"uninstalled breaks the rest: pip uninstall {' '.join(library.owners)}, then pip install {library.owners[0]}"
+    )
 
 
 def _aligned(lines: Sequence[tuple[str, str]]) -> list[str]:
