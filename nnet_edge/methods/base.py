@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
+from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.augmentation import Augmentation
 from nnet_edge.settings.registry import Registry
 from nnet_edge.settings.runner import require_choice
+from nnet_edge.settings.synthesis import Synthesis
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from typing_extensions import Self
 
-    from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder, Features
     from nnet_edge.methods.compute import Compute
 
@@ -90,8 +91,8 @@ class MethodSettings:
         return replace(self, epochs=max(1, round(self.image_steps / images)), image_steps=0)
 
     def with_fusion(self, fusion: Fusion) -> Self:
-        """The settings with the fusion that was chosen; for methods that choose one."""
-        raise NotImplementedError
+        """The settings with the exponents of the fusion that was chosen."""
+        return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest and the checkpoint."""
@@ -124,6 +125,13 @@ class MethodSettings:
         return replace(self, **{part: changed}) if part else changed
 
 
+@dataclass(frozen=True)
+class PairSettings(MethodSettings):
+    """What a method that learns from pairs of a good and a damaged image is trained with."""
+
+    synthesis: Synthesis = field(default_factory=Synthesis)
+
+
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass with these plain values, dataclasses and tuples in it made again."""
     types = get_type_hints(kind)
@@ -146,6 +154,11 @@ def _parse(change: str, text: str, present: object) -> object:
         return type(present)(text)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"--set {change}: the value must be of the kind of {present!r}") from error
+
+
+def three_maps(*branches: str) -> dict[str, int]:
+    """The layer maps of these branches at all three scales -> their strides, branch by branch."""
+    return {f"{branch}_{scale}": IMAGE_SIDE // scale for branch in branches for scale in SCALES}
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
@@ -174,6 +187,7 @@ class Batch:
     teacher: Features  # their feature maps
     anomalous: Tensor | None = None  # the same images with a synthetic anomaly; None for methods that need no pairs
     masks: Tensor | None = None  # where the anomaly is, bool (N, 1, H, W)
+    draw: tuple[int, int] = (0, 0)  # seed and step of the training: all that a method draws comes from them
 
 
 class Fusing(Protocol):
@@ -201,7 +215,10 @@ class Method(ABC, Generic[Net, Settings]):
     ablations: Mapping[str, tuple[Any, ...]] = {}  # rows of its paper's tables: a name first
     losses_shown: tuple[str, ...]  # the terms of its loss, in the log's order
     validated_loss: str  # the one of them that is measured on held-out good images
-    needs_pairs = False  # whether its batches hold synthetic anomalies and their masks beside the good images
+
+    def needs_pairs(self, settings: Settings) -> bool:
+        """Whether its batches hold synthetic anomalies and their masks beside the good images."""
+        return False
 
     @abstractmethod
     def build(self, model: Any, teacher: Encoder) -> Net:
@@ -225,10 +242,10 @@ class Method(ABC, Generic[Net, Settings]):
         """Choose what trains and what evaluates in `epoch` (from 0); the network is in training mode."""
 
     @abstractmethod
-    def forward(self, network: Net, batch: Batch) -> Any:
+    def forward(self, network: Net, batch: Batch, settings: Settings) -> Any:
         """What the losses compare; computed under autocast, compiled where that is asked for.
 
-        A batch of held-out good images has no pairs, whatever the method.
+        A batch of held-out good images has no pairs, whatever the method; the network is in evaluation mode then.
         """
 
     @abstractmethod

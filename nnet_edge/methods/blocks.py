@@ -1,6 +1,6 @@
-"""Shared blocks of the methods' networks: residual blocks, the fusing bottleneck (FFC or OCBE), and the decoder.
+"""Blocks that networks share: feature projection, residual blocks, the fusing bottleneck (FFC or OCBE), the decoder.
 
-The specification's sections 5 and 6; with `use_ffc` False and `recall_residual` False they are reverse distillation's (RD4AD).
+The specification's sections 3, 5 and 6; without `use_ffc` and `recall_residual` they are reverse distillation's (RD4AD).
 """
 
 from __future__ import annotations
@@ -21,6 +21,32 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class FeatureProjection(nn.Module):
+    """FPM: gates a feature map along both axes, P = x * a_h * a_w (paper section 3.2; coordinate attention).
+
+    (N, C, H, W) in and out. The inner width is C / reduction, at least 8 (A-2); `mid` as in A-1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 32, mid: str = "bn_hswish") -> None:
+        super().__init__()
+        width = max(8, channels // reduction)
+        self.reduce = nn.Conv2d(channels, width, 1)
+        self.mid = nn.Sequential(nn.BatchNorm2d(width), nn.Hardswish()) if mid == "bn_hswish" else nn.Identity()
+        self.restore_height = nn.Conv2d(width, channels, 1)
+        self.restore_width = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated feature map, same shape as `x`."""
+        height, width = x.shape[2:]
+        along_height = x.mean(dim=3, keepdim=True)  # (N, C, H, 1)
+        along_width = x.mean(dim=2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
+        reduced = self.mid(self.reduce(torch.cat([along_height, along_width], dim=2)))
+        rows, columns = reduced.split([height, width], dim=2)
+        gate_rows = torch.sigmoid(self.restore_height(rows))
+        gate_columns = torch.sigmoid(self.restore_width(columns.transpose(2, 3)))
+        return x * gate_rows * gate_columns
 
 
 class BasicBlock(nn.Module):

@@ -10,8 +10,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.data.synthetic import anomalous_copies
+from nnet_edge.data.synthetic import PairSynthesis
 from nnet_edge.errors import TrainingError
-from nnet_edge.methods.base import METHODS, Batch, MethodSettings
+from nnet_edge.methods.base import METHODS, Batch, MethodSettings, PairSettings
 from nnet_edge.methods.compute import (
     Compute,
     choose_device,
@@ -43,6 +43,7 @@ from nnet_edge.training.checkpoint import (
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
+from nnet_edge.training.pairs import Pairs, pairs_ahead
 from nnet_edge.training.start import check_images, start_afresh, start_from
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
@@ -144,6 +145,10 @@ class Trainer:
             restore_optimiser(self.optimiser, resume.optimiser)
         augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
         self.cache = fill_cache(self.network, augmented, compute, folder, options.memory_limit)
+        self.synthesis: PairSynthesis | None = None
+        if self.method.needs_pairs(self.settings):
+            assert isinstance(self.settings, PairSettings)
+            self.synthesis = PairSynthesis(self.settings.synthesis, self.settings.seed, self.cache.images)
         if resume is None:
             self.method.prepare_students(self.network, self.cache.maps, self.settings)
         averaged = None if resume is None else resume.averaged
@@ -183,33 +188,42 @@ class Trainer:
         epoch_started = time.perf_counter()
         self.network.train()
         self.method.begin_epoch(self.network, self.settings, epoch)
-        first_step = self.position[1]
-        for step, rows in enumerate(self.rows_of(epoch)):
-            if step < first_step:
-                continue
-            step_started = time.perf_counter()
-            losses = self.train_step(rows, epoch, step)
-            step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
-            self.position = (epoch, step + 1)
-            for name, value in losses.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-            self.validate(epoch, step)
-            means = {name: value / (step + 1) for name, value in self.sums.items()}
-            report(Progress(epoch + 1, self.settings.epochs, means, self.seconds_left(started, len(step_ms))))
-            if self.should_stop:
-                break
-            if stop():
-                return False
+        with closing(self.batches_of(epoch, self.position[1])) as batches:
+            for step, rows, pairs in batches:
+                step_started = time.perf_counter()
+                losses = self.train_step(rows, epoch, step, pairs)
+                step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
+                self.position = (epoch, step + 1)
+                for name, value in losses.items():
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                self.validate(epoch, step)
+                means = {name: value / (step + 1) for name, value in self.sums.items()}
+                report(Progress(epoch + 1, self.settings.epochs, means, self.seconds_left(started, len(step_ms))))
+                if self.should_stop:
+                    break
+                if stop():
+                    return False
         self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
         return True
 
-    def train_step(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, float]:
+    def batches_of(self, epoch: int, first_step: int) -> Iterator[tuple[int, np.ndarray, Pairs | None]]:
+        """Step, rows and, where the method asks for them, pairs of each batch of an epoch, from `first_step` on."""
+        batches = list(enumerate(self.rows_of(epoch)))[first_step:]
+        if self.synthesis is None:
+            yield from ((step, rows, None) for step, rows in batches)
+            return
+        before = self.steps_before(epoch)
+        with closing(pairs_ahead(self.synthesis, ((before + step, rows) for step, rows in batches))) as ahead:
+            for (step, rows), pairs in zip(batches, ahead, strict=True):
+                yield step, rows, pairs
+
+    def train_step(self, rows: np.ndarray, epoch: int, step: int, pairs: Pairs | None) -> dict[str, float]:
         """One step of the optimiser on the images in `rows`; gives its losses."""
         rate = learning_rate(self.settings, self.steps_before(epoch) + step, self.steps_before(self.settings.epochs))
         set_rate(self.optimiser.param_groups, rate)
-        batch = self.batch_of(rows, self.steps_before(epoch) + step)
+        batch = self.batch_of(rows, self.steps_before(epoch) + step, pairs)
         with self.compute.autocast():
-            compared = self.forward(self.network, batch)
+            compared = self.forward(self.network, batch, self.settings)
         terms = self.method.losses(compared, self.settings, epoch)
         loss = torch.stack(list(terms.values())).sum()
         self.check(float(loss.detach()), compared, f"in step {step + 1} of epoch {epoch + 1}")
@@ -219,17 +233,15 @@ class Trainer:
         self.ema.follow(self.steps_before(epoch) + step)
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
 
-    def batch_of(self, rows: np.ndarray, step: int) -> Batch:
-        """The batch of these rows, with synthetic anomalies drawn for this step of the training where the method asks."""
+    def batch_of(self, rows: np.ndarray, step: int, pairs: Pairs | None) -> Batch:
+        """The batch of these rows, with the synthetic anomalies of `pairs`."""
         device = self.compute.device
         first, second, third = (values.to(device, non_blocking=True) for values in self.cache.features(rows))
-        images = self.cache.images[rows]
-        normalised = self.normalised(images)
-        if not self.method.needs_pairs:
-            return Batch(normalised, (first, second, third))
-        anomalous, masks = anomalous_copies(images, len(images), self.settings.seed, step)
-        there = torch.from_numpy(masks[:, None]).to(device)
-        return Batch(normalised, (first, second, third), self.normalised(anomalous), there)
+        batch = Batch(self.normalised(self.cache.images[rows]), (first, second, third), draw=(self.settings.seed, step))
+        if pairs is None:
+            return batch
+        masks = torch.from_numpy(pairs.masks[:, None]).to(device)
+        return replace(batch, anomalous=self.normalised(pairs.anomalous), masks=masks)
 
     def normalised(self, images: np.ndarray) -> Tensor:
         """Images as the network's parts take them."""
@@ -307,7 +319,7 @@ class Trainer:
             with self.compute.autocast():
                 normalised = self.network.normalise(to_device(chunk, self.network.mean.device))
                 batch = Batch(normalised, self.network.teacher_features(normalised))
-                compared = self.method.forward(self.network, batch)
+                compared = self.method.forward(self.network, batch, self.settings)
             terms = self.method.losses(compared, self.settings, self.settings.epochs)
             losses.append(float(terms[self.method.validated_loss]) * len(chunk))
         self.network.train()

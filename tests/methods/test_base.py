@@ -21,7 +21,7 @@ from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.onnx_graph import facts_of, trace
 from nnet_edge.methods.backbone import Encoder
-from nnet_edge.methods.base import METHODS, Batch, Method, MethodSettings, find_method
+from nnet_edge.methods.base import METHODS, Batch, Method, PairSettings, find_method
 from nnet_edge.methods.cosine import cosine_distance, learned_distance
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.methods.nnet.settings import PAPER, TrainSettings
@@ -49,7 +49,7 @@ class MirrorModel:
 
 
 @dataclass(frozen=True)
-class MirrorSettings(MethodSettings):
+class MirrorSettings(PairSettings):
     method = "mirror"
     model_type = MirrorModel
     model: MirrorModel = field(default_factory=MirrorModel)
@@ -72,7 +72,9 @@ class MirrorMethod(Method[MirrorNetwork, MirrorSettings]):
     name, title, origin, settings = "mirror", "Mirror", "a test", MirrorSettings
     protocols: ClassVar = {"tuned": MirrorSettings()}
     losses_shown, validated_loss = ("good", "anomalous"), "good"
-    needs_pairs = True
+
+    def needs_pairs(self, settings: MirrorSettings) -> bool:
+        return True
 
     def __init__(self) -> None:
         self.seen: list[Batch] = []
@@ -80,7 +82,9 @@ class MirrorMethod(Method[MirrorNetwork, MirrorSettings]):
     def build(self, model: MirrorModel, teacher: Encoder) -> MirrorNetwork:
         return MirrorNetwork(model, teacher)
 
-    def forward(self, network: MirrorNetwork, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    def forward(
+        self, network: MirrorNetwork, batch: Batch, settings: MirrorSettings
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         self.seen.append(batch)
         third = batch.teacher[2]
         pairs = {"good": (third, network.student(third))}
@@ -181,7 +185,7 @@ def test_pairs_are_the_same_after_a_stop(mirror: MirrorMethod, washers: np.ndarr
 def test_n_net_registers_itself() -> None:
     method = METHODS.find("nnet")
     assert method.settings is TrainSettings
-    assert not method.needs_pairs
+    assert not method.needs_pairs(PAPER)
     assert dict(PAPER.model.map_strides) == {
         "forward_64": 4, "forward_32": 8, "forward_16": 16, "reverse_64": 4, "reverse_32": 8, "reverse_16": 16,
     }  # fmt: skip

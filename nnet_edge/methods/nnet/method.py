@@ -60,7 +60,7 @@ class NNetMethod(Method["NNet", TrainSettings]):
             generator = torch.Generator().manual_seed(settings.seed)
             network.memory.remember(features[2], generator, settings.model.memory_init == "coreset")
 
-    def forward(self, network: NNet, batch: Batch) -> Branches:
+    def forward(self, network: NNet, batch: Batch, settings: TrainSettings) -> Branches:
         """Every feature map that equations 1 to 5 compare."""
         return network.branches(batch.images, batch.teacher)
 

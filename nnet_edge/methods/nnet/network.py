@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder
-from nnet_edge.methods.blocks import Decoder, FeatureFusion
+from nnet_edge.methods.blocks import Decoder, FeatureFusion, FeatureProjection
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances, distillation_loss
 from nnet_edge.methods.depthwise import with_quick_depthwise
 from nnet_edge.methods.network import Network
-from nnet_edge.methods.nnet.parts import FeatureProjection, FeatureStorage
+from nnet_edge.methods.nnet.parts import FeatureStorage
 from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
 from nnet_edge.methods.teacher_weights import Teacher
 

@@ -1,4 +1,4 @@
-"""The trained parts of N-Net beside the encoders: FPM and NFS (specification sections 3 and 4)."""
+"""The trained parts of N-Net that no other method has: NFS (specification section 4)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,6 @@ NORM_EPSILON = 1e-12  # smallest sum of the memory's weights
 SHRINK_SOFTNESS = 0.01  # width of the shrinkage's step, in thresholds
 CORESET_POOL = 30_000  # positions that a coreset is chosen from; the choice takes seconds
 MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
-
-
-class FeatureProjection(nn.Module):
-    """FPM: gates a feature map along both axes, P = x * a_h * a_w (paper section 3.2; coordinate attention).
-
-    (N, C, H, W) in and out. The inner width is C / reduction, at least 8 (A-2); `mid` as in A-1.
-    """
-
-    def __init__(self, channels: int, reduction: int = 32, mid: str = "bn_hswish") -> None:
-        super().__init__()
-        width = max(8, channels // reduction)
-        self.reduce = nn.Conv2d(channels, width, 1)
-        self.mid = nn.Sequential(nn.BatchNorm2d(width), nn.Hardswish()) if mid == "bn_hswish" else nn.Identity()
-        self.restore_height = nn.Conv2d(width, channels, 1)
-        self.restore_width = nn.Conv2d(width, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The gated feature map, same shape as `x`."""
-        height, width = x.shape[2:]
-        along_height = x.mean(dim=3, keepdim=True)  # (N, C, H, 1)
-        along_width = x.mean(dim=2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
-        reduced = self.mid(self.reduce(torch.cat([along_height, along_width], dim=2)))
-        rows, columns = reduced.split([height, width], dim=2)
-        gate_rows = torch.sigmoid(self.restore_height(rows))
-        gate_columns = torch.sigmoid(self.restore_width(columns.transpose(2, 3)))
-        return x * gate_rows * gate_columns
 
 
 class FeatureStorage(nn.Module):

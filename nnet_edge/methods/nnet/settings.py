@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
+from nnet_edge.anomaly_map import Fusion
 from nnet_edge.errors import ConfigError
-from nnet_edge.methods.base import MethodSettings, require_at_least, require_not_negative, require_positive
+from nnet_edge.methods.base import MethodSettings, require_at_least, require_not_negative, require_positive, three_maps
 from nnet_edge.settings.runner import require_choice
 
 
@@ -77,12 +77,7 @@ class ModelSettings:
         branches = {"both": ("forward", "reverse"), "reverse": ("reverse",), "forward": ("forward",)}[self.maps]
         if not self.use_forward:
             branches = ("reverse",)
-        return {
-            f"{branch}_{scale}": IMAGE_SIDE // scale
-            for branch in ("forward", "reverse")
-            for scale in SCALES
-            if branch in branches
-        }
+        return three_maps(*branches)
 
 
 @dataclass(frozen=True)
@@ -116,10 +111,6 @@ class TrainSettings(MethodSettings):
             return self
         settings = super().with_length_for(images)
         return replace(settings, align_epochs=max(1, round(settings.epochs / 10)))
-
-    def with_fusion(self, fusion: Fusion) -> TrainSettings:
-        """The settings with the exponents of `fusion`."""
-        return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
     def overridden(self, change: str) -> TrainSettings:
         """As of every method; exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0."""

@@ -12,12 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnet_edge.methods.backbone import BACKBONES, Backbone, build_encoder, find_backbone
-from nnet_edge.methods.blocks import BasicBlock, BottleneckBlock, Decoder, FeatureFusion
+from nnet_edge.methods.blocks import BasicBlock, BottleneckBlock, Decoder, FeatureFusion, FeatureProjection
 from nnet_edge.methods.nnet.network import build_memory, build_projections, empty_row_share
 from nnet_edge.methods.nnet.parts import (
     MAX_EMPTY_ROWS,
     SHRINK_SOFTNESS,
-    FeatureProjection,
     FeatureStorage,
     choose_coreset,
 )
