@@ -90,6 +90,7 @@ training_options = together(
     click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
     click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
     click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
+    click.option("--textures", type=FOLDER, help="Pictures for synthetic anomalies, as DTD (default: procedural textures)."),
     click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE",
                  help="Any other setting of methods/METHOD/settings.py."),
     shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),

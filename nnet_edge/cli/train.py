@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BUNDLE, TRAINING = "bundle", "training"
 SETTING_OPTIONS = (  # fixed by the first run of a training
-    "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "overrides", "teacher_weights"
+    "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides", "teacher_weights"
 )  # fmt: skip
 
 
@@ -61,6 +61,12 @@ def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options["epochs"] is not None:
         settings = replace(settings, image_steps=0, look_every=0)
+    if options["textures"] is not None:
+        if not method.needs_pairs(settings):
+            raise ConfigError(
+                f"--textures: {method.title} as it is set learns without synthetic anomalies; leave it out"
+            )
+        settings = settings.overridden(f"synthesis.textures={options['textures']}")
     names = [change.partition("=")[0].strip() for change in options["overrides"]]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--set {twice[0]} was given twice: say it once")

@@ -28,7 +28,6 @@ import cv2
 import numpy as np
 
 from nnet_edge.data.noise import perlin, simplex_octaves
-from nnet_edge.data.painted import anomalous_copies as anomalous_copies
 from nnet_edge.data.textures import augmented, load_textures, procedural_textures, turned
 from nnet_edge.errors import ConfigError
 from nnet_edge.imaging import SIDE

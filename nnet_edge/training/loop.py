@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,7 +206,7 @@ class Trainer:
         self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
         return True
 
-    def batches_of(self, epoch: int, first_step: int) -> Iterator[tuple[int, np.ndarray, Pairs | None]]:
+    def batches_of(self, epoch: int, first_step: int) -> Generator[tuple[int, np.ndarray, Pairs | None], None, None]:
         """Step, rows and, where the method asks for them, pairs of each batch of an epoch, from `first_step` on."""
         batches = list(enumerate(self.rows_of(epoch)))[first_step:]
         if self.synthesis is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -31,7 +31,7 @@ def pairs_ahead(
     batches: Iterable[tuple[int, np.ndarray]],
     ahead: int = BATCHES_AHEAD,
     threads: int = THREADS,
-) -> Iterator[Pairs]:
+) -> Generator[Pairs, None, None]:
     """The pairs of each of `batches` (step, rows), in their order, whatever the number of threads.
 
     At most `ahead` batches are taken before they are asked for. Close the iterator (`contextlib.closing`) to end early: it
