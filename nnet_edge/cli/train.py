@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 BUNDLE, TRAINING = "bundle", "training"
 SETTING_OPTIONS = (  # fixed by the first run of a training
-    "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides", "teacher_weights"
+    "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
+    "teacher_weights",
 )  # fmt: skip
 
 

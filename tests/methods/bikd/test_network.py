@@ -36,19 +36,19 @@ TEACHER, GOOD, DAMAGED = features(0), View(features(1), features(2)), View(featu
 def test_losses_of_both_images_written_out() -> None:
     settings = replace(DESIGN, forward_weight=0.7, backward_weight=1.3, exchange_epochs=0)
     terms = bikd_losses(Views(TEACHER, GOOD, DAMAGED), settings, 0)
-    assert float(terms["forward"]) == pytest.approx(
+    assert terms["forward"].item() == pytest.approx(
         0.7 * (written_out(TEACHER, GOOD.forward) + written_out(TEACHER, DAMAGED.forward)), abs=1e-5
     )
-    assert float(terms["backward"]) == pytest.approx(
+    assert terms["backward"].item() == pytest.approx(
         1.3 * (written_out(TEACHER, GOOD.backward) + written_out(TEACHER, DAMAGED.backward)), abs=1e-5
     )
-    assert float(terms["exchange"]) == pytest.approx(0.1 * 2 * written_out(DAMAGED.forward, DAMAGED.backward), abs=1e-5)
+    assert terms["exchange"].item() == pytest.approx(0.1 * 2 * written_out(DAMAGED.forward, DAMAGED.backward), abs=1e-5)
 
 
 def test_an_adapter_learns_from_the_student() -> None:
     terms = bikd_losses(Views(TEACHER, GOOD, None), replace(ADAPTER, exchange_epochs=0), 0)
-    assert float(terms["backward"]) == pytest.approx(written_out(GOOD.forward, GOOD.backward), abs=1e-5)
-    assert float(terms["exchange"]) == pytest.approx(0.1 * written_out(GOOD.forward, GOOD.backward), abs=1e-5)
+    assert terms["backward"].item() == pytest.approx(written_out(GOOD.forward, GOOD.backward), abs=1e-5)
+    assert terms["exchange"].item() == pytest.approx(0.1 * written_out(GOOD.forward, GOOD.backward), abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [DESIGN, ADAPTER], ids=["reverse_student", "teacher_adapter"])
