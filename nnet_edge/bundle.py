@@ -431,8 +431,10 @@ def add_artefact(bundle: Bundle, name: str, content: bytes, record: Mapping[str,
 
 def without_artefact(bundle: Bundle, name: str) -> Bundle:
     """The bundle without that artefact; its file is deleted once the manifest names it no more."""
-    kept = {part: {key: value for key, value in bundle.manifest[part].items() if key != name}
-            for part in ("files", "artefacts")}  # fmt: skip
+    kept = {
+        part: {key: value for key, value in bundle.manifest[part].items() if key != name}
+        for part in ("files", "artefacts")
+    }
     bundle = changed(bundle, **kept)
     (bundle.path / name).unlink(missing_ok=True)
     return bundle

@@ -144,8 +144,9 @@ def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str |
     """What a program prints within `patience` times TIMEOUT_S, and "" or why it failed."""
     timeout_s, name = patience * TIMEOUT_S, Path(command[0]).name
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired:
         return None, f"{name} gave no answer within {timeout_s:g} s"
     except OSError as error:

@@ -99,8 +99,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 @shown_option("--out", type=FOLDER, default=Path("runs/bench-growth"), help="growth.json, .md, .png.")
 @click.option("--curve", "curves", type=click.Choice(CURVES), multiple=True, help="Default: every one.")
 @shown_option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino")
-@shown_option("--precision", type=click.Choice(PRECISIONS), default="fp32",
-              help="Of the curves batch and cameras.")  # fmt: skip
+@shown_option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of the curves batch and cameras.")
 @shown_option("--repeats", type=int, default=5, help="Rounds; every point is measured in each.")
 @shown_option("--turn-seconds", type=float, default=0.5, help="Of every point in a round.")
 @shown_option("--line-seconds", type=float, default=3.0, help="Of every number of cameras in a round.")
@@ -141,8 +140,9 @@ def chosen_datasets(data: tuple[Path, ...], options: dict[str, Any]) -> list[Dat
     from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file
-    datasets = read_datasets(data, options["layout"], names_of(options["categories"]), options["split_csv"],
-                             options["mask_mark"])  # fmt: skip
+    datasets = read_datasets(
+        data, options["layout"], names_of(options["categories"]), options["split_csv"], options["mask_mark"]
+    )
     for dataset in datasets:
         for note in dataset.notes:
             say(f"note: {dataset.category}: {note}")

@@ -121,8 +121,9 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
 @shown_option("--frames", type=int, default=64, help="Good images to calibrate on.")
 @shown_option("--seed", type=int, default=0)
 @shown_option("--metric-points", type=float, default=0.5, help="That any metric may fall.")
-@shown_option("--band", type=float, default=0.01,
-              help="Verdicts may flip where FP32's score is so close to its threshold.")  # fmt: skip
+@shown_option(
+    "--band", type=float, default=0.01, help="Verdicts may flip where FP32's score is so close to its threshold."
+)
 @click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options
 def command(bundle: Path, data: Path, **options: Any) -> None:
@@ -144,7 +145,8 @@ def command(bundle: Path, data: Path, **options: Any) -> None:
         limits=GateLimits(options["metric_points"], options["band"]),
     )
     dataset = find_dataset(data, options)
-    graphs = calibrate_bundle(bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say,
-                              options["bits"])  # fmt: skip
+    graphs = calibrate_bundle(
+        bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say, options["bits"]
+    )
     click.echo(table_of(graphs))
     require_taken(graphs, bundle)

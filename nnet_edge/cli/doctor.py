@@ -89,8 +89,9 @@ def examine() -> Findings:
     )
 
 
-def judge_commands(versions: dict[str, str | None], cuda: Cuda, processor: Processor,
-                   problems: Mapping[str, str] | None = None) -> tuple[Readiness, ...]:  # fmt: skip
+def judge_commands(
+    versions: dict[str, str | None], cuda: Cuda, processor: Processor, problems: Mapping[str, str] | None = None
+) -> tuple[Readiness, ...]:
     """The readiness of each command with these libraries (module -> version or None), some of which cannot be loaded."""
     from nnet_edge.machine import LIBRARIES, has_module, pip_line
 

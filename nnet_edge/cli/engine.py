@@ -37,8 +37,9 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
               default="none", help="GPUs beside this one (TensorRT only).")  # fmt: skip
 @click.option("--version-compatible", is_flag=True, help="Later versions of the same major load it (TensorRT only).")
 @click.option("--accept", is_flag=True, help="Use an engine that the gate refuses.")
-@click.option("--measure", "only_measure", is_flag=True,
-              help="Build nothing: measure the engines that fit this machine.")  # fmt: skip
+@click.option(
+    "--measure", "only_measure", is_flag=True, help="Build nothing: measure the engines that fit this machine."
+)
 @labelled_data_options
 def command(bundle: Path, precision: str, only_measure: bool, **options: Any) -> None:
     """Build a TensorRT engine of BUNDLE's graph into BUNDLE, and judge it here if this machine runs it."""

@@ -65,9 +65,10 @@ _layout = together(
                  help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
 )  # fmt: skip
 bits_option = click.option(
-    "--bits", type=click.IntRange(8, 16),
+    "--bits",
+    type=click.IntRange(8, 16),
     help="Bits that the camera gives, in pictures of 16 (default: as in training, where they are recognised).",
-)  # fmt: skip
+)
 _category = click.option("--category", help="The category to take where DATA holds several.")
 dataset_options = together(click.argument("data", type=FOLDER), _category, _layout, bits_option)
 labelled_data_options = together(  # for commands that can do without DATA
@@ -146,9 +147,10 @@ precision_option = click.option(
     help="fp16 and int8 come from calibrate and have thresholds of their own.",
 )
 false_rejects_option = click.option(
-    "--false-rejects", callback=parse_share,
+    "--false-rejects",
+    callback=parse_share,
     help="Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support).",
-)  # fmt: skip
+)
 
 
 def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:

@@ -55,8 +55,10 @@ def command(data: Path, out: Path, textures: Path | None, count: int, seed: int,
     except OSError as error:
         raise ConfigError(f"cannot write {out} ({error.strerror}): choose another --out") from error
     shares = np.array([mask.mean() for _, _, mask in pairs])
-    say(f"{count} pairs, {int((shares == 0).sum())} without an anomaly; masks cover {shares.mean():.1%} on average, "
-        f"{shares.max():.1%} at most")  # fmt: skip
+    say(
+        f"{count} pairs, {int((shares == 0).sum())} without an anomaly; masks cover {shares.mean():.1%} on average, "
+        f"{shares.max():.1%} at most"
+    )
     say(f"wrote {out}")
 
 

@@ -71,8 +71,9 @@ def key_of(name: str) -> str:
 @click.command("stream", cls=StreamCommand)
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option("--bundle", type=FOLDER, help="The folder that train or export wrote.")
-@click.option("--config", type=FILE,
-              help="A line's settings file (TOML) instead of SOURCE; other options stand over it.")  # fmt: skip
+@click.option(
+    "--config", type=FILE, help="A line's settings file (TOML) instead of SOURCE; other options stand over it."
+)
 @click.option("--must-deliver", type=FOLDER,
               help="Spool verdicts here first: a dead receiver or a kill loses none; this disk must have room.")  # fmt: skip
 @click.option("--credentials", metavar="FILE|env:NAME",

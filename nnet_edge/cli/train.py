@@ -87,8 +87,9 @@ def train_bundle(
     settings: MethodSettings = choose_settings(options)
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
-    data = load_training_data(dataset, settings.seed, options["hold_out"], options["skip_bad_images"],
-                              together=options["together"], bits=bits)  # fmt: skip
+    data = load_training_data(
+        dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits
+    )
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
@@ -101,8 +102,10 @@ def train_bundle(
                         stop_on_signal, say)  # fmt: skip
     tell_training(trained)
     if not trained.finished:
-        say(f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
-            f"nnet-edge export {out / TRAINING}")  # fmt: skip
+        say(
+            f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
+            f"nnet-edge export {out / TRAINING}"
+        )
         return False
     export_trained(out, options["false_rejects"], runner)
     return True
@@ -199,17 +202,23 @@ def train_options(options: Mapping[str, Any]) -> TrainOptions:
 def tell_data(data: TrainingData) -> None:
     """Say what is learned from, and what is wrong with it."""
     facts = data.facts
-    say(f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold; "
-        f"{facts['distinct']} distinct")  # fmt: skip
+    say(
+        f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold; "
+        f"{facts['distinct']} distinct"
+    )
     if facts["left_out"]:
         say(f"left out {facts['left_out']} copies of held-out images: each counts once")
     if data.near is not None:
-        say(f"warning: by near copies ({data.near[0]} and {data.near[1]}) the good images show only "
+        say(
+            f"warning: by near copies ({data.near[0]} and {data.near[1]}) the good images show only "
             f"{facts['distinct_by_near_copies']} distinct parts: where they show one part, as frames of one video do, "
-            "say --together near, or the expected rate of false rejects is too good")  # fmt: skip
+            "say --together near, or the expected rate of false rejects is too good"
+        )
     if data.mask_like:
-        say(f"warning: {len(data.mask_like)} good images look like masks (first: {data.mask_like[0]}): they are learned; name "
-            "them as masks, 7_mask.png beside 7.png, or take them away")  # fmt: skip
+        say(
+            f"warning: {len(data.mask_like)} good images look like masks (first: {data.mask_like[0]}): they are learned; name "
+            "them as masks, 7_mask.png beside 7.png, or take them away"
+        )
     if data.skipped:
         names = ", ".join(skipped.path.name for skipped in data.skipped[:5])
         say(f"skipped {len(data.skipped)} images that cannot be read or are damaged: {names}")
@@ -220,8 +229,10 @@ def tell_data(data: TrainingData) -> None:
             "warning: no picture exceeds a quarter of its range: are they under-exposed, or do they have fewer bits (--bits N)?"
         )
     if data.other_kind:
-        say(f"warning: {len(data.other_kind)} of the good images were made otherwise than the rest (first: "
-            f"{data.other_kind[0]}): compressed more, or less; learn from pictures as the camera will give them")  # fmt: skip
+        say(
+            f"warning: {len(data.other_kind)} of the good images were made otherwise than the rest (first: "
+            f"{data.other_kind[0]}): compressed more, or less; learn from pictures as the camera will give them"
+        )
     if data.duplicates:
         count, (one, other) = len(data.duplicates), data.duplicates[0]
         say(f"warning: {count} test images are training images too ({one} is {other}): figures will flatter")

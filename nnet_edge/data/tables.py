@@ -107,8 +107,9 @@ class RealIad:
             home = self.images / category
             return [
                 self._row(f"{table}, {split} {number}", split == "train", entry, home)
-                for split in ("train", "test") for number, entry in enumerate(fields[split])
-            ]  # fmt: skip
+                for split in ("train", "test")
+                for number, entry in enumerate(fields[split])
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise DataError(

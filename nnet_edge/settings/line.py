@@ -97,8 +97,9 @@ def read_line_config(path: Path, flags: Mapping[str, Any] | None = None) -> Line
     return line_settings(read_toml(path), path.name, path.resolve().parent, flags)
 
 
-def line_settings(table: Mapping[str, Any], where: str, folder: Path,
-                  flags: Mapping[str, Any] | None = None) -> LineSettings:  # fmt: skip
+def line_settings(
+    table: Mapping[str, Any], where: str, folder: Path, flags: Mapping[str, Any] | None = None
+) -> LineSettings:
     """The settings in a table as TOML gives it, paths starting at `folder`. Raises ConfigError that begins with `where`.
 
     `flags` (None: not given) override it: keys of the table, `threshold` of every stream, and `must_deliver`, a folder in

@@ -45,8 +45,9 @@ def answer_fault(bundle: Bundle, artefact: Artefact, runner: Runner) -> str:
             log.warning(
                 "%s carries no known answers, so a wrong result of its runner would go unnoticed here: add them with "
                 "nnet-edge answers %s",
-                artefact.path, bundle.path,
-            )  # fmt: skip
+                artefact.path,
+                bundle.path,
+            )
         return ""
     answers, tolerance = known
     tolerance = max(tolerance, TOLERANCES.get(runner.precision, 0.0))  # FP32's graph in BF16

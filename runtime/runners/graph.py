@@ -151,8 +151,9 @@ def layer_maps_of(outputs: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def require_contract(graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str],
-                     contract: Contract = DEPLOYED) -> None:  # fmt: skip
+def require_contract(
+    graph: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], contract: Contract = DEPLOYED
+) -> None:
     """Raise BundleError unless the graph's names and number types (name -> "uint8" or "float32") are the contract's."""
     wanted_inputs = {INPUT: "uint8"}
     layer_maps = layer_maps_of(outputs)

@@ -36,8 +36,9 @@ class InFlightBatch:
     It holds the slot until a later batch needs it or the runner is closed. Errors name the batch by its `label`.
     """
 
-    def __init__(self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str,
-                 maps: Sequence[str]) -> None:  # fmt: skip
+    def __init__(
+        self, device: Device, slot: Slot, cuda_stream: CudaStream, images: int, label: str, maps: Sequence[str]
+    ) -> None:
         self._device, self._stream = device, cuda_stream
         self._slot: Slot | None = slot
         self._is_closed = False
@@ -157,8 +158,9 @@ class TrtRunner(GraphRunner):
 
     name = "tensorrt"
 
-    def __init__(self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion,
-                 ring: int = RING) -> None:  # fmt: skip
+    def __init__(
+        self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion, ring: int = RING
+    ) -> None:
         super().__init__(path, settings)
         self.version = ""
         self._device, self._engine = device, engine
