@@ -95,9 +95,13 @@ def codec_setup(path: str) -> bytes:
 
 
 def packet_times_s(path: str) -> list[float]:
-    """The times of the coded pictures in the file, in its order, with those that an edit leaves out; none is decoded."""
+    """The times of the coded pictures in a file, here or behind an address, in its order, with those that an edit leaves out.
+
+    None is decoded.
+    """
     quieten_opencv()
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    address = os.path.abspath(path) if os.path.exists(path) else path
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     times_s = []
     try:
         while capture.isOpened() and capture.grab():

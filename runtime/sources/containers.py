@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 TAIL_BYTES = 4 << 20  # of a transport stream, in which the last packet of each of its streams begins
@@ -18,30 +17,30 @@ PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes of a packet of a transport str
 FLV_TAGS = (8, 9, 18)
 
 
-def is_cut_off(path: Path) -> bool:
+def is_cut_off(file: BinaryIO) -> bool:
     """Whether the file ends before its container does; False where the container does not say. Raises OSError."""
-    size = os.stat(path).st_size
-    with path.open("rb") as file:
-        head = file.read(1024)
-        if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof"):
-            ends: Iterator[int] = (place + length for place, length, _ in boxes(file, 0, size))
-        elif head.startswith(MATROSKA):
-            ends = elements(file, size)
-        elif head.startswith(b"RIFF"):
-            ends = riff(file, size)
-        elif head.startswith(ASF):
-            ends = asf(file, size)
-        elif head.startswith(b"\0\0\1\xba"):
-            ends = program(file, size)
-        elif head.startswith(b"FLV"):
-            return lacks_flv_end(file, size)
-        elif head.startswith(b"\xff\xd8"):  # JPEGs, one after another
-            file.seek(max(0, size - 4096))
-            return not file.read().rstrip(b"\0\r\n").endswith(b"\xff\xd9")
-        else:
-            found = [(packet, at) for packet, at in PACKETS if head[at : at + 3 * packet : packet] == b"G" * 3]
-            return bool(found) and (size % found[0][0] > 0 or lacks_packets(file, size, *found[0]))
-        return any(end > size for end in ends)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(1024)
+    if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof"):
+        ends: Iterator[int] = (place + length for place, length, _ in boxes(file, 0, size))
+    elif head.startswith(MATROSKA):
+        ends = elements(file, size)
+    elif head.startswith(b"RIFF"):
+        ends = riff(file, size)
+    elif head.startswith(ASF):
+        ends = asf(file, size)
+    elif head.startswith(b"\0\0\1\xba"):
+        ends = program(file, size)
+    elif head.startswith(b"FLV"):
+        return lacks_flv_end(file, size)
+    elif head.startswith(b"\xff\xd8"):  # JPEGs, one after another
+        file.seek(max(0, size - 4096))
+        return not file.read().rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+    else:
+        found = [(packet, at) for packet, at in PACKETS if head[at : at + 3 * packet : packet] == b"G" * 3]
+        return bool(found) and (size % found[0][0] > 0 or lacks_packets(file, size, *found[0]))
+    return any(end > size for end in ends)
 
 
 def boxes(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, int, bytes]]:
@@ -60,17 +59,15 @@ def boxes(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, int, byte
         place += max(length, 8)
 
 
-def picture_s(path: Path) -> float | None:
+def picture_s(file: BinaryIO) -> float | None:
     """How long the pictures of an MP4 file are shown, s, without what an edit leaves out; None where it does not say."""
-    size = os.stat(path).st_size
-    with path.open("rb") as file:
-        for place, length, kind in boxes(file, 0, size):
-            if kind == b"moov":
-                file.seek(place + 8)
-                index = file.read(min(length - 8, 64 << 20))
-                break
-        else:
-            return None
+    for place, length, kind in boxes(file, 0, file.seek(0, os.SEEK_END)):
+        if kind == b"moov":
+            file.seek(place + 8)
+            index = file.read(min(length - 8, 64 << 20))
+            break
+    else:
+        return None
     scale, lengths = 0, []
     movie = index.find(b"mvhd")
     if movie >= 0:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
@@ -44,6 +47,7 @@ class HttpSource(JpegSource):
         self._socket: socket.socket | None = None
         self._video: VideoSource | None = None  # for what are no JPEGs
         self._period_s: float | None = None  # of single pictures
+        self._range = ""  # the bytes that are asked for, all of them when it is empty
 
     def __enter__(self) -> HttpSource:
         if not self.gives_jpegs():
@@ -133,7 +137,7 @@ class HttpSource(JpegSource):
         address, is_own = self._address, True
         for _ in range(MOST_REDIRECTS + 1):
             response = self._signed(address, is_own)
-            if response.status == 200:
+            if response.status == 200 or (response.status == 206 and self._range):
                 return response
             self._close()
             if response.status == 401 and not is_own:
@@ -170,6 +174,8 @@ class HttpSource(JpegSource):
         headers = {"Accept": "multipart/x-mixed-replace, image/jpeg, */*"}
         if is_own and (answer := self._sign_in.answer("GET", address, target)):
             headers["Authorization"] = answer
+        if self._range:
+            headers["Range"] = self._range
         connection.request("GET", target, headers=headers)
         self._response = response = connection.getresponse()
         self._socket.settimeout(self._settings.read_timeout_s)
@@ -178,6 +184,24 @@ class HttpSource(JpegSource):
     @cached_property
     def _context(self) -> ssl.SSLContext:
         return tls_context(self._ca_file)
+
+    def part(self, start: int, length: int) -> tuple[bytes, int]:
+        """So many bytes of what is behind the address from `start` on, and how many there are in all.
+
+        Raises OSError when they cannot be had, and for a server that gives a whole file only.
+        """
+        self._range = f"bytes={start}-{start + length - 1}"
+        try:
+            response = self._ask()
+            size = (response.headers["Content-Range"] or "").rpartition("/")[2]
+            if response.status != 206 or not size.isdecimal():
+                raise OSError("the server gives no parts of files")
+            return response.read(length), int(size)
+        except (HTTPException, SourceError) as error:
+            raise OSError(str(error)) from error
+        finally:
+            self._range = ""
+            self._close()
 
     def _why(self, error: Exception) -> str:
         """What went wrong, in words, and what to do."""
@@ -197,6 +221,47 @@ class HttpSource(JpegSource):
         if self._socket is not None:
             self._socket.close()
         self._response = self._socket = None
+
+
+class RemoteFile(RawIOBase):
+    """A file behind an address, read in parts. Raises OSError where the server gives none."""
+
+    def __init__(self, source: HttpSource) -> None:
+        self._source, self._place = source, 0
+        _, self._size = source.part(0, 1)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._place))
+        data = self._source.part(self._place, length)[0] if length else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self.read(max(0, self._size - self._place)) or b""
+
+
+class HttpVideoSource(VideoFileSource):
+    """A video file behind http://; whether it is whole is looked up in the file itself where the server gives parts of it."""
+
+    signed_in: HttpSource | None = None
+
+    def _bytes(self) -> AbstractContextManager[BinaryIO | None]:
+        assert self.signed_in is not None
+        try:
+            return BufferedReader(RemoteFile(self.signed_in), READ_BYTES)
+        except OSError:  # then the number of frames that it promises counts
+            return nullcontext()
 
 
 def followed(address: str, place: str, is_own: bool) -> tuple[str, bool]:
@@ -247,7 +312,9 @@ def open_http_video(settings: CommonSettings, options: HttpVideoOptions) -> Sour
     finally:
         camera.__exit__()
     shown, address = shown_and_opened(settings)
-    return VideoFileSource(address, shown, shown, settings, options, options.ca_file)
+    source = HttpVideoSource(address, shown, shown, settings, options, options.ca_file)
+    source.signed_in = camera
+    return source
 
 
 def is_http_camera(text: str) -> bool:

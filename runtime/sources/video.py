@@ -6,9 +6,10 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from nnet_edge.errors import MissingExtraError, SourceError
 from nnet_edge.frame import Frame
@@ -186,16 +187,21 @@ class VideoFileSource(VideoSource):
         if self._state != self._file_state():
             altered = f"was replaced or altered while it was read, after {frames} frames: read it again"
             raise SourceError(f"{self._what} {altered}")
-        path, promised = Path(self._path), self._fact("FRAME_COUNT")
-        is_here = path.is_file()
-        is_cut = is_here and is_cut_off(path)
+        promised = self._fact("FRAME_COUNT")
         is_short = promised is not None and frames < PROMISE_KEPT * promised
-        if frames == 0 or is_cut or (is_short and not (is_here and self._gave_all(path, frames))):
+        with self._bytes() as file:
+            is_cut = file is not None and is_cut_off(file)
+            is_damaged = frames == 0 or (is_short and not (file is not None and self._gave_all(file, frames)))
+        if is_cut or is_damaged:
             of = f" of {promised:.0f}" if promised and is_short else ""
             what = "cut off" if is_cut else "cut off or damaged"
             raise SourceError(f"{self._what} ended after {frames}{of} frames: the file is {what}")
 
-    def _gave_all(self, path: Path, frames: int) -> bool:
+    def _bytes(self) -> AbstractContextManager[BinaryIO | None]:
+        """The file itself; None where only FFmpeg reads it."""
+        return Path(self._path).open("rb") if Path(self._path).is_file() else nullcontext()
+
+    def _gave_all(self, file: BinaryIO, frames: int) -> bool:
         """Whether these are all frames, though more were promised: that is estimated, or counts what an edit leaves out."""
         from nnet_edge.runtime.opencv_video import packet_times_s
 
@@ -203,7 +209,7 @@ class VideoFileSource(VideoSource):
         times_s = packet_times_s(self._path)
         end_s = max(times_s, default=0.0)
         shown = sum(end_s - time_s <= last_s - first_s + 1e-3 for time_s in times_s)
-        lasts_s = picture_s(path) or end_s
+        lasts_s = picture_s(file) or end_s
         return frames >= PROMISE_KEPT * shown and last_s + 1 / (self.rate_hz or FALLBACK_HZ) >= PROMISE_KEPT * lasts_s
 
     def _began_again(self) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -50,6 +54,11 @@ def altered(path: Path, folder: Path, change: Callable[[bytes], bytes]) -> str:
     return str(copy)
 
 
+def is_cut(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return is_cut_off(file)
+
+
 def times_s(address: str) -> list[float]:
     with open_source(address) as source:
         return [frame.in_file_s or 0.0 for frame in source]
@@ -61,10 +70,10 @@ def test_a_whole_video_is_whole_and_a_cut_one_is_not(
 ) -> None:
     path = make_video(codec, suffix)
     assert times_s(str(path)) == pytest.approx([index / RATE_HZ for index in range(FRAMES)], abs=0.002)
-    assert not is_cut_off(path)
+    assert not is_cut(path)
     for share in (0.6, 0.95):
         bytes_left = int(share * path.stat().st_size) | 1  # inside a packet
-        assert is_cut_off(Path(altered(path, tmp_path, lambda data: data[:bytes_left])))  # noqa: B023
+        assert is_cut(altered(path, tmp_path, lambda data: data[:bytes_left]))  # noqa: B023
     address = altered(path, tmp_path, lambda data: data[:-100])
     if suffix not in (".mp4", ".mov", ".3gp"):  # their index stands at the end
         with pytest.raises(SourceError, match=r"ended after \d+.* frames: the file is cut off"):
@@ -99,9 +108,67 @@ def trimmed(data: bytes) -> bytes:
 def test_a_video_that_an_edit_list_trims_is_whole(make_video: MakeVideo, tmp_path: Path) -> None:
     path = make_video("mp4v", ".mp4")
     address = altered(path, tmp_path, trimmed)
-    assert picture_s(path) == pytest.approx(FRAMES / RATE_HZ)
-    assert picture_s(Path(address)) == pytest.approx(10 / RATE_HZ)
+    for file, frames in ((path, FRAMES), (Path(address), 10)):
+        with file.open("rb") as content:
+            assert picture_s(content) == pytest.approx(frames / RATE_HZ)
     assert times_s(address) == pytest.approx([index / RATE_HZ for index in range(10)], abs=0.002)
+
+
+class Files(BaseHTTPRequestHandler):
+    """Gives `content`, and parts of it unless the address says /whole/."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        size, part = len(self.content), self.content
+        if asked is None or self.path.startswith("/whole/"):
+            self.send_response(200)
+        else:
+            start, end = int(asked[1]), min(size, int(asked[2] or size) + 1)
+            part = self.content[start:end]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("Content-Type", "video/x-any")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        with suppress(OSError):  # whoever asks may have enough
+            self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def give() -> Iterator[Callable[[bytes], str]]:
+    """A function that puts a file on a server and gives the server's address."""
+    handler = type("Handler", (Files,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+
+        def put(content: bytes) -> str:
+            handler.content = content  # type: ignore[attr-defined]
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield put
+        server.shutdown()
+        thread.join()
+
+
+def test_a_video_behind_an_address_is_held_to_the_rule_of_files(
+    make_video: MakeVideo, give: Callable[[bytes], str]
+) -> None:
+    data = make_video("mp4v", ".mp4").read_bytes()
+    site = give(trimmed(data))
+    assert len(times_s(f"{site}/clip.mp4")) == 10  # of 30 frames that the file promises
+    with pytest.raises(SourceError, match="ended after 10 of 30 frames: the file is cut off or damaged"):
+        times_s(f"{site}/whole/clip.mp4")  # a server that gives no parts: nothing else can be known
+    transport = make_video("mpg2", ".ts").read_bytes()
+    assert len(times_s(f"{give(transport)}/clip.ts")) == FRAMES
+    for suffix, content in ((".ts", transport), (".mkv", make_video("mp4v", ".mkv").read_bytes())):
+        with pytest.raises(SourceError, match=r"ended after \d+.* frames: the file is cut off"):
+            times_s(f"{give(content[: 6 * len(content) // 10 | 1])}/clip{suffix}")
 
 
 def test_a_transport_stream_that_was_cut_between_two_packets_is_told(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -109,7 +176,7 @@ def test_a_transport_stream_that_was_cut_between_two_packets_is_told(make_video:
     packets = path.stat().st_size // 188
     found = []
     for left in range(packets // 2, packets // 2 + 20):
-        found.append(is_cut_off(Path(altered(path, tmp_path, lambda data: data[: 188 * left]))))  # noqa: B023
+        found.append(is_cut(altered(path, tmp_path, lambda data: data[: 188 * left])))  # noqa: B023
     assert sum(found) >= 15  # but for those at the end of a picture, where nothing shows that more is to come
 
 
@@ -123,7 +190,7 @@ def test_a_transport_stream_that_ends_behind_the_clock_of_a_picture_is_told(
     clocks = [n for n, packet in enumerate(packets) if packet[1] & 0x40 and packet[3] & 0x20 and packet[5] & 0x10]
     assert len(clocks) > 2
     for left in clocks[1:-1]:
-        assert is_cut_off(Path(altered(path, tmp_path, lambda data: data[: 188 * (left + 1)])))  # noqa: B023
+        assert is_cut(altered(path, tmp_path, lambda data: data[: 188 * (left + 1)]))  # noqa: B023
 
 
 @pytest.mark.parametrize(
