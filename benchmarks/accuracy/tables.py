@@ -75,8 +75,9 @@ def row_from(known: Mapping[str, Any]) -> AccuracyRow:
     elif (gate := known.get("gate")) and not gate["accepted"]:
         reasons = "; ".join(gate["reasons"])
         warning = f"{known['category']}, seed {known['seed']}: the gate refused {known['precision']}: {reasons}"
-    return AccuracyRow(known["method"], known["backbone"], known["precision"], known["category"], int(known["seed"]),
-                       metrics, warning)  # fmt: skip
+    return AccuracyRow(
+        known["method"], known["backbone"], known["precision"], known["category"], int(known["seed"]), metrics, warning
+    )
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def draw_rates(axes: Any, report: SpeedReport, scope: str) -> None:
         own = sorted((one for one in found if one.name == name), key=lambda one: one.batch)
         rates = [one.frames_per_s for one in own]
         ranges = np.array([[rate.median - rate.smallest, rate.largest - rate.median] for rate in rates]).T
-        axes.errorbar([one.batch for one in own], [rate.median for rate in rates], ranges, label=name, capsize=2,
-                      **style(own[0]))  # fmt: skip
+        axes.errorbar(
+            [one.batch for one in own], [rate.median for rate in rates], ranges, label=name, capsize=2, **style(own[0])
+        )
     batches = sorted({one.batch for one in found})
     if batches:
         axes.set_xscale("log", base=2)
