@@ -18,6 +18,7 @@ import io
 import platform
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,7 +32,6 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from nnet_edge.bits import FEWEST, MOST, to_8_bit
 from nnet_edge.errors import ConfigError, DataError
@@ -80,9 +80,17 @@ SIDE = 256  # height and width of the graph's input, pixels
 
 MaskRule = Literal["half", "any"]
 
+
+def _webp(data: io.BytesIO) -> ImageFile:
+    """A WebP picture; its reader loads four libraries, which a line needs only where such files come."""
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    return WebPImageFile(data)
+
+
 _JPEG = b"\xff\xd8\xff"
 # Pillow's readers are called directly: Image.open would try forty more formats and warn, not fail, about bombs.
-_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+_READERS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
     (b"\x89PNG", PngImageFile),
     (_JPEG, JpegImageFile),
     (b"BM", BmpImageFile),
@@ -90,7 +98,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\0*", TiffImageFile),
     (b"II+\0", TiffImageFile),
     (b"MM\0+", TiffImageFile),
-    (b"RIFF", WebPImageFile),
+    (b"RIFF", _webp),
 )
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_LARGEST, _TIFF_PLANES = 258, 262, 281, 284  # tag numbers
 _NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG

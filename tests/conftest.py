@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 
 import cv2
@@ -183,6 +183,23 @@ def trained_run(parts_folder: Path, made_once: MadeOnce) -> Path:
         assert run(["train", str(parts_folder), "--out", str(folder / "parts"), *few]) == 0
 
     return made_once("runs", fill) / "parts"
+
+
+@pytest.fixture(scope="session")
+def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
+    """The same network trained anew, one epoch, by a command that passes over a truncated image.
+
+    data/, run/{training,bundle}/ and said.txt, what the command said on standard error.
+    """
+
+    def fill(folder: Path) -> None:
+        data = shutil.copytree(parts_folder, folder / "data")
+        (data / "good/truncated.png").write_bytes((data / "good/00.png").read_bytes()[:200])
+        quick = ["--epochs", "1", "--set", "augmentation_copies=0", "--set", "model.memory_slots=128"]
+        with (folder / "said.txt").open("w") as said, redirect_stderr(said):
+            assert run(["train", str(data), "--out", str(folder / "run"), "--skip-bad-images", *quick]) == 0
+
+    return made_once("second", fill)
 
 
 @pytest.fixture

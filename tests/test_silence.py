@@ -157,7 +157,8 @@ def test_calibrate_stays_in_its_bundle(
     trace: Callable[..., Traced], trained_run: Path, parts_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained_run / "bundle", tmp_path / "bundle")
-    found = trace(NNET_EDGE, "calibrate", "bundle", parts_folder, "--precision", "fp16", "--accept")
+    quick = ("--frames", "8", "--threads", "1", "--metric-points", "100", "--accept")
+    found = trace(NNET_EDGE, "calibrate", "bundle", parts_folder, "--precision", "fp16", *quick)
     assert "fp16" in found.said
     assert not found.strangers(), found.said
     assert not found.outside(tmp_path / "bundle")

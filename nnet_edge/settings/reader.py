@@ -13,7 +13,6 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +93,8 @@ def title(key: str, entry: Any, number: int) -> str:
 
 def unknown_key(key: str, known: list[str], where: str) -> str:
     """The message for an unknown key."""
+    from difflib import get_close_matches
+
     near = get_close_matches(key, known, 1)
     advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"{where} has a key {key!r} that is unknown: {advice}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 from nnet_edge.bundle import Bundle
 from nnet_edge.calibration.qdq import plan
@@ -20,6 +21,7 @@ from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_targ
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.export.precision import to_half
 from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.network import Network
 from nnet_edge.methods.nnet.network import build_nnet
 from nnet_edge.methods.nnet.settings import ModelSettings
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
@@ -75,11 +77,21 @@ def test_a_single_card_needs_no_other(target: str, bundle: Bundle, tmp_path: Pat
     assert alone > 5e6
 
 
+def leave_out_repeats(network: Network) -> Network:
+    """The network with the first two of each row of residual blocks: those behind them are the second once more."""
+    for stage in list(network.modules()):
+        if isinstance(stage, nn.Sequential) and len(stage) > 2 and len({type(block) for block in stage}) == 1:
+            same = [{name: value.shape for name, value in block.state_dict().items()} for block in list(stage)[1:]]
+            assert all(shapes == same[0] for shapes in same)
+            del stage[2:]
+    return network
+
+
 @pytest.mark.slow
 def test_wide_resnet_is_built_for_all_cards_in_every_precision(bundle: Bundle, tmp_path: Path) -> None:
     backbone = "wide_resnet50_2"
     settings = ModelSettings(backbone=backbone)
-    network = build_nnet(settings, load_teacher(find_backbone(backbone), RANDOM), seed=0)
+    network = leave_out_repeats(build_nnet(settings, load_teacher(find_backbone(backbone), RANDOM), seed=0))
     model = export_onnx(network, facts_of(network))
     frames = bundle.frames("held_out")[:1]
     deployed = ("fp32", "fp16", "int8 in fp16")  # what `engine_source` gives for each precision of a calibrated bundle
