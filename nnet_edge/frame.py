@@ -164,6 +164,7 @@ class Prediction:
     inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
     bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
     judged_by: JudgedBy | None = None  # None: it is not known
+    threshold_from: str = "bundle"  # or "settings", "adapted"; "adapting": the bundle's, while the camera adapts
 
     def __post_init__(self) -> None:
         if not is_finite(self.image_score, self.anomaly_map):

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 
 COMMAND_LINE = "the command line"  # where settings come from, in errors
 FLAG_TYPES: dict[str, Any] = {"file": FILE, "folder": FOLDER, "text": str}
-OVER_FILE = ("state", "bundle", "precision", "threshold", "must_deliver", "deadline_s", "page", *RUNNER_OPTIONS)
+OVER_FILE = (
+    "state",
+    "bundle",
+    "precision",
+    "threshold",
+    "adapt",
+    "must_deliver",
+    "deadline_s",
+    "page",
+    *RUNNER_OPTIONS,
+)
 POLICIES: dict[str | None, str] = {"wait": "every-frame", "drop-oldest": "freshest"}
 SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0.1 left its spools; else the kind
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
@@ -82,6 +92,8 @@ def key_of(name: str) -> str:
 @click.option("--state", type=FILE,
               help="Keep what the page changes here, over restarts (default: beside --config, line.state.json).")  # fmt: skip
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
+@click.option("--adapt", type=click.IntRange(1), metavar="N",
+              help="The first N pictures of each camera are good parts: choose the threshold again on them.")  # fmt: skip
 @bits_option
 @click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
 @click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
@@ -96,6 +108,8 @@ def command(context: click.Context, sources: tuple[str, ...], config: Path | Non
 
     Several sources are one line: they share the model, and each may have a name: left=0 right=rtsp://camera/1.
     """
+    if options["threshold"] is not None and options["adapt"] is not None:
+        raise ConfigError("--threshold and --adapt contradict each other: give one")
     typed = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if config is not None:
         changes = changes_of_file(config, sources, {name: options[name] for name in typed})
@@ -128,7 +142,9 @@ def over_file(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stand over a settings file, as its keys."""
     typed = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in options.items()}
     runner = {key: typed[name] for name, key in RUNNER_OPTIONS.items() if typed.get(name) is not None}
-    found = {name: typed.get(name) for name in ("bundle", "precision", "threshold", "must_deliver", "deadline_s")}
+    found = {
+        name: typed.get(name) for name in ("bundle", "precision", "threshold", "adapt", "must_deliver", "deadline_s")
+    }
     if options.get("precision") == "bf16":
         runner["precision"] = "bf16"
     page = options.get("page")
@@ -274,6 +290,8 @@ def run_settings(
 
     for change in [] if kept is None else kept.lines():
         say(change)
+    if kept is None and any(stream.verdict.adapt for stream in settings.streams):
+        say("note: a threshold that is adapted holds for this run only: --state FILE keeps it, with the station")
     line = open_line(settings, sources)
     if kept is not None:
         kept.follow(line)

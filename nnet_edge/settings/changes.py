@@ -19,7 +19,9 @@ from nnet_edge.settings.reader import to_table
 
 SCHEMA = 1  # of the state file
 STREAM, REMOVED, BUNDLE = "stream", "removed", "bundle"  # keys that are no key of [stream.verdict]
-VERDICT_KEYS = ("threshold", "pixel_threshold", "regions_of_interest", "ignored", "interest_picture", "ignored_picture")
+VERDICT_KEYS = (
+    "threshold", "adapted", "pixel_threshold", "regions_of_interest", "ignored", "interest_picture", "ignored_picture"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def shown(value: Any) -> str:
     """The value in few words."""
     if isinstance(value, list):
         return f"{len(value)} polygon{'' if len(value) == 1 else 's'}"
+    if isinstance(value, Mapping) and {"times", "pictures"} <= set(value):
+        return f"on {value['pictures']} pictures to {value['times']:.4g} times the bundle's threshold"
     return "the default" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

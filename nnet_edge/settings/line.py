@@ -102,14 +102,15 @@ def line_settings(
 ) -> LineSettings:
     """The settings in a table as TOML gives it, paths starting at `folder`. Raises ConfigError that begins with `where`.
 
-    `flags` (None: not given) override it: keys of the table, `threshold` of every stream, and `must_deliver`, a folder in
-    which every sink that can has its own spool.
+    `flags` (None: not given) override it: keys of the table, `threshold` and `adapt` of every stream, and `must_deliver`, a
+    folder in which every sink that can has its own spool.
     """
     flags = {key: value for key, value in (flags or {}).items() if value is not None}
-    threshold, spools = flags.pop("threshold", None), flags.pop("must_deliver", None)
+    verdict: dict[str, Any] = {key: flags.pop(key) for key in ("threshold", "adapt") if key in flags}
+    spools = flags.pop("must_deliver", None)
     table = {key: value for key, value in table.items() if key != "$schema"}
-    if threshold is not None:
-        table["stream"] = [with_threshold(stream, threshold) for stream in entries(table, "stream")]
+    if verdict:
+        table["stream"] = [with_verdict(stream, verdict) for stream in entries(table, "stream")]
     if spools is not None:
         table["sink"] = [with_spool(sink, spools) for sink in entries(table, "sink")]
     table = from_folder(table, folder)
@@ -132,11 +133,11 @@ def entries(table: Mapping[str, Any], key: str) -> Any:
     return found if isinstance(found, list) else [found]
 
 
-def with_threshold(stream: Any, threshold: float) -> Any:
-    """The [[stream]] table with that threshold."""
+def with_verdict(stream: Any, verdict: Mapping[str, Any]) -> Any:
+    """The [[stream]] table with these keys of its verdict."""
     if not isinstance(stream, Mapping) or not isinstance(stream.get("verdict", {}), Mapping):
         return stream
-    return {**stream, "verdict": {**stream.get("verdict", {}), "threshold": threshold}}
+    return {**stream, "verdict": {**stream.get("verdict", {}), **verdict}}
 
 
 def with_spool(sink: Any, spools: Path) -> Any:

@@ -14,6 +14,7 @@ from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
 from nnet_edge.settings.runner import require_between, require_positive
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a stream's name stands in files, topics and addresses
+MOST_ADAPT = 100_000  # pictures
 Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the camera's picture
 
 
@@ -73,10 +74,25 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class Adapted:
+    """A threshold that was chosen again on good pictures of one camera; it holds for one bundle."""
+
+    times: float  # the bundle's threshold
+    bundle_id: str  # of that bundle; by any other it is not used
+    pictures: int  # that it was chosen on
+
+    def __post_init__(self) -> None:
+        require_positive("adapted threshold, as times the bundle's,", self.times)
+        require_between("pictures of an adapted threshold", self.pictures, 1, MOST_ADAPT)
+
+
+@dataclass(frozen=True)
 class VerdictSettings:
     """How scores of one stream become verdicts. Coordinates are pixels of the camera's picture."""
 
-    threshold: float | None = None  # None: the bundle's
+    threshold: float | None = None  # None: the adapted one, else the bundle's
+    adapt: int | None = None  # the first so many pictures are good parts: choose the threshold again on them
+    adapted: Adapted | None = None  # what came of it; kept in the state file
     pixel_threshold: float | None = None  # of regions; None: the threshold
     min_area: float = 0.0  # smallest region that is reported, pixels
     regions_of_interest: tuple[Polygon, ...] = ()  # only inside them map and score count; none: everywhere
@@ -91,6 +107,8 @@ class VerdictSettings:
         for what in ("threshold", "pixel_threshold"):
             if getattr(self, what) is not None:
                 require_positive(what.replace("_", " "), getattr(self, what))
+        if self.adapt is not None:
+            require_between("adapt, good pictures,", self.adapt, 1, MOST_ADAPT)
         if not (math.isfinite(self.min_area) and self.min_area >= 0):
             raise ConfigError(f"smallest area is {self.min_area}: it must be a finite number of pixels, 0 or more")
         for polygon in (*self.regions_of_interest, *self.ignored):

@@ -56,6 +56,7 @@ def changing_fields(prediction: Prediction) -> dict[str, object]:
         "score": prediction.image_score,
         "relative_score": prediction.relative_score,
         "threshold": prediction.threshold,
+        "threshold_from": prediction.threshold_from,
         "verdict": "anomalous" if prediction.is_anomalous else "good",
         "regions": [{name: getattr(region, name) for name in REGION_FIELDS} for region in prediction.regions],
         "latencies_ms": {stage: round(latency_ms, 3) for stage, latency_ms in prediction.latencies_ms.items()},

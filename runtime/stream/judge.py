@@ -21,7 +21,7 @@ from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Predic
 from nnet_edge.imaging import SIDE, read_image
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
-from nnet_edge.settings.stream import Polygon, Trigger, VerdictSettings
+from nnet_edge.settings.stream import Adapted, Polygon, Trigger, VerdictSettings
 
 FRACTION_BITS = 4  # corners are drawn to a sixteenth of a pixel
 KEPT_SCORES = 1000  # newest scores of a stream, for charts and for trying out a threshold
@@ -179,6 +179,11 @@ class PartOutputs:
         return float(anomaly_map.max()), anomaly_map
 
 
+def is_of(adapted: Adapted, judged_by: JudgedBy | None) -> bool:
+    """Whether the threshold was chosen for the bundle that judges."""
+    return judged_by is not None and adapted.bundle_id == judged_by.bundle_id
+
+
 class Rules:
     """The settings of one moment, with the masks that follow from them; immutable but for its cache of masks."""
 
@@ -187,7 +192,11 @@ class Rules:
     ) -> None:
         self.settings = settings
         self.bundle_threshold, self.judged_by = bundle_threshold, judged_by
-        self.threshold = settings.threshold if settings.threshold is not None else bundle_threshold
+        self.threshold, self.threshold_from = bundle_threshold, "bundle"
+        if settings.threshold is not None:
+            self.threshold, self.threshold_from = settings.threshold, "settings"
+        elif settings.adapted is not None and is_of(settings.adapted, judged_by):
+            self.threshold, self.threshold_from = settings.adapted.times * bundle_threshold, "adapted"
         self.pixel_threshold = settings.pixel_threshold or self.threshold
         self.masks = masks or {}
 
@@ -207,11 +216,22 @@ class Judge:
 
     def __init__(self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None = None) -> None:
         self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
+        if settings.adapted is not None and not is_of(settings.adapted, judged_by):
+            settings = replace(settings, adapted=None)
         self._rules = Rules(settings, bundle_threshold, judged_by)
         self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
         self._size: tuple[int, int] | None = None  # height and width of the newest picture
         self._above: dict[str | None, deque[bool]] = {}
         self._scores: deque[float] = deque(maxlen=KEPT_SCORES)
+        self.is_adapting = False  # whether the stream collects pictures for a threshold of its own
+
+    @property
+    def threshold_from(self) -> str:
+        """Where the threshold comes from: "bundle", "settings", "adapted", or "adapting", which is the bundle's."""
+        return self._threshold_from(self._rules)
+
+    def _threshold_from(self, rules: Rules) -> str:
+        return "adapting" if self.is_adapting and rules.threshold_from == "bundle" else rules.threshold_from
 
     @property
     def threshold(self) -> float:
@@ -291,6 +311,7 @@ class Judge:
                     inspected,
                     rules.bundle_threshold,
                     rules.judged_by,
+                    self._threshold_from(rules),
                 )
             )
         return found
@@ -304,11 +325,19 @@ class Judge:
         return sum(history) >= settings.smoothing.n
 
     def set_threshold(self, threshold: float | None) -> float:
-        """Judge by this threshold from the next frame on, None: by the bundle's; gives it. Raises ConfigError."""
+        """Judge by this threshold from the next frame on, None: by the bundle's; gives it. Raises ConfigError.
+
+        A threshold that was adapted goes either way.
+        """
         if threshold is not None:
             require_positive("threshold", threshold)
         with self._changing:
-            return self._change(replace(self._rules.settings, threshold=threshold))
+            return self._change(replace(self._rules.settings, threshold=threshold, adapted=None))
+
+    def use_adapted(self, adapted: Adapted) -> float:
+        """Judge by the threshold that the camera's own pictures asked for, from the next frame on; gives it."""
+        with self._changing:
+            return self._change(replace(self._rules.settings, adapted=adapted))
 
     def set_regions(
         self, regions_of_interest: Sequence[Polygon] | None = None, ignored: Sequence[Polygon] | None = None
@@ -339,11 +368,14 @@ class Judge:
     def use_bundle(self, bundle_threshold: float, judged_by: JudgedBy | None = None) -> float:
         """Judge by another bundle from now on; gives the threshold.
 
-        A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's.
+        A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's. One that was
+        adapted holds for its bundle alone.
         """
         with self._changing:
             rules, settings = self._rules, self._rules.settings
             scale = bundle_threshold / rules.bundle_threshold
+            if settings.adapted is not None and not is_of(settings.adapted, judged_by):
+                settings = replace(settings, adapted=None)
             if settings.threshold is not None:
                 settings = replace(settings, threshold=settings.threshold * scale)
             if settings.pixel_threshold is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,13 @@ from nnet_edge.settings.changes import Change, apply_changes, differences, read_
 from nnet_edge.settings.line import LineSettings, line_settings, toml_of
 
 if TYPE_CHECKING:
+    from nnet_edge.events import Event
     from nnet_edge.runtime.stream.line import Line
+
+
+log = logging.getLogger(__name__)
+
+ADAPTED = ("adapt.done", "adapt.dropped")  # events of what is kept without anybody at the page
 
 
 class LineChanges:
@@ -71,6 +78,19 @@ class LineChanges:
     def follow(self, line: Line) -> None:
         """Keep the changes of this line."""
         self._line = line
+        line.events.subscribe(self._hear)
+        if any(event.kind in ADAPTED for event in line.events.newest()):  # dropped when the streams were made
+            self._keep_adapted()
+
+    def _hear(self, event: Event) -> None:
+        if event.kind in ADAPTED:
+            self._keep_adapted()
+
+    def _keep_adapted(self) -> None:
+        try:
+            self.keep("--adapt")
+        except StreamError as error:
+            log.warning("%s", error)
 
     def as_dict(self) -> dict[str, object]:
         """What the page shows."""

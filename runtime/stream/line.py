@@ -91,6 +91,7 @@ class Line:
         for sink in self.sinks:
             sink.expect(name, source.rate_hz, source.is_live)
         self.events.tell("stream.added", name, what=source.describe(), bundle=model.name)
+        stream.tell_dropped()
         if is_running:
             stream.camera.start()
 
@@ -232,7 +233,13 @@ class Line:
         if stream is None:
             self._model = new
         facts = {"old": old.facts(), "new": new.facts(), "streams": [one.name for one in switched]}
-        return lambda: self.events.tell("bundle.swapped", None, **facts)
+
+        def tell() -> None:
+            self.events.tell("bundle.swapped", None, **facts)
+            for one in switched:
+                one.tell_dropped()
+
+        return tell
 
     def _used_models(self) -> list[Model]:
         """Those that judge a stream, or would judge the next."""

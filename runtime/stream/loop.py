@@ -180,12 +180,16 @@ class Loop:
                 try:
                     predictions = stream.judge.judge(frame, parts, outputs, batch.times, wants_maps)
                 except Exception as error:
+                    if isinstance(error, NotFiniteError):
+                        stream.first.refuse(str(error))
                     self._fail(frame.stream, frame.id, error, batch.runner)
                     continue
                 self._buffer.settle(frame.stream)
                 self._failures.pop(id(batch.runner), None)
                 self._judged += 1
                 stream.newest, stream.frame = tuple(predictions), frame
+                if not stream.first.is_over and self._streams.get(stream.name) is stream:
+                    self._look(stream, predictions)
                 now_s = time.monotonic()
                 for prediction in predictions:
                     if self._streams.get(stream.name) is stream:
@@ -200,6 +204,13 @@ class Loop:
                         self._call(callback, prediction)
                     for sink in self.sinks:
                         sink.write(prediction)
+
+    def _look(self, stream: Stream, predictions: Sequence[Prediction]) -> None:
+        """Let the stream look at its first frames; what fails there costs no verdict."""
+        try:
+            stream.first.look(predictions)
+        except Exception as error:
+            log.warning("%s: its first frames could not be looked at: %r", stream.name, error)
 
     def _once_more(self, batch: Batch, error: Exception, pacer: Pacer) -> None:
         """Try each frame of a batch that failed alone; what fails alone has no verdict."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nnet_edge.runtime.sources.camera import CameraStatus
+from nnet_edge.runtime.stream.first_frames import Adapting
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
 from nnet_edge.settings.stream import LineStream
@@ -24,6 +25,7 @@ class StreamReport:
     latencies: Mapping[str, Percentiles] = field(default_factory=dict)  # stage -> its percentiles
     ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
     low: int = 0  # verdicts with a score lower than any good part's
+    adapting: Adapting | None = None  # how far it is with a threshold of its own; None: none was asked for
 
     @property
     def dropped(self) -> int:
@@ -42,18 +44,19 @@ class StreamReport:
             "captured": self.counts.captured, "judged": self.counts.judged, "queued": self.counts.queued,
             "drops": dict(self.counts.dropped), "seconds": self.seconds, "frames_per_s": self.frames_per_s,
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
-            "low_scores": self.low,
+            "low_scores": self.low, "adapting": None if self.adapting is None else self.adapting.as_dict(),
         }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The report as a person reads it, one fact a line."""
         low = f", {self.low} with a score lower than any good part's" if self.low else ""
         skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
+        adapting = "" if self.adapting is None else f"; {self.adapting.text}"
         causes = ", ".join(f"{count} {cause}" for cause, count in self.counts.dropped.items())
         why = f" ({causes})" if causes else ""
         return [
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
-            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}",
+            f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}{adapting}",
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
         ]
 
@@ -74,6 +77,8 @@ class StreamStatus:
     verdicts: int
     rejected: int
     low: int = 0  # verdicts with a score lower than any good part's
+    threshold_from: str = "bundle"  # as in predictions
+    adapting: Adapting | None = None  # how far it is with a threshold of its own
 
 
 @dataclass(frozen=True)

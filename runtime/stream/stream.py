@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -15,16 +15,31 @@ from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
 from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.drift import reference_of
+from nnet_edge.runtime.stream.first_frames import FirstFrames
 from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
-from nnet_edge.settings.stream import BufferSettings, LineStream
+from nnet_edge.settings.changes import shown
+from nnet_edge.settings.stream import Adapted, BufferSettings, LineStream
 
 log = logging.getLogger(__name__)
 
 LOW_TOLD = 8  # low scores in a row, from which on only powers of two are told
+
+
+ANOTHER_BUNDLE = "another bundle came before it had adapted, and its threshold holds: start again with --adapt N"
+
+
+def drop_reason(before: Adapted | None, now: Adapted | None) -> str:
+    """Why an adapted threshold does not hold any more; empty where it does, or there was none."""
+    if before is None or now is not None:
+        return ""
+    return (
+        f"the threshold adapted {shown(asdict(before))} was another bundle's, and this one's own holds: start again with "
+        "--adapt N, on good parts"
+    )
 
 
 def too_low_for(model: Model) -> float:
@@ -47,6 +62,10 @@ class Stream:
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
         self._buffer, self._tell = buffer, tell
+        verdict = self.judge.settings
+        wants_own = verdict.threshold is None and verdict.adapted is None
+        self.first = FirstFrames(settings.name, self.judge, model, verdict.adapt if wants_own else None, tell)
+        self._dropped = drop_reason(settings.verdict.adapted, verdict.adapted)
         self.too_low, self.low_in_a_row = too_low_for(model), 0
         self.camera = Camera(
             settings.name, source, settings.camera, put=self.put,
@@ -80,10 +99,20 @@ class Stream:
         return self.settings.buffer.resolved(is_live, self.model.runner.max_batch, len(self.settings.verdict.crops))
 
     def use(self, model: Model) -> None:
-        """Judge by another model from now on."""
-        self.model = model
+        """Judge by another model from now on; `tell_dropped` tells what went with the old one."""
+        before = self.judge.settings.adapted
+        was_adapting, self.model = self.judge.is_adapting, model
         self.judge.use_bundle(model.threshold, model.judged_by)
         self.too_low, self.low_in_a_row = too_low_for(model), 0
+        self.first = FirstFrames(self.name, self.judge, model, None, self._tell)
+        self._dropped = ANOTHER_BUNDLE if was_adapting else drop_reason(before, self.judge.settings.adapted)
+
+    def tell_dropped(self) -> None:
+        """Tell that what was adapted does not hold any more, once."""
+        reason, self._dropped = self._dropped, ""
+        if reason:
+            log.warning("%s: %s", self.name, reason)
+            self._tell("adapt.dropped", self.name, threshold=self.judge.threshold, reason=reason)
 
     def tell_low(self, prediction: Prediction) -> None:
         """Count and tell a score lower than any good part's: its picture or its computation lost something.
@@ -111,6 +140,7 @@ class Stream:
             bundle_threshold=self.judge.bundle_threshold, bundle=self.model.name,
             settings=replace(self.settings, verdict=self.judge.settings), counts=self._buffer.counts(self.name),
             verdicts=self.meters.verdicts, rejected=self.meters.rejected, low=self.meters.low,
+            threshold_from=self.judge.threshold_from, adapting=self.first.state,
         )  # fmt: skip
 
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
@@ -118,4 +148,5 @@ class Stream:
         return StreamReport(
             frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
             seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended, low=self.meters.low,
+            adapting=self.first.state,
         )  # fmt: skip

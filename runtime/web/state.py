@@ -71,6 +71,8 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "bundle": status.bundle,
         "threshold": status.threshold,
         "bundle_threshold": status.bundle_threshold,
+        "threshold_from": status.threshold_from,
+        "adapting": None if status.adapting is None else status.adapting.as_dict(),
         "smoothing": None if verdict.smoothing is None else [verdict.smoothing.n, verdict.smoothing.m],
         "captured": counts.captured,
         "judged": counts.judged,

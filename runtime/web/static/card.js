@@ -97,6 +97,8 @@ class Card {
       ["dropped", dropped, causes, lost > 0.01 * stream.captured, share(dropped, stream.captured)],
       ["p50 / p99", times(latency.p50, latency.p99), "latency from capture to verdict"], ["reconnects", stream.reconnects], ["camera", got]];
     if (stream.low_scores) facts.push(["too low", stream.low_scores, "scores lower than any good part's: look at the picture", true]);
+    if (stream.adapting) facts.push(["adapting", stream.adapting.state === "adapting" ? `${stream.adapting.seen} of ${stream.adapting.wanted}` : stream.adapting.state,
+      stream.adapting.text, stream.adapting.state === "refused"]);
     if (stream.skipped) facts.push(["damaged pictures", stream.skipped, "came damaged or could not be read: never judged", true]);
     this.part("counts").replaceChildren(...facts.map(([title, value, hint, isAlarm, share]) => {
       const cell = document.createElement("div"), term = document.createElement("dt"), text = document.createElement("dd");
