@@ -43,7 +43,15 @@ DATA = Path(__file__).parent / "data/from_0_1"
 SAME_SCORE = 1e-4  # relative; the parity of an export of FP32
 SAME_INT8_SCORE = 0.05  # relative; other processors round otherwise
 SAME_LENGTH = 1e-3  # of a weight trained on another processor, relative
-NEW_FIELDS = {"bundle", "bundle_id", "precision", "runner", "schema", "time_in_file_s"}  # that 0.1 did not write
+NEW_FIELDS = {
+    "bundle",
+    "bundle_id",
+    "precision",
+    "runner",
+    "schema",
+    "threshold_from",
+    "time_in_file_s",
+}  # that 0.1 did not write
 NEW_STAGES = ("queue", "resize", "inference", "verdict", "total")  # that 0.1 called otherwise
 
 
@@ -123,6 +131,7 @@ def test_a_line_file_means_what_it_meant() -> None:
             assert buffer[key] == lane[key]
         assert all(value is None for key, value in buffer.items() if key not in {*table.get("lane", {}), "weight"})
     for there, here in zip(wanted["streams"], found["streams"], strict=True):
+        assert (here["verdict"].pop("adapt"), here["verdict"].pop("adapted")) == (None, None)
         for key in here["camera"].keys() - there["camera"].keys():  # of later versions
             assert here["camera"].pop(key) == {"colour_matrix": "bt601", "loop": False, "frozen_s": 10.0}.get(key), key
     assert found["web"].pop("public_url", None) is None

@@ -66,6 +66,7 @@ def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_predicti
         "score": 3.0,
         "relative_score": 1.5,
         "threshold": 2.0,
+        "threshold_from": "bundle",
         "verdict": "anomalous",
         "regions": [{"x": 192, "y": 96, "width": 64, "height": 32, "area": 2048.0, "peak": 3.0}],
         "latencies_ms": {"infer": 12.346, "total": 20.0},
