@@ -103,7 +103,7 @@ def test_a_source_that_ends_before_says_how_far_it_came(make_runner: Callable[..
 
 def test_a_picture_that_stays_counts_once(make_runner: Callable[..., Any]) -> None:
     random = np.random.default_rng(0)
-    noisy = [np.clip(120 + random.normal(0, 4, (480, 640, 3)), 0, 255).astype(np.uint8) for _ in range(20)]
+    noisy = [np.clip(120 + random.normal(0, 4, (1080, 1920, 3)), 0, 255).astype(np.uint8) for _ in range(6)]
     found = Watched(model_of(make_runner()), noisy, adapt=12).run()
     assert "adapting: 1 of 12" in found.report.lines()[0]
 
