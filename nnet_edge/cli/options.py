@@ -83,9 +83,11 @@ several_datasets = together(
     _layout,
 )
 training_options = together(
-    click.option("--method", metavar="NAME", help="How it learns: nnet (default), dmdd, bikd or rbd."),
+    click.option("--method", metavar="NAME",
+                 help="How it learns: nnet (default), dmdd, bikd, rbd, or auto: the one that suits the good parts."),
     click.option("--protocol", help="Named settings of the method (default: tuned; paper for Tables 4 to 7 of N-Net)."),
-    click.option("--backbone", type=click.Choice(BACKBONES), help="Default: efficientnet_lite0."),
+    click.option("--backbone", type=click.Choice((*BACKBONES, "auto")),
+                 help="Teacher (default: efficientnet_lite0; auto: the installed EfficientNet-Lite that suits)."),
     click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
     click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
     click.option("--batch", type=int, help="Images a step (default: the protocol's)."),

