@@ -81,7 +81,7 @@ def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
 
 
 def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
-    """The settings to choose among; one where nothing is left open. Raises ConfigError for options that suit only one method."""
+    """The settings to choose among; one where nothing is left open. Raises ConfigError for what suits one method only."""
     if AUTO not in (options["method"], options["backbone"]):
         return [choose_settings(options)]
     from nnet_edge.methods.base import METHODS
