@@ -1,8 +1,8 @@
 """Choice of method and backbone on good parts: each candidate is trained briefly and judged without a single real defect.
 
-What is judged: how well synthetic anomalies, painted on held-out good parts, stand out (pixel AP of their masks, AUROC of the image
-scores of painted against clean parts), how far the scores of good parts spread, and what an image costs on this machine.
-The merit is the mean of the two shares; among candidates that are as good as the best but for noise the cheapest wins.
+What is judged: how well synthetic anomalies, painted on held-out good parts, stand out (pixel AP of their masks, AUROC of the
+image scores of painted against clean parts), how far the scores of good parts spread, and what an image costs here. The merit
+is the mean of the first two; among candidates that are as good as the best but for noise the cheapest wins.
 """
 
 from __future__ import annotations

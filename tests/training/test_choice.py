@@ -1,4 +1,4 @@
-"""The choice of method and backbone: by painted anomalies on good parts, the cheapest of equals, a sentence for each mistake."""
+"""The choice of method and backbone: by painted anomalies on good parts the cheapest of equals; a sentence for each mistake."""
 
 from __future__ import annotations
 
