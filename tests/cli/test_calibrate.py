@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from nnet_edge.bundle import Bundle, read_bundle
+from nnet_edge.calibration import gate as gates
 from nnet_edge.calibration.gate import Gate, GateLimits, compare
 from nnet_edge.calibration.predictions import predict
 from nnet_edge.calibration.qdq import Plan
@@ -37,6 +38,14 @@ WIDE = ["--metric-points", "100", "--band", "9"]
 @pytest.fixture(scope="module")
 def parts(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(parts_folder, tmp_path_factory.mktemp("calibrate") / "parts"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rounds() -> Iterator[None]:
+    """No test here asks how fast a graph is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gates, "ROUNDS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.bundle import Bundle, add_artefact, read_bundle
+from nnet_edge.calibration import gate as gates
 from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.quantize import read_graph
 from nnet_edge.cli.main import run
@@ -221,6 +222,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(engines, "build_engine", build_once)
     monkeypatch.setattr(engines, "load_runner", found.load)
     monkeypatch.setattr(engines, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(engines, "TURNS", 5)  # no test here asks how fast; where one must be slower, it waits 50 ms
+    monkeypatch.setattr(gates, "ROUNDS", 5)
     for module in (engine_record, engines):
         monkeypatch.setattr(module, "find_gpu", lambda: ADA)
     return found
@@ -318,14 +321,21 @@ def test_what_judging_lacks_is_said_before_the_build(
     assert not list(copied.glob("*.engine"))
 
 
+@pytest.fixture(scope="module")
+def fp16_graph(trained_run: Path) -> bytes:
+    """The trained bundle's graph in FP16."""
+    bundle = read_bundle(trained_run / "bundle")
+    model = read_graph(bundle.graph.read_bytes(), "nnet.onnx")
+    return to_half(model, bundle.frames("held_out")[:2], threads=1).SerializeToString()
+
+
 @pytest.fixture
-def two_graphs(copied: Path) -> Path:
+def two_graphs(copied: Path, fp16_graph: bytes) -> Path:
     """A bundle with an FP16 graph."""
     bundle = read_bundle(copied)
-    model = to_half(read_graph(bundle.graph.read_bytes(), "nnet.onnx"), bundle.frames("held_out")[:2], threads=1)
     source = bundle.manifest["files"]["nnet.onnx"]
     record = {"kind": "graph", "precision": "fp16", "source": source, "made": {}, "gates": {}}
-    add_artefact(bundle, "nnet.fp16.onnx", model.SerializeToString(), record)
+    add_artefact(bundle, "nnet.fp16.onnx", fp16_graph, record)
     return copied
 
 
