@@ -1,0 +1,126 @@
+"""Model cards: what each method costs with each teacher, as the table of docs/models.md.
+
+    python -m nnet_edge.benchmarks.speed.models --frames
+
+Parameters and multiply-adds are those of the network that is deployed, with the settings that `train` takes; weights are
+random, as they change no cost. `--frames` also exports each graph and measures it on OpenVINO, one thread and one image, all
+of them in every round; graphs only, without resize and tail.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import click
+import numpy as np
+
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say, say_if_busy
+from nnet_edge.benchmarks.harness.machine import describe_machine
+from nnet_edge.benchmarks.harness.random_bundle import BACKBONES, real_pictures
+from nnet_edge.benchmarks.harness.report import markdown_table
+from nnet_edge.benchmarks.harness.roofline import work_of
+from nnet_edge.benchmarks.harness.rounds import Spread, run_rounds, spread
+from nnet_edge.benchmarks.speed.systems import load_bare, trace_bare
+from nnet_edge.imaging import SIDE
+from nnet_edge.methods.backbone import find_backbone
+from nnet_edge.methods.base import METHODS
+from nnet_edge.methods.network import Network, start_network
+from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
+from nnet_edge.settings.runner import RunnerSettings
+
+PROTOCOL = "tuned"
+HUB = "torchvision; it leaves the terms of its models to you"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one method costs with one teacher."""
+
+    method: str
+    backbone: str
+    parameters: int  # deployed, the teacher's among them
+    trained_parameters: int
+    macs: int  # of one image
+    weights: str  # whence the teacher's come, and their licence
+    frames_per_s: Spread | None = None
+
+    def row(self) -> list[str]:
+        """Its cells, for people."""
+        speed = "-" if self.frames_per_s is None else self.frames_per_s.text(1)
+        millions = [f"{count / 1e6:.2f}" for count in (self.parameters, self.trained_parameters)]
+        return [self.method, self.backbone, *millions, f"{self.macs / 1e9:.2f}", speed, self.weights]
+
+
+HEAD = ("method", "teacher", "parameters, M", "trained, M", "GMACs", "frames/s, FP32", "teacher's weights")
+
+
+def build(method: str, backbone: str) -> Network:
+    """The network of the method with this teacher, as training begins it but for random teacher weights."""
+    settings = METHODS.find(method).protocols[PROTOCOL]
+    settings = replace(settings, model=replace(settings.model, backbone=backbone))
+    return start_network(settings, load_teacher(find_backbone(backbone), RANDOM)).eval()
+
+
+def card_of(method: str, backbone: str) -> Card:
+    """The card of the method with this teacher, without its speed."""
+    work = work_of(build(method, backbone))
+    package = find_backbone(backbone).weights_package
+    weights = HUB if package is None else f"{package}, Apache-2.0"
+    return Card(method, backbone, work.parameters, work.trained_parameters, work.macs, weights)
+
+
+def measured(cards: Sequence[Card], rounds: int, turn_s: float, tell: Callable[[str], None] = say) -> list[Card]:
+    """The cards with the frames/s of their graphs, OpenVINO FP32, one thread, one image a call."""
+    images = real_pictures()[:1]
+    with tempfile.TemporaryDirectory(prefix="nnet-edge-models-") as folder, ExitStack() as stack:
+        work: dict[Card, Callable[[], float]] = {}
+        for number, card in enumerate(cards):
+            tell(f"exporting {card.method} with {card.backbone}")
+            graph = trace_bare(build(card.method, card.backbone), SIDE, Path(folder) / f"{number}.onnx")
+            runner = stack.enter_context(load_bare(graph, RunnerSettings(kind="openvino", threads=1, max_batch=1)))
+            runner.infer_layer_maps(images)
+            work[card] = lambda infer=runner.infer_layer_maps: rate(infer, images, turn_s)  # type: ignore[misc]
+        found: Mapping[Card, list[float]] = run_rounds(work, rounds, tell)
+    return [replace(card, frames_per_s=spread(found[card])) for card in cards]
+
+
+def rate(infer: Callable[[np.ndarray], object], images: np.ndarray, turn_s: float) -> float:
+    """Calls a second over about `turn_s`, one at least."""
+    calls, began_s = 0, time.perf_counter()
+    while (taken_s := time.perf_counter() - began_s) < turn_s or not calls:
+        infer(images)
+        calls += 1
+    return calls / taken_s
+
+
+def table(cards: Iterable[Card]) -> str:
+    """The cards as a Markdown table."""
+    return "\n".join(markdown_table(HEAD, [card.row() for card in cards]))
+
+
+@click.command()
+@click.option("--method", "methods", multiple=True, help="Only this one; may be repeated (default: all).")
+@click.option("--backbone", "backbones", type=click.Choice(BACKBONES), multiple=True, help="Likewise.")
+@click.option("--frames", is_flag=True, help="Measure frames/s, too.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--turn", "turn_s", type=float, default=1.0, show_default=True, help="Seconds of a graph in a round.")
+def command(methods: Sequence[str], backbones: Sequence[str], frames: bool, rounds: int, turn_s: float) -> None:
+    """Print what each method costs with each teacher, a Markdown table."""
+    names = [METHODS.find(name).name for name in methods] or [method.name for method in METHODS]
+    cards = [card_of(*pair) for pair in product(names, backbones or BACKBONES)]
+    if frames:
+        say_if_busy()
+        cards = measured(cards, rounds, turn_s)
+    click.echo(table(cards))
+    click.echo(f"\n`{command_text('nnet_edge.benchmarks.speed.models')}`: " + "; ".join(describe_machine(1).values()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command))
