@@ -44,6 +44,8 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_graphs_are_measured_in_the_same_rounds() -> None:
     (card,) = measured([card_of("nnet", "efficientnet_lite0")], rounds=2, turn_s=0.01, tell=lambda line: None)
     assert card.frames_per_s is not None
+    assert card.times_the_first is not None
+    assert card.times_the_first.smallest == card.times_the_first.largest == 1
     assert 0 < card.frames_per_s.smallest <= card.frames_per_s.median <= card.frames_per_s.largest
 
 
