@@ -160,26 +160,3 @@ def otsu_foreground(image: np.ndarray) -> np.ndarray:
 
 
 FOREGROUNDS = {"grabcut": grabcut_foreground, "otsu": otsu_foreground}
-
-
-def masks_at(masks: np.ndarray, side: int) -> np.ndarray:
-    """`masks`, bool (N, H, W), at the size of a layer map: bool (N, side, side).
-
-    Bilinear with corners aligned, true from one half on (URD). Raises ConfigError for a map larger than the masks.
-    """
-    height, width = masks.shape[1:]
-    if not 1 <= side <= min(height, width):
-        raise ConfigError(
-            f"masks of {height} x {width} pixels were asked for at {side} x {side}: a map is never larger"
-        )
-    (above, below, down), (left, right, across) = (aligned(length, side) for length in (height, width))
-    values = masks.astype(np.float32)
-    rows = values[:, above] * (1 - down[:, None]) + values[:, below] * down[:, None]
-    return rows[..., left] * (1 - across) + rows[..., right] * across >= 0.5
-
-
-def aligned(length: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `side` places over `length` pixels, corners aligned: the pixels before and after, and the latter's weight."""
-    place = np.linspace(0, length - 1, side)
-    before = np.minimum(place.astype(int), length - 1)
-    return before, np.minimum(before + 1, length - 1), (place - before).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.data.noise import perlin, simplex
-from nnet_edge.data.synthetic import PairSynthesis, grabcut_foreground, masks_at, perlin_mask
+from nnet_edge.data.synthetic import PairSynthesis, grabcut_foreground, perlin_mask
 from nnet_edge.data.textures import FIELDS, MOST_TEXTURES, augmented, load_textures, procedural_textures, turned
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.synthesis import Synthesis
@@ -124,38 +124,6 @@ def test_blend_is_the_written_formula(make: Callable[..., PairSynthesis], good: 
         expected = good[row] * (1 - inside) + (1 - beta) * texture * inside + beta * good[row] * inside
         assert np.abs(damaged - expected).max() <= 0.51
         np.testing.assert_array_equal(damaged[~mask], good[row][~mask])
-
-
-def test_masks_at_every_stride_are_bilinear_with_corners_aligned() -> None:
-    masks = np.stack([perlin_mask(np.random.default_rng(seed)) for seed in (1, 2, 3)])
-    assert masks.any()
-    for side in (64, 32, 16, 1):
-        found = masks_at(masks, side)
-        for number, y, x in np.ndindex(3, side, side):
-            v, u = (place * 255 / max(side - 1, 1) for place in (y, x))
-            i, j = int(v), int(u)
-            a, b = v - i, u - j
-            value = sum(
-                weight * masks[number, min(i + down, 255), min(j + right, 255)]
-                for down, right, weight in (
-                    (0, 0, (1 - a) * (1 - b)),
-                    (0, 1, (1 - a) * b),
-                    (1, 0, a * (1 - b)),
-                    (1, 1, a * b),
-                )
-            )
-            if abs(value - 0.5) > 1e-6:
-                assert found[number, y, x] == (value >= 0.5)
-    exact = np.zeros((1, 3, 3), bool)
-    exact[0, :2] = True
-    assert masks_at(exact, 2).tolist() == [[[True, True], [False, False]]]
-    assert masks_at(np.array([[[True, False]] * 2]).repeat(2, axis=2)[:, :, 1:3], 1).tolist() == [[[True]]]
-
-
-@pytest.mark.parametrize("side", [257, 0])
-def test_a_map_larger_than_the_masks_is_refused(side: int) -> None:
-    with pytest.raises(ConfigError, match=rf"256 x 256 pixels were asked for at {side} x {side}"):
-        masks_at(np.zeros((1, 256, 256), bool), side)
 
 
 @pytest.mark.parametrize(
