@@ -65,7 +65,8 @@ OPERATORS = """
 1-2 1-64 Split : axis num_outputs split
 1-3 1 Clip
 1-3 1-2 Dropout : ratio seed
-1-4 1 Resize : antialias axes coordinate_transformation_mode cubic_coeff_a exclude_outside extrapolation_value mode nearest_mode
+1-4 1 Resize : antialias axes coordinate_transformation_mode cubic_coeff_a exclude_outside extrapolation_value \
+keep_aspect_ratio_policy mode nearest_mode
 1-64 1 Max Mean Min Sum
 1-64 1 Concat : axis
 2-2 1 Add And Div Equal Expand Greater GreaterOrEqual Less LessOrEqual MatMul Mul Or PRelu Pow Sub Tile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def test_what_is_malformed_is_refused_with_its_reason(alter: Alter, says: str) -
     alter(spoiled.graph)
     with pytest.raises(BundleError, match=rf"a runner cannot read x\.onnx: .*({says}).*; copy the bundle again"):
         structure.require_structure(spoiled.SerializeToString(), "x.onnx")
+
+
+def test_every_attribute_of_the_operators_is_known() -> None:
+    """Those of opset 11 to 23: torch's exporter writes them all, as keep_aspect_ratio_policy of Resize from 18 on."""
+    for operator, (_, _, known) in structure.SIGNATURES.items():
+        written: set[str] = set()
+        for opset in range(11, 24):
+            with suppress(onnx.defs.SchemaError):  # the operator came later
+                written |= set(onnx.defs.get_schema(operator, opset, "").attributes)
+        assert written == known, operator
 
 
 def zero_point(graph: onnx.GraphProto, operator: str = "QuantizeLinear") -> onnx.TensorProto:
