@@ -30,7 +30,7 @@ from nnet_edge.benchmarks.harness.rounds import Spread, ratios, run_rounds, spre
 from nnet_edge.benchmarks.speed.systems import load_bare, trace_bare
 from nnet_edge.imaging import SIDE
 from nnet_edge.methods.backbone import find_backbone
-from nnet_edge.methods.base import METHODS
+from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
 from nnet_edge.methods.network import Network, start_network
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 from nnet_edge.settings.runner import RunnerSettings
@@ -119,7 +119,8 @@ def table(cards: Iterable[Card]) -> str:
 @click.option("--turn", "turn_s", type=float, default=1.0, show_default=True, help="Seconds of a graph in a round.")
 def command(methods: Sequence[str], backbones: Sequence[str], frames: bool, rounds: int, turn_s: float) -> None:
     """Print what each method costs with each teacher, a Markdown table."""
-    names = [METHODS.find(name).name for name in methods] or [method.name for method in METHODS]
+    known = sorted(METHODS.names(), key=lambda name: name != DEFAULT_METHOD)
+    names = [METHODS.find(name).name for name in methods] or known
     cards = [card_of(*pair) for pair in product(names, backbones or BACKBONES)]
     if frames:
         say_if_busy()
