@@ -93,7 +93,9 @@ class TrainSettings(PairSettings):
 
 DESIGN = TrainSettings()
 TUNED = TrainSettings(
-    image_steps=1500,
+    image_steps=3000,
+    head_share=0.6,
+    head_rate=1.0,
     look_every=200,
     augmentation_copies=4,
     batch=8,

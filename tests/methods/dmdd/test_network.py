@@ -93,11 +93,11 @@ def network(settings: TrainSettings = TUNED) -> DMDD:
 
 
 def test_the_stages_train_one_part_each() -> None:
-    settings = replace(TUNED, epochs=10)
+    settings = replace(TUNED, epochs=10, head_share=0.4, head_rate=0.2)
     assert settings.head_from == 6
     dmdd = network().train()
-    batch = Batch(torch.randn(2, 3, 64, 64), dmdd.teacher_features(torch.randn(2, 3, 64, 64)),
-                  torch.randn(2, 3, 64, 64), torch.rand(2, 1, 64, 64) > 0.5)  # fmt: skip
+    batch = Batch(torch.randn(2, 3, 256, 256), dmdd.teacher_features(torch.randn(2, 3, 256, 256)),
+                  torch.randn(2, 3, 256, 256), torch.rand(2, 1, 256, 256) > 0.5)  # fmt: skip
     for epoch, learns, stands in ((5, ("student", "decouple"), ("head",)), (6, ("head",), ("student", "decouple"))):
         dmdd.train()
         METHOD.begin_epoch(dmdd, settings, epoch)
@@ -111,7 +111,7 @@ def test_the_stages_train_one_part_each() -> None:
 
 
 def test_early_stopping_waits_for_the_head() -> None:
-    settings = replace(TUNED, epochs=10)
+    settings = replace(TUNED, epochs=10, head_share=0.4, head_rate=0.2)
     assert METHOD.validates_from(settings) == 6
     distances_only = settings.overridden("model.maps=both")
     assert METHOD.validates_from(distances_only) == 0
@@ -122,7 +122,7 @@ def test_early_stopping_waits_for_the_head() -> None:
 
 
 def test_the_head_reads_both_kinds_of_features() -> None:
-    dmdd = network().eval()
+    dmdd = network().eval().requires_grad_(False)
     shapes = [(1, channels, side, side) for channels, side in zip(dmdd.backbone.channels, (64, 32, 16), strict=True)]
     teacher, normality, abnormality, other = ([torch.randn(shape) for shape in shapes] for _ in range(4))
     first = dmdd.segment(teacher, Decoupled(normality, abnormality))  # type: ignore[arg-type]
