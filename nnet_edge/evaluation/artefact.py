@@ -84,10 +84,10 @@ def load_network(bundle: Bundle) -> Any:  # a Network, of a type that its method
     """The network with the bundle's weights, in evaluation mode."""
     from safetensors.torch import load
 
-    from nnet_edge.methods.base import METHODS
+    from nnet_edge.methods.base import find_method
     from nnet_edge.methods.network import restore_network
 
-    method = METHODS.find(bundle.method, str(bundle.path))
+    method = find_method(bundle.method, str(bundle.path))
     return restore_network(method.settings.from_dict(bundle.manifest["train"]), load(bundle.read(bundle.weights.name)))
 
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import Fusion
-from nnet_edge.bundle import read_bundle
+from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
+from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.export.onnx_graph import facts_of, trace
 from nnet_edge.methods.backbone import Encoder
 from nnet_edge.methods.base import METHODS, Batch, Method, PairSettings, find_method
@@ -163,7 +164,12 @@ def test_nothing_outside_the_methods_knows_one_by_name() -> None:
     assert found == []
 
 
-def test_a_bundle_of_a_newer_method_says_so() -> None:
+def test_a_bundle_of_a_newer_method_says_so(bundle: Bundle) -> None:
+    newer = replace(bundle, manifest={**bundle.manifest, "system": "qnet"})
+    with pytest.raises(
+        ConfigError, match=r"bundle was made by a newer nnet-edge: method 'qnet'; this one knows .*nnet"
+    ):
+        load_network(newer)
     with pytest.raises(
         ConfigError, match=r"runs/x was made by a newer nnet-edge: method 'qnet'; this one knows .*nnet"
     ):
