@@ -91,7 +91,11 @@ def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
         raise ConfigError(f"--{given[0].replace('_', '-')} and {AUTO} contradict each other: name the method")
     if options["backbone"] == AUTO and options["teacher_weights"]:
         raise ConfigError(f"--teacher-weights are of one backbone: leave them out, or name it in place of {AUTO}")
-    methods = METHODS.names() if options["method"] == AUTO else (options["method"],)
+    methods: tuple[str, ...] = (options["method"],)
+    if options["method"] == AUTO:
+        methods = tuple(one.name for one in METHODS if not one.sees_masks)
+        left_out = ", ".join(one.name for one in METHODS if one.sees_masks)
+        say(f"{left_out} learns where synthetic anomalies are, so they cannot judge it: left out of the choice")
     backbones = installed_backbones() if options["backbone"] == AUTO else (options["backbone"],)
     return [
         choose_settings({**options, "method": method, "backbone": backbone})

@@ -212,6 +212,7 @@ class Method(ABC, Generic[Net, Settings]):
     settings: type[Settings]
     protocols: Mapping[str, Settings]  # named settings; "tuned" is what `train` takes
     paper_learning_rate: float | None = None  # that its paper prints, where nobody would take it
+    sees_masks = False  # whether a loss is told where synthetic anomalies are: how well it finds such then says little
     ablations: Mapping[str, tuple[Any, ...]] = {}  # rows of its paper's tables: a name first
     losses_shown: tuple[str, ...]  # the terms of its loss, in the log's order
     validated_loss: str  # the one of them that is measured on held-out good images

@@ -30,6 +30,7 @@ class DmddMethod(Method["DMDD", TrainSettings]):
     protocols = PROTOCOLS
     losses_shown = ("normality", "abnormality", "segmentation")
     validated_loss = "normality"
+    sees_masks = True
 
     def needs_pairs(self, settings: TrainSettings) -> bool:
         """Always: abnormality is learned on damaged copies."""
