@@ -4,8 +4,8 @@ What is judged: how well synthetic anomalies, painted on held-out good parts, st
 image scores of painted against clean parts), how far the scores of good parts spread, and what an image costs here. The merit
 is the mean of the first two; among candidates that are as good as the best but for noise the cheapest wins.
 
-A method whose losses are told where synthetic anomalies are cannot be judged so. Seen (cookie, seed 111): DMDD finds painted masks
-with a pixel AP of 66 and real defects with 27, BiKD 28 and 40, RBD 24 and 37.
+A method whose losses are told where synthetic anomalies are cannot be judged so. Seen (cookie, seed 111): DMDD finds painted
+masks with a pixel AP of 66 and real defects with 27, BiKD 28 and 40, RBD 24 and 37.
 """
 
 from __future__ import annotations
