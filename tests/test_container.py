@@ -20,6 +20,7 @@ from nnet_edge.machine import LIBRARIES, Cuda, Library, Processor, cpu_quota, lo
 from nnet_edge.runtime.runners import openvino_runner
 from nnet_edge.settings.runner import RunnerSettings
 
+ROOT = Path(__file__).parents[1]
 NNET_EDGE = Path(sys.executable).with_name("nnet-edge")
 NO_GL = "libGL.so.1: cannot open shared object file: No such file or directory"
 
@@ -165,18 +166,35 @@ def test_a_user_without_name_and_home_streams(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.jsonl"]
 
 
-# Everything can be read and only the folder $1 written, which is /mnt inside; /tmp is the container's --tmpfs
+# Everything can be read and only the folder $1 written, which is /mnt inside; /tmp is the container's --tmpfs, where a
+# project that lies there ($2) and its Python ($3) are seen again
 READ_ONLY_ROOT = """set -eu
 mount --make-rprivate / && mount --bind "$1" /mnt && mount -o remount,bind,ro /
+exec 8<"$2" 9<"$3"
 mount -t tmpfs -o size=16m tmpfs /tmp && mount -t tmpfs -o size=64k tmpfs /dev/shm
-! touch /var/tmp/written 2>/dev/null && cd /mnt && shift && exec "$@"
+for number in 8 9; do
+    seen=$2; [ $number = 8 ] || seen=$3
+    case $seen in /tmp/*) mkdir -p "$seen" && mount --bind /proc/self/fd/$number "$seen";; esac
+done
+! touch /var/tmp/written 2>/dev/null && cd /mnt && shift 3 && exec "$@"
 """
 
 
 def test_a_read_only_root_and_64_kib_of_shared_memory_are_enough(
     trained_run: Path, parts_folder: Path, tmp_path: Path
 ) -> None:
-    box = ["unshare", "--map-root-user", "--mount", "bash", "-c", READ_ONLY_ROOT, "box", str(tmp_path)]
+    box = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "bash",
+        "-c",
+        READ_ONLY_ROOT,
+        "box",
+        str(tmp_path),
+        str(ROOT),
+        sys.prefix,
+    ]
     if not shutil.which("unshare") or subprocess.run([*box, "true"], capture_output=True).returncode:
         pytest.skip("NO MOUNTS MAY BE MADE: a read-only root was NOT tried")
     shutil.copytree(trained_run / "bundle", tmp_path / "bundle")

@@ -203,7 +203,7 @@ class Trainer:
                     break
                 if stop():
                     return False
-        self.end_epoch(epoch, step + 1, time.perf_counter() - epoch_started)
+        self.end_epoch(epoch, self.position[1], time.perf_counter() - epoch_started)
         return True
 
     def batches_of(self, epoch: int, first_step: int) -> Generator[tuple[int, np.ndarray, Pairs | None], None, None]:

@@ -80,7 +80,7 @@ def test_auto_trains_the_winner_and_the_manifest_says_why(
 ) -> None:
     short = [
         "--set",
-        "image_steps=40",
+        "image_steps=14",
         "--set",
         "look_every=0",
         "--set",

@@ -65,6 +65,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     ]
     report = run(SyntheticSource([part.image for part in parts]), runner, sinks, VerdictSettings(THRESHOLD.value))
     manifest = {
+        "system": "nnet",
         "nnet_edge": "0.1.0",
         "made_on": made_on(),
         "backbone": "efficientnet_lite0",

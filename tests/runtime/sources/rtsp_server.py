@@ -1,7 +1,6 @@
 """A camera made of GStreamer's RTSP server, for the system's Python: `rtsp_server.py PORT [tcp|udp] [user:password]`.
 
-It serves rtsp://127.0.0.1:PORT/live, 160x120 pixels at 100 frames a second, H.264, and says `ready` once it listens;
-FFmpeg looks at 30 frames before it gives the first.
+It serves rtsp://127.0.0.1:PORT/live, 160x120 pixels at 25 frames a second, H.264, and says `ready` once it listens.
 """
 
 import sys
@@ -17,7 +16,7 @@ Gst.init(None)
 server = GstRtspServer.RTSPServer(service=sys.argv[1], address="127.0.0.1")
 factory = GstRtspServer.RTSPMediaFactory(shared=True)
 factory.set_launch(
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=120,framerate=100/1 "
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=120,framerate=25/1 "
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 threads=1 ! rtph264pay name=pay0 pt=96 )"
 )
 if len(sys.argv) > 2:
