@@ -174,7 +174,7 @@ exec 8<"$2" 9<"$3"
 mount -t tmpfs -o size=16m tmpfs /tmp && mount -t tmpfs -o size=64k tmpfs /dev/shm
 for number in 8 9; do
     seen=$2; [ $number = 8 ] || seen=$3
-    case $seen in /tmp/*) mkdir -p "$seen" && mount --bind /proc/self/fd/$number "$seen";; esac
+    case $seen in /tmp/*) mkdir -p "$seen" && mount --no-canonicalize --bind /proc/self/fd/$number "$seen";; esac
 done
 ! touch /var/tmp/written 2>/dev/null && cd /mnt && shift 3 && exec "$@"
 """
