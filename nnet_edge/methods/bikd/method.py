@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.methods.base import Batch, Method
 from nnet_edge.methods.bikd.settings import PROTOCOLS, ModelSettings, TrainSettings
+from nnet_edge.methods.exponents import ChoosesExponents
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder
     from nnet_edge.methods.bikd.network import BiKD, Views
-    from nnet_edge.methods.compute import Compute
 
 
-class BikdMethod(Method["BiKD", TrainSettings]):
+class BikdMethod(ChoosesExponents, Method["BiKD", TrainSettings]):
     """Bidirectional distillation: a forward student, a backward branch, and their reciprocal exchange."""
 
     name = TrainSettings.method
@@ -55,9 +53,3 @@ class BikdMethod(Method["BiKD", TrainSettings]):
         from nnet_edge.methods.bikd.network import bikd_losses
 
         return bikd_losses(compared, settings, epoch)
-
-    def settle(self, network: BiKD, held_out: np.ndarray, compute: Compute) -> Fusion:
-        """The fusion with the exponents that suit these weights, see fusion_search.py."""
-        from nnet_edge.methods.fusion_search import with_chosen_exponents
-
-        return with_chosen_exponents(network, held_out, network.settings.exponent_power, compute)

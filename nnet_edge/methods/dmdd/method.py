@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nnet_edge.methods.base import Batch, Method
 from nnet_edge.methods.dmdd.settings import PROTOCOLS, ModelSettings, TrainSettings
+from nnet_edge.methods.exponents import ChoosesExponents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from nnet_edge.methods.backbone import Encoder
     from nnet_edge.methods.compute import Compute
     from nnet_edge.methods.dmdd.network import DMDD, Compared
+    from nnet_edge.methods.network import Network
 
 
-class DmddMethod(Method["DMDD", TrainSettings]):
+class DmddMethod(ChoosesExponents, Method["DMDD", TrainSettings]):
     """Dual-modeling decouple distillation: normality and abnormality features, and a segmentation head that reads both."""
 
     name = TrainSettings.method
@@ -83,10 +85,6 @@ class DmddMethod(Method["DMDD", TrainSettings]):
         """The head has a rate of its own."""
         return {"head.": settings.head_rate} if settings.model.has_head else {}
 
-    def settle(self, network: DMDD, held_out: np.ndarray, compute: Compute) -> Fusion:
-        """Of distances the exponents that suit these weights, see fusion_search.py; the head's map needs none."""
-        from nnet_edge.methods.fusion_search import with_chosen_exponents
-
-        if network.settings.has_head:
-            return network.map_fusion
-        return with_chosen_exponents(network, held_out, network.settings.exponent_power, compute)
+    def settle(self, network: Network, held_out: np.ndarray, compute: Compute) -> Fusion:
+        """Of distances as usual; the head's map needs no exponents."""
+        return network.map_fusion if network.settings.has_head else super().settle(network, held_out, compute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnet_edge.methods.base import Batch, Method
+from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.nnet.settings import (
     ABLATIONS,
     PAPER_LEARNING_RATE,
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder, Features
     from nnet_edge.methods.compute import Compute
     from nnet_edge.methods.nnet.network import Branches, NNet
 
 
-class NNetMethod(Method["NNet", TrainSettings]):
+class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
     """Constrained bidirectional distillation: a forward and a reverse student, projections, and a memory of the normal."""
 
     name = TrainSettings.method
@@ -92,9 +92,3 @@ class NNetMethod(Method["NNet", TrainSettings]):
         if settings.projection_rate != 1:
             shares |= dict.fromkeys(("teacher_projections.", "student_projections."), settings.projection_rate)
         return shares
-
-    def settle(self, network: NNet, held_out: np.ndarray, compute: Compute) -> Fusion:
-        """The fusion with the exponents that suit these weights, see fusion_search.py."""
-        from nnet_edge.methods.fusion_search import with_chosen_exponents
-
-        return with_chosen_exponents(network, held_out, network.settings.exponent_power, compute)

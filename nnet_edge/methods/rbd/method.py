@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnet_edge.methods.base import Batch, Method
+from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.rbd.settings import PROTOCOLS, ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nnet_edge.anomaly_map import Fusion
     from nnet_edge.methods.backbone import Encoder
-    from nnet_edge.methods.compute import Compute
     from nnet_edge.methods.rbd.network import RBD, Reconstructions
 
 
-class RbdMethod(Method["RBD", TrainSettings]):
+class RbdMethod(ChoosesExponents, Method["RBD", TrainSettings]):
     """Reconstruction-based distillation: a reverse student that restores normal features from corrupted ones."""
 
     name = TrainSettings.method
@@ -58,9 +57,3 @@ class RbdMethod(Method["RBD", TrainSettings]):
         from nnet_edge.methods.rbd.network import rbd_losses
 
         return rbd_losses(compared, settings)
-
-    def settle(self, network: RBD, held_out: np.ndarray, compute: Compute) -> Fusion:
-        """The fusion with the exponents that suit these weights, see fusion_search.py."""
-        from nnet_edge.methods.fusion_search import with_chosen_exponents
-
-        return with_chosen_exponents(network, held_out, network.settings.exponent_power, compute)
