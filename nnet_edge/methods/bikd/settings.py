@@ -83,7 +83,7 @@ class TrainSettings(PairSettings):
 
 DESIGN = TrainSettings()
 TUNED = TrainSettings(
-    image_steps=2000,
+    image_steps=1000,
     look_every=200,
     augmentation_copies=4,
     batch=8,
