@@ -1,9 +1,9 @@
 """The hyper-parameters: what a training or a reading of its layer maps can be changed in, each against everything as tuned.
 
-`hyperparameters.json` holds the variants of each, in the order of expected gain. A variant with `changes` is a training of
-its own. It starts from the settings that the base training settled on (the augmentation chosen, the length known), so that
-one thing alone differs. A variant with a `reading` needs no training: it reads the saved layer maps of the base otherwise, or
-those of other weights that the base training left.
+Those of a method are in `hyperparameters.json` of its folder, those of every method in the file of that name here, each in
+the order of expected gain. A variant with `changes` is a training of its own. It starts from the settings that the base
+training settled on (the augmentation chosen, the length known), so that one thing alone differs. A variant with a `reading`
+needs no training: it reads the saved layer maps of the base otherwise, or those of other weights that the base training left.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 
 from nnet_edge.anomaly_map import BLUR_SIGMA, IMAGE_SIDE, Fusion, blur, enlarge, fuse_maps
 from nnet_edge.errors import ConfigError
-from nnet_edge.methods.base import MethodSettings
+from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.settings.runner import require_choice
 
 WEIGHTS = ("deployed", "averaged", "last")  # what early stopping kept; the EMA at the end; the weights at the end
 RULES = ("product", "sum")
+OWN = "own"  # stands for every hyper-parameter that only the method has
 Triple = tuple[float, float, float]  # of the scales 64, 32, 16
 
 
@@ -30,23 +31,22 @@ Triple = tuple[float, float, float]  # of the scales 64, 32, 16
 class Reading:
     """How layer maps become an anomaly map; None is what the training's own settings say."""
 
-    rule: str = "product"  # product: of the scales, each to its exponent (equation 8); sum: the exponents weigh (RD4AD)
+    rule: str | None = None  # product: of the scales, each to its exponent (equation 8) | sum: exponents weigh (RD4AD)
     exponents: Triple | None = None
     forward_weights: Triple | None = None
     sigma: float = BLUR_SIGMA  # of the Gaussian, pixels of the anomaly map; 0: none
     weights: str = "deployed"  # one of WEIGHTS
-    branches: str = "both"  # both | reverse | forward: whose layer maps are read
+    branches: str = "both"  # or the name of one: whose layer maps are read
 
     def __post_init__(self) -> None:
-        require_choice("branches", self.branches, ("both", "reverse", "forward"))
-        require_choice("fusion rule", self.rule, RULES)
+        require_choice("fusion rule", self.rule or RULES[0], RULES)
         require_choice("weights", self.weights, WEIGHTS)
         if not self.sigma >= 0:
             raise ConfigError(f"the Gaussian's sigma is {self.sigma}: it must be 0 or more pixels")
 
     def maps(self, layer_maps: Mapping[str, np.ndarray], trained: Fusion) -> np.ndarray:
         """The anomaly maps float32 (N, 256, 256) of layer maps (N, 1, h, w)."""
-        fusion = replace(trained, rule=self.rule, exponents=self.exponents or trained.exponents,
+        fusion = replace(trained, rule=self.rule or trained.rule, exponents=self.exponents or trained.exponents,
                          weights=self.forward_weights or trained.weights)  # fmt: skip
         wide = {name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()
                 if self.branches in ("both", name.split("_")[0])}  # fmt: skip
@@ -88,20 +88,35 @@ def variant_of(known: Mapping[str, Any]) -> Variant:
 
 
 BASE = Variant("base")
-HYPERPARAMETERS: dict[str, tuple[Variant, ...]] = {
-    name: tuple(map(variant_of, variants))
-    for name, variants in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")).items()
-}
+COMMON = Path(__file__).with_suffix(".json")
 
 
-def find_variants(names: tuple[str, ...], variants: tuple[str, ...] = ()) -> tuple[tuple[str, Variant], ...]:
+def hyperparameters_of(settings: MethodSettings) -> dict[str, tuple[Variant, ...]]:
+    """The hyper-parameters of a training with these settings, first those that only its method has, and their variants."""
+    method = METHODS.find(settings.method)
+    common = json.loads(COMMON.read_text(encoding="utf-8"))
+    groups = [method.hyperparameters, common["of every method"]]
+    if method.needs_pairs(settings):
+        groups.append(common["of methods that learn from pairs"])
+    if len(settings.model.map_strides) > 1:
+        groups.append(common["of methods that fuse several maps"])
+    names = dict.fromkeys(name for group in groups for name in group)
+    return {name: tuple(variant_of(known) for group in groups for known in group.get(name, ())) for name in names}
+
+
+def find_variants(
+    settings: MethodSettings, names: tuple[str, ...] = (), variants: tuple[str, ...] = ()
+) -> tuple[tuple[str, Variant], ...]:
     """(hyper-parameter, variant) of those named, all of them for none, and of their variants only those named, if any.
 
-    Raises ConfigError for a hyper-parameter that is unknown and for a variant that none of them has.
+    OWN among the names stands for all that only the method of `settings` has. Raises ConfigError for a hyper-parameter that
+    is unknown and for a variant that none of them has.
     """
+    known, own = hyperparameters_of(settings), tuple(METHODS.find(settings.method).hyperparameters)
     for name in names:
-        require_choice("lever", name, tuple(HYPERPARAMETERS))
-    known = [(name, variant) for name in names or HYPERPARAMETERS for variant in HYPERPARAMETERS[name]]
+        require_choice("lever", name, (OWN, *known))
+    asked = dict.fromkeys(one for name in names or known for one in (own if name == OWN else (name,)))
+    found = [(name, variant) for name in asked for variant in known[name]]
     for name in variants:
-        require_choice("variant", name, tuple(variant.name for _, variant in known))
-    return tuple((name, variant) for name, variant in known if not variants or variant.name in variants)
+        require_choice("variant", name, tuple(variant.name for _, variant in found))
+    return tuple((name, variant) for name, variant in found if not variants or variant.name in variants)

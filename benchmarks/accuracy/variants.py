@@ -75,7 +75,7 @@ class VariantSettings(GridSettings):
         super().__post_init__()
         if self.test_limit is not None:
             require_between("test limit", self.test_limit, 1, 1_000_000)
-        find_variants(self.hyperparameters, self.variants)
+        find_variants(self.training, self.hyperparameters, self.variants)
 
 
 class CategoryBench:
@@ -106,8 +106,9 @@ class CategoryBench:
 
     def read(self, folder: Path, checkpoint: Checkpoint, variant: Variant) -> Metrics:
         """The figures of this variant's reading of the training in `folder`. Raises Stopped, Elsewhere."""
-        trained = dict(checkpoint.facts["data"]["key"])
-        key = trained | {"test": self.test_key, "reading": as_json(asdict(variant.reading))}
+        trained, reading = dict(checkpoint.facts["data"]["key"]), variant.reading
+        reading = replace(reading, rule=reading.rule or checkpoint.settings.model.fusion.rule)
+        key = trained | {"test": self.test_key, "reading": as_json(asdict(reading))}
         return kept_row(
             reading_path(folder, variant), key, f"{self.dataset.category}, {variant.name}",
             lambda: self.judge(folder, checkpoint, variant), lambda known: Metrics(**known["metrics"]),
@@ -171,8 +172,8 @@ def run_variants(
     """
     category_names(datasets)
     benches = [CategoryBench(one, out / one.category, settings, watch) for one in datasets]
-    chosen = [(name, variant) for name, variant in find_variants(settings.hyperparameters, settings.variants)
-              if settings.with_training or not variant.is_trained]  # fmt: skip
+    known = find_variants(settings.training, settings.hyperparameters, settings.variants)
+    chosen = [(name, variant) for name, variant in known if settings.with_training or not variant.is_trained]
     ordered = [("base", BASE), *sorted(chosen, key=lambda pair: pair[1].is_trained)]
     cells = {
         (name, variant.name, seed, bench.dataset.category): VariantCell(bench, variant, seed)

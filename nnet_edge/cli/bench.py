@@ -242,7 +242,9 @@ class Grid:
 @click.command(cls=Command)
 @several_datasets
 @shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and table go.")
-@click.option("--lever", "levers", multiple=True, help="May be repeated; the order counts (default: all).")
+@click.option(
+    "--lever", "levers", multiple=True, help="May be repeated (default: all; own: those of the method's own parts)."
+)
 @click.option("--variant", "variants", multiple=True, help="Only these of their variants, as the table names them.")
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
 @click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
@@ -252,8 +254,8 @@ def levers(
 ) -> int:
     """Measure what each hyper-parameter of training and reading changes on DATA, seed by seed against the settings.
 
-    Finished rows are not run again, and several processes may share --out. `--protocol paper` makes the paper's settings
-    the base.
+    Finished rows are not run again, and several processes may share --out; each --method has one of its own. `--protocol
+    paper` makes the settings of N-Net's paper the base.
     """
     from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
 

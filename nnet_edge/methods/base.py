@@ -6,10 +6,13 @@ This file imports no torch, and a method's settings none either: the command lin
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
@@ -216,6 +219,13 @@ class Method(ABC, Generic[Net, Settings]):
     ablations: Mapping[str, tuple[Any, ...]] = {}  # rows of its paper's tables: a name first
     losses_shown: tuple[str, ...]  # the terms of its loss, in the log's order
     validated_loss: str  # the one of them that is measured on held-out good images
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """What only it can be changed in, for `bench levers`: `hyperparameters.json` beside its class, empty without one."""
+        path = Path(inspect.getfile(type(self))).with_name("hyperparameters.json")
+        known: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return known
 
     def needs_pairs(self, settings: Settings) -> bool:
         """Whether its batches hold synthetic anomalies and their masks beside the good images."""

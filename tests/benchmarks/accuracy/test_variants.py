@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
-from nnet_edge.benchmarks.accuracy.hyperparameters import HYPERPARAMETERS, Reading, find_variants
+from nnet_edge.benchmarks.accuracy.hyperparameters import Reading, find_variants, hyperparameters_of
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
 from nnet_edge.benchmarks.accuracy.trainings import Watch, read_datasets
 from nnet_edge.benchmarks.accuracy.variants import (
@@ -26,7 +26,8 @@ from nnet_edge.benchmarks.accuracy.variants import (
 )
 from nnet_edge.data.images import Dataset
 from nnet_edge.errors import ConfigError
-from nnet_edge.methods.nnet.settings import TUNED, TrainSettings
+from nnet_edge.methods.base import METHODS, MethodSettings
+from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.metrics import Metrics
 from tests.benchmarks.miniatures import OPTIONS, TRAINING
 
@@ -85,25 +86,55 @@ def test_a_variant_is_trained_once_in_a_folder_of_its_own(
         run_variants(candle, out, other, "x")
 
 
-def test_every_variant_can_be_trained_and_differs_from_its_fellows() -> None:
-    settled = replace(TUNED, augmentation_copies=0).with_length_for(84)
-    found: dict[str, TrainSettings] = {}
-    for lever, variant in find_variants(()):
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_variant_can_be_trained_and_differs_from_its_fellows(method: str) -> None:
+    tuned = METHODS.find(method).protocols["tuned"]
+    settled = replace(tuned, augmentation_copies=0).with_length_for(84)
+    found: dict[str, MethodSettings] = {}
+    for lever, variant in find_variants(tuned):
+        assert slug(variant.name) not in found
+        settings = variant.settings(settled, 1000)
         if variant.is_trained:
-            settings = variant.settings(settled, 1000)
             assert settings != settled, (lever, variant.name)
             assert settings not in found.values()
-            found[slug(variant.name)] = settings
-    assert len(found) == sum(variant.is_trained for variants in HYPERPARAMETERS.values() for variant in variants)
+        found[slug(variant.name)] = settings
     assert found["turned-any-way-4-copies"].with_length_for(4 * 21).epochs == 12
-    with pytest.raises(ConfigError, match=r"lever 'luck' is unknown: choose fusion,"):
-        find_variants(("luck",))
-    assert [variant.name for _, variant in find_variants(("blur", "rate"), ("sigma 2", "learning_rate=0.01"))] == [
+
+
+def test_variants_of_a_method_are_those_of_its_folder_and_those_of_every_method_that_suit_it() -> None:
+    dmdd, rbd, bikd = (METHODS.find(name).protocols["tuned"] for name in ("dmdd", "rbd", "bikd"))
+    assert {"head", "abnormality", "synthesis", "blur"} <= set(hyperparameters_of(dmdd))
+    assert "fusion" not in hyperparameters_of(dmdd)  # the head gives one map
+    assert "fusion" in hyperparameters_of(dmdd.overridden("model.maps=both"))
+    assert "synthesis" not in hyperparameters_of(rbd.overridden("corruption=mask"))
+    assert "synthesis" not in hyperparameters_of(TUNED)
+    assert {name for name, _ in find_variants(rbd, ("own",))} == {"corruption", "mask", "share", "consistency"}
+    assert [variant.name for _, variant in find_variants(rbd, ("own",), ("corruption=mask",))] == ["corruption=mask"]
+    assert {name for name, _ in find_variants(bikd, ("denoising", "own"))} >= {"denoising", "exchange", "backward"}
+    with pytest.raises(ConfigError, match=r"lever 'luck' is unknown: choose own, fusion,"):
+        find_variants(TUNED, ("luck",))
+    assert [
+        variant.name for _, variant in find_variants(TUNED, ("blur", "rate"), ("sigma 2", "learning_rate=0.01"))
+    ] == [
         "sigma 2",
         "learning_rate=0.01",
     ]
     with pytest.raises(ConfigError, match="variant 'sigma 2' is unknown"):
-        find_variants(("rate",), ("sigma 2",))
+        find_variants(TUNED, ("rate",), ("sigma 2",))
+
+
+def test_a_sibling_of_n_net_is_read_and_trained_with_its_own_switches(candle: list[Dataset], tmp_path: Path) -> None:
+    design = METHODS.find("rbd").protocols["design"]  # whose maps are added up
+    settings = replace(
+        SETTINGS, training=replace(design, epochs=1, batch=7), hyperparameters=("consistency", "fusion"),
+        variants=("consistency_weight=0", "sum, weighed by the exponents", "product, exponents 1 1 1"),
+    )  # fmt: skip
+    table = run_variants(candle, tmp_path, settings, "nnet-edge bench levers --method rbd")
+    assert table.missing == 0
+    measured = {row.variant: row.measured["candle"][3] for row in table.rows}
+    base = table.base["candle"][3]
+    assert measured["sum, weighed by the exponents"] == base  # as it was trained
+    assert base not in (measured["product, exponents 1 1 1"], measured["consistency_weight=0"])
 
 
 def some_maps() -> dict[str, np.ndarray]:
