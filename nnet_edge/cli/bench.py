@@ -324,5 +324,22 @@ def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
     return 0 if found.finished else 1
 
 
-for subcommand in (accuracy, levers, speed, growth, peers, guard):
+@click.command(cls=Command)
+@click.argument("out", type=FOLDER)
+@click.option("--set", "names", multiple=True, help="Of these alone, may be repeated (default: every one).")
+@shown_option("--seed", type=int, default=0)
+def sets(out: Path, names: tuple[str, ...], seed: int) -> None:
+    """Write made sets below OUT, in MVTec AD layout: pictures of known physics to choose settings on.
+
+    Narrow and wide pictures, textures, changing light, arrangements, a dial; 30 to 700 good ones. A seed decides every pixel.
+    """
+    from nnet_edge.data.made_sets import SETS, find, write_set
+
+    chosen = {name: find(name) for name in names or SETS}
+    for name, made in chosen.items():
+        write_set(name, out / name, seed)
+        say(f"wrote {out / name}: {made.asks}; {made.height} x {made.width}, defects {', '.join(made.defects)}")
+
+
+for subcommand in (accuracy, levers, speed, growth, peers, guard, sets):
     command.add_command(subcommand)

@@ -97,7 +97,7 @@ def exposed(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def smooth(shape: tuple[int, int], sigma: float | tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Noise of mean 0 and deviation 1 after a Gaussian of `sigma` pixels, (along the columns, down the rows); float32 (H, W)."""
+    """Noise of mean 0 and deviation 1 after a Gaussian of `sigma` pixels, (along, down) where two; float32 (H, W)."""
     along, down = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     noise = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), along, sigmaY=down)
     return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
@@ -144,7 +144,7 @@ def spot(shape: tuple[int, int], rng: np.random.Generator, radii: tuple[float, f
 
 
 def lit(heights: np.ndarray, albedo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lambert's law on a height field (H, W) below a lamp 40 to 50 degrees high from any side, with a third of diffuse light."""
+    """Lambert's law on a height field (H, W) below a lamp 40 to 50 degrees high from any side, with diffuse light."""
     slope_down, slope_along = np.gradient(heights)
     side, high = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(40, 50))
     lamp = np.cos(high) * np.sin(side), np.cos(high) * np.cos(side), np.sin(high)
@@ -163,18 +163,19 @@ def coloured(plane: np.ndarray, colour: tuple[float, float, float] = (1, 1, 1)) 
 def brushed(defect: str, rng: np.random.Generator) -> Scene:
     """Brushed steel, four times as tall as wide: grain along the columns, a slow shade of the lamp."""
     shape = (512, 128)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     rows, columns = grid(shape)
     shade = 1 + 0.1 * rng.normal() * (rows / shape[0] - 0.5) + 0.1 * rng.normal() * (columns / shape[1] - 0.5)
     plane = (0.45 + 0.03 * smooth(shape, (0.7, 40.0), rng) + 0.01 * smooth(shape, 0.8, rng)) * shade
     mark = np.zeros(shape, np.float32)
     if defect == "scratch":
-        mark = scratched(shape, rng, 70)
-        plane = plane + mark * rng.choice((-0.12, 0.15))
+        mark = scratched(shape, its, 70)
+        plane = plane + mark * its.choice((-0.12, 0.15))
     elif defect == "pit":
-        mark = disc(shape, tuple(somewhere(shape, rng)), rng.uniform(2.5, 6))
+        mark = disc(shape, tuple(somewhere(shape, its)), its.uniform(2.5, 6))
         plane = plane * (1 - 0.5 * mark)
     elif defect == "stain":
-        mark = spot(shape, rng, (10, 24))
+        mark = spot(shape, its, (10, 24))
         plane = plane * (1 - 0.12 * mark)
     return coloured(plane.astype(np.float32)), mark > 0.5
 
@@ -182,17 +183,18 @@ def brushed(defect: str, rng: np.random.Generator) -> Scene:
 def casting(defect: str, rng: np.random.Generator) -> Scene:
     """A cast plate with a raised ring, rough, lit from any side: the shading changes, the shape may not."""
     shape = (320, 320)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     rows, columns = grid(shape)
     away = np.hypot(rows - 160 - rng.normal(0, 2), columns - 160 - rng.normal(0, 2))
     heights = 10 / (1 + np.exp((np.abs(away - 90) - 22) / 3)) + 0.35 * smooth(shape, 1.5, rng)
     mark = np.zeros(shape, np.float32)
     if defect in ("dent", "burr"):
-        centre, radius = somewhere(shape, rng, 0.12), rng.uniform(6, 14)
+        centre, radius = somewhere(shape, its, 0.12), its.uniform(6, 14)
         bell = np.exp(-((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / (2 * (radius / 2) ** 2))
         heights = heights + (0.45 if defect == "burr" else -0.45) * radius * bell
         mark = bell / np.exp(-2.0) - 0.5
     elif defect == "groove":
-        mark = scratched(shape, rng, 90)
+        mark = scratched(shape, its, 90)
         heights = heights - 2.0 * cv2.GaussianBlur(mark, (0, 0), 1.0)
     return lit(heights, coloured(np.ones(shape, np.float32), (0.95, 0.93, 0.9)), rng), mark > 0.5
 
@@ -217,35 +219,36 @@ def item(plane: np.ndarray, kind: str, centre: np.ndarray, rng: np.random.Genera
 
 
 def tray(defect: str, rng: np.random.Generator) -> Scene:
-    """A tray of eight pockets, twice as tall as wide, each with its own item: an item is missing, doubled or in another's place."""
+    """A tray of eight pockets, twice as tall as wide: an item is missing, doubled or in another's place."""
     shape = (512, 256)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     plane = coloured(0.22 + 0.01 * smooth(shape, 1.0, rng), (1, 1, 1.05))
     pockets = [np.array((64.0 + 128 * row, 64.0 + 128 * column)) for row in range(4) for column in range(2)]
     kinds: list[list[str]] = [[kind] for kind in ITEMS]
     wrong: list[int] = []
     if defect == "missing":
-        wrong = [int(rng.integers(8))]
+        wrong = [int(its.integers(8))]
         kinds[wrong[0]] = []
     elif defect == "doubled":
-        wrong = [int(rng.integers(8))]
+        wrong = [int(its.integers(8))]
         kinds[wrong[0]] = 2 * kinds[wrong[0]]
     elif defect == "swapped":
-        one = int(rng.integers(8))
-        other = int(rng.choice([place for place in range(8) if ITEMS[place] != ITEMS[one]]))
+        one = int(its.integers(8))
+        other = int(its.choice([place for place in range(8) if ITEMS[place] != ITEMS[one]]))
         wrong = [one, other]
         kinds[one], kinds[other] = kinds[other], kinds[one]
     mask = np.zeros(shape, bool)
     rows, columns = grid(shape)
-    for place, (pocket, inside) in enumerate(zip(pockets, kinds, strict=True)):
+    for place, (pocket, inside, by_chance) in enumerate(zip(pockets, kinds, rng.spawn(8), strict=True)):
         rim = np.maximum(np.abs(rows - pocket[0]), np.abs(columns - pocket[1]))
         plane += coloured(0.12 * np.exp(-(((rim - 56) / 2) ** 2)))
         spread = 18 if len(inside) > 1 else 0
         for number, kind in enumerate(inside):
-            item(plane, kind, pocket + rng.normal(0, 4, 2) + spread * (2 * number - 1), rng)
+            item(plane, kind, pocket + by_chance.normal(0, 4, 2) + spread * (2 * number - 1), by_chance)
         if place in wrong:
             mask |= rim < 50
     if defect == "scratch":
-        mark = scratched(shape, rng, 120)
+        mark = scratched(shape, its, 120)
         plane += coloured(0.35 * mark)
         mask = mark > 0.5
     return plane, mask
@@ -254,6 +257,7 @@ def tray(defect: str, rng: np.random.Generator) -> Scene:
 def dial(defect: str, rng: np.random.Generator) -> Scene:
     """A scale three times as wide as tall whose pointer stands anywhere in its green range, if the part is good."""
     shape = (192, 576)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     rows, columns = grid(shape)
     plane = coloured(0.8 + 0.004 * smooth(shape, 2.0, rng))
     band = (np.abs(rows - 140) < 10).astype(np.float32)
@@ -261,7 +265,7 @@ def dial(defect: str, rng: np.random.Generator) -> Scene:
     plane = plane * (1 - 0.6 * coloured(band - green, (0.1, 1, 1)) - 0.6 * coloured(green, (1, 0.2, 1)))
     ticks = [48.0 + 24 * number for number in range(21)]
     mask = np.zeros(shape, bool)
-    lost = int(rng.integers(21)) if defect == "tick" else None
+    lost = int(its.integers(21)) if defect == "tick" else None
     for number, column in enumerate(ticks):
         if number == lost:
             mask |= (np.abs(columns - column) < 7) & (np.abs(rows - 92) < 32)
@@ -270,9 +274,9 @@ def dial(defect: str, rng: np.random.Generator) -> Scene:
             plane -= coloured(0.65 * mark)
     places = [rng.uniform(200, 376)]
     if defect == "range":
-        places = [rng.uniform(50, 165) if rng.random() < 0.5 else rng.uniform(411, 526)]
+        places = [its.uniform(50, 165) if its.random() < 0.5 else its.uniform(411, 526)]
     elif defect == "two":
-        places.append(float(np.clip(places[0] + rng.choice((-1, 1)) * rng.uniform(60, 140), 50, 526)))
+        places.append(float(np.clip(places[0] + its.choice((-1, 1)) * its.uniform(60, 140), 50, 526)))
     for number, place in enumerate(places):
         pointer = line(shape, np.array((170.0, place)), np.array((30.0, place + rng.normal(0, 2))), 5)
         plane += pointer[..., None] * (np.asarray((0.75, 0.1, 0.1), np.float32) - plane)
@@ -284,16 +288,17 @@ def dial(defect: str, rng: np.random.Generator) -> Scene:
 def gravel(defect: str, rng: np.random.Generator) -> Scene:
     """Cuts of a photograph of gravel, turned any way: grass between the stones, a smear, a dark line."""
     shape = (256, 256)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     plane = cut(photograph("gravel"), shape, rng)
     mark = np.zeros(shape, np.float32)
     if defect == "grass":
-        mark = spot(shape, rng, (14, 30))
-        plane = plane + mark * (cut(photograph("grass"), shape, rng) - plane)
+        mark = spot(shape, its, (14, 30))
+        plane = plane + mark * (cut(photograph("grass"), shape, its) - plane)
     elif defect == "smear":
-        mark = spot(shape, rng, (14, 30))
+        mark = spot(shape, its, (14, 30))
         plane = plane + mark * (cv2.GaussianBlur(plane, (0, 0), 5) - plane)
     elif defect == "line":
-        mark = scratched(shape, rng, 110)
+        mark = scratched(shape, its, 110)
         plane = plane * (1 - 0.75 * mark)
     return coloured(plane), mark > 0.5
 
@@ -301,23 +306,24 @@ def gravel(defect: str, rng: np.random.Generator) -> Scene:
 def bricks(defect: str, rng: np.random.Generator) -> Scene:
     """A wall twice as wide as tall that hardly moves: a crack, a joint that was filled, damp."""
     shape = (240, 480)
+    its = rng.spawn(1)[0]  # the defect's: the same scene with and without it
     top, left = 128 + int(rng.integers(-6, 7)), 16 + int(rng.integers(-6, 7))
     plane = (photograph("brick")[top : top + shape[0], left : left + shape[1]] / 255).astype(np.float32)
     plane = plane * np.float32(1 + 0.05 * rng.normal()) + 0.02 * smooth(shape, 60, rng)
     mark = np.zeros(shape, np.float32)
     if defect == "crack":
-        points = [somewhere(shape, rng, 0.2)]
-        heading = rng.uniform(0, 2 * np.pi)
-        for _ in range(int(rng.integers(5, 9))):
-            heading += rng.normal(0, 0.6)
+        points = [somewhere(shape, its, 0.2)]
+        heading = its.uniform(0, 2 * np.pi)
+        for _ in range(int(its.integers(5, 9))):
+            heading += its.normal(0, 0.6)
             points.append(points[-1] + 16 * np.array((np.sin(heading), np.cos(heading))))
             mark = np.maximum(mark, line(shape, points[-2], points[-1], 2))
         plane = plane * (1 - 0.6 * mark)
     elif defect == "filled":
-        mark = spot(shape, rng, (14, 28))
-        plane = plane + mark * (0.62 + 0.03 * smooth(shape, 1.5, rng) - plane)
+        mark = spot(shape, its, (14, 28))
+        plane = plane + mark * (0.62 + 0.03 * smooth(shape, 1.5, its) - plane)
     elif defect == "damp":
-        mark = spot(shape, rng, (20, 45))
+        mark = spot(shape, its, (20, 45))
         plane = plane * (1 - 0.25 * mark)
     return coloured(plane.astype(np.float32)), mark > 0.5
 
@@ -326,7 +332,8 @@ def cut(photo: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> 
     """A cut of a grey photograph, 0 to 255, turned any way: float32 (H, W), 0 to 1."""
     height, width = shape
     matrix = np.asarray(cv2.getRotationMatrix2D((photo.shape[1] / 2, photo.shape[0] / 2), rng.uniform(0, 360), 1.0))
-    matrix[:, 2] += rng.uniform(-60, 60, 2) + (width / 2 - photo.shape[1] / 2, height / 2 - photo.shape[0] / 2)
+    middle = width / 2 - photo.shape[1] / 2, height / 2 - photo.shape[0] / 2
+    matrix[:, 2] += np.add(middle, rng.uniform(-60, 60, 2))
     return cv2.warpAffine(photo, matrix, (width, height), borderMode=cv2.BORDER_REFLECT).astype(np.float32) / 255
 
 
