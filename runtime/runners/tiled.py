@@ -1,0 +1,91 @@
+"""Tiled runner: any runner, given canvases: it computes their tiles in bounded batches and gives stitched maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.frame import Outputs
+from nnet_edge.runtime.runners.base import Runner
+from nnet_edge.view import Tiles, View
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AHEAD = 2  # batches of tiles that are under way at once
+
+
+class TiledRunner:
+    """A Runner of canvases. At most AHEAD batches of tiles are under way, so memory does not grow with their number.
+
+    Its batch is of so many pictures as fill one of the inner runner with tiles, at least one. Layer maps stay those of the
+    tiles, float32 (N, T, h, w). A GPU's maps are fetched for every tile: its own tail knows no seams.
+    """
+
+    def __init__(self, runner: Runner, tiles: Tiles) -> None:
+        height, width, _ = runner.input_shape
+        self._runner, self._tiles, self._tile = runner, tiles, (height, width)
+        self.name, self.precision = runner.name, runner.precision
+        self.max_batch = max(1, runner.max_batch // tiles.count)
+        self.input_shape = (*tiles.canvas(self._tile), 3)
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._runner.__exit__(*error)
+
+    def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        """Stitched maps and their maxima for canvases, uint8 RGB (N, H, W, 3)."""
+        return self.start(images, layer_maps)()
+
+    def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
+        """Begin to infer: the first tiles are under way when it returns, the others follow while the outputs are waited for."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.input_shape or not len(images):
+            raise ConfigError(
+                f"a bundle of {self._tiles} tiles takes uint8 RGB {('N', *self.input_shape)}, not {images.dtype} "
+                f"{tuple(images.shape)}: resize with nnet_edge.imaging.resize"
+            )
+        places = self._tiles.places(self._tile)
+        tiles = [image[place] for image in images for place in places]  # views
+        size = self._runner.max_batch
+        pieces = [tiles[start : start + size] for start in range(0, len(tiles), size)]
+
+        def begin() -> Iterator[Callable[[], Outputs]]:
+            for piece in pieces:
+                yield self._runner.start(np.stack(piece), layer_maps)
+
+        begun = begin()
+        under_way = [next(begun)]
+
+        def outputs() -> Outputs:
+            found = []
+            while under_way:
+                if len(under_way) < AHEAD and (following := next(begun, None)) is not None:
+                    under_way.append(following)
+                    continue
+                found.append(under_way.pop(0)())
+            return self._joined(found)
+
+        return outputs
+
+    def _joined(self, found: list[Outputs]) -> Outputs:
+        """The outputs of all tiles as those of their pictures."""
+        stitched = self._tiles.stitch(np.concatenate([one.anomaly_map for one in found]))
+        scores = stitched.reshape(len(stitched), -1).max(axis=1)  # NumPy's max gives NaN when one is
+        layer_maps = {
+            name: (maps := np.concatenate([one.layer_maps[name] for one in found])).reshape(
+                len(stitched), self._tiles.count, *maps.shape[2:]
+            )
+            for name in found[0].layer_maps
+        }
+        return Outputs(stitched, scores, layer_maps)
+
+
+def tiled(runner: Runner, view: View) -> Runner:
+    """The runner as the view needs it: itself, where the network sees a picture in one piece."""
+    return runner if view.tiles is None else TiledRunner(runner, view.tiles)
