@@ -41,7 +41,8 @@ def print_schema() -> None:
 def check_config(path: Path, has_bundle: bool = True) -> list[str]:
     """The settings file in words, one line a part; checks the settings of each sink, each mask picture and each secret.
 
-    With `has_bundle`, read each bundle and check that it has the precision and runner that are asked for, with a threshold.
+    With `has_bundle`, read each bundle and check that it has the precision and runner that are asked for, with a threshold,
+    and that its streams may adapt on so many pictures.
     Opens and connects nothing. Raises ConfigError, BundleError.
     """
     from nnet_edge.runtime.sources.open import absence, may_be_camera
@@ -76,6 +77,7 @@ def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
     """The artefact, runner and threshold of the bundle at `path`. Raises BundleError or ConfigError that names the file."""
     from nnet_edge.bundle import read_bundle
     from nnet_edge.runtime.runners.base import runner_class
+    from nnet_edge.runtime.stream.first_frames import rate_of, require_enough
     from nnet_edge.runtime.stream.model import choose_runnable
 
     try:
@@ -85,5 +87,11 @@ def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
             runner_class(runner)  # that it is installed does not say that it can be loaded
     except NnetEdgeError as error:
         raise type(error)(f"{where}: bundle: {error}") from error
+    for stream in settings.streams:
+        if stream.verdict.adapt is not None and (stream.bundle or settings.bundle) == path:
+            try:
+                require_enough(stream.verdict.adapt, rate_of(bundle.manifest))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: [[stream]] {stream.name!r}: verdict: {error}") from error
     warning = "".join(f"; {warning}" for warning in bundle.warnings)
     return f"bundle {bundle.name} is whole: {artefact.name} on {runner}, threshold {threshold:.6g}{warning}"

@@ -15,6 +15,7 @@ from nnet_edge.settings.runner import require_between, require_positive
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a stream's name stands in files, topics and addresses
 MOST_ADAPT = 100_000  # pictures
+MOST_CROPS = 64  # of a frame: all of them lie in one batch
 Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the camera's picture
 
 
@@ -30,7 +31,7 @@ class BufferSettings:
     def __post_init__(self) -> None:
         if self.capacity is not None:
             require_between("capacity, frames that wait,", self.capacity, 1, 10_000)
-        require_between("crops", self.weight, 1, 64)
+        require_between("crops", self.weight, 1, MOST_CROPS)
         if self.staleness_s is not None:
             require_positive("seconds until a frame is stale", self.staleness_s)
 
@@ -113,6 +114,8 @@ class VerdictSettings:
             raise ConfigError(f"smallest area is {self.min_area}: it must be a finite number of pixels, 0 or more")
         for polygon in (*self.regions_of_interest, *self.ignored):
             require_polygon(polygon)
+        if len(self.crops) > MOST_CROPS:
+            raise ConfigError(f"{len(self.crops)} crops are too many: give {MOST_CROPS} at most, or another stream")
         names = [crop.name for crop in self.crops]
         if len(set(names)) < len(names):
             raise ConfigError(f"two crops have one name ({', '.join(names)}): their verdicts could not be told apart")

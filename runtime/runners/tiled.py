@@ -10,7 +10,7 @@ import numpy as np
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Outputs
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.view import Tiles, View
+from nnet_edge.tiles import Tiles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,15 +77,11 @@ class TiledRunner:
         """The outputs of all tiles as those of their pictures."""
         stitched = self._tiles.stitch(np.concatenate([one.anomaly_map for one in found]))
         scores = stitched.reshape(len(stitched), -1).max(axis=1)  # NumPy's max gives NaN when one is
-        layer_maps = {
-            name: (maps := np.concatenate([one.layer_maps[name] for one in found])).reshape(
-                len(stitched), self._tiles.count, *maps.shape[2:]
-            )
-            for name in found[0].layer_maps
-        }
+        of_tiles = {name: np.concatenate([one.layer_maps[name] for one in found]) for name in found[0].layer_maps}
+        layer_maps = {name: maps.reshape(-1, self._tiles.count, *maps.shape[2:]) for name, maps in of_tiles.items()}
         return Outputs(stitched, scores, layer_maps)
 
 
-def tiled(runner: Runner, view: View) -> Runner:
-    """The runner as the view needs it: itself, where the network sees a picture in one piece."""
-    return runner if view.tiles is None else TiledRunner(runner, view.tiles)
+def tiled(runner: Runner, tiles: Tiles | None) -> Runner:
+    """The runner of a bundle with these tiles; None: its network sees a picture in one piece."""
+    return runner if tiles is None else TiledRunner(runner, tiles)

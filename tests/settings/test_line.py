@@ -23,6 +23,8 @@ from nnet_edge.settings.stream import Smoothing
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "line.toml"
 SMALL: dict[str, Any] = {"bundle": "b", "stream": [{"name": "left", "camera": {"address": "0"}}]}
 
+CROPS = [{"name": f"c{number}", "x": 0, "y": 0, "width": 9, "height": 9} for number in range(65)]
+
 
 def read(table: dict[str, Any], **overrides: Any) -> Any:
     return line_settings(table, "line.toml", Path("/line"), overrides)
@@ -69,6 +71,7 @@ def test_every_kind_of_value_is_read() -> None:
             stream(verdict={"regions_of_interest": [[[0, 0], [1]]]}),
             "regions_of_interest[0][1] has 1 values: it must have 2",
         ),
+        (stream(verdict={"crops": CROPS}), "verdict: 65 crops are too many: give 64 at most"),
         (stream(name="a/b"), "a stream cannot be called 'a/b'"),
         (SMALL | {"stream": SMALL["stream"] * 2}, "two streams are called 'left'"),
         (SMALL | {"stream": SMALL["stream"][0]}, "write [[stream]], with two brackets"),
@@ -195,6 +198,9 @@ def test_config_check_says_what_the_line_would_be(
     code, said = check('[runner]\nkind = "tensorrt"\n')
     assert code == 1
     assert "holds no engine for this machine" in said
+    code, said = check("", "verdict.adapt = 2\n")
+    assert (code, "[[stream]] 'left': verdict: adapt on 2 pictures is too few" in said) == (2, True)
+    assert check("", "verdict.adapt = 50\n")[0] == 0
     code, said = check("", 'bundle = "c"\n')
     assert (code, "there is no bundle at" in said) == (1, True)
     (bundle / "nnet.onnx").write_bytes(b"altered")

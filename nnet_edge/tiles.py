@@ -1,33 +1,30 @@
-"""View: what a bundle's network sees of a picture: its crop, squeezed to a canvas, which a grid of tiles covers.
+"""Tiles and crop of a bundle: its network sees a part of each picture, as a grid of tiles that overlap.
 
-The canvas is as large as its tiles together, in pixels of the network; without tiles it is the network's input. A tile is a
+The picture is brought to a canvas, which is as large as its tiles together, in pixels of the network. A tile is a
 piece of the canvas at a multiple of STEP pixels, so cells of neighbours' layer maps coincide. The maps of the tiles are
 stitched to one of the canvas: where tiles overlap each gives way to its neighbour along a ramp, the weights of all sum to 1,
 and the outer quarter of an overlap, where a tile does not see what surrounds it, counts for nothing. With the default overlap,
-64 pixels, that quarter is as wide as the map's Gaussian reaches.
-
-A bundle keeps its view in the manifest, at `data.tiles` and `data.crop`; either is absent where there is none.
+64 pixels of 256, that quarter is as wide as the map's Gaussian reaches.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
 
-from nnet_edge.errors import BundleError, ConfigError, DataError
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Region
 from nnet_edge.imaging import SIDE
 
 Size = tuple[int, int]  # height, width, pixels
 NETWORK: Size = (SIDE, SIDE)  # of the network's input
-STEP = 16  # pixels of the network: the largest stride of a layer map
+STEP = 32  # pixels of the network: a multiple of every stride, so that a canvas is an input that a network could have
 OVERLAP = 0.25  # of a tile, with its neighbour
 LEAST_OVERLAP, MOST_OVERLAP = 0.125, 0.5  # below it seams show, above it a place would lie in three tiles
 MOST_TILES = 64
@@ -65,7 +62,8 @@ class Tiles:
         return tuple(side + (n - 1) * self._step(side) for side, n in zip(tile, (self.rows, self.columns), strict=True))  # type: ignore[return-value]
 
     def _step(self, side: int) -> int:
-        return round(side * (1 - self.overlap) / STEP) * STEP
+        steps = max(round(side * (1 - self.overlap) / STEP), math.ceil(side / 2 / STEP))
+        return min(steps, side // STEP - 1) * STEP
 
     def places(self, tile: Size = NETWORK) -> list[tuple[slice, slice]]:
         """Rows and columns of the canvas that each tile covers, row by row."""
@@ -209,44 +207,3 @@ class CropShare:
     def __str__(self) -> str:
         right, bottom = self.x + self.width, self.y + self.height
         return f"{self.x:.1%} to {right:.1%} of the width, {self.y:.1%} to {bottom:.1%} of the height"
-
-
-@dataclass(frozen=True)
-class View:
-    """What the network sees of a picture."""
-
-    tiles: Tiles | None = None  # None: one input
-    crop: CropShare | None = None  # None: all of it
-    network: Size = NETWORK  # of one input
-
-    @property
-    def shape(self) -> Size:
-        """Height and width of the canvas, and of the anomaly map."""
-        return self.network if self.tiles is None else self.tiles.canvas(self.network)
-
-    def seen(self, image: np.ndarray) -> np.ndarray:
-        """That part of a picture (H, W, ...) which is judged, a view of it."""
-        return image if self.crop is None else self.crop.of(image)
-
-    def cut(self, images: np.ndarray) -> np.ndarray:
-        """The network's inputs (M, h, w, ...) of canvases (N, H, W, ...)."""
-        return images if self.tiles is None else self.tiles.cut(images, self.network)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest's `data`; nothing for a whole picture that is one input."""
-        parts = {"tiles": self.tiles, "crop": self.crop}
-        return {name: asdict(part) for name, part in parts.items() if part is not None}
-
-    @classmethod
-    def of_data(cls, data: Mapping[str, Any], network: Size = NETWORK) -> View:
-        """The view that `as_dict` put into the manifest's `data`. Raises BundleError."""
-        try:
-            tiles, crop = data.get("tiles"), data.get("crop")
-            return cls(None if tiles is None else Tiles(**tiles), None if crop is None else CropShare(**crop), network)
-        except (ConfigError, TypeError) as error:
-            raise BundleError(
-                f"the manifest's tiles or crop cannot be read ({error}): export the bundle again"
-            ) from error
-
-
-WHOLE = View()

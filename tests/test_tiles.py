@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.errors import BundleError, ConfigError, DataError
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Region
-from nnet_edge.view import NETWORK, WHOLE, CropShare, Tiles, View
+from nnet_edge.tiles import NETWORK, CropShare, Tiles
 
 GRIDS = [Tiles(2, 3), Tiles(1, 2, 0.125), Tiles(3, 1, 0.5), Tiles(2, 2, 0.3), Tiles(4, 5, 0.4)]
 
@@ -20,7 +20,7 @@ def textured(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tiles", GRIDS, ids=str)
-@pytest.mark.parametrize("tile", [NETWORK, (320, 512)])
+@pytest.mark.parametrize("tile", [NETWORK, (320, 512), (288, 64)])
 def test_the_weights_of_all_tiles_sum_to_one_and_the_tiles_cover_the_canvas(
     tiles: Tiles, tile: tuple[int, int]
 ) -> None:
@@ -128,20 +128,3 @@ def test_a_map_of_the_crop_is_placed_where_it_lies() -> None:
 def test_regions_of_the_crop_are_told_in_the_pictures_pixels() -> None:
     (moved,) = CropShare(0.25, 0.5, 0.5, 0.25).move([Region(1, 2, 3, 4, 12.0, 0.5)], 400, 800)
     assert moved == Region(201, 202, 3, 4, 12.0, 0.5)
-
-
-def test_a_view_travels_in_the_manifest() -> None:
-    view = View(Tiles(2, 3, 0.3), CropShare(0.1, 0.2, 0.3, 0.4))
-    assert View.of_data(view.as_dict()) == view
-    assert WHOLE.as_dict() == {}
-    assert View.of_data({}) == WHOLE
-    assert WHOLE.shape == (256, 256)
-    assert View(Tiles(2, 3)).shape == (448, 640)
-
-
-@pytest.mark.parametrize(
-    "data", [{"tiles": {"rows": 2}}, {"tiles": 3}, {"crop": {"x": 2, "y": 0, "width": 1, "height": 1}}]
-)
-def test_odd_tiles_in_a_manifest_are_refused(data: dict[str, object]) -> None:
-    with pytest.raises(BundleError, match="tiles or crop"):
-        View.of_data(data)
