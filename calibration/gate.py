@@ -17,7 +17,7 @@ import numpy as np
 from nnet_edge.calibration.predictions import Predictions, TestImages, predict
 from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.runtime.runners.base import Runner
-from nnet_edge.scoring import Threshold
+from nnet_edge.scoring import TIGHTEST, Threshold, ThresholdRule
 
 ROUNDS = 24  # of timing; the median of so many stands still to about a percent on an idle machine
 WARM_UP = 3
@@ -81,13 +81,13 @@ class Gate:
 
 
 def judge(reference: Runner, candidate: Runner, held_out: np.ndarray, test: TestImages | None = None,
-          limits: GateLimits | None = None, false_rejects: float | None = None) -> Gate:  # fmt: skip
+          limits: GateLimits | None = None, rule: ThresholdRule = TIGHTEST) -> Gate:  # fmt: skip
     """The verdict on `candidate` against `reference`, FP32 on the same kind of runner, with their speed.
 
-    `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `false_rejects` is what the bundle's threshold
-    was chosen for. Raises TrainingError for scores of FP32 that no working artefact gives.
+    `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `rule` is how it chooses
+    thresholds by them. Raises TrainingError for scores of FP32 that no working artefact gives.
     """
-    before, after = (predict(runner, held_out, test, false_rejects) for runner in (reference, candidate))
+    before, after = (predict(runner, held_out, test, rule) for runner in (reference, candidate))
     return compare(before, after, test, limits, time_both(reference, candidate, held_out))
 
 

@@ -15,7 +15,7 @@ from nnet_edge.errors import TrainingError
 from nnet_edge.frame import Outputs
 from nnet_edge.metrics import judged_metrics, measure_known
 from nnet_edge.runtime.runners.base import Runner, infer_all
-from nnet_edge.scoring import Threshold, choose_threshold, with_margin
+from nnet_edge.scoring import TIGHTEST, Threshold, ThresholdRule
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Predictions:
 
 
 def predict(
-    runner: Runner, held_out: np.ndarray, test: TestImages | None = None, false_rejects: float | None = None
+    runner: Runner, held_out: np.ndarray, test: TestImages | None = None, rule: ThresholdRule = TIGHTEST
 ) -> Predictions:
-    """The predictions of `runner`, with its threshold and, where there are defects, its metrics; or with their fault."""
+    """The predictions of `runner`, with its threshold by `rule` and, where there are defects, its metrics; or their fault."""
     kept = infer_all(runner, held_out, layer_maps=False)
     tested = None if test is None else infer_all(runner, test.images, layer_maps=False)
     predictions = Predictions(runner.name, kept, tested, None, {})
@@ -81,7 +81,7 @@ def predict(
         count = f"{len(broken)} of {total} images get a score or a map that is NaN or infinite"
         return replace(predictions, fault=f"{count} ({what}; the first is {name} number {row + 1})")
     try:
-        threshold = with_margin(choose_threshold(kept.image_score, false_rejects))
+        threshold = rule.choose(kept.image_score)
     except TrainingError as error:
         return replace(predictions, fault=str(error))
     metrics = {} if test is None or tested is None else metrics_of(test, tested)

@@ -24,7 +24,7 @@ from nnet_edge.known_answers import choose_frames
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.runtime.runners.answers import ask
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
-from nnet_edge.scoring import FEWEST_SCORES, Threshold, choose_threshold, describe_scores, rank_of, with_margin
+from nnet_edge.scoring import Threshold, ThresholdRule, describe_accepted
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import Checkpoint, read_checkpoint, read_held_out
 
@@ -42,29 +42,31 @@ class Exported:
 
 
 def export_bundle(training: Path, out: Path, false_rejects: float | None = None, settings: RunnerSettings | None = None,
-                  replace_old: bool = False, say: Callable[[str], None] = lambda line: None) -> Exported:  # fmt: skip
+                  replace_old: bool = False, say: Callable[[str], None] = lambda line: None,
+                  margin: float = 0.0) -> Exported:  # fmt: skip
     """Make the bundle `out` of the training folder (or checkpoint file) `training`.
 
     The threshold is chosen on the held-out images with the runner of `settings`, the one that will be deployed, for a share
-    `false_rejects` of good parts rejected, or the tightest that the images support. Raises ParityError, ConfigError,
+    `false_rejects` of good parts rejected, or the tightest that the images support, and raised by `margin` deviations of good
+    scores. Raises ParityError, ConfigError,
     TrainingError or ExportError; then no bundle is written and an old one stays.
     """
     checkpoint = read_checkpoint(training)
     held_out = read_held_out(training if training.is_dir() else training.parent)
-    if false_rejects is not None:
-        rank_of(false_rejects, len(held_out))  # before the minutes that a large graph takes
+    rule = ThresholdRule.of(checkpoint.facts["data"], false_rejects, margin)
+    rule.check(len(held_out))  # before the minutes that a large graph takes
     network = checkpoint.build_network()
     with writing_bundle(out, replace_old) as draft:
         write_atomically(draft.path / WEIGHTS, save(network.state_dict()))
         say("exporting the graph")
         onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
-        measured = measure(network, draft.path / GRAPH, held_out, false_rejects, settings)
-        threshold, parities, scores = measured.threshold, measured.parities, measured.scores
+        measured = measure(network, draft.path / GRAPH, held_out, rule, settings)
+        threshold, parities = measured.threshold, measured.parities
         draft.manifest |= manifest_of(checkpoint, network, threshold, parities, measured.runner)
         draft.manifest["known_answers"] = measured.known_answers
-        if len(scores) >= FEWEST_SCORES:
-            draft.manifest["good_scores"] = describe_scores(scores / threshold.value).as_dict()
+        if reference := describe_accepted(rule.unseen(measured.scores) / threshold.value):
+            draft.manifest["good_scores"] = reference.as_dict()
         image_path = ImagePath.of(held_out, checkpoint.facts["data"].get("image_path_of_files"))
         if image_path is not None:
             draft.manifest["image_path"] = image_path.as_dict()
@@ -84,7 +86,7 @@ class Measured:
 
 
 def measure(
-    network: Network, graph: Path, held_out: np.ndarray, false_rejects: float | None, settings: RunnerSettings | None
+    network: Network, graph: Path, held_out: np.ndarray, rule: ThresholdRule, settings: RunnerSettings | None
 ) -> Measured:
     """Threshold, parity and known answers. Raises ParityError, ConfigError, TrainingError."""
     settings = settings or RunnerSettings()
@@ -96,7 +98,7 @@ def measure(
                 f"{graph.name} on {deployed.name}, of the held-out frames: {fault}: train again, with a lower --learning-rate"
             )
         scores = outputs.image_score
-        threshold = with_margin(choose_threshold(scores, false_rejects))
+        threshold = rule.choose(scores)
         compared: list[Runner] = [
             stack.enter_context(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)))
             for kind in PARITY_RUNNERS

@@ -196,7 +196,10 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
         bundle = add_answers(bundle, kinds)
     with bar("reading images") as report:
         images = load_images(dataset.train, skip_bad, report, bits).images
-    frames = choose_frames(images, settings.frames, settings.seed, tuple(bundle.manifest["frames"]["held_out"]))
+    judged = (
+        () if bundle.threshold.folds > 1 else tuple(bundle.manifest["frames"]["held_out"])
+    )  # by folds all are learned
+    frames = choose_frames(images, settings.frames, settings.seed, judged)
     if len(frames) < settings.frames:
         asked = f"{settings.frames} were asked for"
         say(f"note: calibrating on the {len(frames)} good images that were not held out; {asked}")

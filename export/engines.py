@@ -239,10 +239,10 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
     """
     from nnet_edge.calibration.gate import judge
 
-    held_out, asked = bundle.frames("held_out"), bundle.threshold.asked
+    held_out = bundle.frames("held_out")
     with load_runner(bundle.graph) as reference, load_runner(artefact.path, RunnerSettings()) as candidate:
         require_answers(bundle, bundle.artefacts[0], reference)
-        gate = judge(reference, candidate, held_out, judging.test, false_rejects=asked)
+        gate = judge(reference, candidate, held_out, judging.test, rule=bundle.rule)
         if gate.accepted and (fault := answer_fault(bundle, artefact, candidate)):
             gate = replace(gate, accepted=False, reasons=(f"it does not answer as its graph does: {fault}",))
         gate = gate.overridden_by(judging.accept)

@@ -152,14 +152,14 @@ class GraphJudge:
     def predict_all(self, content: bytes, precision: str, reference: Runner) -> tuple[Predictions, tuple[float, float]]:
         """The graph's predictions for all images on that runner, and the milliseconds of FP32 and of it."""
         with self._load(content, precision, reference.name) as candidate:
-            predictions = predict(candidate, self.held_out, self.test, self.bundle.threshold.asked)
+            predictions = predict(candidate, self.held_out, self.test, self.bundle.rule)
             return predictions, time_both(reference, candidate, self.held_out)
 
     def predict(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Predictions:
         """The graph's predictions on the deciding runner, for the held-out frames and these rows."""
         test = self.test if self.test is None or rows is None else self.test.rows(rows)
         with self._load(content, precision, self.references[0].name) as candidate:
-            return predict(candidate, self.held_out, test, self.bundle.threshold.asked)
+            return predict(candidate, self.held_out, test, self.bundle.rule)
 
     def judge(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Gate:
         """The deciding runner's verdict, without timing, on the held-out frames and these rows."""
@@ -195,5 +195,5 @@ class GraphJudge:
         """The predictions of FP32 on that runner."""
         if reference.name not in self._expected:
             self.say(f"predicting with FP32 on {reference.name}")
-            self._expected[reference.name] = predict(reference, self.held_out, self.test, self.bundle.threshold.asked)
+            self._expected[reference.name] = predict(reference, self.held_out, self.test, self.bundle.rule)
         return self._expected[reference.name]

@@ -43,7 +43,7 @@ from nnet_edge import __version__
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import remove_drafts, sha256, write_atomically, writing_folder
 from nnet_edge.kept_frames import FOLDER, frame_path, read_frames, write_frames
-from nnet_edge.scoring import Threshold
+from nnet_edge.scoring import Threshold, ThresholdRule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,6 +164,11 @@ class Bundle:
     def id(self) -> str:
         """What tells its network from any other: 12 digits of the SHA-256 of the FP32 graph."""
         return id_of(self.manifest)
+
+    @property
+    def rule(self) -> ThresholdRule:
+        """How its thresholds are chosen by the held-out frames, on every runner. Raises BundleError."""
+        return ThresholdRule.of(self.manifest["data"], self.threshold.asked, self.threshold.margin)
 
     @property
     def method(self) -> str:

@@ -4,6 +4,15 @@ The threshold is a conformal quantile: of n held-out scores in ascending order i
 If parts to come are like the held-out ones, a good part is rejected (its score lies above the threshold) with
 probability (n + 1 - k) / (n + 1) on average; over all draws of n images that probability is distributed as
 Beta(n + 1 - k, k).
+
+Where images belong to groups (parts, days, cameras), a new part comes from a new group, and G groups count, not n images: each
+group weighs 1, its images share it, and the threshold is the smallest score with a weight of (G + 1)(1 - rate) at or below it
+(Lee, Barber and Willett, "Distribution-free inference with hierarchical data"; Dunn, Wasserman and Ramdas, JASA 118, 2023). A
+good part of a new group is then rejected with a probability of at most that rate on average. With groups of one image this is
+the rule above. The interval encloses the two extremes: images of a group that are all alike (Beta of groups), and images that
+know nothing of their group (Beta of images). For the tightest rate it is proven for any likeness between them: of G groups the
+largest score lies below the point that a share u of good parts exceeds with probability E[F^m]^G, between (1 - u)^(Gm) and
+(1 - u)^G by Jensen's inequality; for others it is simulated (tests/test_promise.py).
 """
 
 from __future__ import annotations
@@ -30,26 +39,33 @@ class Threshold:
     value: float
     held_out: int  # good images that it was chosen on
     rank: int  # it is their `rank`-th smallest score
-    expected_false_rejects: float  # share of good parts that will be rejected
-    interval_90: tuple[float, float]  # 5 % and 95 % point of that share
+    expected_false_rejects: float  # share of good parts that will be rejected; of new groups, at most
+    interval_90: tuple[float, float]  # 5 % and 95 % point of that share; by folds it begins at 0
     asked: float | None  # the share that was asked for; None: the smallest that the held-out images support
+    groups: int | None = None  # that the held-out images belong to; None: each shows a part of its own
+    worst_group: tuple[str, float] | None = None  # share rejected of the group that the others' threshold suits least
+    folds: int = 1  # above 1: each image was judged by a model that had not learned it, and the bundle's learned all
+    margin: float = 0.0  # deviations of good scores that it was raised by, for drift
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
-        return asdict(self) | {"interval_90": list(self.interval_90)}
+        worst = None if self.worst_group is None else list(self.worst_group)
+        return asdict(self) | {"interval_90": list(self.interval_90), "worst_group": worst}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Threshold:
         """The threshold that `as_dict` wrote; raises BundleError for missing or invalid fields."""
         try:
             low, high = fields["interval_90"]
-            asked = fields["asked"]
+            asked, groups, worst = fields["asked"], fields.get("groups"), fields.get("worst_group")
             threshold = cls(
                 value=float(fields["value"]), held_out=int(fields["held_out"]), rank=int(fields["rank"]),
                 expected_false_rejects=float(fields["expected_false_rejects"]), interval_90=(float(low), float(high)),
-                asked=None if asked is None else float(asked),
+                asked=None if asked is None else float(asked), groups=None if groups is None else int(groups),
+                worst_group=None if worst is None else (str(worst[0]), float(worst[1])),
+                folds=int(fields.get("folds", 1)), margin=float(fields.get("margin", 0.0)),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise BundleError(f"the threshold {dict(fields)} cannot be read ({error!r}): train again") from error
         if not (math.isfinite(threshold.value) and threshold.value > 0):
             raise BundleError(f"the threshold is {threshold.value}: it must be a positive number; train again")
@@ -58,39 +74,157 @@ class Threshold:
     def sentence(self) -> str:
         """What the threshold is expected to cost, in counts, and what that rests on."""
         low, high = self.interval_90
+        most, whose = ("", "") if self.groups is None else ("at most ", " of new groups")
         text = (
-            f"expected: {in_counts(self.expected_false_rejects)} good parts rejected "
+            f"expected: {most}{in_counts(self.expected_false_rejects)} good parts{whose} rejected "
             f"(90 % interval: {in_counts(low)} to {in_counts(high)}), chosen on {self.held_out} held-out images"
         )
+        if self.groups is not None:
+            text += f" of {self.groups} groups"
+        if self.folds > 1:
+            text += f", each judged by the one of {self.folds} models that had not learned it"
         if self.asked is None:
-            text += "; the smallest share that so many images support"
+            text += f"; the smallest share that so many {'images' if self.groups is None else 'groups'} support"
+        if self.worst_group is not None:
+            name, share = self.worst_group
+            text += f"; had {name} been the new group, it would have lost {in_counts(share)} good parts"
+        if self.margin:
+            text += f"; raised by {self.margin:g} deviations of good scores, for drift"
         return text
 
 
-def choose_threshold(scores: Sequence[float] | np.ndarray, false_rejects: float | None = None) -> Threshold:
+@dataclass(frozen=True)
+class ThresholdRule:
+    """How a bundle's thresholds are chosen from the scores of its held-out frames, on every runner alike."""
+
+    false_rejects: float | None = None  # None: the tightest rate
+    groups: tuple[str, ...] | None = None  # that each frame belongs to; None: each is a group of its own
+    factors: tuple[float, ...] | None = (
+        None  # of each frame: how much stranger it is to a model that has not learned it
+    )
+    folds: int = 1
+    margin: float = 0.0  # deviations of good scores
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an invalid margin."""
+        if not 0 <= self.margin < math.inf:
+            raise ConfigError(f"--margin {self.margin:g}: give 0 or more deviations of good scores")
+
+    def unseen(self, scores: np.ndarray) -> np.ndarray:
+        """The scores (N,) of the frames as they would be, had they not been learned from; float64. Raises BundleError."""
+        values = np.asarray(scores, np.float64)
+        if {len(known) for known in (self.groups, self.factors) if known is not None} - {len(values)}:
+            raise BundleError("the groups or factors are not of the held-out frames: export the bundle again")
+        return values if self.factors is None else values * np.array(self.factors)
+
+    def choose(self, scores: np.ndarray) -> Threshold:
+        """The threshold by the frames' scores (N,), with the margins; raises what `choose_threshold` raises."""
+        unseen = self.unseen(scores)
+        chosen = with_margin(choose_threshold(unseen, self.false_rejects, self.groups))
+        if self.folds > 1:  # the bundle's model has learned more than those of the folds: it may reject fewer
+            chosen = replace(chosen, folds=self.folds, interval_90=(0.0, chosen.interval_90[1]))
+        drift = self.margin * float(unseen[unseen <= chosen.value].std())
+        return replace(chosen, value=chosen.value + drift, margin=self.margin)
+
+    def check(self, frames: int) -> None:
+        """Raise ConfigError for a rate that so many frames, or their groups, do not support."""
+        if self.false_rejects is not None:
+            rank_of(self.false_rejects, *counted(frames, self.groups))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], false_rejects: float | None = None, margin: float = 0.0) -> ThresholdRule:
+        """The rule for the held-out frames that a training's or a manifest's `data` describes.
+
+        Raises TrainingError where folds have not given their scores yet, BundleError for what is no such description.
+        """
+        groups, factors, folds = data.get("held_out_groups"), data.get("factors"), data.get("folds", 1)
+        try:
+            groups = None if groups is None else tuple(map(str, groups))
+            factors = None if factors is None else tuple(map(float, factors))
+            is_sound = isinstance(folds, int) and all(0 < factor < math.inf for factor in factors or ())
+        except (TypeError, ValueError):
+            is_sound = False
+        if not is_sound:
+            raise BundleError("the groups or factors of the held-out frames cannot be read: train again")
+        if folds > 1 and factors is None:
+            raise TrainingError(
+                "all held-out images were learned and their scores by folds are missing: go on with train --resume"
+            )
+        return cls(false_rejects, groups, factors, folds, margin)
+
+
+TIGHTEST = ThresholdRule()  # that the frames support, each a part of its own
+
+
+def choose_threshold(
+    scores: Sequence[float] | np.ndarray, false_rejects: float | None = None, groups: Sequence[str] | None = None
+) -> Threshold:
     """The threshold for which at most the share `false_rejects` of good parts is expected to be rejected.
 
-    `scores` are the image scores of good images that were not learned from. Without `false_rejects` the share is the
-    smallest that they support, 1 / (n + 1). Raises ConfigError for a share that is invalid or that n images do not
-    support, DataError without scores, TrainingError for scores that no model that works gives.
+    `scores` are the image scores of good images that were not learned from, `groups` what each belongs to (None: to itself).
+    Without `false_rejects` the share is the smallest that they support, 1 / (n + 1) or 1 / (groups + 1). A score too close to
+    the chosen one to lie above it on every runner takes its place, which rejects fewer. Raises ConfigError for a share that is
+    invalid or that they do not support, DataError without scores, TrainingError for scores that no model that works gives.
     """
-    ascending = np.sort(np.asarray(scores, np.float64).ravel())
-    n = len(ascending)
+    given = np.asarray(scores, np.float64).ravel()
+    n = len(given)
     if n == 0:
         raise DataError("no held-out image to choose a threshold on: hold out at least one good image")
-    if not np.isfinite(ascending).all():
-        bad = int(n - np.isfinite(ascending).sum())
+    if not np.isfinite(given).all():
+        bad = int(n - np.isfinite(given).sum())
         raise TrainingError(f"{bad} of {n} held-out images have a NaN or infinite score: train again, more carefully")
-    rank = n if false_rejects is None else rank_of(false_rejects, n)
-    value = float(ascending[rank - 1])
+    if false_rejects is not None:
+        rank_of(false_rejects, *counted(n, groups))
+    names = np.arange(n) if groups is None else np.array([str(group) for group in groups])
+    ascending, below, count = ranked(given, names)
+    place = place_of(below, count, false_rejects)
+    while place + 1 < n and ascending[place + 1] <= ascending[place] * (1 + 2 * MARGIN):
+        place += 1
+    value, weight = float(ascending[place]), float(below[place])
     if value <= 0:
         raise TrainingError(
             f"the threshold would be {value:g}: a model that sees nothing in good images sees no defect"
         )
+    interval = false_reject_interval(n, place + 1)
+    if groups is not None:
+        least, most = math.floor(weight + ROUNDING), math.ceil(weight - ROUNDING)  # groups that lie below it
+        low, high = false_reject_interval(count, most)[0], false_reject_interval(count, least)[1] if least else 1.0
+        interval = min(interval[0], low), max(interval[1], high)
     return Threshold(
-        value=value, held_out=n, rank=rank, expected_false_rejects=(n + 1 - rank) / (n + 1),
-        interval_90=false_reject_interval(n, rank), asked=false_rejects,
+        value=value, held_out=n, rank=place + 1, expected_false_rejects=(count + 1 - weight) / (count + 1),
+        interval_90=interval, asked=false_rejects, groups=None if groups is None else count,
+        worst_group=None if groups is None else worst_group(given, names, false_rejects),
     )  # fmt: skip
+
+
+def counted(images: int, groups: Sequence[str] | None) -> tuple[int, str]:
+    """What a rate is supported by: how many, and of what."""
+    return (images, "images") if groups is None else (len(set(groups)), "groups")
+
+
+def ranked(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The scores ascending, the weight of the groups at or below each, (N,), and how many groups there are."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(scores, kind="stable")
+    return scores[order], np.cumsum((1 / sizes)[group[order]]), len(sizes)
+
+
+def place_of(below: np.ndarray, count: int, false_rejects: float | None) -> int:
+    """The place of the conformal quantile among ascending scores, the weight `below` (N,) each of `count` groups."""
+    needed = count if false_rejects is None else min(count, (count + 1) * (1 - false_rejects))
+    return min(int(np.searchsorted(below, needed - ROUNDING)), len(below) - 1)
+
+
+def worst_group(scores: np.ndarray, groups: np.ndarray, false_rejects: float | None) -> tuple[str, float] | None:
+    """The group that loses most good images by the threshold of the others, and their share; None for a single group."""
+    found: list[tuple[str, float]] = []
+    for name in np.unique(groups):
+        is_in = groups == name
+        if not is_in.all():
+            ascending, below, count = ranked(scores[~is_in], groups[~is_in])
+            line = ascending[place_of(below, count, false_rejects)] * (1 + MARGIN)
+            found.append((str(name), float((scores[is_in] > line).mean())))
+    return max(found, key=lambda one: one[1]) if found else None
 
 
 def with_margin(threshold: Threshold) -> Threshold:
@@ -98,15 +232,21 @@ def with_margin(threshold: Threshold) -> Threshold:
     return replace(threshold, value=threshold.value * (1 + MARGIN))
 
 
-def rank_of(false_rejects: float, n: int) -> int:
-    """The rank k among n ascending scores that rejects at most the share `false_rejects`; raises ConfigError."""
+def rank_of(false_rejects: float, n: int, what: str = "images") -> int:
+    """The rank k among n ascending scores that rejects at most the share `false_rejects`; raises ConfigError.
+
+    `what` is counted: "images", or "groups" of them.
+    """
     if not 0 < false_rejects < 1:
         raise ConfigError(f"the share of false rejects {false_rejects:g} is invalid: give one between 0 and 1")
     if false_rejects * (n + 1) < 1 - ROUNDING:
         needed = math.ceil(1 / false_rejects - 1 - ROUNDING)
+        kind, more = (
+            ("good images", "good images") if what == "images" else ("groups of good images", "images of new groups")
+        )
         raise ConfigError(
-            f"false rejects of {in_counts(false_rejects)} need {needed} held-out good images and there are {n}: "
-            f"add good images or ask for {in_counts(1 / (n + 1))}"
+            f"false rejects of {in_counts(false_rejects)} need {needed} held-out {kind} and there are {n}: "
+            f"add {more} or ask for {in_counts(1 / (n + 1))}"
         )
     return max(1, math.ceil((n + 1) * (1 - false_rejects) - ROUNDING))
 
@@ -228,6 +368,15 @@ def describe_scores(relative_scores: Sequence[float] | np.ndarray) -> GoodScores
     edges = edges[edges < scores.max()]  # equal scores on top would leave the last bin empty
     counts = counts_between(scores, edges)
     return GoodScores(tuple(edges.tolist()), counts, float(scores.mean()), float(scores.std()), float(scores.min()))
+
+
+def describe_accepted(relative_scores: np.ndarray) -> GoodScores | None:
+    """The histogram that drift is measured against: of the scores that are not rejected, which are all that the monitor sees.
+
+    None for too few of them.
+    """
+    accepted = relative_scores[relative_scores <= 1]
+    return describe_scores(accepted) if len(accepted) >= FEWEST_SCORES else None
 
 
 def counts_between(scores: np.ndarray, edges: Sequence[float] | np.ndarray) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
-from nnet_edge.scoring import Threshold, choose_threshold, find_regions, in_counts
+from nnet_edge.scoring import MARGIN, Threshold, ThresholdRule, choose_threshold, find_regions, in_counts
 
 
 def test_without_a_share_the_largest_score_is_the_threshold() -> None:
@@ -77,6 +77,60 @@ def test_a_share_that_so_few_images_cannot_support_says_how_many_it_needs() -> N
     with pytest.raises(ConfigError, match=r"1 of 200 need 199 held-out good images and there are 36: .* 1 of 37"):
         choose_threshold(np.arange(1, 37), 1 / 200)
     assert choose_threshold(np.arange(1, 200), 1 / 200).rank == 199  # and so many are enough
+
+
+@pytest.mark.parametrize("n", [12, 36, 60])
+def test_every_rate_from_the_tightest_to_a_half_rejects_at_most_so_many_and_no_runner_flips_one(n: int) -> None:
+    random = np.random.default_rng(n)
+    for rate in np.linspace(1 / (n + 1), 0.5, 25):
+        scores = 1 + np.sort(random.integers(0, 40, n)) * MARGIN  # many all but tie
+        threshold = ThresholdRule(float(rate)).choose(scores)
+        assert threshold.expected_false_rejects <= rate + 1e-9
+        assert (scores > threshold.value).sum() == n - threshold.rank <= rate * (n + 1)
+        for error in (-1e-4, 1e-4):  # what runners differ by at most, see bundling.SCORE_RTOL
+            assert ((scores * (1 + error) > threshold.value) == (scores > threshold.value)).all()
+
+
+def test_groups_weigh_alike_however_many_images_they_have() -> None:
+    scores = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    groups = ["a", "a", "a", "a", "a", "b", "c", "c"]
+    tightest = choose_threshold(scores, None, groups)
+    assert (tightest.value, tightest.groups, tightest.expected_false_rejects) == (8.0, 3, pytest.approx(1 / 4))
+    assert choose_threshold(scores, 0.5, groups).value == 6.0  # (3 + 1) / 2 groups lie there or below
+    assert choose_threshold(scores, 0.4, groups).value == 7.0  # 2.4: 1 and 1, and half of the last
+    assert choose_threshold(scores, 0.4, groups).expected_false_rejects == pytest.approx(1.5 / 4)
+    alone = choose_threshold(scores, 0.4, [str(number) for number in range(8)])
+    assert alone.value == choose_threshold(scores, 0.4).value
+    assert alone.interval_90 == choose_threshold(scores, 0.4).interval_90
+
+
+def test_the_worst_group_is_the_one_that_the_others_threshold_suits_least() -> None:
+    groups = ["day 1"] * 4 + ["day 2"] * 4 + ["day 3"] * 4
+    threshold = choose_threshold([1, 2, 3, 4, 1, 2, 3, 8, 1, 5, 6, 7], None, groups)
+    assert threshold.worst_group == ("day 2", 0.25)  # day 3 would have lost none: the others reach 8
+    assert "of 3 groups; the smallest share that so many groups support; had day 2 been" in threshold.sentence()
+    assert "it would have lost 25 of 100 good parts" in threshold.sentence()
+    assert choose_threshold([1.0, 2.0], None, ["a", "a"]).worst_group is None
+    assert Threshold.from_dict(json.loads(json.dumps(threshold.as_dict()))) == threshold
+
+
+def test_a_rate_that_so_few_groups_do_not_support_says_how_many_it_needs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"1 of 10 need 9 held-out groups of good images and there are 2: add images of new"
+    ):
+        ThresholdRule(0.1, ("a",) * 40 + ("b",) * 40).check(80)
+    ThresholdRule(0.1).check(80)
+
+
+def test_a_margin_is_in_deviations_of_the_good_scores_that_are_not_rejected() -> None:
+    scores = np.array([1.0, 2.0, 3.0, 90.0])
+    plain, raised = (ThresholdRule(0.4, margin=margin).choose(scores) for margin in (0.0, 1.5))
+    assert raised.value == pytest.approx(plain.value + 1.5 * np.std([1.0, 2.0, 3.0]))
+    assert "raised by 1.5 deviations of good scores, for drift" in raised.sentence()
+    assert Threshold.from_dict(raised.as_dict()).margin == 1.5
+    for margin in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="give 0 or more deviations"):
+            ThresholdRule(margin=margin)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2.0, float("nan")])

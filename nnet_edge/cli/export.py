@@ -11,6 +11,7 @@ from nnet_edge.cli.options import (
     FOLDER,
     Command,
     false_rejects_option,
+    margin_option,
     runner_options,
     runner_precision_option,
     runner_settings,
@@ -23,12 +24,15 @@ from nnet_edge.cli.view import say
 @click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
 @click.option("--force", is_flag=True, help="Replace the bundle.")
 @false_rejects_option
+@margin_option
 @runner_precision_option
 @runner_options
-def command(training: Path, out: Path | None, force: bool, false_rejects: float | None, **options: Any) -> None:
+def command(
+    training: Path, out: Path | None, force: bool, false_rejects: float | None, margin: float, **options: Any
+) -> None:
     """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
     from nnet_edge.cli.train import tell_exported
     from nnet_edge.export.bundling import export_bundle
 
     out = out or training.parent / "bundle"
-    tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say))
+    tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say, margin))

@@ -153,6 +153,12 @@ false_rejects_option = click.option(
     callback=parse_share,
     help="Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support).",
 )
+margin_option = shown_option(
+    "--margin",
+    type=float,
+    default=0.0,
+    help="Raise the threshold by so many deviations of good scores, for their drift (mean_shift of the drift monitor).",
+)
 
 
 def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from nnet_edge.cli.options import (
     dataset_options,
     false_rejects_option,
     find_dataset,
+    margin_option,
     runner_options,
     runner_precision_option,
     runner_settings,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from nnet_edge.training.loop import Trained, TrainOptions
 
 
-BUNDLE, TRAINING, CANDIDATES = "bundle", "training", "candidates"
+BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds"
 AUTO = "auto"  # of --method and --backbone: chosen on good parts
 SETTING_OPTIONS = (  # fixed by the first run of a training
     "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
@@ -109,8 +111,9 @@ def train_bundle(
 ) -> bool:
     """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
     from nnet_edge.data.images import load_training_data
-    from nnet_edge.scoring import rank_of
+    from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.choice import choose
+    from nnet_edge.training.folds import FoldTrainings
     from nnet_edge.training.loop import train
 
     candidates = candidates_of(options)
@@ -118,22 +121,24 @@ def train_bundle(
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
     data = load_training_data(
-        dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits
-    )
+        dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits,
+        groups=options["groups"], folds=options["folds"],
+    )  # fmt: skip
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
         candidates = [replace(one, batch=min(one.batch, len(data.learned))) for one in candidates]
         settings = candidates[0]
     tell_data(data)
-    if options["false_rejects"] is not None:  # a rate that they cannot support ends here, not after training
-        rank_of(options["false_rejects"], len(data.held_out))
-    facts = data.facts
+    groups = data.facts["held_out_groups"]
+    rule = ThresholdRule(options["false_rejects"], None if groups is None else tuple(groups), margin=options["margin"])
+    rule.check(len(data.held_out))  # a rate that they cannot support ends here, not after training
+    facts, folds = data.facts, data.folds
     with training_bar() as report:
         if known is None and len(candidates) > 1:
-            choice = choose(
-                data.learned, data.held_out, candidates, out / CANDIDATES, computed, report, stop_on_signal, say
-            )
+            learned = data.learned if folds is None else data.learned[folds.fold_of != 0]
+            judged = data.held_out if folds is None else data.learned[folds.fold_of == 0]
+            choice = choose(learned, judged, candidates, out / CANDIDATES, computed, report, stop_on_signal, say)
             if choice is None:
                 say("stopped before a method was chosen: nothing is kept; start again, or name the method")
                 return False
@@ -142,25 +147,27 @@ def train_bundle(
             won = (choice.winner.method, choice.winner.backbone)
             settings = next(one for one in candidates if (one.method, one.model.backbone) == won)
             facts = facts | {"choice": choice.as_dict()}
-        trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
-                        stop_on_signal, say)  # fmt: skip
+        if folds is None or (known is not None and "factors" in known.facts["data"]):
+            trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
+                            stop_on_signal, say)  # fmt: skip
+        else:
+            trainings = FoldTrainings(data, settings, out / FOLDS, computed, report, stop_on_signal, say)
+            trained = trainings.run(out / TRAINING, facts, known is not None)
     tell_training(trained)
     if not trained.finished:
-        say(
-            f"stopped after {trained.epochs} epochs; go on with --resume, or make a bundle of it as it is: "
-            f"nnet-edge export {out / TRAINING}"
-        )
+        as_it_is = f", or make a bundle of it as it is: nnet-edge export {out / TRAINING}" if folds is None else ""
+        say(f"stopped after {trained.epochs} epochs; go on with --resume{as_it_is}")
         return False
-    export_trained(out, options["false_rejects"], runner)
+    export_trained(out, options["false_rejects"], runner, options["margin"])
     return True
 
 
-def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings) -> None:
+def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, margin: float = 0.0) -> None:
     """Make out/bundle of the finished out/training."""
     from nnet_edge.export.bundling import export_bundle
 
     try:
-        exported = export_bundle(out / TRAINING, out / BUNDLE, false_rejects, runner, True, say)
+        exported = export_bundle(out / TRAINING, out / BUNDLE, false_rejects, runner, True, say, margin)
     except KeyboardInterrupt:
         command_line = f"nnet-edge export {out / TRAINING} --out {out / BUNDLE}"
         say(f"the training is finished and kept; make its bundle with: {command_line}")
@@ -184,6 +191,7 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
     """
     from nnet_edge.training.checkpoint import CHECKPOINT, read_checkpoint
 
+    folds = out / FOLDS  # until the last training of them has ended
     if resume and force:
         raise ConfigError("--resume and --force contradict each other: give one")
     given = [name for name in SETTING_OPTIONS if options.get(name)]
@@ -191,23 +199,24 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
         names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume goes on with the settings that the training began with: leave out {names}")
     if resume:
-        return read_checkpoint(out / TRAINING)
-    if (out / TRAINING / CHECKPOINT).exists() and not force:
+        return read_checkpoint(folds if (folds / CHECKPOINT).exists() else out / TRAINING)
+    if any((folder / CHECKPOINT).exists() for folder in (out / TRAINING, folds)) and not force:
         choices = "go on with --resume, start again with --force, or choose another --out"
         raise ConfigError(f"{out} holds a training already: {choices}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
+    shutil.rmtree(folds, ignore_errors=True)
     return None
 
 
 def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
     """The settings of a resumed training. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
-    for name in ("fingerprint", "held_out", "seed", "together"):
+    for name in ("fingerprint", "held_out", "seed", "together", "folds", "groups"):
         if began_with.get(name, now[name]) != now[name]:  # 0.1.0 knew no "together"
             raise TrainingError(
                 f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
-                "give the same DATA, --seed, --hold-out and --together, or start again with --force"
+                "give the same DATA, --seed, --hold-out, --together, --groups and --folds, or start again with --force"
             )
     return checkpoint.settings
 
@@ -250,6 +259,14 @@ def tell_data(data: TrainingData) -> None:
         f"{len(data.learned)} good images to learn from, {len(data.held_out)} held out for the threshold; "
         f"{facts['distinct']} distinct"
     )
+    if facts["groups"] is not None:
+        found, held = facts["groups"], len(set(facts["held_out_groups"]))
+        sizes = f"{found['smallest']} to {found['largest']} images each"
+        say(
+            f"groups by {found['by']}: {found['count']} ({sizes}); {held} of them are judged by what has not learned them. "
+            f"The rate of false rejects is one of new groups, and the tightest is 1 of {held + 1}"
+            + ("" if data.folds or held == found["count"] else f"; of all with --folds {min(5, found['count'])}")
+        )
     if facts["left_out"]:
         say(f"left out {facts['left_out']} copies of held-out images: each counts once")
     if data.near is not None:
@@ -307,9 +324,16 @@ def tell_training(trained: Trained) -> None:
 @shown_option("--seed", type=int, default=111)
 @shown_option("--together", type=click.Choice(["equal", "near"]), default="equal",
               help="Images that show one part, to learn or to hold out as one: equal ones, or near copies, too.")  # fmt: skip
+@shown_option("--groups", metavar="auto|none|FILE", default="auto",
+              help="Groups (parts, days, cameras) to learn or to hold out whole: a CSV table (file,group); auto: groups.csv in "
+                   "the data, folders, or names as part_01_view2.")  # fmt: skip
+@shown_option(
+    "--folds", type=int, default=1, help="Judge every image by a model that has not learned it: so many trainings more."
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option
+@margin_option
 @runner_precision_option
 @runner_options
 def command(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:

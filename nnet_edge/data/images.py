@@ -19,6 +19,7 @@ import numpy as np
 from nnet_edge.bits import MOST, Depth, depth_of, kept_bits
 from nnet_edge.data.copies import equal_parts, near_parts
 from nnet_edge.data.dataset import Dataset, Sample
+from nnet_edge.data.groups import NONE, deal, find_groups, units_of
 from nnet_edge.data.layouts import read_dataset as read_dataset
 from nnet_edge.data.masks import THREADS, find_mask_like
 from nnet_edge.data.masks import load_mask as load_mask
@@ -163,36 +164,52 @@ def hold_out(
     share: float = HELD_OUT_SHARE,
     at_least: int = HELD_OUT_AT_LEAST,
     parts: Sequence[int] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """(to learn from, held out), both sorted: `share` of the parts, rounded up, but `at_least` so many, are held out.
 
     `parts` numbers the part that each image shows; without it each shows its own. A part is learned in all its images, or held
-    out in the first of them, the others left out; one with many images is learned. The same names, parts and `seed` give the
-    same choice. Two parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts,
+    out in the first of them, the others left out; one with many images is learned. With `groups`, one for each image, whole
+    groups are held out until the parts in them are so many. The same names, parts, groups and `seed` give the same choice. Two
+    parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, or too few groups,
     ConfigError for an impossible share.
     """
     if not 0 <= share < 1 or at_least < 0:
         raise ConfigError(f"cannot hold out a share of {share} and at least {at_least}: 0 <= share < 1, at least >= 0")
-    images_of: dict[int, list[Path]] = {}
-    for path, part in sorted(zip(paths, range(len(paths)) if parts is None else parts, strict=True)):
-        images_of.setdefault(part, []).append(path)
+    numbers = list(range(len(paths))) if parts is None else list(parts)
+    units = numbers if groups is None else units_of(numbers, groups)
+    images_of: dict[int, dict[int, list[Path]]] = {}  # unit -> part -> its images
+    for path, unit, part in sorted(zip(paths, units, numbers, strict=True)):
+        images_of.setdefault(unit, {}).setdefault(part, []).append(path)
     ordered = list(images_of.values())
+    sizes = [len(unit) for unit in ordered]  # in parts
     needed = at_least + LEAST_TO_LEARN
-    if len(ordered) < needed:
-        shown = (
-            "" if len(ordered) == len(paths) else f", which show {len(ordered)} distinct parts (the rest are copies),"
-        )
+    if sum(sizes) < needed:
+        shown = "" if sum(sizes) == len(paths) else f", which show {sum(sizes)} distinct parts (the rest are copies),"
         raise DataError(
             f"{len(paths)} good images{shown} are too few: at least {needed} are needed, {at_least} to hold out for the "
             f"threshold and {LEAST_TO_LEARN} to learn from; add photographs of other parts"
         )
-    count = min(max(ceil(share * len(ordered)), at_least), len(ordered) - LEAST_TO_LEARN)
+    count = min(max(ceil(share * sum(sizes)), at_least), sum(sizes) - LEAST_TO_LEARN)
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
-    largest = max(1, ceil(share * len(paths)))  # to hold out a part with more images would waste them
-    order.sort(key=lambda index: len(ordered[index]) > largest)
-    chosen = set(order[:count])
-    learned = [path for index, images in enumerate(ordered) if index not in chosen for path in images]
-    return sorted(learned), [ordered[index][0] for index in sorted(chosen)]
+    if groups is None:
+        largest = max(1, ceil(share * len(paths)))  # to hold out a part with more images would waste them
+        order.sort(key=lambda index: sum(map(len, ordered[index].values())) > largest)
+    chosen: set[int] = set()
+    held = 0
+    for index in order:
+        if held < count and sum(sizes) - held - sizes[index] >= LEAST_TO_LEARN:
+            chosen.add(index)
+            held += sizes[index]
+    if held < count:
+        raise DataError(
+            f"{len(paths)} good images in {len(ordered)} groups cannot be parted: {count} are to be held out and at least "
+            f"{LEAST_TO_LEARN} learned, in whole groups; add groups, or say --groups none if a part to come may be of these"
+        )
+    learned = [
+        path for index, unit in enumerate(ordered) if index not in chosen for images in unit.values() for path in images
+    ]
+    return sorted(learned), sorted(images[0] for index in chosen for images in ordered[index].values())
 
 
 def _pixel_hash(path: Path) -> bytes | None:
@@ -201,6 +218,15 @@ def _pixel_hash(path: Path) -> bytes | None:
     except DataError:
         return None
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The learned images in folds: each is judged by a model that learns the others."""
+
+    count: int
+    fold_of: np.ndarray  # int (N,), from 0, of each learned image
+    judged: np.ndarray  # int (H,): rows of the learned images that are the held-out ones, one a part
 
 
 @dataclass(frozen=True)
@@ -216,6 +242,7 @@ class TrainingData:
     mask_like: tuple[Path, ...] = ()  # good images that look like masks
     depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
     other_kind: tuple[Path, ...] = ()  # good images that were made otherwise than most, as JPEGs among lossless ones
+    folds: Folds | None = None  # None: the held-out images are not among the learned
 
     @property
     def is_dark(self) -> bool:
@@ -231,25 +258,39 @@ def load_training_data(
     progress: Progress | None = None,
     together: Together = "equal",
     bits: int | None = None,
+    groups: str = NONE,
+    folds: int = 1,
 ) -> TrainingData:
     """The good images of `dataset`, `share` of the parts that they show (at least 10) held out by `seed`.
 
-    Images of equal pixels show one part; with `together` "near", near copies do as well. Raises DataError for images that
-    cannot be read (unless `skip_bad`) or are too few, ConfigError for an invalid share.
+    Images of equal pixels show one part; with `together` "near", near copies do as well. `groups` says where the groups come
+    from that are held out whole (groups.py). With `folds` above 1 all are learned and all are held out, see Folds. Raises
+    DataError for images that cannot be read (unless `skip_bad`) or are too few, and for a table of groups that does not fit,
+    ConfigError for an invalid share or number of folds.
     """
     images = load_images(dataset.train, skip_bad, progress, bits)
     equal = equal_parts(images.images)
     near = near_parts(images.images, equal)
     parts = near if together == "near" else equal
-    learned, held_out = hold_out(images.paths, seed, share, parts=parts)
-    row_of = {path: row for row, path in enumerate(images.paths)}
+    grouped = find_groups(dataset, images.paths, groups)
+    names = None if grouped is None else grouped.names
+    in_folds = None if folds == 1 else in_folds_of(parts, names, folds, seed)
+    if in_folds is None:
+        row_of = {path: row for row, path in enumerate(images.paths)}
+        rows = [
+            [row_of[path] for path in part] for part in hold_out(images.paths, seed, share, parts=parts, groups=names)
+        ]
+    else:
+        rows = [list(range(len(images.paths))), in_folds.judged.tolist()]
+    held_out = [images.paths[row] for row in rows[1]]
     duplicates = tuple(find_duplicates(dataset))
     facts = {
         "name": printable(dataset.category),
         "layout": dataset.layout,
         "fingerprint": fingerprint(images.paths),
-        "learned": len(learned),
+        "learned": len(rows[0]),
         "held_out": len(held_out),
+        "folds": folds,
         "held_out_share": share,
         "seed": seed,
         "skipped": len(images.skipped),
@@ -258,9 +299,11 @@ def load_training_data(
         "distinct": len(set(equal)),
         "distinct_by_near_copies": len(set(near)),
         "together": together,
-        "left_out": len(images.paths) - len(learned) - len(held_out),
+        "left_out": 0 if in_folds else len(images.paths) - len(rows[0]) - len(held_out),
+        "groups": None if grouped is None else grouped.as_dict(),
+        "held_out_groups": None if names is None else [names[row] for row in rows[1]],
+        "held_out_files": [] if in_folds else [file_hash(path) for path in held_out],
     }
-    rows = [[row_of[path] for path in part] for part in (learned, held_out)]
     files = columns_of(images.files)
     usual = usual_of({name: values[rows[1]] for name, values in files.items()})
     facts["image_path_of_files"] = {name: one.as_dict() for name, one in usual.items()}
@@ -268,7 +311,26 @@ def load_training_data(
     other_paths = () if others is None else tuple(images.paths[row] for row in np.flatnonzero(others))
     pair = _two_of_one(images.paths, near, parts)
     return TrainingData(images.images[rows[0]], images.images[rows[1]], images.skipped, duplicates, facts, pair,
-                        tuple(find_mask_like(images.images, images.paths)), images.depth, other_paths)  # fmt: skip
+                        tuple(find_mask_like(images.images, images.paths)), images.depth, other_paths, in_folds)  # fmt: skip
+
+
+def in_folds_of(parts: Sequence[int], groups: Sequence[str] | None, folds: int, seed: int) -> Folds:
+    """The images in folds, by whole groups. Raises DataError for too few parts, ConfigError for too many folds."""
+    first = {part: row for row, part in reversed(list(enumerate(parts)))}
+    if len(first) < HELD_OUT_AT_LEAST + LEAST_TO_LEARN:
+        raise DataError(
+            f"{len(parts)} good images, which show {len(first)} distinct parts, are too few: at least "
+            f"{HELD_OUT_AT_LEAST + LEAST_TO_LEARN} are needed; add photographs of other parts"
+        )
+    fold_of = np.array(deal(units_of(parts, groups), folds, seed))
+    learned = {
+        fold: len({part for part, of in zip(parts, fold_of, strict=True) if of != fold}) for fold in range(folds)
+    }
+    if min(learned.values()) < LEAST_TO_LEARN:
+        raise DataError(
+            f"--folds {folds}: a fold would leave {min(learned.values())} part to learn from; one group is too large"
+        )
+    return Folds(folds, fold_of, np.array(sorted(first.values())))
 
 
 def _two_of_one(paths: Sequence[Path], near: Sequence[int], parts: Sequence[int]) -> tuple[Path, Path] | None:
@@ -287,13 +349,29 @@ def with_held_out_images(dataset: Dataset, facts: Mapping[str, Any]) -> Dataset:
     """
     if any(not sample.is_anomalous for sample in dataset.test) or fingerprint(dataset.train) != facts["fingerprint"]:
         return dataset
+    if facts.get("folds", 1) > 1:
+        note = "no good test images, and training learned all good ones (--folds): false rejects cannot be counted here"
+        return replace(dataset, notes=(*dataset.notes, note))
+    held_out = held_out_again(dataset, facts)
+    good = tuple(Sample(path, False, None, "good") for path in held_out)
+    note = f"no good test images: the {len(good)} held-out images, which chose the threshold, stand in for them"
+    return replace(dataset, test=(*good, *dataset.test), notes=(*dataset.notes, note))
+
+
+def held_out_again(dataset: Dataset, facts: Mapping[str, Any]) -> list[Path]:
+    """The good images of `dataset` that the training held out, whose facts those are."""
+    if "held_out_files" in facts:
+        first = {file_hash(path): path for path in reversed(dataset.train)}  # of equal files
+        return sorted(first[name] for name in facts["held_out_files"])
     parts = None
     is_near = facts.get("together") == "near"
     if facts.get("distinct_by_near_copies" if is_near else "distinct", len(dataset.train)) < len(dataset.train):
         images = load_images(dataset.train, bits=kept_bits({"data": facts})).images
         equal = equal_parts(images)
         parts = near_parts(images, equal) if is_near else equal
-    _, held_out = hold_out(dataset.train, facts["seed"], facts["held_out_share"], parts=parts)
-    good = tuple(Sample(path, False, None, "good") for path in held_out)
-    note = f"no good test images: the {len(good)} held-out images, which chose the threshold, stand in for them"
-    return replace(dataset, test=(*good, *dataset.test), notes=(*dataset.notes, note))
+    return hold_out(dataset.train, facts["seed"], facts["held_out_share"], parts=parts)[1]
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of what the file holds."""
+    return hashlib.sha256(read_regular(path)).hexdigest()[:16]

@@ -59,7 +59,7 @@ def require_fp32(precision: str | None, what: str) -> None:
 def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
     from nnet_edge.methods.network import TorchRunner
     from nnet_edge.runtime.runners.base import infer_all
-    from nnet_edge.scoring import choose_threshold, with_margin
+    from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
 
     checkpoint = read_checkpoint(path)
@@ -69,7 +69,7 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
         raise TrainingError(f"{path}, of the held-out frames: {fault}: train again, with a lower --learning-rate")
     is_random = checkpoint.facts["teacher"]["is_random"]
     warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
-    threshold = with_margin(choose_threshold(outputs.image_score)).value
+    threshold = ThresholdRule.of(checkpoint.facts["data"]).choose(outputs.image_score).value
     return Artifact(runner, threshold, None, warnings, kept_bits(checkpoint.facts))
 
 

@@ -14,7 +14,7 @@ from nnet_edge.calibration.gate import Gate, GateLimits, compare, judge, rank_co
 from nnet_edge.calibration.predictions import TestImages, predict
 from nnet_edge.errors import CalibrationError, TrainingError
 from nnet_edge.frame import Outputs
-from nnet_edge.scoring import MARGIN, Threshold
+from nnet_edge.scoring import MARGIN, Threshold, ThresholdRule
 
 HELD_OUT = np.arange(100, 120)  # grey levels: the score of a frame is its level over 100
 GOOD = np.array([101, 110, 115, 118])
@@ -189,7 +189,7 @@ def test_everything_is_kept_as_plain_values(test_images: TestImages) -> None:
 
 
 def test_the_asked_share_of_false_rejects_is_kept() -> None:
-    predictions = predict(LevelRunner(), flat(HELD_OUT), false_rejects=0.1)
+    predictions = predict(LevelRunner(), flat(HELD_OUT), rule=ThresholdRule(0.1))
     assert predictions.threshold is not None
     assert predictions.threshold.asked == 0.1
     assert predictions.threshold.rank == 19

@@ -13,7 +13,7 @@ import pytest
 from nnet_edge.errors import BundleError
 from nnet_edge.frame import Crop, Prediction
 from nnet_edge.runtime.stream.drift import DriftWatch, DriftWatches, mean_shift, psi, psi_by_chance, reference_of
-from nnet_edge.scoring import GoodScores, describe_scores
+from nnet_edge.scoring import GoodScores, describe_accepted, describe_scores
 from nnet_edge.settings.web import DriftSettings
 
 MakePrediction = Callable[..., Prediction]
@@ -58,6 +58,20 @@ def test_a_drift_is_told_once_and_ends(make_prediction: MakePrediction) -> None:
     assert watch.now.psi > 1
     assert feed(watch, make_prediction, scores(400, seed=3)) == []
     assert not watch.now.is_drifted
+
+
+def test_a_bundle_that_rejects_many_good_parts_does_not_drift_for_that(make_prediction: MakePrediction) -> None:
+    """`--false-rejects 0.3`: three of ten good scores lie above the threshold, and the monitor never sees them."""
+    relative = scores(1000) / float(np.quantile(scores(1000), 0.7))
+    newest = scores(600, seed=1) / float(np.quantile(scores(1000), 0.7))
+    reference = describe_accepted(relative)
+    assert reference is not None
+    assert reference.count == 700
+    watch = DriftWatch(DriftSettings(window=200, smallest=100), reference)
+    assert feed(watch, make_prediction, newest) == []
+    with_rejects = DriftWatch(DriftSettings(window=200, smallest=100), describe_scores(relative))
+    assert feed(with_rejects, make_prediction, newest)  # as it was
+    assert describe_accepted(np.full(30, 1.5)) is None
 
 
 def test_rejects_are_no_good_scores_and_few_say_nothing(make_prediction: MakePrediction) -> None:
