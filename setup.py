@@ -75,6 +75,7 @@ setup(
         "nnet_edge": ["py.typed", "moved.txt"],
         "nnet_edge.cli": ["flags.txt"],
         "nnet_edge.cli.demo": ["*.html.j2"],
+        "nnet_edge.evaluation": ["*.html.j2"],
         **{f"nnet_edge.methods.{name}": ["*.json"] for name in find_packages("nnet_edge/methods")},
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
         "nnet_edge.runtime.web": ["static/*"],

@@ -19,6 +19,7 @@ from nnet_edge.cli.options import (
     shown_option,
 )
 from nnet_edge.cli.view import say, steps_bar
+from nnet_edge.text import printable
 
 
 @click.command("evaluate", cls=Command)
@@ -28,17 +29,23 @@ from nnet_edge.cli.view import say, steps_bar
 @click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
 @shown_option("--mask-rule", type=click.Choice(["half", "any"]), default="half")
 @click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
+@shown_option("--cost-miss", type=float, default=1.0, help="What a missed defect costs, for the threshold proposed.")
+@shown_option("--cost-false", type=float, default=1.0, help="What a good part costs that is rejected.")
 @precision_option
 @runner_options
-def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, **options: Any) -> None:
-    """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, JSON, pictures."""
+def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, cost_miss: float, cost_false: float,
+            **options: Any) -> None:  # fmt: skip
+    """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, page, CSV, JSON, pictures."""
     from nnet_edge.bundle import record_metrics
     from nnet_edge.data.images import with_held_out_images
     from nnet_edge.evaluation.artefact import open_artifact, table_of
     from nnet_edge.evaluation.evaluate import evaluate as measure
     from nnet_edge.evaluation.pictures import write_evaluation
+    from nnet_edge.evaluation.report import write_report
+    from nnet_edge.evaluation.sweep import Costs, sweep_lines
     from nnet_edge.image_path import ImagePath, in_words
 
+    costs = Costs(cost_miss, cost_false)
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
     artifact = open_artifact(bundle, settings, in_torch, options["precision"])
@@ -61,10 +68,18 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
     )
     for line in others:
         say(f"warning: {line}")
-    found = replace(found, warnings=(*artifact.warnings, *others))
-    written = write_evaluation(found, out or bundle.parent / "evaluation")
+    promised = None if artifact.bundle is None else artifact.bundle.threshold
+    found = replace(found, warnings=(*artifact.warnings, *others), promised=promised)
+    folder = out or bundle.parent / "evaluation"
+    written = write_evaluation(found, folder)
+    facts = {
+        "bundle": printable(str(bundle)),
+        "data": printable(str(data)),
+        "runner": f"{found.runner}, {found.precision}",
+    }
+    written.append(write_report(found, folder, costs, facts))
     if record and artifact.bundle is not None:
         record_metrics(artifact.bundle, found.metrics.as_dict())
-    click.echo(table_of(found))
+    click.echo("\n".join((table_of(found), *sweep_lines(found, costs))))
     for path in written:
         say(f"wrote {path}")

@@ -12,6 +12,7 @@ from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
+from nnet_edge.scoring import in_counts
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
@@ -97,8 +98,15 @@ def table_of(found: Evaluation) -> str:
     lines += [f"  {metric.label:<14}{percent(found.metrics[metric.name])}" for metric in METRICS.values()]
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
+    if found.promised is not None:
+        low, high = map(in_counts, found.promised.interval_90)
+        lines.append(
+            f"    promised: {in_counts(found.promised.expected_false_rejects)} (90 % interval: {low} to {high})"
+        )
     lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
-    lines += [f"    {kind:<12}{n:6d} of {of} found" for kind, (n, of) in found.recall_by_defect.items()]
+    if (recall := found.recall_of(found.labels)).found is not None:
+        lines.append(f"  {'found':<14}{recall.found:6d} of {recall.marked} at their place")
+    lines += [f"    {kind:<12}  {recall.words}" for kind, recall in found.recall_by_defect.items()]
     if found.skipped:
         lines.append(f"  {'skipped':<14}{len(found.skipped):6d} images that could not be read")
     if found.distinct is not None and found.distinct < len(found.scores):

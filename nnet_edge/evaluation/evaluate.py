@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from nnet_edge.frame import Outputs
 from nnet_edge.image_path import columns_of, measure_all
 from nnet_edge.imaging import SIDE, MaskRule
 from nnet_edge.metrics import Metrics, measure_known
+from nnet_edge.scoring import Threshold
 from nnet_edge.text import printable
 
 Progress = Callable[[int, int], None]  # steps done, steps in all; every image is read, later judged: two steps
@@ -35,6 +37,22 @@ class Infers(Protocol):
     def precision(self) -> str: ...
 
     def infer(self, images: np.ndarray) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What became of the images of one kind of defect."""
+
+    rejected: int
+    found: int | None  # a region above the threshold overlaps the defect's mask; None where no mask is known
+    marked: int  # with a mask
+    of: int
+
+    @property
+    def words(self) -> str:
+        """As counts."""
+        text = f"{self.rejected} of {self.of} rejected"
+        return text if self.found is None else f"{text}, {self.found} of {self.marked} found"
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class Evaluation:
     depth: Depth | None = None  # of its pictures of 16 bits; None: there are none
     image_path: Mapping[str, np.ndarray] = field(default_factory=dict)  # measures of its good images, else of all
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
+    promised: Threshold | None = None  # what the bundle's threshold is expected to cost; None for weights alone
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,14 +107,33 @@ class Evaluation:
         wrong = np.flatnonzero(~self.rejected & self.labels)
         return wrong[np.argsort(self.scores[wrong], kind="stable")]
 
+    @cached_property
+    def is_marked(self) -> np.ndarray:
+        """Whether a mask says where the image's defect is, bool (N,)."""
+        return np.asarray(self.labels & self.has_mask & self.masks.any(axis=(1, 2)))
+
+    @cached_property
+    def peaks(self) -> np.ndarray:
+        """The highest value of the map inside the image's mask (N,), -inf where there is no mask."""
+        rows = zip(self.maps, self.masks, self.is_marked, strict=True)
+        return np.array([float(one[mask].max()) if is_marked else -np.inf for one, mask, is_marked in rows])
+
     @property
-    def recall_by_defect(self) -> dict[str, tuple[int, int]]:
-        """For each kind of defect: how many of its images were rejected, and how many there are."""
-        found: dict[str, list[bool]] = {}
-        for sample, is_rejected in zip(self.samples, self.rejected, strict=True):
-            if sample.is_anomalous:
-                found.setdefault(sample.defect, []).append(bool(is_rejected))
-        return {kind: (sum(found[kind]), len(found[kind])) for kind in sorted(found)}
+    def found(self) -> np.ndarray:
+        """Whether the image was rejected and a region above the threshold overlaps its defect, bool (N,)."""
+        return self.rejected & (self.peaks > self.threshold)
+
+    @property
+    def recall_by_defect(self) -> dict[str, Recall]:
+        """For each kind of defect: how many of its images were rejected, how many found, and how many there are."""
+        kinds = np.array([sample.defect if sample.is_anomalous else "" for sample in self.samples], object)
+        return {str(kind): self.recall_of(self.labels & (kinds == kind)) for kind in sorted(set(kinds[self.labels]))}
+
+    def recall_of(self, rows: np.ndarray) -> Recall:
+        """That of these images, bool (N,)."""
+        marked = int((self.is_marked & rows).sum())
+        found = int((self.found & rows).sum()) if marked else None
+        return Recall(int((self.rejected & rows).sum()), found, marked, int(rows.sum()))
 
     @property
     def mask_disagreements(self) -> tuple[str, ...]:
@@ -111,7 +149,8 @@ class Evaluation:
         """Everything but the pixels, as JSON can hold it."""
         good, anomalous = int((~self.labels).sum()), int(self.labels.sum())
         total = sum(self.seconds.values())
-        rows = zip(self.samples, self.names, self.scores, self.relative_scores, self.rejected, strict=True)
+        found = (bool(hit) if is_marked else None for hit, is_marked in zip(self.found, self.is_marked, strict=True))
+        rows = zip(self.samples, self.names, self.scores, self.relative_scores, self.rejected, found, strict=True)
         return {
             "category": self.category,
             "runner": self.runner,
@@ -125,7 +164,9 @@ class Evaluation:
             "metrics": self.metrics.as_dict(),
             "false_rejects": {"count": len(self.false_rejects), "of": good},
             "missed_defects": {"count": len(self.missed_defects), "of": anomalous},
-            "recall_by_defect": {kind: {"found": n, "of": of} for kind, (n, of) in self.recall_by_defect.items()},
+            "rejected_defects": asdict(self.recall_of(self.labels)),
+            "recall_by_defect": {kind: asdict(recall) for kind, recall in self.recall_by_defect.items()},
+            "promised": None if self.promised is None else self.promised.as_dict(),
             "without_mask": [self.names[index] for index in np.flatnonzero(~self.has_mask)],
             "mask_disagreements": list(self.mask_disagreements),
             "skipped": [{"name": name_below(s.path, self.root), "reason": s.reason} for s in self.skipped],
@@ -139,8 +180,9 @@ class Evaluation:
                     "score": float(score),
                     "relative_score": float(relative),
                     "rejected": bool(is_rejected),
+                    "found": is_found,
                 }
-                for sample, name, score, relative, is_rejected in rows
+                for sample, name, score, relative, is_rejected, is_found in rows
             ],
         }
 

@@ -18,6 +18,7 @@ from nnet_edge.bits import MOST
 from nnet_edge.drawing import empty_figure
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluation.evaluate import Evaluation
+from nnet_edge.evaluation.sweep import images_csv, sweep, sweep_csv
 from nnet_edge.files import write_atomically
 from nnet_edge.imaging import read_image, resize
 from nnet_edge.metrics import judged_metrics
@@ -40,7 +41,7 @@ DPI = 120
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> list[Path]:
-    """The files metrics.json, sheet.png and histogram.png in the folder `out`, which is made.
+    """The files metrics.json, sheet.png, histogram.png, images.csv and sweep.csv in the folder `out`, which is made.
 
     No file is ever half-written. Raises ConfigError for a folder that cannot be made or written, DataError for a disk
     that is full, MissingExtraError without matplotlib.
@@ -49,6 +50,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> list[Path]:
         "metrics.json": json.dumps(evaluation.as_dict(), indent=2, allow_nan=False).encode() + b"\n",
         "sheet.png": draw_sheet(evaluation),
         "histogram.png": draw_histogram(evaluation),
+        "images.csv": images_csv(evaluation).encode(),
+        "sweep.csv": sweep_csv(evaluation, sweep(evaluation)).encode(),
     }
     for name, content in contents.items():
         try:
@@ -131,8 +134,9 @@ def draw_row(figure: Any, evaluation: Evaluation, index: int, left: float, botto
 def write_verdict(figure: Any, evaluation: Evaluation, index: int, left: float, top: float) -> None:
     """What was decided, whether that was right, the score, and which image it was."""
     sample, rejected = evaluation.samples[index], evaluation.rejected[index]
+    is_elsewhere = evaluation.is_marked[index] and not evaluation.found[index]
     outcome = {
-        (True, True): "right: defect found",
+        (True, True): "by luck: rejected elsewhere" if is_elsewhere else "right: defect found",
         (False, False): "right: good part",
         (False, True): "wrong: defect missed",
         (True, False): "wrong: good part",

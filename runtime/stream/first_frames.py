@@ -1,4 +1,4 @@
-"""First pictures of a stream: whether they were made as training's were, and the threshold that they ask for.
+"""First pictures of a stream: whether they were made as training's were, and the threshold that they, or the last, ask for.
 
 Only pictures that differ from the one before count: a camera gives 30 a second, and a part that lies before it is one part.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +21,10 @@ from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.image_path import FEWEST, ImagePath, advice, columns_of, in_words, measure, measure_file
 from nnet_edge.imaging import SIDE, to_input
-from nnet_edge.scoring import Threshold, choose_threshold, in_counts, rank_of, with_margin
+from nnet_edge.scoring import Threshold, ThresholdRule, in_counts, rank_of
 from nnet_edge.settings.changes import shown
-from nnet_edge.settings.stream import Adapted
+from nnet_edge.settings.runner import require_between
+from nnet_edge.settings.stream import Adapted, VerdictSettings
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.stream.judge import Judge
@@ -32,6 +36,8 @@ THUMB = 32  # height and width of what pictures are told apart by
 OTHER = 0.5  # grey levels, on average, by which another picture differs there; a camera's noise makes less
 PICTURES = 30  # that are compared with training's; a first look is after FEWEST of them
 LOOKED_AT = 2000  # frames: a scene that has not changed until then will not
+MOST_RECENT = 1000  # pictures to choose a threshold on afterwards
+RECENT_S = 0.1  # between two looks for the last pictures: a look takes 1 ms
 FAR_OUT = 5.0  # deviations of the logarithm, above the middle one, from which on a score is no good part's
 SMALLEST_DEVIATION = 0.05  # of the logarithms, about as a share of the score
 MOST_TIMES = 2.0  # the bundle's threshold: what good pictures ask for more is another part or another picture
@@ -120,18 +126,19 @@ class Adaptation:
     def __init__(self, wanted: int, model: Model) -> None:
         """Raise ConfigError when so many pictures do not support the rate of false rejects that the bundle was made for."""
         self.wanted, self._model = wanted, model
-        self._rate = rate_of(model.manifest)
+        self._rule = rule_of(model.manifest)
         self._found: list[tuple[float, str]] = []  # score and name of each
-        require_enough(wanted, self._rate)
+        assert self._rule.false_rejects is not None
+        require_enough(wanted, self._rule.false_rejects)
 
     @property
     def seen(self) -> int:
         """Pictures so far."""
         return len(self._found)
 
-    def add(self, prediction: Prediction) -> Adapted | None:
-        """Count one verdict; the threshold once they are enough. Raises ConfigError when they support none."""
-        self._found.append((prediction.image_score, name_of(prediction.frame)))
+    def add(self, score: float, name: str) -> Adapted | None:
+        """Count one picture; the threshold once they are enough. Raises ConfigError when they support none."""
+        self._found.append((score, name))
         return None if self.seen < self.wanted else self._choose()
 
     def restart(self) -> None:
@@ -148,7 +155,7 @@ class Adaptation:
                 f"others (the middle one has {np.median(relative):.2f}, and up to {limit:.2f} would do): is it a defect? Start "
                 "again with good parts alone"
             )
-        times = with_margin(choose_threshold(scores, self._rate)).value / self._model.threshold
+        times = self._rule.choose(scores).value / self._model.threshold
         if times > MOST_TIMES:
             raise ConfigError(
                 f"they ask for {times:.2f} times the bundle's threshold, and more than {MOST_TIMES:g} times may pass defects: "
@@ -160,12 +167,12 @@ class Adaptation:
         return Adapted(times=float(f"{times:.7g}"), bundle_id=bundle_id, pictures=self.seen)
 
 
-def rate_of(manifest: Mapping[str, Any]) -> float:
-    """The share of false rejects that the bundle's threshold was chosen for. Raises ConfigError without a bundle."""
+def rule_of(manifest: Mapping[str, Any]) -> ThresholdRule:
+    """How the bundle's threshold was chosen: its rate and margin. Raises ConfigError without a bundle."""
     if "threshold" not in manifest or "files" not in manifest:
         raise ConfigError("adapt needs a bundle, which says what share of good parts may be rejected: give one")
     chosen = Threshold.from_dict(manifest["threshold"])
-    return chosen.expected_false_rejects if chosen.asked is None else chosen.asked
+    return ThresholdRule(chosen.expected_false_rejects if chosen.asked is None else chosen.asked, margin=chosen.margin)
 
 
 def require_enough(pictures: int, rate: float) -> None:
@@ -178,6 +185,13 @@ def require_enough(pictures: int, rate: float) -> None:
             f"adapt on {pictures} pictures is too few: the bundle's threshold was chosen to reject {in_counts(rate)} good "
             f"parts, which takes {needed}: give --adapt {needed} or more"
         ) from error
+
+
+def parts_of(settings: VerdictSettings) -> tuple[object, ...]:
+    """What of the picture is judged: scores under other values cannot be compared."""
+    return (
+        settings.regions_of_interest, settings.ignored, settings.interest_picture, settings.ignored_picture, settings.crops
+    )  # fmt: skip
 
 
 def far_out(scores: np.ndarray) -> float:
@@ -208,12 +222,21 @@ class FirstFrames:
         self._others = Others()
         self._under = judge.settings  # that the pictures of the adaptation were judged by
         self._ended: Adapting | None = None
+        self._model = model
+        self._changing = threading.Lock()
+        self._recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)  # score and name of the newest pictures
+        self._recent_of, self._next_s = parts_of(judge.settings), 0.0
         judge.is_adapting = adapt is not None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing waits for a picture any more."""
         return self._adaptation is None and self._watch.is_over
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to look at a frame: at each while something waits for a picture, later at ten a second."""
+        return not self.is_over or time.monotonic() >= self._next_s
 
     @property
     def state(self) -> Adapting | None:
@@ -226,16 +249,45 @@ class FirstFrames:
 
     def look(self, predictions: Sequence[Prediction]) -> None:
         """Take notice of a frame's verdicts."""
+        with self._changing:
+            self._look(predictions)
+
+    def _look(self, predictions: Sequence[Prediction]) -> None:
+        self._next_s = time.monotonic() + RECENT_S
         others = [one for one in predictions if self._others.is_other(one.frame)]
         is_own = self._adaptation is not None or self._judge.threshold_from != "bundle"
         if not self._watch.is_over and (differs := self._watch.add([one.frame for one in others], is_own)):
             log.warning("%s: %s", self._stream, differs["reason"])
             self._tell("camera.differs", self._stream, **differs)
+        if (now := parts_of(self._judge.settings)) != self._recent_of:
+            self._recent_of = now
+            self._recent.clear()
+        else:
+            self._recent.extend((one.image_score, name_of(one.frame)) for one in others)
         if self._adaptation is not None:
             try:
                 self._adapt(self._adaptation, others)
             except NnetEdgeError as error:
                 self.refuse(str(error))
+
+    def adapt_last(self, pictures: int, by: str) -> float:
+        """Choose the threshold on the last so many pictures, which are good parts by the word of whom `by` names; gives it.
+
+        One that was set, or an adaptation under way, gives way. Raises ConfigError as an adaptation does, and for more pictures
+        than were judged since the line, the bundle or the regions changed.
+        """
+        require_between("adapt, good pictures,", pictures, 1, MOST_RECENT)
+        with self._changing:
+            adaptation = Adaptation(pictures, self._model)
+            recent = list(self._recent) if parts_of(self._judge.settings) == self._recent_of else []
+            if len(recent) < pictures:
+                raise ConfigError(
+                    f"{pictures} pictures were asked for, and {len(recent)} that differ from the one before were judged since "
+                    "the line, its bundle or its regions changed: wait, or ask for fewer"
+                )
+            adapted = next(found for one in recent[-pictures:] if (found := adaptation.add(*one)) is not None)
+            self._adaptation = adaptation
+            return self._done(adapted, by)
 
     def _adapt(self, adaptation: Adaptation, others: Sequence[Prediction]) -> None:
         settings = self._judge.settings
@@ -246,15 +298,19 @@ class FirstFrames:
             adaptation.restart()
             return
         for prediction in others:
-            adapted = adaptation.add(prediction)
+            adapted = adaptation.add(prediction.image_score, name_of(prediction.frame))
             if adapted is not None:
-                old, new = self._judge.threshold, self._judge.use_adapted(adapted)
-                text = f"adapted {shown(asdict(adapted))}"
-                self._end("done", text)
-                log.info("%s: %s", self._stream, text)
-                facts = {"old": old, "new": new, **asdict(adapted), "reason": text}
-                self._tell("adapt.done", self._stream, **facts)
+                self._done(adapted, "--adapt")
                 return
+
+    def _done(self, adapted: Adapted, by: str) -> float:
+        """Judge by it from now on, and tell; gives the threshold."""
+        old, new = self._judge.threshold, self._judge.use_adapted(adapted)
+        text = f"adapted {shown(asdict(adapted))}"
+        self._end("done", text)
+        log.info("%s: %s", self._stream, text)
+        self._tell("adapt.done", self._stream, old=old, new=new, **asdict(adapted), reason=text, by=by)
+        return new
 
     def refuse(self, why: str) -> None:
         """Adapt no more: judge by the bundle's threshold, or the one that was set. Nothing where it does not adapt."""

@@ -335,9 +335,9 @@ class Judge:
             return self._change(replace(self._rules.settings, threshold=threshold, adapted=None))
 
     def use_adapted(self, adapted: Adapted) -> float:
-        """Judge by the threshold that the camera's own pictures asked for, from the next frame on; gives it."""
+        """Judge by the threshold that the camera's own pictures asked for, not by one that was set, from the next frame on."""
         with self._changing:
-            return self._change(replace(self._rules.settings, adapted=adapted))
+            return self._change(replace(self._rules.settings, threshold=None, adapted=adapted))
 
     def set_regions(
         self, regions_of_interest: Sequence[Polygon] | None = None, ignored: Sequence[Polygon] | None = None

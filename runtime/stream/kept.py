@@ -84,11 +84,11 @@ class LineChanges:
 
     def _hear(self, event: Event) -> None:
         if event.kind in ADAPTED:
-            self._keep_adapted()
+            self._keep_adapted(str(event.facts.get("by", "--adapt")))
 
-    def _keep_adapted(self) -> None:
+    def _keep_adapted(self, by: str = "--adapt") -> None:
         try:
-            self.keep("--adapt")
+            self.keep(by)
         except StreamError as error:
             log.warning("%s", error)
 

@@ -127,6 +127,13 @@ class Line:
         self.events.tell("threshold.changed", name, old=before, new=threshold)
         return threshold
 
+    def adapt(self, name: str, pictures: int, by: str = "the program") -> float:
+        """Choose the threshold on the last so many pictures, good parts all, as `--adapt` does on the first; gives it.
+
+        Raises ConfigError where they are too few for the bundle's rate, or one is far beyond the others.
+        """
+        return self._stream(name).first.adapt_last(pictures, by)
+
     def set_regions_of_interest(self, name: str, polygons: Sequence[Polygon]) -> None:
         """Inspect only inside these polygons, pixels of the camera; none: everywhere. Raises ConfigError."""
         self._stream(name).judge.set_regions(regions_of_interest=polygons)

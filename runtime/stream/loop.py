@@ -188,7 +188,7 @@ class Loop:
                 self._failures.pop(id(batch.runner), None)
                 self._judged += 1
                 stream.newest, stream.frame = tuple(predictions), frame
-                if not stream.first.is_over and self._streams.get(stream.name) is stream:
+                if stream.first.is_due and self._streams.get(stream.name) is stream:
                     self._look(stream, predictions)
                 now_s = time.monotonic()
                 for prediction in predictions:

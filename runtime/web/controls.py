@@ -114,17 +114,18 @@ class Controls:
         folder = settings.bundle_folder or (None if path is None else path.resolve().parent)
         self._bundle_folder = None if folder is None else folder.resolve()
         self._bundles = BundleList()
-        self.actions: dict[str, Callable[[str, Mapping[str, Any]], object]] = {
+        self.actions: dict[str, Callable[[str, Mapping[str, Any], str], object]] = {
             "threshold": self._threshold,
+            "adapt": self._adapt,
             "regions": self._regions,
-            "pause": lambda stream, given: line.pause(stream),
-            "resume": lambda stream, given: line.resume(stream),
-            "remove": lambda stream, given: line.remove(stream),
+            "pause": lambda stream, given, by: line.pause(stream),
+            "resume": lambda stream, given, by: line.resume(stream),
+            "remove": lambda stream, given, by: line.remove(stream),
         }
 
     def act(self, stream: str, action: str, given: Mapping[str, Any], by: str = "the page") -> object:
         """Do `action` to the stream, asked `by` somebody; gives the answer's fields."""
-        found = self.actions[action](stream, given) or {}
+        found = self.actions[action](stream, given, by) or {}
         self._keep(by)
         return found
 
@@ -273,13 +274,19 @@ class Controls:
             raise ConfigError("the page may add files and folders below source_folder only")
         return str(path)
 
-    def _threshold(self, stream: str, given: Mapping[str, Any]) -> object:
+    def _adapt(self, stream: str, given: Mapping[str, Any], by: str) -> object:
+        pictures = given.get("pictures")
+        if not isinstance(pictures, int) or isinstance(pictures, bool):
+            raise ConfigError("pictures must be a whole number: how many of the last pictures are good parts")
+        return {"threshold": self._line.adapt(stream, pictures, by), "pictures": pictures}
+
+    def _threshold(self, stream: str, given: Mapping[str, Any], by: str) -> object:
         value = given.get("value")
         if value is not None and not is_finite(value):
             raise ConfigError("value must be a number above 0, or null for the bundle's threshold")
         return {"threshold": self._line.set_threshold(stream, value)}
 
-    def _regions(self, stream: str, given: Mapping[str, Any]) -> None:
+    def _regions(self, stream: str, given: Mapping[str, Any], by: str) -> None:
         interest, ignored = (to_polygons(given.get(key), key) for key in ("regions_of_interest", "ignored"))
         if interest is None and ignored is None:
             raise ConfigError("give regions_of_interest or ignored, each a list of polygons")

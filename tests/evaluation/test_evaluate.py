@@ -19,7 +19,7 @@ from nnet_edge.cli.calibrate import changes_of
 from nnet_edge.data.images import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError, MissingExtraError
 from nnet_edge.evaluation.artefact import table_of
-from nnet_edge.evaluation.evaluate import Evaluation, evaluate
+from nnet_edge.evaluation.evaluate import Evaluation, Recall, evaluate
 from nnet_edge.evaluation.pictures import (
     CELL,
     DPI,
@@ -39,6 +39,7 @@ from nnet_edge.evaluation.pictures import (
 from nnet_edge.frame import Outputs
 from nnet_edge.metrics import METRICS, Metric, register
 
+FILES = ["metrics.json", "sheet.png", "histogram.png", "images.csv", "sweep.csv"]
 SIDE = 64  # the pictures; a 16-pixel square becomes one of 64 in the map
 
 
@@ -103,7 +104,7 @@ def test_verdicts_and_metrics_are_those_of_the_pictures(evaluation: Evaluation) 
     }
     assert [evaluation.names[index] for index in evaluation.false_rejects] == ["test/good/002.png"]
     assert [evaluation.names[index] for index in evaluation.missed_defects] == ["test/scratch/000.png"]
-    assert evaluation.recall_by_defect == {"scratch": (1, 2), "stain": (1, 1)}
+    assert evaluation.recall_by_defect == {"scratch": Recall(1, 1, 2, 2), "stain": Recall(1, 1, 1, 1)}
     assert evaluation.metrics.image_auroc == pytest.approx(8 / 9)  # of 9 pairs one is in the wrong order
     assert evaluation.metrics.pixel_ap == pytest.approx((1 + 1 + 0.75) / 3, abs=0.02)  # the good square comes third
     assert evaluation.metrics.pro is not None
@@ -193,7 +194,7 @@ def test_only_good_images_still_give_verdicts(dataset: Dataset, tmp_path: Path) 
     found = evaluate(BrightnessRunner(), only_good, 100.0)
     assert found.metrics.image_auroc is None
     assert found.as_dict()["false_rejects"] == {"count": 1, "of": 3}
-    assert len(write_evaluation(found, tmp_path / "out")) == 3
+    assert len(write_evaluation(found, tmp_path / "out")) == len(FILES)
 
 
 def test_what_cannot_be_meant_is_refused(dataset: Dataset) -> None:
@@ -217,10 +218,10 @@ def test_outputs_that_are_no_numbers_name_the_image(dataset: Dataset) -> None:
         evaluate(BrokenRunner(), dataset, 1.0, batch=2)
 
 
-def test_three_files_are_written(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_five_files_are_written(evaluation: Evaluation, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    assert [path.name for path in write_evaluation(evaluation, out)] == ["metrics.json", "sheet.png", "histogram.png"]
-    assert sorted(path.name for path in out.iterdir()) == ["histogram.png", "metrics.json", "sheet.png"]
+    assert [path.name for path in write_evaluation(evaluation, out)] == FILES
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     read = json.loads((out / "metrics.json").read_text())
     assert read == evaluation.as_dict()
     assert read["metrics"]["image_auroc"] == pytest.approx(8 / 9)
@@ -231,6 +232,7 @@ def test_three_files_are_written(evaluation: Evaluation, tmp_path: Path) -> None
         "score": 80.0,
         "relative_score": 0.8,
         "rejected": False,
+        "found": False,
     }
     assert sum(read["share_of_time"].values()) == pytest.approx(1)
     write_evaluation(evaluation, out)  # a second time replaces the first
@@ -362,6 +364,6 @@ def test_names_that_are_no_plain_text_cost_no_report(root: Path, tmp_path: Path)
         save_mask(root, kind, stem)
     found = evaluate(BrightnessRunner(), read_dataset(root), threshold=100.0)
     assert r"test/scratch/teil_\xe4.png" in found.names
-    assert found.recall_by_defect[r"bruch_\xfc"] == (1, 1)
-    assert len(write_evaluation(found, tmp_path / "out")) == 3
+    assert found.recall_by_defect[r"bruch_\xfc"] == Recall(1, 1, 1, 1)
+    assert len(write_evaluation(found, tmp_path / "out")) == len(FILES)
     (table_of(found) + json.dumps(found.as_dict(), ensure_ascii=False)).encode()

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from nnet_edge.bundle import Bundle
 from nnet_edge.data.example_parts import DEFECTS, GOOD, Part
-from nnet_edge.errors import DataError, MissingExtraError
 from nnet_edge.evaluation.evaluate import Evaluation
-from nnet_edge.files import write_atomically
+from nnet_edge.evaluation.page import decimals, duration, render, write_page
 from nnet_edge.methods.base import find_method
 from nnet_edge.runtime.stream.report import StreamReport
 
 TEMPLATE = "report.html.j2"
-PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
 @dataclass(frozen=True)
@@ -70,34 +64,12 @@ def write_report(run: DemoRun, out: Path) -> Path:
 
     Raises DataError when a file is missing or `out` cannot be written, MissingExtraError without jinja2.
     """
-    text = html(run, out.parent)
-    try:
-        write_atomically(out, text.encode())
-    except OSError as error:
-        raise DataError(f"cannot write the report {out}: {error.strerror or error}") from error
-    return out
+    return write_page(html(run, out.parent), out)
 
 
 def html(run: DemoRun, folder: Path) -> str:
     """The page as HTML; files are named relative to `folder`."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("the report needs jinja2: pip install 'nnet-edge[train]'") from error
-    environment = Environment(
-        loader=PackageLoader("nnet_edge.cli.demo", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "decimals": decimals,
-        "duration": duration,
-        "tone": tone,
-        "embedded": embedded,
-        "address": partial(address, folder=folder),
-        "relative": partial(relative, folder=folder),
-        "size": size,
-    }
-    return environment.get_template(TEMPLATE).render(values(run))
+    return render("nnet_edge.cli.demo", TEMPLATE, folder, values(run))
 
 
 def values(run: DemoRun) -> dict[str, Any]:
@@ -111,7 +83,7 @@ def values(run: DemoRun) -> dict[str, Any]:
         rejected, judged = run.verdicts.count(defect)
         camera_rows.append([defect, judged, judged - rejected, rejected])
     test_good, test_bad = int((~evaluation.labels).sum()), int(evaluation.labels.sum())
-    recall = [[kind, f"{hits} of {of}"] for kind, (hits, of) in evaluation.recall_by_defect.items()]
+    recall = [[kind, f"{one.rejected} of {one.of}"] for kind, one in evaluation.recall_by_defect.items()]
     return {
         "run": run,
         "evaluation": evaluation,
@@ -177,55 +149,3 @@ def in_short(run: DemoRun) -> list[str]:
         f"{duration(sum(run.seconds.values()))} of work in all",
         *run.bundle.warnings,
     ]
-
-
-def decimals(value: float | None, places: int = 3) -> str:
-    """A number as text, "not known" for None."""
-    return "not known" if value is None else f"{value:.{places}f}"
-
-
-def tone(value: float | None, least: float) -> str:
-    """How a figure that has a goal is coloured."""
-    return "plain" if value is None else "good" if value >= least else "bad"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: "8.2 s", "2 min 05 s"."""
-    whole = round(seconds)
-    return f"{seconds:.1f} s" if seconds < 60 else f"{whole // 60} min {whole % 60:02d} s"
-
-
-def embedded(path: Path) -> str:
-    """The picture as an address that holds it. Raises DataError when it cannot be read or shown."""
-    kind = PICTURE_TYPES.get(path.suffix.lower())
-    if kind is None:
-        raise DataError(f"the report cannot show {path}: use {', '.join(sorted(PICTURE_TYPES))}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"the report needs the picture {path}: {error.strerror or error}") from error
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def relative(path: Path, folder: Path) -> str:
-    """The path as seen from `folder`."""
-    return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def address(path: Path, folder: Path) -> str:
-    """The path as a link from a page in `folder`. Raises DataError when nothing is there."""
-    if not path.exists():
-        raise DataError(f"the report links {path}, which does not exist")
-    return quote(relative(path, folder) + ("/" if path.is_dir() else ""))
-
-
-def size(path: Path) -> str:
-    """The size of a file as ", 1.5 kB"; nothing for a folder."""
-    if path.is_dir():
-        return ""
-    count = float(path.stat().st_size)
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f", {count:.0f} {unit}" if unit == "B" or count >= 10 else f", {count:.1f} {unit}"
-        count /= 1000
-    return f", {count:.1f} GB"

@@ -28,6 +28,8 @@ class Card {
     this.on("threshold", "input", () => { this.tried = this.triedValue(); this.paint(); });
     this.on("apply", "click", () => this.setThreshold(this.tried));
     this.on("reset", "click", () => this.setThreshold(null));
+    this.on("adapt", "click", () => attempt(async () => {
+      await tell(streamPath(name, "adapt"), {pictures: this.part("adapt-count").valueAsNumber}); this.tried = null; }));
     this.on("adjust", "click", () => this.unfold(this.part("fold").hidden));
     this.on("draw", "click", () => this.draw(!this.drawing.isOn));
     this.on("draw-cancel", "click", () => this.draw(false));

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from nnet_edge.cli.demo.page import DemoRun, html, size, write_report
+from nnet_edge.cli.demo.page import DemoRun, html, write_report
 from nnet_edge.errors import DataError
+from nnet_edge.evaluation.page import size
 
 NASTY = "<script>alert('\"x\" & y')</script>"
 VOID = {"meta", "img", "source"}

@@ -13,10 +13,11 @@ import cv2
 import pytest
 
 from nnet_edge.bundle import read_bundle
-from nnet_edge.cli.demo.page import DemoRun, Verdicts, duration, html, in_short
+from nnet_edge.cli.demo.page import DemoRun, Verdicts, html, in_short
 from nnet_edge.cli.demo.run import DemoSettings, run_demo
 from nnet_edge.data.example_parts import DEFECTS, GOOD, camera
 from nnet_edge.errors import ConfigError
+from nnet_edge.evaluation.page import duration
 from nnet_edge.methods.nnet.settings import TrainSettings
 from nnet_edge.metrics import Metrics
 

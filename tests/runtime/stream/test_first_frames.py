@@ -199,6 +199,57 @@ def test_one_that_was_adapted_to_another_bundle_is_not_used(make_runner: Callabl
     assert found.line.streams()[0].threshold == 0.5
 
 
+@pytest.fixture
+def every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last pictures are looked at without a pause between two looks."""
+    monkeypatch.setattr("nnet_edge.runtime.stream.first_frames.RECENT_S", 0.0)
+
+
+@pytest.mark.usefixtures("every_picture")
+def test_the_last_pictures_choose_the_threshold_as_the_first_ones_do(
+    adapted: Watched, make_runner: Callable[..., Any]
+) -> None:
+    watched = Watched(model_of(make_runner()), [grey(score) for score in (0.99, 0.98, *SCORES)], threshold=0.9).run()
+    new = watched.line.adapt("left", 12, "page at 127.0.0.1")
+    (told,), (first,) = watched.told("adapt.done"), adapted.told("adapt.done")
+    assert new == told.facts["new"] == pytest.approx(first.facts["new"])
+    assert (told.facts["old"], told.facts["by"], first.facts["by"]) == (0.9, "page at 127.0.0.1", "--adapt")
+    assert watched.line.streams()[0].threshold_from == "adapted"  # not by the one that was set
+
+
+@pytest.mark.usefixtures("every_picture")
+def test_a_defect_among_the_last_pictures_is_refused(make_runner: Callable[..., Any]) -> None:
+    watched = Watched(model_of(make_runner()), [grey(score) for score in (0.9, *np.linspace(0.3, 0.4, 12))]).run()
+    with pytest.raises(ConfigError, match=r"0 has a score of 1.80 times .* is it a defect\?"):
+        watched.line.adapt("left", 13)
+    assert watched.line.streams()[0].threshold_from == "bundle"
+    assert watched.line.adapt("left", 12) < 0.41  # without it
+
+
+@pytest.mark.usefixtures("every_picture")
+def test_the_last_pictures_must_be_enough_and_of_these_regions(make_runner: Callable[..., Any]) -> None:
+    watched = Watched(model_of(make_runner()), [grey(score) for score in SCORES]).run()
+    line = watched.line
+    with pytest.raises(ConfigError, match="13 pictures were asked for, and 12 that differ"):
+        line.adapt("left", 13)
+    with pytest.raises(ConfigError, match=r"9 pictures is too few: .* give --adapt 10 or more"):
+        line.adapt("left", 9)
+    for count in (0, -1, 1001):
+        with pytest.raises(ConfigError, match="adapt, good pictures,"):
+            line.adapt("left", count)
+    line.set_ignored("left", [((0, 0), (8, 0), (8, 8))])
+    with pytest.raises(ConfigError, match=r"and 0 that differ .* its regions changed: wait"):
+        line.adapt("left", 12)
+    assert not watched.told("adapt.done")
+
+
+def test_the_last_pictures_cost_no_more_than_ten_looks_a_second(make_runner: Callable[..., Any]) -> None:
+    watched = Watched(model_of(make_runner()), [grey(score) for score in np.linspace(0.2, 0.9, 60)]).run()
+    seconds = max(1.0, watched.report.seconds)
+    with pytest.raises(ConfigError, match="that differ"):
+        watched.line.adapt("left", min(60, round(12 * seconds)))
+
+
 def test_a_swap_ends_an_adaptation(make_runner: Callable[..., Any]) -> None:
     found = Watched(model_of(make_runner()), [grey(score) for score in SCORES], adapt=12)
     new = model_of(make_runner(), 0.8, "other0000000")

@@ -24,6 +24,7 @@ from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web import state
 from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.server import WebServer
+from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.stream import LineStream, VerdictSettings
 from nnet_edge.settings.web import WebSettings
@@ -219,9 +220,36 @@ def test_what_the_page_changes_is_shown_kept_written_and_forgotten(serve: Any, k
         assert (status, "start it with --config or --state" in said["error"]) == (400, True)
 
 
+def test_the_threshold_is_set_from_the_last_good_parts(
+    serve: Any, until: Any, keeps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.stream.first_frames.OTHER", 0.1)  # the pictures differ by a wandering line
+    chosen = choose_threshold(np.linspace(0.1, 0.8, 10)).as_dict()  # 1 of 11
+    manifest = {"threshold": chosen, "files": {"nnet.onnx": "0123456789ab"}}
+    with serve(keeps=keeps, path=tmp_path / "part", manifest=manifest) as site:
+        page = site.session()
+        assert site.ask("/api/streams/left/adapt", {"pictures": 12})[0] == 403  # not from another page
+        until(lambda: site.ask("/api/streams/left/adapt", {"pictures": 12}, page)[0] == 200)
+        status, said, _ = site.ask("/api/streams/left/adapt", {"pictures": 12}, page)
+        assert (status, said["pictures"]) == (200, 12)
+        assert 0.55 < said["threshold"] < 0.65  # every frame scores 0.6, the bundle's threshold is 0.8
+        (row,) = site.ask("/api/state", headers=page)[1]["changes"]["rows"]
+        assert (row["stream"], row["key"], row["by"]) == ("left", "adapted", "page at 127.0.0.1")
+        told = next(event for event in reversed(site.line.events.newest()) if event.kind == "adapt.done")
+        assert told.facts["by"] == "page at 127.0.0.1"
+        status, said, _ = site.ask("/api/streams/left/adapt", {"pictures": 900}, page)
+        assert (status, "900 pictures were asked for" in said["error"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
+        ("/api/streams/left/adapt", {"pictures": 12}),
+        ("/api/streams/left/adapt", {"pictures": 0}),
+        ("/api/streams/left/adapt", {"pictures": True}),
+        ("/api/streams/left/adapt", {"pictures": "60"}),
+        ("/api/streams/left/adapt", {"pictures": 10**400}),
+        ("/api/streams/left/adapt", {}),
         ("/api/streams/left/threshold", {"value": -1}),
         ("/api/streams/left/threshold", {"value": "0.5"}),
         ("/api/streams/left/threshold", {"value": True}),

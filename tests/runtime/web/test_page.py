@@ -16,6 +16,7 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
 from nnet_edge.runtime.stream.model import Model, hears, load_model
+from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings.policy import EVERY_FRAME
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import BufferSettings, Smoothing, VerdictSettings
@@ -96,6 +97,26 @@ def test_the_page_loads_the_picture_moves_and_people_steer_the_line(browser: Any
 
 
 @pytest.mark.slow
+def test_the_threshold_is_set_from_the_last_good_parts_by_a_button(
+    browser: Any, serve: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.stream.first_frames.OTHER", 0.1)  # the pictures differ by a wandering line
+    chosen = choose_threshold(np.linspace(0.1, 0.8, 10)).as_dict()  # 1 of 11
+    manifest = {"threshold": chosen, "files": {"nnet.onnx": "0123456789ab"}}
+    with serve(manifest=manifest) as site:
+        open_page(browser, site)
+        browser.click(".adjust")
+        browser.value("document.querySelector('.adapt-count').value = 900")
+        browser.click(".adapt")
+        browser.wait("document.querySelector('#fault').textContent.includes('900 pictures were asked for')")
+        assert site.line.streams()[0].threshold == 0.8
+        until(lambda: len(site.line.scores("left")) > 60)  # at ten a second, twelve of them were looked at
+        browser.value("document.querySelector('.adapt-count').value = 12")
+        browser.click(".adapt")
+        until(lambda: 0.55 < site.line.streams()[0].threshold < 0.65)
+        browser.wait("document.querySelector('[data-fact=adapting]')?.textContent === 'done'")
+
+
 def test_what_a_threshold_would_reject_is_counted_as_the_line_judges(browser: Any, serve: Any) -> None:
     """Every verdict is that of a real judge with the same smoothing, for each crop by itself."""
     scores = [0.2, 0.9, 0.3, 0.8, 0.7, 0.1, 0.2, 0.9, 0.1, 0.95, 0.9, 0.3]
