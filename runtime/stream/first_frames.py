@@ -126,10 +126,10 @@ class Adaptation:
     def __init__(self, wanted: int, model: Model) -> None:
         """Raise ConfigError when so many pictures do not support the rate of false rejects that the bundle was made for."""
         self.wanted, self._model = wanted, model
-        self._rule = rule_of(model.manifest)
+        rate = rate_of(model.manifest)
+        self._rule = ThresholdRule(rate, margin=Threshold.from_dict(model.manifest["threshold"]).margin)
         self._found: list[tuple[float, str]] = []  # score and name of each
-        assert self._rule.false_rejects is not None
-        require_enough(wanted, self._rule.false_rejects)
+        require_enough(wanted, rate)
 
     @property
     def seen(self) -> int:
@@ -167,12 +167,12 @@ class Adaptation:
         return Adapted(times=float(f"{times:.7g}"), bundle_id=bundle_id, pictures=self.seen)
 
 
-def rule_of(manifest: Mapping[str, Any]) -> ThresholdRule:
-    """How the bundle's threshold was chosen: its rate and margin. Raises ConfigError without a bundle."""
+def rate_of(manifest: Mapping[str, Any]) -> float:
+    """The share of false rejects that the bundle's threshold was chosen for. Raises ConfigError without a bundle."""
     if "threshold" not in manifest or "files" not in manifest:
         raise ConfigError("adapt needs a bundle, which says what share of good parts may be rejected: give one")
     chosen = Threshold.from_dict(manifest["threshold"])
-    return ThresholdRule(chosen.expected_false_rejects if chosen.asked is None else chosen.asked, margin=chosen.margin)
+    return chosen.expected_false_rejects if chosen.asked is None else chosen.asked
 
 
 def require_enough(pictures: int, rate: float) -> None:
