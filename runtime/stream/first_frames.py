@@ -126,8 +126,8 @@ class Adaptation:
     def __init__(self, wanted: int, model: Model) -> None:
         """Raise ConfigError when so many pictures do not support the rate of false rejects that the bundle was made for."""
         self.wanted, self._model = wanted, model
-        rate = rate_of(model.manifest)
-        self._rule = ThresholdRule(rate, margin=Threshold.from_dict(model.manifest["threshold"]).margin)
+        rate, manifest = rate_of(model.manifest), dict[str, Any](model.manifest)
+        self._rule = ThresholdRule(rate, margin=Threshold.from_dict(manifest["threshold"]).margin)
         self._found: list[tuple[float, str]] = []  # score and name of each
         require_enough(wanted, rate)
 
