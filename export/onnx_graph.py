@@ -12,9 +12,11 @@ import contextlib
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,8 +41,10 @@ from nnet_edge.runtime.runners.structure import fault_of
 
 OPSET = 18
 INPUT = "images"
-EXAMPLE_BATCH = 2  # with 1 the exporter pins the dimension
+EXAMPLE_BATCH = 97  # a prime that is no other dimension: where it stands in a traced graph, the batch is meant
+BATCH = "batch"
 LARGEST_PROTOBUF = 2**31 - 1  # bytes
+SIZES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints its warnings past the logging module
 
 
@@ -66,20 +70,46 @@ def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
 
 
 def trace(network: Network, side: int = SIDE) -> onnx.ModelProto:
-    """The network as torch's exporter writes it for images of `side` x `side`: layer maps out, no tail."""
-    images = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
+    """The network as torch's exporter writes it for any batch of images of `side` x `side`: layer maps out, no tail.
+
+    It is traced with one batch, half the work of a free one, and the batch is freed afterwards: the graphs are equal. One that
+    computes with the batch's size is traced again, with a free one.
+    """
     network = network.eval().cpu().float()
+    model = run_exporter(network, side, None)
+    if free_batch(model.graph):
+        return model
+    return run_exporter(network, side, {"images": {0: torch.export.Dim(BATCH, min=1)}})
+
+
+def run_exporter(network: Network, side: int, dynamic_shapes: dict[str, Any] | None) -> onnx.ModelProto:
+    """What torch's exporter gives. Raises ExportError when it refuses."""
+    images = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
     try:
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 network, (images,), dynamo=True, opset_version=OPSET, external_data=False, input_names=[INPUT],
-                output_names=list(network.output_names),
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, verbose=False,
+                output_names=list(network.output_names), dynamic_shapes=dynamic_shapes, verbose=False,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"torch cannot export the network: {str(error).splitlines()[0]}") from error
     assert program is not None  # dynamo=True always gives a program
     return program.model_proto
+
+
+def free_batch(graph: onnx.GraphProto) -> bool:
+    """Let every tensor whose first dimension is EXAMPLE_BATCH take any batch; False when more is made of that number."""
+    constants = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    known = [onnx.numpy_helper.to_array(one) for one in constants if one.data_type in SIZES or math.prod(one.dims) == 1]
+    sizes = {abs(float(value)) for values in known for value in values.flat}
+    sizes |= {1 / size for size in sizes if size}
+    for tensor in (*graph.input, *graph.output, *graph.value_info):
+        dimensions = tensor.type.tensor_type.shape.dim
+        if dimensions and dimensions[0].dim_value == EXAMPLE_BATCH:
+            dimensions[0].dim_param = BATCH  # takes the place of the value
+        sizes |= {float(one.dim_value) for one in dimensions}
+    shares = [size / EXAMPLE_BATCH for size in sizes if EXAMPLE_BATCH - 1 < size < LARGEST_PROTOBUF]
+    return not any(abs(share - round(share)) < 1e-6 * share for share in shares)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import scipy.ndimage
+import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluation.artefact import open_weights
+from nnet_edge.export import onnx_graph
 from nnet_edge.export.bundling import check_parity, compare, export_bundle
 from nnet_edge.export.graph_facts import read_facts
 from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
@@ -91,6 +94,40 @@ def test_a_second_export_gives_the_same_names(bundle: Bundle, second_run: Path) 
         for one in (bundle, read_bundle(second_run / "run/bundle"))
     )
     assert first == second
+
+
+class Small(nn.Module):
+    """Says how bright the pictures are; `how` may put their number into the graph."""
+
+    output_names = ("brightness",)
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.float().mean(dim=(1, 2))
+        if self.how == "rows":
+            return bright.unsqueeze(1).expand(-1, 2, -1).reshape(-1, 3).reshape(images.shape[0], 6)
+        return bright / images.shape[0] if self.how == "share" else bright
+
+
+@pytest.mark.parametrize(("how", "traces"), [("plain", 1), ("rows", 2), ("share", 2)])
+def test_a_graph_takes_any_batch_whether_it_states_the_batch_or_not(
+    how: str, traces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = onnx_graph.run_exporter
+    monkeypatch.setattr(onnx_graph, "run_exporter", lambda *what: asked.append(what) or real(*what))
+    model = onnx_graph.trace(Small(how), 8)  # type: ignore[arg-type]
+    assert len(asked) == traces
+    images = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            session.run(None, {"images": images})[0], Small(how)(torch.from_numpy(images)), rtol=1e-5
+        )
+    assert "97" not in str(model.graph)
 
 
 @pytest.mark.parametrize("names", [LAYER_MAPS, LAYER_MAPS[3:], LAYER_MAPS[:3]], ids=["both", "reverse", "forward"])
