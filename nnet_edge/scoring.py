@@ -71,14 +71,16 @@ class Threshold:
             raise BundleError(f"the threshold is {threshold.value}: it must be a positive number; train again")
         return threshold
 
+    def promise(self) -> str:
+        """The share of good parts that it is expected to reject, with its interval, in counts."""
+        low, high = map(in_counts, self.interval_90)
+        most, whose = ("", "") if self.groups is None else ("at most ", " of new groups")
+        share = in_counts(self.expected_false_rejects)
+        return f"{most}{share} good parts{whose} rejected (90 % interval: {low} to {high})"
+
     def sentence(self) -> str:
         """What the threshold is expected to cost, in counts, and what that rests on."""
-        low, high = self.interval_90
-        most, whose = ("", "") if self.groups is None else ("at most ", " of new groups")
-        text = (
-            f"expected: {most}{in_counts(self.expected_false_rejects)} good parts{whose} rejected "
-            f"(90 % interval: {in_counts(low)} to {in_counts(high)}), chosen on {self.held_out} held-out images"
-        )
+        text = f"expected: {self.promise()}, chosen on {self.held_out} held-out images"
         if self.groups is not None:
             text += f" of {self.groups} groups"
         if self.folds > 1:

@@ -267,6 +267,9 @@ def tell_data(data: TrainingData) -> None:
             f"The rate of false rejects is one of new groups, and the tightest is 1 of {held + 1}"
             + ("" if data.folds or held == found["count"] else f"; of all with --folds {min(5, found['count'])}")
         )
+    elif facts["together"] == "near":
+        parts = facts["distinct_by_near_copies"]
+        say(f"groups by near copies: {parts} parts, of each of which one image counts, learned or held out as one")
     if facts["left_out"]:
         say(f"left out {facts['left_out']} copies of held-out images: each counts once")
     if data.near is not None:

@@ -12,7 +12,6 @@ from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
-from nnet_edge.scoring import in_counts
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
@@ -99,10 +98,7 @@ def table_of(found: Evaluation) -> str:
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
     if found.promised is not None:
-        low, high = map(in_counts, found.promised.interval_90)
-        lines.append(
-            f"    promised: {in_counts(found.promised.expected_false_rejects)} (90 % interval: {low} to {high})"
-        )
+        lines.append(f"    promised: {found.promised.promise()}")
     lines.append(f"  {'missed':<14}{len(found.missed_defects):6d} of {anomalous}")
     if (recall := found.recall_of(found.labels)).found is not None:
         lines.append(f"  {'found':<14}{recall.found:6d} of {recall.marked} at their place")

@@ -157,6 +157,7 @@ def test_text_that_a_spreadsheet_would_compute_is_only_text(evaluation: Evaluati
 def test_the_report_stands_by_itself_and_escapes_names(evaluation: Evaluation, tmp_path: Path) -> None:
     promised = Threshold(100.0, 36, 36, 1 / 37, (1 / 702, 1 / 13), None)
     named = replace(evaluation, category="<b>bracket</b>", promised=promised)
+    assert "  false rejects      2 of 4\n    promised: 1 of 37 good parts rejected (90 %" in table_of(named)
     out = tmp_path / "evaluation"
     write_evaluation(named, out)
     page = write_report(named, out, Costs(10), {"bundle": "runs/<i>"}).read_text()
