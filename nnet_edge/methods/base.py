@@ -69,6 +69,7 @@ class MethodSettings:
     betas: tuple[float, float] = (0.5, 0.999)
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
     ema_decay: float = 0.0  # of the moving average of the weights that is deployed; 0: the weights themselves
+    place_powers: tuple[float, ...] = ()  # of good parts' level at each place, tried at the end, see place_level.py
     seed: int = 111
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -82,6 +83,8 @@ class MethodSettings:
         require_at_least("augmentation_copies", self.augmentation_copies, 0)
         require_at_least("batch", self.batch, 2)  # batch norm in train mode has no variance over one image
         require_positive("learning_rate", self.learning_rate)
+        if not all(0 < power <= 2 for power in self.place_powers):
+            raise ConfigError(f"place_powers are {self.place_powers}; each must be above 0, at most 2")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -153,7 +156,7 @@ def _parse(change: str, text: str, present: object) -> object:
         if isinstance(present, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(present, tuple):
-            return tuple(float(value) for value in text.split(","))
+            return tuple(float(value) for value in text.split(",") if value.strip())
         return type(present)(text)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"--set {change}: the value must be of the kind of {present!r}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
 from nnet_edge.methods.compute import full_fp32
 from nnet_edge.methods.teacher_weights import Teacher
 
+PLACE_FACTORS = "place_factors"  # its name among the weights
+
 
 class Network(nn.Module):
     """`forward` takes uint8 RGB (N, 256, 256, 3) and gives the layer maps (N, 1, h, w) of `output_names`, a tuple."""
@@ -24,6 +26,7 @@ class Network(nn.Module):
     method: ClassVar[str]  # its name in METHODS
     mean: Tensor
     std: Tensor
+    place_factors: Tensor | None  # (1, 1, h, w), of the deepest layer maps: see place_level.py
 
     def __init__(self, settings: Any, teacher: Encoder) -> None:
         super().__init__()
@@ -32,6 +35,7 @@ class Network(nn.Module):
         self.teacher = teacher
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
+        self.register_buffer(PLACE_FACTORS, None)  # in the state only where there are some
 
     def train(self, mode: bool = True) -> Network:
         """Set the training mode of everything but the teacher, which always evaluates."""
@@ -51,6 +55,17 @@ class Network(nn.Module):
     def teacher_features(self, normalised: Tensor) -> Features:
         """F1, F2, F3 of normalised images."""
         return self.teacher(normalised)
+
+    def levelled(self, layer_maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The layer maps of `output_names`, the deepest times `place_factors` where there are some."""
+        factors = self.place_factors
+        if factors is None:
+            return tuple(layer_maps)
+        deepest = max(self.settings.map_strides.values())
+        strides = self.settings.map_strides.values()
+        return tuple(
+            maps * factors if stride == deepest else maps for maps, stride in zip(layer_maps, strides, strict=True)
+        )
 
     @property
     def map_fusion(self) -> Fusion:
@@ -76,6 +91,8 @@ def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> 
     """The network with `weights`, the teacher's among them, as `state_dict` gave them; in evaluation mode."""
     encoder = build_encoder(find_backbone(settings.model.backbone))
     network: Network = METHODS.find(settings.method).build(settings.model, encoder)
+    if PLACE_FACTORS in weights:
+        network.place_factors = torch.empty_like(weights[PLACE_FACTORS])
     network.load_state_dict(weights)
     return network.eval()
 

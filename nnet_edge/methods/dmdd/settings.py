@@ -101,6 +101,7 @@ TUNED = TrainSettings(
     batch=8,
     schedule="cosine",
     ema_decay=0.98,
+    place_powers=(0.5, 1.0),
     model=ModelSettings(head_width=48, exponent_power=4.0),
 )
 PROTOCOLS = {"design": DESIGN, "tuned": TUNED}

@@ -141,7 +141,7 @@ class NNet(Network):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, 256, 256, 3)."""
         normalised = self.normalise(images)
-        return self.layer_maps(self.branches(normalised, self.teacher_features(normalised)))
+        return self.levelled(self.layer_maps(self.branches(normalised, self.teacher_features(normalised))))
 
     def layer_maps(self, branches: Branches) -> tuple[Tensor, ...]:
         """The layer maps of `output_names`: 1 - cos(P_i, SP_i) for the forward, 1 - cos(F_i, D_i) for the reverse branch."""

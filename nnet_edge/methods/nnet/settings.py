@@ -131,6 +131,7 @@ TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and
     memory_rate=0.02,
     schedule="cosine",
     ema_decay=0.98,
+    place_powers=(0.5, 1.0),
     model=ModelSettings(
         memory_init="coreset",
         memory_slots=1024,

@@ -70,6 +70,7 @@ TUNED = TrainSettings(
     batch=8,
     schedule="cosine",
     ema_decay=0.98,
+    place_powers=(0.5, 1.0),
     model=ModelSettings(fusion_rule="product", scale_exponents=(0.3, 0.3, 1.0), exponent_power=4.0),
 )
 PROTOCOLS = {"design": DESIGN, "tuned": TUNED}

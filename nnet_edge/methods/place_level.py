@@ -1,0 +1,87 @@
+"""Place level: how strange good parts look at each place, and whether maps divided by a power of it find more.
+
+Where parts always lie the same way, some places are harder to predict than others on every good part (an edge, a thread, the
+border of the picture), and their level hides defects elsewhere. The level is the mean fused map over good images, smoothed, at
+the size of the deepest layer maps; a network that has it multiplies those maps by level^-power. So it is a constant of the one
+graph, and fusion, tail, kernels and engines know nothing of it.
+
+Whether it is used is decided on good parts: synthetic anomalies painted on held-out images must stand out by at least a
+fiftieth more (pixel AP). It is not tried where parts were found to lie any way round, nor for a sum of several maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnet_edge.anomaly_map import SMALLEST_DISTANCE, Fusion, anomaly_map, blur, fuse_maps, split_name
+from nnet_edge.data.painted import anomalous_copies
+from nnet_edge.methods.compute import Compute
+from nnet_edge.methods.fusion_search import layer_maps_of
+from nnet_edge.methods.network import Network
+from nnet_edge.metrics import pixel_ap
+
+IMAGES = 100  # good ones that the level is the mean of, at most
+COPIES = 48  # with synthetic anomalies
+SMOOTH = 4.0  # places of the fused map, deviation of the Gaussian: 16 pixels of the image
+CLEARLY_MORE = 1.02  # times the AP without a level: two draws of the copies differ by a hundredth
+ANY_WAY = 90.0  # degrees of augmentation from which parts count as lying any way round
+
+
+@dataclass(frozen=True)
+class PlaceLevel:
+    """What was chosen: the power, 0 for none, the factors of the deepest maps, and pixel AP of synthetic anomalies by power."""
+
+    power: float
+    factors: np.ndarray  # float32 (1, 1, h, w)
+    found: Mapping[float, float]  # power -> pixel AP, 0 to 1; 0: without a level
+
+
+def choose_place_level(
+    network: Network, powers: Sequence[float], good: np.ndarray, held_out: np.ndarray, seed: int, compute: Compute
+) -> PlaceLevel | None:
+    """The power of `powers` that makes synthetic anomalies stand out most, if one clearly does; None where none can be tried.
+
+    `good` are images that were learned from, `held_out` others, both uint8 RGB (N, H, W, 3).
+    """
+    fusion = network.map_fusion
+    if not powers or (fusion.rule == "sum" and len(network.output_names) > 1):
+        return None
+    rows = np.linspace(0, len(good), min(IMAGES, len(good)), endpoint=False).astype(int)
+    level = level_of(layer_maps_of(network, good[rows], compute), fusion)
+    painted, masks = anomalous_copies(held_out, COPIES, seed)
+    judged = layer_maps_of(network, np.concatenate((painted, held_out)), compute)
+    masks = np.concatenate((masks, np.zeros((len(held_out), *masks.shape[1:]), bool)))
+    tried = {power: factors_of(level, power, fusion) for power in (0.0, *powers)}
+    found = {
+        power: pixel_ap(masks, anomaly_map(with_factors(judged, factors), fusion=fusion)[:, 0]) or 0.0
+        for power, factors in tried.items()
+    }
+    best = max(found, key=lambda power: found[power])
+    power = best if found[best] >= CLEARLY_MORE * found[0.0] else 0.0
+    return PlaceLevel(power, tried[power], found)
+
+
+def level_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
+    """The smoothed mean of the fused maps of good images at the size of the deepest layer maps, float64 (h, w), above 0."""
+    wide = {name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}
+    mean = np.maximum(fuse_maps(wide, fusion).mean(axis=0)[0], SMALLEST_DISTANCE)
+    smooth = np.exp(blur(np.log(mean), SMOOTH, round(4 * SMOOTH)))
+    height, width = min((maps.shape[-2:] for maps in layer_maps.values()), key=np.prod)
+    rows, columns = smooth.shape[0] // height, smooth.shape[1] // width
+    return smooth.reshape(height, rows, width, columns).mean(axis=(1, 3))
+
+
+def factors_of(level: np.ndarray, power: float, fusion: Fusion) -> np.ndarray:
+    """What the deepest maps are multiplied by, float32 (1, 1, h, w): level^-power, 1 in the geometric mean over the places."""
+    logarithms = -power * (np.log(level) - np.log(level).mean())
+    exponent = next(value for value in reversed(fusion.exponents) if value > 0)
+    return np.exp(logarithms / exponent)[None, None].astype(np.float32)
+
+
+def with_factors(layer_maps: Mapping[str, np.ndarray], factors: np.ndarray) -> dict[str, np.ndarray]:
+    """The layer maps, the deepest ones multiplied by `factors`."""
+    deepest = min(split_name(name)[1] for name in layer_maps)
+    return {name: maps * factors if split_name(name)[1] == deepest else maps for name, maps in layer_maps.items()}
