@@ -37,10 +37,15 @@ class Reading:
     sigma: float = BLUR_SIGMA  # of the Gaussian, pixels of the anomaly map; 0: none
     weights: str = "deployed"  # one of WEIGHTS
     branches: str = "both"  # or the name of one: whose layer maps are read
+    centred: bool = False  # each map less its own mean
+    score: str = "max"  # max | top: the mean of the largest values | mean: what the image score is
+    top: float = 0.001  # share of the pixels that are the largest
+    border: int = 0  # pixels along the border that the image score leaves out
 
     def __post_init__(self) -> None:
         require_choice("fusion rule", self.rule or RULES[0], RULES)
         require_choice("weights", self.weights, WEIGHTS)
+        require_choice("score", self.score, ("max", "top", "mean"))
         if not self.sigma >= 0:
             raise ConfigError(f"the Gaussian's sigma is {self.sigma}: it must be 0 or more pixels")
 
@@ -53,7 +58,18 @@ class Reading:
         large = enlarge(fuse_maps(wide, fusion), IMAGE_SIDE, fusion.align_corners)[:, 0]
         if self.sigma:
             large = blur(large, self.sigma, int(4 * self.sigma + 0.5))  # scipy's radius
+        if self.centred:
+            large = large - large.mean(axis=(1, 2), keepdims=True)
         return large.astype(np.float32)
+
+    def scores(self, maps: np.ndarray) -> np.ndarray:
+        """The image scores (N,) of anomaly maps (N, H, W)."""
+        inside = slice(self.border, -self.border or None)
+        values = maps[:, inside, inside].reshape(len(maps), -1)
+        if self.score == "mean":
+            return values.mean(axis=1)
+        kept = max(1, round(self.top * values.shape[1])) if self.score == "top" else 1
+        return np.partition(values, -kept, axis=1)[:, -kept:].mean(axis=1)
 
 
 @dataclass(frozen=True)

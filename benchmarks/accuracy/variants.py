@@ -28,7 +28,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from nnet_edge.anomaly_map import image_score
 from nnet_edge.benchmarks.accuracy.hyperparameters import BASE, Variant, find_variants
 from nnet_edge.benchmarks.accuracy.tables import BySeed, means_by_seed, spread_text
 from nnet_edge.benchmarks.accuracy.trainings import (
@@ -123,7 +122,9 @@ class CategoryBench:
         path, device = folder / f"maps_{weights}.safetensors", choose_device(self.settings.options.device)
         maps = kept_layer_maps(path, key, checkpoint, weights, self.test.images, device)
         read = variant.reading.maps(maps, checkpoint.settings.model.fusion)
-        metrics = measure_known(self.test.labels, image_score(read), self.test.masks, read, self.test.has_mask)
+        metrics = measure_known(
+            self.test.labels, variant.reading.scores(read), self.test.masks, read, self.test.has_mask
+        )
         return {"schema": ROW_SCHEMA, "variant": variant.name, "metrics": metrics.as_dict()}
 
 

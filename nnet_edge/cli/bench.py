@@ -29,6 +29,7 @@ from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from nnet_edge.benchmarks.accuracy.trainings import Watch
+    from nnet_edge.benchmarks.accuracy.variants import VariantTable
     from nnet_edge.benchmarks.harness.report import Report
     from nnet_edge.data.images import Dataset
 
@@ -180,6 +181,9 @@ def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
               "6 losses, 7 maps.")  # fmt: skip
 @shown_option("--measure", default="fp32,int8", help="Precisions of the bundle, with commas.")
 @click.option("--peers", type=FOLDER, help="Rows of other methods: the folder that bench peers filled.")
+@click.option(
+    "--leave-one-out", is_flag=True, help="Then choose how maps are read on all sets but one, judge on that one."
+)
 @training_options
 @runner_options
 def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **options: Any) -> int:
@@ -188,12 +192,14 @@ def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **optio
     DATA is MVTec AD, VisA, or categories of one's own. Finished rows are not run again, and several processes may share
     --out. Tables 4 to 7 are trained by --protocol paper unless another is said.
     """
-    datasets = chosen_datasets(data, options)
+    datasets = datasets_for(data, options)
     wanted = [int(table) for table in tables if table not in ("1", "3")]
     with watching() as watch:
         grid = Grid(datasets, out, options, watch)
         finished = [grid.accuracy()] if len(wanted) < len(tables) or not tables else []
         finished += [grid.ablation(table) for table in wanted]
+        if options["leave_one_out"]:
+            finished.append(grid.leave_one_out())
     return 0 if all(finished) else EXIT_INTERRUPTED
 
 
@@ -228,6 +234,15 @@ class Grid:
         click.echo(found.markdown())
         return found.finished
 
+    def leave_one_out(self) -> bool:
+        """The readings of the same trainings, each chosen on all sets but one, printed; whether it is finished."""
+        from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
+
+        settings = VariantSettings(**grid_settings(self.options), with_training=False)
+        found = run_variants(self.datasets, self.out, settings, command_line("accuracy"), self.watch)
+        say_leave_one_out(found, self.out)
+        return not found.missing
+
     def ablation(self, table: int) -> bool:
         """Table 4, 5, 6 or 7, printed; whether it is finished."""
         from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
@@ -248,6 +263,7 @@ class Grid:
 @click.option("--variant", "variants", multiple=True, help="Only these of their variants, as the table names them.")
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
 @click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
+@click.option("--leave-one-out", is_flag=True, help="Choose on all sets but one, judge on that one: a second table.")
 @training_options
 def levers(
     data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
@@ -261,11 +277,33 @@ def levers(
 
     settings = VariantSettings(**grid_settings(options), hyperparameters=levers, variants=variants,
                                with_training=not options["readings_only"], test_limit=options["test_limit"])  # fmt: skip
-    datasets = chosen_datasets(data, options)
+    datasets = datasets_for(data, options)
     with watching() as watch:
         found = run_variants(datasets, out, settings, command_line("levers"), watch)
     click.echo(found.markdown())
+    if options["leave_one_out"]:
+        say_leave_one_out(found, out)
     return 0 if not found.missing else EXIT_INTERRUPTED
+
+
+def datasets_for(data: tuple[Path, ...], options: dict[str, Any]) -> list[Dataset]:
+    """The data sets, enough of them for --leave-one-out; raises ConfigError before hours of training."""
+    from nnet_edge.benchmarks.accuracy.leave_one_out import require_enough
+
+    datasets = chosen_datasets(data, options)
+    if options["leave_one_out"]:
+        require_enough([dataset.category for dataset in datasets])
+    return datasets
+
+
+def say_leave_one_out(found: VariantTable, out: Path) -> None:
+    """The second table, printed and written below `out`."""
+    from nnet_edge.benchmarks.accuracy.leave_one_out import leave_one_out
+    from nnet_edge.benchmarks.harness.report import write_report
+
+    report = leave_one_out(found)
+    click.echo(report.markdown())
+    write_report(out, "leave_one_out", report)
 
 
 def command_line(name: str) -> str:
