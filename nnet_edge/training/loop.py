@@ -349,7 +349,7 @@ class Trainer:
         )
         if level is None:
             return
-        self.facts["place_level"] = {"power": level.power, "pixel_ap": {str(k): v for k, v in level.found.items()}}
+        self.facts["place_level"] = level.as_dict()
         if level.power == 0:
             return
         without, best = 100 * level.found[0.0], 100 * level.found[level.power]

@@ -64,18 +64,44 @@ def by_cells(images: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray]:
     return maps_like((0.05 + away / 128)[:, None] * level)
 
 
-@pytest.mark.parametrize(("rise", "chosen"), [(0.0, 0.0), (3.0, 1.0)])
-def test_a_level_is_used_where_it_hides_anomalies(monkeypatch: pytest.MonkeyPatch, rise: float, chosen: float) -> None:
+@pytest.mark.parametrize(("rise", "wander", "chosen"), [(0.0, 0.1, 0.0), (3.0, 0.1, 1.0), (3.0, 9.0, 0.0)])
+def test_a_level_is_used_where_it_hides_anomalies_and_stays_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, rise: float, wander: float, chosen: float
+) -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(118, 139, (14, 256, 256, 3)).astype(np.uint8)
     level = np.exp(rise * np.linspace(0, 1, 16))[None, None, :, None] * np.ones((1, 1, 16, 16))
-    monkeypatch.setattr(place_level, "layer_maps_of", lambda network, some, compute: by_cells(some, level))
+
+    def layer_maps_of(network: Any, some: np.ndarray, compute: Compute) -> dict[str, np.ndarray]:
+        elsewhere = np.exp(wander * np.random.default_rng(2).normal(size=(len(some), 1, 16, 16)))  # of each image
+        return by_cells(some, level * elsewhere)
+
+    monkeypatch.setattr(place_level, "layer_maps_of", layer_maps_of)
     network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps)
     found = choose_place_level(network, (0.5, 1.0), images[:6], images[6:], 3, CPU)
     assert found is not None
     assert found.power == chosen
-    assert set(found.found) == {0.0, 0.5, 1.0}
+    assert (found.explained > 0.5) == (chosen > 0)
+    assert set(found.found) == ({0.0, 0.5, 1.0} if chosen else {0.0})
     assert found.found[chosen] >= found.found[0.0]
+
+
+def test_a_level_that_does_not_help_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.full((14, 256, 256, 3), 128, np.uint8)
+    level = np.ones((1, 1, 16, 16))
+    level[..., 4:8, 4:8] = 50  # a place where nothing is painted: it must not be lowered
+
+    def layer_maps_of(network: Any, some: np.ndarray, compute: Compute) -> dict[str, np.ndarray]:
+        return by_cells(some, level)
+
+    monkeypatch.setattr(place_level, "layer_maps_of", layer_maps_of)
+    monkeypatch.setattr(place_level, "pixel_ap", lambda masks, maps: 0.5)  # as much with and without
+    network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps)
+    found = choose_place_level(network, (1.0,), images[:6], images[6:], 3, CPU)
+    assert found is not None
+    assert found.explained > 0.9
+    assert found.power == 0
+    assert (found.factors == 1).all()
 
 
 def test_nothing_is_tried_for_a_sum_of_maps_or_without_powers() -> None:
@@ -89,7 +115,7 @@ def test_nothing_is_tried_for_a_sum_of_maps_or_without_powers() -> None:
 def halved(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Factors that every training chooses."""
     factors = np.linspace(0.5, 2.0, 256, dtype=np.float32).reshape(1, 1, 16, 16)
-    chosen = PlaceLevel(1.0, factors, {0.0: 0.3, 1.0: 0.4})
+    chosen = PlaceLevel(1.0, factors, 0.8, {0.0: 0.3, 1.0: 0.4})
     monkeypatch.setattr(loop, "choose_place_level", lambda *given: chosen)
     return factors
 
@@ -101,7 +127,7 @@ def test_checkpoint_and_network_have_the_factors(
     train(washers[:4], washers[4:], SETTINGS, tmp_path / "run", TrainOptions("cpu", "fp32"), say=said.append)
     assert any("to the power 1" in line and "40.0 with it, 30.0 without" in line for line in said)
     checkpoint = read_checkpoint(tmp_path / "run")
-    assert checkpoint.facts["place_level"] == {"power": 1.0, "pixel_ap": {"0.0": 0.3, "1.0": 0.4}}
+    assert checkpoint.facts["place_level"] == {"power": 1.0, "explained": 0.8, "pixel_ap": {"0": 0.3, "1": 0.4}}
     for weights in (checkpoint.deployed, checkpoint.averaged, checkpoint.network):
         assert torch.equal(weights[PLACE_FACTORS], torch.from_numpy(halved))
     network = checkpoint.build_network()
