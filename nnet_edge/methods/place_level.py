@@ -25,7 +25,7 @@ from nnet_edge.methods.fusion_search import layer_maps_of
 from nnet_edge.methods.network import Network
 from nnet_edge.metrics import pixel_ap
 
-IMAGES = 100  # good ones that the level is the mean of, at most
+IMAGES = 48  # good ones that the level is the mean of, and held-out ones, at most
 COPIES = 48  # with synthetic anomalies
 SMOOTH = 4.0  # places of the fused map, deviation of the Gaussian: 16 pixels of the image
 CLEARLY_MORE = 1.02  # times the AP without a level: two draws of the copies differ by a hundredth
@@ -60,14 +60,17 @@ def choose_place_level(
     fusion = network.map_fusion
     if not powers or (fusion.rule == "sum" and len(network.output_names) > 1):
         return None
-    rows = np.linspace(0, len(good), min(IMAGES, len(good)), endpoint=False).astype(int)
-    level = level_of(layer_maps_of(network, good[rows], compute), fusion)
-    painted, masks = anomalous_copies(held_out, COPIES, seed)
-    judged = layer_maps_of(network, np.concatenate((painted, held_out)), compute)
-    clean = {name: maps[len(painted) :] for name, maps in judged.items()}
+    level = level_of(layer_maps_of(network, some_of(good), compute), fusion)
+    clean_images = some_of(held_out)
+    clean = layer_maps_of(network, clean_images, compute)
     explained = share_explained(level, clean, fusion)
-    masks = np.concatenate((masks, np.zeros((len(held_out), *masks.shape[1:]), bool)))
-    tried = {power: factors_of(level, power, fusion) for power in (0.0, *(powers if explained >= EXPLAINED else ()))}
+    if explained < EXPLAINED:
+        return PlaceLevel(0.0, factors_of(level, 0.0, fusion), explained, {})
+    images, masks = anomalous_copies(held_out, COPIES, seed)
+    painted = layer_maps_of(network, images, compute)
+    judged = {name: np.concatenate((maps, clean[name])) for name, maps in painted.items()}
+    masks = np.concatenate((masks, np.zeros((len(clean_images), *masks.shape[1:]), bool)))
+    tried = {power: factors_of(level, power, fusion) for power in (0.0, *powers)}
     found = {
         power: pixel_ap(masks, anomaly_map(with_factors(judged, factors), fusion=fusion)[:, 0]) or 0.0
         for power, factors in tried.items()
@@ -75,6 +78,11 @@ def choose_place_level(
     best = max(found, key=lambda power: found[power])
     power = best if found[best] >= CLEARLY_MORE * found[0.0] else 0.0
     return PlaceLevel(power, tried[power], explained, found)
+
+
+def some_of(images: np.ndarray) -> np.ndarray:
+    """At most IMAGES of them, from all over."""
+    return images[np.linspace(0, len(images), min(IMAGES, len(images)), endpoint=False).astype(int)]
 
 
 def level_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:

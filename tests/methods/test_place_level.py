@@ -81,9 +81,11 @@ def test_a_level_is_used_where_it_hides_anomalies_and_stays_in_its_place(
     found = choose_place_level(network, (0.5, 1.0), images[:6], images[6:], 3, CPU)
     assert found is not None
     assert found.power == chosen
-    assert (found.explained > 0.5) == (chosen > 0)
-    assert set(found.found) == ({0.0, 0.5, 1.0} if chosen else {0.0})
-    assert found.found[chosen] >= found.found[0.0]
+    if wander > 1:
+        assert found.explained < 0.5
+        assert found.found == {}
+    elif chosen:
+        assert found.found[chosen] > found.found[0.5] > found.found[0.0]
 
 
 def test_a_level_that_does_not_help_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
