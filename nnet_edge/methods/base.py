@@ -101,8 +101,11 @@ class MethodSettings:
         return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest and the checkpoint."""
-        return asdict(self)
+        """Plain values for the manifest and the checkpoint; no place_powers where there are none, as before there were any."""
+        values = asdict(self)
+        if not self.place_powers:
+            del values["place_powers"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
