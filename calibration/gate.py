@@ -84,7 +84,7 @@ def judge(reference: Runner, candidate: Runner, held_out: np.ndarray, test: Test
           limits: GateLimits | None = None, rule: ThresholdRule = TIGHTEST) -> Gate:  # fmt: skip
     """The verdict on `candidate` against `reference`, FP32 on the same kind of runner, with their speed.
 
-    `held_out` are the bundle's held-out frames, uint8 RGB (N, 256, 256, 3); `rule` is how it chooses
+    `held_out` are the bundle's held-out frames, uint8 RGB (N, H, W, 3); `rule` is how it chooses
     thresholds by them. Raises TrainingError for scores of FP32 that no working artefact gives.
     """
     before, after = (predict(runner, held_out, test, rule) for runner in (reference, candidate))

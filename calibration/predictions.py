@@ -13,6 +13,7 @@ import numpy as np
 from nnet_edge.data.images import Dataset, load_images, load_masks
 from nnet_edge.errors import TrainingError
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.metrics import judged_metrics, measure_known
 from nnet_edge.runtime.runners.base import Runner, infer_all
 from nnet_edge.scoring import TIGHTEST, Threshold, ThresholdRule
@@ -24,9 +25,9 @@ class TestImages:
 
     __test__ = False  # pytest: no class of tests
 
-    images: np.ndarray  # uint8 RGB (N, 256, 256, 3)
+    images: np.ndarray  # uint8 RGB (N, height, width, 3)
     labels: np.ndarray  # bool (N,), True: anomalous
-    masks: np.ndarray  # bool (N, 256, 256)
+    masks: np.ndarray  # bool (N, height, width)
     has_mask: np.ndarray  # bool (N,)
     kinds: tuple[str, ...] = ()  # of defect, one an image ("good" too); empty where they are not known
 
@@ -96,13 +97,15 @@ def metrics_of(test: TestImages, outputs: Outputs) -> dict[str, float | None]:
     return {metric.name: found[metric.name] for metric in judged_metrics()}
 
 
-def load_test(dataset: Dataset, skip_bad: bool, bits: int | None = None) -> TestImages | None:
+def load_test(
+    dataset: Dataset, skip_bad: bool, bits: int | None = None, geometry: Geometry = DEFAULT
+) -> TestImages | None:
     """The labelled test images of `dataset` with their masks, None when it has none; see `load_images` for `bits`."""
     if not dataset.test:
         return None
-    images = load_images([sample.path for sample in dataset.test], skip_bad, bits=bits)
+    images = load_images([sample.path for sample in dataset.test], skip_bad, bits=bits, geometry=geometry)
     sample_of = {sample.path: sample for sample in dataset.test}
     samples = [sample_of[path] for path in images.paths]
-    masks, has_mask = load_masks(samples)
+    masks, has_mask = load_masks(samples, geometry=geometry)
     kinds = tuple(sample.defect for sample in samples)
     return TestImages(images.images, np.array([sample.is_anomalous for sample in samples]), masks, has_mask, kinds)

@@ -29,7 +29,7 @@ from nnet_edge import __version__
 from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
 from nnet_edge.calibration.ranges import METHODS, Activations, Probe, Progress, measure_histograms, ranges_by
 from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
-from nnet_edge.imaging import resize
+from nnet_edge.imaging import bilinear
 from nnet_edge.kept_frames import frame_hash, require_frames
 from nnet_edge.settings.runner import require_choice
 
@@ -68,7 +68,7 @@ class QuantizeSettings:
 
 
 def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettings, report: Progress) -> Activations:
-    """Range and channel means of every activation of the plan on `frames`, uint8 RGB (N, 256, 256, 3).
+    """Range and channel means of every activation of the plan on `frames`, uint8 RGB (N, H, W, 3).
 
     Raises CalibrationError without frames or for a graph that cannot be computed, ConfigError for frames of another size or a
     method that the tool lacks, MissingExtraError for a tool that is not installed.
@@ -118,7 +118,7 @@ def read_graph(content: bytes, name: str) -> onnx.ModelProto:
 
 
 def modelopt_ranges(plan: Plan, frames: np.ndarray, method: str) -> dict[str, float]:
-    """Activation -> the value that becomes 127, as Model Optimizer finds it on `frames`, uint8 RGB (N, 256, 256, 3).
+    """Activation -> the value that becomes 127, as Model Optimizer finds it on `frames`, uint8 RGB (N, H, W, 3).
 
     `method` is "max" or "entropy". Raises MissingExtraError where it is not installed, CalibrationError when it fails or
     leaves an activation of the plan without a scale.
@@ -175,7 +175,7 @@ def quiet() -> Iterator[None]:
 
 
 def choose_frames(images: np.ndarray, count: int = 64, seed: int = 0, besides: tuple[str, ...] = ()) -> np.ndarray:
-    """At most `count` frames of `images`, uint8 RGB (N, 256, 256, 3), as unlike each other as `images` allow.
+    """At most `count` frames of `images`, uint8 RGB (N, H, W, 3), as unlike each other as `images` allow.
 
     The first is drawn by `seed`, each further one is the farthest from those before it (as thumbnails). `besides` are
     hashes of frames that must not be taken, the held-out ones; equal frames are taken once. Raises CalibrationError when
@@ -197,7 +197,7 @@ def choose_frames(images: np.ndarray, count: int = 64, seed: int = 0, besides: t
 
 def spread(images: np.ndarray, count: int, seed: int) -> list[int]:
     """Rows of `count` images, in the order of their choice: one by `seed`, then always the farthest from the chosen."""
-    thumbnails = np.stack([resize(image, THUMBNAIL).ravel() for image in images]).astype(np.float32)
+    thumbnails = np.stack([bilinear(image, THUMBNAIL, THUMBNAIL).ravel() for image in images]).astype(np.float32)
     chosen = [int(np.random.default_rng(seed).integers(len(images)))]
     distance = np.full(len(images), np.inf, np.float32)
     while len(chosen) < count:

@@ -181,7 +181,7 @@ class Probe:
             raise CalibrationError(f"ONNX Runtime cannot read the graph: {words(error)}; export it again") from error
 
     def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The tensors by name for uint8 RGB images (N, 256, 256, 3)."""
+        """The tensors by name for uint8 RGB images (N, H, W, 3)."""
         try:
             arrays = self._session.run(self.tensors, {INPUT: images})
         except Exception as error:  # as above

@@ -41,7 +41,7 @@ class Sensitivity:
 
 def measure_sensitivity(plan: Plan, activations: Activations, frames: np.ndarray, threshold: float, report: Progress,
                         threads: int | None = None) -> Sensitivity:  # fmt: skip
-    """The cost of every block of the plan on `frames`, uint8 RGB (N, 256, 256, 3); one graph a block is computed."""
+    """The cost of every block of the plan on `frames`, uint8 RGB (N, H, W, 3); one graph a block is computed."""
     fp32 = Probe(plan.model, OUTPUTS, threads)
     expected = [fp32.infer(frame[None]) for frame in frames]
     done = 0

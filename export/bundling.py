@@ -18,7 +18,6 @@ from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
 from nnet_edge.image_path import ImagePath
-from nnet_edge.imaging import SIDE
 from nnet_edge.kept_frames import frame_hash, write_frames
 from nnet_edge.known_answers import choose_frames
 from nnet_edge.methods.network import Network, TorchRunner
@@ -120,8 +119,8 @@ def manifest_of(
         "system": network.method,
         "backbone": network.settings.backbone,
         "teacher": facts["teacher"],
-        "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB", "height": SIDE, "width": SIDE,
-                  "resize": "Pillow bilinear with antialias, aspect ratio not kept"},
+        "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB",
+                  **network.geometry.as_dict()},
         "layer_maps": list(network.output_names),
         "fusion": asdict(network.map_fusion),
         "precision": "fp32",
@@ -164,7 +163,7 @@ class Parity:
 def check_parity(
     reference: Runner, runners: Sequence[Runner], images: np.ndarray, threshold: float | None = None
 ) -> list[Parity]:
-    """Each runner against `reference` on uint8 RGB images (N, 256, 256, 3). Raises ParityError when one is too far off."""
+    """Each runner against `reference` on uint8 RGB images (N, H, W, 3). Raises ParityError when one is too far off."""
     expected = infer_all(reference, images)
     if fault := expected.fault():
         raise ParityError(

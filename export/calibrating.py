@@ -92,7 +92,7 @@ class Made:
 
 
 class GraphMaker:
-    """Makes graphs of the judge's bundle on `frames`, uint8 RGB (N, 256, 256, 3), and has them judged."""
+    """Makes graphs of the judge's bundle on `frames`, uint8 RGB (N, H, W, 3), and has them judged."""
 
     def __init__(
         self, judge: GraphJudge, frames: np.ndarray, settings: CalibrateSettings, bar: Bar, say: Callable[[str], None]
@@ -195,7 +195,7 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
         say(f"{path} is of before known answers: those of its FP32 graph are added")
         bundle = add_answers(bundle, kinds)
     with bar("reading images") as report:
-        images = load_images(dataset.train, skip_bad, report, bits).images
+        images = load_images(dataset.train, skip_bad, report, bits, bundle.geometry).images
     judged = (
         () if bundle.threshold.folds > 1 else tuple(bundle.manifest["frames"]["held_out"])
     )  # by folds all are learned
@@ -203,7 +203,8 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
     if len(frames) < settings.frames:
         asked = f"{settings.frames} were asked for"
         say(f"note: calibrating on the {len(frames)} good images that were not held out; {asked}")
-    test = load_test(with_held_out_images(dataset, bundle.manifest["data"]), skip_bad, bits)
+    labelled = with_held_out_images(dataset, bundle.manifest["data"])
+    test = load_test(labelled, skip_bad, bits, bundle.geometry)
     graphs = []
     with GraphJudge(bundle, test, kinds, runner, settings.limits, say) as judge:
         maker = GraphMaker(judge, frames, settings, bar, say)

@@ -21,8 +21,9 @@ from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.engine_settings import EngineSettings
 from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.files import write_atomically
+from nnet_edge.geometry import DEFAULT
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
-from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE, layer_maps_of, read_graph_bytes
+from nnet_edge.runtime.runners.graph import INPUT, geometry_beside, layer_maps_of, read_graph_bytes
 from nnet_edge.runtime.runners.trt.library import (
     TensorrtLibrary,
     build_error,
@@ -81,7 +82,7 @@ def build_engine(
         hardware_compatibility=settings.hardware_compatibility, version_compatible=settings.version_compatible,
         batch=settings.profile.as_tuple(), workspace_mib=settings.workspace_mib, optimization=settings.optimization,
         layer_maps=parsed.layer_maps, fusion=asdict(fusion), sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content), seconds=round(seconds, 3), when=now(),
+        size=len(content), seconds=round(seconds, 3), when=now(), input=parsed.input_shape[:2],
     )  # fmt: skip
     return BuiltEngine(content, record)
 
@@ -106,7 +107,7 @@ class EngineNetwork:
         self.parser = parser = trt.OnnxParser(self.network, self.log)
         if not parser.parse(read_graph_bytes(graph)):
             raise parse_error(library, graph, [parser.get_error(index) for index in range(parser.num_errors)])
-        self.layer_maps = cut_tail(self.network, graph)
+        self.layer_maps, self.input_shape = cut_tail(self.network, graph)
 
     def build(self, settings: EngineSettings, gpu: GpuFacts | None, report: Report, stop: Callable[[], bool]) -> bytes:
         """The engine. Raises EngineBuildError, or KeyboardInterrupt when `stop` said so."""
@@ -119,7 +120,7 @@ class EngineNetwork:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * MEBIBYTE)
         set_compatibility(library, config, settings)
         profile = self.builder.create_optimization_profile()
-        profile.set_shape(INPUT, *((batch, *INPUT_SHAPE) for batch in settings.profile.as_tuple()))
+        profile.set_shape(INPUT, *((batch, *self.input_shape) for batch in settings.profile.as_tuple()))
         if config.add_optimization_profile(profile) < 0:
             raise build_error(library, self.graph, self.log.problems)
         cache = use_timing_cache(library, config, self.graph.parent, gpu)
@@ -134,8 +135,10 @@ class EngineNetwork:
         return bytes(serialized)
 
 
-def cut_tail(network: Any, graph: Path) -> tuple[str, ...]:
-    """The layer maps that stay the network's only outputs; TensorRT then drops the tail that nobody asks for.
+def cut_tail(network: Any, graph: Path) -> tuple[tuple[str, ...], tuple[int, int, int]]:
+    """The layer maps that stay the network's only outputs, and the shape of one image.
+
+    TensorRT then drops the tail that nobody asks for.
 
     Cut here and not in the ONNX file, because the box that builds has TensorRT and neither onnx nor graphsurgeon. Raises
     EngineBuildError when inputs or outputs are not those of nnet-edge, or when a layer's work depends on the data.
@@ -144,7 +147,10 @@ def cut_tail(network: Any, graph: Path) -> tuple[str, ...]:
     outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
     layer_maps = tuple(name for name in layer_maps_of(outputs) if name in outputs)
     found = ", ".join(f"{tensor.name} {tensor.dtype.name} {tuple(tensor.shape)}" for tensor in inputs)
-    wanted = f"{INPUT} UINT8 {(-1, *INPUT_SHAPE)}"
+    geometry = geometry_beside(graph)
+    sides = tuple(inputs[0].shape)[1:3] if len(inputs) == 1 and len(inputs[0].shape) == 4 else DEFAULT.size
+    shape = (int(sides[0]), int(sides[1]), 3) if geometry is None else geometry.shape
+    wanted = f"{INPUT} UINT8 {(-1, *shape)}"
     if found != wanted or not layer_maps:
         raise EngineBuildError(
             f"{graph} is no graph of nnet-edge: it takes {found or 'nothing'} instead of {wanted} and gives "
@@ -159,7 +165,7 @@ def cut_tail(network: Any, graph: Path) -> tuple[str, ...]:
             f"{graph} has layers whose work depends on the data ({', '.join(sorted(kinds))}), which no CUDA graph can "
             "capture: write it again with `export`"
         )
-    return layer_maps
+    return layer_maps, shape
 
 
 def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSettings) -> None:

@@ -207,8 +207,9 @@ def load_labelled(path: Path, dataset: Dataset | None, skip_bad: bool) -> TestIm
     from nnet_edge.calibration.predictions import load_test
     from nnet_edge.data.images import with_held_out_images
 
-    manifest = read_bundle(path).manifest
-    test = load_test(with_held_out_images(dataset, manifest["data"]), skip_bad, kept_bits(manifest))
+    bundle = read_bundle(path)
+    labelled = with_held_out_images(dataset, bundle.manifest["data"])
+    test = load_test(labelled, skip_bad, kept_bits(bundle.manifest), bundle.geometry)
     if test is None:
         raise DataError(f"{dataset.root} holds no test images to judge engines on: add defects, or leave --data out")
     return test
@@ -273,7 +274,7 @@ def require_accepted(artefact: Artefact, gate: Gate) -> None:
 def time_engines(engines: Mapping[str, Path], batch: int, images: np.ndarray, say: Say) -> dict[str, float]:
     """Median milliseconds of a batch on each engine, in turns; one after another where they do not fit into the GPU together.
 
-    `images` are uint8 RGB (N, 256, 256, 3). Raises what `load_runner` raises, StreamError for an engine that fails.
+    `images` are uint8 RGB (N, H, W, 3). Raises what `load_runner` raises, StreamError for an engine that fails.
     """
     try:
         return time_in_turns(engines, batch, images)

@@ -102,7 +102,7 @@ class LayerSearch:
 def choose_halves(test: TestImages, held_out: np.ndarray, seed: int) -> Halves | None:
     """The halves by `seed`, each with its share of every kind; None where either would have fewer than 5 defects.
 
-    Images that are among the `held_out` frames, uint8 RGB (N, 256, 256, 3), are seen in any case: they chose the threshold.
+    Images that are among the `held_out` frames, uint8 RGB (N, H, W, 3), are seen in any case: they chose the threshold.
     """
     rng = np.random.default_rng(seed)
     known = {frame_hash(frame) for frame in held_out}

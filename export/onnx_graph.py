@@ -1,4 +1,4 @@
-"""Export of a network to the one ONNX graph: uint8 RGB (N, 256, 256, 3) to layer maps, anomaly map and image score.
+"""Export of a network to the one ONNX graph: uint8 RGB (N, height, width, 3) to layer maps, anomaly map and image score.
 
 torch's dynamo exporter writes the network (opset 18, dynamic batch, batch norms folded). graphsurgeon puts it into forms
 that processors compute faster and adds the tail, which makes `anomaly_map` and `image_score` of the layer maps. Enlargement
@@ -26,16 +26,17 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from nnet_edge import __version__
 from nnet_edge.anomaly_map import (
-    FUSED_SIDE,
+    FUSED_STRIDE,
     PAPER_FUSION,
     SCALES,
     SMALLEST_DISTANCE,
+    STRIDES,
     Fusion,
-    blurring_matrix,
     enlarging_matrix,
+    last_matrices,
 )
 from nnet_edge.errors import ExportError
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.network import Network
 from nnet_edge.runtime.runners.structure import fault_of
 
@@ -54,7 +55,7 @@ def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
     Raises ExportError when the exporter refuses, the result is not valid ONNX or it is too large for one file.
     """
     model = suit_processors(fold_constants(trace(network)))
-    model = add_tail(model, SIDE, network.map_fusion)
+    model = add_tail(model, network.geometry, network.map_fusion)
     if model.ByteSize() > LARGEST_PROTOBUF:
         raise ExportError("the graph is larger than 2 GiB, too large for one ONNX file: choose a smaller backbone")
     del model.metadata_props[:]
@@ -69,22 +70,22 @@ def export_onnx(network: Network, facts: dict[str, str]) -> onnx.ModelProto:
     return model
 
 
-def trace(network: Network, side: int = SIDE) -> onnx.ModelProto:
-    """The network as torch's exporter writes it for any batch of images of `side` x `side`: layer maps out, no tail.
+def trace(network: Network) -> onnx.ModelProto:
+    """The network as torch's exporter writes it for any batch of images of its geometry: layer maps out, no tail.
 
     It is traced with one batch, half the work of a free one, and the batch is freed afterwards: the graphs are equal. One that
     computes with the batch's size is traced again, with a free one.
     """
     network = network.eval().cpu().float()
-    model = run_exporter(network, side, None)
+    model = run_exporter(network, None)
     if free_batch(model.graph):
         return model
-    return run_exporter(network, side, {"images": {0: torch.export.Dim(BATCH, min=1)}})
+    return run_exporter(network, {"images": {0: torch.export.Dim(BATCH, min=1)}})
 
 
-def run_exporter(network: Network, side: int, dynamic_shapes: dict[str, Any] | None) -> onnx.ModelProto:
+def run_exporter(network: Network, dynamic_shapes: dict[str, Any] | None) -> onnx.ModelProto:
     """What torch's exporter gives. Raises ExportError when it refuses."""
-    images = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
+    images = torch.zeros(EXAMPLE_BATCH, *network.geometry.shape, dtype=torch.uint8)
     try:
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
@@ -132,14 +133,14 @@ def facts_of(network: Network) -> dict[str, str]:
         "version": __version__,
         "system": network.method,
         "backbone": network.settings.backbone,
-        "input": f"uint8 RGB NHWC {SIDE}x{SIDE}, Pillow bilinear with antialias, aspect ratio not kept",
+        "input": f"uint8 RGB NHWC {network.geometry.text}, {network.geometry.sentence()}",
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
         "fusion": json.dumps(asdict(network.map_fusion), sort_keys=True),
     }
 
 
-def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FUSION) -> onnx.ModelProto:
-    """`model` with `anomaly_map` (N, 1, side, side) and `image_score` (N,) added to its layer maps, fused by `fusion`.
+def add_tail(model: onnx.ModelProto, geometry: Geometry = DEFAULT, fusion: Fusion = PAPER_FUSION) -> onnx.ModelProto:
+    """`model` with `anomaly_map` (N, 1, height, width) and `image_score` (N,) added to its layer maps, fused by `fusion`.
 
     Raises ExportError when the model's outputs are not layer maps.
     """
@@ -149,15 +150,14 @@ def add_tail(model: onnx.ModelProto, side: int = SIDE, fusion: Fusion = PAPER_FU
         raise ExportError(
             f"the tail needs layer maps ({', '.join(fusion.layer_maps)}), the graph gives {', '.join(maps)}"
         )
-    tail = _Tail(graph, fusion)
+    tail = _Tail(graph, fusion, geometry)
     fused = tail.fused(tail.factors(maps))
-    enlarged_and_blurred = blurring_matrix(side) @ enlarging_matrix(FUSED_SIDE, side, fusion.align_corners)
-    anomaly_map = tail.separable(fused, enlarged_and_blurred, "anomaly_map")
+    anomaly_map = tail.separable(fused, *last_matrices(geometry, fusion.align_corners), "anomaly_map")
     axes = gs.Constant("tail_axes", np.array([1, 2, 3], dtype=np.int64))
     largest = tail.node("ReduceMax", [anomaly_map, axes], keepdims=0)
     score = tail.keeping_nan(largest, tail.node("ReduceSum", [fused, axes], keepdims=0), "image_score")
     batch = graph.inputs[0].shape[0]
-    for tensor, shape in ((anomaly_map, (batch, 1, side, side)), (score, (batch,))):
+    for tensor, shape in ((anomaly_map, (batch, 1, *geometry.size)), (score, (batch,))):
         tensor.dtype, tensor.shape = np.float32, shape
         graph.outputs.append(tensor)
     graph.cleanup().toposort()
@@ -249,8 +249,8 @@ def _until_convolution(start: gs.Tensor) -> tuple[list[gs.Node], list[gs.Tensor]
 class _Tail:
     """Adds nodes with stable names (tail_0, tail_1, ...) to a graph."""
 
-    def __init__(self, graph: gs.Graph, fusion: Fusion) -> None:
-        self.graph, self.fusion = graph, fusion
+    def __init__(self, graph: gs.Graph, fusion: Fusion, geometry: Geometry) -> None:
+        self.graph, self.fusion, self.geometry = graph, fusion, geometry
         self.count = 0
 
     def node(self, operator: str, inputs: list[gs.Tensor], name: str = "", **attributes: int) -> gs.Tensor:
@@ -263,19 +263,23 @@ class _Tail:
         self.count += 1
         return gs.Constant(f"tail_matrix_{self.count}", np.ascontiguousarray(values, dtype=np.float32))
 
-    def separable(self, maps: gs.Tensor, matrix: np.ndarray, name: str = "") -> gs.Tensor:
-        rows = self.node("MatMul", [self.constant(matrix), maps])
-        return self.node("MatMul", [rows, self.constant(matrix.T)], name)
+    def separable(self, maps: gs.Tensor, rows: np.ndarray, columns: np.ndarray, name: str = "") -> gs.Tensor:
+        down = self.node("MatMul", [self.constant(rows), maps])
+        return self.node("MatMul", [down, self.constant(columns.T)], name)
 
-    def enlarged(self, maps: gs.Tensor, size: int) -> gs.Tensor:
-        if size == FUSED_SIDE:
+    def enlarged(self, maps: gs.Tensor, stride: int) -> gs.Tensor:
+        if stride == FUSED_STRIDE:
             return maps
-        return self.separable(maps, enlarging_matrix(size, FUSED_SIDE, self.fusion.align_corners))
+        rows, columns = (
+            enlarging_matrix(side // stride, side // FUSED_STRIDE, self.fusion.align_corners)
+            for side in self.geometry.size
+        )
+        return self.separable(maps, rows, columns)
 
     def factors(self, maps: dict[str, gs.Tensor]) -> list[gs.Tensor]:
         """Weighted first + second map of each scale that has one, enlarged and raised to its exponent (times it, in a sum)."""
         factors = []
-        for size, exponent in zip(SCALES, self.fusion.exponents, strict=True):
+        for size, stride, exponent in zip(SCALES, STRIDES, self.fusion.exponents, strict=True):
             present = [
                 self.times(tensor, self.fusion.weight(name))
                 for name, tensor in maps.items()
@@ -283,7 +287,7 @@ class _Tail:
             ]
             if present and exponent > 0:
                 total = present[0] if len(present) == 1 else self.node("Add", present)
-                enlarged = self.enlarged(total, size)
+                enlarged = self.enlarged(total, stride)
                 is_sum = self.fusion.rule == "sum"
                 factors.append(self.times(enlarged, exponent) if is_sum else self.power(enlarged, exponent))
         if not factors:

@@ -31,7 +31,7 @@ def to_half(
 ) -> onnx.ModelProto:
     """`model`, an FP32 or INT8 graph of nnet-edge, with everything outside the FP32 region in FP16.
 
-    `frames`, uint8 RGB (N, 256, 256, 3), are computed in FP32 to find values that half floats cannot hold; those nodes stay
+    `frames`, uint8 RGB (N, H, W, 3), are computed in FP32 to find values that half floats cannot hold; those nodes stay
     FP32. Raises CalibrationError without frames or for a graph that cannot be computed.
     """
     require_frames(frames)

@@ -1,10 +1,12 @@
 """Anomaly map: the reference, in NumPy, of the way from a network's layer maps to the anomaly map and the image score.
 
-Fusion (equation 8, or a sum) at 64x64, enlargement to 256x256, Gaussian with sigma 4. Enlargement and Gaussian are linear and
-separable, so each is one small matrix for the rows and one for the columns. The graph's tail and the CUDA kernels must
-give what this module gives.
+Fusion (equation 8, or a sum) at a quarter of the input's size, enlargement to the input's size, Gaussian with sigma 4.
+Enlargement and Gaussian are linear and separable, so each is one small matrix for the rows and one for the columns. The graph's
+tail and the CUDA kernels must give what this module gives. Beside a letterbox the map is 0: those rows and columns are 0.
 
-Where the paper is open (specification A-14, A-15): equal scales are paired, and sigma 4 acts at 256x256.
+Where the paper is open (specification A-14, A-15): equal scales are paired, and sigma 4 acts at the size of the map, 256x256 in
+the paper. It is 4 pixels of the map at every size: the noise of the maps that it removes comes from the grid of stride 4, and a
+larger input is chosen for smaller defects, which a wider Gaussian would wipe out.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import DEFAULT, Box, Geometry
 
-SCALES = (64, 32, 16)
-FUSED_SIDE = 64  # height and width at which the scales are multiplied
+SCALES = (64, 32, 16)  # sides of the layer maps at 256x256, by which they are called at every size
+STRIDES = (4, 8, 16)  # of each of SCALES: pixels of the input to one of the map
+FUSED_STRIDE = 4  # of the maps at which the scales are multiplied
 MAP_NAME = re.compile(f"[a-z]+_({'|'.join(map(str, SCALES))})")
 SMALLEST_DISTANCE = 1e-6  # rounding can take a distance of 0 below it, where no power is defined
-IMAGE_SIDE = 256  # height and width of the anomaly map
 BLUR_SIGMA = 4.0  # pixels of the anomaly map
 BLUR_RADIUS = 16  # int(4 * sigma + 0.5), where scipy cuts the Gaussian off
 
@@ -109,14 +112,38 @@ def is_layer_map(name: str) -> bool:
 
 
 def anomaly_map(
-    layer_maps: Mapping[str, np.ndarray], side: int = IMAGE_SIDE, fusion: Fusion = PAPER_FUSION
+    layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION, window: Box | None = None
 ) -> np.ndarray:
-    """The anomaly maps, float32 (N, 1, side, side), of the layer maps; larger is stranger.
+    """The anomaly maps, float32 (N, 1, height, width), of the layer maps; larger is stranger; 0 beside the `window`.
 
     Computes in float64 and rounds once, at the end. Raises ConfigError for layer maps that do not belong together.
     """
     fused = fuse_maps({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, fusion)
-    return blur(enlarge(fused, side, fusion.align_corners)).astype(np.float32)
+    height, width = (FUSED_STRIDE * side for side in fused.shape[-2:])
+    maps = blur(enlarge(fused, (height, width), fusion.align_corners)).astype(np.float32)
+    if window is None:
+        return maps
+    placed = np.zeros_like(maps)
+    rows, columns = window.inside
+    placed[..., rows, columns] = maps[..., rows, columns]
+    return placed
+
+
+@lru_cache(maxsize=32)
+def last_matrices(geometry: Geometry = DEFAULT, align_corners: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Enlargement and Gaussian of the rows and of the columns, float64 (height, height / 4) and (width, width / 4), read-only.
+
+    Rows and columns beside the letterbox are 0.
+    """
+    ends = zip(geometry.size, geometry.window.inside, strict=True)
+    rows, columns = (_last_matrix(side, window, align_corners) for side, window in ends)
+    return rows, columns
+
+
+def _last_matrix(side: int, window: slice, align_corners: bool) -> np.ndarray:
+    matrix = blurring_matrix(side) @ enlarging_matrix(side // FUSED_STRIDE, side, align_corners)
+    matrix[: window.start] = matrix[window.stop :] = 0
+    return read_only(matrix)
 
 
 def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
@@ -125,7 +152,7 @@ def image_score(anomaly_maps: np.ndarray) -> np.ndarray:
 
 
 def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSION) -> np.ndarray:
-    """Product (or sum) over the scales of first + second branch, each enlarged to (N, 1, 64, 64); equation 8 or `fusion`.
+    """Product (or sum) over the scales of first + second branch, each enlarged to stride 4; equation 8 or `fusion`.
 
     A layer map that is missing is left out of its sum, a scale without any out of the fusion: that is how the subsets of
     Table 7 are scored. Keeps the maps' float type. Raises ConfigError for an unknown name, for no map at all, and for maps
@@ -149,7 +176,7 @@ def fuse_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPER_FUSIO
 
 
 def scale_sum(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> np.ndarray | None:
-    """Weighted first + second map of one scale, enlarged to (N, 1, 64, 64); None for a scale without any map.
+    """Weighted first + second map of one scale, enlarged to stride 4; None for a scale without any map.
 
     Keeps the maps' float type.
     """
@@ -160,13 +187,20 @@ def scale_sum(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) 
     ]
     if not branches:
         return None
-    return enlarge(sum(branches[1:], start=branches[0]), FUSED_SIDE, fusion.align_corners)
+    summed = sum(branches[1:], start=branches[0])
+    return enlarge(summed, fused_size(scale, summed.shape), fusion.align_corners)
 
 
-def enlarge(maps: np.ndarray, side: int, align_corners: bool = True) -> np.ndarray:
-    """The maps (N, 1, h, w) brought bilinearly to (N, 1, side, side), in their own float type."""
-    rows = enlarging_matrix(maps.shape[-2], side, align_corners).astype(maps.dtype)
-    columns = enlarging_matrix(maps.shape[-1], side, align_corners).astype(maps.dtype)
+def fused_size(scale: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) at which the scales are multiplied, by the shape (..., h, w) of a map of one of them."""
+    times = STRIDES[SCALES.index(scale)] // FUSED_STRIDE
+    return times * shape[-2], times * shape[-1]
+
+
+def enlarge(maps: np.ndarray, size: tuple[int, int], align_corners: bool = True) -> np.ndarray:
+    """The maps (N, 1, h, w) brought bilinearly to `size` (height, width), in their own float type."""
+    rows = enlarging_matrix(maps.shape[-2], size[0], align_corners).astype(maps.dtype)
+    columns = enlarging_matrix(maps.shape[-1], size[1], align_corners).astype(maps.dtype)
     return rows @ maps @ columns.T
 
 
@@ -232,6 +266,12 @@ def check_layer_maps(layer_maps: Mapping[str, np.ndarray], fusion: Fusion = PAPE
         found = [shapes[name] for branch in fusion.branches if (name := f"{branch}_{scale}") in shapes]
         if len(set(found)) > 1:
             raise ConfigError(f"layer maps of scale {scale} have shapes {found[0]} and {found[1]}: they must be equal")
+    sizes = {fused_size(split_name(name)[1], shape): name for name, shape in shapes.items()}
+    if len(sizes) > 1:
+        first, other = list(sizes.values())[:2]
+        raise ConfigError(
+            f"layer maps {first} and {other} are of inputs of two sizes: {shapes[first]} and {shapes[other]}"
+        )
 
 
 def read_only(matrix: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge import __version__
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import remove_drafts, sha256, write_atomically, writing_folder
+from nnet_edge.geometry import Geometry
 from nnet_edge.kept_frames import FOLDER, frame_path, read_frames, write_frames
 from nnet_edge.scoring import Threshold, ThresholdRule
 
@@ -207,14 +209,14 @@ class Bundle:
         return sources[0] if sources else self.artefact(precision)
 
     def frames(self, kind: str) -> np.ndarray:
-        """The kept frames, uint8 RGB (N, 256, 256, 3): the "held_out" ones, or those that the graph of a precision
+        """The kept frames, uint8 RGB (N, height, width, 3): the "held_out" ones, or those that the graph of a precision
         ("int8", "fp16") was made with; N may be 0.
 
         Raises BundleError for a frame that is absent or does not show what its name says, and for a precision without one.
         """
         frames: Mapping[str, Any] = self.manifest["frames"]
         if kind == "held_out":
-            return read_frames(self.path, frames["held_out"])
+            return read_frames(self.path, frames["held_out"], self.geometry)
         hashes = self.artefact(kind).record.get(
             "frames", frames.get("calibration")
         )  # older bundles name those of the last
@@ -222,7 +224,12 @@ class Bundle:
             raise BundleError(
                 f"{self.path} keeps no frames of its {kind} graph: run nnet-edge calibrate {self.path} DATA --precision {kind}"
             )
-        return read_frames(self.path, hashes)
+        return read_frames(self.path, hashes, self.geometry)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Of its input. Raises BundleError for a manifest that cannot be used."""
+        return Geometry.in_manifest(self.manifest)
 
     @property
     def warnings(self) -> list[str]:
@@ -459,7 +466,7 @@ def record_gates(
 
 
 def keep_frames(bundle: Bundle, frames: np.ndarray) -> tuple[Bundle, list[str]]:
-    """The bundle with the files of `frames`, uint8 RGB (N, 256, 256, 3), in it, and their hashes for an artefact's record."""
+    """The bundle with the files of `frames`, uint8 RGB (N, H, W, 3), in it, and their hashes for an artefact's record."""
     hashes = write_frames(bundle.path, frames)
     names = {f"{FOLDER}/{name}.png": sha256(frame_path(bundle.path, name)) for name in hashes}
     return changed(bundle, files=bundle.manifest["files"] | names), hashes

@@ -22,7 +22,7 @@ KINDS = (
     "stream.added", "stream.removed", "stream.paused", "stream.resumed", "stream.failed",
     "regions.changed", "bundle.swapped", "threshold.changed", "drift.warning",
     "sink.late", "sink.dead", "sink.back", "frame.failed", "score.low",
-    "camera.differs", "adapt.done", "adapt.refused", "adapt.dropped",
+    "camera.differs", "adapt.done", "adapt.refused", "adapt.dropped", "picture.differs",
 )  # fmt: skip
 KEPT = 1000  # newest events
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from nnet_edge.errors import NotFiniteError
+from nnet_edge.geometry import Box
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # the command line starts without NumPy
@@ -61,7 +62,7 @@ class Frame:
 class Outputs:
     """Outputs of a runner for a batch of N images; the caller may keep the arrays."""
 
-    anomaly_map: np.ndarray  # float32 (N, 256, 256), larger is stranger
+    anomaly_map: np.ndarray  # float32 (N, H, W), larger is stranger
     image_score: np.ndarray  # float32 (N,), the maximum of each anomaly map
     layer_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 (N, 1, h, w)
 
@@ -88,7 +89,7 @@ class MapsOnDemand(Protocol):
     """Anomaly maps that are fetched when asked for, for example from a GPU."""
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The map of one image, float32 (256, 256), owned by the caller; costs a copy."""
+        """The map of one image, float32 (H, W), owned by the caller; costs a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +158,16 @@ class Prediction:
     frame: Frame
     image_score: float
     threshold: float  # image score above which a frame is anomalous
-    anomaly_map: np.ndarray | None  # float32 (256, 256); None for a good frame whose map no sink asked for
+    anomaly_map: np.ndarray | None  # float32 (H, W), of the whole picture; None for a good frame unless a sink asked
     regions: tuple[Region, ...] = ()
     latencies_ms: Mapping[str, float] = field(default_factory=dict)  # stage -> milliseconds
     verdict: bool | None = None  # of the frames up to this one (n of m); None: of this frame alone
-    inspected: np.ndarray | None = None  # bool (256, 256), where the map counts; None: everywhere. Not to be changed
+    inspected: np.ndarray | None = None  # bool (H, W), where the map counts; None: everywhere. Not to be changed
     bundle_threshold: float | None = None  # that training chose, whatever the stream judges by; None: the same
     judged_by: JudgedBy | None = None  # None: it is not known
     threshold_from: str = "bundle"  # or "settings", "adapted"; "adapting": the bundle's, while the camera adapts
+    judged: Box | None = None  # the part of the picture that the bundle's fit judges; None: all of it
+    is_masked: bool = False  # whether regions or masks leave a part of the picture out of map and score
 
     def __post_init__(self) -> None:
         if not is_finite(self.image_score, self.anomaly_map):
@@ -184,11 +187,6 @@ class Prediction:
     def is_anomalous(self) -> bool:
         """The verdict of n of m frames where the stream asks for one, else whether the score is above the threshold."""
         return self.is_above if self.verdict is None else self.verdict
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether a part of the picture is left out of map and score."""
-        return self.inspected is not None
 
     @property
     def relative_score(self) -> float:

@@ -65,7 +65,7 @@ Values = Mapping[str, np.ndarray]  # measure -> float64 (N,), NaN where a pictur
 
 
 def measure(image: np.ndarray) -> dict[str, float]:
-    """The measures of a picture as the network sees it, uint8 RGB (256, 256, 3). Takes 1 ms."""
+    """The measures of a picture as the network sees it, uint8 RGB (H, W, 3). Takes 1 ms."""
     channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb).astype(np.float32))
     coarse, *fine = haar(channels[0])
     _, *next_fine = haar(coarse)
@@ -135,7 +135,7 @@ def stands_out(lines: np.ndarray) -> float:
 
 
 def measure_all(images: np.ndarray) -> dict[str, np.ndarray]:
-    """The measures of pictures as the network sees them, uint8 RGB (N, 256, 256, 3)."""
+    """The measures of pictures as the network sees them, uint8 RGB (N, H, W, 3)."""
     return columns_of([measure(image) for image in images])
 
 
@@ -189,7 +189,7 @@ class ImagePath:
 
     @classmethod
     def of(cls, held_out: np.ndarray, files: Mapping[str, Any] | None = None) -> ImagePath | None:
-        """That of the frames uint8 RGB (N, 256, 256, 3), with what `usual_of` said of their files; None for too few frames."""
+        """That of the frames uint8 RGB (N, H, W, 3), with what `usual_of` said of their files; None for too few frames."""
         usual = usual_of(measure_all(held_out))
         if not usual:
             return None

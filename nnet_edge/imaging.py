@@ -1,9 +1,10 @@
 """Reading, resize and colour order of images: the reference for training, evaluation, calibration and stream.
 
-The resize to 256x256 is Pillow's bilinear filter with antialiasing, without keeping the aspect ratio (specification section 1,
-RD4AD's protocol): horizontally first, then vertically, rounded after each. On x86-64 cykooz-resizer computes it in a third of
-the time: the same bytes for many sizes, 512x384 among them, and never more than one grey level off (640x480: 1 value in 100
-of noise), with AVX2, SSE4.1 or neither. Other processors use Pillow. The CUDA kernel agrees within one grey level.
+The resize to the input's size is Pillow's bilinear filter with antialiasing (specification section 1, RD4AD's protocol):
+horizontally first, then vertically, rounded after each; `geometry.py` says which part of a picture goes where. On x86-64
+cykooz-resizer computes it in a third of the time: the same bytes for many sizes, 512x384 among them, and never more than one
+grey level off (640x480: 1 value in 100 of noise), with AVX2, SSE4.1 or neither. Other processors use Pillow. The CUDA kernel
+agrees within one grey level.
 
 Reading: the file's first bytes, not its suffix, tell the format; a damaged JPEG is refused (`jpeg.py`); EXIF and TIFF
 orientation are applied; 16-bit values are scaled by the bits of their set (`bits.py`), never clipped; transparency and colour
@@ -36,6 +37,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from nnet_edge.bits import FEWEST, MOST, to_8_bit
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import read_regular
+from nnet_edge.geometry import DEFAULT, GREY, Geometry
 from nnet_edge.jpeg import MAX_PIXELS as MAX_PIXELS
 from nnet_edge.jpeg import ORIENTATION, require_size, whole_picture
 from nnet_edge.machine import is_throttled, usable_cores
@@ -75,8 +77,6 @@ else:
 
 if is_throttled():  # OpenCV counts cores, and knows nothing of a container's quota
     cv2.setNumThreads(usable_cores())
-
-SIDE = 256  # height and width of the graph's input, pixels
 
 MaskRule = Literal["half", "any"]
 
@@ -209,11 +209,17 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """`image`, uint8 (H, W, 3), at the size of the graph's input: uint8 (side, side, 3), owned by the caller."""
+def resize(image: np.ndarray, geometry: Geometry = DEFAULT) -> np.ndarray:
+    """`image`, uint8 (H, W, 3), as the graph's input: uint8 (height, width, 3), owned by the caller."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise DataError(f"resize needs an image of uint8 (H, W, 3), not {image.dtype} {image.shape}: call to_rgb first")
-    return bilinear(image, side, side).copy()
+    if geometry.is_whole:
+        return bilinear(image, geometry.width, geometry.height).copy()
+    placed = np.full(geometry.shape, GREY, np.uint8)
+    window = geometry.window
+    part = np.ascontiguousarray(image[geometry.part(*image.shape[:2]).inside])
+    placed[window.inside] = bilinear(part, window.width, window.height)
+    return placed
 
 
 def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
@@ -226,8 +232,10 @@ def to_rgb(frame_bgr: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, conversion)
 
 
-def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
-    """Write resize(to_rgb(frame_bgr)), the graph's input, bit for bit into `into`, uint8 (side, side, 3).
+def to_input(frame_bgr: np.ndarray, into: np.ndarray, geometry: Geometry | None = None) -> None:
+    """Write resize(to_rgb(frame_bgr), geometry), the graph's input, bit for bit into `into`, uint8 (height, width, 3).
+
+    Without a geometry the whole frame fills all of `into`.
 
     Faster than both: colours are reordered after the resize, and grey is resized once (benchmarks/notes.md).
     Raises DataError as `to_rgb`.
@@ -236,9 +244,17 @@ def to_input(frame_bgr: np.ndarray, into: np.ndarray) -> None:
     if conversion == cv2.COLOR_BGRA2RGB:
         frame, conversion = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR), cv2.COLOR_BGR2RGB
     flat = frame[..., 0] if conversion == cv2.COLOR_GRAY2RGB and frame.ndim == 3 else frame
-    if flat.shape[:2] != into.shape[:2]:
-        flat = bilinear(flat, into.shape[1], into.shape[0])
-    cv2.cvtColor(flat, conversion, dst=into)
+    geometry = geometry or Geometry(into.shape[0], into.shape[1])
+    if not geometry.is_whole:
+        flat = np.ascontiguousarray(flat[geometry.part(*flat.shape[:2]).inside])
+    window = geometry.window
+    if flat.shape[:2] != (window.height, window.width):
+        flat = bilinear(flat, window.width, window.height)
+    if (window.height, window.width) == geometry.size:
+        cv2.cvtColor(flat, conversion, dst=into)
+    else:
+        into[...] = GREY
+        into[window.inside] = cv2.cvtColor(flat, conversion)
 
 
 def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:
@@ -253,17 +269,20 @@ def _as_8_bit_frame(frame_bgr: np.ndarray) -> tuple[np.ndarray, int]:
     return frame_bgr if frame_bgr.dtype == np.uint8 else to_8_bit(frame_bgr), conversion
 
 
-def resize_mask(mask: np.ndarray, side: int = SIDE, rule: MaskRule = "half") -> np.ndarray:
-    """`mask`, bool (H, W), at the size of the anomaly map: bool (side, side).
+def resize_mask(mask: np.ndarray, geometry: Geometry = DEFAULT, rule: MaskRule = "half") -> np.ndarray:
+    """`mask`, bool (H, W), as its picture comes to the input: bool (height, width), false beside a letterbox.
 
     "half": true where the bilinearly resized mask exceeds one half, the paper's protocol; a tiny defect may vanish.
     "any": true wherever the filter touched a defect; none vanishes, each grows by about one pixel.
     """
     if rule not in ("half", "any"):
         raise ConfigError(f'mask rule "{rule}" is unknown: choose "half" or "any"')
+    mask, window = mask[geometry.part(*mask.shape).inside], geometry.window
     values = mask.astype(np.uint8) * 255 if rule == "half" else mask.astype(np.float32)
-    resized = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
-    return resized > (127 if rule == "half" else 0)
+    resized = np.asarray(Image.fromarray(values).resize((window.width, window.height), Image.Resampling.BILINEAR))
+    placed = np.zeros(geometry.size, bool)
+    placed[window.inside] = resized > (127 if rule == "half" else 0)
+    return placed
 
 
 def read_bytes(path: Path) -> bytes:

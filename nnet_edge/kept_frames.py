@@ -17,19 +17,20 @@ from PIL import Image
 
 from nnet_edge.errors import BundleError, ConfigError, DataError
 from nnet_edge.files import write_atomically
-from nnet_edge.imaging import SIDE, read_image
+from nnet_edge.geometry import DEFAULT, MULTIPLE, Geometry
+from nnet_edge.imaging import read_image
 
 FOLDER = "frames"
 DIGITS = 16  # of the SHA-256: 64 bits tell a few thousand frames apart
 
 
 def frame_hash(frame: np.ndarray) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the RGB bytes of `frame`, uint8 (256, 256, 3)."""
+    """The first 16 hexadecimal digits of the SHA-256 of the RGB bytes of `frame`, uint8 (H, W, 3)."""
     return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:DIGITS]
 
 
 def write_frames(bundle: Path, frames: np.ndarray) -> list[str]:
-    """Write `frames`, uint8 RGB (N, 256, 256, 3), into the bundle's folder; return their hashes in the same order.
+    """Write `frames`, uint8 RGB (N, H, W, 3), into the bundle's folder; return their hashes in the same order.
 
     Equal frames are written once and named as often as they occur. Raises ConfigError for frames of another shape.
     """
@@ -42,9 +43,9 @@ def write_frames(bundle: Path, frames: np.ndarray) -> list[str]:
     return hashes
 
 
-def read_frames(bundle: Path, hashes: Sequence[str]) -> np.ndarray:
-    """The frames uint8 RGB (N, 256, 256, 3) of these hashes. Raises BundleError for one that is absent or altered."""
-    frames = np.empty((len(hashes), SIDE, SIDE, 3), np.uint8)
+def read_frames(bundle: Path, hashes: Sequence[str], geometry: Geometry = DEFAULT) -> np.ndarray:
+    """The frames uint8 RGB (N, height, width, 3) of these hashes. Raises BundleError for one that is absent or altered."""
+    frames = np.empty((len(hashes), *geometry.shape), np.uint8)
     for place, name in zip(frames, hashes, strict=True):
         if not (isinstance(name, str) and re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", name)):
             raise BundleError(
@@ -67,16 +68,17 @@ def frame_path(bundle: Path, name: str) -> Path:
 
 
 def to_png(frame: np.ndarray) -> bytes:
-    """`frame`, uint8 RGB (256, 256, 3), as a PNG file."""
+    """`frame`, uint8 RGB (H, W, 3), as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "PNG")
     return file.getvalue()
 
 
 def require_frames(frames: np.ndarray) -> None:
-    """Raise ConfigError unless `frames` is uint8 RGB (N, 256, 256, 3)."""
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIDE, SIDE, 3):
+    """Raise ConfigError unless `frames` is uint8 RGB (N, H, W, 3), of a size that an input may have."""
+    shape = frames.shape[1:] if frames.ndim == 4 else (1, 1, 1)
+    if frames.dtype != np.uint8 or shape[2:] != (3,) or any(side % MULTIPLE for side in shape[:2]):
         raise ConfigError(
-            f"frames are kept as uint8 RGB (N, {SIDE}, {SIDE}, 3), not {frames.dtype} {tuple(frames.shape)}: "
-            "resize with nnet_edge.imaging.resize"
+            f"frames are kept as uint8 RGB (N, H, W, 3), H and W multiples of {MULTIPLE}, not {frames.dtype} "
+            f"{tuple(frames.shape)}: resize with nnet_edge.imaging.resize"
         )

@@ -42,8 +42,8 @@ class Answers:
     @classmethod
     def of(cls, outputs: Outputs) -> Answers:
         """The answers in a runner's outputs for the asked frames."""
-        side = outputs.anomaly_map.shape[-1] // COARSE
-        blocks = outputs.anomaly_map.astype(np.float64).reshape(-1, COARSE, side, COARSE, side)
+        height, width = (side // COARSE for side in outputs.anomaly_map.shape[-2:])
+        blocks = outputs.anomaly_map.astype(np.float64).reshape(-1, COARSE, height, COARSE, width)
         return cls(outputs.image_score.astype(np.float64), blocks.mean(axis=(2, 4)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def asked_frames(bundle: Bundle) -> list[str]:
 
 
 def read_asked(bundle: Bundle) -> np.ndarray:
-    """The asked frames, uint8 RGB (N, 256, 256, 3)."""
-    return read_frames(bundle.path, asked_frames(bundle))
+    """The asked frames, uint8 RGB (N, H, W, 3)."""
+    return read_frames(bundle.path, asked_frames(bundle), bundle.geometry)
 
 
 def known_to(bundle: Bundle, artefact: Artefact, runner: str) -> tuple[Answers, float] | None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Region
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import SIDE
 
 Size = tuple[int, int]  # height, width, pixels
 NETWORK: Size = (SIDE, SIDE)  # of the network's input

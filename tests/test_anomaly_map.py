@@ -54,12 +54,12 @@ def test_enlarge_equals_torch(size: int, side: int, align_corners: bool) -> None
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(maps), size=(side, side), mode="bilinear", align_corners=align_corners
     )
-    np.testing.assert_allclose(reference.enlarge(maps, side, align_corners), expected.numpy(), atol=1e-12)
+    np.testing.assert_allclose(reference.enlarge(maps, (side, side), align_corners), expected.numpy(), atol=1e-12)
 
 
 def test_enlarge_keeps_corners_and_fills_the_middle() -> None:
     maps = np.array([[[[0.0, 1.0], [2.0, 3.0]]]])
-    np.testing.assert_allclose(reference.enlarge(maps, 3)[0, 0], [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]])
+    np.testing.assert_allclose(reference.enlarge(maps, (3, 3))[0, 0], [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]])
 
 
 def test_fusion_is_the_product_of_the_sums() -> None:
@@ -74,7 +74,7 @@ def test_fusion_is_the_product_of_the_sums() -> None:
 def test_missing_maps_leave_their_branch_or_scale_out() -> None:
     maps = random_layer_maps()
     reverse_only = {name: value for name, value in maps.items() if name.startswith("reverse")}
-    expected = np.prod([reference.enlarge(reverse_only[f"reverse_{s}"], 64) for s in (64, 32, 16)], axis=0)
+    expected = np.prod([reference.enlarge(reverse_only[f"reverse_{s}"], (64, 64)) for s in (64, 32, 16)], axis=0)
     np.testing.assert_allclose(reference.fuse_maps(reverse_only), expected, rtol=1e-6)
     one_scale = {"forward_64": maps["forward_64"]}
     np.testing.assert_array_equal(reference.fuse_maps(one_scale), maps["forward_64"])
@@ -166,7 +166,7 @@ def test_a_fusion_that_cannot_be_meant(name: str, values: tuple[float, ...]) -> 
 def test_a_sum_weighs_the_scales_by_their_exponents() -> None:
     maps = random_layer_maps(2)
     fusion = reference.Fusion(exponents=(0.5, 2.0, 0.0), weights=(1.0, 0.5, 0.1), rule="sum")
-    large = {name: reference.enlarge(values, 64) for name, values in maps.items()}
+    large = {name: reference.enlarge(values, (64, 64)) for name, values in maps.items()}
     expected = 0.5 * (large["forward_64"] + large["reverse_64"]) + 2 * (0.5 * large["forward_32"] + large["reverse_32"])
     np.testing.assert_allclose(reference.fuse_maps(maps, fusion), expected, rtol=1e-6)
 

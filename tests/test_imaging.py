@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import (
     IS_VECTORISED,
     MAX_PIXELS,
@@ -303,7 +304,7 @@ def test_resize(rgb: np.ndarray) -> None:
     same = np.random.default_rng(6).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize(same), same)
     assert not np.shares_memory(resize(same), same)
-    assert resize(rgb, side=3).shape == (3, 3, 3)
+    assert resize(rgb, Geometry(64, 96)).shape == (64, 96, 3)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3)])
@@ -339,13 +340,13 @@ def test_to_input_is_the_resize_of_the_rgb_picture(channels: int, depth: type, s
     frame = np.random.default_rng(channels).integers(0, np.iinfo(depth).max, shape, depth, endpoint=True)
     for view in (frame, frame[5:-5, 3:-20]):  # whole, and a part that shares the rows of a larger picture
         into = np.zeros((256, 256, 3), np.uint8)
-        to_input(view, into)
+        to_input(view, into, DEFAULT)
         np.testing.assert_array_equal(into, resize(to_rgb(view)))
 
 
 def test_to_input_refuses_what_no_camera_gives() -> None:
     with pytest.raises(DataError, match="a frame must be uint8 or uint16"):
-        to_input(np.zeros((4, 4), np.float32), np.zeros((256, 256, 3), np.uint8))
+        to_input(np.zeros((4, 4), np.float32), np.zeros((256, 256, 3), np.uint8), DEFAULT)
 
 
 def test_a_mask_is_whatever_is_not_zero(tmp_path: Path) -> None:

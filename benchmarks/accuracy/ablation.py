@@ -123,7 +123,8 @@ class AblationCell:
         held_out = self.trainings.load(checkpoint.settings.seed).held_out
         threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
         bits = kept_bits(checkpoint.facts)
-        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule, bits=bits)
+        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule, bits=bits,
+                              geometry=checkpoint.settings.input)  # fmt: skip
         facts = {name: checkpoint.facts[name] for name in ("teacher", "data", "precision", "seconds")}
         return {"facts": facts, "evaluation": evaluation.as_dict()}
 

@@ -120,7 +120,7 @@ class AccuracyCell:
         judged = with_held_out_images(dataset, checkpoint.facts["data"])
         with artifact.runner as runner:
             found = evaluate(runner, judged, artifact.threshold, self.runner.max_batch, settings.skip_bad,
-                             settings.mask_rule, bits=artifact.bits).as_dict()  # fmt: skip
+                             settings.mask_rule, bits=artifact.bits, geometry=artifact.geometry).as_dict()  # fmt: skip
         facts = checkpoint.facts
         return {
             "schema": ROW_SCHEMA,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.anomaly_map import BLUR_SIGMA, IMAGE_SIDE, Fusion, blur, enlarge, fuse_maps
+from nnet_edge.anomaly_map import BLUR_SIGMA, FUSED_STRIDE, Fusion, blur, enlarge, fuse_maps
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.settings.runner import require_choice
@@ -50,12 +50,14 @@ class Reading:
             raise ConfigError(f"the Gaussian's sigma is {self.sigma}: it must be 0 or more pixels")
 
     def maps(self, layer_maps: Mapping[str, np.ndarray], trained: Fusion) -> np.ndarray:
-        """The anomaly maps float32 (N, 256, 256) of layer maps (N, 1, h, w)."""
+        """The anomaly maps float32 (N, H, W) of layer maps (N, 1, h, w)."""
         fusion = replace(trained, rule=self.rule or trained.rule, exponents=self.exponents or trained.exponents,
                          weights=self.forward_weights or trained.weights)  # fmt: skip
         wide = {name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()
                 if self.branches in ("both", name.split("_")[0])}  # fmt: skip
-        large = enlarge(fuse_maps(wide, fusion), IMAGE_SIDE, fusion.align_corners)[:, 0]
+        fused = fuse_maps(wide, fusion)
+        height, width = (FUSED_STRIDE * side for side in fused.shape[-2:])
+        large = enlarge(fused, (height, width), fusion.align_corners)[:, 0]
         if self.sigma:
             large = blur(large, self.sigma, int(4 * self.sigma + 0.5))  # scipy's radius
         if self.centred:

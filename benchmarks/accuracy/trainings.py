@@ -17,9 +17,17 @@ from typing import Any
 
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.data.images import HELD_OUT_SHARE, Dataset, TrainingData, fingerprint, load_training_data
+from nnet_edge.data.images import (
+    HELD_OUT_SHARE,
+    Dataset,
+    TrainingData,
+    choose_geometry,
+    fingerprint,
+    load_training_data,
+)
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import MaskRule
 from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
 from nnet_edge.methods.network import Network, restore_network
@@ -131,7 +139,7 @@ class Trainings:
         if resume is not None and resume.is_finished:
             return resume
         data, key = self.load(training.seed), self.key(training)
-        training = replace(training, batch=min(training.batch, len(data.learned)))
+        training = replace(training, batch=min(training.batch, len(data.learned)), input=self.geometry)
         self.watch.say(f"{what}: {'training' if resume is None else f'training on from epoch {resume.epoch + 1}'}")
         asking = nullcontext(self.watch.stop)
         trained = train(data.learned, data.held_out, training, folder, self.settings.options,
@@ -140,8 +148,15 @@ class Trainings:
             raise Stopped
         return read_checkpoint(folder)
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Of the input: that of the settings, its fit by the pictures of this data set."""
+        asked = self.settings.training.input
+        return asked if asked == DEFAULT else choose_geometry(self.dataset.train, asked.size, asked.fit)
+
     def _load(self, seed: int) -> TrainingData:
-        data = load_training_data(self.dataset, seed, self.settings.held_out_share, self.settings.skip_bad)
+        data = load_training_data(self.dataset, seed, self.settings.held_out_share, self.settings.skip_bad,
+                                  geometry=self.geometry)  # fmt: skip
         for one, other in data.duplicates[:1]:
             self.watch.say(f"warning: {len(data.duplicates)} test images are training images too ({one} is {other})")
         return data

@@ -226,7 +226,7 @@ def describe(
 def kept_layer_maps(
     path: Path, key: Key, checkpoint: Checkpoint, weights: str, images: np.ndarray, device: str
 ) -> dict[str, np.ndarray]:
-    """The layer maps float32 (N, 1, h, w) of uint8 RGB `images` (N, 256, 256, 3), read from `path` or computed and kept.
+    """The layer maps float32 (N, 1, h, w) of uint8 RGB `images` (N, H, W, 3), read from `path` or computed and kept.
 
     `weights` is one of hyperparameters.WEIGHTS. Raises ConfigError when `path` is of another key, DataError when damaged.
     """

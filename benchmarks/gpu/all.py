@@ -37,6 +37,7 @@ from nnet_edge.benchmarks.harness.roofline import GIGA, count_work, gpu_product
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
+from nnet_edge.geometry import Geometry
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.settings.runner import RunnerSettings
@@ -60,7 +61,7 @@ def measure_gpu(
     say(", ".join(f"{name}: {value}" for name, value in machine.items()))
     answer = ask_tensorrt_rtx(gpu)
     say(answer.sentence())
-    ceilings, kernels = measure_device(batches, say)
+    ceilings, kernels = measure_device(bundle.geometry, batches, say)
     can_torch = with_torch and torch_has_cuda()
     product = GIGA * gpu_product("fp16").median if can_torch else None
     work = 2 * count_work(bundle).macs / product if product else None
@@ -83,15 +84,15 @@ def measure_gpu(
     }
 
 
-def measure_device(batches: tuple[int, ...], say: Say) -> tuple[Ceilings, list[KernelTime]]:
-    """Bandwidths and kernels of the GPU."""
-    device = open_gpu()
+def measure_device(geometry: Geometry, batches: tuple[int, ...], say: Say) -> tuple[Ceilings, list[KernelTime]]:
+    """Bandwidths and kernels of the GPU, for inputs of that geometry."""
+    device = open_gpu(size=geometry.size)
     try:
         with device.current():
             ceilings = measure_ceilings(device)
             say(f"copy {ceilings.copy:.0f} GB/s, upload {ceilings.upload:.1f}, download {ceilings.download:.1f}")
             kernels = []
-            for kernel in measure_kernels(device, ceilings.copy, batches):
+            for kernel in measure_kernels(device, ceilings.copy, batches, geometry):
                 took = f"{kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
                 say(f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {took}")
                 kernels.append(kernel)
@@ -118,7 +119,7 @@ def measure_engines(
             rates += told(measure_runner(runner, batches, work), say)
     if not rates and can_torch:
         say("no engine of the bundle runs here: TORCH STANDS IN for the engine, the kernels are real")
-        with torch_runner(bundle, open_gpu(), max(batches)) as runner:
+        with torch_runner(bundle, open_gpu(size=bundle.geometry.size), max(batches)) as runner:
             rates += told(measure_runner(runner, batches, work), say)
     return rates, refused
 

@@ -19,7 +19,6 @@ from nnet_edge.benchmarks.harness.rounds import repeated, took
 from nnet_edge.bundle import Bundle
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import SIDE
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
 from nnet_edge.settings.runner import RunnerSettings
@@ -57,7 +56,7 @@ def measure_runner(
     in pageable memory, three under way.
     """
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (max(batches), SIDE, SIDE, 3), np.uint8)
+    images = rng.integers(0, 256, (max(batches), *runner.input_shape), np.uint8)
     frames = [Frame(rng.integers(0, 256, (1080, 1920, 3), np.uint8), index, 0.0) for index in range(max(batches))]
     for batch in (size for size in batches if size <= runner.max_batch):
         runner.start(images[:batch])()
@@ -91,7 +90,7 @@ def measure_torch(bundle: Bundle, batches: tuple[int, ...] = BATCHES, work: floa
     with torch.inference_mode(), torch.autocast("cuda", torch.float16):
         for system, model in (("torch eager", network), ("torch.compile", compiled(network))):
             for batch in batches:
-                images = torch.randint(0, 256, (batch, SIDE, SIDE, 3), dtype=torch.uint8, device="cuda")
+                images = torch.randint(0, 256, (batch, *network.geometry.shape), dtype=torch.uint8, device="cuda")
 
                 def calls() -> None:
                     for _ in range(CALLS):
@@ -110,7 +109,7 @@ def torch_runner(bundle: Bundle, device: PycudaDevice, max_batch: int) -> Repeat
     """The TensorRT runner with torch in the engine's place; it owns `device`."""
     network = load_network(bundle)
     settings, engine = RunnerSettings(max_batch=max_batch), TorchEngine(network, max_batch)
-    runner = RepeatingRunner(bundle.graph, settings, device, engine, network.settings.fusion)
+    runner = RepeatingRunner(bundle.graph, settings, device, engine, network.settings.fusion, network.geometry)
     runner.name, runner.precision = STAND_IN, "fp16"
     return runner
 
@@ -146,8 +145,12 @@ class TorchEngine:
         def tensor(name: str, shape: tuple[int, ...], kind: str) -> torch.Tensor:
             return torch.as_tensor(DeviceTensor(addresses[name], shape, kind), device="cuda")
 
-        images = tensor("images", (batch, SIDE, SIDE, 3), "|u1")
-        outputs = [tensor(name, (batch, 1, int(name[-2:]), int(name[-2:])), "<f4") for name in self.layer_maps]
+        height, width, _ = shape = self._network.geometry.shape
+        images = tensor("images", (batch, *shape), "|u1")
+        strides = self._network.settings.map_strides
+        outputs = [
+            tensor(name, (batch, 1, height // strides[name], width // strides[name]), "<f4") for name in self.layer_maps
+        ]
         stream = torch.cuda.ExternalStream(cuda_stream.handle)
 
         def queue() -> None:

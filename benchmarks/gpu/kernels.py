@@ -14,10 +14,11 @@ import numpy as np
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
 from nnet_edge.benchmarks.harness.rounds import repeated
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
-from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, STRIPS, launch_anomaly_map, launch_preprocess
-from nnet_edge.runtime.runners.trt.ring import IMAGE_BYTES, MAP_BYTES, Picture, Slot, Tables
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, launch_anomaly_map, launch_preprocess, strips_of
+from nnet_edge.runtime.runners.trt.ring import Picture, Slot, Tables
 
 BATCHES = (1, 8, 32)
 LAUNCHES, ROUNDS, WARM_UPS = 20, 15, 3  # a round is one time of that many launches in a row
@@ -66,8 +67,11 @@ def measure_ceilings(device: PycudaDevice, size: int = COPY_BYTES) -> Ceilings:
     return ceilings
 
 
-def measure_kernels(device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES) -> Iterator[KernelTime]:
-    """Every kernel at every batch; `copy` is the measured bandwidth, GB/s."""
+def measure_kernels(
+    device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES, geometry: Geometry = DEFAULT
+) -> Iterator[KernelTime]:
+    """Every kernel at every batch; `copy` is the measured bandwidth, GB/s; the device's kernels are of the geometry."""
+    places = geometry.height * geometry.width
 
     def result(kernel: str, shape: str, batch: int, moved: int, ms: float) -> KernelTime:
         floor_us = moved / GIGA / copy * MS_PER_S * US_PER_MS
@@ -76,21 +80,22 @@ def measure_kernels(device: PycudaDevice, copy: float, batches: tuple[int, ...] 
     queue = device.stream()
     for shape, picture in pictures().items():
         for batch in batches:
-            slot = filled_slot(device, [picture] * batch, np.float32, queue)
-            arguments = (device, slot.views.address, slot.images.address, batch, queue)
+            slot = filled_slot(device, [picture] * batch, np.float32, queue, geometry)
+            arguments = (device, slot.views.address, slot.images.address, batch, geometry, queue)
             ms = median_ms(device, partial(launch_preprocess, *arguments), queue)
-            yield result("preprocess", shape, batch, batch * (picture.pixels.nbytes + IMAGE_BYTES), ms)
-    tables = Tables(device, PAPER_FUSION)
+            yield result("preprocess", shape, batch, batch * (picture.pixels.nbytes + 3 * places), ms)
+    tables = Tables(device, PAPER_FUSION, geometry)
     for kind in (np.float32, np.float16):
         for batch in batches:
-            slot = filled_slot(device, [Picture(np.zeros((8, 8, 3), np.uint8), BGR8)] * batch, kind, queue)
+            slot = filled_slot(device, [Picture(np.zeros((8, 8, 3), np.uint8), BGR8)] * batch, kind, queue, geometry)
             launch = partial(
                 launch_anomaly_map, device, slot.layer_maps.address, tables.enlarging, tables.filter,
-                slot.anomaly_maps.address, slot.peaks.address, batch, queue,
+                slot.anomaly_maps.address, slot.peaks.address, batch, geometry, queue,
             )  # fmt: skip
             ms = median_ms(device, launch, queue)
             read = sum(slot.map_bytes(name, batch) for name in LAYER_MAPS)
-            yield result("anomaly_map", np.dtype(kind).name, batch, read + batch * (MAP_BYTES + STRIPS * 4), ms)
+            written = batch * 4 * (places + strips_of(geometry))
+            yield result("anomaly_map", np.dtype(kind).name, batch, read + written, ms)
 
 
 def pictures() -> dict[str, Picture]:
@@ -103,9 +108,9 @@ def pictures() -> dict[str, Picture]:
     }
 
 
-def filled_slot(device: PycudaDevice, frames: list[Picture], kind: type, queue: CudaStream) -> Slot:
+def filled_slot(device: PycudaDevice, frames: list[Picture], kind: type, queue: CudaStream, geometry: Geometry) -> Slot:
     """A slot whose frames are on the device and whose layer maps hold noise."""
-    slot = Slot(device, len(frames), {name: np.dtype(kind) for name in LAYER_MAPS}, PAPER_FUSION)
+    slot = Slot(device, len(frames), {name: np.dtype(kind) for name in LAYER_MAPS}, PAPER_FUSION, geometry)
     views, bulk = slot.fill(frames)
     device.upload(slot.views.address, views, queue)
     device.upload(slot.bulk_address, bulk, queue)

@@ -20,6 +20,8 @@ from nnet_edge.benchmarks.harness.command_line import run_command, say
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import DEFAULT, Geometry, parse_size
+from nnet_edge.imaging import resize
 
 BACKBONES = (
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"
@@ -27,7 +29,12 @@ BACKBONES = (
 
 
 def make_random_bundle(
-    out: Path, backbone: str = "wide_resnet50_2", seed: int = 0, replace_old: bool = False, say: Say = quiet
+    out: Path,
+    backbone: str = "wide_resnet50_2",
+    seed: int = 0,
+    replace_old: bool = False,
+    say: Say = quiet,
+    geometry: Geometry = DEFAULT,
 ) -> Bundle:
     """The bundle `out` with N-Net as `seed` initialises it; parity and threshold come from `real_pictures`.
 
@@ -44,10 +51,10 @@ def make_random_bundle(
     if out.exists() and not replace_old:  # before minutes of exporting
         raise ConfigError(f"{out} exists already; choose another OUT, or say --force to replace it")
     settings = METHODS.find(DEFAULT_METHOD).protocols["paper"]
-    settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone))
+    settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone), input=geometry)
     teacher = load_teacher(find_backbone(backbone), RANDOM)
     network = start_network(settings, teacher)
-    pictures = real_pictures()
+    pictures = np.stack([resize(picture, geometry) for picture in real_pictures()])
     no_data = {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": len(pictures),
                "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip
     facts = {"teacher": facts_of_teacher(teacher), "data": no_data, "epoch": 0, "step": 0,
@@ -74,10 +81,11 @@ def real_pictures() -> np.ndarray:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--backbone", type=click.Choice(BACKBONES), default="wide_resnet50_2", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--size", default="256", show_default=True, help="Of the input: SIDE or HEIGHTxWIDTH, multiples of 32.")
 @click.option("--force", is_flag=True, help="Replace what OUT holds.")
-def command(out: Path, backbone: str, seed: int, force: bool) -> None:
+def command(out: Path, backbone: str, seed: int, size: str, force: bool) -> None:
     """Make the bundle OUT with random weights, for measuring speed only."""
-    bundle = make_random_bundle(out, backbone, seed, force, say)
+    bundle = make_random_bundle(out, backbone, seed, force, say, Geometry(*parse_size(size)))
     for warning in bundle.warnings:
         say(warning)
     click.echo(f"bundle: {bundle.path}")

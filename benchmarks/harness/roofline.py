@@ -28,7 +28,6 @@ import numpy as np
 from nnet_edge.benchmarks.harness.machine import torch_has_cuda, torch_threads
 from nnet_edge.benchmarks.harness.rounds import repeated
 from nnet_edge.bundle import Bundle
-from nnet_edge.imaging import SIDE
 from nnet_edge.machine import has_module
 from nnet_edge.runtime.runners.trt.library import TITLES
 
@@ -210,7 +209,7 @@ COUNTED = ("convolution", "mm", "addmm", "bmm", "baddbmm")  # of torch's operato
 
 @dataclass(frozen=True)
 class Work:
-    """One image of 256x256 through N-Net."""
+    """One image of the bundle's size through N-Net."""
 
     parameters: int  # all that inference needs: teacher, students, projections, memory, fusion
     trained_parameters: int  # without the teacher
@@ -238,13 +237,13 @@ def count_work(bundle: Bundle) -> Work:
     return work_of(load_network(bundle))
 
 
-def work_of(network: Network, side: int = SIDE) -> Work:
-    """The work of one image of `side` x `side` through `network`."""
+def work_of(network: Network) -> Work:
+    """The work of one image through `network`."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     network = network.eval()
-    images = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    images = torch.zeros(1, *network.geometry.shape, dtype=torch.uint8)
     traffic = traffic_counter()
     with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic:
         network(images)

@@ -34,7 +34,7 @@ from nnet_edge.benchmarks.harness.streams import (
     running,
 )
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.loop import preprocess
@@ -67,14 +67,15 @@ class Row:
 
 def bare_rate(runner: Runner, seconds: float) -> float:
     """Images a second that the runner computes in full batches, two under way, resized before."""
-    images = np.random.default_rng(0).integers(0, 256, (runner.max_batch, SIDE, SIDE, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (runner.max_batch, *runner.input_shape), np.uint8)
     return rate_of(runner, lambda: images, seconds)
 
 
 def loop_rate(runner: Runner, seconds: float) -> float:
     """Pictures of a camera's size a second that a loop resizes and the runner computes, as `bare_rate` otherwise."""
     frames = [Frame(image, index, 0.0) for index, image in enumerate(noisy_pictures(0)[: runner.max_batch])]
-    return rate_of(runner, lambda: preprocess(frames), seconds)
+    geometry = Geometry(*runner.input_shape[:2])
+    return rate_of(runner, lambda: preprocess(frames, geometry), seconds)
 
 
 def rate_of(runner: Runner, next_batch: Callable[[], np.ndarray], seconds: float) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.rounds import Say, Spread, quiet, ratios, run_rounds, spread, took
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

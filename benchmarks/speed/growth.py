@@ -2,9 +2,9 @@
 
     nnet-edge bench growth BUNDLE --out runs/growth
 
-The graph takes 256x256 and nothing else: the resize, the tail and the threshold belong to that side. What another side would
-cost is measured on the bundle's own network traced at that side, without tail; nothing is said of its verdicts. Likewise the
-memory's slots: the bundle's network with a memory of another size and random content. All points of a curve are measured in
+A graph takes images of its bundle's size and nothing else: tail and threshold belong to it. What another side would cost is
+measured on the bundle's own network traced at that side, without tail; nothing is said of its verdicts. Likewise the memory's
+slots: the bundle's network with a memory of another size and random content. All points of a curve are measured in
 every round. `schemas/growth.json` describes the JSON.
 """
 
@@ -30,7 +30,7 @@ from nnet_edge.benchmarks.speed.systems import load_bare, open_graph, trace_bare
 from nnet_edge.bundle import Bundle, now, read_bundle
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import Geometry
 from nnet_edge.machine import usable_cores
 from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model
@@ -181,7 +181,9 @@ def grow_batch(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[
     """Milliseconds of a call over its images: upload, network, map and score, one call after another."""
     with ExitStack() as stack:
         opened = settings.open(bundle, BATCHES, stack)
-        return measure_points({one.batch: (one.runner.infer, one.batch, SIDE) for one in opened}, settings)
+        return measure_points(
+            {one.batch: (one.runner.infer, one.batch, bundle.geometry.size) for one in opened}, settings
+        )
 
 
 def grow_cameras(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[Point, ...]:
@@ -207,16 +209,17 @@ def grow_side(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[P
     from nnet_edge.evaluation.artefact import load_network
 
     network = load_network(bundle)
-    return measure_traced(((side, network, side) for side in SIDES), settings, folder)
+    network.place_factors = None  # of the bundle's own size; a product that costs nothing
+    return measure_traced(((side, network.at(Geometry(side, side))) for side in SIDES), settings, folder)
 
 
 def grow_picture(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[Point, ...]:
-    """Milliseconds of a camera's picture on its way to the graph: colour order and resize to 256x256, one thread."""
+    """Milliseconds of a camera's picture on its way to the graph: colour order and resize to the input, one thread."""
 
     def prepared(images: np.ndarray) -> np.ndarray:
-        return preprocess([Frame(images[0], 0, 0.0)])
+        return preprocess([Frame(images[0], 0, 0.0)], bundle.geometry)
 
-    return measure_points({side: (prepared, 1, side) for side in PICTURES}, settings)
+    return measure_points({side: (prepared, 1, (side, side)) for side in PICTURES}, settings)
 
 
 def grow_slots(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[Point, ...]:
@@ -226,7 +229,7 @@ def grow_slots(bundle: Bundle, settings: GrowthSettings, folder: Path) -> tuple[
     network = load_network(bundle)
     if getattr(network, "memory", None) is None:
         raise ConfigError(f"{bundle.path} was trained without a memory: leave the curve slots out")
-    return measure_traced(((slots, with_slots(network, slots), SIDE) for slots in SLOTS), settings, folder)
+    return measure_traced(((slots, with_slots(network, slots)) for slots in SLOTS), settings, folder)
 
 
 def with_slots(network: Network, slots: int) -> Network:
@@ -239,26 +242,26 @@ def with_slots(network: Network, slots: int) -> Network:
 
 
 def measure_traced(
-    networks: Iterable[tuple[int, Network, int]], settings: GrowthSettings, folder: Path
+    networks: Iterable[tuple[int, Network]], settings: GrowthSettings, folder: Path
 ) -> tuple[Point, ...]:
-    """A point for each (place, network, side), its graph traced without tail before the next network is asked for."""
+    """A point for each (place, network), its graph traced without tail before the next network is asked for."""
     chosen = RunnerSettings(settings.system, "fp32", settings.threads or usable_cores(), "latency", max_batch=1)
     with ExitStack() as stack:
         calls: dict[int, Call] = {}
-        for place, network, side in networks:
-            graph = trace_bare(network, side, folder / f"traced-{side}-{place}.onnx")
-            calls[place] = stack.enter_context(load_bare(graph, chosen, side)).infer_layer_maps, 1, side
+        for place, network in networks:
+            graph = trace_bare(network, folder / f"traced-{network.geometry.text}-{place}.onnx")
+            calls[place] = stack.enter_context(load_bare(graph, chosen)).infer_layer_maps, 1, network.geometry.size
         return measure_points(calls, settings)
 
 
-Call = tuple[Callable[[np.ndarray], object], int, int]  # what is called, images of a call, their side
+Call = tuple[Callable[[np.ndarray], object], int, tuple[int, int]]  # what is called, images of a call, their size
 
 
 def measure_points(calls: Mapping[int, Call], settings: GrowthSettings) -> tuple[Point, ...]:
     """A point for each call: milliseconds an image, median and range over the rounds."""
     candidates = {}
-    for place, (what, batch, side) in calls.items():
-        images = np.random.default_rng(side).integers(0, 256, (batch, side, side, 3), np.uint8)
+    for place, (what, batch, size) in calls.items():
+        images = np.random.default_rng(size[0]).integers(0, 256, (batch, *size, 3), np.uint8)
         candidates[place] = Calls(what, batch, images, settings.turn_s, no_meter("not asked for"))
         candidates[place].warm_up()
     found = run_rounds({place: one.measure for place, one in candidates.items()}, settings.repeats)
@@ -295,7 +298,7 @@ QUANTITIES = {
         "{last.place}x{last.place}, {ratio:.2f} times as much for {area:g} times the pixels (power {power:.2f} of the side)",
     ),
     "picture": Quantity(
-        "side of the camera's picture, pixels", "colour order and resize to 256x256", grow_picture,
+        "side of the camera's picture, pixels", "colour order and resize to the input", grow_picture,
         "A camera's picture costs {first.ms.median:.2f} ms before the network at {first.place}x{first.place}, "
         "{middle.ms.median:.2f} ms at {middle.place}x{middle.place} and {last.ms.median:.2f} ms at {last.place}x{last.place}",
     ),

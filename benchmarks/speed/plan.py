@@ -29,7 +29,7 @@ from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.images import read_bgr
 from nnet_edge.settings.runner import require_between, require_choice
 
-BareModel = Callable[[np.ndarray], object]  # uint8 RGB (N, 256, 256, 3) -> layer maps, wherever they lie
+BareModel = Callable[[np.ndarray], object]  # uint8 RGB (N, H, W, 3) -> layer maps, wherever they lie
 
 
 @dataclass(frozen=True)

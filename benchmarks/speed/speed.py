@@ -33,7 +33,7 @@ from nnet_edge.bundle import Bundle, now, read_bundle
 from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import DataError, NnetEdgeError
-from nnet_edge.imaging import SIDE, read_size
+from nnet_edge.imaging import read_size
 from nnet_edge.machine import has_module, usable_cores
 
 PICTURES = 64  # of the folder that are taken, the first ones
@@ -51,7 +51,8 @@ def measure_speed(
     known = find_images(folder)[:PICTURES] if folder.is_dir() else []
     if not known:
         raise DataError(f"no images in {folder}: give a folder that holds some")
-    images = load_images(list(islice(cycle(known), max(len(known), *settings.batches)))).images
+    paths = list(islice(cycle(known), max(len(known), *settings.batches)))
+    images = load_images(paths, geometry=bundle.geometry).images
     busy = busy_percent()
     ceilings = measure_roofline(settings.threads or usable_cores())
     with ExitStack() as stack:
@@ -144,7 +145,7 @@ def describe_bundle(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettin
     listed = " to ".join(f"{height}x{width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
     kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in paths}))
     return {
-        "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {SIDE}x{SIDE}",
+        "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {bundle.geometry.text}",
         "pictures": f"{len(paths)} ({listed} pixels, {kinds})",
         "turns": f"{settings.repeats} of {settings.turn_s:g} s for every candidate",
     }

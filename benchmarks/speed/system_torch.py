@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch._dynamo import config
 
-from nnet_edge.anomaly_map import FUSED_SIDE, IMAGE_SIDE, SCALES, SMALLEST_DISTANCE, Fusion
-from nnet_edge.anomaly_map import blurring_matrix as blurring
+from nnet_edge.anomaly_map import FUSED_STRIDE, SCALES, SMALLEST_DISTANCE, STRIDES, Fusion, last_matrices
 from nnet_edge.anomaly_map import enlarging_matrix as enlarging
 from nnet_edge.benchmarks.harness.machine import torch_has_cuda, torch_threads
 from nnet_edge.benchmarks.speed.plan import LARGEST_BATCH, PRECISIONS, Opened, Plan, SpeedSettings
@@ -21,6 +20,7 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.machine import usable_cores
 from nnet_edge.methods.compute import compiled
 from nnet_edge.methods.network import Network, TorchRunner
@@ -57,7 +57,7 @@ class TorchNetwork:
         self._network: Callable[..., Any] = compiled(network, dynamic=False) if is_compiled else network
 
     def __call__(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        """The layer maps of `images`, uint8 RGB (N, 256, 256, 3). Raises StreamError when they cannot be computed."""
+        """The layer maps of `images`, uint8 RGB (N, H, W, 3). Raises StreamError when they cannot be computed."""
         with torch.inference_mode(), torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
             try:
                 found: tuple[Tensor, ...] = self._network(torch.from_numpy(images).to(self._device))
@@ -80,13 +80,13 @@ class FusingRunner(TorchRunner):
     """Fuses the layer maps of a TorchNetwork on the same device and threads, in FP32."""
 
     def __init__(self, layer_maps: TorchNetwork, network: Network, precision: str, max_batch: int) -> None:
-        self.precision, self.max_batch = precision, max_batch
+        self.precision, self.max_batch, self.input_shape = precision, max_batch, network.geometry.shape
         self._layer_maps, self._names = layer_maps, network.output_names
-        self._fuse = torch_fusion(network.settings.fusion)
+        self._fuse = torch_fusion(network.settings.fusion, network.geometry)
 
     @torch.inference_mode()
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
-        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3)."""
+        """Maps and scores of `images`, uint8 RGB (N, H, W, 3)."""
         found = self._layer_maps(np.ascontiguousarray(images))
         maps = {name: value.float() for name, value in zip(self._names, found, strict=True)}
         enlarged = self._fuse(maps)
@@ -95,15 +95,17 @@ class FusingRunner(TorchRunner):
         return Outputs(enlarged[:, 0].cpu().numpy(), scores.cpu().numpy(), kept)
 
 
-def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """What `anomaly_map` computes, in torch: layer maps (N, 1, h, w) to maps float32 (N, 1, 256, 256), on their device."""
-    matrices = {scale: enlarging(scale, FUSED_SIDE, fusion.align_corners) for scale in SCALES}
-    last = blurring(IMAGE_SIDE) @ enlarging(FUSED_SIDE, IMAGE_SIDE, fusion.align_corners)
+def torch_fusion(fusion: Fusion, geometry: Geometry = DEFAULT) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """What `anomaly_map` computes, in torch: layer maps (N, 1, h, w) to maps float32 (N, 1, H, W), on their device."""
+    pairs: dict[int | None, tuple[np.ndarray, ...]] = {
+        scale: tuple(enlarging(side // stride, side // FUSED_STRIDE, fusion.align_corners) for side in geometry.size)
+        for scale, stride in zip(SCALES, STRIDES, strict=True)
+    }
+    pairs[None] = last_matrices(geometry, fusion.align_corners)
 
     @lru_cache(maxsize=8)
-    def matrix(scale: int | None, device: torch.device) -> Tensor:
-        values = last if scale is None else matrices[scale]
-        return torch.from_numpy(np.array(values, np.float32)).to(device)
+    def matrices(scale: int | None, device: torch.device) -> list[Tensor]:
+        return [torch.from_numpy(np.array(values, np.float32)).to(device) for values in pairs[scale]]
 
     def fuse(maps: Mapping[str, Tensor]) -> Tensor:
         device = next(iter(maps.values())).device
@@ -112,14 +114,14 @@ def torch_fusion(fusion: Fusion) -> Callable[[Mapping[str, Tensor]], Tensor]:
             weighed = [fusion.weight(name) * maps[name] for name in (f"{branch}_{scale}" for branch in fusion.branches)
                        if name in maps and fusion.weight(name) > 0]  # fmt: skip
             if weighed and exponent > 0:
-                rows = matrix(scale, device)
-                factor = rows @ torch.stack(weighed).sum(dim=0) @ rows.T
+                rows, columns = matrices(scale, device)
+                factor = rows @ torch.stack(weighed).sum(dim=0) @ columns.T
                 if fusion.rule == "sum":
                     factor = exponent * factor
                 elif exponent != 1:
                     factor = factor.clamp_min(SMALLEST_DISTANCE) ** exponent
                 factors.append(factor)
-        rows, stacked = matrix(None, device), torch.stack(factors)
-        return rows @ (stacked.sum(dim=0) if fusion.rule == "sum" else stacked.prod(dim=0)) @ rows.T
+        (rows, columns), stacked = matrices(None, device), torch.stack(factors)
+        return rows @ (stacked.sum(dim=0) if fusion.rule == "sum" else stacked.prod(dim=0)) @ columns.T
 
     return fuse

@@ -17,9 +17,8 @@ from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
 from nnet_edge.benchmarks.harness.rounds import Say
 from nnet_edge.benchmarks.speed.plan import BareModel, Missing, Opened, Plan, SpeedSettings
 from nnet_edge.bundle import Artefact, Bundle
-from nnet_edge.errors import BundleError, ConfigError, MissingExtraError, NnetEdgeError
+from nnet_edge.errors import BundleError, MissingExtraError, NnetEdgeError
 from nnet_edge.gpu import NoGpu, find_gpu
-from nnet_edge.imaging import SIDE
 from nnet_edge.machine import has_module, usable_cores
 from nnet_edge.runtime.runners.base import installed_kind, load_runner
 from nnet_edge.runtime.runners.graph import INPUT, Contract, GraphRunner, layer_maps_of
@@ -156,24 +155,19 @@ def cut_tail(graph: Path, out: Path) -> Path:
     return target
 
 
-def trace_bare(network: Network, side: int, out: Path) -> Path:
-    """The graph of `network` for images of `side` x `side`, without tail, at `out`; verdicts are chosen at 256 only.
-
-    Raises ConfigError for a side that the network's strides do not divide.
-    """
+def trace_bare(network: Network, out: Path) -> Path:
+    """The graph of `network` for images of its geometry, without tail, at `out`."""
     import onnx
 
     from nnet_edge.export.onnx_graph import fold_constants, suit_processors, trace
 
-    if side < 1 or side % 32:
-        raise ConfigError(f"an image side of {side} cannot be measured: give multiples of 32, the network's strides")
-    onnx.save(suit_processors(fold_constants(trace(network, side))), out)
+    onnx.save(suit_processors(fold_constants(trace(network))), out)
     return out
 
 
-def load_bare(graph: Path, settings: RunnerSettings, side: int = SIDE) -> GraphRunner:
+def load_bare(graph: Path, settings: RunnerSettings) -> GraphRunner:
     """A runner of a graph without tail: only `infer_layer_maps` works. Raises what `load_runner` raises."""
-    contract = Contract(side, ())
+    contract = Contract(())
     if (installed_kind() if settings.kind == "auto" else settings.kind) == "openvino":
         from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 

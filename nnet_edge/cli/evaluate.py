@@ -58,7 +58,10 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
         found = measure(runner, dataset, artifact.threshold, settings.max_batch, options["skip_bad_images"],
-                        options["mask_rule"], progress, options["bits"] or artifact.bits)  # fmt: skip
+                        options["mask_rule"], progress, options["bits"] or artifact.bits, artifact.geometry,
+                        artifact.sizes)  # fmt: skip
+    for note in found.notes:
+        say(f"note: {note}")
     if found.depth is not None:
         say(found.depth.sentence())
     learned = None if artifact.bundle is None else ImagePath.in_manifest(artifact.bundle.manifest)

@@ -25,6 +25,7 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
+from nnet_edge.geometry import Geometry, parse_size
 from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds
 AUTO = "auto"  # of --method and --backbone: chosen on good parts
 SETTING_OPTIONS = (  # fixed by the first run of a training
     "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
-    "teacher_weights",
+    "teacher_weights", "size", "fit",
 )  # fmt: skip
 
 
@@ -68,6 +69,8 @@ def choose_settings(options: Mapping[str, Any]) -> MethodSettings:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options["epochs"] is not None:
         settings = replace(settings, image_steps=0, look_every=0)
+    size = settings.input.size if options["size"] is None else parse_size(options["size"])
+    settings = replace(settings, input=Geometry(*size, options["fit"] or "squeeze"))
     if options["textures"] is not None:
         if not method.needs_pairs(settings):
             raise ConfigError(
@@ -110,19 +113,30 @@ def train_bundle(
     dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any]
 ) -> bool:
     """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
-    from nnet_edge.data.images import load_training_data
+    from nnet_edge.data.images import choose_geometry, load_training_data
+    from nnet_edge.methods.compute import choose_device
     from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.choice import choose
     from nnet_edge.training.folds import FoldTrainings
     from nnet_edge.training.loop import train
+    from nnet_edge.training.memory import require_memory
 
     candidates = candidates_of(options)
     settings = candidates[0]
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
+    if known is None:
+        geometry = choose_geometry(dataset.train, settings.input.size, options["fit"])
+        candidates = [replace(one, input=geometry) for one in candidates]
+        settings = candidates[0]
+        device = choose_device(computed.device)
+        for one in candidates:
+            require_memory(one, len(dataset.train), computed.memory_limit, device)
+    else:
+        geometry = known.settings.input
     data = load_training_data(
         dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits,
-        groups=options["groups"], folds=options["folds"],
+        groups=options["groups"], folds=options["folds"], geometry=geometry,
     )  # fmt: skip
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)

@@ -26,13 +26,15 @@ from nnet_edge.data.masks import load_mask as load_mask
 from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import read_regular
+from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes, default_fit, most_frequent
 from nnet_edge.image_path import columns_of, measure_file, other_kind, usual_of
-from nnet_edge.imaging import SIDE, Picture, read_image, read_picture, resize
+from nnet_edge.imaging import Picture, read_image, read_picture, read_size, resize
 from nnet_edge.text import printable
 
 Together = Literal["equal", "near"]
 Progress = Callable[[int, int], None]  # (images done, images in all)
-Loaded = tuple[np.ndarray, dict[str, float]]  # a picture at the size of the graph's input, and the measures of its file
+Size = tuple[int, int]  # (height, width) of a picture
+Loaded = tuple[np.ndarray, dict[str, float], Size]  # a picture as the graph's input, and the measures of its file
 NAMED = 10  # damaged images in an error
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
 HELD_OUT_SHARE = 0.15
@@ -51,27 +53,33 @@ class Skipped:
 class Images:
     """Pictures at the size of the graph's input; `images[i]` was read from `paths[i]`."""
 
-    images: np.ndarray  # uint8 RGB (N, 256, 256, 3)
+    images: np.ndarray  # uint8 RGB (N, height, width, 3)
     paths: tuple[Path, ...]
     skipped: tuple[Skipped, ...] = ()
     depth: Depth | None = None  # of those of 16 bits; None: there are none
     files: tuple[Mapping[str, float], ...] = ()  # of each picture in its own size: nnet_edge.image_path.measure_file
+    sizes: tuple[Size, ...] = ()  # of each picture
 
 
 def load_images(
-    paths: Sequence[Path], skip_bad: bool = False, progress: Progress | None = None, bits: int | None = None
+    paths: Sequence[Path],
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+    bits: int | None = None,
+    geometry: Geometry = DEFAULT,
 ) -> Images:
-    """The images at `paths`, resized, in the same order; with `skip_bad` those that cannot be read are left out.
+    """The images at `paths` as inputs of that geometry, in the same order; with `skip_bad` unreadable ones are left out.
 
     Those of 16 bits are read with `bits`, None: with the bits that all of them together show, which takes a second look at
-    each. Needs 192 KiB an image. Calls `progress` after each image in the caller's thread.
+    each. Needs 192 KiB an image at 256x256. Calls `progress` after each image in the caller's thread.
     Raises DataError, naming the files, when some cannot be read, or every one was left out.
     """
-    images = np.empty((len(paths), SIDE, SIDE, 3), np.uint8)
+    images = np.empty((len(paths), *geometry.shape), np.uint8)
     kept: list[Path] = []
     skipped: list[Skipped] = []
     deep: dict[int, Picture] = {}  # row -> its brightest pixel, with the bits that the file declares
     files: dict[int, Mapping[str, float]] = {}
+    sizes: dict[int, Size] = {}
 
     def load(path: Path) -> Loaded | Picture | DataError:
         try:
@@ -79,7 +87,9 @@ def load_images(
         except DataError as error:
             return error
         is_deep = picture.pixels.dtype == np.uint16
-        return Picture(picture.pixels.max(keepdims=True), picture.bits) if is_deep else to_size(picture.pixels)
+        return (
+            Picture(picture.pixels.max(keepdims=True), picture.bits) if is_deep else to_size(picture.pixels, geometry)
+        )
 
     pool = ThreadPoolExecutor(THREADS)  # the readers let go of the interpreter while they decode
     try:
@@ -90,25 +100,44 @@ def load_images(
                 if isinstance(loaded, Picture):
                     deep[len(kept)] = loaded
                 else:
-                    images[len(kept)], files[len(kept)] = loaded
+                    images[len(kept)], files[len(kept)], sizes[len(kept)] = loaded
                 kept.append(path)
             if progress is not None:
                 progress(done, len(paths))
         require_readable(skipped, len(paths), skip_bad)
         depth = depth_of_set(deep.values(), bits) if deep else None
-        again = pool.map(lambda row: to_size(read_image(kept[row], depth.bits if depth else MOST)), deep)
+        again = pool.map(lambda row: to_size(read_image(kept[row], depth.bits if depth else MOST), geometry), deep)
         for row, loaded in zip(deep, again, strict=True):
-            images[row], files[row] = loaded
+            images[row], files[row], sizes[row] = loaded
     finally:
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the images that are left
-    return Images(
-        images[: len(kept)], tuple(kept), tuple(skipped), depth, tuple(files[row] for row in range(len(kept)))
-    )
+    rows = range(len(kept))
+    return Images(images[: len(kept)], tuple(kept), tuple(skipped), depth, tuple(files[row] for row in rows),
+                  tuple(sizes[row] for row in rows))  # fmt: skip
 
 
-def to_size(pixels: np.ndarray) -> Loaded:
-    """The picture, uint8 RGB (H, W, 3), at the size of the graph's input, and the measures of its file."""
-    return resize(pixels), measure_file(pixels)
+def to_size(pixels: np.ndarray, geometry: Geometry) -> Loaded:
+    """The picture, uint8 RGB (H, W, 3), as an input of that geometry, the measures of its file, and its own size."""
+    return resize(pixels, geometry), measure_file(pixels), (pixels.shape[0], pixels.shape[1])
+
+
+def choose_geometry(paths: Sequence[Path], size: Size, fit: str | None) -> Geometry:
+    """The geometry of an input of that size for the pictures at `paths`; `fit` None: the one that suits their shapes.
+
+    Those that cannot be read are passed over: loading them names them. Raises ConfigError when none can.
+    """
+
+    def size_of(path: Path) -> Size | None:
+        try:
+            return read_size(path)
+        except DataError:
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        sizes = [found for found in pool.map(size_of, paths) if found is not None]
+    if not sizes:
+        return Geometry(*size, fit or "squeeze")
+    return Geometry(*size, fit or default_fit(sizes), most_frequent(sizes))
 
 
 def require_readable(skipped: Sequence[Skipped], images: int, skip_bad: bool) -> None:
@@ -233,8 +262,8 @@ class Folds:
 class TrainingData:
     """What a training is given."""
 
-    learned: np.ndarray  # uint8 RGB (N, 256, 256, 3)
-    held_out: np.ndarray  # uint8 RGB (H, 256, 256, 3), never learned from: the threshold is chosen on them
+    learned: np.ndarray  # uint8 RGB (N, height, width, 3)
+    held_out: np.ndarray  # uint8 RGB (H, height, width, 3), never learned from: the threshold is chosen on them
     skipped: tuple[Skipped, ...]  # images that could not be read
     duplicates: tuple[tuple[Path, Path], ...]  # the same pixels in the training and in the test images
     facts: dict[str, Any]  # for the manifest
@@ -260,15 +289,16 @@ def load_training_data(
     bits: int | None = None,
     groups: str = NONE,
     folds: int = 1,
+    geometry: Geometry = DEFAULT,
 ) -> TrainingData:
-    """The good images of `dataset`, `share` of the parts that they show (at least 10) held out by `seed`.
+    """The good images of `dataset` as inputs, `share` of the parts that they show (at least 10) held out by `seed`.
 
     Images of equal pixels show one part; with `together` "near", near copies do as well. `groups` says where the groups come
     from that are held out whole (groups.py). With `folds` above 1 all are learned and all are held out, see Folds. Raises
     DataError for images that cannot be read (unless `skip_bad`) or are too few, and for a table of groups that does not fit,
     ConfigError for an invalid share or number of folds.
     """
-    images = load_images(dataset.train, skip_bad, progress, bits)
+    images = load_images(dataset.train, skip_bad, progress, bits, geometry)
     equal = equal_parts(images.images)
     near = near_parts(images.images, equal)
     parts = near if together == "near" else equal
@@ -303,6 +333,7 @@ def load_training_data(
         "groups": None if grouped is None else grouped.as_dict(),
         "held_out_groups": None if names is None else [names[row] for row in rows[1]],
         "held_out_files": [] if in_folds else [file_hash(path) for path in held_out],
+        "pictures": PictureSizes.of(images.sizes).as_dict(),
     }
     files = columns_of(images.files)
     usual = usual_of({name: values[rows[1]] for name, values in files.items()})
@@ -366,7 +397,7 @@ def held_out_again(dataset: Dataset, facts: Mapping[str, Any]) -> list[Path]:
     parts = None
     is_near = facts.get("together") == "near"
     if facts.get("distinct_by_near_copies" if is_near else "distinct", len(dataset.train)) < len(dataset.train):
-        images = load_images(dataset.train, bits=kept_bits({"data": facts})).images
+        images = load_images(dataset.train, bits=kept_bits({"data": facts})).images  # a bundle of before: 256x256
         equal = equal_parts(images)
         parts = near_parts(images, equal) if is_near else equal
     return hold_out(dataset.train, facts["seed"], facts["held_out_share"], parts=parts)[1]

@@ -19,7 +19,8 @@ import numpy as np
 
 from nnet_edge.data.dataset import Sample
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import SIDE, Labels, MaskRule, read_image, read_labels, read_size, resize_mask
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.imaging import Labels, MaskRule, read_image, read_labels, read_size, resize_mask
 from nnet_edge.machine import usable_cores
 
 AUTO = "auto"
@@ -73,8 +74,8 @@ def doubt(labels: Labels, is_anomalous: bool | None) -> str | None:
     return None
 
 
-def load_mask(sample: Sample, rule: MaskRule = "half") -> np.ndarray:
-    """Where `sample` is marked as defective, by the rule of `imaging.resize_mask`: bool (256, 256).
+def load_mask(sample: Sample, rule: MaskRule = "half", geometry: Geometry = DEFAULT) -> np.ndarray:
+    """Where `sample` is marked as defective, by the rule of `imaging.resize_mask`: bool (height, width).
 
     A good sample without a mask gives all False. Raises DataError when a mask cannot be read, has another size than its image
     or leaves a doubt, or when an anomalous sample has none.
@@ -82,23 +83,25 @@ def load_mask(sample: Sample, rule: MaskRule = "half") -> np.ndarray:
     if sample.mask_path is None:
         if sample.is_anomalous:
             raise DataError(f"{sample.path} shows a defect and has no mask: pixel metrics need one")
-        return np.zeros((SIDE, SIDE), bool)
-    return load_masks([sample], rule)[0][0]
+        return np.zeros(geometry.size, bool)
+    return load_masks([sample], rule, geometry)[0][0]
 
 
-def load_masks(samples: Sequence[Sample], rule: MaskRule = "half") -> tuple[np.ndarray, np.ndarray]:
-    """The masks of `samples`, bool (N, 256, 256), and whether each is known, bool (N,); it is for every good image.
+def load_masks(
+    samples: Sequence[Sample], rule: MaskRule = "half", geometry: Geometry = DEFAULT
+) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of `samples`, bool (N, height, width), and whether each is known, bool (N,); it is for every good image.
 
     Raises DataError for a mask that cannot be read or has another size than its image, and one for all that leave a doubt.
     """
     known = [sample for sample in samples if sample.masks]
-    masks = np.zeros((len(samples), SIDE, SIDE), bool)
+    masks = np.zeros((len(samples), *geometry.size), bool)
     doubts: list[tuple[Path, str]] = []
     empty: list[Path] = []
     rows = (row for row, sample in enumerate(samples) if sample.masks)
     with ThreadPoolExecutor(THREADS) as pool:
         for row, sample, (there, found) in zip(rows, known, pool.map(_read, known), strict=True):
-            masks[row] = resize_mask(there, SIDE, rule)
+            masks[row] = resize_mask(there, geometry, rule)
             doubts += found
             if sample.is_anomalous and not there.any():
                 empty.append(sample.masks[0])

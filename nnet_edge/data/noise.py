@@ -34,17 +34,17 @@ def lattice(side: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return cell, weights.astype(np.float32), away.astype(np.float32)
 
 
-def perlin(side: int, rows: int, columns: int, angles: np.ndarray) -> np.ndarray:
-    """Perlin noise times sqrt(2), float32 (side, side), of rows x columns cells.
+def perlin(size: tuple[int, int], rows: int, columns: int, angles: np.ndarray) -> np.ndarray:
+    """Perlin noise times sqrt(2), float32 of that size (height, width), of rows x columns cells.
 
     `angles` (rows + 1, columns + 1), in radians, are the directions of the gradients at the corners: the cosine counts down
     the rows, the sine along the columns.
     """
-    cell, weight, away = lattice(side, rows)
+    cell, weight, away = lattice(size[0], rows)
     down, along = (values.astype(np.float32) for values in (np.cos(angles), np.sin(angles)))
-    slopes_down = away[0][:, None] * down[cell] + away[1][:, None] * down[cell + 1]  # (side, columns + 1)
+    slopes_down = away[0][:, None] * down[cell] + away[1][:, None] * down[cell + 1]  # (height, columns + 1)
     slopes_along = weight[0][:, None] * along[cell] + weight[1][:, None] * along[cell + 1]
-    cell, weight, away = lattice(side, columns)
+    cell, weight, away = lattice(size[1], columns)
     noise = slopes_down[:, cell] * weight[0]
     noise += slopes_down[:, cell + 1] * weight[1]
     noise += slopes_along[:, cell] * away[0]

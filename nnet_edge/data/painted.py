@@ -9,6 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from nnet_edge.geometry import Box
+
 TRIES = 20  # an anomaly that cannot be seen where it fell is drawn again
 VISIBLE = 10  # grey levels of mean change from which a pixel counts as anomalous
 LEAST_PIXELS = 16
@@ -17,15 +19,24 @@ BLOTCH_RADIUS = (4, 28)
 EXPOSURES = (0.45, 0.6, 1.5, 1.8)
 
 
-def anomalous_copies(images: np.ndarray, count: int, seed: int, *draw: int) -> tuple[np.ndarray, np.ndarray]:
+def anomalous_copies(
+    images: np.ndarray, count: int, seed: int, *draw: int, window: Box | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """`count` copies of good `images`, uint8 RGB (N, H, W, 3), with an anomaly each, and its mask, bool (count, H, W).
+
+    It lies in the `window`, where there is a letterbox.
 
     The images take turns, and (seed, *draw) decides everything else; every mask holds at least one pixel.
     """
     rng = np.random.default_rng([seed, 3, *draw])
     rows = np.linspace(0, len(images), count, endpoint=False).astype(int)
-    made = [with_anomaly(images[row], images, rng) for row in rows]
-    return np.stack([image for image, _ in made]), np.stack([mask for _, mask in made])
+    height, width = images.shape[1:3]
+    down, across = (window or Box(0, 0, height, width)).inside
+    inner = images[:, down, across]
+    copies, masks = images[rows], np.zeros((count, height, width), bool)
+    for place, row in enumerate(rows):
+        copies[place, down, across], masks[place, down, across] = with_anomaly(inner[row], inner, rng)
+    return copies, masks
 
 
 def with_anomaly(image: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

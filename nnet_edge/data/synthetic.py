@@ -2,7 +2,7 @@
 
 `perlin`, that of DRAEM, DeSTSeg and URD:
 
-1. Perlin noise of 256 x 256 pixels on a grid of (2^a, 2^b) cells, a and b drawn from 0 to 5, faded by 6t^5 - 15t^4 + 10t^3,
+1. Perlin noise of the image's size on a grid of (2^a, 2^b) cells, a and b drawn from 0 to 5, faded by 6t^5 - 15t^4 + 10t^3,
    times sqrt(2), turned by -90 to 90 degrees; the mask m is where it exceeds 0.5, and may be empty.
 2. A texture A, drawn from a folder (DTD) or procedural; DRAEM also changes it in three of ten ways.
 3. I (1 - m) + (1 - beta) A m + beta I m, beta drawn from 0 to 0.8.
@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 
 from nnet_edge.data.noise import perlin, simplex_octaves
-from nnet_edge.data.textures import augmented, load_textures, procedural_textures, turned
+from nnet_edge.data.textures import augmented, load_textures, of_size, procedural_textures, turned
 from nnet_edge.errors import ConfigError
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import Box
 from nnet_edge.settings.synthesis import Synthesis
 
 FINEST = 6  # grids have 2^0 to 2^5 cells a side
@@ -43,26 +43,30 @@ PATCH_AREA, PATCH_SHAPE, PATCH_LIGHT = (0.02, 0.15), 3.3, 0.1
 
 
 class PairSynthesis:
-    """Damaged copies of good `images`, uint8 RGB (N, 256, 256, 3), by row; (seed, step, row) decides each.
+    """Damaged copies of good `images`, uint8 RGB (N, H, W, 3), by row; (seed, step, row) decides each.
+
+    Only what lies in `window` is damaged, where there is a letterbox around the pictures.
 
     Textures are loaded once, a foreground when its row is first asked for. Threads may ask at the same time. Raises ConfigError
-    for textures that cannot be used, for images smaller than the masks, and where no image has the foreground asked for.
+    for textures that cannot be used, for arrays that are no images, and where no image has the foreground asked for.
     """
 
-    def __init__(self, settings: Synthesis, seed: int, images: np.ndarray) -> None:
-        if images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3) or images.dtype != np.uint8:
-            height, width = images.shape[1:3] if images.ndim == 4 else images.shape[:2]
+    def __init__(self, settings: Synthesis, seed: int, images: np.ndarray, window: Box | None = None) -> None:
+        is_large = images.ndim == 4 and min(images.shape[1:3]) >= 2 * RECTANGLE_SIDES[1]
+        if not is_large or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ConfigError(
-                f"pairs need uint8 RGB images of {SIDE} x {SIDE} pixels, the size of their masks, not {images.dtype} of "
-                f"{height} x {width}: resize them first"
+                f"pairs need uint8 RGB images (N, H, W, 3) of at least {2 * RECTANGLE_SIDES[1]} pixels a side, as inputs have, "
+                f"not {images.dtype} {images.shape}: resize them first"
             )
-        self.settings, self.seed, self.images = settings, seed, images
+        self.settings, self.seed, self.images, self.window = settings, seed, images, window
+        self.size: tuple[int, int] = (images.shape[1], images.shape[2])
         self._foregrounds: dict[int, np.ndarray] = {}  # packed bits
         self._damage: Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
         self._damage = {"perlin": self._textured, "simplex": with_simplex_noise, "cutpaste": with_patch}[settings.kind]
         if settings.kind == "perlin":
             folder = settings.textures
-            self.textures = load_textures(Path(folder), seed) if folder else procedural_textures(seed)
+            drawn = load_textures(Path(folder), seed, self.size) if folder else procedural_textures(seed)
+            self.textures = of_size(drawn, self.size)
         rows = np.linspace(0, len(images), min(len(images), LOOKED_AT), endpoint=False).astype(int)
         if len(rows) and not any(self.foreground(int(row)).any() for row in rows):
             raise ConfigError(
@@ -70,14 +74,14 @@ class PairSynthesis:
             )
 
     def pairs(self, rows: Sequence[int] | np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Damaged copies of the images in `rows`, uint8 (N, 256, 256, 3), and their masks, bool (N, 256, 256)."""
-        anomalous, masks = np.empty((len(rows), SIDE, SIDE, 3), np.uint8), np.empty((len(rows), SIDE, SIDE), bool)
+        """Damaged copies of the images in `rows`, uint8 (N, H, W, 3), and their masks, bool (N, H, W)."""
+        anomalous, masks = np.empty((len(rows), *self.size, 3), np.uint8), np.empty((len(rows), *self.size), bool)
         for place, row in enumerate(rows):
             anomalous[place], masks[place] = self.pair(int(row), step)
         return anomalous, masks
 
     def pair(self, row: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """A damaged copy of the image in `row`, uint8 (256, 256, 3), and its mask, bool (256, 256), which may be empty."""
+        """A damaged copy of the image in `row`, uint8 (H, W, 3), and its mask, bool (H, W), which may be empty."""
         rng = np.random.default_rng([self.seed, 5, step, row])
         image = self.images[row]
         if rng.random() < self.settings.probability:
@@ -92,15 +96,24 @@ class PairSynthesis:
         return np.where(mask[..., None], damaged, rest), mask
 
     def foreground(self, row: int) -> np.ndarray:
-        """Where an anomaly of the image in `row` may lie, bool (256, 256)."""
+        """Where an anomaly of the image in `row` may lie, bool (H, W)."""
         if self.settings.foreground == "none":
-            return np.ones((SIDE, SIDE), bool)
+            return self._inside(np.ones(self.size, bool))
         if row not in self._foregrounds:
-            self._foregrounds[row] = np.packbits(FOREGROUNDS[self.settings.foreground](self.images[row]))
-        return np.unpackbits(self._foregrounds[row]).reshape(SIDE, SIDE).astype(bool)
+            found = FOREGROUNDS[self.settings.foreground](self.images[row])
+            self._foregrounds[row] = np.packbits(self._inside(found))
+        return np.unpackbits(self._foregrounds[row]).reshape(self.size).astype(bool)
+
+    def _inside(self, where: np.ndarray) -> np.ndarray:
+        """`where`, bool (H, W), without what lies beside the window."""
+        if self.window is None:
+            return where
+        found = np.zeros_like(where)
+        found[self.window.inside] = where[self.window.inside]
+        return found
 
     def _textured(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        mask = perlin_mask(rng)
+        mask = perlin_mask(rng, self.size)
         texture = self.textures[rng.integers(len(self.textures))]
         beta = rng.uniform(self.settings.beta_least, self.settings.beta_most)
         if self.settings.texture_augmentation == "draem":
@@ -108,17 +121,17 @@ class PairSynthesis:
         return cv2.addWeighted(texture, 1 - beta, image, beta, 0), mask
 
 
-def perlin_mask(rng: np.random.Generator) -> np.ndarray:
-    """Where turned Perlin noise of a drawn grid exceeds 0.5, bool (256, 256)."""
+def perlin_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Where turned Perlin noise of a drawn grid exceeds 0.5, bool of that size (height, width)."""
     rows, columns = (1 << int(power) for power in rng.integers(0, FINEST, 2))
-    noise = perlin(SIDE, rows, columns, rng.uniform(0, 2 * np.pi, (rows + 1, columns + 1)))
+    noise = perlin(size, rows, columns, rng.uniform(0, 2 * np.pi, (rows + 1, columns + 1)))
     return turned(noise, rng.uniform(-90, 90)) > LEVEL
 
 
 def with_simplex_noise(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`image` with simplex noise in a rectangle, which is the mask."""
     height, width = (int(side) for side in rng.integers(*RECTANGLE_SIDES, 2))
-    top, left = int(rng.integers(1, SIDE - height)), int(rng.integers(1, SIDE - width))
+    top, left = (int(rng.integers(1, side - own)) for side, own in zip(image.shape, (height, width), strict=False))
     inside = (slice(top, top + height), slice(left, left + width))
     noise = SIMPLEX_LEVELS * simplex_octaves((3, height, width), rng)
     damaged, mask = image.copy(), np.zeros(image.shape[:2], bool)
@@ -129,10 +142,14 @@ def with_simplex_noise(image: np.ndarray, rng: np.random.Generator) -> tuple[np.
 
 def with_patch(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`image` with a piece of itself at another place, which is the mask."""
-    area = rng.uniform(*PATCH_AREA) * SIDE * SIDE
+    size = image.shape[:2]
+    area = rng.uniform(*PATCH_AREA) * size[0] * size[1]
     shape = np.exp(rng.uniform(-np.log(PATCH_SHAPE), np.log(PATCH_SHAPE)))  # height over width
-    height, width = (int(np.clip(round(side), 1, SIDE - 1)) for side in (np.sqrt(area * shape), np.sqrt(area / shape)))
-    (top, to_top), (left, to_left) = (rng.integers(0, SIDE - side + 1, 2).tolist() for side in (height, width))
+    sides = zip((np.sqrt(area * shape), np.sqrt(area / shape)), size, strict=True)
+    height, width = (int(np.clip(round(side), 1, limit - 1)) for side, limit in sides)
+    (top, to_top), (left, to_left) = (
+        rng.integers(0, limit - side + 1, 2).tolist() for side, limit in zip((height, width), size, strict=True)
+    )
     patch = image[top : top + height, left : left + width] * np.float32(1 + rng.uniform(-PATCH_LIGHT, PATCH_LIGHT))
     damaged, mask = image.copy(), np.zeros(image.shape[:2], bool)
     inside = (slice(to_top, to_top + height), slice(to_left, to_left + width))

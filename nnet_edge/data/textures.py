@@ -1,4 +1,7 @@
-"""Foreign textures for synthetic anomalies: those of a folder, or procedural ones, and DRAEM's changes of them."""
+"""Foreign textures for synthetic anomalies: those of a folder, or procedural ones, and DRAEM's changes of them.
+
+Procedural ones are drawn at 256x256, and mirrored or cut to the size of the input: their grain is one of pixels.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import load_images
 from nnet_edge.data.noise import perlin
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import Geometry
 
 MOST_TEXTURES = 512  # of a folder, drawn by the seed: 96 MiB of memory
 PROCEDURAL = 120
+SIDE = 256  # that they are drawn at, whatever the input's size
 AUGMENTERS_AT_ONCE = 3
 
 
-def load_textures(folder: Path, seed: int) -> np.ndarray:
-    """The images in the tree below `folder`, at most MOST_TEXTURES of them: uint8 RGB (T, 256, 256, 3).
+def load_textures(folder: Path, seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """The images in the tree below `folder`, at most MOST_TEXTURES of them, squeezed to `size`: uint8 RGB (T, H, W, 3).
 
     Raises ConfigError when there are none, or one of them cannot be read.
     """
@@ -36,7 +40,7 @@ def load_textures(folder: Path, seed: int) -> np.ndarray:
         if len(paths) > MOST_TEXTURES:
             drawn = np.random.default_rng([seed, 4]).choice(len(paths), MOST_TEXTURES, replace=False)
             paths = [paths[index] for index in sorted(drawn)]
-        loaded = load_images(paths, skip_bad=True)
+        loaded = load_images(paths, skip_bad=True, geometry=Geometry(*size))
     except DataError as error:
         raise ConfigError(f"--textures {folder}: {error}") from error
     if loaded.skipped:
@@ -57,6 +61,17 @@ def procedural_textures(seed: int, count: int = PROCEDURAL) -> np.ndarray:
     return drawn
 
 
+def of_size(textures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The textures (T, h, w, 3) at `size` (height, width), mirrored at their ends where they are smaller, else cut."""
+    if textures.shape[1:3] == size:
+        return textures
+    rows, columns = (
+        np.pad(np.arange(there), (0, max(0, wanted - there)), mode="symmetric")[:wanted]
+        for there, wanted in zip(textures.shape[1:3], size, strict=True)
+    )
+    return textures[:, rows[:, None], columns]
+
+
 def coloured(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A float32 field (256, 256), stretched over 2 to 4 drawn colours, with grain: uint8 (256, 256, 3)."""
     low, high = float(field.min()), float(field.max())
@@ -75,7 +90,7 @@ def clouds(rng: np.random.Generator, first: int = 2, octaves: int = 5) -> np.nda
     total = np.zeros((SIDE, SIDE), np.float32)
     for octave in range(octaves):
         cells = first << octave
-        total += perlin(SIDE, cells, cells, rng.uniform(0, 2 * np.pi, (cells + 1, cells + 1))) / 2**octave
+        total += perlin((SIDE, SIDE), cells, cells, rng.uniform(0, 2 * np.pi, (cells + 1, cells + 1))) / 2**octave
     return total
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.errors import ConfigError, TrainingError
+from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
 from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
@@ -27,6 +28,8 @@ class Artifact:
     bundle: Bundle | None
     warnings: tuple[str, ...]
     bits: int | None = None  # that its training read pictures of 16 bits with; None: it met none
+    geometry: Geometry = DEFAULT  # of its input
+    sizes: PictureSizes | None = None  # of the pictures that it learned from; None: it does not say
 
 
 def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precision: str | None = None) -> Artifact:
@@ -47,7 +50,8 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
         runner, threshold = open_weights(bundle, settings), bundle.threshold.value
     else:
         runner, threshold = open_graph(bundle, settings, precision)
-    return Artifact(runner, threshold, bundle, tuple(bundle.warnings), kept_bits(bundle.manifest))
+    bits, sizes = kept_bits(bundle.manifest), PictureSizes.in_manifest(bundle.manifest)
+    return Artifact(runner, threshold, bundle, tuple(bundle.warnings), bits, bundle.geometry, sizes)
 
 
 def require_fp32(precision: str | None, what: str) -> None:
@@ -70,7 +74,9 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
     is_random = checkpoint.facts["teacher"]["is_random"]
     warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
     threshold = ThresholdRule.of(checkpoint.facts["data"]).choose(outputs.image_score).value
-    return Artifact(runner, threshold, None, warnings, kept_bits(checkpoint.facts))
+    geometry = checkpoint.settings.input
+    sizes = PictureSizes.in_manifest(checkpoint.facts)
+    return Artifact(runner, threshold, None, warnings, kept_bits(checkpoint.facts), geometry, sizes)
 
 
 def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:

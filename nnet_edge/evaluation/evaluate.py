@@ -18,8 +18,9 @@ from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_ma
 from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
 from nnet_edge.image_path import columns_of, measure_all
-from nnet_edge.imaging import SIDE, MaskRule
+from nnet_edge.imaging import MaskRule
 from nnet_edge.metrics import Metrics, measure_known
 from nnet_edge.scoring import Threshold
 from nnet_edge.text import printable
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all; every image i
 
 
 class Infers(Protocol):
-    """What is evaluated: anything that gives outputs for uint8 RGB images (N, 256, 256, 3) and says what it is."""
+    """What is evaluated: anything that gives outputs for uint8 RGB images (N, H, W, 3) and says what it is."""
 
     @property
     def name(self) -> str: ...  # the library that computes, for reports
@@ -67,8 +68,8 @@ class Evaluation:
     samples: tuple[Sample, ...]  # the N images that were judged, in the order of the arrays
     labels: np.ndarray  # bool (N,), True: anomalous
     scores: np.ndarray  # float64 (N,)
-    maps: np.ndarray  # float32 (N, 256, 256); a half float would lose small products
-    masks: np.ndarray  # bool (N, 256, 256), False where an image has no mask
+    maps: np.ndarray  # float32 (N, H, W); a half float would lose small products
+    masks: np.ndarray  # bool (N, H, W), False where an image has no mask
     has_mask: np.ndarray  # bool (N,), whether the true mask is known; it is for every good image
     metrics: Metrics  # those of pixels over the images whose mask is known
     skipped: tuple[Skipped, ...]  # images that could not be read
@@ -79,6 +80,8 @@ class Evaluation:
     image_path: Mapping[str, np.ndarray] = field(default_factory=dict)  # measures of its good images, else of all
     warnings: tuple[str, ...] = ()  # what every report of this artefact must say, as of a teacher with random weights
     promised: Threshold | None = None  # what the bundle's threshold is expected to cost; None for weights alone
+    geometry: Geometry = DEFAULT  # of the input; maps and masks are of its window, which has the pictures
+    notes: tuple[str, ...] = ()  # on the size of the pictures, and on what of them is not judged
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,7 +140,7 @@ class Evaluation:
 
     @property
     def mask_disagreements(self) -> tuple[str, ...]:
-        """Names of the images whose known mask, brought to 256x256, says something else than their label.
+        """Names of the images whose known mask, brought to the map's size, says something else than their label.
 
         A defect of a few pixels may vanish there: its image then counts as anomalous among the images and as normal
         among the pixels.
@@ -156,6 +159,7 @@ class Evaluation:
             "runner": self.runner,
             "precision": self.precision,
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "threshold": self.threshold,
             "bits": None if self.depth is None else self.depth.bits,
             "images": {"good": good, "anomalous": anomalous, "skipped": len(self.skipped)},
@@ -196,13 +200,15 @@ def evaluate(
     mask_rule: MaskRule = "half",
     progress: Progress | None = None,
     bits: int | None = None,
+    geometry: Geometry = DEFAULT,
+    learned: PictureSizes | None = None,
 ) -> Evaluation:
     """The evaluation of `runner` on the test images of `dataset`, `batch` of them at a time.
 
-    `mask_rule` is how masks come to 256x256 (imaging.resize_mask); pictures of 16 bits are read with `bits` (`load_images`).
-    Needs 0.52 MB of memory an image while it judges, 0.6 MB while it measures; 0.33 MB stay with the evaluation. Raises
-    ConfigError for an invalid threshold or batch; DataError for a test set without images, an image that cannot be read
-    (unless `skip_bad`), a mask that does not fit, or NaN or infinite outputs.
+    `mask_rule` is how masks come to the map's size (imaging.resize_mask); pictures of 16 bits are read with `bits`.
+    Needs 0.52 MB of memory an image of 256x256 while it judges, 0.6 MB while it measures; 0.33 MB stay. Raises ConfigError for
+    an invalid threshold or batch; DataError for a test set without images, an image that cannot be read (unless `skip_bad`), a
+    mask that does not fit, or NaN or infinite outputs.
     """
     if not (math.isfinite(threshold) and threshold > 0):
         raise ConfigError(f"the threshold {threshold} is invalid: give a positive score")
@@ -213,24 +219,27 @@ def evaluate(
     total, began = len(dataset.test), time.perf_counter()
     report = progress or (lambda done, steps: None)
     images = load_images(
-        [sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total), bits
+        [sample.path for sample in dataset.test], skip_bad, lambda done, _: report(done, 2 * total), bits, geometry
     )
     sample_of = {sample.path: replace(sample, defect=printable(sample.defect)) for sample in dataset.test}
     samples = tuple(sample_of[path] for path in images.paths)
-    masks, has_mask = load_masks(samples, mask_rule)
+    masks, has_mask = load_masks(samples, mask_rule, geometry)
     read = time.perf_counter()
-    maps = np.empty((len(samples), SIDE, SIDE), np.float32)
+    maps = np.empty((len(samples), *geometry.size), np.float32)
     scores = np.empty(len(samples), np.float64)
     for start in range(0, len(samples), batch):
         here = slice(start, start + batch)
         maps[here], scores[here] = infer_checked(runner, images.images[here], samples[here])
         report(total + min(start + batch, len(samples)) + len(images.skipped), 2 * total)
+    sizes = dict(zip(images.paths, images.sizes, strict=True))
     skipped, depth, distinct = images.skipped, images.depth, len(set(equal_parts(images.images)))
     mask_like = tuple(find_mask_like(images.images, images.paths))
     labels = np.array([sample.is_anomalous for sample in samples])
     like_learned = np.flatnonzero(labels == labels.min())
     image_path = measure_all(images.images[like_learned]) | columns_of([images.files[row] for row in like_learned])
     del images  # before the pixels are sorted
+    rows, columns = geometry.window.inside
+    maps, masks = (np.ascontiguousarray(each[:, rows, columns]) for each in (maps, masks))
     inferred = time.perf_counter()
     metrics = measure_known(labels, scores, masks, maps, has_mask)
     seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
@@ -238,8 +247,35 @@ def evaluate(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
         metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like, depth=depth,
-        image_path=image_path,
+        image_path=image_path, geometry=geometry,
+        notes=(*other_sizes(sizes, learned, geometry), *left_out(labels & has_mask & ~masks.any(axis=(1, 2)), geometry)),
     )  # fmt: skip
+
+
+def other_sizes(
+    sizes: Mapping[Path, tuple[int, int]], learned: PictureSizes | None, geometry: Geometry
+) -> tuple[str, ...]:
+    """A note where pictures have another size or shape than those that were learned from; none where all have theirs."""
+    if learned is None:
+        return ()
+    told = {path: told for path, size in sizes.items() if (told := learned.differs(*size, geometry))}
+    first = next(iter(told.items()), None)
+    if first is None:
+        return ()
+    return (f"{len(told)} of {len(sizes)} images (first: {printable(first[0].name)}): {first[1]}",)
+
+
+def left_out(vanished: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
+    """A note where the fit leaves a part of every picture out; `vanished`, bool (N,): defects that no mask shows any more."""
+    if not geometry.leaves_out:
+        return ()
+    height, width = geometry.shares
+    count = int(vanished.sum())
+    defects = f"; {count} defects lie outside of it or are too small, so nobody looks at them" if count else ""
+    return (
+        f"the fit crop judges the middle {height:.0%} of each picture's height and {width:.0%} of its width; "
+        f"the rest is not judged{defects}",
+    )
 
 
 def infer_checked(runner: Infers, images: np.ndarray, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

@@ -116,7 +116,9 @@ def draw_row(figure: Any, evaluation: Evaluation, index: int, left: float, botto
     """One image of the test set: three pictures and the verdict in words."""
     sample = evaluation.samples[index]
     image, truth, scored = (axes_at(figure, left + number * (CELL + GAP), bottom) for number in range(3))
-    image.imshow(resize(read_image(sample.path, MOST if evaluation.depth is None else evaluation.depth.bits)))
+    geometry = evaluation.geometry
+    picture = read_image(sample.path, MOST if evaluation.depth is None else evaluation.depth.bits)
+    image.imshow(resize(picture, geometry)[geometry.window.inside])
     image.spines[:].set(visible=True, color=PALE)  # a white picture still has an edge
     if not evaluation.has_mask[index] or not evaluation.labels[index]:
         truth.set_facecolor(PALE)

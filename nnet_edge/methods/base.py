@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
-from nnet_edge.anomaly_map import IMAGE_SIDE, SCALES, Fusion
+from nnet_edge.anomaly_map import SCALES, STRIDES, Fusion
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.settings.augmentation import Augmentation
 from nnet_edge.settings.registry import Registry
 from nnet_edge.settings.runner import require_choice
@@ -72,9 +73,11 @@ class MethodSettings:
     place_powers: tuple[float, ...] = ()  # of good parts' level at each place, tried at the end, see place_level.py
     seed: int = 111
     augmentation: Augmentation = field(default_factory=Augmentation)
+    input: Geometry = field(default_factory=Geometry)  # its size, and how pictures get into it
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an invalid setting."""
+        self.input.require_input()
         require_choice("schedule", self.schedule, ("constant", "cosine"))
         require_at_least("epochs", self.epochs, 1)
         require_at_least("image_steps", self.image_steps, 0)
@@ -101,10 +104,12 @@ class MethodSettings:
         return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest and the checkpoint; no place_powers where there are none, as before there were any."""
+        """Plain values for the manifest and the checkpoint, without what is as it was before there was a choice."""
         values = asdict(self)
         if not self.place_powers:
             del values["place_powers"]
+        if self.input == DEFAULT:
+            del values["input"]
         return values
 
     @classmethod
@@ -122,7 +127,9 @@ class MethodSettings:
         """
         name, equals, text = change.partition("=")
         part, _, inner = name.strip().rpartition(".")
-        parts = [item.name for item in fields(self) if is_dataclass(getattr(self, item.name))]
+        parts = [item.name for item in fields(self) if is_dataclass(getattr(self, item.name)) and item.name != "input"]
+        if (part or inner) == "input":
+            raise ConfigError(f"--set {change}: the input is set by --size and --fit")
         if not equals or part not in ("", *parts):
             places = ", ".join(f"{place}.NAME=VALUE" for place in parts)
             raise ConfigError(f"--set {change}: write NAME=VALUE, or {places}")
@@ -167,7 +174,7 @@ def _parse(change: str, text: str, present: object) -> object:
 
 def three_maps(*branches: str) -> dict[str, int]:
     """The layer maps of these branches at all three scales -> their strides, branch by branch."""
-    return {f"{branch}_{scale}": IMAGE_SIDE // scale for branch in branches for scale in SCALES}
+    return {f"{branch}_{scale}": stride for branch in branches for scale, stride in zip(SCALES, STRIDES, strict=True)}
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
@@ -250,7 +257,7 @@ class Method(ABC, Generic[Net, Settings]):
         return 0
 
     def prepare(self, network: Net, images: np.ndarray, compute: Compute) -> None:
-        """Prepare what the teacher's features depend on, by uint8 RGB images (N, 256, 256, 3), before they are cached."""
+        """Prepare what the teacher's features depend on, by uint8 RGB images (N, H, W, 3), before they are cached."""
 
     def prepare_students(self, network: Net, features: Features, settings: Settings) -> None:
         """Prepare what learns, by the cached features of all images (N, C, h, w), before the first step."""

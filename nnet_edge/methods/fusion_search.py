@@ -27,7 +27,7 @@ DECIMALS = 3
 
 
 def with_chosen_exponents(network: Network, images: np.ndarray, power: float, compute: Compute) -> Fusion:
-    """The network's fusion with exponents chosen on good images that it did not learn, uint8 RGB (N, 256, 256, 3).
+    """The network's fusion with exponents chosen on good images that it did not learn, uint8 RGB (N, H, W, 3).
 
     The fusion of its settings where `power` is 0, or where fewer than 4 images are given.
     """
@@ -56,7 +56,7 @@ def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> 
 
 @torch.inference_mode()
 def layer_maps_of(network: Network, images: np.ndarray, compute: Compute) -> dict[str, np.ndarray]:
-    """The layer maps, float32 (N, 1, h, w) by name, of uint8 RGB images (N, 256, 256, 3)."""
+    """The layer maps, float32 (N, 1, h, w) by name, of uint8 RGB images (N, H, W, 3)."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in network.output_names}
     for chunk in chunks(images):
         with compute.autocast():

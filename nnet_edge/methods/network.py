@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import Fusion, anomaly_map, image_score
 from nnet_edge.frame import Outputs
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
 from nnet_edge.methods.compute import full_fp32
@@ -21,9 +21,10 @@ PLACE_FACTORS = "place_factors"  # its name among the weights
 
 
 class Network(nn.Module):
-    """`forward` takes uint8 RGB (N, 256, 256, 3) and gives the layer maps (N, 1, h, w) of `output_names`, a tuple."""
+    """`forward` takes uint8 RGB (N, height, width, 3) and gives the layer maps (N, 1, h, w) of `output_names`, a tuple."""
 
     method: ClassVar[str]  # its name in METHODS
+    geometry: Geometry = DEFAULT  # of its input; no weight depends on it
     mean: Tensor
     std: Tensor
     place_factors: Tensor | None  # (1, 1, h, w), of the deepest layer maps: see place_level.py
@@ -36,6 +37,11 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
         self.register_buffer(PLACE_FACTORS, None)  # in the state only where there are some
+
+    def at(self, geometry: Geometry) -> Network:
+        """The network itself, for inputs of that geometry from now on."""
+        self.geometry = geometry
+        return self
 
     def train(self, mode: bool = True) -> Network:
         """Set the training mode of everything but the teacher, which always evaluates."""
@@ -84,13 +90,14 @@ def start_network(settings: MethodSettings, teacher: Teacher) -> Network:
     """The network of a training that begins: `teacher`, and everything else at random from the settings' seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return METHODS.find(settings.method).build(settings.model, teacher.encoder)
+        network: Network = METHODS.find(settings.method).build(settings.model, teacher.encoder)
+        return network.at(settings.input)
 
 
 def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> Network:
     """The network with `weights`, the teacher's among them, as `state_dict` gave them; in evaluation mode."""
     encoder = build_encoder(find_backbone(settings.model.backbone))
-    network: Network = METHODS.find(settings.method).build(settings.model, encoder)
+    network: Network = METHODS.find(settings.method).build(settings.model, encoder).at(settings.input)
     if PLACE_FACTORS in weights:
         network.place_factors = torch.empty_like(weights[PLACE_FACTORS])
     network.load_state_dict(weights)
@@ -102,10 +109,9 @@ class TorchRunner:
 
     name = "torch"
     precision = "fp32"
-    input_shape = (SIDE, SIDE, 3)
 
     def __init__(self, network: Network, device: str = "cpu", max_batch: int = 8) -> None:
-        self.max_batch = max_batch
+        self.max_batch, self.input_shape = max_batch, network.geometry.shape
         self._device = device
         self._network = network.eval().to(device)
 
@@ -122,9 +128,9 @@ class TorchRunner:
 
     @torch.inference_mode()
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
-        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
+        """Maps and scores of `images`, uint8 RGB (N, height, width, 3); the caller may keep the arrays."""
         with full_fp32():
             found = self._network(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         maps = {name: value.cpu().numpy() for name, value in zip(self._network.output_names, found, strict=True)}
-        enlarged = anomaly_map(maps, fusion=self._network.map_fusion)
+        enlarged = anomaly_map(maps, self._network.map_fusion, self._network.geometry.window)
         return Outputs(enlarged[:, 0], image_score(enlarged), maps if layer_maps else {})

@@ -12,6 +12,7 @@ where parts were found to lie any way round, nor for a sum of several maps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from nnet_edge.anomaly_map import SMALLEST_DISTANCE, Fusion, anomaly_map, blur, fuse_maps, split_name
 from nnet_edge.data.painted import anomalous_copies
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.fusion_search import layer_maps_of
 from nnet_edge.methods.network import Network
@@ -63,16 +65,17 @@ def choose_place_level(
     level = level_of(layer_maps_of(network, some_of(good), compute), fusion)
     clean_images = some_of(held_out)
     clean = layer_maps_of(network, clean_images, compute)
-    explained = share_explained(level, clean, fusion)
+    window = network.geometry.window
+    explained = share_explained(level, clean, fusion, network.geometry)
     if explained < EXPLAINED:
         return PlaceLevel(0.0, factors_of(level, 0.0, fusion), explained, {})
-    images, masks = anomalous_copies(held_out, COPIES, seed)
+    images, masks = anomalous_copies(held_out, COPIES, seed, window=window)
     painted = layer_maps_of(network, images, compute)
     judged = {name: np.concatenate((maps, clean[name])) for name, maps in painted.items()}
     masks = np.concatenate((masks, np.zeros((len(clean_images), *masks.shape[1:]), bool)))
     tried = {power: factors_of(level, power, fusion) for power in (0.0, *powers)}
     found = {
-        power: pixel_ap(masks, anomaly_map(with_factors(judged, factors), fusion=fusion)[:, 0]) or 0.0
+        power: pixel_ap(masks, anomaly_map(with_factors(judged, factors), fusion, window)[:, 0]) or 0.0
         for power, factors in tried.items()
     }
     best = max(found, key=lambda power: found[power])
@@ -92,12 +95,19 @@ def level_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray
     return at_size(smooth[None], layer_maps)[0]
 
 
-def share_explained(level: np.ndarray, layer_maps: Mapping[str, np.ndarray], fusion: Fusion) -> float:
+def share_explained(
+    level: np.ndarray, layer_maps: Mapping[str, np.ndarray], fusion: Fusion, geometry: Geometry = DEFAULT
+) -> float:
     """The share of the variance over places, of the logarithm of good images' fused maps, that is the level's; 1 at most.
 
-    The mean of each image takes no part.
+    The mean of each image takes no part, nor do places beside a letterbox.
     """
-    logarithms = np.log(at_size(fused_maps(layer_maps, fusion), layer_maps))
+    rows, columns = (
+        slice(math.ceil(part.start * places / side), math.floor(part.stop * places / side))
+        for part, places, side in zip(geometry.window.inside, level.shape, geometry.size, strict=True)
+    )
+    level = level[rows, columns]
+    logarithms = np.log(at_size(fused_maps(layer_maps, fusion), layer_maps))[:, rows, columns]
     varied = logarithms - logarithms.mean(axis=(1, 2), keepdims=True)
     expected = np.log(level) - np.log(level).mean()
     return float(1 - ((varied - expected) ** 2).sum() / max((varied**2).sum(), SMALLEST_DISTANCE))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnet_edge.geometry import Box
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.cosine import SMALLEST_DEVIATION, unit
 from nnet_edge.methods.network import Network
@@ -53,7 +54,7 @@ class AugmentationChoice:
 def choose_augmentation(
     network: Network, images: np.ndarray, copies: int, seed: int, compute: Compute
 ) -> AugmentationChoice:
-    """What suits uint8 RGB `images` (N, 256, 256, 3), with `copies`.
+    """What suits uint8 RGB `images` (N, H, W, 3), with `copies`.
 
     Distances are cosines of F3 brought to mean 0 and deviation 1 a channel over the compared images: else the channels'
     constant part, which all images share, outweighs what differs. With `copies` 1, or fewer than 4 images, there is nothing
@@ -77,7 +78,7 @@ def choose_augmentation(
 
 @torch.no_grad()
 def deepest_vectors(network: Network, images: np.ndarray, compute: Compute) -> Tensor:
-    """The vectors of F3 of all images, (N * 256, C) in FP32."""
+    """The vectors of F3 of all images, (N * positions, C) in FP32."""
     found = []
     for chunk in chunks(images):
         with compute.autocast():
@@ -92,15 +93,19 @@ def nearest_distance(queries: Tensor, stored: Tensor) -> float:
     return float(torch.cat(nearest).mean())
 
 
-def augmented_copies(images: np.ndarray, settings: Augmentation, seed: int) -> np.ndarray:
-    """The images, uint8 (N, H, W, 3), followed by `settings.copies - 1` altered copies of all of them.
+def augmented_copies(images: np.ndarray, settings: Augmentation, seed: int, window: Box | None = None) -> np.ndarray:
+    """The images, uint8 (N, H, W, 3), followed by `settings.copies - 1` copies of all of them, altered in their `window`.
 
     Made once, before training, so that the teacher's features of each can be kept; every number is drawn from the seed.
     """
     rng = np.random.default_rng([seed, 1])
     copies = [images]
+    inside = (slice(None), slice(None)) if window is None else window.inside
     for _ in range(settings.copies - 1):
-        copies.append(np.stack([augment(image, settings, rng) for image in images]))
+        copy = images.copy()
+        for image in copy:
+            image[inside] = augment(image[inside], settings, rng)
+        copies.append(copy)
     return np.concatenate(copies) if len(copies) > 1 else images
 
 

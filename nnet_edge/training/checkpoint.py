@@ -1,7 +1,7 @@
 """Training folder: checkpoint, held-out images and log, from which a training resumes and a bundle is made.
 
 checkpoint.safetensors  weights, optimiser state and position; written atomically, safe to load (nothing pickled)
-held_out.safetensors    the good images that training never saw, uint8 RGB (N, 256, 256, 3)
+held_out.safetensors    the good images that training never saw, uint8 RGB (N, H, W, 3)
 log.csv, losses.png     the losses of each epoch
 """
 
@@ -124,7 +124,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def write_held_out(folder: Path, images: np.ndarray) -> None:
-    """Keep the held-out images, uint8 RGB (N, 256, 256, 3), in the training folder."""
+    """Keep the held-out images, uint8 RGB (N, H, W, 3), in the training folder."""
     write_atomically(folder / HELD_OUT, save_tensors({"images": torch.from_numpy(np.ascontiguousarray(images))}))
 
 

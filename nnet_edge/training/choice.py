@@ -123,7 +123,7 @@ def choose(
 ) -> Choice | None:
     """Train each of `candidates` briefly in `folder`, which is removed again, and judge it; None when `stopping` says stop.
 
-    Images are uint8 RGB (N, 256, 256, 3); real defects take no part. Raises what `train` raises.
+    Images are uint8 RGB (N, H, W, 3); real defects take no part. Raises what `train` raises.
     """
     judged = []
     try:
@@ -155,9 +155,9 @@ def judge(training: Path, held_out: np.ndarray, seed: int, options: TrainOptions
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
     network.to(device)
-    painted, masks = anomalous_copies(held_out, COPIES, seed)
+    painted, masks = anomalous_copies(held_out, COPIES, seed, window=network.geometry.window)
     maps, clean_maps = (
-        anomaly_map(layer_maps_of(network, some, compute), fusion=network.map_fusion)[:, 0]
+        anomaly_map(layer_maps_of(network, some, compute), network.map_fusion, network.geometry.window)[:, 0]
         for some in (painted, held_out)
     )
     clean, strange = image_score(clean_maps), image_score(maps)

@@ -74,7 +74,7 @@ class EarlyStopping:
         self.method, self.every, self.patience = method, settings.look_every, settings.patience
         self.scores = scores or ValidationScores()
         self._held_out = held_out[:IMAGES]
-        self._images, self._masks = anomalous_copies(held_out, COPIES, settings.seed)
+        self._images, self._masks = anomalous_copies(held_out, COPIES, settings.seed, window=settings.input.window)
         self._network: Network | None = None
 
     def is_due(self, before: int, shown: int) -> bool:
@@ -97,7 +97,8 @@ class EarlyStopping:
     def validation_score(self, network: Network, compute: Compute) -> float:
         """Pixel AP of the synthetic anomalies' masks, 0 to 1, with the fusion that suits these weights."""
         fusion = self.method.settle(network, self._held_out, compute)
-        maps = anomaly_map(layer_maps_of(network, self._images, compute), fusion=fusion)[:, 0]
+        layer_maps = layer_maps_of(network, self._images, compute)
+        maps = anomaly_map(layer_maps, fusion, network.geometry.window)[:, 0]
         score = pixel_ap(self._masks, maps)
         assert score is not None  # every copy has an anomaly
         return score

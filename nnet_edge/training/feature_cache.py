@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnet_edge.imaging import SIDE
 from nnet_edge.methods.backbone import STRIDES, Features
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.network import Network
@@ -26,7 +25,7 @@ MEMORY_LIMIT = 4 << 30  # bytes of features kept in memory; above it they go to 
 
 
 class FeatureCache:
-    """Feature maps (M, C_i, h_i, w_i) of M uint8 RGB images (M, 256, 256, 3), filled once, read by row."""
+    """Feature maps (M, C_i, h_i, w_i) of M uint8 RGB images (M, H, W, 3), filled once, read by row."""
 
     def __init__(self, images: np.ndarray, maps: Features, teacher_ms: float, folder: Path | None) -> None:
         self.images = images
@@ -48,9 +47,9 @@ class FeatureCache:
 def fill_cache(
     network: Network, images: np.ndarray, compute: Compute, folder: Path, memory_limit: int = MEMORY_LIMIT
 ) -> FeatureCache:
-    """The cache of `images`, uint8 RGB (M, 256, 256, 3); in memory, or in `folder` above `memory_limit` bytes."""
+    """The cache of `images`, uint8 RGB (M, H, W, 3); in memory, or in `folder` above `memory_limit` bytes."""
     shapes = [
-        (len(images), channels, SIDE // stride, SIDE // stride)
+        (len(images), channels, images.shape[1] // stride, images.shape[2] // stride)
         for channels, stride in zip(network.backbone.channels, STRIDES, strict=True)
     ]
     dtype = compute.dtype

@@ -107,7 +107,7 @@ def train(
     stopping: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
-    """Train on `images`, uint8 RGB (N, 256, 256, 3), and leave checkpoint, log and loss picture in `folder`.
+    """Train on `images`, uint8 RGB (N, H, W, 3), and leave checkpoint, log and loss picture in `folder`.
 
     `held_out` images are only measured and kept for the threshold. `stopping` is entered when the steps begin and gives the
     question that is asked after every step; when that says True the checkpoint is written and the training returns
@@ -145,12 +145,13 @@ class Trainer:
         self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
-        augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed)
+        window = self.settings.input.window
+        augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed, window)
         self.cache = fill_cache(self.network, augmented, compute, folder, options.memory_limit)
         self.synthesis: PairSynthesis | None = None
         if self.method.needs_pairs(self.settings):
             assert isinstance(self.settings, PairSettings)
-            self.synthesis = PairSynthesis(self.settings.synthesis, self.settings.seed, self.cache.images)
+            self.synthesis = PairSynthesis(self.settings.synthesis, self.settings.seed, self.cache.images, window)
         if resume is None:
             self.method.prepare_students(self.network, self.cache.maps, self.settings)
         averaged = None if resume is None else resume.averaged

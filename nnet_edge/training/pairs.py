@@ -22,8 +22,8 @@ class Pairs(NamedTuple):
 
     rows: np.ndarray  # of the good images
     step: int  # of the training
-    anomalous: np.ndarray  # uint8 RGB (N, 256, 256, 3)
-    masks: np.ndarray  # bool (N, 256, 256)
+    anomalous: np.ndarray  # uint8 RGB (N, H, W, 3)
+    masks: np.ndarray  # bool (N, H, W)
 
 
 def pairs_ahead(

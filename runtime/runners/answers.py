@@ -28,7 +28,7 @@ told: set[Path] = set()  # artefacts without known answers that were spoken of
 
 
 def ask(runner: Runner, frames: np.ndarray) -> Answers:
-    """The runner's answers for `frames`, uint8 RGB (N, 256, 256, 3)."""
+    """The runner's answers for `frames`, uint8 RGB (N, H, W, 3)."""
     return Answers.of(infer_all(runner, frames, layer_maps=False))
 
 

@@ -20,10 +20,10 @@ class Runner(Protocol):
     name: str  # of the library that computes
     precision: str  # "fp32" or "bf16", what it really computes in
     max_batch: int  # images in one infer
-    input_shape: tuple[int, int, int]  # (256, 256, 3)
+    input_shape: tuple[int, int, int]  # (height, width, channels) of one image
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
-        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3); the caller may keep the arrays."""
+        """Maps and scores of `images`, uint8 RGB (N, height, width, 3); the caller may keep the arrays."""
 
     def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
         """Begin to infer; call the returned function once, to wait for the outputs.
@@ -92,7 +92,7 @@ def installed_kind() -> str:
 
 
 def infer_all(runner: Runner, images: np.ndarray, layer_maps: bool = True) -> Outputs:
-    """The outputs for all images, uint8 RGB (N, 256, 256, 3), N at least 1; the layer maps unless told otherwise."""
+    """The outputs for all images, uint8 RGB (N, height, width, 3), N at least 1; the layer maps unless told otherwise."""
     starts = range(0, len(images), runner.max_batch)
     parts = [runner.infer(images[start : start + runner.max_batch], layer_maps) for start in starts]
     return Outputs(

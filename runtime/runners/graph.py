@@ -11,32 +11,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnet_edge.anomaly_map import SCALES, is_layer_map, split_name
-from nnet_edge.bundle import precision_named, read_known
+from nnet_edge.bundle import MANIFEST, precision_named, read_known, read_manifest
 from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.frame import Outputs
-from nnet_edge.imaging import SIDE
+from nnet_edge.geometry import MULTIPLE, Geometry
 from nnet_edge.runtime.runners.structure import require_structure
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-INPUT = "images"  # uint8 RGB (N, 256, 256, 3)
-TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, 256, 256) and (N,)
-INPUT_SHAPE = (SIDE, SIDE, 3)
+INPUT = "images"  # uint8 RGB (N, height, width, 3)
+TAIL = ("anomaly_map", "image_score")  # float32 (N, 1, height, width) and (N,)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """Input and outputs of a graph beside its layer maps. Only benchmarks use another side, or no tail."""
+    """Outputs of a graph beside its layer maps. Only benchmarks ask for no tail."""
 
-    side: int = SIDE  # of the input, pixels
     tail: tuple[str, ...] = TAIL
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one image."""
-        return (self.side, self.side, 3)
 
 
 DEPLOYED = Contract()
@@ -52,12 +45,12 @@ class GraphRunner(ABC):
     name: str  # of the library
     version: str  # of the library
     layer_maps: tuple[str, ...]  # that the graph gives, branch by branch
+    input_shape: tuple[int, int, int]  # (height, width, channels) of one image
 
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         if not graph.is_file():
             raise ConfigError(f"there is no graph at {graph}: give a bundle or a .onnx file that `export` wrote")
         self.graph = graph
-        self.input_shape = contract.input_shape
         self._tail = contract.tail
         self.precision = precision_named(graph) or settings.precision
         self.max_batch = settings.max_batch
@@ -76,7 +69,7 @@ class GraphRunner(ABC):
             self._release()
 
     def infer(self, images: np.ndarray, layer_maps: bool = False) -> Outputs:
-        """Maps and scores of `images`, uint8 RGB (N, 256, 256, 3) 1 <= N <= max_batch; the layer maps if asked.
+        """Maps and scores of `images`, uint8 RGB (N, height, width, 3) 1 <= N <= max_batch; the layer maps if asked.
 
         The caller may keep the arrays. Raises ConfigError for images of another shape, type or number, StreamError when
         the library fails.
@@ -92,7 +85,7 @@ class GraphRunner(ABC):
         def outputs() -> Outputs:
             self._require_open()
             arrays = collect()
-            require_tail_shapes(self.graph, {name: arrays[name].shape for name in TAIL}, self.input_shape[0])
+            require_tail_shapes(self.graph, {name: arrays[name].shape for name in TAIL}, self.input_shape)
             maps = {name: arrays[name] for name in self.layer_maps} if layer_maps else {}
             return Outputs(arrays["anomaly_map"][:, 0], arrays["image_score"], maps)
 
@@ -171,9 +164,9 @@ def require_contract(
         raise BundleError(f"{graph} is no graph of nnet-edge: it {', '.join(faults)}; write it again with `export`")
 
 
-def require_tail_shapes(graph: Path, shapes: Mapping[str, Sequence[int]], side: int) -> None:
-    """Raise BundleError unless the tail gives a map and a score an image."""
-    expected = {"anomaly_map": (1, side, side), "image_score": ()}
+def require_tail_shapes(graph: Path, shapes: Mapping[str, Sequence[int]], input_shape: tuple[int, int, int]) -> None:
+    """Raise BundleError unless the tail gives a map of the input's size and a score an image."""
+    expected: dict[str, tuple[int, ...]] = {"anomaly_map": (1, *input_shape[:2]), "image_score": ()}
     for name, shape in shapes.items():
         if not shape or tuple(shape[1:]) != expected[name]:
             raise BundleError(
@@ -182,11 +175,29 @@ def require_tail_shapes(graph: Path, shapes: Mapping[str, Sequence[int]], side: 
             )
 
 
-def require_input_shape(graph: Path, shape: Sequence[object], contract: Contract = DEPLOYED) -> None:
-    """Raise BundleError unless `shape` of the input is the contract's with a free N, whatever stands for N."""
+def input_shape_of(graph: Path, shape: Sequence[object]) -> tuple[int, int, int]:
+    """(height, width, channels) by `shape`, that of the graph's input, whatever stands for N.
+
+    Raises BundleError for a shape that no input has, without a free N, and where the graph's bundle says another one.
+    """
     is_free = not isinstance(shape[0], int) if shape else False
-    if not is_free or tuple(shape[1:]) != contract.input_shape:
+    found = tuple(side for side in shape[1:] if isinstance(side, int))
+    if not is_free or len(shape) != 4 or len(found) != 3 or found[2] != 3 or any(side % MULTIPLE for side in found[:2]):
         raise BundleError(
-            f"{graph} takes images of shape {tuple(shape)} and not (N, {contract.side}, {contract.side}, 3) with a free N; "
-            "write it again with `export`"
+            f"{graph} takes images of shape {tuple(shape)} and not (N, height, width, 3) with a free N, height and width "
+            f"multiples of {MULTIPLE}: write it again with `export`"
         )
+    said = geometry_beside(graph)
+    if said is not None and found != said.shape:
+        raise BundleError(
+            f"{graph} takes images of {found[0]}x{found[1]} pixels and its bundle's manifest says {said.text}: copy the whole "
+            "bundle again, or export it again"
+        )
+    return found[0], found[1], 3
+
+
+def geometry_beside(file: Path) -> Geometry | None:
+    """The geometry of the bundle that the file lies in; None where it lies in none. Raises BundleError."""
+    if not (file.parent / MANIFEST).is_file():
+        return None
+    return Geometry.in_manifest(read_manifest(file.parent))

@@ -16,10 +16,10 @@ from nnet_edge.runtime.runners.graph import (
     INPUT,
     Contract,
     GraphRunner,
+    input_shape_of,
     layer_maps_of,
     read_graph_bytes,
     require_contract,
-    require_input_shape,
 )
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -51,6 +51,7 @@ class OnnxRunner(GraphRunner):
         threads = settings.threads or usable_cores()
         alone = settings.hint == "throughput"
         self._session = open_session(graph, 1 if alone else threads, contract)
+        self.input_shape = input_shape_of(graph, self._session.get_inputs()[0].shape)
         self.layer_maps = layer_maps_of(port.name for port in self._session.get_outputs())
         self._worker_count = min(threads, settings.max_batch) if alone else 1
         self._workers = ThreadPoolExecutor(self._worker_count, thread_name_prefix="onnxruntime")
@@ -91,7 +92,6 @@ def open_session(graph: Path, threads: int, contract: Contract) -> onnxruntime.I
         reason = " ".join(str(error).split())
         raise BundleError(f"ONNX Runtime cannot read {graph}: {reason}; write it again with `export`") from error
     require_contract(graph, port_types(session.get_inputs()), port_types(session.get_outputs()), contract)
-    require_input_shape(graph, session.get_inputs()[0].shape, contract)
     return session
 
 

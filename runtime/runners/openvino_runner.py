@@ -24,10 +24,10 @@ from nnet_edge.runtime.runners.graph import (
     TAIL,
     Contract,
     GraphRunner,
+    input_shape_of,
     layer_maps_of,
     read_graph_bytes,
     require_contract,
-    require_input_shape,
     require_tail_shapes,
 )
 from nnet_edge.sealed import discard_unsealed, seal_new
@@ -59,9 +59,10 @@ class OpenvinoRunner(GraphRunner):
         require_precision(settings.precision)
         content = read_graph_bytes(graph)
         folder = cache_for(content, settings.cache_dir)
-        self._compiled = compile_graph(read_graph(graph, content, contract), graph, settings, folder)
+        model, self.input_shape = read_graph(graph, content, contract)
+        self._compiled = compile_graph(model, graph, settings, folder)
         shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
-        require_tail_shapes(graph, shapes, contract.side)
+        require_tail_shapes(graph, shapes, self.input_shape)
         self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
         self.layer_maps = layer_maps_of(self._shapes)
         self._idle: list[openvino.InferRequest] = []
@@ -116,8 +117,10 @@ def require_precision(precision: str) -> None:
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
 
-def read_graph(graph: Path, content: bytes, contract: Contract = DEPLOYED) -> openvino.Model:
-    """The `content` of the file `graph` as OpenVINO reads it, for one image.
+def read_graph(
+    graph: Path, content: bytes, contract: Contract = DEPLOYED
+) -> tuple[openvino.Model, tuple[int, int, int]]:
+    """The `content` of the file `graph` as OpenVINO reads it, for one image, and the shape of that.
 
     Raises BundleError when it cannot or the contract is broken.
     """
@@ -127,9 +130,9 @@ def read_graph(graph: Path, content: bytes, contract: Contract = DEPLOYED) -> op
         raise BundleError(f"OpenVINO cannot read {graph}: {reason(error)}; write it again with `export`") from error
     require_contract(graph, port_types(model.inputs), port_types(model.outputs), contract)
     sizes = model.input(INPUT).partial_shape
-    require_input_shape(graph, [None if size.is_dynamic else size.get_length() for size in sizes], contract)
-    model.reshape({INPUT: [1, *contract.input_shape]})
-    return model
+    shape = input_shape_of(graph, [None if size.is_dynamic else size.get_length() for size in sizes])
+    model.reshape({INPUT: [1, *shape]})
+    return model, shape
 
 
 def cache_for(content: bytes, cache_dir: Path | None) -> Path | None:

@@ -43,7 +43,7 @@ def constant_json(judged_by: JudgedBy | None) -> bytes:
 
 def changing_fields(prediction: Prediction) -> dict[str, object]:
     """The fields that are a prediction's own."""
-    frame = prediction.frame
+    frame, judged = prediction.frame, prediction.judged
     captured_ms = round(1e3 * (time.time() - (time.monotonic() - frame.captured_s)))
     return {
         "id": frame.id,
@@ -59,6 +59,11 @@ def changing_fields(prediction: Prediction) -> dict[str, object]:
         "threshold_from": prediction.threshold_from,
         "verdict": "anomalous" if prediction.is_anomalous else "good",
         "regions": [{name: getattr(region, name) for name in REGION_FIELDS} for region in prediction.regions],
+        **(
+            {}
+            if judged is None
+            else {"judged": {"x": judged.left, "y": judged.top, "width": judged.width, "height": judged.height}}
+        ),
         "latencies_ms": {stage: round(latency_ms, 3) for stage, latency_ms in prediction.latencies_ms.items()},
     }
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.frame import Frame, Prediction
+from nnet_edge.geometry import Geometry
 from nnet_edge.image_path import FEWEST, ImagePath, advice, columns_of, in_words, measure, measure_file
-from nnet_edge.imaging import SIDE, to_input
+from nnet_edge.imaging import to_input
 from nnet_edge.scoring import Threshold, ThresholdRule, in_counts, rank_of
 from nnet_edge.settings.changes import shown
 from nnet_edge.settings.runner import require_between
@@ -67,8 +68,8 @@ class Others:
 class PathWatch:
     """Compares the first pictures of a stream with those that the bundle's threshold was chosen on."""
 
-    def __init__(self, learned: ImagePath | None) -> None:
-        self._learned = learned
+    def __init__(self, learned: ImagePath | None, geometry: Geometry) -> None:
+        self._learned, self._geometry = learned, geometry
         self._rows: list[dict[str, float]] = []
         self._looked_at = 0
 
@@ -87,8 +88,8 @@ class PathWatch:
             return None
         before = len(self._rows)
         for frame in frames:
-            image = np.empty((SIDE, SIDE, 3), np.uint8)
-            to_input(frame.image, image)
+            image = np.empty(self._geometry.shape, np.uint8)
+            to_input(frame.image, image, self._geometry)
             self._rows.append(measure(image) | measure_file(frame.image))
         if not any(before < look <= len(self._rows) for look in (FEWEST, PICTURES)):
             return None
@@ -218,7 +219,7 @@ class FirstFrames:
     def __init__(self, stream: str, judge: Judge, model: Model, adapt: int | None, tell: Callable[..., object]) -> None:
         self._stream, self._judge, self._tell = stream, judge, tell
         self._adaptation = None if adapt is None else Adaptation(adapt, model)
-        self._watch = PathWatch(ImagePath.in_manifest(model.manifest))
+        self._watch = PathWatch(ImagePath.in_manifest(model.manifest), model.geometry)
         self._others = Others()
         self._under = judge.settings  # that the pictures of the adaptation were judged by
         self._ended: Adapting | None = None

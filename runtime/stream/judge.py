@@ -18,7 +18,8 @@ import numpy as np
 
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, is_finite, not_finite
-from nnet_edge.imaging import SIDE, read_image
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.imaging import read_image
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
 from nnet_edge.settings.stream import Adapted, Polygon, Trigger, VerdictSettings
@@ -29,12 +30,22 @@ HALF_COVERED = 127.5  # of 255: a point of the map counts when at least half of 
 Masks = dict[tuple[int, int], dict[str | None, np.ndarray | None]]  # height, width -> crop name -> where its map counts
 
 
-def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Crop | None = None) -> np.ndarray | None:
-    """Where the map of a picture (or of its `crop`) counts, bool (256, 256), not to be changed; None: everywhere.
+def has_regions(settings: VerdictSettings) -> bool:
+    """Whether a part of the picture is left out by regions or masks."""
+    return bool(
+        settings.regions_of_interest or settings.ignored or settings.interest_picture or settings.ignored_picture
+    )
 
-    Raises ConfigError for a mask picture of another size, and when nothing is left to inspect.
+
+def inspected_part(
+    settings: VerdictSettings, height: int, width: int, crop: Crop | None = None, geometry: Geometry = DEFAULT
+) -> np.ndarray | None:
+    """Where the map of a picture (or of its `crop`) counts, bool (H, W), not to be changed; None: everywhere.
+
+    It covers the whole picture; what the fit leaves out does not count. Raises ConfigError for a mask picture of another size,
+    and when nothing is left to inspect.
     """
-    if not (settings.regions_of_interest or settings.ignored or settings.interest_picture or settings.ignored_picture):
+    if not has_regions(settings) and not geometry.leaves_out:
         return None
     counts = np.full((height, width), 0 if settings.regions_of_interest or settings.interest_picture else 255, np.uint8)
     draw(counts, settings.regions_of_interest, 255)
@@ -45,8 +56,10 @@ def inspected_part(settings: VerdictSettings, height: int, width: int, crop: Cro
         counts &= ~read_mask(settings.ignored_picture, height, width)
     if crop is not None:
         counts = counts[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-    rule = cv2.INTER_AREA if min(counts.shape) >= SIDE else cv2.INTER_LINEAR
-    inspected: np.ndarray = cv2.resize(counts, (SIDE, SIDE), interpolation=rule) > HALF_COVERED
+    rows, columns, judged = geometry.judged
+    rule = cv2.INTER_AREA if counts.shape[0] >= rows and counts.shape[1] >= columns else cv2.INTER_LINEAR
+    inspected = np.zeros((rows, columns), bool)
+    inspected[judged.inside] = cv2.resize(counts, (columns, rows), interpolation=rule)[judged.inside] > HALF_COVERED
     if not inspected.any():
         where = "the picture" if crop is None else f"the crop {crop.name}"
         raise ConfigError(f"the regions leave nothing of {where} ({width}x{height} pixels) to inspect: draw them anew")
@@ -67,7 +80,7 @@ def check_masks(settings: VerdictSettings, size: tuple[int, int] | None) -> None
         height, width = sizes[paths[0]]
         size = height, width
     if size is not None:
-        Rules(settings, 1.0, None).fit(*size)
+        Rules(settings, 1.0, None, DEFAULT).fit(*size)
 
 
 def draw(mask: np.ndarray, polygons: Sequence[Polygon], value: int) -> None:
@@ -167,15 +180,15 @@ class PartOutputs:
         return isinstance(self.outputs, Outputs)
 
     def anomaly_map(self) -> np.ndarray:
-        """The map, float32 (256, 256)."""
+        """The map of the input, float32 (height, width)."""
         return self.outputs.anomaly_map[self.index]
 
-    def measure(self, inspected: np.ndarray | None) -> tuple[float, np.ndarray | None]:
-        """The score, and where only a part is `inspected` the map that it is the maximum of."""
+    def measure(self, inspected: np.ndarray | None, geometry: Geometry = DEFAULT) -> tuple[float, np.ndarray | None]:
+        """The score, and where only a part is `inspected` the map of the picture that it is the maximum of."""
         score = float(self.outputs.image_score[self.index])
         if inspected is None or not math.isfinite(score):
             return score, None
-        anomaly_map = np.where(inspected, self.anomaly_map(), np.float32(0))
+        anomaly_map = np.where(inspected, geometry.over_picture(self.anomaly_map()), np.float32(0))
         return float(anomaly_map.max()), anomaly_map
 
 
@@ -188,9 +201,14 @@ class Rules:
     """The settings of one moment, with the masks that follow from them; immutable but for its cache of masks."""
 
     def __init__(
-        self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None, masks: Masks | None = None
+        self,
+        settings: VerdictSettings,
+        bundle_threshold: float,
+        judged_by: JudgedBy | None,
+        geometry: Geometry,
+        masks: Masks | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.geometry = settings, geometry
         self.bundle_threshold, self.judged_by = bundle_threshold, judged_by
         self.threshold, self.threshold_from = bundle_threshold, "bundle"
         if settings.threshold is not None:
@@ -206,7 +224,7 @@ class Rules:
         if size not in self.masks:
             require_inside(self.settings.crops, height, width)
             crops = self.settings.crops or (None,)
-            masks = {name_of(crop): inspected_part(self.settings, height, width, crop) for crop in crops}
+            masks = {name_of(crop): inspected_part(self.settings, height, width, crop, self.geometry) for crop in crops}
             self.masks = {size: masks}  # a camera has one size at a time
         return self.masks[size]
 
@@ -214,11 +232,17 @@ class Rules:
 class Judge:
     """Judges the frames of one stream. `admit` belongs to the capture thread, `judge` to the line's, the rest to any."""
 
-    def __init__(self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None = None) -> None:
+    def __init__(
+        self,
+        settings: VerdictSettings,
+        bundle_threshold: float,
+        judged_by: JudgedBy | None = None,
+        geometry: Geometry = DEFAULT,
+    ) -> None:
         self._changing = threading.Lock()  # held from reading the rules to replacing them: no change undoes another
         if settings.adapted is not None and not is_of(settings.adapted, judged_by):
             settings = replace(settings, adapted=None)
-        self._rules = Rules(settings, bundle_threshold, judged_by)
+        self._rules = Rules(settings, bundle_threshold, judged_by, geometry)
         self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
         self._size: tuple[int, int] | None = None  # height and width of the newest picture
         self._above: dict[str | None, deque[bool]] = {}
@@ -282,21 +306,22 @@ class Judge:
         is not.)
         """
         rules = self._rules
+        geometry, is_masked = rules.geometry, has_regions(rules.settings)
         masks = rules.fit(*frame.image.shape[:2])
         found = []
         for part, output in zip(parts, outputs, strict=True):
             inspected = masks.get(name_of(part.crop))
-            score, anomaly_map = output.measure(inspected)
+            score, anomaly_map = output.measure(inspected if is_masked else None, geometry)
             if not is_finite(score, output.anomaly_map() if output.is_at_hand else None):
                 raise not_finite(part, score)
             is_above = score > rules.threshold
             verdict = self._smooth(part.crop, is_above, rules.settings)
             is_bad = is_above or bool(verdict)
             if anomaly_map is None and (output.is_at_hand or wants_maps or is_bad):
-                anomaly_map = output.anomaly_map()
+                anomaly_map = geometry.over_picture(output.anomaly_map())
             regions: tuple[Region, ...] = ()
+            height, width = part.image.shape[:2]
             if is_bad and anomaly_map is not None:
-                height, width = part.image.shape[:2]
                 regions = find_regions(anomaly_map, rules.pixel_threshold, height, width, rules.settings.min_area)
             self._scores.append(score)
             found.append(
@@ -312,6 +337,8 @@ class Judge:
                     rules.bundle_threshold,
                     rules.judged_by,
                     self._threshold_from(rules),
+                    geometry.part(height, width) if geometry.leaves_out else None,
+                    is_masked,
                 )
             )
         return found
@@ -365,7 +392,9 @@ class Judge:
             self._change(settings)
             self._scores.clear()
 
-    def use_bundle(self, bundle_threshold: float, judged_by: JudgedBy | None = None) -> float:
+    def use_bundle(
+        self, bundle_threshold: float, judged_by: JudgedBy | None = None, geometry: Geometry = DEFAULT
+    ) -> float:
         """Judge by another bundle from now on; gives the threshold.
 
         A threshold of its own keeps its distance: 1.2 times the old bundle's becomes 1.2 times the new one's. One that was
@@ -380,16 +409,16 @@ class Judge:
                 settings = replace(settings, threshold=settings.threshold * scale)
             if settings.pixel_threshold is not None:
                 settings = replace(settings, pixel_threshold=settings.pixel_threshold * scale)
-            self._rules = Rules(
-                settings, bundle_threshold, judged_by, rules.masks
-            )  # the same regions: nothing that could fail
+            masks = rules.masks if geometry == rules.geometry else None  # the same regions: nothing that could fail
+            self._rules = Rules(settings, bundle_threshold, judged_by, geometry, masks)
         self._scores.clear()  # of another scale
         self._above.clear()
         return self._rules.threshold
 
     def _change(self, settings: VerdictSettings) -> float:
         """Replace the rules by ones with other settings that fit the camera; gives the threshold."""
-        rules = Rules(settings, self._rules.bundle_threshold, self._rules.judged_by)
+        before = self._rules
+        rules = Rules(settings, before.bundle_threshold, before.judged_by, before.geometry)
         if self._size is not None:
             rules.fit(*self._size)
         self._rules = rules

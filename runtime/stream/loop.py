@@ -18,7 +18,8 @@ import numpy as np
 from nnet_edge.errors import NotFiniteError, StreamError
 from nnet_edge.events import Events
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
-from nnet_edge.imaging import SIDE, to_input
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.imaging import to_input
 from nnet_edge.runtime.runners.base import FrameRunner, Runner
 from nnet_edge.runtime.sinks.base import Sink
 from nnet_edge.runtime.stream.buffer import FrameBuffer
@@ -36,11 +37,11 @@ DEADLINE_SHARE = 0.25  # of what a batch takes: waiting longer for a fuller one 
 LONGEST_DEADLINE_S = 0.02
 
 
-def preprocess(frames: Sequence[Frame]) -> np.ndarray:
-    """The frames' images as the graph takes them: uint8 RGB (N, 256, 256, 3)."""
-    images = np.empty((len(frames), SIDE, SIDE, 3), np.uint8)
+def preprocess(frames: Sequence[Frame], geometry: Geometry = DEFAULT) -> np.ndarray:
+    """The frames' images as the graph takes them: uint8 RGB (N, height, width, 3)."""
+    images = np.empty((len(frames), *geometry.shape), np.uint8)
     for image, frame in zip(images, frames, strict=True):
-        to_input(frame.image, image)
+        to_input(frame.image, image, geometry)
     return images
 
 
@@ -71,7 +72,7 @@ class Batch:
     ) -> None:
         self.frames, self.runner, self.is_retry = frames, runner, is_retry
         parts = [part for _, _, of_frame in frames for part in of_frame]
-        self.images = len(parts)
+        self.images, geometry = len(parts), frames[0][0].model.geometry
         self._error: Exception | None = None
         self._waits: list[Callable[[], Outputs | FrameOutputs]] = []
         self._outputs: list[Outputs | FrameOutputs] = []
@@ -82,7 +83,7 @@ class Batch:
                 self._waits.extend(runner.start_frames(piece) for piece in pieces)
                 self.prepared_s = time.monotonic()
             else:
-                images = [preprocess(piece) for piece in pieces]
+                images = [preprocess(piece, geometry) for piece in pieces]
                 self.prepared_s = time.monotonic()
                 self._waits.extend(runner.start(array) for array in images)
         except Exception as error:  # whatever a runner raises comes out of `wait`, in the batch's turn
@@ -191,6 +192,8 @@ class Loop:
                 if stream.first.is_due and self._streams.get(stream.name) is stream:
                     self._look(stream, predictions)
                 now_s = time.monotonic()
+                for part in parts:
+                    stream.look_at_size(part)
                 for prediction in predictions:
                     if self._streams.get(stream.name) is stream:
                         stream.meters.add(prediction, now_s)

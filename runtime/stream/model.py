@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from nnet_edge.bundle import Artefact, Bundle, id_of, read_bundle
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.frame import JudgedBy
+from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
 from nnet_edge.settings.runner import RunnerSettings
@@ -79,6 +81,14 @@ class Model:
     batch_s: float | None = None  # what a full batch took when it was warm
     manifest: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()  # what every report must say of it
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Of its input; without a bundle the runner says the size. Raises BundleError."""
+        if "input" in self.manifest:
+            return Geometry.in_manifest(self.manifest)
+        height, width, _ = self.runner.input_shape
+        return Geometry(height, width)
 
     @property
     def judged_by(self) -> JudgedBy:

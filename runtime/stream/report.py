@@ -26,6 +26,7 @@ class StreamReport:
     ended: str = "running"  # "running", "source ended", "stopped", or "failed: " and the reason
     low: int = 0  # verdicts with a score lower than any good part's
     adapting: Adapting | None = None  # how far it is with a threshold of its own; None: none was asked for
+    other_size: str = ""  # how its pictures differ in size or shape from those that were learned from; empty: not seen
 
     @property
     def dropped(self) -> int:
@@ -45,6 +46,7 @@ class StreamReport:
             "drops": dict(self.counts.dropped), "seconds": self.seconds, "frames_per_s": self.frames_per_s,
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
             "low_scores": self.low, "adapting": None if self.adapting is None else self.adapting.as_dict(),
+            "other_size": self.other_size or None,
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -58,6 +60,7 @@ class StreamReport:
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
             f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}{adapting}",
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
+            *([f"note: {self.other_size}"] if self.other_size else []),
         ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnet_edge.bits import DARK_WORDS, depth_of, kept_bits, table_of, to_8_bit
 from nnet_edge.frame import Frame, Prediction
+from nnet_edge.geometry import PictureSizes
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
 from nnet_edge.runtime.stream.buffer import FrameBuffer
@@ -55,12 +56,14 @@ class Stream:
                  tell: Callable[..., object], ended: Callable[[Stream, BaseException | None], None],
                  reopen: Callable[[], Source] | None) -> None:  # fmt: skip
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
-        self.judge = Judge(settings.verdict, model.threshold, model.judged_by)
+        self.judge = Judge(settings.verdict, model.threshold, model.judged_by, model.geometry)
         self.meters = StreamMeters(meters)
         self._recognised: int | None = None  # bits of deep pictures that neither the user nor the bundle says
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
+        self.other_size = ""  # how its pictures differ in size from those that were learned from, once that was seen
+        self._learned_sizes = PictureSizes.in_manifest(model.manifest)
         self._buffer, self._tell = buffer, tell
         verdict = self.judge.settings
         wants_own = verdict.threshold is None and verdict.adapted is None
@@ -102,8 +105,9 @@ class Stream:
         """Judge by another model from now on; `tell_dropped` tells what went with the old one."""
         before = self.judge.settings.adapted
         was_adapting, self.model = self.judge.is_adapting, model
-        self.judge.use_bundle(model.threshold, model.judged_by)
+        self.judge.use_bundle(model.threshold, model.judged_by, model.geometry)
         self.too_low, self.low_in_a_row = too_low_for(model), 0
+        self.other_size, self._learned_sizes = "", PictureSizes.in_manifest(model.manifest)
         self.first = FirstFrames(self.name, self.judge, model, None, self._tell)
         self._dropped = ANOTHER_BUNDLE if was_adapting else drop_reason(before, self.judge.settings.adapted)
 
@@ -113,6 +117,16 @@ class Stream:
         if reason:
             log.warning("%s: %s", self.name, reason)
             self._tell("adapt.dropped", self.name, threshold=self.judge.threshold, reason=reason)
+
+    def look_at_size(self, frame: Frame) -> None:
+        """Tell, once, that a picture has another size or shape than those that the bundle learned from."""
+        if self._learned_sizes is None or self.other_size:
+            return
+        height, width = frame.image.shape[:2]
+        self.other_size = self._learned_sizes.differs(height, width, self.model.geometry)
+        if self.other_size:
+            log.warning("%s: %s", self.name, self.other_size)
+            self._tell("picture.differs", self.name, frame=frame.id, height=height, width=width, reason=self.other_size)
 
     def tell_low(self, prediction: Prediction) -> None:
         """Count and tell a score lower than any good part's: its picture or its computation lost something.
@@ -146,6 +160,7 @@ class Stream:
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
         """What became of its frames so far."""
         return StreamReport(
+            other_size=self.other_size,
             frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
             seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended, low=self.meters.low,
             adapting=self.first.state,

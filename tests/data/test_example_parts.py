@@ -14,7 +14,7 @@ import pytest
 from nnet_edge.data.example_parts import DEFECTS, FRAME_SIDE, GOOD, KINDS, camera, make_line, make_part
 from nnet_edge.data.images import read_dataset
 from nnet_edge.errors import ConfigError
-from nnet_edge.imaging import SIDE, read_mask, resize_mask
+from nnet_edge.imaging import read_mask, resize_mask
 
 NOISE = 12  # grey levels: sensor noise of at most 3 levels, four times over
 
@@ -43,7 +43,7 @@ def test_a_defect_changes_the_picture_where_its_mask_is(kind: str, defect: str) 
         assert part.mask.shape == (FRAME_SIDE, FRAME_SIDE)
         share = part.mask.mean()
         assert 0.003 < share < 0.08, f"seed {seed}: {share:.4f} of the frame"
-        assert resize_mask(part.mask, SIDE).sum() > 150  # the scratch survives the resize to 256x256
+        assert resize_mask(part.mask).sum() > 150  # the scratch survives the resize to 256x256
         rows, columns = np.nonzero(part.mask)
         assert min(rows.min(), columns.min()) > 20  # on the part, not on the belt
         assert max(rows.max(), columns.max()) < FRAME_SIDE - 20

@@ -16,6 +16,7 @@ from nnet_edge.data.noise import perlin, simplex
 from nnet_edge.data.synthetic import PairSynthesis, grabcut_foreground, perlin_mask
 from nnet_edge.data.textures import FIELDS, MOST_TEXTURES, augmented, load_textures, procedural_textures, turned
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import Box
 from nnet_edge.settings.synthesis import Synthesis
 
 
@@ -57,7 +58,7 @@ def perlin_by_loops(side: int, rows: int, columns: int, angles: np.ndarray, y: i
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 32), (16, 4)])
 def test_perlin_is_the_written_formula(rows: int, columns: int) -> None:
     angles = np.random.default_rng(rows).uniform(0, 2 * np.pi, (rows + 1, columns + 1))
-    noise = perlin(256, rows, columns, angles)
+    noise = perlin((256, 256), rows, columns, angles)
     for y, x in [(0, 0), (255, 255), *np.random.default_rng(1).integers(0, 256, (300, 2)).tolist()]:
         assert noise[y, x] == pytest.approx(perlin_by_loops(256, rows, columns, angles, y, x), abs=2e-6)
 
@@ -66,7 +67,7 @@ def test_the_mask_is_the_turned_noise_above_one_half() -> None:
     """The draws in order: grid, gradients, angle. OpenCV turns to 1/32 of a pixel: about 0.5 it may differ."""
     compared = 0
     for seed in range(6):
-        mask, rng = perlin_mask(np.random.default_rng(seed)), np.random.default_rng(seed)
+        mask, rng = perlin_mask(np.random.default_rng(seed), (256, 256)), np.random.default_rng(seed)
         rows, columns = (2**power for power in rng.integers(0, 6, 2).tolist())
         angles = rng.uniform(0, 2 * np.pi, (rows + 1, columns + 1))
         angle = math.radians(rng.uniform(-90, 90))
@@ -118,7 +119,7 @@ def test_blend_is_the_written_formula(make: Callable[..., PairSynthesis], good: 
         damaged, mask = synthesis.pair(row, 7)
         rng = np.random.default_rng([3, 5, 7, row])
         assert rng.random() < 1
-        np.testing.assert_array_equal(mask, perlin_mask(rng))
+        np.testing.assert_array_equal(mask, perlin_mask(rng, (256, 256)))
         texture, beta = synthesis.textures[rng.integers(len(synthesis.textures))], rng.uniform(0, 0.8)
         inside = mask[..., None].astype(float)
         expected = good[row] * (1 - inside) + (1 - beta) * texture * inside + beta * good[row] * inside
@@ -201,12 +202,25 @@ def test_a_foreground_that_no_image_has_is_refused() -> None:
         PairSynthesis(Synthesis(foreground="grabcut", kind="cutpaste"), 0, np.full((3, 256, 256, 3), 90, np.uint8))
 
 
-def test_images_smaller_than_the_mask_are_refused() -> None:
-    for shape in ((2, 128, 256, 3), (2, 300, 300, 3), (256, 256, 3)):
-        with pytest.raises(
-            ConfigError, match=rf"256 x 256 pixels, the size of their masks, not uint8 of {shape[-3]} x"
-        ):
+def test_arrays_that_are_no_inputs_are_refused() -> None:
+    for shape in ((2, 32, 256, 3), (2, 256, 256, 1), (256, 256, 3)):
+        with pytest.raises(ConfigError, match=r"of at least 64 pixels a side, as inputs have, not uint8 \("):
             PairSynthesis(Synthesis(), 0, np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["perlin", "simplex", "cutpaste"])
+@pytest.mark.parametrize("size", [(64, 96), (288, 320)])
+def test_pairs_of_any_size_are_damaged_inside_the_window_alone(kind: str, size: tuple[int, int]) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, *size, 3), np.uint8)
+    window = Box(16, 8, size[0] - 32, size[1] - 16)
+    synthesis = PairSynthesis(Synthesis(kind=kind, probability=1.0), 2, images, window)
+    outside = np.ones(size, bool)
+    outside[window.inside] = False
+    damaged, masks = synthesis.pairs(np.arange(3).repeat(8), 0)
+    assert damaged.shape == (24, *size, 3)
+    assert masks.any()
+    assert not masks[:, outside].any()
+    np.testing.assert_array_equal(damaged[:, outside], images[np.arange(3).repeat(8)][:, outside])
 
 
 def test_procedural_textures_are_really_different() -> None:

@@ -10,7 +10,7 @@ from nnet_edge.methods.pairs import masks_like
 
 
 def test_masks_at_every_stride_are_bilinear_with_corners_aligned() -> None:
-    masks = np.stack([perlin_mask(np.random.default_rng(seed)) for seed in (1, 2, 3)])
+    masks = np.stack([perlin_mask(np.random.default_rng(seed), (256, 256)) for seed in (1, 2, 3)])
     assert masks.any()
     for side in (64, 32, 16):
         found = masks_like(torch.from_numpy(masks[:, None]), torch.zeros(3, 1, side, side))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nnet_edge.anomaly_map import LAYER_MAPS
 from nnet_edge.benchmarks.line.faults import ROWS_FILE, TESTS, Row
 from nnet_edge.frame import Frame, Outputs, Prediction, Region
+from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.opencv_video import open_writer
 
 GRAPH_OUTPUTS = {**{name: ("N", 1, int(name[-2:]), int(name[-2:])) for name in LAYER_MAPS}}
@@ -47,6 +49,17 @@ def host_kernels(made_once: Callable[..., Path]) -> Any:
     """The CUDA kernels' arithmetic on the processor; see host_kernels.py."""
     folder = made_once("host", host_kernels_module.compile_host_kernels)
     return host_kernels_module.HostKernels(folder / "kernels.so")
+
+
+@pytest.fixture(scope="session")
+def host_kernels_at(made_once: Callable[..., Path]) -> Callable[[Geometry], Any]:
+    """The same for another geometry."""
+
+    def compile_at(geometry: Geometry) -> Any:
+        make = partial(host_kernels_module.compile_host_kernels, geometry=geometry)
+        return host_kernels_module.HostKernels(made_once(f"host-{geometry.text}", make) / "kernels.so", geometry)
+
+    return compile_at
 
 
 @pytest.fixture

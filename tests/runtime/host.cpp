@@ -11,8 +11,8 @@ void preprocess(const FrameView* views, uint8_t* images, int batch) {
     for (int image = 0; image < batch; ++image) {
         const FrameView view = views[image];
         if (view.height == 0) continue;
-        for (int block_y = 0; block_y < SIDE / TILE_HEIGHT; ++block_y)
-            for (int block_x = 0; block_x < SIDE / TILE_WIDTH; ++block_x) {
+        for (int block_y = 0; block_y < HEIGHT / TILE_HEIGHT; ++block_y)
+            for (int block_x = 0; block_x < WIDTH / TILE_WIDTH; ++block_x) {
                 TileMemory memory;
                 memset(&memory, 0xee, sizeof memory);  // a place that no phase fills must not be read
                 const Tile tile = tile_of(view, block_x, block_y);
@@ -24,7 +24,7 @@ void preprocess(const FrameView* views, uint8_t* images, int batch) {
                         add_chunk(sums[thread], memory, view, tile, chunk, thread);
                 }
                 for (int thread = 0; thread < TILE_THREADS; ++thread)
-                    store_pixel(images, image, sums[thread], tile, thread);
+                    store_pixel(images, image, view, sums[thread], tile, thread);
             }
     }
 }
@@ -45,9 +45,9 @@ void anomaly_map(const LayerMaps* maps, const Enlarging* enlarging, const Filter
 }
 
 void fuse(const LayerMaps* maps, const Enlarging* enlarging, float* fused, int batch) {
-    for (int place = 0; place < batch * FUSED_SIDE * FUSED_SIDE; ++place)
-        fused[place] = fused_at(*maps, *enlarging, place / (FUSED_SIDE * FUSED_SIDE),
-                                place / FUSED_SIDE % FUSED_SIDE, place % FUSED_SIDE);
+    for (int place = 0; place < batch * FUSED_HEIGHT * FUSED_WIDTH; ++place)
+        fused[place] = fused_at(*maps, *enlarging, place / (FUSED_HEIGHT * FUSED_WIDTH),
+                                place / FUSED_WIDTH % FUSED_HEIGHT, place % FUSED_WIDTH);
 }
 
 void floats_of_halves(const uint16_t* halves, float* floats, int count) {
@@ -66,7 +66,8 @@ void layouts(int64_t* out) {
         sizeof(LayerMaps), offsetof(LayerMaps, second), offsetof(LayerMaps, weights),
         offsetof(LayerMaps, exponents), offsetof(LayerMaps, half_first), offsetof(LayerMaps, half_second),
         offsetof(LayerMaps, is_sum),
-        sizeof(Enlarging), offsetof(Enlarging, share), sizeof(Filter), offsetof(Filter, values),
+        sizeof(Enlarging), offsetof(Enlarging, down), offsetof(Enlarging, left), offsetof(Enlarging, across),
+        sizeof(Filter), offsetof(Filter, rows), offsetof(Filter, first_column), offsetof(Filter, columns),
         BAND, STRIP_HEIGHT, STRIP_ROWS, COEFFICIENT_BITS};
     memcpy(out, facts, sizeof facts);
 }

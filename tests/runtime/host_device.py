@@ -20,6 +20,7 @@ import numpy as np
 
 from nnet_edge.errors import StreamError
 from nnet_edge.runtime.runners.trt.device import used_up
+from nnet_edge.runtime.runners.trt.kernels import tables
 
 
 class HostBuffer:
@@ -73,7 +74,7 @@ class HostDevice:
     title, compute_capability = "the processor", "0.0"
 
     def __init__(self, kernels: Any, seed: int = 0) -> None:
-        self.library = kernels.library
+        self.library, self.geometry = kernels.library, kernels.geometry
         self.random = random.Random(seed)
         self.marks, self.passed = itertools.count(1), {0}
         self.streams: list[HostStream] = []
@@ -163,7 +164,9 @@ class HostDevice:
     ) -> None:
         self.require("launch")
         self.launches[kernel] = self.launches.get(kernel, 0) + 1
-        expected = {"preprocess": (8, 32, grid[2]), "anomaly_map": (8, grid[1], 1)}[kernel]
+        height, width = self.geometry.size
+        strips = tables.strips_of(self.geometry)
+        expected = {"preprocess": (width // 32, height // 8, grid[2]), "anomaly_map": (strips, grid[1], 1)}[kernel]
         assert (grid, threads) == (expected, 256)
         batch = grid[2] if kernel == "preprocess" else grid[1]
         pointers = [ctypes.c_void_p(value) for value in arguments]
@@ -218,10 +221,10 @@ class BlockEngine:
         self.bound.append(batch)
 
         def infer() -> None:
-            images = at(addresses["images"], (batch, 256, 256, 3), np.uint8)
+            images = at(addresses["images"], (batch, *self.device.geometry.shape), np.uint8)
             for name, kind in self.layer_maps.items():
-                side = int(name[-2:])
-                at(addresses[name], (batch, 1, side, side), kind)[:] = block_map(images, name)
+                found = block_map(images, name)
+                at(addresses[name], found.shape, kind)[:] = found
 
         return lambda: cuda_stream.put(infer)
 
@@ -230,10 +233,10 @@ class BlockEngine:
 
 
 def block_map(images: np.ndarray, name: str) -> np.ndarray:
-    """What BlockEngine computes, float32 (N, 1, side, side)."""
-    side, channel = int(name[-2:]), 0 if name.startswith("forward") else 1
-    block = 256 // side
-    blocks = images[..., channel].reshape(len(images), side, block, side, block)
+    """What BlockEngine computes, float32 (N, 1, height / stride, width / stride)."""
+    channel, block = 0 if name.startswith("forward") else 1, 256 // int(name[-2:])
+    height, width = (side // block for side in images.shape[1:3])
+    blocks = images[..., channel].reshape(len(images), height, block, width, block)
     return (blocks.mean(axis=(2, 4), dtype=np.float32) / 255)[:, None]
 
 

@@ -13,14 +13,16 @@ import pytest
 
 import nnet_edge.runtime.runners.trt.kernels
 from nnet_edge.anomaly_map import Fusion
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.runtime.runners.trt.kernels.nvcc import defines_for
 from nnet_edge.runtime.runners.trt.kernels.tables import (
     NV12,
-    STRIPS,
     VIEW,
     enlarging_table,
     fill_maps,
     filter_table,
     resize_axis,
+    strips_of,
 )
 
 SOURCES = Path(nnet_edge.runtime.runners.trt.kernels.__file__).parent
@@ -30,14 +32,19 @@ FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"
 class HostKernels:
     """The kernels on the processor, called as the GPU's are: with addresses and the same tables."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+    def __init__(self, library: Path, geometry: Geometry = DEFAULT) -> None:
+        self.library, self.geometry = ctypes.CDLL(str(library)), geometry
 
     def preprocess(self, frames: list[np.ndarray], formats: list[int]) -> np.ndarray:
-        """uint8 RGB (N, 256, 256, 3) of frames with any strides between rows; NV12 as (H * 3 / 2, W)."""
+        """uint8 RGB (N, height, width, 3) of frames with any strides between rows; NV12 as (H * 3 / 2, W)."""
         views = np.zeros(len(frames), VIEW)
+        size, window = self.geometry.size, self.geometry.window
         tables = [
-            (resize_axis(height_of(f, kind)), resize_axis(f.shape[1])) for f, kind in zip(frames, formats, strict=True)
+            (
+                resize_axis(height_of(f, kind), size[0], window.top, window.height),
+                resize_axis(f.shape[1], size[1], window.left, window.width),
+            )
+            for f, kind in zip(frames, formats, strict=True)
         ]
         for view, frame, kind, (rows, columns) in zip(views, frames, formats, tables, strict=True):
             height = height_of(frame, kind)
@@ -46,24 +53,26 @@ class HostKernels:
                 view["chroma"], view["chroma_row_bytes"] = frame[height:].ctypes.data, frame.strides[0]
             view["rows"], view["columns"] = rows.ctypes.data, columns.ctypes.data
             view["height"], view["width"], view["format"] = height, frame.shape[1], kind
-        images = np.full((len(frames), 256, 256, 3), 77, np.uint8)
+        images = np.full((len(frames), *self.geometry.shape), 77, np.uint8)
         self.library.preprocess(pointer(views), pointer(images), len(frames))
         return images
 
     def anomaly_map(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
-        """Anomaly maps float32 (N, 256, 256) and the peaks of their strips float32 (N, 8)."""
+        """Anomaly maps float32 (N, height, width) and the peaks of their strips."""
         batch = len(next(iter(maps.values())))
-        out, peaks = np.full((batch, 256, 256), np.nan, np.float32), np.full((batch, STRIPS), np.nan, np.float32)
+        out = np.full((batch, *self.geometry.size), np.nan, np.float32)
+        peaks = np.full((batch, strips_of(self.geometry)), np.nan, np.float32)
         described = describe(maps, fusion)
-        tables = enlarging_table(fusion), filter_table(fusion)
+        tables = enlarging_table(fusion, self.geometry), filter_table(fusion, self.geometry)
         self.library.anomaly_map(pointer(described), *map(pointer, tables), pointer(out), pointer(peaks), batch)
         return out, peaks
 
     def fuse(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:
-        """The fused maps float32 (N, 64, 64)."""
+        """The fused maps float32 (N, height / 4, width / 4)."""
         batch = len(next(iter(maps.values())))
-        fused = np.full((batch, 64, 64), np.nan, np.float32)
-        described, table = describe(maps, fusion), enlarging_table(fusion)
+        height, width = (side // 4 for side in self.geometry.size)
+        fused = np.full((batch, height, width), np.nan, np.float32)
+        described, table = describe(maps, fusion), enlarging_table(fusion, self.geometry)
         self.library.fuse(pointer(described), pointer(table), pointer(fused), batch)
         return fused
 
@@ -81,12 +90,12 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def compile_host_kernels(folder: Path) -> HostKernels:
+def compile_host_kernels(folder: Path, geometry: Geometry = DEFAULT) -> HostKernels:
     """The kernels' arithmetic, compiled into `folder` for this processor."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("NO C++ COMPILER: the kernels' arithmetic was NOT tested; install g++ or clang++")
     library = folder / "kernels.so"
     source = Path(__file__).with_name("host.cpp")
-    subprocess.run([compiler, *FLAGS, "-I", SOURCES, source, "-o", library], check=True)
-    return HostKernels(library)
+    subprocess.run([compiler, *FLAGS, *defines_for(geometry.size), "-I", SOURCES, source, "-o", library], check=True)
+    return HostKernels(library, geometry)

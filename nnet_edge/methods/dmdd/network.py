@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nnet_edge.anomaly_map import FUSED_SIDE, enlarging_matrix
+from nnet_edge.anomaly_map import FUSED_STRIDE, SCALES, STRIDES, enlarging_matrix
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder
 from nnet_edge.methods.blocks import conv, conv_bn_relu
 from nnet_edge.methods.cosine import cosine_distances, distillation_loss, learned_distance, unit
@@ -43,7 +44,7 @@ class Compared:
     teacher_damaged: Features | None = None  # Fa, of its damaged copy
     damaged: Decoupled | None = None
     masks: Tensor | None = None  # where the damage is, bool (N, 1, H, W)
-    segmentation: Tensor | None = None  # the head's map of the damaged copy, (N, 1, 64, 64), 0 to 1
+    segmentation: Tensor | None = None  # the head's map of the damaged copy, (N, 1, H / 4, W / 4), 0 to 1
 
 
 class DMDD(Network):
@@ -59,6 +60,12 @@ class DMDD(Network):
         self.decouple = nn.ModuleList(DecoupleHead(width) for width in channels)
         self.head = SegmentationHead(channels, settings) if settings.has_head else None
 
+    def at(self, geometry: Geometry) -> Network:
+        """The network itself, with a head that enlarges maps of such inputs."""
+        if self.head is not None:
+            self.head.enlarge_for(geometry)
+        return super().at(geometry)
+
     def decoupled(self, normalised: Tensor) -> Decoupled:
         """Normality and abnormality features of normalised images."""
         halves = [head(value) for head, value in zip(self.decouple, self.student(normalised), strict=True)]
@@ -66,14 +73,14 @@ class DMDD(Network):
         return Decoupled((n1, n2, n3), (a1, a2, a3))
 
     def segment(self, teacher: Features, decoupled: Decoupled) -> Tensor:
-        """The head's map (N, 1, 64, 64), 0 to 1."""
+        """The head's map (N, 1, H / 4, W / 4), 0 to 1."""
         assert self.head is not None  # only asked for where settings have it
         kinds = (decoupled.normality, decoupled.abnormality)
         products = [unit(t) * unit(value) for kind in kinds for t, value in zip(teacher, kind, strict=True)]
         return self.head(products)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The head's map (N, 1, 64, 64), or 1 - cos(F, A) and 1 - cos(F, N), for uint8 RGB images (N, 256, 256, 3)."""
+        """The head's map (N, 1, H / 4, W / 4), or 1 - cos(F, A) and 1 - cos(F, N), for uint8 RGB images (N, H, W, 3)."""
         normalised = self.normalise(images)
         teacher, decoupled = self.teacher_features(normalised), self.decoupled(normalised)
         if self.head is not None:
@@ -106,9 +113,8 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: tuple[int, int, int], settings: ModelSettings) -> None:
         super().__init__()
-        for side in (FUSED_SIDE // 2, FUSED_SIDE // 4):
-            matrix = torch.from_numpy(enlarging_matrix(side, FUSED_SIDE, settings.align_corners).copy()).float()
-            self.register_buffer(f"enlarging_{side}", matrix, persistent=False)
+        self.align_corners = settings.align_corners
+        self.enlarge_for(DEFAULT)
         width, reduced = settings.head_width, settings.head_width // 2
         self.reduce = nn.ModuleList(conv(inputs, reduced, 1) for inputs in (*channels, *channels))
         self.mix = conv_bn_relu(6 * reduced, width)
@@ -121,19 +127,32 @@ class SegmentationHead(nn.Module):
         self.spatial = SpatialAttention() if settings.spatial_attention else nn.Identity()
         self.last = nn.Conv2d(width, 1, 1)
 
+    def enlarge_for(self, geometry: Geometry) -> None:
+        """Make the matrices for inputs of that geometry: one for rows and columns where the input is a square."""
+        for scale, stride in zip(SCALES[1:], STRIDES[1:], strict=True):
+            for name, side in (("enlarging", geometry.height), ("across", geometry.width)):
+                matrix = enlarging_matrix(side // stride, side // FUSED_STRIDE, self.align_corners)
+                is_needed = name == "enlarging" or geometry.width != geometry.height
+                values = torch.from_numpy(matrix.copy()).float() if is_needed else None
+                self.register_buffer(f"{name}_{scale}", values, persistent=False)
+
     def forward(self, products: list[Tensor]) -> Tensor:
-        """(N, 1, 64, 64), 0 to 1."""
-        reduced = [self.enlarged(part(value)) for part, value in zip(self.reduce, products, strict=True)]
+        """(N, 1, H / 4, W / 4), 0 to 1."""
+        scales = (*SCALES, *SCALES)
+        reduced = [
+            self.enlarged(part(value), scale) for part, value, scale in zip(self.reduce, products, scales, strict=True)
+        ]
         mixed = self.mix(torch.cat(reduced, dim=1))
         joined = self.join(torch.cat([part(mixed) for part in self.perceive], dim=1))
         return torch.sigmoid(self.last(self.spatial(self.channel(joined))))
 
-    def enlarged(self, values: Tensor) -> Tensor:
-        """At 64x64, bilinear, by the matrices of `anomaly_map.py`: no runner's idea of Resize enters."""
-        if values.shape[-1] == FUSED_SIDE:
+    def enlarged(self, values: Tensor, scale: int) -> Tensor:
+        """At stride 4, bilinear, by the matrices of `anomaly_map.py`: no runner's idea of Resize enters."""
+        if scale == SCALES[0]:
             return values
-        matrix: Tensor = getattr(self, f"enlarging_{values.shape[-1]}").to(values.dtype)
-        return matrix @ values @ matrix.T
+        rows: Tensor = getattr(self, f"enlarging_{scale}").to(values.dtype)
+        across: Tensor | None = getattr(self, f"across_{scale}")
+        return rows @ values @ (rows if across is None else across.to(values.dtype)).T
 
 
 class ChannelAttention(nn.Module):

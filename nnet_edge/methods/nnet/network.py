@@ -82,7 +82,7 @@ class NNet(Network):
 
     @torch.no_grad()
     def measure_channels(self, images: np.ndarray, compute: Compute) -> None:
-        """Set the standardisation from the teacher's features of uint8 RGB `images` (N, 256, 256, 3)."""
+        """Set the standardisation from the teacher's features of uint8 RGB `images` (N, H, W, 3)."""
         count = 0
         sums = [torch.zeros(channels, dtype=torch.float64) for channels in self.backbone.channels]
         squares = [torch.zeros(channels, dtype=torch.float64) for channels in self.backbone.channels]
@@ -139,7 +139,7 @@ class NNet(Network):
         return (share * teacher).unbind(), (share * self.projected_energy).unbind()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, 256, 256, 3)."""
+        """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, H, W, 3)."""
         normalised = self.normalise(images)
         return self.levelled(self.layer_maps(self.branches(normalised, self.teacher_features(normalised))))
 

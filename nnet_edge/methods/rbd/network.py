@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnet_edge.methods.backbone import Encoder, Features
+from nnet_edge.methods.backbone import STRIDES, Encoder, Features
 from nnet_edge.methods.blocks import Decoder, FeatureFusion
 from nnet_edge.methods.cosine import cosine_distances, distillation_loss
 from nnet_edge.methods.network import Network
 from nnet_edge.methods.rbd.settings import ModelSettings, TrainSettings
 
-CELLS = 8  # a side; a cell covers 8x8 places of the map of stride 4, 4x4 of stride 8, 2x2 of stride 16
+CELL = 32  # pixels a side; a cell covers 8x8 places of the map of stride 4, 4x4 of stride 8, 2x2 of stride 16
 TOKEN_DEVIATION = 0.02  # of the learned mask tokens at the start
 
 
@@ -51,7 +51,7 @@ class RBD(Network):
         return self.reverse_student(self.bottleneck(features), features[2])
 
     def masked(self, features: Features, cells: Tensor) -> Features:
-        """`features` with the learned token of their scale where `cells`, bool (N, 1, 8, 8), are true."""
+        """`features` with the learned token of their scale where `cells`, bool (N, 1, H / 32, W / 32), are true."""
         first, second, third = (
             torch.where(enlarged(cells, value), token.to(value.dtype), value)
             for value, token in zip(features, self.tokens, strict=True)
@@ -59,29 +59,31 @@ class RBD(Network):
         return first, second, third
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """1 - cos(F_i, R_i), each (N, 1, h, w) in [0, 2], for uint8 RGB images (N, 256, 256, 3)."""
+        """1 - cos(F_i, R_i), each (N, 1, h, w) in [0, 2], for uint8 RGB images (N, H, W, 3)."""
         features = self.teacher_features(self.normalise(images))
         return self.levelled(cosine_distances(features, self.reconstruct(features)))
 
 
 def enlarged(cells: Tensor, like: Tensor) -> Tensor:
-    """The cells, bool (N, 1, 8, 8), at the size of a feature map; every cell covers as many places."""
-    height, width = like.shape[-2] // CELLS, like.shape[-1] // CELLS
+    """The cells, bool (N, 1, H / 32, W / 32), at the size of a feature map; every cell covers as many places."""
+    height, width = like.shape[-2] // cells.shape[-2], like.shape[-1] // cells.shape[-1]
     return cells.repeat_interleave(height, dim=2).repeat_interleave(width, dim=3)
 
 
-def draw_cells(count: int, settings: TrainSettings, rng: np.random.Generator) -> np.ndarray:
-    """Which cells are masked, bool (count, 1, 8, 8): of each image a share drawn between mask_least and mask_most."""
+def draw_cells(count: int, size: tuple[int, int], settings: TrainSettings, rng: np.random.Generator) -> np.ndarray:
+    """Which of `size` cells are masked, bool (count, 1, *size): of each image a share from mask_least to mask_most."""
+    cells = size[0] * size[1]
     shares = rng.uniform(settings.mask_least, settings.mask_most, (count, 1))
-    ranks = rng.random((count, CELLS * CELLS)).argsort(axis=1).argsort(axis=1)
-    return (ranks < np.rint(shares * CELLS * CELLS)).reshape(count, 1, CELLS, CELLS)
+    ranks = rng.random((count, cells)).argsort(axis=1).argsort(axis=1)
+    return (ranks < np.rint(shares * cells)).reshape(count, 1, *size)
 
 
 def corrupt(network: RBD, features: Features, anomalous: Features | None, settings: TrainSettings,
             rng: np.random.Generator) -> Features:  # fmt: skip
     """The features that are reconstructed from: masked, or, of a share of the images, those of their damaged copies."""
     count, device = len(features[0]), features[0].device
-    cells = torch.from_numpy(draw_cells(count, settings, rng)).to(device)
+    height, width = (STRIDES[2] * side // CELL for side in features[2].shape[-2:])
+    cells = torch.from_numpy(draw_cells(count, (height, width), settings, rng)).to(device)
     is_synthetic = torch.from_numpy(rng.random(count) < settings.synthesis_share).to(device)
     if settings.corruption == "mask" or anomalous is None:
         return network.masked(features, cells)

@@ -15,7 +15,8 @@ import numpy as np
 
 from nnet_edge.bundle import altered
 from nnet_edge.errors import BundleError, StreamError
-from nnet_edge.runtime.runners.graph import INPUT, INPUT_SHAPE
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.runtime.runners.graph import INPUT
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, CudaStream, Device, used_up
 from nnet_edge.runtime.runners.trt.library import TensorrtLibrary, collecting_log, plain
 from nnet_edge.runtime.runners.trt.record import EngineRecord
@@ -29,12 +30,14 @@ class TrtEngine:
     `layer_maps` maps the names of its outputs to their number types; batches from `smallest` to `largest` fit.
     """
 
-    def __init__(self, path: Path, record: EngineRecord, library: TensorrtLibrary, device: Device) -> None:
+    def __init__(
+        self, path: Path, record: EngineRecord, library: TensorrtLibrary, device: Device, geometry: Geometry = DEFAULT
+    ) -> None:
         """Load `path`, which was checked against `record` before.
 
         Raises BundleError for an engine that does not load or is not of nnet-edge, StreamError without enough GPU memory.
         """
-        self._library, self._path = library, path
+        self._library, self._path, self._shape = library, path, geometry.shape
         self._log = collecting_log(library)
         self._contexts: list[Any] = []
         self._cache: Any = None  # of TensorRT-RTX: kernels that it compiled for this GPU, shared by the contexts
@@ -80,7 +83,7 @@ class TrtEngine:
         self._require(context is not None, "make an execution context")
         self._require(context.set_optimization_profile_async(0, cuda_stream.handle), "choose the profile")
         context.set_device_memory(self._memory.address, self._memory.size)
-        self._require(context.set_input_shape(INPUT, (batch, *INPUT_SHAPE)), f"take a batch of {batch}")
+        self._require(context.set_input_shape(INPUT, (batch, *self._shape)), f"take a batch of {batch}")
         for name in (INPUT, *self.layer_maps):
             self._require(context.set_tensor_address(name, addresses[name]), f"use the memory of {name}")
         missing = context.infer_shapes()
@@ -125,7 +128,7 @@ class TrtEngine:
         is_ours = (
             inputs == [INPUT]
             and engine.get_tensor_dtype(INPUT) == trt.DataType.UINT8
-            and tuple(engine.get_tensor_shape(INPUT))[1:] == INPUT_SHAPE
+            and tuple(engine.get_tensor_shape(INPUT))[1:] == self._shape
             and sorted(outputs) == sorted(record.layer_maps)
             and all(engine.get_tensor_dtype(name) in floats for name in outputs)
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nnet_edge.anomaly_map import Fusion
 from nnet_edge.bundle import MANIFEST, Artefact, Bundle, artefact_of, graph_name, read_manifest, source_name
 from nnet_edge.errors import BundleError, ConfigError, NnetEdgeError
 from nnet_edge.files import sha256
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.library import TITLES, load_tensorrt, parse_version
 
@@ -56,6 +57,7 @@ class EngineRecord:
     size: int  # bytes
     seconds: float  # that the build took
     when: str
+    input: tuple[int, int] = DEFAULT.size  # height and width; an engine of before is of 256x256
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -98,12 +100,12 @@ def read_engine(engine: Path) -> tuple[Artefact, EngineRecord]:
 def record_of(artefact: Artefact) -> EngineRecord:
     """The record of an engine artefact. Raises BundleError for one that says too little."""
     made = dict(artefact.record["made"])
-    known = {field.name for field in fields(EngineRecord)}
-    missing = sorted(known - made.keys())
+    known = {field.name: field.default for field in fields(EngineRecord)}
+    missing = sorted(name for name, default in known.items() if default is MISSING and name not in made)
     if missing:
         lacks = f"the manifest's entry of {artefact.path} lacks {', '.join(missing)}"
         raise BundleError(f"{lacks}: build it again with {rebuild_command(artefact)}")
-    values: dict[str, Any] = {name: _as_tuple(made[name]) for name in known}
+    values: dict[str, Any] = {name: _as_tuple(made.get(name, default)) for name, default in known.items()}
     return EngineRecord(**values)
 
 
@@ -133,7 +135,11 @@ def file_faults(artefact: Artefact, record: EngineRecord) -> list[str]:
         return [f"the file has {size} bytes and had {record.size} when it was built (it was cut off or replaced)"]
     if sha256(artefact.path) != record.sha256:
         return ["the file was altered after it was built (its SHA-256 differs)"]
-    files = read_manifest(artefact.path.parent).get("files", {})
+    manifest = read_manifest(artefact.path.parent)
+    files, geometry = manifest.get("files", {}), Geometry.in_manifest(manifest)
+    if record.input != geometry.size:
+        height, width = record.input
+        return [f"it takes images of {height}x{width} pixels and the bundle's are {geometry.text}"]
     source = source_name(artefact.precision)
     graph = source if source in files else graph_name(artefact.precision)
     if files.get(graph) != artefact.record["source"]:

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnet_edge.anomaly_map import IMAGE_SIDE, Fusion
-from nnet_edge.imaging import SIDE, to_rgb
+from nnet_edge.anomaly_map import SCALES, STRIDES, Fusion, split_name
+from nnet_edge.geometry import Geometry
+from nnet_edge.imaging import to_rgb
 from nnet_edge.runtime.runners.trt.device import Buffer, Device
 from nnet_edge.runtime.runners.trt.kernels import tables
-from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8, STRIPS, VIEW, resize_axis
+from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8, VIEW, resize_axis, strips_of
 
 RING = 3  # in-flight batches: one in each of upload, compute and download
 ALIGNMENT = 256  # bytes; what CUDA's own allocations begin at
-IMAGE_BYTES = SIDE * SIDE * 3
-MAP_BYTES = IMAGE_SIDE * IMAGE_SIDE * 4
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Picture:
 
     pixels: np.ndarray  # uint8 (H, W, 3), (H, W), or NV12 as (H * 3 / 2, W); any strides
     format: int  # BGR8, RGB8, GRAY8 or NV12
+    is_input: bool = False  # whether it is an input already, which no fit changes any more
 
     @property
     def height(self) -> int:
@@ -38,11 +38,13 @@ class Picture:
         return self.pixels.shape[0] * 2 // 3 if self.format == NV12 else self.pixels.shape[0]
 
 
-def picture_of(image: np.ndarray) -> Picture:
-    """A frame's image, as `imaging.to_rgb` takes it: BGR and grey go up as they are, the rest is converted here.
+def picture_of(image: np.ndarray, geometry: Geometry) -> Picture:
+    """The part of a frame's image that the fit takes: BGR and grey go up as they are, the rest is converted here.
 
     Raises DataError for an image that no frame can have.
     """
+    if geometry.leaves_out and image.ndim >= 2 and image.size:
+        image = image[geometry.part(*image.shape[:2]).inside]
     if image.dtype == np.uint8 and image.size:
         if image.ndim == 3 and image.shape[2] == 3:
             return Picture(image, BGR8)
@@ -54,8 +56,8 @@ def picture_of(image: np.ndarray) -> Picture:
 class Tables:
     """The constant tables of the kernel `anomaly_map` on the device."""
 
-    def __init__(self, device: Device, fusion: Fusion) -> None:
-        constants = (tables.enlarging_table(fusion), tables.filter_table(fusion))
+    def __init__(self, device: Device, fusion: Fusion, geometry: Geometry) -> None:
+        constants = (tables.enlarging_table(fusion, geometry), tables.filter_table(fusion, geometry))
         self._buffers = [device.allocate(constant.nbytes) for constant in constants]
         for constant, buffer in zip(constants, self._buffers, strict=True):
             upload_constant(device, constant, buffer)
@@ -73,21 +75,25 @@ def upload_constant(device: Device, constant: np.ndarray, there: Buffer) -> None
 class Slot:
     """The memory of one batch of at most `capacity` images; the engine's tensors lie at `addresses`."""
 
-    def __init__(self, device: Device, capacity: int, layer_maps: Mapping[str, np.dtype], fusion: Fusion) -> None:
-        self._device = device
+    def __init__(
+        self, device: Device, capacity: int, layer_maps: Mapping[str, np.dtype], fusion: Fusion, geometry: Geometry
+    ) -> None:
+        self._device, self._geometry = device, geometry
+        height, width = geometry.size
         self.capacity = capacity
         self.uploaded, self.computed, self.downloaded = (device.event() for _ in range(3))
         self.batch: object | None = None  # the in-flight batch that may still read this memory
-        self.images = device.allocate(capacity * IMAGE_BYTES)
+        self.images = device.allocate(capacity * height * width * 3)
         self._types = dict(layer_maps)
         self._maps = {name: device.allocate(self.map_bytes(name, capacity)) for name in layer_maps}
-        self.anomaly_maps = device.allocate(capacity * MAP_BYTES)
-        self.peaks = device.allocate(capacity * STRIPS * 4)
+        self.anomaly_maps = device.allocate(capacity * height * width * 4)
+        strips = strips_of(geometry)
+        self.peaks = device.allocate(capacity * strips * 4)
         self.views = device.allocate(capacity * VIEW.itemsize)
         self.layer_maps = device.allocate(ALIGNMENT)
         self.addresses = {"images": self.images.address} | {name: map_.address for name, map_ in self._maps.items()}
         self._views = device.pinned(capacity * VIEW.itemsize).view(VIEW)
-        self._peaks = device.pinned(capacity * STRIPS * 4).view(np.float32).reshape(capacity, STRIPS)
+        self._peaks = device.pinned(capacity * strips * 4).view(np.float32).reshape(capacity, strips)
         self._downloads: dict[str, np.ndarray] = {}
         self._bulk: np.ndarray | None = None  # pinned: tables and pixels of a batch
         self._bulk_there: Buffer | None = None
@@ -97,17 +103,22 @@ class Slot:
 
     def map_bytes(self, name: str, images: int) -> int:
         """Bytes of the layer map `name` of that many images."""
-        side = int(name.split("_")[1])
-        return images * side * side * self._types[name].itemsize
+        height, width = self._size_of(name)
+        return images * height * width * self._types[name].itemsize
+
+    def _size_of(self, name: str) -> tuple[int, int]:
+        """(height, width) of `anomaly_map` or a layer map."""
+        stride = 1 if name == "anomaly_map" else STRIDES[SCALES.index(split_name(name)[1])]
+        return self._geometry.height // stride, self._geometry.width // stride
 
     def fill(self, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
         """Put the pictures into pinned memory; return what to upload to `views` and to `bulk_address`."""
-        places, size = plan(pictures)
+        places, size = plan(pictures, self._geometry)
         bulk, there = self._bulk_of(size)
         views = self._views
         views[:] = 0
         for view, picture, place in zip(views, pictures, places, strict=False):
-            rows, columns = resize_axis(picture.height), resize_axis(picture.pixels.shape[1])
+            rows, columns = (resize_axis(*axis) for axis in axes_of(picture, self._geometry))
             for start, table in ((place.rows, rows), (place.columns, columns)):
                 bulk[start : start + table.nbytes].view(np.int32)[:] = table
             end = place.pixels + picture.pixels.size
@@ -141,19 +152,20 @@ class Slot:
         return self._bulk, self._bulk_there
 
     def host_peaks(self, images: int) -> np.ndarray:
-        """Pinned, float32 (images, 8)."""
+        """Pinned, float32 (images, strips)."""
         return self._peaks[:images]
 
     def host_maps(self, name: str, images: int) -> tuple[np.ndarray, int]:
         """Pinned memory for `anomaly_map` or a layer map, (images, 1, h, w), and the address that it is copied from."""
         if name == "anomaly_map":
-            side, kind, address = IMAGE_SIDE, np.dtype(np.float32), self.anomaly_maps.address
+            kind, address = np.dtype(np.float32), self.anomaly_maps.address
         else:
-            side, kind, address = int(name.split("_")[1]), self._types[name], self.addresses[name]
+            kind, address = self._types[name], self.addresses[name]
+        height, width = self._size_of(name)
         if name not in self._downloads:
-            self._downloads[name] = self._device.pinned(self.capacity * side * side * kind.itemsize)
-        flat = self._downloads[name][: images * side * side * kind.itemsize]
-        return flat.view(kind).reshape(images, 1, side, side), address
+            self._downloads[name] = self._device.pinned(self.capacity * height * width * kind.itemsize)
+        flat = self._downloads[name][: images * height * width * kind.itemsize]
+        return flat.view(kind).reshape(images, 1, height, width), address
 
 
 @dataclass(frozen=True)
@@ -165,9 +177,21 @@ class Place:
     pixels: int
 
 
-def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
+Axis = tuple[int, int, int, int]  # what `resize_axis` is called with
+
+
+def axes_of(picture: Picture, geometry: Geometry) -> tuple[Axis, Axis]:
+    """How its rows and its columns get into the input."""
+    window = geometry.window
+    top, left, height, width = (window.top, window.left, window.height, window.width)
+    if picture.is_input:
+        top, left, height, width = (0, 0, *geometry.size)
+    return (picture.height, geometry.height, top, height), (picture.pixels.shape[1], geometry.width, left, width)
+
+
+def plan(pictures: Sequence[Picture], geometry: Geometry) -> tuple[list[Place], int]:
     """Where each picture and its tables lie in one upload (pictures of one size share tables), and its size in bytes."""
-    axes: dict[int, int] = {}  # length -> where its table lies
+    axes: dict[Axis, int] = {}  # axis -> where its table lies
     size = 0
 
     def reserve(amount: int) -> int:
@@ -177,8 +201,11 @@ def plan(pictures: Sequence[Picture]) -> tuple[list[Place], int]:
         return start
 
     for picture in pictures:
-        for length in (picture.height, picture.pixels.shape[1]):
-            if length not in axes:
-                axes[length] = reserve(resize_axis(length).nbytes)
-    places = [Place(axes[one.height], axes[one.pixels.shape[1]], reserve(one.pixels.size)) for one in pictures]
+        for axis in axes_of(picture, geometry):
+            if axis not in axes:
+                axes[axis] = reserve(resize_axis(*axis).nbytes)
+    places = []
+    for picture in pictures:
+        rows, columns = axes_of(picture, geometry)
+        places.append(Place(axes[rows], axes[columns], reserve(picture.pixels.size)))
     return places, size

@@ -1,7 +1,7 @@
 """TensorRT runner: an engine of TensorRT or TensorRT-RTX between two CUDA kernels, with overlapping batches.
 
 A batch is one upload, three launches (preprocess, engine, anomaly_map; one CUDA graph where TensorRT lets them be captured)
-and one download of 32 bytes an image. Maps stay on the GPU until they are asked for.
+and one download of 32 bytes an image (at 256x256). Maps stay on the GPU until they are asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from nnet_edge.anomaly_map import Fusion
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.frame import Frame, FrameOutputs
-from nnet_edge.runtime.runners.graph import GraphRunner
+from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.runtime.runners.graph import GraphRunner, geometry_beside
 from nnet_edge.runtime.runners.trt.device import CudaStream, Device
 from nnet_edge.runtime.runners.trt.kernels.tables import RGB8, launch_anomaly_map, launch_preprocess
 from nnet_edge.runtime.runners.trt.library import load_tensorrt
@@ -71,7 +72,7 @@ class InFlightBatch:
         return self._images
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The anomaly map of one image, float32 (256, 256), owned by the caller.
+        """The anomaly map of one image, float32 (H, W), owned by the caller.
 
         Raises StreamError when its place on the GPU was given to a later batch, or back.
         """
@@ -159,9 +160,11 @@ class TrtRunner(GraphRunner):
     name = "tensorrt"
 
     def __init__(
-        self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion, ring: int = RING
-    ) -> None:
+        self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion,
+        geometry: Geometry = DEFAULT, ring: int = RING,
+    ) -> None:  # fmt: skip
         super().__init__(path, settings)
+        self.input_shape, self._geometry = geometry.shape, geometry
         self.version = ""
         self._device, self._engine = device, engine
         self.max_batch = min(settings.max_batch, engine.largest)
@@ -173,8 +176,8 @@ class TrtRunner(GraphRunner):
         capacity, layer_maps = self._batches[-1], engine.layer_maps
         with device.current():
             self._upload, self._compute, self._download = (device.stream() for _ in range(3))
-            self._tables = Tables(device, fusion)
-            self._slots = [Slot(device, capacity, layer_maps, fusion) for _ in range(ring)]
+            self._tables = Tables(device, fusion, geometry)
+            self._slots = [Slot(device, capacity, layer_maps, fusion, geometry) for _ in range(ring)]
 
     @classmethod
     def load(cls, path: Path, settings: RunnerSettings) -> Self:
@@ -188,14 +191,15 @@ class TrtRunner(GraphRunner):
 
         artefact, record = read_engine(path)
         tensorrt = load_tensorrt(record.tool)
-        device = open_gpu(settings.cache_dir)
+        geometry = geometry_beside(path) or DEFAULT
+        device = open_gpu(settings.cache_dir, geometry.size)
         try:
             place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
             require_engine(path, place)
             with device.current():
-                engine = TrtEngine(path, record, tensorrt, device)
+                engine = TrtEngine(path, record, tensorrt, device, geometry)
                 try:
-                    runner = cls(path, settings, device, engine, record.as_fusion())
+                    runner = cls(path, settings, device, engine, record.as_fusion(), geometry)
                 except BaseException as error:
                     traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
                     engine.close()
@@ -216,7 +220,7 @@ class TrtRunner(GraphRunner):
         label = label_of(frames)
         if not 1 <= len(frames) <= self.max_batch:
             raise ConfigError(f"{label}: this runner takes 1 to {self.max_batch} at a time")
-        batch = self._queue_batch([picture_of(frame.image) for frame in frames], label, ())
+        batch = self._queue_batch([picture_of(frame.image, self._geometry) for frame in frames], label, ())
 
         def outputs() -> FrameOutputs:
             self._require_open()
@@ -225,7 +229,7 @@ class TrtRunner(GraphRunner):
         return outputs
 
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
-        pictures = [Picture(image, RGB8) for image in images]
+        pictures = [Picture(image, RGB8, is_input=True) for image in images]
         maps = tuple(name for name in wanted if name != "image_score")
         return self._queue_batch(pictures, f"a batch of {len(images)} images", maps).arrays
 
@@ -270,10 +274,11 @@ class TrtRunner(GraphRunner):
         infer = self._engine.bind(batch, slot.addresses, self._compute)
 
         def queue() -> None:
-            launch_preprocess(self._device, slot.views.address, slot.images.address, batch, self._compute)
+            views, images, geometry = slot.views.address, slot.images.address, self._geometry
+            launch_preprocess(self._device, views, images, batch, geometry, self._compute)
             infer()
             launch_anomaly_map(self._device, slot.layer_maps.address, self._tables.enlarging, self._tables.filter,
-                               slot.anomaly_maps.address, slot.peaks.address, batch, self._compute)  # fmt: skip
+                               slot.anomaly_maps.address, slot.peaks.address, batch, geometry, self._compute)  # fmt: skip
 
         return queue
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.methods.backbone import build_encoder, find_backbone
-from nnet_edge.methods.rbd.network import CELLS, RBD, Reconstructions, corrupt, draw_cells, rbd_losses
+from nnet_edge.methods.rbd.network import RBD, Reconstructions, corrupt, draw_cells, rbd_losses
 from nnet_edge.methods.rbd.settings import DESIGN, ModelSettings
 
 SHAPES = ((3, 4, 16, 16), (3, 5, 8, 8), (3, 6, 8, 8))
@@ -59,8 +59,8 @@ def test_consistency_pulls_the_corrupted_prediction_to_the_whole_one_alone() -> 
 
 
 def test_cells_cover_the_share_asked_for() -> None:
-    cells = draw_cells(200, replace(DESIGN, mask_least=0.3, mask_most=0.5), np.random.default_rng(0))
-    assert cells.shape == (200, 1, CELLS, CELLS)
+    cells = draw_cells(200, (8, 8), replace(DESIGN, mask_least=0.3, mask_most=0.5), np.random.default_rng(0))
+    assert cells.shape == (200, 1, 8, 8)
     shares = cells.mean(axis=(1, 2, 3))
     assert shares.min() >= 0.3 - 0.5 / 64
     assert shares.max() <= 0.5 + 0.5 / 64
@@ -72,10 +72,10 @@ def test_the_same_cells_are_masked_at_every_scale_and_nothing_else() -> None:
     rbd = network()
     sizes = zip(rbd.backbone.channels, (64, 32, 16), strict=True)
     teacher = tuple(torch.ones(2, channels, side, side) for channels, side in sizes)
-    cells = torch.from_numpy(draw_cells(2, DESIGN, np.random.default_rng(1)))
+    cells = torch.from_numpy(draw_cells(2, (8, 8), DESIGN, np.random.default_rng(1)))
     for value, token in zip(rbd.masked(teacher, cells), rbd.tokens, strict=True):  # type: ignore[arg-type]
-        step = value.shape[-1] // CELLS
-        for image, row, column in np.ndindex(2, CELLS, CELLS):
+        step = value.shape[-1] // 8
+        for image, row, column in np.ndindex(2, 8, 8):
             place = value[image, :, row * step : (row + 1) * step, column * step : (column + 1) * step]
             wanted = token[0].expand_as(place) if bool(cells[image, 0, row, column]) else torch.ones_like(place)
             torch.testing.assert_close(place, wanted)

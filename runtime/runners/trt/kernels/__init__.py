@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import MissingExtraError, StreamError
+from nnet_edge.geometry import DEFAULT
 from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, Buffer, CudaEvent, CudaStream, used_up
 from nnet_edge.runtime.runners.trt.kernels.cuda_graph import CudaGraph, capture_graph, load_driver
@@ -18,15 +19,15 @@ from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, cubin_for
 from nnet_edge.runtime.runners.trt.kernels.tables import ARGUMENTS
 
 
-def open_gpu(cache: Path | None = None) -> PycudaDevice:
-    """The first GPU with its kernels compiled (kept in `cache`) and loaded; close it after use.
+def open_gpu(cache: Path | None = None, size: tuple[int, int] = DEFAULT.size) -> PycudaDevice:
+    """The first GPU with its kernels compiled for inputs of `size` (kept in `cache`) and loaded; close it after use.
 
     Raises StreamError where there is no driver or no GPU, MissingExtraError without pycuda or nvcc.
     """
     found = find_gpu()
     if isinstance(found, NoGpu):
         raise StreamError(f"{found.reason}: {CPU_RUNNER}")
-    return PycudaDevice(load_pycuda(), cache)
+    return PycudaDevice(load_pycuda(), cache, size)
 
 
 def load_pycuda() -> Any:
@@ -57,7 +58,7 @@ def translating(cuda: Any, what: str) -> Iterator[None]:
 class PycudaDevice:
     """A Device: GPU 0 through pycuda, in its primary context, which TensorRT uses too."""
 
-    def __init__(self, cuda: Any, cache: Path | None = None) -> None:
+    def __init__(self, cuda: Any, cache: Path | None = None, size: tuple[int, int] = DEFAULT.size) -> None:
         self._cuda = cuda
         self._graphs: list[CudaGraph] = []
         self._buffers: set[PycudaBuffer] = set()
@@ -67,7 +68,7 @@ class PycudaDevice:
             self.compute_capability = ".".join(str(number) for number in device.compute_capability())
             self._context = device.retain_primary_context()
         self._functions = {}
-        cubins = {name: cubin_for(name, self.compute_capability, cache) for name in KERNELS}
+        cubins = {name: cubin_for(name, self.compute_capability, cache, size) for name in KERNELS}
         with self.current(), translating(cuda, "load the kernels"):
             self._driver = load_driver()
             for name, cubin in cubins.items():

@@ -1,4 +1,5 @@
-// Layer maps (six with two branches) -> anomaly maps, float32 (N, 256, 256), and the maximum of each strip of 32 rows, float32 (N, 8).
+// Layer maps (six with two branches) -> anomaly maps, float32 (N, HEIGHT, WIDTH), and the maximum of each strip, float32 (N, STRIPS).
+// At 256x256, of which all figures here are: strips of 32 rows, 8 of them.
 // The image score is the largest of an image's 8 peaks; the processor takes it of the 32 bytes that it downloads, so the
 // score needs no atomic, no buffer to be reset and no second launch.
 //

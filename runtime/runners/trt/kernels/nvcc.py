@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
 from nnet_edge.files import require_private, user_cache, write_atomically
+from nnet_edge.geometry import DEFAULT
 from nnet_edge.sealed import read_sealed, seal
 
 SOURCES = Path(__file__).parent
@@ -45,22 +46,30 @@ def find_nvcc() -> str:
     return found
 
 
-def cubin_for(kernel: str, compute_capability: str, cache: Path | None = None) -> bytes:
-    """The machine code of `kernel` for a GPU of that compute capability ("8.9"), from the cache or compiled.
+def defines_for(size: tuple[int, int]) -> tuple[str, ...]:
+    """The flags that compile the kernels for inputs of `size` (height, width); none for 256x256."""
+    return () if size == DEFAULT.size else (f"-DNNET_HEIGHT={size[0]}", f"-DNNET_WIDTH={size[1]}")
+
+
+def cubin_for(
+    kernel: str, compute_capability: str, cache: Path | None = None, size: tuple[int, int] = DEFAULT.size
+) -> bytes:
+    """The machine code of `kernel` for a GPU of that compute capability ("8.9") and inputs of `size`, cached or compiled.
 
     Raises MissingExtraError without nvcc, EngineBuildError when nvcc refuses, ConfigError for a cache folder that cannot
     be written. Without nvcc the newest cached cubin of the same sources is used.
     """
     cache = cache or default_cache()
     architecture = f"sm_{compute_capability.replace('.', '')}"
-    name = f"{kernel}-{architecture}-{source_hash(kernel)}"
+    defines = defines_for(size)
+    name = f"{kernel}-{architecture}-{source_hash(kernel, defines)}"
     nvcc = installed_nvcc()
     version = "*" if nvcc is None else compiler_version(nvcc)
     there = sorted(cache.glob(f"{name}-{version}.cubin"), key=lambda path: path.stat().st_mtime, reverse=True)
     for file in there:
         if (kept := read_sealed(require_private(file, "the compiled kernel"))) is not None:
             return kept
-    cubin = compile_kernel(kernel, ("-cubin", f"-arch={architecture}"))
+    cubin = compile_kernel(kernel, (*defines, "-cubin", f"-arch={architecture}"))
     try:
         require_private(cache, "the kernel cache")
         write_atomically(cache / f"{name}-{version}.cubin", cubin)
@@ -83,9 +92,9 @@ def compiler_version(nvcc: str) -> str:
     return found.group(1) if found else "unknown"
 
 
-def source_hash(kernel: str) -> str:
+def source_hash(kernel: str, defines: tuple[str, ...] = ()) -> str:
     """16 hexadecimal digits that change with the kernel's source, with any header and with the flags."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    digest = hashlib.sha256(" ".join((*FLAGS, *defines)).encode())
     for path in (*sorted(SOURCES.glob("*.h")), SOURCES / f"{kernel}.cu"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

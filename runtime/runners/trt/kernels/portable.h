@@ -15,9 +15,15 @@
 
 namespace nnet {
 
-constexpr int SIDE = 256;        // height and width of the graph's input and of the anomaly map
-constexpr int FUSED_SIDE = 64;   // height and width at which the scales are multiplied
-constexpr int SCALES = 3;        // 64, 32, 16
+#ifndef NNET_HEIGHT  // the bundle's; nvcc.py defines both where they are not 256
+#define NNET_HEIGHT 256
+#define NNET_WIDTH 256
+#endif
+
+constexpr int HEIGHT = NNET_HEIGHT, WIDTH = NNET_WIDTH;               // of the graph's input and of the anomaly map
+constexpr int FUSED_HEIGHT = HEIGHT / 4, FUSED_WIDTH = WIDTH / 4;     // at which the scales are multiplied
+constexpr int SCALES = 3;                                             // strides 4, 8, 16
+static_assert(HEIGHT % 32 == 0 && WIDTH % 32 == 0 && HEIGHT >= 64 && WIDTH >= 64 && WIDTH <= 2048, "no size of an input");
 
 NNET_HD bool is_finite(float value) { return value - value == 0.0f; }  // an infinity less itself is NaN, as NaN is
 NNET_HD int smaller(int a, int b) { return a < b ? a : b; }

@@ -1,4 +1,4 @@
-// Any camera frame -> 256x256 RGB, as Pillow resizes (bilinear, antialiased, 8 bits): `nnet_edge/bilinear.py` on the GPU.
+// Any camera frame -> the input's window, RGB, as Pillow resizes (bilinear, antialiased, 8 bits): `nnet_edge/bilinear.py` on the GPU.
 // Pillow works in whole numbers, horizontally first, and rounds to 8 bits between the two passes; so does this, bit by bit.
 #pragma once
 #include "portable.h"
@@ -12,21 +12,28 @@ constexpr int TILE_WIDTH = 32;        // output columns of a block: one warp wid
 constexpr int TILE_HEIGHT = 8;        // output rows of a block, and input rows of a chunk
 constexpr int TILE_THREADS = TILE_WIDTH * TILE_HEIGHT;
 
-// One axis of a resize to 256 values, int32: [taps, then first and count of each output, then `taps` coefficients of each].
+constexpr uint8_t GREY = 128;  // beside a letterbox; as in geometry.py
+
+// One axis of a resize to `outputs` values, int32: [taps, then first and count of each output, then `taps` coefficients of each].
+// A count of 0 is an output beside the letterbox.
+template <int outputs>
 struct Axis {
     const int32_t* table;
     NNET_HD int taps() const { return table[0]; }
     NNET_HD int first(int output) const { return table[1 + 2 * output]; }
     NNET_HD int count(int output) const { return table[2 + 2 * output]; }
-    NNET_HD int coefficient(int output, int tap) const { return table[1 + 2 * SIDE + output * taps() + tap]; }
+    NNET_HD int coefficient(int output, int tap) const { return table[1 + 2 * outputs + output * taps() + tap]; }
 };
+
+using Rows = Axis<HEIGHT>;
+using Columns = Axis<WIDTH>;
 
 // Where one frame lies. Same layout as `VIEW` in tables.py: 56 bytes. A height of 0 means that the place is empty.
 struct FrameView {
     const uint8_t* pixels;  // the first row; of NV12 the luma
     const uint8_t* chroma;  // NV12: the first row of pairs U, V
-    const int32_t* rows;    // Axis for the height
-    const int32_t* columns; // Axis for the width
+    const int32_t* rows;    // Rows
+    const int32_t* columns; // Columns
     int64_t row_bytes;      // from one row to the next, may be more than the pixels need, or negative
     int32_t height, width;  // pixels
     int32_t chroma_row_bytes;
@@ -72,9 +79,9 @@ NNET_HD Rgb rounded(const Rgb& sum) {
             to_8_bit(sum.blue >> COEFFICIENT_BITS)};
 }
 
-// First pass: column `x` of 256 of the input row `y`.
+// First pass: column `x` of the input row `y`.
 NNET_HD Rgb resize_column(const FrameView& view, int y, int x) {
-    const Axis columns{view.columns};
+    const Columns columns{view.columns};
     const int first = columns.first(x), count = columns.count(x);
     Rgb sum = rounding();
     for (int tap = 0; tap < count; ++tap) add(sum, read_pixel(view, y, first + tap), columns.coefficient(x, tap));
@@ -90,7 +97,7 @@ struct Tile {
 };
 
 NNET_HD Tile tile_of(const FrameView& view, int block_x, int block_y) {
-    const Axis rows{view.rows};
+    const Rows rows{view.rows};
     const int top = block_y * TILE_HEIGHT, last = top + TILE_HEIGHT - 1;
     const int first = rows.first(top), end = rows.first(last) + rows.count(last);
     return {block_x * TILE_WIDTH, top, first, (end - first + TILE_HEIGHT - 1) / TILE_HEIGHT};
@@ -108,7 +115,7 @@ NNET_HD void fill_chunk(TileMemory& memory, const FrameView& view, const Tile& t
 // Phase 2 of a chunk: each thread adds to its output pixel what the chunk's rows bring.
 NNET_HD void add_chunk(Rgb& sum, const TileMemory& memory, const FrameView& view, const Tile& tile, int chunk, int thread) {
     const int column = thread % TILE_WIDTH, output = tile.top + thread / TILE_WIDTH;
-    const Axis rows{view.rows};
+    const Rows rows{view.rows};
     const int start = tile.first_row + chunk * TILE_HEIGHT;
     const int first = rows.first(output);
     const int begin = larger(first, start), end = smaller(first + rows.count(output), start + TILE_HEIGHT);
@@ -120,10 +127,11 @@ NNET_HD void add_chunk(Rgb& sum, const TileMemory& memory, const FrameView& view
     }
 }
 
-NNET_HD void store_pixel(uint8_t* images, int image, const Rgb& sum, const Tile& tile, int thread) {
+NNET_HD void store_pixel(uint8_t* images, int image, const FrameView& view, const Rgb& sum, const Tile& tile, int thread) {
     const int y = tile.top + thread / TILE_WIDTH, x = tile.left + thread % TILE_WIDTH;
-    uint8_t* pixel = images + ((static_cast<int64_t>(image) * SIDE + y) * SIDE + x) * 3;
-    const Rgb value = rounded(sum);
+    uint8_t* pixel = images + ((static_cast<int64_t>(image) * HEIGHT + y) * WIDTH + x) * 3;
+    const bool is_inside = Rows{view.rows}.count(y) > 0 && Columns{view.columns}.count(x) > 0;
+    const Rgb value = is_inside ? rounded(sum) : Rgb{GREY, GREY, GREY};
     pixel[0] = static_cast<uint8_t>(value.red);
     pixel[1] = static_cast<uint8_t>(value.green);
     pixel[2] = static_cast<uint8_t>(value.blue);

@@ -14,7 +14,8 @@ import pytest
 from nnet_edge.anomaly_map import PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.errors import ConfigError, DataError, StreamError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.imaging import SIDE, pillow_bilinear, to_rgb
+from nnet_edge.geometry import SIDE, Geometry
+from nnet_edge.imaging import IS_VECTORISED, pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.base import FrameRunner
 from nnet_edge.runtime.runners.trt import engine as trt_engine
 from nnet_edge.runtime.runners.trt import kernels, trt_runner
@@ -22,6 +23,7 @@ from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
+from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import VerdictSettings
@@ -34,13 +36,16 @@ TUNED = Fusion(False, (0.5, 1.0, 2.0), (0.5, 1.0, 0.0))
 def make(host_kernels, gpu_parts, tmp_path: Path) -> Any:
     """A function that makes a runner; its device and engine are `runner.gpu` and `runner.engine`."""
 
-    def make_runner(seed: int = 0, fusion: Fusion = PAPER_FUSION, max_batch: int = 8, **engine: Any) -> TrtRunner:
+    def make_runner(
+        seed: int = 0, fusion: Fusion = PAPER_FUSION, max_batch: int = 8, kernels: Any = host_kernels, **engine: Any
+    ) -> TrtRunner:
         path = tmp_path / "nnet.engine"
         path.write_bytes(b"")
-        device = gpu_parts.HostDevice(host_kernels, seed)
+        device = gpu_parts.HostDevice(kernels, seed)
+        block_engine = gpu_parts.BlockEngine(device, **engine)
         with device.current():
             runner = TrtRunner(
-                path, RunnerSettings(max_batch=max_batch), device, gpu_parts.BlockEngine(device, **engine), fusion
+                path, RunnerSettings(max_batch=max_batch), device, block_engine, fusion, kernels.geometry
             )
         runner.gpu, runner.engine = device, runner._engine
         return runner
@@ -106,6 +111,25 @@ def test_frames_of_any_size_are_resized_on_the_gpu(make, gpu_parts) -> None:
         with pytest.raises(DataError, match="a frame must be uint8 or uint16"):
             runner.start_frames([Frame(np.zeros((8, 8, 3), np.float32), 7, 0.0)])
     np.testing.assert_allclose(outputs.image_score, wanted.max(axis=(1, 2)), rtol=RTOL)
+
+
+@pytest.mark.parametrize("fit", ["squeeze", "letterbox", "crop"])
+def test_frames_get_into_other_inputs_as_on_the_processor(make, gpu_parts, host_kernels_at, fit: str) -> None:
+    geometry, rng = Geometry(96, 160, fit, (120, 100)), np.random.default_rng(5)
+    shapes = [(120, 100, 3), (60, 50), (96, 160, 3), (90, 91, 4)]
+    frames = [Frame(rng.integers(0, 256, shape, np.uint8), index, 0.0) for index, shape in enumerate(shapes)]
+    inputs = preprocess(frames, geometry)
+    names = [f"{branch}_{side}" for branch in ("forward", "reverse") for side in (64, 32, 16)]
+    wanted = anomaly_map({name: gpu_parts.block_map(inputs, name) for name in names}, window=geometry.window)[:, 0]
+    with make(kernels=host_kernels_at(geometry)) as runner:
+        assert runner.input_shape == (96, 160, 3)
+        outputs = runner.start_frames(frames)()
+        found = np.stack([outputs.anomaly_map[index] for index in range(len(frames))])
+        given = runner.infer(inputs)  # inputs already: no fit a second time
+    one_grey_level = 3 * 2.0**3 / 255 if IS_VECTORISED else 0  # of cykooz-resizer against Pillow
+    np.testing.assert_allclose(found, wanted, rtol=RTOL, atol=one_grey_level)
+    np.testing.assert_allclose(given.anomaly_map, wanted, rtol=RTOL)
+    np.testing.assert_allclose(outputs.image_score, found.max(axis=(1, 2)))
 
 
 def test_larger_frames_later_get_larger_memory(make, gpu_parts) -> None:
@@ -310,7 +334,7 @@ def test_a_runner_that_does_not_fit_into_the_gpu_leaves_nothing_there(
     monkeypatch.setattr(trt_runner, "read_engine", lambda path: (None, record))
     monkeypatch.setattr(trt_runner, "require_engine", lambda path, place: record)
     monkeypatch.setattr(trt_runner, "load_tensorrt", lambda tool: library)
-    monkeypatch.setattr(kernels, "open_gpu", lambda cache: device)
+    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size: device)
     monkeypatch.setattr(trt_engine, "TrtEngine", ClosingEngine)
     with pytest.raises(StreamError, match="the GPU's memory is used up"):
         TrtRunner.load(tmp_path / "nnet.engine", RunnerSettings())

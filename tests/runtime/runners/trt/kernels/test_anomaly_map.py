@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map, fuse_maps, image_score
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.runtime.runners.trt.kernels.tables import (
     BAND,
     COEFFICIENT_BITS,
-    ENLARGING,
-    FILTER,
     MAPS,
-    STRIP_HEIGHT,
     STRIP_ROWS,
     VIEW,
+    enlarging_type,
     fill_maps,
+    filter_type,
+    strip_height,
 )
 
 POINTER = ctypes.c_void_p
@@ -129,17 +130,49 @@ def test_the_order_of_floats_is_that_of_their_values(host_kernels) -> None:
 
 
 def test_the_layouts_are_those_of_the_compiler(host_kernels) -> None:
-    found = np.zeros(21, np.int64)
-    host_kernels.library.layouts(found.ctypes.data_as(POINTER))
-    offset = {kind: {name: kind.fields[name][1] for name in kind.names} for kind in (VIEW, MAPS, ENLARGING, FILTER)}
-    view, maps = offset[VIEW], offset[MAPS]
+    require_layouts(host_kernels, DEFAULT)
+
+
+def require_layouts(kernels, geometry: Geometry) -> None:
+    found = np.zeros(25, np.int64)
+    kernels.library.layouts(found.ctypes.data_as(POINTER))
+    kinds = (VIEW, MAPS, enlarging_type(geometry), filter_type(geometry))
+    view, maps, enlarging, filter_ = ({name: kind.fields[name][1] for name in kind.names} for kind in kinds)
     assert found.tolist() == [
         VIEW.itemsize, view["chroma"], view["columns"], view["row_bytes"], view["height"], view["format"],
         MAPS.itemsize, maps["second"], maps["weights"], maps["exponents"], maps["half_first"], maps["half_second"],
         maps["is_sum"],
-        ENLARGING.itemsize, offset[ENLARGING]["share"], FILTER.itemsize, offset[FILTER]["values"],
-        BAND, STRIP_HEIGHT, STRIP_ROWS, COEFFICIENT_BITS,
+        kinds[2].itemsize, enlarging["down"], enlarging["left"], enlarging["across"],
+        kinds[3].itemsize, filter_["rows"], filter_["first_column"], filter_["columns"],
+        BAND, strip_height(geometry), STRIP_ROWS[strip_height(geometry)], COEFFICIENT_BITS,
     ]  # fmt: skip
+
+
+OTHERS = [  # the last two have strips of 16 and 8 rows
+    Geometry(96, 160), Geometry(96, 160, "letterbox", (100, 100)), Geometry(96, 160, "crop", (100, 100)), Geometry(64, 928),
+    Geometry(64, 1504),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("geometry", OTHERS, ids=lambda geometry: f"{geometry.text}-{geometry.fit}")
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, SUM])
+def test_maps_of_other_sizes_and_fits_equal_the_reference(host_kernels_at, geometry: Geometry, fusion: Fusion) -> None:
+    kernels, rng = host_kernels_at(geometry), np.random.default_rng(4)
+    require_layouts(kernels, geometry)
+    height, width = geometry.size
+    maps = {
+        name: (2 * rng.random((2, 1, height * int(name[-2:]) // 256, width * int(name[-2:]) // 256)) ** 4).astype(np.float32)
+        for name in LAYER_MAPS
+    }  # fmt: skip
+    agree(kernels.fuse(maps, fusion), fuse_maps(as_float64(maps), fusion)[:, 0])
+    found, peaks = kernels.anomaly_map(maps, fusion)
+    agree(found, anomaly_map(maps, fusion, geometry.window)[:, 0])
+    np.testing.assert_array_equal(peaks.max(axis=1), image_score(found))
+    outside = np.ones(geometry.size, bool)
+    outside[geometry.window.inside] = False
+    assert (found[:, outside] == 0).all()
+    maps["reverse_64"][1, 0, 0, 0] = np.nan  # in a corner, which a letterbox leaves out: no good part may come of it
+    assert np.isnan(kernels.anomaly_map(maps, fusion)[1][1].max())
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
 from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame
+from nnet_edge.geometry import DEFAULT, SIDE
 from nnet_edge.gpu import NoGpu, find_gpu
-from nnet_edge.imaging import SIDE, pillow_bilinear, to_rgb
+from nnet_edge.imaging import pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
 from nnet_edge.runtime.runners.trt.kernels.tables import NV12, launch_preprocess
@@ -77,12 +78,12 @@ class GivenMaps:
 def resized(device: PycudaDevice, pictures: list[Picture]) -> np.ndarray:
     """What the kernel makes of the pictures, uint8 RGB (N, 256, 256, 3)."""
     with device.current():
-        slot = Slot(device, len(pictures), {name: np.dtype(np.float32) for name in LAYER_MAPS}, PAPER_FUSION)
+        slot = Slot(device, len(pictures), {name: np.dtype(np.float32) for name in LAYER_MAPS}, PAPER_FUSION, DEFAULT)
         queue, out = device.stream(), device.pinned(len(pictures) * 256 * 256 * 3)
         views, bulk = slot.fill(pictures)
         device.upload(slot.views.address, views, queue)
         device.upload(slot.bulk_address, bulk, queue)
-        launch_preprocess(device, slot.views.address, slot.images.address, len(pictures), queue)
+        launch_preprocess(device, slot.views.address, slot.images.address, len(pictures), DEFAULT, queue)
         device.download(out, slot.images.address, queue)
         queue.synchronize()
     return out.reshape(len(pictures), 256, 256, 3).copy()
@@ -92,7 +93,7 @@ def test_preprocess_equals_pillow(gpu: PycudaDevice) -> None:
     rng = np.random.default_rng(0)
     shapes = [(1080, 1920, 3), (480, 640, 3), (256, 256, 3), (1, 700, 3), (96, 97), (511, 513, 3), (3000, 4000, 3)]
     images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
-    for found, image in zip(resized(gpu, [picture_of(image) for image in images]), images, strict=True):
+    for found, image in zip(resized(gpu, [picture_of(image, DEFAULT) for image in images]), images, strict=True):
         np.testing.assert_array_equal(found, by_pillow(to_rgb(image)))
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.imaging import SIDE, pillow_bilinear, to_rgb
+from nnet_edge.geometry import GREY, SIDE, Geometry
+from nnet_edge.imaging import pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8, resize_axis
 
 SIZES = ((1, 1), (1, 700), (2, 3), (96, 96), (255, 257), (256, 256), (480, 640), (511, 513), (1080, 1920))
@@ -32,6 +33,16 @@ def test_every_format_equals_pillow_bit_by_bit(host_kernels, height: int, width:
     found = host_kernels.preprocess([colour, colour, grey], [BGR8, RGB8, GRAY8])
     for image, rgb in zip(found, (to_rgb(colour), colour, to_rgb(grey)), strict=True):
         np.testing.assert_array_equal(image, by_pillow(rgb))
+
+
+@pytest.mark.parametrize("picture_size", [(100, 300), (300, 100), (96, 160), (1, 1)])
+def test_other_sizes_and_letterboxes_equal_pillow(host_kernels_at, picture_size: tuple[int, int]) -> None:
+    frame = picture(*picture_size, 3)
+    for geometry in (Geometry(96, 160), Geometry(96, 160, "letterbox", picture_size)):
+        (found,) = host_kernels_at(geometry).preprocess([frame], [BGR8])
+        window, wanted = geometry.window, np.full(geometry.shape, GREY, np.uint8)
+        wanted[window.inside] = pillow_bilinear(to_rgb(frame), window.width, window.height)
+        np.testing.assert_array_equal(found, wanted)
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 9), st.integers(0, 2**32 - 1), st.booleans())
