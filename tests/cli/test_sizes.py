@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from nnet_edge.bundle import read_bundle, write_manifest
+from nnet_edge.bundle import add_artefact, read_bundle, write_manifest
 from nnet_edge.cli.main import run
-from nnet_edge.errors import BundleError
+from nnet_edge.errors import BundleError, EngineBuildError
 from nnet_edge.evaluation.artefact import open_weights
 from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.base import infer_all, load_runner
+from nnet_edge.runtime.runners.trt.record import Place, require_engine
 from nnet_edge.settings.runner import RunnerSettings
 
 HEIGHT, WIDTH = 80, 160  # of the pictures; in an input of 64x96 a letterbox of 48x96
@@ -37,11 +38,11 @@ def part(seed: int, is_bad: bool = False, size: tuple[int, int] = (HEIGHT, WIDTH
 
 @pytest.fixture(scope="module")
 def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 good plates, 2 with a spot, the mask of each, and one good plate of another shape."""
+    """20 good plates, 2 with a spot, the mask of each, and one good plate of another shape."""
     root = tmp_path_factory.mktemp("plates")
     for name in ("good", "test_good", "bad/spot", "masks/spot"):
         (root / name).mkdir(parents=True)
-    for seed in range(16):
+    for seed in range(20):
         cv2.imwrite(str(root / f"good/{seed:02d}.png"), part(seed))
     cv2.imwrite(str(root / "test_good/0.png"), part(40))
     cv2.imwrite(str(root / "test_good/1.png"), part(41, size=(HEIGHT, HEIGHT)))
@@ -54,7 +55,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def letterboxed(plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def letterboxed(plates: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     out = tmp_path_factory.mktemp("sizes") / "run"
     assert run(["train", str(plates), "--out", str(out), "--size", "64x96", "--fit", "letterbox", *QUICK]) == 0
     return out
@@ -87,11 +88,9 @@ def test_a_stream_judges_at_that_size_and_notes_another_shape_once(
     shutil.copytree(plates / "test_good", tmp_path / "all")
     shutil.copy(plates / "test_good/1.png", tmp_path / "all/2.png")
     arguments = ["--bundle", str(letterboxed / "bundle"), "--runner", runner, "--threads", "1"]
-    assert run(["stream", str(tmp_path / "all"), *arguments, "--json", str(tmp_path / "lines.jsonl")]) == 0
-    lines, events = (
-        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
-        for name in ("lines.jsonl", "lines.events.jsonl")
-    )
+    logs = [tmp_path / "lines.jsonl", tmp_path / "events.jsonl"]
+    assert run(["stream", str(tmp_path / "all"), *arguments, "--json", str(logs[0]), "--events", str(logs[1])]) == 0
+    lines, events = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)
     verdicts = {line["name"]: line for line in lines}
     assert len(verdicts) == 3
     assert all("judged" not in line for line in verdicts.values())
@@ -129,19 +128,54 @@ def test_calibrate_and_evaluate_at_that_size(
     capsys.readouterr()
 
 
-def test_a_crop_says_what_it_leaves_out(plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    assert run(["train", str(plates), "--out", str(out), "--size", "64", "--fit", "crop", *QUICK]) == 0
-    bundle = str(out / "bundle")
-    assert run(["evaluate", bundle, str(plates), "--out", str(tmp_path / "report"), "--threads", "1"]) == 0
-    notes = json.loads((tmp_path / "report/metrics.json").read_text())["notes"]
-    assert any("judges the middle 100% of each picture's height and 50% of its width; the rest is not judged" in note
-               for note in notes)  # fmt: skip
-    lines = tmp_path / "lines.jsonl"
-    assert run(["stream", str(plates / "bad/spot"), "--bundle", bundle, "--threads", "1", "--json", str(lines)]) == 0
+def test_a_crop_says_what_it_leaves_out(
+    letterboxed: Path, plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same weights, which know no fit, told that pictures were cropped."""
+    bundle = shutil.copytree(letterboxed / "bundle", tmp_path / "bundle")
+    manifest = read_bundle(bundle).manifest
+    write_manifest(bundle, manifest | {"input": manifest["input"] | {"fit": "crop"}})
+    report, lines = tmp_path / "report", tmp_path / "lines.jsonl"
+    assert run(["evaluate", str(bundle), str(plates), "--out", str(report), "--threads", "1"]) == 0
+    notes = json.loads((report / "metrics.json").read_text())["notes"]
+    left_out = (
+        "the fit crop judges the middle 100% of each picture's height and 75% of its width; the rest is not judged"
+    )
+    assert left_out in notes
+    assert f"note: {left_out}" in capsys.readouterr().err
+    asked = ["stream", str(plates / "bad/spot"), "--bundle", str(bundle), "--threads", "1", "--json", str(lines)]
+    assert run([*asked, "--threshold", "1e-9", "--rejects", str(tmp_path / "rejects")]) == 0
     verdict = json.loads(lines.read_text().splitlines()[0])
-    assert verdict["judged"] == {"x": 40, "y": 0, "width": 80, "height": 80}
-    capsys.readouterr()
+    assert verdict["judged"] == {"x": 20, "y": 0, "width": 120, "height": 80}
+    assert all(region["x"] >= 20 and region["x"] + region["width"] <= 140 for region in verdict["regions"])
+    assert verdict["regions"]
+    assert list((tmp_path / "rejects").rglob("*.jpg"))
+
+
+def test_an_engine_is_of_its_bundles_size(letterboxed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'nnet-edge[test]' (x86-64)")
+    from nnet_edge.export.engine import build_engine
+    from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
+
+    bundle = read_bundle(Path(shutil.copytree(letterboxed / "bundle", tmp_path / "bundle")))
+    built = build_engine(bundle.graph, EngineSettings(parse_target("rtx:sm86"), Profile(1, 2, 2)))
+    assert built.record.input == (64, 96)
+    made = json.loads(json.dumps(built.record.as_dict()))
+    source = bundle.manifest["files"]["nnet.onnx"]
+    record = {"kind": "engine", "precision": "fp32", "source": source, "made": made, "gates": {}}
+    bundle = add_artefact(bundle, "nnet.fp32.rtx-sm86.engine", built.content, record)
+    engine = bundle.path / "nnet.fp32.rtx-sm86.engine"
+    place = Place("tensorrt_rtx", built.record.version, built.record.system, "8.6")
+    assert require_engine(engine, place).input == (64, 96)
+    write_manifest(bundle.path, bundle.manifest | {"input": bundle.manifest["input"] | {"height": 512, "width": 512}})
+    with pytest.raises(
+        BundleError, match=r"it takes images of 64x96 pixels and the bundle's are 512x512\. Build it again"
+    ):
+        require_engine(engine, place)
+    with pytest.raises(
+        EngineBuildError, match=r"takes images UINT8 \(-1, 64, 96, 3\) instead of images UINT8 \(-1, 512"
+    ):
+        build_engine(bundle.graph, EngineSettings(parse_target("rtx:sm86"), Profile(1, 2, 2)))
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {

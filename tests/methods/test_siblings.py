@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnet_edge.errors import ConfigError, TrainingError
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.backbone import BACKBONES, build_encoder, find_backbone
-from nnet_edge.methods.base import METHODS, MethodSettings, PairSettings
+from nnet_edge.methods.base import METHODS, Batch, MethodSettings, PairSettings
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.loop import TrainOptions, train
@@ -155,3 +156,28 @@ def test_a_loss_that_is_not_finite_ends_every_method(washers: np.ndarray, tmp_pa
     settings = replace(METHODS.find("rbd").protocols["design"], epochs=2, batch=2, learning_rate=1e30)
     with pytest.raises(TrainingError, match="Lower --learning-rate"):
         train(washers[:4], washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights="random"))
+
+
+@pytest.mark.parametrize("name", ["nnet", *SIBLINGS])
+def test_every_method_learns_and_judges_at_any_size(name: str) -> None:
+    method = METHODS.find(name)
+    settings, geometry = method.protocols["tuned"], Geometry(64, 96, "letterbox", (50, 100))
+    network = built(settings).at(geometry)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, *geometry.shape), np.uint8)
+    outputs = TorchRunner(network).infer(images, layer_maps=True)
+    assert outputs.anomaly_map.shape == (2, 64, 96)
+    for map_name, stride in settings.model.map_strides.items():
+        assert outputs.layer_maps[map_name].shape == (2, 1, 64 // stride, 96 // stride)
+    outside = np.ones(geometry.size, bool)
+    outside[geometry.window.inside] = False
+    assert (outputs.anomaly_map[:, outside] == 0).all()
+    assert (outputs.anomaly_map[:, ~outside] > 0).all()
+    normalised = network.train().normalise(torch.from_numpy(images))
+    method.begin_epoch(network, settings, 0)
+    masks = torch.zeros(2, 1, 64, 96, dtype=torch.bool)
+    masks[:, :, 20:40, 30:60] = True
+    batch = Batch(normalised, network.teacher_features(normalised), 0.5 * normalised, masks)
+    loss = torch.stack(list(method.losses(method.forward(network, batch, settings), settings, 0).values())).sum()
+    loss.backward()
+    assert any(value.grad is not None and bool(value.grad.abs().sum() > 0) for value in network.trained_parameters())
