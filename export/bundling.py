@@ -17,12 +17,14 @@ from nnet_edge.errors import ParityError, TrainingError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.image_path import ImagePath
 from nnet_edge.kept_frames import frame_hash, write_frames
 from nnet_edge.known_answers import choose_frames
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.runtime.runners.answers import ask
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.scoring import Threshold, ThresholdRule, describe_accepted
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import Checkpoint, read_checkpoint, read_held_out
@@ -60,7 +62,7 @@ def export_bundle(training: Path, out: Path, false_rejects: float | None = None,
         say("exporting the graph")
         onnx.save(export_onnx(network, facts_of(network)), draft.path / GRAPH)
         say(f"comparing torch with {' and '.join(PARITY_RUNNERS)} on {len(held_out)} images")
-        measured = measure(network, draft.path / GRAPH, held_out, rule, settings)
+        measured = measure(network, draft.path / GRAPH, held_out, rule, settings, checkpoint.settings.input)
         threshold, parities = measured.threshold, measured.parities
         draft.manifest |= manifest_of(checkpoint, network, threshold, parities, measured.runner)
         draft.manifest["known_answers"] = measured.known_answers
@@ -85,12 +87,17 @@ class Measured:
 
 
 def measure(
-    network: Network, graph: Path, held_out: np.ndarray, rule: ThresholdRule, settings: RunnerSettings | None
+    network: Network,
+    graph: Path,
+    held_out: np.ndarray,
+    rule: ThresholdRule,
+    settings: RunnerSettings | None,
+    geometry: Geometry = DEFAULT,
 ) -> Measured:
     """Threshold, parity and known answers. Raises ParityError, ConfigError, TrainingError."""
     settings = settings or RunnerSettings()
     with ExitStack() as stack:
-        deployed = stack.enter_context(load_runner(graph, settings))
+        deployed = stack.enter_context(tiled(load_runner(graph, settings), geometry))
         outputs = infer_all(deployed, held_out)
         if fault := outputs.fault():
             raise TrainingError(
@@ -99,10 +106,12 @@ def measure(
         scores = outputs.image_score
         threshold = rule.choose(scores)
         compared: list[Runner] = [
-            stack.enter_context(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)))
+            stack.enter_context(
+                tiled(load_runner(graph, RunnerSettings(kind=kind, threads=settings.threads)), geometry)
+            )
             for kind in PARITY_RUNNERS
         ]
-        parities = check_parity(TorchRunner(network), compared, held_out, threshold.value)
+        parities = check_parity(tiled(TorchRunner(network), geometry), compared, held_out, threshold.value)
         hashes = [frame_hash(frame) for frame in held_out]
         asked = choose_frames(hashes, scores)
         frames = held_out[[hashes.index(name) for name in asked]]
@@ -120,7 +129,7 @@ def manifest_of(
         "backbone": network.settings.backbone,
         "teacher": facts["teacher"],
         "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "colours": "RGB",
-                  **network.geometry.as_dict()},
+                  **checkpoint.settings.input.as_dict()},
         "layer_maps": list(network.output_names),
         "fusion": asdict(network.map_fusion),
         "precision": "fp32",

@@ -35,6 +35,7 @@ from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.export.layer_search import Choice, GraphJudge, LayerSearch
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
+from nnet_edge.kept_frames import frame_hash
 from nnet_edge.known_answers import Answers, asked_frames
 from nnet_edge.runtime.runners.answers import add_answers
 from nnet_edge.runtime.runners.structure import fault_of
@@ -196,9 +197,10 @@ def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, setti
         bundle = add_answers(bundle, kinds)
     with bar("reading images") as report:
         images = load_images(dataset.train, skip_bad, report, bits, bundle.geometry).images
-    judged = (
-        () if bundle.threshold.folds > 1 else tuple(bundle.manifest["frames"]["held_out"])
-    )  # by folds all are learned
+    # by folds all images are learned
+    judged = () if bundle.threshold.folds > 1 else tuple(bundle.manifest["frames"]["held_out"])
+    if bundle.geometry.tiles is not None:  # representative are tiles, whatever their place
+        images = bundle.geometry.cut(images[[frame_hash(image) not in judged for image in images]])
     frames = choose_frames(images, settings.frames, settings.seed, judged)
     if len(frames) < settings.frames:
         asked = f"{settings.frames} were asked for"

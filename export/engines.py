@@ -43,6 +43,7 @@ from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.known_answers import asked_frames, read_asked
 from nnet_edge.runtime.runners.answers import answer_fault, ask, require_answers
 from nnet_edge.runtime.runners.base import FrameRunner, installed_kind, load_runner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.runtime.runners.trt.record import faults_here, faults_of, record_of
 from nnet_edge.settings.runner import RunnerSettings
@@ -147,7 +148,7 @@ def choose_fastest(bundle: Bundle, engines: Mapping[str, Artefact], job: EngineJ
     """The precision of the fastest engine, and the times for the manifest: `batch` images, `ms` by precision."""
     batch = job.settings.profile.best
     paths = {precision: artefact.path for precision, artefact in engines.items()}
-    times = time_engines(paths, batch, bundle.frames("held_out"), job.judging.say)
+    times = time_engines(paths, batch, bundle.geometry.cut(bundle.frames("held_out")), job.judging.say)
     return min(times, key=lambda precision: times[precision]), {"batch": batch, "ms": times}
 
 
@@ -240,8 +241,8 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
     """
     from nnet_edge.calibration.gate import judge
 
-    held_out = bundle.frames("held_out")
-    with load_runner(bundle.graph) as reference, load_runner(artefact.path, RunnerSettings()) as candidate:
+    held_out, seen = bundle.frames("held_out"), bundle.geometry
+    with tiled(load_runner(bundle.graph), seen) as reference, tiled(load_runner(artefact.path), seen) as candidate:
         require_answers(bundle, bundle.artefacts[0], reference)
         gate = judge(reference, candidate, held_out, judging.test, rule=bundle.rule)
         if gate.accepted and (fault := answer_fault(bundle, artefact, candidate)):

@@ -28,6 +28,7 @@ from nnet_edge.known_answers import Answers, answers_at, asked_frames
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.runners.structure import any_weights
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.settings.runner import RunnerSettings
 
 LEAST_DEFECTS = 5  # in each half: with fewer, one image moves a metric by more than the gate allows
@@ -140,7 +141,10 @@ class GraphJudge:
 
     def __enter__(self) -> GraphJudge:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-calibrate-")))
-        runners = [load_runner(self.bundle.graph, replace(self.runner, kind=kind)) for kind in self.kinds]
+        runners = [
+            tiled(load_runner(self.bundle.graph, replace(self.runner, kind=kind)), self.bundle.geometry)
+            for kind in self.kinds
+        ]
         self.references: list[Runner] = [self._stack.enter_context(runner) for runner in runners]
         for runner in self.references:
             require_answers(self.bundle, self.bundle.artefacts[0], runner)
@@ -189,7 +193,7 @@ class GraphJudge:
         file = self._folder / graph_name(precision)
         file.write_bytes(content)
         with any_weights():
-            return load_runner(file, replace(self.runner, kind=kind))
+            return tiled(load_runner(file, replace(self.runner, kind=kind)), self.bundle.geometry)
 
     def _expected_of(self, reference: Runner) -> Predictions:
         """The predictions of FP32 on that runner."""

@@ -209,8 +209,8 @@ class Bundle:
         return sources[0] if sources else self.artefact(precision)
 
     def frames(self, kind: str) -> np.ndarray:
-        """The kept frames, uint8 RGB (N, height, width, 3): the "held_out" ones, or those that the graph of a precision
-        ("int8", "fp16") was made with; N may be 0.
+        """The kept frames, uint8 RGB (N, height, width, 3): the "held_out" ones, or those (tiles, where a bundle has some)
+        that the graph of a precision ("int8", "fp16") was made with; N may be 0.
 
         Raises BundleError for a frame that is absent or does not show what its name says, and for a precision without one.
         """
@@ -224,7 +224,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path} keeps no frames of its {kind} graph: run nnet-edge calibrate {self.path} DATA --precision {kind}"
             )
-        return read_frames(self.path, hashes, self.geometry)
+        return read_frames(self.path, hashes, self.geometry.network)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -234,10 +234,11 @@ class Bundle:
     @property
     def warnings(self) -> list[str]:
         """What every report must say of this bundle, one sentence each."""
-        teacher = self.manifest["teacher"]
-        if teacher["is_random"]:
-            return ["THE TEACHER HAS RANDOM WEIGHTS: speed is real, verdicts mean nothing"]
-        return []
+        found = ["THE TEACHER HAS RANDOM WEIGHTS: speed is real, verdicts mean nothing"]
+        found = found if self.manifest["teacher"]["is_random"] else []
+        if self.geometry.crop is not None:
+            found.append(f"judged is the bundle's crop, {self.geometry.crop}; what lies outside is not")
+        return found
 
 
 def id_of(manifest: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """Tiles and crop of a bundle: its network sees a part of each picture, as a grid of tiles that overlap.
 
-The picture is brought to a canvas, which is as large as its tiles together, in pixels of the network. A tile is a
-piece of the canvas at a multiple of STEP pixels, so cells of neighbours' layer maps coincide. The maps of the tiles are
-stitched to one of the canvas: where tiles overlap each gives way to its neighbour along a ramp, the weights of all sum to 1,
-and the outer quarter of an overlap, where a tile does not see what surrounds it, counts for nothing. With the default overlap,
-64 pixels of 256, that quarter is as wide as the map's Gaussian reaches.
+The picture is brought to a canvas, which is as large as its tiles together, in pixels of the network. A tile is a piece of the
+canvas at a multiple of STEP pixels, so cells of neighbours' layer maps coincide. The maps of the tiles are stitched to one of
+the canvas: where tiles overlap each gives way to its neighbour along a ramp, the weights of all sum to 1, and the outer quarter
+of an overlap, where a tile does not see what surrounds it, counts for nothing. With the default overlap, 64 pixels of 256, that
+quarter is as wide as the map's Gaussian reaches.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
+from nnet_edge.errors import ConfigError
 
-from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.frame import Region
-from nnet_edge.geometry import SIDE
+if TYPE_CHECKING:  # the command line starts without NumPy
+    import numpy as np
 
-Size = tuple[int, int]  # height, width, pixels
-NETWORK: Size = (SIDE, SIDE)  # of the network's input
 STEP = 32  # pixels of the network: a multiple of every stride, so that a canvas is an input that a network could have
 OVERLAP = 0.25  # of a tile, with its neighbour
 LEAST_OVERLAP, MOST_OVERLAP = 0.125, 0.5  # below it seams show, above it a place would lie in three tiles
 MOST_TILES = 64
-MOST_ENLARGED = 2.0  # times: a tile of fewer pixels than half the network's input shows it nothing new
 LEAST_CROP = 0.01  # of a picture's width or height
-PLACED_SIDE = 1024  # pixels, at most, of a map that is placed in the whole picture: it is only looked at
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class Tiles:
     rows: int
     columns: int
     overlap: float = OVERLAP  # share of a tile's side
+    height: int = 256  # of a tile, pixels of the network
+    width: int = 256
 
     def __post_init__(self) -> None:
         are_whole = isinstance(self.rows, int) and isinstance(self.columns, int)
@@ -57,74 +54,90 @@ class Tiles:
         """Tiles of a picture."""
         return self.rows * self.columns
 
-    def canvas(self, tile: Size = NETWORK) -> Size:
-        """Height and width of the canvas that tiles of this size cover."""
-        return tuple(side + (n - 1) * self._step(side) for side, n in zip(tile, (self.rows, self.columns), strict=True))  # type: ignore[return-value]
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How far tiles lie from their neighbours, down and across, pixels of the network."""
+        down, across = (
+            min(max(round(side * (1 - self.overlap) / STEP), math.ceil(side / 2 / STEP)), side // STEP - 1) * STEP
+            for side in (self.height, self.width)
+        )
+        return down, across
 
-    def _step(self, side: int) -> int:
-        steps = max(round(side * (1 - self.overlap) / STEP), math.ceil(side / 2 / STEP))
-        return min(steps, side // STEP - 1) * STEP
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas, pixels of the network."""
+        down, across = self.steps
+        return self.height + (self.rows - 1) * down, self.width + (self.columns - 1) * across
 
-    def places(self, tile: Size = NETWORK) -> list[tuple[slice, slice]]:
+    @property
+    def places(self) -> list[tuple[slice, slice]]:
         """Rows and columns of the canvas that each tile covers, row by row."""
-        (height, width), (down, across) = tile, map(self._step, tile)
+        down, across = self.steps
         return [
-            (slice(row * down, row * down + height), slice(column * across, column * across + width))
+            (slice(row * down, row * down + self.height), slice(column * across, column * across + self.width))
             for row in range(self.rows)
             for column in range(self.columns)
         ]
 
-    def cut(self, images: np.ndarray, tile: Size = NETWORK) -> np.ndarray:
-        """The tiles (N * T, h, w, ...) of canvases (N, H, W, ...), picture by picture."""
-        places = self.places(tile)
-        return np.stack([image[place] for image in images for place in places])
+    def cut(self, images: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+        """The tiles (N * T, h, w, ...) of canvases (N, H, W, ...), picture by picture; or those of these numbers alone."""
+        import numpy as np
 
-    def weights(self, tile: Size = NETWORK) -> np.ndarray:
-        """How much each tile's map counts at each of its pixels: float32 (T, h, w), read-only; 1 in all at every place."""
-        return _weights(self, tile)
+        numbers, places = range(len(images) * self.count) if numbers is None else numbers, self.places
+        tiles = np.empty((len(numbers), self.height, self.width, *images.shape[3:]), images.dtype)
+        for tile, number in zip(tiles, numbers, strict=True):
+            picture, place = divmod(number, self.count)
+            tile[...] = images[picture][places[place]]
+        return tiles
 
     def stitch(self, maps: np.ndarray) -> np.ndarray:
         """The maps float32 (N, H, W) of canvases, of those of their tiles (N * T, h, w). A NaN in a tile stays one."""
-        tile = maps.shape[1], maps.shape[2]
-        places, weights = self.places(tile), self.weights(tile)
-        stitched = np.zeros((len(maps) // self.count, *self.canvas(tile)), np.float32)
+        import numpy as np
+
+        places, weights = self.places, weights_of(self)
+        stitched = np.zeros((len(maps) // self.count, *self.canvas), np.float32)
         for number, one in enumerate(maps):
             picture, place = divmod(number, self.count)
             stitched[picture][places[place]] += one * weights[place]
         return stitched
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest; the size of a tile is that of the network's input."""
+        return {"rows": self.rows, "columns": self.columns, "overlap": self.overlap}
+
     @classmethod
-    def parse(cls, text: str, overlap: float = OVERLAP) -> Tiles:
+    def parse(cls, text: str, overlap: float, height: int, width: int) -> Tiles:
         """The grid of "2x3", rows x columns. Raises ConfigError."""
         found = re.fullmatch(r"(\d{1,3})[xX](\d{1,3})", text.strip())
         if found is None:
             raise ConfigError(f"--tiles {text} is no grid: give ROWSxCOLUMNS as 2x3, or auto")
-        return cls(int(found[1]), int(found[2]), overlap)
+        return cls(int(found[1]), int(found[2]), overlap, height, width)
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
 
 
 @lru_cache(maxsize=16)
-def _weights(tiles: Tiles, tile: Size) -> np.ndarray:
-    height, width = tile
-    down, across = (np.array([_ramp(side, n, count, side - tiles._step(side)) for n in range(count)])
-                    for side, count in ((height, tiles.rows), (width, tiles.columns)))  # fmt: skip
-    weights = np.einsum("ih,jw->ijhw", down, across).reshape(-1, height, width).astype(np.float32)
+def weights_of(tiles: Tiles) -> np.ndarray:
+    """How much each tile's map counts at each of its pixels: float32 (T, h, w), read-only; 1 in all at every place."""
+    import numpy as np
+
+    def ramp(side: int, step: int, number: int, count: int) -> np.ndarray:
+        overlap = side - step
+        unused = overlap // 4
+        length = overlap - 2 * unused
+        rising = np.concatenate([np.zeros(unused), (np.arange(length) + 0.5) / length, np.ones(unused)])
+        weights = np.ones(side)
+        if number > 0:
+            weights[:overlap] = rising
+        if number + 1 < count:
+            weights[side - overlap :] = 1 - rising
+        return weights
+
+    ends = zip((tiles.height, tiles.width), tiles.steps, (tiles.rows, tiles.columns), strict=True)
+    down, across = ([ramp(side, step, number, count) for number in range(count)] for side, step, count in ends)
+    weights = np.array([np.outer(one, other) for one in down for other in across], np.float32)
     weights.flags.writeable = False
-    return weights
-
-
-def _ramp(side: int, number: int, count: int, overlap: int) -> np.ndarray:
-    """The weights (side,) of tile `number` of `count` in a row: 0 at first, then rising, 1, and so down again."""
-    unused = overlap // 4
-    steps = overlap - 2 * unused
-    rising = np.concatenate([np.zeros(unused), (np.arange(steps) + 0.5) / steps, np.ones(unused)])
-    weights = np.ones(side)
-    if number > 0:
-        weights[:overlap] = rising
-    if number + 1 < count:
-        weights[side - overlap :] = 1 - rising
     return weights
 
 
@@ -147,42 +160,20 @@ class CropShare:
             )
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, top, width and height, pixels of a picture of `height` x `width`. Raises DataError where that is nothing."""
-        left, right = round(self.x * width), round((self.x + self.width) * width)
-        top, bottom = round(self.y * height), round((self.y + self.height) * height)
-        if right <= left or bottom <= top:
-            raise DataError(f"the bundle's crop ({self}) leaves nothing of a picture of {width}x{height} pixels")
-        return left, top, right - left, bottom - top
+        """Top, left, height and width, pixels of a picture of `height` x `width`: at least one each."""
+        left, top = min(round(self.x * width), width - 1), min(round(self.y * height), height - 1)
+        right, bottom = round((self.x + self.width) * width), round((self.y + self.height) * height)
+        return top, left, max(1, bottom - top), max(1, right - left)
 
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """A view of that part of a picture (H, W, ...)."""
-        left, top, width, height = self.box(*image.shape[:2])
-        return image[top : top + height, left : left + width]
-
-    def place(self, values: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A map of the crop (h, w) in one of the whole picture of `height` x `width`; 0 outside, and not larger than 1024."""
-        _, _, box_width, box_height = self.box(height, width)
-        whole = np.array((values.shape[0] * height / box_height, values.shape[1] * width / box_width))
-        rows, columns = np.maximum(1, np.round(whole * min(1.0, PLACED_SIDE / whole.max()))).astype(int)
-        placed = np.zeros((rows, columns), values.dtype)
-        target = self.of(placed)
-        fitting = values.view(np.uint8) if values.dtype == bool else values
-        if values.shape != target.shape:
-            rule = cv2.INTER_NEAREST if values.dtype == bool else cv2.INTER_LINEAR
-            fitting = cv2.resize(fitting, target.shape[::-1], interpolation=rule)
-        target[...] = fitting
-        return placed
-
-    def move(self, regions: Sequence[Region], height: int, width: int) -> tuple[Region, ...]:
-        """Regions of the crop as regions of the picture of `height` x `width`."""
-        left, top, _, _ = self.box(height, width)
-        return tuple(Region(one.x + left, one.y + top, one.width, one.height, one.area, one.peak) for one in regions)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
 
     @classmethod
-    def parse(cls, text: str, size: Size | None) -> CropShare:
+    def parse(cls, text: str, size: tuple[int, int] | None) -> CropShare:
         """The crop of "X,Y,WIDTH,HEIGHT": shares where a number has a point or none exceeds 1, else pixels.
 
-        `size` is that of all pictures, None: they have several. Raises ConfigError.
+        `size` is that of all pictures (height, width), None: they have several. Raises ConfigError.
         """
         try:
             numbers = [float(word) for word in text.split(",")]
@@ -191,7 +182,7 @@ class CropShare:
             raise ConfigError(
                 f"--crop {text} is no rectangle: give X,Y,WIDTH,HEIGHT in pixels or as shares, or auto"
             ) from error
-        if "." in text or max(numbers) <= 1:
+        if "." in text or max(numbers) <= 1 or not all(map(math.isfinite, numbers)):
             return cls(x, y, width, height)
         if size is None:
             raise ConfigError(

@@ -24,6 +24,7 @@ from nnet_edge.data.images import (
     choose_geometry,
     fingerprint,
     load_training_data,
+    sizes_of,
 )
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.errors import ConfigError, DataError
@@ -152,7 +153,7 @@ class Trainings:
     def geometry(self) -> Geometry:
         """Of the input: that of the settings, its fit by the pictures of this data set."""
         asked = self.settings.training.input
-        return asked if asked == DEFAULT else choose_geometry(self.dataset.train, asked.size, asked.fit)
+        return asked if asked == DEFAULT else choose_geometry(sizes_of(self.dataset.train), asked.size, asked.fit)
 
     def _load(self, seed: int) -> TrainingData:
         data = load_training_data(self.dataset, seed, self.settings.held_out_share, self.settings.skip_bad,

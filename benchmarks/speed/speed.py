@@ -52,7 +52,7 @@ def measure_speed(
     if not known:
         raise DataError(f"no images in {folder}: give a folder that holds some")
     paths = list(islice(cycle(known), max(len(known), *settings.batches)))
-    images = load_images(paths, geometry=bundle.geometry).images
+    images = bundle.geometry.cut(load_images(paths, geometry=bundle.geometry).images)
     busy = busy_percent()
     ceilings = measure_roofline(settings.threads or usable_cores())
     with ExitStack() as stack:
@@ -144,8 +144,9 @@ def describe_bundle(bundle: Bundle, paths: Sequence[Path], settings: SpeedSettin
     sizes = sorted({read_size(path) for path in paths})
     listed = " to ".join(f"{height}x{width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
     kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in paths}))
+    tiles = "" if bundle.geometry.tiles is None else f", of which a picture is {bundle.geometry.tiles.count}"
     return {
-        "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {bundle.geometry.text}",
+        "bundle": f"{bundle.name}, {bundle.manifest['backbone']}, input {bundle.geometry.network.text}{tiles}",
         "pictures": f"{len(paths)} ({listed} pixels, {kinds})",
         "turns": f"{settings.repeats} of {settings.turn_s:g} s for every candidate",
     }

@@ -57,7 +57,7 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
         for note in dataset.notes[known:]:
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
-        found = measure(runner, dataset, artifact.threshold, settings.max_batch, options["skip_bad_images"],
+        found = measure(runner, dataset, artifact.threshold, runner.max_batch, options["skip_bad_images"],
                         options["mask_rule"], progress, options["bits"] or artifact.bits, artifact.geometry,
                         artifact.sizes)  # fmt: skip
     for note in found.notes:

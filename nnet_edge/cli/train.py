@@ -41,7 +41,7 @@ BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds
 AUTO = "auto"  # of --method and --backbone: chosen on good parts
 SETTING_OPTIONS = (  # fixed by the first run of a training
     "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
-    "teacher_weights", "size", "fit",
+    "teacher_weights", "size", "fit", "tiles", "overlap", "crop",
 )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def train_bundle(
     dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any]
 ) -> bool:
     """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
-    from nnet_edge.data.images import choose_geometry, load_training_data
+    from nnet_edge.data.images import load_training_data
     from nnet_edge.methods.compute import choose_device
     from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.choice import choose
@@ -126,7 +126,7 @@ def train_bundle(
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
     if known is None:
-        geometry = choose_geometry(dataset.train, settings.input.size, options["fit"])
+        geometry = settle_input(dataset, settings.input.size, out, options)
         candidates = [replace(one, input=geometry) for one in candidates]
         settings = candidates[0]
         device = choose_device(computed.device)
@@ -141,7 +141,8 @@ def train_bundle(
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif options["batch"] is None:
-        candidates = [replace(one, batch=min(one.batch, len(data.learned))) for one in candidates]
+        shown = geometry.pieces * len(data.learned)
+        candidates = [replace(one, batch=min(one.batch, shown)) for one in candidates]
         settings = candidates[0]
     tell_data(data)
     groups = data.facts["held_out_groups"]
@@ -174,6 +175,35 @@ def train_bundle(
         return False
     export_trained(out, options["false_rejects"], runner, options["margin"])
     return True
+
+
+def settle_input(dataset: Dataset, size: tuple[int, int], out: Path, options: Mapping[str, Any]) -> Geometry:
+    """The input of that size for the good images, with the crop and the tiles that were asked for; says what it sees of them.
+
+    Raises ConfigError, and DataError where a crop is to be found and no image can be read.
+    """
+    from nnet_edge.bits import MOST
+    from nnet_edge.data.images import choose_geometry, sizes_of
+    from nnet_edge.data.seen import advice, choose_tiles, common_foreground, write_crop
+    from nnet_edge.geometry import most_frequent
+    from nnet_edge.tiles import CropShare
+
+    sizes, crop, asked = sizes_of(dataset.train), None, options["crop"]
+    if asked is not None and asked.strip() == AUTO:
+        found = common_foreground(dataset.train, options["bits"] or MOST)
+        crop = found.crop
+        say(f"{found.text}; {write_crop(found, out)} shows it")
+    elif asked is not None:
+        crop = CropShare.parse(asked, sizes[0] if len(set(sizes)) == 1 else None)
+    geometry = choose_geometry(sizes, size, options["fit"], crop)
+    if not sizes:  # loading says why
+        return geometry
+    picture = most_frequent(sizes)
+    geometry, text = choose_tiles(options["tiles"], options["overlap"], geometry, picture)
+    for line in (text, *advice(geometry, picture)):
+        if line:
+            say(line)
+    return geometry
 
 
 def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, margin: float = 0.0) -> None:

@@ -30,6 +30,7 @@ from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes, default_fit, mos
 from nnet_edge.image_path import columns_of, measure_file, other_kind, usual_of
 from nnet_edge.imaging import Picture, read_image, read_picture, read_size, resize
 from nnet_edge.text import printable
+from nnet_edge.tiles import CropShare
 
 Together = Literal["equal", "near"]
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -118,14 +119,11 @@ def load_images(
 
 def to_size(pixels: np.ndarray, geometry: Geometry) -> Loaded:
     """The picture, uint8 RGB (H, W, 3), as an input of that geometry, the measures of its file, and its own size."""
-    return resize(pixels, geometry), measure_file(pixels), (pixels.shape[0], pixels.shape[1])
+    return resize(pixels, geometry), measure_file(geometry.cropped(pixels)), (pixels.shape[0], pixels.shape[1])
 
 
-def choose_geometry(paths: Sequence[Path], size: Size, fit: str | None) -> Geometry:
-    """The geometry of an input of that size for the pictures at `paths`; `fit` None: the one that suits their shapes.
-
-    Those that cannot be read are passed over: loading them names them. Raises ConfigError when none can.
-    """
+def sizes_of(paths: Sequence[Path]) -> list[Size]:
+    """(height, width) of the pictures at `paths`; those that cannot be read are passed over: loading them names them."""
 
     def size_of(path: Path) -> Size | None:
         try:
@@ -134,10 +132,20 @@ def choose_geometry(paths: Sequence[Path], size: Size, fit: str | None) -> Geome
             return None
 
     with ThreadPoolExecutor(THREADS) as pool:
-        sizes = [found for found in pool.map(size_of, paths) if found is not None]
+        return [found for found in pool.map(size_of, paths) if found is not None]
+
+
+def choose_geometry(sizes: Sequence[Size], size: Size, fit: str | None, crop: CropShare | None = None) -> Geometry:
+    """The geometry of an input of that size for the `crop` of pictures of these sizes; `fit` None: the one that suits them.
+
+    Raises ConfigError for an invalid size or fit.
+    """
+    if crop is not None:
+        boxes = [crop.box(*one) for one in sizes]
+        sizes = [(height, width) for _, _, height, width in boxes]
     if not sizes:
-        return Geometry(*size, fit or "squeeze")
-    return Geometry(*size, fit or default_fit(sizes), most_frequent(sizes))
+        return Geometry(*size, fit or "squeeze", crop=crop)
+    return Geometry(*size, fit or default_fit(sizes), most_frequent(sizes), crop=crop)
 
 
 def require_readable(skipped: Sequence[Skipped], images: int, skip_bad: bool) -> None:

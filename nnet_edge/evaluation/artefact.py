@@ -12,6 +12,7 @@ from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
 from nnet_edge.metrics import METRICS
 from nnet_edge.runtime.runners.base import Runner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.stream.model import open_graph
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -67,14 +68,14 @@ def open_checkpoint(path: Path, settings: RunnerSettings) -> Artifact:
     from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
 
     checkpoint = read_checkpoint(path)
-    runner = TorchRunner(checkpoint.build_network(), max_batch=settings.max_batch)
+    geometry = checkpoint.settings.input
+    runner = tiled(TorchRunner(checkpoint.build_network(), max_batch=settings.max_batch), geometry)
     outputs = infer_all(runner, read_held_out(path if path.is_dir() else path.parent))
     if fault := outputs.fault():
         raise TrainingError(f"{path}, of the held-out frames: {fault}: train again, with a lower --learning-rate")
     is_random = checkpoint.facts["teacher"]["is_random"]
     warnings = ("THE TEACHER HAS RANDOM WEIGHTS: verdicts mean nothing",) if is_random else ()
     threshold = ThresholdRule.of(checkpoint.facts["data"]).choose(outputs.image_score).value
-    geometry = checkpoint.settings.input
     sizes = PictureSizes.in_manifest(checkpoint.facts)
     return Artifact(runner, threshold, None, warnings, kept_bits(checkpoint.facts), geometry, sizes)
 
@@ -83,7 +84,7 @@ def open_weights(bundle: Bundle, settings: RunnerSettings) -> Runner:
     """A runner of the bundle's weights in PyTorch."""
     from nnet_edge.methods.network import TorchRunner
 
-    return TorchRunner(load_network(bundle), max_batch=settings.max_batch)
+    return tiled(TorchRunner(load_network(bundle), max_batch=settings.max_batch), bundle.geometry)
 
 
 def load_network(bundle: Bundle) -> Any:  # a Network, of a type that its method knows

@@ -285,7 +285,10 @@ class Method(ABC, Generic[Net, Settings]):
         return {}
 
     def settle(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:
-        """The fusion that suits these weights, by good images that were not learned from; by default the settings' own."""
+        """The fusion that suits these weights; by default the settings' own.
+
+        `held_out` are good images that were not learned from, uint8 RGB (N, H, W, 3), or the tiles of each (N, T, H, W, 3).
+        """
         return network.map_fusion
 
 

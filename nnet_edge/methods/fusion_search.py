@@ -29,29 +29,37 @@ DECIMALS = 3
 def with_chosen_exponents(network: Network, images: np.ndarray, power: float, compute: Compute) -> Fusion:
     """The network's fusion with exponents chosen on good images that it did not learn, uint8 RGB (N, H, W, 3).
 
+    Of tiles (N, T, H, W, 3) each is compared with those of its place in the other images.
+
     The fusion of its settings where `power` is 0, or where fewer than 4 images are given.
     """
     fusion = network.map_fusion
     if not power or len(images) < FEWEST_IMAGES:
         return fusion
-    return replace(fusion, exponents=exponents_of(layer_maps_of(network, images[:IMAGES], compute), fusion, power))
+    tiles = images.shape[1] if images.ndim == 5 else 1
+    some = images[: max(FEWEST_IMAGES, IMAGES // tiles)]
+    layer_maps = layer_maps_of(network, some.reshape(-1, *some.shape[-3:]), compute)
+    return replace(fusion, exponents=exponents_of(layer_maps, fusion, power, tiles))
 
 
-def exponents_of(layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: float) -> tuple[float, ...]:
-    """Each scale's exponent by the layer maps (N, 1, h, w) of good images: 0.1 to 1, and 1 for the deepest that has a map."""
-    spreads = [spread(layer_maps, scale, fusion) for scale in SCALES]
+def exponents_of(
+    layer_maps: Mapping[str, np.ndarray], fusion: Fusion, power: float, tiles: int = 1
+) -> tuple[float, ...]:
+    """Each scale's exponent by the layer maps (N * tiles, 1, h, w) of good images: 0.1 to 1, 1 for the deepest with a map."""
+    spreads = [spread(layer_maps, scale, fusion, tiles) for scale in SCALES]
     deepest = next(value for value in reversed(spreads) if value is not None)
     ratios = [1.0 if value is None else deepest / value for value in spreads]
     return tuple(round(max(LEAST, min(1.0, ratio) ** power), DECIMALS) for ratio in ratios)
 
 
-def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion) -> float | None:
+def spread(layer_maps: Mapping[str, np.ndarray], scale: int, fusion: Fusion, tiles: int = 1) -> float | None:
     """Deviation of the logarithm of a scale's sum at one position over the images, above 0; None for a scale without a map."""
     summed = scale_sum({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, scale, fusion)
     if summed is None:
         return None
     logarithms = np.log(np.maximum(summed, SMALLEST_DISTANCE))
-    return max(float(np.sqrt(logarithms.var(axis=0, ddof=1).mean())), SMALLEST_DISTANCE)
+    by_place = logarithms.reshape(-1, tiles, *logarithms.shape[1:])
+    return max(float(np.sqrt(by_place.var(axis=0, ddof=1).mean())), SMALLEST_DISTANCE)
 
 
 @torch.inference_mode()

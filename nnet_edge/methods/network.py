@@ -91,13 +91,13 @@ def start_network(settings: MethodSettings, teacher: Teacher) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network: Network = METHODS.find(settings.method).build(settings.model, teacher.encoder)
-        return network.at(settings.input)
+        return network.at(settings.input.network)
 
 
 def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> Network:
     """The network with `weights`, the teacher's among them, as `state_dict` gave them; in evaluation mode."""
     encoder = build_encoder(find_backbone(settings.model.backbone))
-    network: Network = METHODS.find(settings.method).build(settings.model, encoder).at(settings.input)
+    network: Network = METHODS.find(settings.method).build(settings.model, encoder).at(settings.input.network)
     if PLACE_FACTORS in weights:
         network.place_factors = torch.empty_like(weights[PLACE_FACTORS])
     network.load_state_dict(weights)

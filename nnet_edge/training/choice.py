@@ -29,6 +29,7 @@ from nnet_edge.methods.network import Network
 from nnet_edge.metrics import area_under_roc, pixel_ap
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.loop import Progress, TrainOptions, train
+from nnet_edge.training.start import held_out_inputs, one_by_one
 
 BRIEF = 0.5  # of a candidate's own length
 COPIES = 48  # painted, of held-out images
@@ -135,7 +136,7 @@ def choose(
             trained = train(images, held_out, briefly(settings), place, options, report=report, stopping=stopping)
             if not trained.finished:
                 return None
-            judged.append(judge(place, held_out, settings.seed, options, began))
+            judged.append(judge(place, one_by_one(held_out_inputs(held_out, settings)), settings.seed, options, began))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Choice(tuple(judged))

@@ -74,7 +74,9 @@ class EarlyStopping:
         self.method, self.every, self.patience = method, settings.look_every, settings.patience
         self.scores = scores or ValidationScores()
         self._held_out = held_out[:IMAGES]
-        self._images, self._masks = anomalous_copies(held_out, COPIES, settings.seed, window=settings.input.window)
+        pictures = held_out.reshape(-1, *held_out.shape[-3:])
+        window = settings.input.network.window
+        self._images, self._masks = anomalous_copies(pictures, COPIES, settings.seed, window=window)
         self._network: Network | None = None
 
     def is_due(self, before: int, shown: int) -> bool:

@@ -33,7 +33,7 @@ from nnet_edge.anomaly_map import Fusion, anomaly_map, image_score
 from nnet_edge.data.images import Folds, TrainingData
 from nnet_edge.errors import TrainingError
 from nnet_edge.files import write_atomically
-from nnet_edge.geometry import Box
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.base import MethodSettings
 from nnet_edge.methods.compute import Compute, choose_device, choose_precision
 from nnet_edge.methods.fusion_search import DECIMALS, layer_maps_of
@@ -46,7 +46,7 @@ WATCHED = 10  # images that the log's held-out loss is of; the last training has
 
 @dataclass(frozen=True)
 class Fold:
-    """What a fold's model says, as layer maps (N, 1, h, w) by name."""
+    """What a fold's model says, as layer maps (N, 1, h, w) by name, of tiles where there are some."""
 
     judged: dict[str, np.ndarray]  # of the fold's images, which it has not learned
     common: dict[str, np.ndarray]  # of some that it has
@@ -116,7 +116,7 @@ class FoldTrainings:
         learned, judged, common = self._rows(number)
         place = self.folder / str(number + 1)
         known = read_checkpoint(place) if (place / CHECKPOINT).exists() else None
-        settings = replace(self.settings, batch=min(self.settings.batch, len(learned)))
+        settings = replace(self.settings, batch=min(self.settings.batch, self.settings.input.pieces * len(learned)))
         images = self.data.learned
         self.say(
             f"fold {number + 1} of {self.folds.count}: {len(learned)} images to learn from, {len(judged)} to judge"
@@ -136,9 +136,9 @@ class FoldTrainings:
         return None
 
     def _maps(self, checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The layer maps of a training's network for uint8 RGB images (N, H, W, 3), in FP32."""
+        """The layer maps of a training's network for uint8 RGB images (N, H, W, 3), or their tiles, in FP32."""
         compute = Compute(choose_device(self.options.device), "fp32")
-        return layer_maps_of(checkpoint.build_network().to(compute.device), images, compute)
+        return layer_maps_of(checkpoint.build_network().to(compute.device), self.settings.input.cut(images), compute)
 
     def _train_all(self, training: Path, facts: dict[str, Any], found: list[Fold]) -> Trained:
         """Train on all images, as long as the folds did, and keep the factors."""
@@ -156,7 +156,7 @@ class FoldTrainings:
         checkpoint = read_checkpoint(training)
         exponents = tuple(np.mean([fold.exponents for fold in found], axis=0).round(DECIMALS).tolist())
         fusion = replace(checkpoint.build_network().map_fusion, exponents=exponents)
-        deployed = scores_of(self._maps(checkpoint, images[judged]), fusion, self.settings.input.window)
+        deployed = scores_of(self._maps(checkpoint, images[judged]), fusion, self.settings.input)
         factors = self._factors(found, fusion, deployed)
         write_held_out(training, images[judged])
         if exponents != checkpoint.build_network().map_fusion.exponents:
@@ -173,11 +173,11 @@ class FoldTrainings:
     def _factors(self, found: list[Fold], fusion: Fusion, deployed: np.ndarray) -> np.ndarray:
         """The factor of each judged image, by its fold's score and the `deployed` model's, float64 (H,)."""
         place_of = {int(row): place for place, row in enumerate(self.folds.judged)}
-        factors, window = np.empty(len(deployed)), self.settings.input.window
+        factors = np.empty(len(deployed))
         for number, fold in enumerate(found):
             _, judged, common = self._rows(number)
             here, shared = ([place_of[int(row)] for row in rows] for rows in (judged, common))
-            unseen, seen = (scores_of(maps, fusion, window) for maps in (fold.judged, fold.common))
+            unseen, seen = (scores_of(maps, fusion, self.settings.input) for maps in (fold.judged, fold.common))
             factors[here] = unseen * scale_between(seen, deployed[shared]) / deployed[here]
         if not (np.isfinite(factors).all() and factors.min() > 0):
             raise TrainingError(
@@ -186,9 +186,10 @@ class FoldTrainings:
         return factors
 
 
-def scores_of(maps: dict[str, np.ndarray], fusion: Fusion, window: Box) -> np.ndarray:
-    """The image scores (N,) by layer maps, float64."""
-    return np.asarray(image_score(anomaly_map(maps, fusion, window)[:, 0]), np.float64)
+def scores_of(maps: dict[str, np.ndarray], fusion: Fusion, geometry: Geometry) -> np.ndarray:
+    """The image scores (N,) by layer maps, of tiles where the geometry has some, float64."""
+    whole = geometry.stitch(anomaly_map(maps, fusion, geometry.network.window)[:, 0])
+    return np.asarray(image_score(whole), np.float64)
 
 
 def scale_between(scores: np.ndarray, others: np.ndarray) -> float:

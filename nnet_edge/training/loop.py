@@ -46,7 +46,14 @@ from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
-from nnet_edge.training.start import check_images, start_afresh, start_from
+from nnet_edge.training.start import (
+    check_images,
+    held_out_inputs,
+    learned_inputs,
+    one_by_one,
+    start_afresh,
+    start_from,
+)
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 
@@ -109,12 +116,14 @@ def train(
 ) -> Trained:
     """Train on `images`, uint8 RGB (N, H, W, 3), and leave checkpoint, log and loss picture in `folder`.
 
-    `held_out` images are only measured and kept for the threshold. `stopping` is entered when the steps begin and gives the
+    Where the settings have tiles, it learns from those, whatever their place. `held_out` images are only measured and kept for
+    the threshold. `stopping` is entered when the steps begin and gives the
     question that is asked after every step; when that says True the checkpoint is written and the training returns
     unfinished. Before the first step there is nothing to keep, and an interruption is one like any other. Raises
     TrainingError when the loss is NaN or infinite or the method sees a fault (the last good checkpoint stays), ConfigError for
     an invalid batch or device.
     """
+    images = learned_inputs(images, settings)
     check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
@@ -127,13 +136,13 @@ def train(
 class Trainer:
     """One training: network, optimiser, feature cache, and where it stands."""
 
-    def __init__(self, images: np.ndarray, held_out: np.ndarray, settings: MethodSettings, options: TrainOptions,
+    def __init__(self, images: np.ndarray, kept: np.ndarray, settings: MethodSettings, options: TrainOptions,
                  folder: Path, compute: Compute, data_facts: dict[str, Any], resume: Checkpoint | None,
                  say: Callable[[str], None] = lambda line: None) -> None:  # fmt: skip
         self.options, self.folder, self.compute, self.say = options, folder, compute, say
-        self.held_out = held_out
+        self.held_out = held_out_inputs(kept, settings)
         if resume is None:
-            start = start_afresh(images, held_out, settings, folder, compute, options.teacher_weights, data_facts, say)
+            start = start_afresh(images, kept, settings, folder, compute, options.teacher_weights, data_facts, say)
         else:
             start = start_from(resume, folder)
         self.settings, self.network, self.facts, self.log = start.settings, start.network, start.facts, start.log
@@ -145,7 +154,7 @@ class Trainer:
         self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
-        window = self.settings.input.window
+        window = self.settings.input.network.window
         augmented = augmented_copies(images, self.settings.augmentation, self.settings.seed, window)
         self.cache = fill_cache(self.network, augmented, compute, folder, options.memory_limit)
         self.synthesis: PairSynthesis | None = None
@@ -160,7 +169,7 @@ class Trainer:
         self.stopping: EarlyStopping | None = None
         if self.settings.look_every:  # else the training has a fixed length
             scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
-            self.stopping = EarlyStopping(self.method, held_out, self.settings, scores)
+            self.stopping = EarlyStopping(self.method, self.held_out, self.settings, scores)
         self.forward = compiled(self.method.forward) if options.compile else self.method.forward
         self.steps_an_epoch = len(list(self.rows_of(0)))
 
@@ -318,7 +327,8 @@ class Trainer:
         """Mean of the method's validated loss over the held-out good images, with the weights as they are."""
         self.network.eval()
         losses = []
-        for chunk in chunks(self.held_out):
+        held_out = one_by_one(self.held_out)
+        for chunk in chunks(held_out):
             with self.compute.autocast():
                 normalised = self.network.normalise(to_device(chunk, self.network.mean.device))
                 batch = Batch(normalised, self.network.teacher_features(normalised))
@@ -326,7 +336,7 @@ class Trainer:
             terms = self.method.losses(compared, self.settings, self.settings.epochs)
             losses.append(float(terms[self.method.validated_loss]) * len(chunk))
         self.network.train()
-        return sum(losses) / len(self.held_out)
+        return sum(losses) / len(held_out)
 
     def settle_fusion(self) -> None:
         """Keep the fusion that suits the weights that are deployed."""
@@ -343,7 +353,7 @@ class Trainer:
     def settle_place_level(self, deployed: Network) -> None:
         """Keep good parts' level at each place, where it makes synthetic anomalies on held-out parts stand out more."""
         settings = self.settings
-        if settings.augmentation.rotation_degrees >= ANY_WAY:  # no place is special
+        if settings.augmentation.rotation_degrees >= ANY_WAY or settings.input.tiles is not None:  # no place is special
             return
         level = choose_place_level(
             deployed, settings.place_powers, self.cache.images, self.held_out, settings.seed, self.compute

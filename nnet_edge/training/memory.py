@@ -14,7 +14,7 @@ from nnet_edge.methods.backbone import STRIDES, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, Batch, MethodSettings, PairSettings
 from nnet_edge.methods.compute import CHUNK
 from nnet_edge.training.early_stopping import COPIES
-from nnet_edge.training.start import SMALL_SET
+from nnet_edge.training.start import MOST_TILES, SMALL_SET
 
 CGROUP = Path("/sys/fs/cgroup")
 PROBE = 64  # height and width of the images that the step's memory is counted on
@@ -59,12 +59,16 @@ def require_memory(settings: MethodSettings, images: int, feature_limit: int, de
 
 def needed_memory(settings: MethodSettings, images: int, feature_limit: int, device: str = "cpu") -> int:
     """Bytes at the widest moment: pictures, their features, and a step or the teacher's pass, whichever is wider."""
-    pixels = settings.input.height * settings.input.width
+    network = settings.input.network
+    pixels, canvases = network.height * network.width, 0
+    if settings.input.tiles is not None:
+        canvases = 3 * images * settings.input.height * settings.input.width
+        images = min(images * settings.input.pieces, MOST_TILES)
     asked = settings.augmentation_copies if images <= SMALL_SET else 1
     copies = max(settings.augmentation.copies, asked, 1)
     channels = find_backbone(settings.model.backbone).channels
     features = sum(4 * count * pixels // stride**2 for count, stride in zip(channels, STRIDES, strict=True))
-    kept = images * copies * 3 * pixels + min(feature_limit, images * copies * features)
+    kept = canvases + images * copies * 3 * pixels + min(feature_limit, images * copies * features)
     validation = (
         COPIES * pixels * (3 + 1 + 4 + 8) if settings.look_every else 0
     )  # copies, masks, maps in both precisions

@@ -20,6 +20,7 @@ from nnet_edge.training.augmentation import choose_augmentation
 from nnet_edge.training.checkpoint import CHECKPOINT, HELD_OUT, Checkpoint, facts_of_teacher, write_held_out
 from nnet_edge.training.log import PICTURE, TrainingLog, read_log
 
+MOST_TILES = 2000  # learned from: of more, in most trainings, some would never be shown
 SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
 
 
@@ -78,6 +79,26 @@ def start_from(checkpoint: Checkpoint, folder: Path) -> Start:
         read_log(folder, METHODS.find(checkpoint.settings.method).losses_shown, checkpoint.epoch),
         (checkpoint.epoch, checkpoint.step), dict(checkpoint.facts["sums"]), float(checkpoint.facts["seconds"]),
     )  # fmt: skip
+
+
+def learned_inputs(images: np.ndarray, settings: MethodSettings) -> np.ndarray:
+    """What is learned of `images`, uint8 RGB (N, H, W, 3): themselves; or their tiles, of too many some that the seed draws."""
+    tiles = settings.input.tiles
+    if tiles is None:
+        return images
+    order = np.random.default_rng([settings.seed, 4]).permutation(len(images) * tiles.count)[:MOST_TILES]
+    return tiles.cut(images, np.sort(order).tolist())
+
+
+def held_out_inputs(images: np.ndarray, settings: MethodSettings) -> np.ndarray:
+    """What is measured of `images`, uint8 RGB (N, H, W, 3): themselves; or the tiles of each (N, T, h, w, 3)."""
+    tiles = settings.input.tiles
+    return images if tiles is None else tiles.cut(images).reshape(-1, tiles.count, tiles.height, tiles.width, 3)
+
+
+def one_by_one(images: np.ndarray) -> np.ndarray:
+    """The inputs in `images` (..., h, w, 3), be it of pictures or of the tiles of each: (M, h, w, 3)."""
+    return images.reshape(-1, *images.shape[-3:])
 
 
 def check_images(batch: int, images: int, held_out: int) -> None:

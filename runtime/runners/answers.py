@@ -21,6 +21,7 @@ from nnet_edge.known_answers import (
     read_asked,
 )
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.settings.runner import RunnerSettings
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def add_answers(bundle: Bundle, kinds: Iterable[str]) -> Bundle:
     chosen: list[str] = []
     answers: dict[str, Answers] = {}
     for kind in kinds:
-        with load_runner(bundle.graph, RunnerSettings(kind=kind)) as runner:
+        with tiled(load_runner(bundle.graph, RunnerSettings(kind=kind)), bundle.geometry) as runner:
             outputs = infer_all(runner, held_out, layer_maps=False)
             if fault := outputs.fault():
                 raise BundleError(f"{bundle.graph} on {runner.name}, of the held-out frames: {fault}; export it again")

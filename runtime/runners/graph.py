@@ -197,7 +197,7 @@ def input_shape_of(graph: Path, shape: Sequence[object]) -> tuple[int, int, int]
 
 
 def geometry_beside(file: Path) -> Geometry | None:
-    """The geometry of the bundle that the file lies in; None where it lies in none. Raises BundleError."""
+    """The geometry of the network of the bundle that the file lies in; None where it lies in none. Raises BundleError."""
     if not (file.parent / MANIFEST).is_file():
         return None
-    return Geometry.in_manifest(read_manifest(file.parent))
+    return Geometry.in_manifest(read_manifest(file.parent)).network

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnet_edge.errors import ConfigError
+from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.tiles import Tiles
 
@@ -25,12 +26,11 @@ class TiledRunner:
     tiles, float32 (N, T, h, w). A GPU's maps are fetched for every tile: its own tail knows no seams.
     """
 
-    def __init__(self, runner: Runner, tiles: Tiles) -> None:
-        height, width, _ = runner.input_shape
-        self._runner, self._tiles, self._tile = runner, tiles, (height, width)
+    def __init__(self, runner: Runner, geometry: Geometry, tiles: Tiles) -> None:
+        self._runner, self._geometry, self._tiles = runner, geometry, tiles
         self.name, self.precision = runner.name, runner.precision
         self.max_batch = max(1, runner.max_batch // tiles.count)
-        self.input_shape = (*tiles.canvas(self._tile), 3)
+        self.input_shape = geometry.shape
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -50,7 +50,7 @@ class TiledRunner:
                 f"a bundle of {self._tiles} tiles takes uint8 RGB {('N', *self.input_shape)}, not {images.dtype} "
                 f"{tuple(images.shape)}: resize with nnet_edge.imaging.resize"
             )
-        places = self._tiles.places(self._tile)
+        places = self._tiles.places
         tiles = [image[place] for image in images for place in places]  # views
         size = self._runner.max_batch
         pieces = [tiles[start : start + size] for start in range(0, len(tiles), size)]
@@ -75,13 +75,23 @@ class TiledRunner:
 
     def _joined(self, found: list[Outputs]) -> Outputs:
         """The outputs of all tiles as those of their pictures."""
-        stitched = self._tiles.stitch(np.concatenate([one.anomaly_map for one in found]))
+        stitched = self._geometry.stitch(np.concatenate([one.anomaly_map for one in found]))
         scores = stitched.reshape(len(stitched), -1).max(axis=1)  # NumPy's max gives NaN when one is
         of_tiles = {name: np.concatenate([one.layer_maps[name] for one in found]) for name in found[0].layer_maps}
         layer_maps = {name: maps.reshape(-1, self._tiles.count, *maps.shape[2:]) for name, maps in of_tiles.items()}
         return Outputs(stitched, scores, layer_maps)
 
 
-def tiled(runner: Runner, tiles: Tiles | None) -> Runner:
-    """The runner of a bundle with these tiles; None: its network sees a picture in one piece."""
-    return runner if tiles is None else TiledRunner(runner, tiles)
+def tiled(runner: Runner, geometry: Geometry) -> Runner:
+    """The runner of a bundle of that geometry: itself, where the network sees a picture in one piece.
+
+    Raises BundleError for a runner of another input than the tiles.
+    """
+    if geometry.tiles is None:
+        return runner
+    if runner.input_shape != geometry.network.shape:
+        raise BundleError(
+            f"the bundle's tiles have {geometry.network.text} pixels and its graph takes "
+            f"{'x'.join(map(str, runner.input_shape[:2]))}: copy the whole bundle again, or export it again"
+        )
+    return TiledRunner(runner, geometry, geometry.tiles)

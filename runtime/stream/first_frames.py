@@ -90,7 +90,7 @@ class PathWatch:
         for frame in frames:
             image = np.empty(self._geometry.shape, np.uint8)
             to_input(frame.image, image, self._geometry)
-            self._rows.append(measure(image) | measure_file(frame.image))
+            self._rows.append(measure(image) | measure_file(self._geometry.cropped(frame.image)))
         if not any(before < look <= len(self._rows) for look in (FEWEST, PICTURES)):
             return None
         changes = self._learned.changes(columns_of(self._rows))

@@ -19,6 +19,7 @@ from nnet_edge.frame import JudgedBy
 from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.settings.runner import RunnerSettings
 
 # Who hears, in this thread, how far a model is on its way to judging
@@ -35,7 +36,7 @@ def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None =
     """
     artefact, _, threshold = choose_runnable(bundle, settings, precision)
     hears.get()(f"loading {artefact.path.name}")
-    runner = load_runner(artefact.path, settings)
+    runner = tiled(load_runner(artefact.path, settings), bundle.geometry)
     hears.get()("asking its known answers")
     require_answers(bundle, artefact, runner)
     return runner, threshold

@@ -136,7 +136,7 @@ def file_faults(artefact: Artefact, record: EngineRecord) -> list[str]:
     if sha256(artefact.path) != record.sha256:
         return ["the file was altered after it was built (its SHA-256 differs)"]
     manifest = read_manifest(artefact.path.parent)
-    files, geometry = manifest.get("files", {}), Geometry.in_manifest(manifest)
+    files, geometry = manifest.get("files", {}), Geometry.in_manifest(manifest).network
     if record.input != geometry.size:
         height, width = record.input
         return [f"it takes images of {height}x{width} pixels and the bundle's are {geometry.text}"]

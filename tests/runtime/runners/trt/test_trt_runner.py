@@ -17,6 +17,7 @@ from nnet_edge.frame import Frame, Prediction
 from nnet_edge.geometry import SIDE, Geometry
 from nnet_edge.imaging import IS_VECTORISED, pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.base import FrameRunner
+from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.runners.trt import engine as trt_engine
 from nnet_edge.runtime.runners.trt import kernels, trt_runner
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, batch_sizes
@@ -27,6 +28,7 @@ from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.running import run
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.settings.stream import VerdictSettings
+from nnet_edge.tiles import Tiles
 
 RTOL = 1e-5  # FP32 kernels against the reference in float64
 TUNED = Fusion(False, (0.5, 1.0, 2.0), (0.5, 1.0, 0.0))
@@ -55,6 +57,16 @@ def make(host_kernels, gpu_parts, tmp_path: Path) -> Any:
 
 def noise(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 256, 256, 3), np.uint8)
+
+
+def test_the_tiles_of_a_bundle_are_stitched_of_the_gpus_maps(make, gpu_parts) -> None:
+    tiles = Tiles(1, 3)
+    canvases = np.random.default_rng(0).integers(0, 256, (2, *tiles.canvas, 3), np.uint8)
+    with make(max_batch=2) as runner:
+        outputs = tiled(runner, Geometry().with_tiles(tiles)).infer(canvases)
+    wanted = tiles.stitch(reference(tiles.cut(canvases), gpu_parts))
+    np.testing.assert_allclose(outputs.anomaly_map, wanted, rtol=RTOL)
+    np.testing.assert_array_equal(outputs.image_score, outputs.anomaly_map.max(axis=(1, 2)))
 
 
 def reference(images: np.ndarray, gpu_parts: Any, fusion: Fusion = PAPER_FUSION, kind: type = np.float32) -> np.ndarray:
