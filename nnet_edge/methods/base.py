@@ -110,6 +110,8 @@ class MethodSettings:
             del values["place_powers"]
         if self.input == DEFAULT:
             del values["input"]
+        if not self.augmentation.half_turns:
+            del values["augmentation"]["half_turns"]
         return values
 
     @classmethod

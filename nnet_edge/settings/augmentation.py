@@ -20,6 +20,7 @@ class Augmentation:
     contrast: float = 0.0
     flip_horizontal: bool = False
     flip_vertical: bool = False
+    half_turns: bool = False  # every second copy by 180 degrees
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an invalid setting."""

@@ -1,8 +1,10 @@
 """Augmentation: which suits the parts, chosen on good images alone; and the augmented copies.
 
-Some good images are laid aside and compared with the others, as they are and turned by half. Where the turned ones are not much
-stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint at; where they are, parts
-always lie the same way, and only small changes are normal. Only what happens to a good part on the line may be switched on.
+Some good images are laid aside and compared with the others, as they are, turned by half and by a quarter either way. Where
+turned ones are not much stranger, parts lie on the line any way round, and turned copies teach what the photographs only hint
+at. Where quarter turns are clearly stranger than half turns, the part has a direction (brushed metal, a tray of pockets, a
+squeezed picture): then half turns are normal at most. Else parts always lie the same way, and only small changes are normal.
+Only what happens to a good part on the line may be switched on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from nnet_edge.settings.augmentation import Augmentation
 NONE = Augmentation()
 SMALL = Augmentation(rotation_degrees=3, zoom=0.03, shift=0.03, brightness=0.08, contrast=0.08)
 TURNED = Augmentation(rotation_degrees=180, zoom=0.1, shift=0.05, brightness=0.08, contrast=0.08, flip_horizontal=True)
-STRANGER_WHEN_TURNED = 2.0  # measured: cookies, which lie any way, 1.4 to 1.5; parts that lie one way 2.8 to 4.6
+HALF = replace(SMALL, half_turns=True)
+STRANGER_WHEN_TURNED = 2.0  # measured: parts that lie any way 1.0 to 1.6 by half and by a quarter; one way 2.8 to 7.6
+STRANGER_BY_A_QUARTER = (
+    1.2  # times a half turn: 1.0 any way; brushed metal 1.7, magnetic tiles 1.3, a tray of pockets 3.2
+)
+STRANGER_BY_HALF = (
+    1.3  # where quarter turns are strange: brushed metal 1.0; a tray, of which a half turn is a defect, 1.5
+)
 IMAGES = 60  # compared, a quarter of them laid aside
 FEWEST_IMAGES = 4
 
@@ -33,21 +42,25 @@ class AugmentationChoice:
     """The augmentation and what it was chosen on."""
 
     augmentation: Augmentation
-    stranger_when_turned: float | None  # distance of turned good images over that of unturned ones; None: not measured
+    stranger_when_turned: (
+        float | None
+    )  # distance of half-turned good images over that of unturned ones; None: not measured
+    stranger_by_a_quarter: float | None = None  # the same of quarter turns, the mean of both ways
 
     @property
     def lie_any_way(self) -> bool:
         """Whether parts lie on the line any way round."""
-        return self.stranger_when_turned is not None and self.stranger_when_turned <= STRANGER_WHEN_TURNED
+        return self.augmentation.rotation_degrees == TURNED.rotation_degrees
 
     def sentence(self) -> str:
         """The choice in one line."""
         if self.stranger_when_turned is None:
             return "augmentation: none"
-        kind = "turned any way" if self.lie_any_way else "small changes"
+        kind = "small changes and half turns" if self.augmentation.half_turns else "small changes"
         return (
-            f"augmentation: {self.augmentation.copies} copies, {kind} (good images turned by half are "
-            f"{self.stranger_when_turned:.1f} times as strange; up to {STRANGER_WHEN_TURNED:.0f} counts as lying any way)"
+            f"augmentation: {self.augmentation.copies} copies, {'turned any way' if self.lie_any_way else kind} (good images "
+            f"turned by half are {self.stranger_when_turned:.1f} times as strange, by a quarter "
+            f"{self.stranger_by_a_quarter:.1f} times)"
         )
 
 
@@ -68,12 +81,25 @@ def choose_augmentation(
     deviation, mean = torch.std_mean(stored, dim=0)
     deviation = deviation.clamp_min(SMALLEST_DEVIATION * float(deviation.mean()) + 1e-12)
     known = unit((stored - mean) / deviation)
-    unturned, turned = (
+    unturned, half, *quarters = (
         nearest_distance(unit((deepest_vectors(network, shown, compute) - mean) / deviation), known)
-        for shown in (aside, np.ascontiguousarray(aside[:, ::-1, ::-1]))
+        for shown in (np.ascontiguousarray(np.rot90(aside, turns, (1, 2))) for turns in (0, 2, *quarter_turns(aside)))
     )
-    ratio = turned / max(unturned, 1e-6)
-    return AugmentationChoice(replace(TURNED if ratio <= STRANGER_WHEN_TURNED else SMALL, copies=copies), ratio)
+    by_half = half / max(unturned, 1e-6)
+    by_quarter = sum(quarters) / len(quarters) / max(unturned, 1e-6) if quarters else np.inf
+    return AugmentationChoice(replace(suitable(by_half, by_quarter), copies=copies), by_half, by_quarter)
+
+
+def quarter_turns(images: np.ndarray) -> tuple[int, ...]:
+    """The quarter turns that keep the shape of images (N, H, W, 3): none of such as are not square."""
+    return (1, 3) if images.shape[1] == images.shape[2] else ()
+
+
+def suitable(by_half: float, by_quarter: float) -> Augmentation:
+    """The augmentation of parts that are so many times as strange when turned by half and by a quarter."""
+    if max(by_half, by_quarter) <= STRANGER_WHEN_TURNED and by_quarter <= STRANGER_BY_A_QUARTER * by_half:
+        return TURNED
+    return HALF if by_half <= STRANGER_BY_HALF else SMALL
 
 
 @torch.no_grad()
@@ -121,6 +147,8 @@ def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator)
         moved = moved[:, ::-1]
     if settings.flip_vertical and rng.random() < 0.5:
         moved = moved[::-1]
+    if settings.half_turns and rng.random() < 0.5:
+        moved = moved[::-1, ::-1]
     contrast = 1 + rng.uniform(-settings.contrast, settings.contrast)
     brightness = 1 + rng.uniform(-settings.brightness, settings.brightness)
     mean = moved.mean()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from nnet_edge.data.made_sets import picture
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import ModelSettings
 from nnet_edge.methods.teacher_weights import load_teacher
-from nnet_edge.training.augmentation import NONE, SMALL, TURNED, choose_augmentation, nearest_distance
+from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.training.augmentation import (
+    HALF,
+    NONE,
+    SMALL,
+    TURNED,
+    augment,
+    choose_augmentation,
+    nearest_distance,
+    suitable,
+)
 
 CPU = Compute("cpu", "fp32")
 
@@ -43,6 +56,32 @@ def test_how_parts_lie_decides(network: NNet, turned: bool, expected: object) ->
     assert choice.augmentation.copies == 4
     assert choice.augmentation.rotation_degrees == expected.rotation_degrees  # type: ignore[attr-defined]
     assert f"{choice.stranger_when_turned:.1f} times" in choice.sentence()
+
+
+def test_quarter_turns_must_be_as_normal_as_half_turns() -> None:
+    seen = {"cookie": (1.60, 1.63), "gravel": (1.04, 1.01), "casting": (1.0, 1.0)}
+    assert {suitable(*ratios) for ratios in seen.values()} == {TURNED}
+    assert suitable(0.99, 1.69) == HALF  # brushed metal
+    assert suitable(1.52, 4.85) == SMALL  # a tray of pockets: turned by half its items are in wrong places
+    assert suitable(3.71, 5.5) == SMALL  # a toy that stands
+    assert suitable(1.0, np.inf) == HALF  # pictures that are not square have no quarter turns
+
+
+def test_brushed_metal_is_turned_by_half_only(network: NNet) -> None:
+    images = np.stack([cv2.resize(picture("brushed", "good", np.random.default_rng(seed))[0], (256, 256))
+                       for seed in range(16)])  # fmt: skip
+    choice = choose_augmentation(network, images, copies=4, seed=3, compute=CPU)
+    assert choice.augmentation == replace(HALF, copies=4)
+    assert "half turns" in choice.sentence()
+
+
+def test_half_turns_turn_every_second_copy() -> None:
+    image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    rng = np.random.default_rng(0)
+    copies = [augment(image, Augmentation(copies=2, half_turns=True), rng) for _ in range(40)]
+    turned = sum(np.array_equal(copy, image[::-1, ::-1]) for copy in copies)
+    assert 10 < turned < 30
+    assert turned + sum(np.array_equal(copy, image) for copy in copies) == 40
 
 
 def test_there_is_nothing_to_choose_without_copies(network: NNet) -> None:
