@@ -13,6 +13,7 @@ import torch
 
 from nnet_edge.anomaly_map import Fusion, fuse_maps
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import DEFAULT
 from nnet_edge.methods import place_level
 from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.compute import Compute
@@ -77,7 +78,7 @@ def test_a_level_is_used_where_it_hides_anomalies_and_stays_in_its_place(
         return by_cells(some, level * elsewhere)
 
     monkeypatch.setattr(place_level, "layer_maps_of", layer_maps_of)
-    network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps)
+    network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps, geometry=DEFAULT)
     found = choose_place_level(network, (0.5, 1.0), images[:6], images[6:], 3, CPU)
     assert found is not None
     assert found.power == chosen
@@ -98,7 +99,7 @@ def test_a_level_that_does_not_help_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(place_level, "layer_maps_of", layer_maps_of)
     monkeypatch.setattr(place_level, "pixel_ap", lambda masks, maps: 0.5)  # as much with and without
-    network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps)
+    network: Any = SimpleNamespace(map_fusion=FUSION, output_names=FUSION.layer_maps, geometry=DEFAULT)
     found = choose_place_level(network, (1.0,), images[:6], images[6:], 3, CPU)
     assert found is not None
     assert found.explained > 0.9
