@@ -41,6 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // workers)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that none is left to one worker at the end; last those that must be alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("alone") is not None, item.path not in slow))
+
+
 @contextmanager
 def one_at_a_time(folder: Path, is_alone: bool) -> Iterator[None]:
     """With `is_alone` nothing else that asked in the same `folder` runs meanwhile; others run beside each other.

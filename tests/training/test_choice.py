@@ -13,11 +13,19 @@ from nnet_edge.bundle import read_bundle
 from nnet_edge.cli.main import run
 from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.teacher_weights import installed_backbones
+from nnet_edge.training import choice
 from nnet_edge.training.choice import BRIEF, Candidate, Choice, briefly, choose
 from nnet_edge.training.loop import TrainOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "few_copies")
 OPTIONS = TrainOptions("cpu", "fp32", teacher_weights="random")
+
+
+@pytest.fixture
+def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here asks how well a candidate is judged."""
+    monkeypatch.setattr(choice, "COPIES", 6)
+    monkeypatch.setattr(choice, "ROUNDS", 1)
 
 
 def candidate(method: str, pixel_ap: float, image_ms: float, image_auroc: float = 0.9) -> Candidate:
@@ -64,15 +72,15 @@ def test_candidates_are_judged_and_nothing_is_left(washers: np.ndarray, tmp_path
     said: list[str] = []
     few = [replace(METHODS.find(name).protocols["tuned"], epochs=2, image_steps=0, augmentation_copies=0, batch=2)
            for name in ("rbd", "nnet")]  # fmt: skip
-    choice = choose(washers[:4], washers[4:], few, tmp_path / "candidates", OPTIONS, say=said.append)
-    assert choice is not None
-    assert [one.method for one in choice.candidates] == ["rbd", "nnet"]
-    assert all(0 <= one.merit <= 1 and one.image_ms > 0 and one.spread >= 0 for one in choice.candidates)
+    found = choose(washers[:4], washers[4:], few, tmp_path / "candidates", OPTIONS, say=said.append)
+    assert found is not None
+    assert [one.method for one in found.candidates] == ["rbd", "nnet"]
+    assert all(0 <= one.merit <= 1 and one.image_ms > 0 and one.spread >= 0 for one in found.candidates)
     assert not (tmp_path / "candidates").exists()
     assert [line for line in said if "briefly" in line] == [
         "candidate 1 of 2: RBD with efficientnet_lite0, briefly", "candidate 2 of 2: N-Net with efficientnet_lite0, briefly"
     ]  # fmt: skip
-    assert json.loads(json.dumps(choice.as_dict()))["candidates"][0]["merit"] == choice.candidates[0].merit
+    assert json.loads(json.dumps(found.as_dict()))["candidates"][0]["merit"] == found.candidates[0].merit
 
 
 def test_auto_trains_the_winner_and_the_manifest_says_why(
@@ -95,9 +103,9 @@ def test_auto_trains_the_winner_and_the_manifest_says_why(
     assert "<- chosen" in said
     assert "chosen on good parts: " in said
     manifest = read_bundle(tmp_path / "run/bundle").manifest
-    choice = manifest["data"]["choice"]
-    assert manifest["system"] == choice["method"]
-    assert {one["method"] for one in choice["candidates"]} == {"nnet", "bikd", "rbd"}
+    made = manifest["data"]["choice"]
+    assert manifest["system"] == made["method"]
+    assert {one["method"] for one in made["candidates"]} == {"nnet", "bikd", "rbd"}
     assert "dmdd learns where synthetic anomalies are, so they cannot judge it: left out of the choice" in said
 
 
