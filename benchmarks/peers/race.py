@@ -29,7 +29,6 @@ from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.benchmarks.peers.environment import default_cache, ensure_environment, our_python
 from nnet_edge.benchmarks.peers.methods import RANDOM, Method, find_methods
 from nnet_edge.benchmarks.peers.pipes import Entry, time_rounds
-from nnet_edge.benchmarks.peers.rdpp import count_claim, time_claim, verdict
 from nnet_edge.benchmarks.peers.rows import (
     LearnSettings,
     export_random,
@@ -89,16 +88,12 @@ def run_race(
               "categories": ", ".join(dataset.category for dataset in datasets),
               "busy before": "not measured" if busy is None else load_words(busy)}  # fmt: skip
     warnings = (*(busy_warning(busy) if busy is not None else ()), *our_warnings, *failed.values(), *speechless)
-    claim = count_claim()
     absent = absent_rows(methods, datasets, out, settings.learning.seed, failed)
-    report = RaceReport(header, warnings, (*our_part, *their_part), claim, verdict(claim), tuple(absent))
+    report = RaceReport(header, warnings, (*our_part, *their_part), tuple(absent))
     if settings.rounds:
         leave(report, out)  # what was learned is told, whatever becomes of the rounds
         timed, lost = race(report.candidates, datasets[0], settings, say)
         report = replace(report, candidates=tuple(timed), warnings=(*warnings, *lost))
-        leave(report, out)
-        claim = time_claim(claim, settings.learning.threads, settings.rounds, say)
-        report = replace(report, claim=claim, verdict=verdict(claim))
     leave(report, out)
     return report
 

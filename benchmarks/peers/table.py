@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge.benchmarks.harness.report import new_figure, plain, plain_fields, png_of, render
 from nnet_edge.benchmarks.peers.pipes import Entry, TimedProcess
-from nnet_edge.benchmarks.peers.rdpp import Counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,8 +75,6 @@ class RaceReport:
     header: dict[str, str]
     warnings: tuple[str, ...]
     candidates: tuple[Candidate, ...]
-    claim: tuple[Counted, ...]
-    verdict: str
     absent: tuple[Absent, ...] = ()
 
     @property
@@ -104,7 +101,6 @@ class RaceReport:
             "compared_over": list(self.categories),
             "contenders": plain(self.candidates),
             "absent": plain(self.absent),
-            "rdpp": {"verdict": self.verdict, "counted": plain(self.claim)},
             "published": PUBLISHED,
         }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say, say_if_busy
 from nnet_edge.benchmarks.harness.machine import describe_machine
@@ -27,7 +28,8 @@ from nnet_edge.benchmarks.harness.random_bundle import BACKBONES, real_pictures
 from nnet_edge.benchmarks.harness.report import markdown_table
 from nnet_edge.benchmarks.harness.roofline import work_of
 from nnet_edge.benchmarks.harness.rounds import Spread, ratios, run_rounds, spread
-from nnet_edge.benchmarks.speed.systems import load_bare, trace_bare
+from nnet_edge.benchmarks.speed.systems import load_bare
+from nnet_edge.export.onnx_graph import fold_constants, suit_processors, trace
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.base import DEFAULT_METHOD, METHODS
 from nnet_edge.methods.network import Network, start_network
@@ -84,7 +86,8 @@ def measured(cards: Sequence[Card], rounds: int, turn_s: float, tell: Callable[[
         work: dict[Card, Callable[[], float]] = {}
         for number, card in enumerate(cards):
             tell(f"exporting {card.method} with {card.backbone}")
-            graph = trace_bare(build(card.method, card.backbone), Path(folder) / f"{number}.onnx")
+            graph = Path(folder) / f"{number}.onnx"
+            onnx.save(suit_processors(fold_constants(trace(build(card.method, card.backbone)))), graph)
             runner = stack.enter_context(load_bare(graph, RunnerSettings(kind="openvino", threads=1, max_batch=1)))
             runner.infer_layer_maps(images)
             work[card] = lambda infer=runner.infer_layer_maps: rate(infer, images, turn_s)  # type: ignore[misc]

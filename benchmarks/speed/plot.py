@@ -1,15 +1,13 @@
-"""Reports as one picture each: speed (latency at batch 1 in three scopes, rates over batches, the roofline) and growth."""
+"""A speed report as one picture: latency at batch 1 in three scopes, rates over batches, the roofline."""
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnet_edge.benchmarks.harness.report import new_figure, save_measured
-from nnet_edge.benchmarks.speed.growth import Curve, GrowthReport
 from nnet_edge.benchmarks.speed.report import Result, SpeedReport
 
 COLOURS = {"torch": "#8a8a8a", "torch.compile": "#4d4d4d", "onnxruntime": "#d08770", "openvino": "#2f6fb0",
@@ -19,9 +17,6 @@ MARKERS = {"fp32": "o", "bf16": "s", "fp16": "^", "int8": "D"}
 SHADES = {"model": 0.35, "map": 0.65, "camera": 1.0}  # opacity of a scope's bar
 NARROWER = {"bf16": 2, "fp16": 2, "int8": 4}  # times fewer bytes than FP32
 INCHES = (15, 9.5)
-COLUMNS = 3
-CELL_INCHES = (5.2, 4.6)
-LETTERS_A_LINE = 66  # of the curves of growth
 
 
 def plot_speed(report: SpeedReport, path: Path) -> None:
@@ -120,37 +115,4 @@ def draw_roofline(axes: Any, report: SpeedReport) -> None:
     axes.set_xlabel("operations a byte")
     axes.set_ylabel("1e9 operations a second")
     axes.legend(fontsize=7, loc="lower right")
-    axes.grid(alpha=0.3)
-
-
-def plot_growth(report: GrowthReport, path: Path) -> None:
-    """Write the picture to `path` (PNG). Raises MissingExtraError without matplotlib."""
-    rows = -(-len(report.curves) // COLUMNS)
-    columns = min(COLUMNS, len(report.curves))
-    figure = new_figure((CELL_INCHES[0] * columns, CELL_INCHES[1] * rows))
-    cells = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for axes, curve in zip(cells, report.curves, strict=False):
-        draw_curve(axes, curve)
-    for axes in cells[len(report.curves) :]:
-        axes.set_axis_off()
-    save_measured(figure, path, report.bundle, report.machine, report.warnings)
-
-
-def draw_curve(axes: Any, curve: Curve) -> None:
-    """Milliseconds an image over the places, with the range over the rounds; the axis begins at 0."""
-    places = [point.place for point in curve.points]
-    medians = [point.ms.median for point in curve.points]
-    ranges = np.array([[one.ms.median - one.ms.smallest, one.ms.largest - one.ms.median] for one in curve.points]).T
-    axes.errorbar(places, medians, ranges, marker="o", color=COLOURS["openvino"], capsize=2)
-    if curve.name in ("batch", "cameras"):
-        axes.set_xscale("log", base=2)
-    if curve.name == "slots":
-        axes.set_xscale("log")
-    axes.set_xticks(places, [str(place) for place in places], fontsize=8)
-    axes.minorticks_off()
-    axes.set_ylim(0, 1.15 * max(one.ms.largest for one in curve.points))
-    axes.set_ylabel("ms an image")
-    axes.set_title(f"{curve.name}: {curve.what}", fontsize=9)
-    said = "\n".join(textwrap.wrap(curve.sentence, LETTERS_A_LINE))
-    axes.set_xlabel(f"{curve.axis}\n\n{said}", fontsize=8)
     axes.grid(alpha=0.3)

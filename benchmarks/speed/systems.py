@@ -1,7 +1,7 @@
 """What can compute a bundle's verdicts on this machine, opened; and what cannot, with the reason.
 
 A system gives a runner, which uploads images and gives maps and scores, and its bare model, which stops at the layer maps: its
-graph is cut out of the bundle's, or traced at another side.
+graph is cut out of the bundle's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +25,6 @@ from nnet_edge.runtime.runners.trt.library import TITLES
 from nnet_edge.runtime.runners.trt.record import faults_here, file_faults, record_of
 from nnet_edge.runtime.stream.model import choose_artefact
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
-
-if TYPE_CHECKING:
-    from nnet_edge.methods.network import Network
 
 
 def plans_of(bundle: Bundle, settings: SpeedSettings) -> tuple[list[Plan], list[Missing]]:
@@ -155,19 +151,9 @@ def cut_tail(graph: Path, out: Path) -> Path:
     return target
 
 
-def trace_bare(network: Network, out: Path) -> Path:
-    """The graph of `network` for images of its geometry, without tail, at `out`."""
-    import onnx
-
-    from nnet_edge.export.onnx_graph import fold_constants, suit_processors, trace
-
-    onnx.save(suit_processors(fold_constants(trace(network))), out)
-    return out
-
-
 def load_bare(graph: Path, settings: RunnerSettings) -> GraphRunner:
     """A runner of a graph without tail: only `infer_layer_maps` works. Raises what `load_runner` raises."""
-    contract = Contract(())
+    contract = Contract(tail=())
     if (installed_kind() if settings.kind == "auto" else settings.kind) == "openvino":
         from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 

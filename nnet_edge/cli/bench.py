@@ -42,7 +42,6 @@ def command() -> None:
 SYSTEMS = ("torch", "torch.compile", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 SCOPES = ("model", "map", "camera")
-CURVES = ("batch", "cameras", "side", "picture", "slots")
 
 
 def command_text() -> str:
@@ -93,28 +92,6 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
                              with_memory=not no_memory)  # fmt: skip
     report = measure_speed(bundle, folder, settings, command_text(), say)
     leave(out, "speed", report, None if no_plot else partial(plot_speed, report))
-
-
-@click.command(cls=Command)
-@click.argument("bundle", type=FOLDER)
-@shown_option("--out", type=FOLDER, default=Path("runs/bench-growth"), help="growth.json, .md, .png.")
-@click.option("--curve", "curves", type=click.Choice(CURVES), multiple=True, help="Default: every one.")
-@shown_option("--system", type=click.Choice(SYSTEMS[2:4]), default="openvino")
-@shown_option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of the curves batch and cameras.")
-@shown_option("--repeats", type=int, default=5, help="Rounds; every point is measured in each.")
-@shown_option("--turn-seconds", type=float, default=0.5, help="Of every point in a round.")
-@shown_option("--line-seconds", type=float, default=3.0, help="Of every number of cameras in a round.")
-@click.option("--threads", type=int, help="Default: one a usable core.")
-@click.option("--no-plot", is_flag=True, help="Write no picture.")
-def growth(bundle: Path, out: Path, curves: tuple[str, ...], no_plot: bool, **options: Any) -> None:
-    """How BUNDLE's cost grows: batch 1 to 64, cameras 1 to 8, image 256 to 512, memory slots 50 to 2000."""
-    from nnet_edge.benchmarks.speed.growth import GrowthSettings, measure_growth
-    from nnet_edge.benchmarks.speed.plot import plot_growth
-
-    settings = GrowthSettings(curves or CURVES, options["system"], options["precision"], options["repeats"],
-                              options["turn_seconds"], options["line_seconds"], options["threads"])  # fmt: skip
-    report = measure_growth(bundle, settings, command_text(), say)
-    leave(out, "growth", report, None if no_plot else partial(plot_growth, report))
 
 
 @click.command(cls=Command)
@@ -383,5 +360,5 @@ def sets(out: Path, names: tuple[str, ...], seed: int) -> None:
         say(f"wrote {out / name}: {made.asks}; {made.height} x {made.width}, defects {', '.join(made.defects)}")
 
 
-for subcommand in (accuracy, levers, speed, growth, peers, guard, sets):
+for subcommand in (accuracy, levers, speed, peers, guard, sets):
     command.add_command(subcommand)

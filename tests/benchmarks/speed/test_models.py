@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nnet_edge.benchmarks.speed.models import build, card_of, command, measured
+from nnet_edge.benchmarks.speed.systems import cut_tail, load_bare
+from nnet_edge.bundle import Bundle
 from nnet_edge.cli.options import BACKBONES as OFFERED
+from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.methods.backbone import BACKBONES
+from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.settings.runner import RunnerSettings
+
+SETTINGS = RunnerSettings("openvino", threads=1)
 
 
 def test_a_card_is_counted_on_the_network() -> None:
@@ -47,6 +57,19 @@ def test_graphs_are_measured_in_the_same_rounds() -> None:
     assert card.times_the_first is not None
     assert card.times_the_first.smallest == card.times_the_first.largest == 1
     assert 0 < card.frames_per_s.smallest <= card.frames_per_s.median <= card.frames_per_s.largest
+
+
+def test_a_graph_without_tail_gives_the_layer_maps_of_the_whole_one(bundle: Bundle, tmp_path: Path) -> None:
+    images = bundle.frames("held_out")[:2]
+    with load_bare(cut_tail(bundle.graph, tmp_path), SETTINGS) as bare, load_runner(bundle.graph, SETTINGS) as whole:
+        alone, expected = bare.infer_layer_maps(images), whole.infer(images, layer_maps=True).layer_maps
+        assert alone.keys() == expected.keys()
+        for name, maps in alone.items():
+            np.testing.assert_allclose(maps, expected[name], atol=1e-5)  # the tail changes how layers are fused
+        with pytest.raises(ConfigError, match="has no tail"):
+            bare.infer(images)
+    with pytest.raises(BundleError, match="lacks the output anomaly_map"):
+        load_runner(tmp_path / "nnet.onnx", SETTINGS)
 
 
 def test_every_teacher_that_is_offered_is_known() -> None:
