@@ -1,9 +1,9 @@
 """The paper's Tables 4 to 7 on data sets of one's own: a training a row and seed, an evaluation in PyTorch, one table.
 
-    OUT/CATEGORY/row_4.5/seed_111/training/   checkpoint and log; a training that was stopped goes on from there
-    OUT/CATEGORY/row_4.5/seed_111/both.json   its evaluation with the maps both, reverse or forward; never computed twice
-    OUT/table_4.json                          the table over all categories (schemas/ablation.json), written anew after every
-                                              row and never without one
+    OUT/CATEGORY/row_4.5/seed_111/training/           checkpoint and log; a training that was stopped goes on from there
+    OUT/CATEGORY/row_4.5/seed_111/reading_both.json   its figures with the maps both, reverse or forward; never computed twice
+    OUT/table_4.json                                  the table over all categories (schemas/ablation.json), written anew after
+                                                      every row and never without one
 
 Rows that are the same network have one training: 5.1 is 4.1, 5.4 is 4.3, 6.1 is 4.2, 6.4 is 4.4, and all of Table 7 is
 4.5 with other maps. With one OUT the four tables need nine trainings a seed and category.
@@ -22,31 +22,18 @@ from statistics import fmean
 from typing import Any
 
 from nnet_edge import __version__
+from nnet_edge.benchmarks.accuracy.hyperparameters import Reading, Variant
 from nnet_edge.benchmarks.accuracy.tables import PAPER as PAPER_TABLES
 from nnet_edge.benchmarks.accuracy.tables import BySeed, means_by_seed
-from nnet_edge.benchmarks.accuracy.trainings import (
-    NOBODY,
-    RANDOM_TEACHER,
-    GridSettings,
-    Trainings,
-    Watch,
-    category_names,
-    rebuild,
-)
-from nnet_edge.benchmarks.harness.grid import kept_row, run_grid
-from nnet_edge.benchmarks.harness.report import plain_fields, render, write_json
-from nnet_edge.bits import kept_bits
+from nnet_edge.benchmarks.accuracy.trainings import NOBODY, RANDOM_TEACHER, GridSettings, Watch, category_names
+from nnet_edge.benchmarks.accuracy.variants import CategoryBench, reading_path
+from nnet_edge.benchmarks.harness.grid import run_grid
+from nnet_edge.benchmarks.harness.report import render, write_json
 from nnet_edge.bundle import made_on, now
 from nnet_edge.data.images import Dataset
-from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
-from nnet_edge.methods.compute import choose_device
-from nnet_edge.methods.network import TorchRunner
 from nnet_edge.metrics import Metrics
-from nnet_edge.runtime.runners.base import infer_all
-from nnet_edge.scoring import choose_threshold, with_margin
 from nnet_edge.settings.runner import require_choice
-from nnet_edge.training.checkpoint import Checkpoint
 
 PAPERS = METHODS.find(DEFAULT_METHOD)  # whose paper has the tables
 SCHEMA = "nnet-edge ablation 1"
@@ -68,72 +55,39 @@ Place = tuple[int, str, str]  # seed, row, category
 
 
 @dataclass(frozen=True)
-class AblationSettings(GridSettings):
-    """What the rows have in common. Raises ConfigError for an invalid setting."""
-
-    training: MethodSettings = PAPERS.protocols["paper"]  # each row changes it, each seed replaces its own
-    seeds: tuple[int, ...] = (111,)
-    batch: int = 8  # of the evaluation
-
-
-DEFAULTS = AblationSettings()
-
-
-@dataclass(frozen=True)
 class AblationCell:
-    """One row of a table on one category with one seed, measured or read back."""
+    """One row of a table on one category with one seed."""
 
-    trainings: Trainings
-    out: Path  # of the category
-    settings: AblationSettings
+    bench: CategoryBench
     name: str  # of the row, as "4.1"
     seed: int
 
     @property
-    def path(self) -> Path:
-        """The file of the row."""
-        folder = self.out / f"row_{training_row(self.settings.training, self.name)}" / f"seed_{self.seed}"
-        return folder / f"{trained_as(self.settings.training, self.name, self.seed)[1]}.json"
+    def folder(self) -> Path:
+        """Where its training lies, which other rows may share."""
+        return self.bench.out / f"row_{training_row(self.bench.settings.training, self.name)}" / f"seed_{self.seed}"
+
+    @property
+    def as_trained(self) -> tuple[MethodSettings, Variant]:
+        """The settings of its training, and how that is read."""
+        return trained_as(self.bench.settings.training, self.name, self.seed)
 
     def is_done(self) -> bool:
-        """Whether the row's file is there."""
-        return self.path.exists()
+        """Whether the file of its figures is there."""
+        return reading_path(self.folder, self.as_trained[1]).exists()
 
     def row(self) -> tuple[Facts, Metrics]:
         """Facts of the training, and the figures."""
-        dataset, path = self.trainings.dataset, self.path
-        training, maps = trained_as(self.settings.training, self.name, self.seed)
-        test = {"test": self.trainings.test, "mask_rule": self.settings.mask_rule}
-        key = self.trainings.key(training) | {"test": test}
-        what = f"{dataset.category}, row {self.name}, seed {self.seed}"
-
-        def make() -> dict[str, Any]:
-            checkpoint = self.trainings.finish(training, path.parent / "training", what)
-            self.trainings.watch.say(f"{what}: evaluating")
-            return {"maps": maps, **self.evaluate(checkpoint, maps)}
-
-        return kept_row(
-            path, key, what, make, lambda known: (known["facts"], Metrics(**known["evaluation"]["metrics"]))
-        )
-
-    def evaluate(self, checkpoint: Checkpoint, maps: str) -> dict[str, Any]:
-        """What a row's file holds: facts of the training, and the evaluation of its weights with these maps."""
-        batch, skip_bad, rule = self.settings.batch, self.settings.skip_bad, self.settings.mask_rule
-        runner = TorchRunner(rebuild(checkpoint, maps=maps), choose_device(self.settings.options.device), batch)
-        held_out = self.trainings.load(checkpoint.settings.seed).held_out
-        threshold = with_margin(choose_threshold(infer_all(runner, held_out).image_score))
-        bits = kept_bits(checkpoint.facts)
-        evaluation = evaluate(runner, self.trainings.dataset, threshold.value, batch, skip_bad, rule, bits=bits,
-                              geometry=checkpoint.settings.input)  # fmt: skip
-        facts = {name: checkpoint.facts[name] for name in ("teacher", "data", "precision", "seconds")}
-        return {"facts": facts, "evaluation": evaluation.as_dict()}
+        settings, variant = self.as_trained
+        checkpoint = self.bench.trained(self.folder, settings, f"row {self.name}, seed {self.seed}")
+        return checkpoint.facts, self.bench.read(self.folder, checkpoint, variant)
 
 
 def run_table(
     table: int,
     datasets: Sequence[Dataset],
     out: Path,
-    settings: AblationSettings = DEFAULTS,
+    settings: GridSettings,
     command: str = "run_table",
     watch: Watch = NOBODY,
 ) -> AblationTable:
@@ -145,10 +99,10 @@ def run_table(
     """
     require_choice("table", str(table), tuple(map(str, TABLES)))
     names = category_names(datasets)
-    trainings = [Trainings(one, settings, watch) for one in datasets]
+    benches = [CategoryBench(one, out / one.category, settings, watch) for one in datasets]
     cells = {
-        (seed, row, each.dataset.category): AblationCell(each, out / each.dataset.category, settings, row, seed)
-        for seed in settings.seeds for row in rows_of(table) for each in trainings
+        (seed, row, bench.dataset.category): AblationCell(bench, row, seed)
+        for seed in settings.seeds for row in rows_of(table) for bench in benches
     }  # fmt: skip
     head = {"command": command, "categories": list(names),
             "made": {"nnet_edge": __version__, "when": now(), **made_on()}}  # fmt: skip
@@ -168,17 +122,14 @@ def run_table(
 
 
 def describe(
-    datasets: Sequence[Dataset], settings: AblationSettings, facts: Mapping[str, Facts]
+    datasets: Sequence[Dataset], settings: GridSettings, facts: Mapping[str, Facts]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """What a reader must know to judge the figures, with the facts of a training of each category; and warnings."""
     training = settings.training
-    each = [
-        f"{one.category} ({one.layout}), {training.model.backbone}, {training.epochs} epochs, batch {training.batch} at "
-        f"most, seeds {', '.join(map(str, settings.seeds))}"
-        for one in datasets
-    ]
-    ours = each[0] if len(each) == 1 else f"mean of {len(each)} categories: {'; '.join(each)}"
-    header = {"ours": ours, "paper": FOR_PAPER}
+    ours = ", ".join(f"{one.category} ({one.layout})" for one in datasets)
+    how = f"{training.model.backbone}, {training.epochs} epochs, batch {training.batch} at most"
+    seeds = ", ".join(map(str, settings.seeds))
+    header = {"ours": f"mean over {ours}: {how}, seeds {seeds}", "paper": FOR_PAPER}
     if known := facts.get(datasets[0].category):
         data = known["data"]
         header |= {
@@ -189,37 +140,19 @@ def describe(
     return header, (RANDOM_TEACHER,) if any(one["teacher"]["is_random"] for one in facts.values()) else ()
 
 
-def trained_as(base: MethodSettings, row: str, seed: int) -> tuple[MethodSettings, str]:
-    """The settings that a row is trained with, and the maps that it is evaluated with: "both", "reverse" or "forward"."""
+def trained_as(base: MethodSettings, row: str, seed: int) -> tuple[MethodSettings, Variant]:
+    """The settings that a row is trained with, and the reading by its maps: "both", "reverse" or "forward"."""
     changed = METHODS.find(base.method).ablated(base, row)
-    return replace(changed, seed=seed, model=replace(changed.model, maps="both")), changed.model.maps
+    maps = changed.model.maps
+    return replace(changed, seed=seed, model=replace(changed.model, maps="both")), Variant(
+        maps, reading=Reading(branches=maps)
+    )
 
 
 def training_row(base: MethodSettings, row: str) -> str:
     """The first row of Tables 4 to 7 whose training is that of `row`."""
     wanted = trained_as(base, row, base.seed)[0]
     return next(other for other in PAPERS.ablations if trained_as(base, other, base.seed)[0] == wanted)
-
-
-@dataclass(frozen=True)
-class AblationFigure:
-    """One figure of one row, in %: ours over the seeds, and the paper's where it gives one."""
-
-    row: str
-    figure: str  # a name of FIGURES
-    ours: tuple[float, ...]  # one a seed
-    gains: tuple[float, ...]  # over row 1 with the same seed
-    paper: float | None
-    paper_gain: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """Our mean less the paper's figure, in points."""
-        return None if self.paper is None or not self.ours else fmean(self.ours) - self.paper
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return plain_fields(self) | {"difference": self.difference}
 
 
 @dataclass(frozen=True)
@@ -240,27 +173,31 @@ class AblationTable:
         return all(len(by_seed) == len(self.seeds) for by_seed in each)
 
     @property
-    def cells(self) -> tuple[AblationFigure, ...]:
-        """Every figure of every row, the rows of one figure together."""
-        return tuple(self._cell(row, figure) for figure in FIGURES for row in rows_of(self.table))
+    def cells(self) -> list[dict[str, Any]]:
+        """Every figure of every row in %, the rows of one figure together; gains are over row 1 with the same seed."""
+        rows, found = rows_of(self.table), []
+        for figure in FIGURES:
+            base, paper_base = self._percents(rows[0], figure), printed_figure(rows[0], figure)
+            for row in rows:
+                ours, paper = self._percents(row, figure), printed_figure(row, figure)
+                has_gain = row != rows[0]
+                found.append({
+                    "row": row, "figure": figure, "ours": list(ours.values()), "paper": paper,
+                    "difference": None if paper is None or not ours else fmean(ours.values()) - paper,
+                    "gains": [ours[seed] - base[seed] for seed in ours if seed in base and has_gain],
+                    "paper_gain": paper - paper_base if has_gain and paper and paper_base else None,
+                })  # fmt: skip
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"table": self.table, "header": dict(self.header), "warnings": list(self.warnings),
                 "seeds": list(self.seeds), "finished": self.finished,
-                "cells": [cell.as_dict() for cell in self.cells]}  # fmt: skip
+                "cells": self.cells}  # fmt: skip
 
     def markdown(self) -> str:
         """The table below its header, in %."""
         return render("accuracy/ablation.md.j2", table=self, figures=FIGURES, names=PAPERS.ablations, span=span)
-
-    def _cell(self, row: str, figure: str) -> AblationFigure:
-        first = rows_of(self.table)[0]
-        ours, base = (self._percents(name, figure) for name in (row, first))
-        gains = () if row == first else tuple(ours[seed] - base[seed] for seed in ours if seed in base)
-        paper, paper_base = printed_figure(row, figure), printed_figure(first, figure)
-        paper_gain = None if row == first or paper is None or paper_base is None else paper - paper_base
-        return AblationFigure(row, figure, tuple(ours.values()), gains, paper, paper_gain)
 
     def _percents(self, row: str, figure: str) -> dict[int, float]:
         """Seed -> our figure in %, the mean over the categories, of the seeds that all of them have, in their order."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnet_edge import __version__
 from nnet_edge.benchmarks.accuracy.tables import ROW_SCHEMA, AccuracyRow, AccuracyTables, paper_set_of, row_from
 from nnet_edge.benchmarks.accuracy.trainings import NOBODY, GridSettings, Trainings, Watch, category_names
-from nnet_edge.benchmarks.harness.grid import Stopped, claimed, read_row, require_same, run_grid
-from nnet_edge.benchmarks.harness.report import write_json, write_report
+from nnet_edge.benchmarks.harness.grid import Stopped, kept_row, run_grid
+from nnet_edge.benchmarks.harness.report import write_report
 from nnet_edge.bundle import MANIFEST, graph_name, made_on, now, read_bundle
 from nnet_edge.data.images import Dataset, with_held_out_images
 from nnet_edge.errors import ConfigError
@@ -89,31 +90,20 @@ class AccuracyCell:
     def row(self) -> list[AccuracyRow]:
         """A row for each precision."""
         training = replace(self.settings.training, seed=self.seed)
-        if not self.is_done():
-            self.make(f"{self.trainings.dataset.category}, seed {self.seed}")
         key = self.trainings.key(training) | {"test": self.test_key}
-        found = []
-        for path in self.paths.values():
-            row, its_key = read_row(path, lambda known: (row_from(known), key_of(known)))
-            require_same(path, its_key, key)
-            found.append(row)
-        return found
+        what = f"{self.trainings.dataset.category}, seed {self.seed}"
 
-    def make(self, what: str) -> None:
-        """Train, and measure every precision that has no file."""
-        watch = self.trainings.watch
-        with claimed(self.folder, what):
-            training = replace(self.settings.training, seed=self.seed)
+        def measured(precision: str) -> dict[str, Any]:
             checkpoint = self.trainings.finish(training, self.folder / "training", what)
-            for precision, path in self.paths.items():
-                if watch.stop():
-                    raise Stopped
-                if not path.exists():
-                    watch.say(f"{what}: measuring {precision} on {self.runner.kind}")
-                    write_json(path, self.measure(checkpoint, precision))
+            if self.trainings.watch.stop():
+                raise Stopped
+            self.trainings.watch.say(f"{what}: measuring {precision} on {self.runner.kind}")
+            return self.measure(checkpoint, precision)
+
+        return [kept_row(path, key, what, partial(measured, name), row_from) for name, path in self.paths.items()]
 
     def measure(self, checkpoint: Checkpoint, precision: str) -> dict[str, Any]:
-        """The row of a precision, plain values."""
+        """The row of a precision, plain values, without its key."""
         dataset, settings = self.trainings.dataset, self.settings
         bundle = self.make_bundle(precision)
         artifact = open_artifact(bundle, self.runner, False, precision)
@@ -139,7 +129,6 @@ class AccuracyCell:
             "teacher": facts["teacher"],
             "command": self.command,
             "made": {"nnet_edge": __version__, "when": now(), **made_on()},
-            "key": dict(facts["data"]["key"]) | {"test": self.test_key},
         }
 
     def make_bundle(self, precision: str) -> Path:
@@ -164,13 +153,6 @@ class AccuracyCell:
         gate = record["gates"][self.runner.kind]
         return {"accepted": gate["accepted"], "reasons": gate["reasons"],
                 "kept_in_fp32": record["made"]["kept_in_fp32"]}  # fmt: skip
-
-
-def key_of(known: dict[str, Any]) -> dict[str, Any]:
-    """The key of a row; older keys lack the runner."""
-    key: dict[str, Any] = known["key"]
-    key["test"].setdefault("runner", known["runner"])
-    return key
 
 
 def run_accuracy(

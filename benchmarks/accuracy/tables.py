@@ -24,11 +24,8 @@ TABLE_1: dict[str, dict[str, list[float]]] = PAPER["table_1"]  # data set -> our
 TABLE_3_METHODS: list[str] = PAPER["table_3_methods"]
 TABLE_3: dict[str, list[float]] = PAPER["table_3"]  # category of MVTec AD -> pixel AP, one a method
 TABLE_3_AVERAGES: dict[str, list[float]] = PAPER["table_3_averages"]
-MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-MVTEC_OBJECTS = tuple(name for name in TABLE_3 if name not in MVTEC_TEXTURES)
-VISA_CATEGORIES = ("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3",
-                   "pcb4", "pipe_fryum")  # fmt: skip
-PAPER_SETS = {"MVTec AD": (*MVTEC_TEXTURES, *MVTEC_OBJECTS), "VisA": VISA_CATEGORIES}
+MVTEC_TEXTURES, MVTEC_OBJECTS = PAPER["mvtec_textures"], PAPER["mvtec_objects"]
+PAPER_SETS = {"MVTec AD": (*MVTEC_TEXTURES, *MVTEC_OBJECTS), "VisA": tuple(PAPER["visa"])}
 SCHEMA = "nnet-edge accuracy 1"
 ROW_SCHEMA = "nnet-edge accuracy row 1"
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pro": "PRO",

@@ -163,17 +163,11 @@ class Trainings:
         return data
 
 
-def rebuild(checkpoint: Checkpoint, weights: str = "deployed", maps: str | None = None) -> Network:
-    """The network with weights that a training left (deployed, averaged, last), fusing its own maps or those of `maps`.
-
-    The EMA, "averaged", is the weights themselves where none was kept.
-    """
-    settings = checkpoint.settings
-    if maps is not None:
-        settings = replace(settings, model=replace(settings.model, maps=maps))
+def rebuild(checkpoint: Checkpoint, weights: str) -> Network:
+    """The network with weights that a training left: deployed, last, or averaged, the EMA, which is the last without one."""
     left = {"deployed": checkpoint.deployed, "averaged": checkpoint.averaged or checkpoint.network,
             "last": checkpoint.network}  # fmt: skip
-    return restore_network(settings, left[weights])
+    return restore_network(checkpoint.settings, left[weights])
 
 
 def weights_key(teacher_weights: str | None) -> str:

@@ -80,9 +80,11 @@ class VariantSettings(GridSettings):
 class CategoryBench:
     """The trainings and test images of one category; `facts` are those of its latest base training."""
 
-    def __init__(self, dataset: Dataset, out: Path, settings: VariantSettings, watch: Watch) -> None:
+    def __init__(
+        self, dataset: Dataset, out: Path, settings: GridSettings, watch: Watch, test_limit: int | None = None
+    ) -> None:
         self.trainings = Trainings(dataset, settings, watch)
-        self.dataset, self.out, self.settings = limited(dataset, settings.test_limit), out, settings
+        self.dataset, self.out, self.settings = limited(dataset, test_limit), out, settings
         self.test_key = {"test": fingerprint([sample.path for sample in self.dataset.test])}
         self.facts: dict[str, Any] = {}
 
@@ -172,7 +174,7 @@ def run_variants(
     judged on, TrainingError when a row cannot be trained.
     """
     category_names(datasets)
-    benches = [CategoryBench(one, out / one.category, settings, watch) for one in datasets]
+    benches = [CategoryBench(one, out / one.category, settings, watch, settings.test_limit) for one in datasets]
     known = find_variants(settings.training, settings.hyperparameters, settings.variants)
     chosen = [(name, variant) for name, variant in known if settings.with_training or not variant.is_trained]
     ordered = [("base", BASE), *sorted(chosen, key=lambda pair: pair[1].is_trained)]

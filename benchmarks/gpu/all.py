@@ -21,7 +21,6 @@ from nnet_edge.benchmarks.gpu.engines import (
     BATCHES,
     STAND_IN,
     Rate,
-    engines_of,
     measure_runner,
     measure_torch,
     torch_runner,
@@ -108,7 +107,7 @@ def measure_engines(
     rates: list[Rate] = []
     refused: dict[str, str] = {}
     settings = RunnerSettings(max_batch=max(batches))
-    for path in engines_of(bundle):
+    for path in (item.path for item in bundle.artefacts if item.kind == "engine"):
         try:
             runner = RepeatingRunner.load(path, settings)
         except NnetEdgeError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,8 +161,3 @@ class TorchEngine:
 
     def close(self) -> None:
         """torch frees what it holds itself."""
-
-
-def engines_of(bundle: Bundle) -> list[Path]:
-    """The engine files that the bundle's manifest knows."""
-    return [artefact.path for artefact in bundle.artefacts if artefact.kind == "engine"]

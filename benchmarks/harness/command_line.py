@@ -1,4 +1,4 @@
-"""How a benchmark's command begins and ends: a busy machine is named, every expected failure is one line and an exit code."""
+"""How a benchmark's command begins and ends: every expected failure is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 
 import click
 
-from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning
 from nnet_edge.errors import EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError
 
 
@@ -30,12 +29,6 @@ def command_text(module: str) -> str:
 def say(line: str) -> None:
     """A line on standard error."""
     click.echo(line, err=True)
-
-
-def say_if_busy() -> None:
-    """Look whether the machine is idle, before anything is measured, and say so if not."""
-    for warning in busy_warning(busy_percent()):
-        say(warning)
 
 
 def _complain(message: str, code: int) -> int:

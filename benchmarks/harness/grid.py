@@ -29,6 +29,7 @@ BEFORE_IT_WAS_KEPT = {  # what older keys, which lack it, meant
     "computed.precision": "auto",
     "computed.teacher": "default",
     "training.model.exponent_power": 0.0,
+    "test.runner": "openvino",
 }
 Place = TypeVar("Place", bound=Hashable)
 Row = TypeVar("Row")

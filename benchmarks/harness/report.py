@@ -129,16 +129,6 @@ def new_figure(inches: tuple[float, float]) -> Figure:
     return empty_figure(*inches, advice, dpi=DPI, layout="constrained")
 
 
-def save_measured(figure: Figure, path: Path, bundle: str, machine: dict[str, Any], warnings: Sequence[str]) -> None:
-    """Write `figure` to `path` (PNG): headed by what was measured where, the first warning in red below."""
-    processor = machine["processor"].split(";")[0]
-    figure.suptitle(f"{bundle}; {processor}; threads: {machine['threads']}", fontsize=11)
-    if warnings:
-        figure.supxlabel(warnings[0], color="#b00020", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, png_of(figure))
-
-
 def png_of(figure: Figure) -> bytes:
     """The figure as a PNG."""
     buffer = io.BytesIO()

@@ -75,25 +75,22 @@ class Roofline:
         device = self.device_of(system)
         return self.find(device, computed_in(device, precision))
 
-    def share(self, operations_per_s: float, precision: str, system: str) -> float | None:
-        """The share of the matrix rate; None where that rate was not measured."""
-        ceiling = self.ceiling_of(system, precision)
-        return None if ceiling is None else operations_per_s / (GIGA * ceiling.median)
-
-    def share_of_roof(
-        self, operations_per_s: float, fp32_intensity: float, precision: str, system: str
+    def share(
+        self, operations_per_s: float, precision: str, system: str, fp32_intensity: float | None = None
     ) -> float | None:
-        """The share of min(matrix rate, intensity x copy rate), of operations a byte in FP32; None where one is not known."""
+        """The share of the matrix rate; with operations a byte in FP32, of min(matrix rate, intensity x copy rate).
+
+        None where a rate that it needs was not measured.
+        """
         device = self.device_of(system)
         matrix, copy = self.ceiling_of(system, precision), self.find(device, "copy")
-        if matrix is None or copy is None:
+        if matrix is None or (copy is None and fp32_intensity is not None):
             return None
-        intensity = fp32_intensity * FP32_BYTES / BYTES[computed_in(device, precision)]
-        return operations_per_s / (GIGA * min(matrix.median, intensity * copy.median))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"torch_device": self.torch_device, "ceilings": [vars(one) for one in self.ceilings]}
+        roof = matrix.median
+        if copy is not None and fp32_intensity is not None:
+            intensity = fp32_intensity * FP32_BYTES / BYTES[computed_in(device, precision)]
+            roof = min(roof, intensity * copy.median)
+        return operations_per_s / (GIGA * roof)
 
 
 def computed_in(device: str, precision: str) -> str:

@@ -7,22 +7,17 @@ inside each round.
 from __future__ import annotations
 
 import math
-import resource
-import subprocess
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
 
-from nnet_edge.benchmarks.harness.machine import EnergyMeter
 from nnet_edge.errors import NnetEdgeError
 
 NS_PER_S, NS_PER_MS = 1e9, 1e6
 PERCENTS = (50, 95, 99)
-CHILD_TIMEOUT_S = 60.0
 Name = TypeVar("Name", bound=Hashable)
 Found = TypeVar("Found")
 Say = Callable[[str], None]
@@ -136,14 +131,6 @@ def took(work: Callable[[], object], calls: int = 1) -> Took:
     return Took((time.perf_counter() - clock_s) / calls, (time.process_time() - processor_s) / calls)
 
 
-def child_took(command: Sequence[str]) -> Took:
-    """What a process that runs `command` takes. Raises CalledProcessError when it fails."""
-    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=CHILD_TIMEOUT_S)
-    clock_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Took(clock_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-
-
 @dataclass(frozen=True)
 class Round:
     """What one candidate did in one round."""
@@ -197,45 +184,3 @@ class Timed:
             "rounds": self.rates,
             "latency_ms": None if percents is None else percents | {"count": self.latency_count},
         }
-
-
-WARM_UP_CALLS, WARM_UP_S = 3, 0.5  # at least so many calls, and more until so much time is over
-FEWEST_CALLS = 2  # of a round
-
-
-class Calls:
-    """Pictures that lie ready, batch after batch through `call`, for `seconds` a round."""
-
-    def __init__(
-        self, call: Callable[[np.ndarray], object], batch: int, images: np.ndarray, seconds: float, meter: EnergyMeter
-    ) -> None:
-        starts = range(0, max(len(images) // batch, 1) * batch, batch)
-        self._batches = [np.take(images, range(start, start + batch), axis=0, mode="wrap") for start in starts]
-        self._call, self._seconds, self._meter = call, seconds, meter
-
-    def warm_up(self) -> None:
-        """The first calls, which allocate, choose kernels or compile; then until caches and clocks have settled."""
-        self._call(self._batches[0])
-        ends_s = time.monotonic() + min(WARM_UP_S, self._seconds)
-        calls = 1
-        while calls < WARM_UP_CALLS or time.monotonic() < ends_s:
-            self._call(self._batches[0])
-            calls += 1
-
-    def measure(self) -> Round:
-        """The time of every call, one after another; the first, while another's threads go to sleep, is not counted."""
-        self._call(self._batches[0])
-        joules = self._meter.joules()
-        took_ns = list(self._times_ns(time.perf_counter_ns() + self._seconds * NS_PER_S))
-        latencies_ms = tuple(value / NS_PER_MS for value in took_ns)
-        frames = len(took_ns) * len(self._batches[0])
-        return Round(frames, sum(took_ns) / NS_PER_S, latencies_ms, len(took_ns), self._meter.since(joules))
-
-    def _times_ns(self, ends_ns: float) -> Iterator[int]:
-        for number, images in enumerate(cycle(self._batches), 1):
-            began_ns = time.perf_counter_ns()
-            self._call(images)
-            now_ns = time.perf_counter_ns()
-            yield now_ns - began_ns
-            if now_ns >= ends_ns and number >= FEWEST_CALLS:
-                return

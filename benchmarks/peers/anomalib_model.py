@@ -83,9 +83,8 @@ def build_model(method: Method, backbone: str) -> Any:
             module.timm = Shim(module.timm)
     options: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
     if backbone == RANDOM:
-        options |= (
-            {"model_size": "medium"} if method.name == "efficient_ad_m" else {}
-        )  # the shim leaves its weights random
+        # the shim leaves its weights random
+        options |= {"model_size": "medium"} if method.name == "efficient_ad_m" else {}
         return getattr(models, method.class_name)(**options)
     options["pre_processor"] = pre_processor(torchvision)
     if method.name == "reverse_distillation":

@@ -144,9 +144,7 @@ def export(model: Any, method: Method, job: dict[str, Any]) -> dict[str, Any]:
             path = Path(make())
             if name == "openvino-int8":
                 in_a_process(judge_int8, path, Path(job["test"]), out, job["threads"])
-        except (
-            Exception
-        ) as error:  # whatever export or inferencer raises is the method's answer, and goes into the table
+        except Exception as error:  # whatever export or inferencer raises is the method's answer, for the table
             found[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             continue
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))

@@ -101,7 +101,7 @@ def run_race(
 def leave(report: RaceReport, out: Path) -> None:
     """peers.json, peers.md and, when somebody has both speed and PRO, figure4.png."""
     write_report(out, "peers", report)
-    if any(one.timed is not None and one.pro is not None for one in report.candidates):
+    if any(one.timed and one.mean_of("pro", report.categories) is not None for one in report.candidates):
         write_atomically(out / "figure4.png", draw_figure(report))
     else:
         (out / "figure4.png").unlink(missing_ok=True)  # one of an earlier report

@@ -47,12 +47,6 @@ class Candidate:
         known = [value for value in values if value is not None]
         return mean(known) if known and len(known) == len(values) else None
 
-    @property
-    def pro(self) -> float | None:
-        """Mean PRO over its own categories with masks; RaceReport.categories compares over those all have."""
-        known = [metrics["pro"] for metrics in self.metrics.values() if metrics["pro"] is not None]
-        return mean(known) if known else None
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         known = {name: value for name, value in plain_fields(self).items() if name not in ("entry", "timed")}

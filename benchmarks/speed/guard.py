@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +39,7 @@ import numpy as np
 from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions, torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.report import table_text, write_json
-from nnet_edge.benchmarks.harness.rounds import Say, between, child_took, quiet, ratios, run_rounds, took
+from nnet_edge.benchmarks.harness.rounds import Say, between, quiet, ratios, run_rounds, took
 from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
 from nnet_edge.bundle import now
 from nnet_edge.errors import ConfigError, NnetEdgeError
@@ -55,6 +57,7 @@ BASELINE_ATTEMPTS = 7  # that a baseline is the median of
 SMALLEST_NOISE, LARGEST_NOISE = 0.20, 0.35
 SPREADS = 1.5  # the noise in widths of what was seen above the median
 ELSEWHERE = 2.0
+CHILD_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,8 @@ def measure(ratio: Ratio, enough_s: float = math.inf) -> float:
     return ratios(*between(ratio.of, ratio.to, ratio.rounds, enough_s)).median
 
 
-def measure_baseline(guarded: Sequence[Ratio], say: Say = quiet) -> dict[str, Limit]:
-    """A limit for each ratio from BASELINE_ATTEMPTS. Raises ConfigError when they lie so far apart that nothing is guarded."""
-    found = run_rounds({one.name: partial(measure, one) for one in guarded}, BASELINE_ATTEMPTS, say)
-    return {name: limit_of(name, values) for name, values in found.items()}
-
-
 def limit_of(name: str, values: Sequence[float]) -> Limit:
-    """Median and noise of the attempts."""
+    """Median and noise of the attempts. Raises ConfigError when they lie so far apart that nothing is guarded."""
     middle = median(values)
     noise = SPREADS * (max(values) / middle - 1)
     if noise > LARGEST_NOISE:
@@ -190,7 +187,9 @@ def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say:
     busy = busy_percent()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
-        limits = measure_baseline(open_ratios(folder, stack), say)
+        measures = {one.name: partial(measure, one) for one in open_ratios(folder, stack)}
+        found = run_rounds(measures, BASELINE_ATTEMPTS, say)
+    limits = {name: limit_of(name, values) for name, values in found.items()}
     here, count = processor_here(), usable_cores()
     entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
              "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
@@ -279,7 +278,14 @@ def by_processor(work: Callable[[], object]) -> Seconds:
 
 def by_child(command: list[str]) -> Seconds:
     """Seconds of the processor in a process that runs `command`."""
-    return lambda: child_took(command).processor_s
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True, timeout=CHILD_TIMEOUT_S)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return seconds
 
 
 def product() -> Callable[[], None]:

@@ -22,8 +22,8 @@ import click
 import numpy as np
 import onnx
 
-from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say, say_if_busy
-from nnet_edge.benchmarks.harness.machine import describe_machine
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say
+from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine
 from nnet_edge.benchmarks.harness.random_bundle import BACKBONES, real_pictures
 from nnet_edge.benchmarks.harness.report import markdown_table
 from nnet_edge.benchmarks.harness.roofline import work_of
@@ -51,9 +51,7 @@ class Card:
     macs: int  # of one image
     weights: str  # whence the teacher's come, and their licence
     frames_per_s: Spread | None = None
-    times_the_first: Spread | None = (
-        None  # the same over the first card's, round by round: it suffers less from a busy machine
-    )
+    times_the_first: Spread | None = None  # over the first card's, round by round: a busy machine spoils it less
 
     def row(self) -> dict[str, str]:
         """Its cells by the heads of their columns."""
@@ -125,7 +123,8 @@ def command(methods: Sequence[str], backbones: Sequence[str], frames: bool, roun
     names = [METHODS.find(name).name for name in methods] or known
     cards = [card_of(*pair) for pair in product(names, backbones or BACKBONES)]
     if frames:
-        say_if_busy()
+        for warning in busy_warning(busy_percent()):
+            say(warning)
         cards = measured(cards, rounds, turn_s)
     click.echo(table(cards))
     click.echo(f"\n`{command_text('nnet_edge.benchmarks.speed.models')}`: " + "; ".join(describe_machine(1).values()))

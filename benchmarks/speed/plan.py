@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from nnet_edge.benchmarks.harness.machine import EnergyMeter
-from nnet_edge.benchmarks.harness.rounds import FEWEST_CALLS, NS_PER_MS, NS_PER_S, Calls, Round
+from nnet_edge.benchmarks.harness.rounds import NS_PER_MS, NS_PER_S, Round
 from nnet_edge.benchmarks.harness.streams import file_source, judge_all, log_of
 from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.frame import Frame, Outputs, Prediction
@@ -108,37 +107,51 @@ class SpeedSettings:
             require_between("threads", self.threads, 1, 1024)
 
 
-DEFAULTS = SpeedSettings()
-
+WARM_UP_CALLS, WARM_UP_S = 3, 0.5  # at least so many calls, and more until so much time is over
+FEWEST_CALLS = 2  # of a round
 
 PATIENCE_S = 120.0  # for one verdict
 LOOK_EVERY_S = 0.1
 
 
-class Candidate(Protocol):
-    """A system in a scope, at a batch."""
-
-    opened: Opened
-    scope: str
-
-    def warm_up(self) -> None:
-        """Everything that only the first time costs."""
-        ...
-
-    def measure(self) -> Round:
-        """One round."""
-        ...
-
-
-class SystemCalls(Calls):
-    """A system's bare model or its map on pictures that lie ready."""
+class SystemCalls:
+    """A system's bare model or its map on pictures that lie ready, batch after batch for `seconds` a round."""
 
     def __init__(
         self, opened: Opened, scope: str, call: Callable[[np.ndarray], object], images: np.ndarray, seconds: float,
         meter: EnergyMeter,
     ) -> None:  # fmt: skip
-        super().__init__(call, opened.batch, images, seconds, meter)
+        starts = range(0, max(len(images) // opened.batch, 1) * opened.batch, opened.batch)
+        self._batches = [np.take(images, range(start, start + opened.batch), axis=0, mode="wrap") for start in starts]
+        self._call, self._seconds, self._meter = call, seconds, meter
         self.opened, self.scope = opened, scope
+
+    def warm_up(self) -> None:
+        """The first calls, which allocate, choose kernels or compile; then until caches and clocks have settled."""
+        self._call(self._batches[0])
+        ends_s = time.monotonic() + min(WARM_UP_S, self._seconds)
+        calls = 1
+        while calls < WARM_UP_CALLS or time.monotonic() < ends_s:
+            self._call(self._batches[0])
+            calls += 1
+
+    def measure(self) -> Round:
+        """The time of every call, one after another; the first, while another's threads go to sleep, is not counted."""
+        self._call(self._batches[0])
+        joules = self._meter.joules()
+        took_ns = list(self._times_ns(time.perf_counter_ns() + self._seconds * NS_PER_S))
+        latencies_ms = tuple(value / NS_PER_MS for value in took_ns)
+        frames = len(took_ns) * len(self._batches[0])
+        return Round(frames, sum(took_ns) / NS_PER_S, latencies_ms, len(took_ns), self._meter.since(joules))
+
+    def _times_ns(self, ends_ns: float) -> Iterator[int]:
+        for number, images in enumerate(cycle(self._batches), 1):
+            began_ns = time.perf_counter_ns()
+            self._call(images)
+            now_ns = time.perf_counter_ns()
+            yield now_ns - began_ns
+            if now_ns >= ends_ns and number >= FEWEST_CALLS:
+                return
 
 
 class OneAtATime(Source):
@@ -261,6 +274,9 @@ class Camera:
         """The pictures through the stream; gives how many were rejected."""
         sinks = [log_of(self._out), CallbackSink(keep)]
         return judge_all(source, runner, sinks, self.opened.threshold).rejected
+
+
+Candidate = SystemCalls | Camera  # a system in a scope, at a batch
 
 
 def candidates_of(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.benchmarks.harness.report import new_figure, save_measured
+from nnet_edge.benchmarks.harness.report import new_figure, png_of
 from nnet_edge.benchmarks.speed.report import Result, SpeedReport
+from nnet_edge.files import write_atomically
 
 COLOURS = {"torch": "#8a8a8a", "torch.compile": "#4d4d4d", "onnxruntime": "#d08770", "openvino": "#2f6fb0",
            "tensorrt": "#5f9e3f", "tensorrt_rtx": "#2e6b2e"}  # fmt: skip
@@ -20,14 +21,19 @@ INCHES = (15, 9.5)
 
 
 def plot_speed(report: SpeedReport, path: Path) -> None:
-    """Write the picture to `path` (PNG). Raises MissingExtraError without matplotlib."""
+    """Write the picture to `path` (PNG), headed by what was measured where. Raises MissingExtraError without matplotlib."""
     figure = new_figure(INCHES)
     axes = figure.subplots(2, 2, width_ratios=(1.1, 1))
     draw_latencies(axes[0][0], report)
     draw_rates(axes[0][1], report, "map")
     draw_rates(axes[1][1], report, "camera")
     draw_roofline(axes[1][0], report)
-    save_measured(figure, path, report.bundle["bundle"], report.machine, report.warnings)
+    processor = report.machine["processor"].split(";")[0]
+    figure.suptitle(f"{report.bundle['bundle']}; {processor}; threads: {report.machine['threads']}", fontsize=11)
+    if report.warnings:
+        figure.supxlabel(report.warnings[0], color="#b00020", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png_of(figure))
 
 
 def draw_latencies(axes: Any, report: SpeedReport) -> None:

@@ -137,23 +137,21 @@ class SpeedReport:
                 return f"{' / '.join(f'{value:.1f}' for value in one.latencies_ms)} ({one.latency_count})"
         return "-"
 
-    def share_of_matrix_rate(self, result: Result) -> float | None:
-        """Operations a second of the network over the measured matrix rate in that precision; None: not known."""
-        if self.work is None:
-            return None
-        return self.roofline.share(2 * self.work.macs * result.frames_per_s.median, result.precision, result.system)
+    def share(self, result: Result, of_roof: bool = False) -> float | None:
+        """Operations a second of the network over the measured matrix rate in that precision; None: not known.
 
-    def share_of_roof(self, result: Result) -> float | None:
-        """The same over min(matrix rate, intensity x copy rate), which that traffic would allow at most; None: not known."""
+        With `of_roof` over min(matrix rate, intensity x copy rate), which the network's traffic would allow at most.
+        """
         if self.work is None:
             return None
         rate, batch = 2 * self.work.macs * result.frames_per_s.median, round(result.met_batch)
-        return self.roofline.share_of_roof(rate, self.work.intensity_at(batch), result.precision, result.system)
+        intensity = self.work.intensity_at(batch) if of_roof else None
+        return self.roofline.share(rate, result.precision, result.system, intensity)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        results = [one.as_dict() | {"share_of_matrix_rate": self.share_of_matrix_rate(one),
-                                    "share_of_roof": self.share_of_roof(one)} for one in self.results]  # fmt: skip
+        results = [one.as_dict() | {"share_of_matrix_rate": self.share(one), "share_of_roof": self.share(one, of_roof=True)}
+                   for one in self.results]  # fmt: skip
         return {"schema": SCHEMA, **plain_fields(self), "results": results, "ratios": plain(self.ratios)}
 
     def markdown(self) -> str:

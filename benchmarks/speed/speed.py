@@ -26,7 +26,7 @@ from nnet_edge.benchmarks.harness.machine import (
 from nnet_edge.benchmarks.harness.roofline import count_work, measure_roofline, merged
 from nnet_edge.benchmarks.harness.rounds import Say, quiet, run_rounds
 from nnet_edge.benchmarks.speed.memory import measure_memory
-from nnet_edge.benchmarks.speed.plan import DEFAULTS, Candidate, Missing, Opened, Plan, SpeedSettings, candidates_of
+from nnet_edge.benchmarks.speed.plan import Candidate, Missing, Opened, Plan, SpeedSettings, candidates_of
 from nnet_edge.benchmarks.speed.report import Memory, Result, SpeedReport, SystemFacts
 from nnet_edge.benchmarks.speed.systems import open_all
 from nnet_edge.bundle import Bundle, now, read_bundle
@@ -40,7 +40,7 @@ PICTURES = 64  # of the folder that are taken, the first ones
 
 
 def measure_speed(
-    bundle_path: Path, folder: Path, settings: SpeedSettings = DEFAULTS, command: str = "measure_speed",
+    bundle_path: Path, folder: Path, settings: SpeedSettings, command: str = "measure_speed",
     say: Say = quiet,
 ) -> SpeedReport:  # fmt: skip
     """How fast the bundle judges the images in `folder` and below; `command` is what the report names as its origin.

@@ -226,10 +226,11 @@ class Grid:
 
     def ablation(self, table: int) -> bool:
         """Table 4, 5, 6 or 7, printed; whether it is finished."""
-        from nnet_edge.benchmarks.accuracy.ablation import AblationSettings, run_table
+        from nnet_edge.benchmarks.accuracy.ablation import run_table
+        from nnet_edge.benchmarks.accuracy.trainings import GridSettings
 
         options = self.options | {"protocol": self.options["protocol"] or "paper"}
-        settings = AblationSettings(**grid_settings(options))
+        settings = GridSettings(**grid_settings(options))
         found = run_table(table, self.datasets, self.out, settings, command_line("accuracy"), self.watch)
         click.echo(found.markdown())
         return found.finished

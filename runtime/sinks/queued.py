@@ -4,8 +4,8 @@
 
 With must-deliver the queue lies on a disk (`spooled.py`): a message is in the spool when `write` returns, so a kill of
 the process loses nothing that was written (a power cut: nothing older than the spool's `fsync_every_s`). It may arrive
-twice, with the same id, and never out of order. What that costs the line is in the table of `benchmarks/line/sinks.py`;
-pictures cost most, for they are encoded before `write` returns.
+twice, with the same id, and never out of order. What that costs the line stands in docs/measurements.md; pictures cost most,
+for they are encoded before `write` returns.
 """
 
 from __future__ import annotations

@@ -9,19 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pytest
 
 from nnet_edge.benchmarks.accuracy.ablation import (
     PRINTED,
-    AblationSettings,
     AblationTable,
     rows_of,
     run_table,
     trained_as,
     training_row,
 )
-from nnet_edge.benchmarks.accuracy.trainings import Watch
+from nnet_edge.benchmarks.accuracy.trainings import GridSettings, Watch
 from nnet_edge.benchmarks.harness.grid import claiming
 from nnet_edge.data.images import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError
@@ -31,7 +29,7 @@ from nnet_edge.training.loop import TrainOptions
 
 SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/ablation.json"
 OPTIONS = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")
-TINY = AblationSettings(replace(PAPER, epochs=1, batch=7), OPTIONS, seeds=(3,), batch=8)
+TINY = GridSettings(replace(PAPER, epochs=1, batch=7), OPTIONS, seeds=(3,))
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +51,10 @@ def test_table_7_is_one_training_with_three_map_subsets(dataset: Dataset, measur
     assert table.finished
     assert [path.name for path in out.glob("row_*")] == ["row_4.5"]
     files = sorted(path.name for path in (out / "row_4.5" / "seed_3").glob("*.json"))
-    assert files == ["both.json", "forward.json", "reverse.json"]
-    scores = {
-        name: [
-            image["score"] for image in json.loads((out / "row_4.5/seed_3" / name).read_text())["evaluation"]["scores"]
-        ]
-        for name in files
-    }
-    assert np.isfinite(list(scores.values())).all()
-    assert scores["both.json"] != scores["forward.json"] != scores["reverse.json"]
+    assert files == ["reading_both.json", "reading_forward.json", "reading_reverse.json"]
+    both, forward, reverse = (json.loads((out / "row_4.5/seed_3" / name).read_text())["metrics"] for name in files)
+    assert both != forward != reverse != both
+    assert table.measured["7.1"][dataset.category][3] == Metrics(**reverse)
 
 
 def test_the_file_and_the_markdown_say_the_same_as_the_table(
@@ -90,7 +83,7 @@ def test_a_finished_row_is_read_not_computed(
     dataset: Dataset, measured: tuple[AblationTable, Path], tmp_path: Path
 ) -> None:
     table, out = measured
-    path = out / dataset.category / "row_4.5" / "seed_3" / "both.json"
+    path = out / dataset.category / "row_4.5" / "seed_3" / "reading_both.json"
     before, told = path.stat().st_mtime_ns, []
     again = run_table(7, [dataset], out, TINY, watch=Watch(stop=lambda: pytest.fail("trained again"), say=told.append))
     assert again.measured == table.measured
@@ -131,7 +124,7 @@ def test_a_stopped_row_goes_on_where_it_was(dataset: Dataset, tmp_path: Path) ->
     )  # one step was left: the next is of row 6.2
     assert list(table.measured) == ["6.1"]
     assert (
-        tmp_path / dataset.category / "row_4.2" / "seed_3" / "both.json"
+        tmp_path / dataset.category / "row_4.2" / "seed_3" / "reading_both.json"
     ).exists()  # 6.1 is 4.2, which Table 4 will find
     assert json.loads((tmp_path / "table_6.json").read_text())["finished"] is False
     assert "not finished" in table.markdown()
@@ -147,7 +140,7 @@ def test_rows_with_the_same_network_share_a_training(row: str, same: str) -> Non
 
 def test_four_tables_need_nine_trainings() -> None:
     assert len({training_row(PAPER, row) for row in ABLATIONS}) == 9
-    assert trained_as(PAPER, "7.1", 5)[1] == "reverse"
+    assert trained_as(PAPER, "7.1", 5)[1].reading.branches == "reverse"
     assert trained_as(PAPER, "7.1", 5)[0].seed == 5
 
 
@@ -162,10 +155,10 @@ def test_means_ranges_and_gains_over_the_seeds() -> None:
     measured = {row: {"x": {1: metrics(0.5), 2: metrics(0.6)}} for row in rows_of(5)}
     measured["5.3"] = {"x": {2: metrics(0.66), 1: metrics(0.52)}}  # whichever process was first
     table = AblationTable(5, {}, (), (1, 2), ("x",), measured)
-    cell = next(cell for cell in table.cells if (cell.row, cell.figure) == ("5.3", "pixel_ap"))
-    assert cell.difference == pytest.approx(59.0 - 61.26)
-    assert cell.gains == pytest.approx((2.0, 6.0))
-    assert cell.paper_gain == pytest.approx(61.26 - 60.78)
+    cell = next(cell for cell in table.cells if (cell["row"], cell["figure"]) == ("5.3", "pixel_ap"))
+    assert cell["difference"] == pytest.approx(59.0 - 61.26)
+    assert cell["gains"] == pytest.approx([2.0, 6.0])
+    assert cell["paper_gain"] == pytest.approx(61.26 - 60.78)
     lines = table.markdown().splitlines()
     assert any("| 59.00 (52.00..66.00) | 61.26 | -2.26 | +4.00 (+2.00..+6.00) | +0.48 |" in line for line in lines)
     (exact,) = (line for line in lines if line.startswith("| P-PRO, exact | 5.3 |"))
@@ -179,7 +172,7 @@ def test_categories_are_averaged_over_the_seeds_that_all_of_them_have() -> None:
         }
 
     def ours(table: AblationTable, figure: str) -> tuple[float, ...]:
-        return next(cell.ours for cell in table.cells if (cell.row, cell.figure) == ("7.1", figure))
+        return next(tuple(cell["ours"]) for cell in table.cells if (cell["row"], cell["figure"]) == ("7.1", figure))
 
     def table(*categories: dict[int, Metrics]) -> AblationTable:
         measured = dict(zip("ab", categories, strict=True))
@@ -215,8 +208,7 @@ def test_a_row_that_another_process_finished_meanwhile_is_read_at_the_end(
 
     def other_process(line: str) -> None:
         if ", row 7.3, " in line:
-            for name in ("both.json", "forward.json", "reverse.json"):
-                shutil.copy(done / name, folder)
+            shutil.copytree(done, folder, ignore=shutil.ignore_patterns(".claim"), dirs_exist_ok=True)
 
     with claiming(folder):
         table = run_table(7, [dataset], tmp_path, TINY, watch=Watch(say=other_process))
@@ -224,17 +216,17 @@ def test_a_row_that_another_process_finished_meanwhile_is_read_at_the_end(
     assert table.measured == measured[0].measured
 
 
-def test_invalid_settings(dataset: Dataset, tmp_path: Path) -> None:
+def test_invalid_settings(dataset: Dataset, measured: tuple[AblationTable, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table '3' is unknown: choose 4, 5, 6 or 7"):
         run_table(3, [dataset], tmp_path, TINY)
     with pytest.raises(ConfigError, match="each once"):
-        AblationSettings(seeds=(1, 1))
+        GridSettings(seeds=(1, 1))
     with pytest.raises(ConfigError, match=r"categories parts.*each once"):
         run_table(4, [dataset, dataset], tmp_path, TINY)
     with pytest.raises(DataError, match="no test image"):
         run_table(4, [replace(dataset, test=())], tmp_path, TINY)
-    damaged = tmp_path / dataset.category / "row_4.1" / "seed_3" / "both.json"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_text("{")
-    with pytest.raises(DataError, match=r"both\.json cannot be read.*delete it"):
-        run_table(4, [dataset], tmp_path, TINY)
+    damaged = tmp_path / dataset.category / "row_4.5"
+    shutil.copytree(measured[1] / dataset.category / "row_4.5", damaged)
+    (damaged / "seed_3/reading_both.json").write_text("{")
+    with pytest.raises(DataError, match=r"reading_both\.json cannot be read.*delete it"):
+        run_table(7, [dataset], tmp_path, TINY)

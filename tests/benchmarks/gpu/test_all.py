@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -202,14 +203,14 @@ def test_a_report_without_an_engine_says_so(systems: tuple[str, ...], warns: str
     assert (found == []) if warns is None else found[0].startswith(warns)
 
 
-def test_an_engine_that_does_not_load_is_in_the_report(bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_does_not_load_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, settings: object) -> None:
         raise BundleError(f"{path.name} was built for another GPU")
 
     said: list[str] = []
-    monkeypatch.setattr(gpu, "engines_of", lambda bundle: [Path("a.engine")])
     monkeypatch.setattr(gpu.RepeatingRunner, "load", refuse)
-    rates, refused = gpu.measure_engines(bundle, (1,), None, False, said.append)
+    held = SimpleNamespace(artefacts=[SimpleNamespace(kind="engine", path=Path("a.engine"))])
+    rates, refused = gpu.measure_engines(held, (1,), None, False, said.append)  # type: ignore[arg-type]
     assert (rates, refused) == ([], {"a.engine": "a.engine was built for another GPU"})
     assert "a.engine does not load here" in said[0]
 

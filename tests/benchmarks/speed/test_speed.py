@@ -188,10 +188,10 @@ def test_medians_percentiles_and_ratios_of_the_same_round() -> None:
     assert (torch.met_batch, torch.joules_per_frame) == (2.0, 0.2)
     (ratio,) = found.ratios  # of the rounds 0.9, 0.5, 0.95; that of the medians would be 0.95
     assert ratio.value.as_dict() == pytest.approx({"median": 0.9, "min": 0.5, "max": 0.95})
-    assert found.share_of_matrix_rate(openvino) == pytest.approx(2 * 19 / 100)
-    assert found.share_of_roof(openvino) is None  # no copy rate was measured
+    assert found.share(openvino) == pytest.approx(2 * 19 / 100)
+    assert found.share(openvino, of_roof=True) is None  # no copy rate was measured
     slow = replace(roofline, ceilings=(*roofline.ceilings, Ceiling("processor", "copy", 20.0, 20.0, 20.0, "a copy")))
-    assert replace(found, roofline=slow).share_of_roof(openvino) == pytest.approx(
+    assert replace(found, roofline=slow).share(openvino, of_roof=True) == pytest.approx(
         2 * 19 / (2 * 20)
     )  # 2 operations a byte
     assert merged(roofline, Roofline((Ceiling("processor", "fp32", 80.0, 70.0, 85.0, ""),), "processor")).ceilings[
@@ -224,11 +224,9 @@ def test_weights_are_read_once_a_batch_and_narrow_numbers_move_fewer_bytes() -> 
     ceilings = [Ceiling("processor", what, rate, rate, rate, "") for what, rate in
                 (("fp32", 100.0), ("int8", 100.0), ("copy", 10.0))]  # fmt: skip
     roofline = Roofline(tuple(ceilings), "processor")
-    shares = [
-        roofline.share_of_roof(10e9, 2.0, precision, "openvino") for precision in ("fp32", "fp16", "int8", "bf16")
-    ]
+    shares = [roofline.share(10e9, precision, "openvino", 2.0) for precision in ("fp32", "fp16", "int8", "bf16")]
     assert shares == [10 / 20, 10 / 20, 10 / 80, None]  # FP16 graphs are widened; BF16 products were not measured
-    assert roofline.share_of_roof(10e9, 50.0, "fp32", "openvino") == 10 / 100
+    assert roofline.share(10e9, "fp32", "openvino", 50.0) == 10 / 100
 
 
 def test_one_that_fails_in_a_round_is_lost_and_the_rest_goes_on() -> None:
