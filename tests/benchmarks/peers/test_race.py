@@ -192,4 +192,4 @@ def test_the_help_says_how_ours_comes_in(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_report_without_anybody_is_not_finished() -> None:
-    assert not RaceReport({}, (), (), (), "").finished
+    assert not RaceReport({}, (), ()).finished
