@@ -91,7 +91,7 @@ class CategoryBench:
     @cached_property
     def test(self) -> TestImages:
         """The test images with labels and masks."""
-        found = load_test(self.dataset, self.settings.skip_bad)
+        found = load_test(self.dataset, self.settings.skip_bad, geometry=self.trainings.geometry)
         if found is None or not found.labels.any() or found.labels.all():
             raise DataError(f"{self.dataset.root} needs good and bad test images: variants are compared on them")
         return found
