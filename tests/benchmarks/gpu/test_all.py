@@ -105,7 +105,7 @@ def test_a_rate_and_its_share() -> None:
 class Waiting:
     """A runner, as far as the benchmark measures one; it notes what it was asked to do."""
 
-    name, precision, max_batch = "tensorrt", "fp16", 8
+    name, precision, max_batch, input_shape = "tensorrt", "fp16", 8, (256, 256, 3)
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
