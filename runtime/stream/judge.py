@@ -415,6 +415,11 @@ class Judge:
         self._above.clear()
         return self._rules.threshold
 
+    def require_seen(self, geometry: Geometry) -> None:
+        """Raise ConfigError where a bundle of that geometry sees nothing of what is inspected."""
+        if self._size is not None:
+            Rules(self._rules.settings, 1.0, None, geometry).fit(*self._size)
+
     def _change(self, settings: VerdictSettings) -> float:
         """Replace the rules by ones with other settings that fit the camera; gives the threshold."""
         before = self._rules

@@ -215,11 +215,17 @@ class Line:
     def swap(self, path: Path, name: str | None = None, timeout_s: float = SWAP_LIMIT_S) -> Model:
         """Load and warm the bundle at `path` beside the old one, then judge by it, all streams or the one named.
 
-        Returns once it judges; not a frame is lost. Raises BundleError when it cannot be loaded, StreamError when its turn
-        did not come in `timeout_s`: the old one stays.
+        Returns once it judges; not a frame is lost. Raises BundleError when it cannot be loaded, ConfigError when it sees
+        nothing of what a stream inspects, StreamError when its turn did not come in `timeout_s`: the old one stays.
         """
         stream = None if name is None else self._stream(name)
         new = self.models.load(path)
+        try:
+            for one in self._judging_as(stream):
+                one.judge.require_seen(new.geometry)
+        except ConfigError as error:
+            with new.runner:  # the last exit releases it
+                raise ConfigError(f"the bundle {path} cannot judge stream {one.name}: {error}") from error
         swap = Swap(new, lambda: self._switch(new, stream))
         hears.get()("waiting for the gap between two batches")
         self.models.ask(swap)
@@ -234,7 +240,7 @@ class Line:
     def _switch(self, new: Model, stream: Stream | None) -> Callable[[], object]:
         """Let the stream, None: all that judge by the line's model, judge by the new one; gives what tells of it."""
         old = self._model if stream is None else stream.model
-        switched = [one for one in self._streams.values() if (one.model is old if stream is None else one is stream)]
+        switched = self._judging_as(stream)
         for one in switched:
             one.use(new)
         if stream is None:
@@ -247,6 +253,13 @@ class Line:
                 one.tell_dropped()
 
         return tell
+
+    def _judging_as(self, stream: Stream | None) -> list[Stream]:
+        """That stream, None: all that judge by the line's model."""
+        with self._lock:
+            return [
+                one for one in self._streams.values() if (one.model is self._model if stream is None else one is stream)
+            ]
 
     def _used_models(self) -> list[Model]:
         """Those that judge a stream, or would judge the next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop, Prediction
 from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.tiled import tiled
@@ -150,6 +152,43 @@ def test_a_swap_between_tiles_and_none_judges_every_frame_by_one_of_them(make_ru
         assert one.anomaly_map.shape == wanted.judged[:2]
         (found,) = one.regions
         assert abs(found.x - 500) <= 5
+
+
+def test_a_swap_to_a_crop_that_sees_nothing_of_the_region_is_refused(make_runner: MakeRunner) -> None:
+    seen: list[Prediction] = []
+    go_on = threading.Event()
+
+    def frames() -> Iterable[np.ndarray]:
+        yield spot(20, 20)
+        go_on.wait(20)
+        yield spot(20, 20)
+
+    region = VerdictSettings(regions_of_interest=(((0.0, 0.0), (100.0, 0.0), (100.0, 100.0)),))
+    runner = make_runner()
+    cropped = model_of(runner, CROP, "crop")
+    line = Line(model_of(make_runner(), TILES), [CallbackSink(seen.append)], lambda path: cropped)
+    line.add_source(LineStream("left", CameraSettings("synthetic"), verdict=region), SyntheticSource(frames(), None))
+    errors: list[str] = []
+
+    def swapping() -> None:
+        while not seen:
+            time.sleep(0.01)
+        try:
+            line.swap(Path("crop"))
+        except ConfigError as error:
+            errors.append(str(error))
+        go_on.set()
+
+    thread = threading.Thread(target=swapping)
+    thread.start()
+    run_line(line)
+    thread.join()
+    assert errors == [
+        "the bundle crop cannot judge stream left: the regions leave nothing of the picture (800x480 pixels) to inspect: draw "
+        "them anew"
+    ]
+    assert [one.is_anomalous for one in seen] == [True, True]
+    assert runner.exited == 1
 
 
 def test_a_large_photograph_is_cut_without_a_large_map(make_runner: MakeRunner) -> None:
