@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -19,13 +20,13 @@ from nnet_edge.files import write_atomically
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.image_path import ImagePath
-from nnet_edge.kept_frames import frame_hash, write_frames
+from nnet_edge.kept_frames import frame_hash, frame_path, write_frames
 from nnet_edge.known_answers import choose_frames
 from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.runtime.runners.answers import ask
 from nnet_edge.runtime.runners.base import Runner, infer_all, load_runner
 from nnet_edge.runtime.runners.tiled import tiled
-from nnet_edge.scoring import Threshold, ThresholdRule, describe_accepted
+from nnet_edge.scoring import Threshold, ThresholdRule, describe_accepted, set_by_outliers, share_above
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import Checkpoint, read_checkpoint, read_held_out
 
@@ -40,6 +41,7 @@ class Exported:
 
     bundle: Bundle
     parities: tuple[Parity, ...]
+    warnings: tuple[str, ...] = ()  # of the good images that it was measured on
 
 
 def export_bundle(training: Path, out: Path, false_rejects: float | None = None, settings: RunnerSettings | None = None,
@@ -71,8 +73,29 @@ def export_bundle(training: Path, out: Path, false_rejects: float | None = None,
         image_path = ImagePath.of(held_out, checkpoint.facts["data"].get("image_path_of_files"))
         if image_path is not None:
             draft.manifest["image_path"] = image_path.as_dict()
-        draft.manifest["frames"] = {"held_out": write_frames(draft.path, held_out)}
-    return Exported(read_bundle(out), tuple(parities))
+        hashes = write_frames(draft.path, held_out)
+        draft.manifest["frames"] = {"held_out": hashes}
+    warnings = outlier_warnings(
+        rule.unseen(measured.scores), rule, threshold, [frame_path(out, name) for name in hashes]
+    )
+    return Exported(read_bundle(out), tuple(parities), warnings)
+
+
+def outlier_warnings(
+    scores: np.ndarray, rule: ThresholdRule, threshold: Threshold, paths: Sequence[Path]
+) -> tuple[str, ...]:
+    """A sentence where few good images, by their held-out scores (N,) far beyond the others, set the threshold."""
+    odd = set_by_outliers(scores, threshold)
+    if not len(odd):
+        return ()
+    line = np.delete(scores, odd).max()
+    share = math.ceil(1000 * share_above(scores, line, rule.groups)) / 1000
+    names = ", ".join(str(paths[row]) for row in odd[:3]) + ", ..." * (len(odd) > 3)
+    return (
+        f"warning: {len(odd)} of {len(scores)} good images lie far beyond the others and set the threshold ({names}); without "
+        f"them it would lie {1 - line / threshold.value:.0%} lower, and defects between are missed. Look at them: take away "
+        f"what is no good part and train again, or allow more false rejects (export --false-rejects {share:g})",
+    )
 
 
 @dataclass(frozen=True)

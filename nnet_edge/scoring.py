@@ -29,6 +29,8 @@ from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
 from nnet_edge.frame import Region
 
 MARGIN = 2e-4  # the part that set the threshold stays good on every runner: their scores differ by rounding, up to half of it
+FAR_OUT = 5.0  # deviations of the logarithm, above the middle one, from which on a score is no good part's
+SMALLEST_DEVIATION = 0.05  # of the logarithms, about as a share of the score
 ROUNDING = 1e-9  # (n + 1) * (1 - 1/(n + 1)) is n only up to rounding; ceil must not see that
 
 
@@ -259,6 +261,26 @@ def false_reject_interval(n: int, rank: int) -> tuple[float, float]:
 
     low, high = betaincinv(n + 1 - rank, rank, [0.05, 0.95])
     return float(low), float(high)
+
+
+def far_out(scores: np.ndarray) -> float:
+    """The score above which one of `scores` (N,), of good parts but for a few, is not like the others."""
+    logs = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
+    middle = float(np.median(logs))
+    deviation = max(1.4826 * float(np.median(np.abs(logs - middle))), SMALLEST_DEVIATION)
+    return math.exp(middle + FAR_OUT * deviation)
+
+
+def share_above(scores: np.ndarray, line: float, groups: Sequence[str] | None) -> float:
+    """The share of good parts that the score `line`, one of `scores` (N,), is expected to reject as a threshold."""
+    ascending, below, count = ranked(scores, np.arange(len(scores)) if groups is None else np.array(groups))
+    return float((count + 1 - below[np.searchsorted(ascending, line, "right") - 1]) / (count + 1))
+
+
+def set_by_outliers(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """Rows of the held-out scores (N,) that lie far beyond the others, where one of them set the threshold; else none."""
+    odd = np.flatnonzero(scores > far_out(scores))
+    return odd if len(odd) and np.sort(scores)[threshold.rank - 1] >= scores[odd].min() else odd[:0]
 
 
 def in_counts(share: float) -> str:

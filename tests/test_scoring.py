@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
-from nnet_edge.scoring import MARGIN, Threshold, ThresholdRule, choose_threshold, find_regions, in_counts
+from nnet_edge.export.bundling import outlier_warnings
+from nnet_edge.scoring import (
+    MARGIN,
+    Threshold,
+    ThresholdRule,
+    choose_threshold,
+    find_regions,
+    in_counts,
+    set_by_outliers,
+)
 
 
 def test_without_a_share_the_largest_score_is_the_threshold() -> None:
@@ -120,6 +130,23 @@ def test_a_rate_that_so_few_groups_do_not_support_says_how_many_it_needs() -> No
     ):
         ThresholdRule(0.1, ("a",) * 40 + ("b",) * 40).check(80)
     ThresholdRule(0.1).check(80)
+
+
+@pytest.mark.parametrize("groups", [None, tuple("aabbccddeeffgghhiijjkk")])
+def test_good_images_far_beyond_the_others_that_set_the_threshold_are_named(groups: tuple[str, ...] | None) -> None:
+    scores = np.concatenate([np.linspace(0.6, 0.7, 21), [1.1]])
+    rule = ThresholdRule(groups=groups)
+    assert set_by_outliers(scores, rule.choose(scores)).tolist() == [21]
+    (said,) = outlier_warnings(scores, rule, rule.choose(scores), [Path(f"{row}.png") for row in range(22)])
+    assert (
+        "1 of 22 good images lie far beyond the others and set the threshold (21.png); without them it would lie 36% "
+        in said
+    )
+    share = float(said.rpartition("--false-rejects ")[2].rstrip(")"))
+    again = ThresholdRule(share, groups)
+    assert again.choose(scores).value == pytest.approx(0.7, rel=1e-3)
+    assert outlier_warnings(scores, again, again.choose(scores), []) == ()
+    assert set_by_outliers(scores[:21], choose_threshold(scores[:21])).size == 0
 
 
 def test_a_margin_is_in_deviations_of_the_good_scores_that_are_not_rejected() -> None:

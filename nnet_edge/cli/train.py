@@ -222,7 +222,8 @@ def export_trained(out: Path, false_rejects: float | None, runner: RunnerSetting
 def tell_exported(exported: Exported) -> None:
     """Say how far the runners agree, what the threshold means, and what to do with the bundle."""
     bundle = exported.bundle
-    for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *bundle.warnings):
+    for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *exported.warnings,
+                 *bundle.warnings):  # fmt: skip
         say(line)
     say(f"bundle: {bundle.path}")
     say(f"next: nnet-edge stream 0 --bundle {bundle.path}")

@@ -22,7 +22,7 @@ from nnet_edge.frame import Frame, Prediction
 from nnet_edge.geometry import Geometry
 from nnet_edge.image_path import FEWEST, ImagePath, advice, columns_of, in_words, measure, measure_file
 from nnet_edge.imaging import to_input
-from nnet_edge.scoring import Threshold, ThresholdRule, in_counts, rank_of
+from nnet_edge.scoring import Threshold, ThresholdRule, far_out, in_counts, rank_of
 from nnet_edge.settings.changes import shown
 from nnet_edge.settings.runner import require_between
 from nnet_edge.settings.stream import Adapted, VerdictSettings
@@ -39,8 +39,6 @@ PICTURES = 30  # that are compared with training's; a first look is after FEWEST
 LOOKED_AT = 2000  # frames: a scene that has not changed until then will not
 MOST_RECENT = 1000  # pictures to choose a threshold on afterwards
 RECENT_S = 0.1  # between two looks for the last pictures: a look takes 1 ms
-FAR_OUT = 5.0  # deviations of the logarithm, above the middle one, from which on a score is no good part's
-SMALLEST_DEVIATION = 0.05  # of the logarithms, about as a share of the score
 MOST_TIMES = 2.0  # the bundle's threshold: what good pictures ask for more is another part or another picture
 
 
@@ -193,14 +191,6 @@ def parts_of(settings: VerdictSettings) -> tuple[object, ...]:
     return (
         settings.regions_of_interest, settings.ignored, settings.interest_picture, settings.ignored_picture, settings.crops
     )  # fmt: skip
-
-
-def far_out(scores: np.ndarray) -> float:
-    """The score above which one of `scores` (N,), of good parts but for a few, is not like the others."""
-    logs = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
-    middle = float(np.median(logs))
-    deviation = max(1.4826 * float(np.median(np.abs(logs - middle))), SMALLEST_DEVIATION)
-    return math.exp(middle + FAR_OUT * deviation)
 
 
 def name_of(frame: Frame) -> str:
