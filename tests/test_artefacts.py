@@ -263,7 +263,7 @@ def test_equal_frames_are_kept_once(tmp_path: Path) -> None:
     assert np.array_equal(read_frames(tmp_path, names), frames)
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((2, 64, 64, 3), np.uint8), ((2, 256, 256, 3), np.float32)])
+@pytest.mark.parametrize(("shape", "kind"), [((2, 60, 64, 3), np.uint8), ((2, 256, 256, 3), np.float32)])
 def test_frames_of_another_kind_are_refused(tmp_path: Path, shape: tuple[int, ...], kind: type) -> None:
     with pytest.raises(ConfigError, match="frames are kept as uint8 RGB"):
         write_frames(tmp_path, np.zeros(shape, kind))

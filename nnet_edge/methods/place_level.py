@@ -107,6 +107,8 @@ def share_explained(
         for part, places, side in zip(geometry.window.inside, level.shape, geometry.size, strict=True)
     )
     level = level[rows, columns]
+    if not level.size:  # a letterbox narrower than a place
+        return 0.0
     logarithms = np.log(at_size(fused_maps(layer_maps, fusion), layer_maps))[:, rows, columns]
     varied = logarithms - logarithms.mean(axis=(1, 2), keepdims=True)
     expected = np.log(level) - np.log(level).mean()

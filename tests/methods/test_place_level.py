@@ -110,7 +110,7 @@ def test_a_level_that_does_not_help_is_not_used(monkeypatch: pytest.MonkeyPatch)
 def test_nothing_is_tried_for_a_sum_of_maps_or_without_powers() -> None:
     images = np.zeros((2, 256, 256, 3), np.uint8)
     for fusion, powers in ((replace(FUSION, rule="sum"), (1.0,)), (FUSION, ())):
-        network: Any = SimpleNamespace(map_fusion=fusion, output_names=fusion.layer_maps)
+        network: Any = SimpleNamespace(map_fusion=fusion, output_names=fusion.layer_maps, geometry=DEFAULT)
         assert choose_place_level(network, powers, images, images, 0, CPU) is None
 
 
