@@ -219,11 +219,9 @@ def fill_box(folder: Path) -> None:
         [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
     )
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
-    subprocess.run(
-        [folder / "env/bin/python", "-m", "pip", "install", *quiet, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt"],
-        check=True,
-    )
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "env/bin/python"]  # ours: its own would be unpacked first
+    subprocess.run([*pip, "install", *quiet, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt"], check=True)
 
 
 @pytest.mark.slow
@@ -231,7 +229,9 @@ def test_the_wheel_runs_a_bundle_without_torch(
     camera_box: Path, trained_run: Path, parts_folder: Path, tmp_path: Path
 ) -> None:
     installed = json.loads(
-        subprocess.check_output([camera_box / "python", "-m", "pip", "list", "--format=json"], text=True)
+        subprocess.check_output(
+            [sys.executable, "-m", "pip", "--python", camera_box / "python", "list", "--format=json"], text=True
+        )
     )
     names = {package["name"].lower() for package in installed}
     assert "torch" not in names

@@ -16,6 +16,7 @@ from nnet_edge.benchmarks.harness.machine import torch_threads
 from nnet_edge.benchmarks.harness.random_bundle import make_random_bundle
 from nnet_edge.benchmarks.peers import pipes
 from nnet_edge.bundle import Bundle, read_bundle
+from nnet_edge.calibration import gate as gates
 from nnet_edge.data.dataset import Dataset
 from nnet_edge.data.images import read_dataset
 from tests.benchmarks.miniatures import TINY, make_visa
@@ -40,7 +41,8 @@ def accuracy(visa: Path, made_once: Callable[..., Path]) -> tuple[AccuracyTables
     """A category of it trained, exported, calibrated and measured for real, and the folder that this left."""
 
     def measure(out: Path) -> AccuracyTables:
-        with torch_threads(1), threadpool_limits(1):
+        with torch_threads(1), threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gates, "ROUNDS", 5)  # no test here asks how fast a graph is
             return run_accuracy(read_datasets([visa], categories=["candle"]), out, TINY, "nnet-edge bench accuracy")
 
     out = made_once("accuracy", measure)
