@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,11 +65,16 @@ class TiledRunner:
 
         def outputs() -> Outputs:
             found = []
-            while under_way:
-                if len(under_way) < AHEAD and (following := next(begun, None)) is not None:
-                    under_way.append(following)
-                    continue
-                found.append(under_way.pop(0)())
+            try:
+                while under_way:
+                    if len(under_way) < AHEAD and (following := next(begun, None)) is not None:
+                        under_way.append(following)
+                        continue
+                    found.append(under_way.pop(0)())
+            finally:
+                for wait in under_way:  # after an error: what nobody waits for stays under way
+                    with suppress(Exception):
+                        wait()
             return self._joined(found)
 
         return outputs

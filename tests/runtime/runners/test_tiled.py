@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.errors import BundleError, ConfigError
+from nnet_edge.errors import BundleError, ConfigError, StreamError
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.base import infer_all, load_runner
@@ -79,6 +79,14 @@ def test_few_batches_of_tiles_are_under_way_whatever_their_number(make_runner: C
     runner.infer(np.zeros((2, *runner.input_shape), np.uint8))
     assert (under_way, most) == (0, AHEAD)
     assert inner.batches == [8] * 16
+
+    def broken(images: np.ndarray, layer_maps: bool = False) -> Outputs:
+        raise StreamError("the runner broke")
+
+    infer = broken
+    with pytest.raises(StreamError, match="the runner broke"):
+        runner.infer(np.zeros((1, *runner.input_shape), np.uint8))
+    assert under_way == 0  # nothing stays behind
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
