@@ -5,7 +5,8 @@ of the folds in use together (CV+: Barber, Candès, Ramdas and Tibshirani, Annal
 the rate is rejected, whatever the data, and about the rate in practice. A camera has time for one model, which is none of
 theirs, so scores are brought to its scale:
 
-- all models fuse their layer maps alike, by the mean of the folds' exponents;
+- all models fuse their layer maps alike, by the mean of the folds' exponents, and divide them by their own level at each place
+  to the power that most folds chose;
 - a fold's scores are multiplied by the ratio of the deployed model's to its own on images that both have learned (the median);
 - what is kept of each image is a factor: how much stranger it is to a model that has not learned it. Every runner and precision
   multiplies its own score of the image by it, and the threshold is the conformal quantile of the products, by groups.
@@ -26,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
+from torch import Tensor
 
 from nnet_edge.anomaly_map import Fusion, anomaly_map, image_score
 from nnet_edge.data.images import Folds, TrainingData
@@ -37,6 +40,8 @@ from nnet_edge.geometry import Geometry
 from nnet_edge.methods.base import MethodSettings
 from nnet_edge.methods.compute import Compute, choose_device, choose_precision
 from nnet_edge.methods.fusion_search import DECIMALS, layer_maps_of
+from nnet_edge.methods.network import PLACE_FACTORS
+from nnet_edge.methods.place_level import factors_of, level_of, with_factors
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint, write_held_out
 from nnet_edge.training.loop import Progress, Trained, TrainOptions, train
 
@@ -51,6 +56,7 @@ class Fold:
     judged: dict[str, np.ndarray]  # of the fold's images, which it has not learned
     common: dict[str, np.ndarray]  # of some that it has
     exponents: tuple[float, ...]  # of its fusion
+    place_power: float  # of good parts' level at each place (place_level.py); its maps are without it
     shown: int | None  # images, when its weights were taken; None for a training of fixed length
 
 
@@ -130,20 +136,22 @@ class FoldTrainings:
         shown = None if trained.validation is None else trained.validation.kept_at
         maps = {"judged": self._maps(checkpoint, images[judged]), "common": self._maps(checkpoint, images[common])}
         tensors = {f"{part}/{name}": value for part, named in maps.items() for name, value in named.items()}
-        about = {"fold": json.dumps({"exponents": fusion.exponents, "shown": shown})}
+        power = (checkpoint.facts.get("place_level") or {}).get("power", 0.0)
+        about = {"fold": json.dumps({"exponents": fusion.exponents, "place_power": power, "shown": shown})}
         write_atomically(self._result(number), save(tensors, about))
         shutil.rmtree(place)
         return None
 
     def _maps(self, checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The layer maps of a training's network for uint8 RGB images (N, H, W, 3), or their tiles, in FP32."""
-        compute = Compute(choose_device(self.options.device), "fp32")
-        return layer_maps_of(checkpoint.build_network().to(compute.device), self.settings.input.cut(images), compute)
+        """The layer maps of a training's network, without a place level, for uint8 RGB images (N, H, W, 3), or their tiles."""
+        compute, network = Compute(choose_device(self.options.device), "fp32"), checkpoint.build_network()
+        network.place_factors = None
+        return layer_maps_of(network.to(compute.device), self.settings.input.cut(images), compute)
 
     def _train_all(self, training: Path, facts: dict[str, Any], found: list[Fold]) -> Trained:
         """Train on all images, as long as the folds did, and keep the factors."""
         images, judged = self.data.learned, self.folds.judged
-        settings = replace(self.settings, look_every=0)
+        settings = replace(self.settings, look_every=0, place_powers=())  # the folds have chosen
         shown = [fold.shown for fold in found if fold.shown]
         if shown and settings.image_steps:
             settings = replace(settings, image_steps=round(float(np.median(shown))))
@@ -156,12 +164,22 @@ class FoldTrainings:
         checkpoint = read_checkpoint(training)
         exponents = tuple(np.mean([fold.exponents for fold in found], axis=0).round(DECIMALS).tolist())
         fusion = replace(checkpoint.build_network().map_fusion, exponents=exponents)
-        deployed = scores_of(self._maps(checkpoint, images[judged]), fusion, self.settings.input)
-        factors = self._factors(found, fusion, deployed)
+        powers = [fold.place_power for fold in found]
+        power = max(sorted(set(powers)), key=powers.count)
+        maps = self._maps(checkpoint, images[judged])
+        level = factors_of(level_of(maps, fusion), power, fusion) if power else None
+        deployed = scores_of(maps, fusion, level, self.settings.input)
+        factors = self._factors(found, fusion, power, deployed)
         write_held_out(training, images[judged])
         if exponents != checkpoint.build_network().map_fusion.exponents:
             checkpoint = replace(checkpoint, settings=checkpoint.settings.with_fusion(fusion))
+        checkpoint = replace(
+            checkpoint, network=levelled(checkpoint.network, level), averaged=levelled(checkpoint.averaged, level),
+            best=levelled(checkpoint.best, level),
+        )  # fmt: skip
         facts = checkpoint.facts | {"data": checkpoint.facts["data"] | {"factors": factors.tolist()}}
+        if self.settings.place_powers:
+            facts["place_level"] = {"power": power, "of_folds": powers}
         write_checkpoint(training, replace(checkpoint, facts=facts))
         shutil.rmtree(self.folder)
         self.say(
@@ -170,14 +188,15 @@ class FoldTrainings:
         )
         return trained
 
-    def _factors(self, found: list[Fold], fusion: Fusion, deployed: np.ndarray) -> np.ndarray:
+    def _factors(self, found: list[Fold], fusion: Fusion, power: float, deployed: np.ndarray) -> np.ndarray:
         """The factor of each judged image, by its fold's score and the `deployed` model's, float64 (H,)."""
         place_of = {int(row): place for place, row in enumerate(self.folds.judged)}
         factors = np.empty(len(deployed))
         for number, fold in enumerate(found):
             _, judged, common = self._rows(number)
             here, shared = ([place_of[int(row)] for row in rows] for rows in (judged, common))
-            unseen, seen = (scores_of(maps, fusion, self.settings.input) for maps in (fold.judged, fold.common))
+            level = factors_of(level_of(fold.common, fusion), power, fusion) if power else None
+            unseen, seen = (scores_of(maps, fusion, level, self.settings.input) for maps in (fold.judged, fold.common))
             factors[here] = unseen * scale_between(seen, deployed[shared]) / deployed[here]
         if not (np.isfinite(factors).all() and factors.min() > 0):
             raise TrainingError(
@@ -186,8 +205,15 @@ class FoldTrainings:
         return factors
 
 
-def scores_of(maps: dict[str, np.ndarray], fusion: Fusion, geometry: Geometry) -> np.ndarray:
-    """The image scores (N,) by layer maps, of tiles where the geometry has some, float64."""
+def levelled(weights: dict[str, Tensor], level: np.ndarray | None) -> dict[str, Tensor]:
+    """The weights with that place level, None: without one; no weights stay none."""
+    others = {name: value for name, value in weights.items() if name != PLACE_FACTORS}
+    return others | ({PLACE_FACTORS: torch.from_numpy(level)} if others and level is not None else {})
+
+
+def scores_of(maps: dict[str, np.ndarray], fusion: Fusion, level: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+    """The image scores (N,) by layer maps, of tiles where the geometry has some, and the place level; float64."""
+    maps = maps if level is None else with_factors(maps, level)
     whole = geometry.stitch(anomaly_map(maps, fusion, geometry.network.window)[:, 0])
     return np.asarray(image_score(whole), np.float64)
 
@@ -207,6 +233,6 @@ def read_fold(path: Path) -> Fold:
         for name, value in load_file(path).items():
             part, _, layer = name.partition("/")
             parts[part][layer] = value
-        return Fold(parts["judged"], parts["common"], tuple(about["exponents"]), about["shown"])
+        return Fold(parts["judged"], parts["common"], tuple(about["exponents"]), about["place_power"], about["shown"])
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read ({error}): remove it and go on with --resume") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import MARGIN, ThresholdRule
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.training.checkpoint import read_checkpoint, read_held_out
+from nnet_edge.training.checkpoint import Checkpoint, read_checkpoint, read_held_out
 from nnet_edge.training.folds import FoldTrainings, scale_between
 from nnet_edge.training.loop import Trained, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = replace(PAPER, epochs=1, batch=2, model=replace(PAPER.model, memory_slots=16))
+SETTINGS = replace(PAPER, epochs=1, place_powers=(0.5, 1.0), batch=2, model=replace(PAPER.model, memory_slots=16))
 OPTIONS = TrainOptions("cpu", "fp32", teacher_weights="random")
 GROUPS = ["a", "a", "b", "b", "c", "c"]
 
@@ -41,6 +42,20 @@ def run(data: TrainingData, out: Path, steps: int = 1 << 30, resume: bool = Fals
     stopping: Any = lambda: nullcontext(lambda: next(asked) >= steps)  # noqa: E731
     trainings = FoldTrainings(data, SETTINGS, out / "folds", OPTIONS, lambda progress: None, stopping, said.append)
     return trainings.run(out / "training", data.facts, resume), said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place_level() -> Iterator[None]:
+    """What a fold says of its place level is replaced by "power 1"."""
+
+    def chosen(folder: Path) -> Checkpoint:
+        found = read_checkpoint(folder)
+        is_fold = folder.parent.name == "folds"
+        return replace(found, facts=found.facts | {"place_level": {"power": 1.0}}) if is_fold else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnet_edge.training.folds.read_checkpoint", chosen)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +83,15 @@ def test_all_are_learned_and_the_threshold_is_of_what_was_not(straight: tuple[Pa
     assert threshold.value == pytest.approx(max(scores * factors) * (1 + MARGIN))
     assert (threshold.groups, threshold.folds, threshold.interval_90[0]) == (3, 2, 0.0)
     assert "6 held-out images of 3 groups, each judged by the one of 2 models" in threshold.sentence()
+
+
+def test_a_place_level_that_the_folds_chose_is_the_deployed_models_too(straight: tuple[Path, list[str]]) -> None:
+    checkpoint = read_checkpoint(straight[0] / "training")
+    assert checkpoint.facts["place_level"] == {"power": 1.0, "of_folds": [1.0, 1.0]}
+    network = checkpoint.build_network()
+    assert network.place_factors is not None
+    assert float(network.place_factors.std()) > 0
+    assert 0.2 < np.median(checkpoint.facts["data"]["factors"]) < 5  # levels of both kinds on one scale
 
 
 def test_what_was_stopped_in_a_fold_or_in_the_last_training_goes_on(
