@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnet_edge.errors import BundleError, ConfigError
+from nnet_edge.data.dataset import Sample
+from nnet_edge.data.masks import load_mask
+from nnet_edge.errors import BundleError, ConfigError, DataError
 from nnet_edge.frame import Frame, Outputs, Prediction
 from nnet_edge.geometry import (
     FITS,
@@ -112,7 +115,8 @@ def test_every_path_into_the_input_is_one(
     assert 0 < part.height <= rows
     assert 0 < part.width <= columns
     whole_rows, whole_columns, box = geometry.judged
-    assert (box.height, box.width) == (geometry.window.height, geometry.window.width)
+    sides = (geometry.window.height, geometry.window.width)
+    assert box.size == tuple(-(-side // geometry.coarser) for side in sides)
     assert geometry.over_picture(np.ones(geometry.size, np.float32)).shape == (whole_rows, whole_columns)
 
 
@@ -218,3 +222,19 @@ def test_pictures_of_another_size_or_shape_are_told_apart() -> None:
     assert "squeezed" in other
     with pytest.raises(BundleError, match=r"data\.pictures cannot be read"):
         PictureSizes.in_manifest({"data": {"pictures": {"height": 3}}})
+
+
+def test_a_mask_of_another_size_than_its_picture_is_refused_whatever_the_fit(tmp_path: Path) -> None:
+    picture, mask = tmp_path / "part.png", tmp_path / "mask.png"
+    cv2.imwrite(str(picture), np.zeros((*WIDE, 3), np.uint8))
+    sample = Sample(picture, True, mask, "scratch")
+    for geometry in (Geometry(64, 96), LETTERBOX, CROP):
+        cv2.imwrite(str(mask), np.zeros(geometry.size, np.uint8))  # as somebody drew it on the input
+        with pytest.raises(
+            DataError, match=r"64 x 96 .height x width. pixels and its image .* 100 x 300 .* make them the same"
+        ):
+            load_mask(sample, geometry=geometry)
+        drawn = np.zeros(WIDE, np.uint8)
+        drawn[40:60, 100:200] = 255
+        cv2.imwrite(str(mask), drawn)
+        np.testing.assert_array_equal(load_mask(sample, geometry=geometry), resize_mask(drawn > 0, geometry))
