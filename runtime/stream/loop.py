@@ -192,8 +192,9 @@ class Loop:
                 if stream.first.is_due and self._streams.get(stream.name) is stream:
                     self._look(stream, predictions)
                 now_s = time.monotonic()
-                for part in parts:
-                    stream.look_at_size(part)
+                if stream.learned_sizes is not None:
+                    for part in parts:
+                        stream.look_at_size(part)
                 for prediction in predictions:
                     if self._streams.get(stream.name) is stream:
                         stream.meters.add(prediction, now_s)

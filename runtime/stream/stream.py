@@ -63,7 +63,7 @@ class Stream:
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
         self.other_size = ""  # how its pictures differ in size from those that were learned from, once that was seen
-        self._learned_sizes = PictureSizes.in_manifest(model.manifest)
+        self.learned_sizes = PictureSizes.in_manifest(model.manifest)  # None: nothing to tell, or it was told
         self._buffer, self._tell = buffer, tell
         verdict = self.judge.settings
         wants_own = verdict.threshold is None and verdict.adapted is None
@@ -107,7 +107,7 @@ class Stream:
         was_adapting, self.model = self.judge.is_adapting, model
         self.judge.use_bundle(model.threshold, model.judged_by, model.geometry)
         self.too_low, self.low_in_a_row = too_low_for(model), 0
-        self.other_size, self._learned_sizes = "", PictureSizes.in_manifest(model.manifest)
+        self.other_size, self.learned_sizes = "", PictureSizes.in_manifest(model.manifest)
         self.first = FirstFrames(self.name, self.judge, model, None, self._tell)
         self._dropped = ANOTHER_BUNDLE if was_adapting else drop_reason(before, self.judge.settings.adapted)
 
@@ -120,11 +120,12 @@ class Stream:
 
     def look_at_size(self, frame: Frame) -> None:
         """Tell, once, that a picture has another size or shape than those that the bundle learned from."""
-        if self._learned_sizes is None or self.other_size:
+        if self.learned_sizes is None:
             return
         height, width = frame.image.shape[:2]
-        self.other_size = self._learned_sizes.differs(height, width, self.model.geometry)
+        self.other_size = self.learned_sizes.differs(height, width, self.model.geometry)
         if self.other_size:
+            self.learned_sizes = None
             log.warning("%s: %s", self.name, self.other_size)
             self._tell("picture.differs", self.name, frame=frame.id, height=height, width=width, reason=self.other_size)
 
