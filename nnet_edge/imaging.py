@@ -28,7 +28,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -172,7 +171,12 @@ def read_labels(path: Path) -> Labels:
         )
     try:
         is_gif = data.startswith(b"GIF8")
-        picture = _bounded(GifImageFile(io.BytesIO(data))) if is_gif else _open(data)
+        if is_gif:
+            from PIL.GifImagePlugin import GifImageFile
+
+            picture: ImageFile = _bounded(GifImageFile(io.BytesIO(data)))
+        else:
+            picture = _open(data)
         ImageOps.exif_transpose(picture, in_place=True)
         has_alpha = "A" in picture.getbands() or "transparency" in picture.info
         alpha = np.array(picture.convert("RGBA").getchannel("A")) if has_alpha else None

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from glob import escape
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SinkError
@@ -321,6 +320,8 @@ def measured_hz(times_s: Sequence[float | None]) -> float:
     gaps_s = [after - before for before, after in pairwise(known_s) if after > before]
     if not gaps_s:
         return UNKNOWN_RATE_HZ
+    from statistics import median
+
     return min(HIGHEST_HZ, max(LOWEST_HZ, float(round(1 / median(gaps_s)))))
 
 

@@ -22,7 +22,6 @@ from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
-from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal, tls_context
 from nnet_edge.runtime.sources.video import VideoFileSource, VideoOptions, VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
@@ -40,6 +39,8 @@ class HttpSource(JpegSource):
     """A camera behind http:// or https://; `address` may hold a password and is never shown, `what` is."""
 
     def __init__(self, address: str, what: str, settings: CommonSettings, ca_file: Path | None = None) -> None:
+        from nnet_edge.runtime.sources.sign_in import SignIn  # with urllib.request, which no other camera needs
+
         super().__init__(what)
         self._address, self._what, self._settings, self._ca_file = address, what, settings, ca_file
         self._sign_in = SignIn(address)
@@ -145,6 +146,8 @@ class HttpSource(JpegSource):
                     f"it redirects to {redact(address)}, which asks for a password: give that address itself"
                 )
             if response.status not in REDIRECTS or not (place := response.headers["Location"]):
+                from nnet_edge.runtime.sources.sign_in import refusal
+
                 raise SourceError(refusal(response.status, self._sign_in.has_user))
             address, is_own = followed(address, place, is_own)
         raise SourceError(f"it redirects more than {MOST_REDIRECTS} times: give the last address itself")
@@ -183,6 +186,8 @@ class HttpSource(JpegSource):
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
+        from nnet_edge.runtime.sources.sign_in import tls_context
+
         return tls_context(self._ca_file)
 
     def part(self, start: int, length: int) -> tuple[bytes, int]:
@@ -208,6 +213,8 @@ class HttpSource(JpegSource):
         if isinstance(error, DataError | SourceError):
             return str(error)
         if isinstance(error, ssl.SSLError) and self._socket is None:  # it is kept once it is encrypted
+            from nnet_edge.runtime.sources.sign_in import distrust
+
             return distrust(error, self._ca_file)
         if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
             return "its answer is no HTTP: is the port right?"
@@ -299,6 +306,8 @@ class HttpVideoOptions(VideoOptions):
 def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
     shown, address = shown_and_opened(settings)
     if options.ca_file is not None:
+        from nnet_edge.runtime.sources.sign_in import tls_context
+
         tls_context(options.ca_file)  # an error at the door when it cannot be read
     return HttpSource(address, shown, settings, options.ca_file)
 

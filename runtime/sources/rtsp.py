@@ -7,16 +7,19 @@ import ssl
 from dataclasses import dataclass, field
 from http.client import HTTPException, parse_headers
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.runtime.sources.addresses import has_scheme, shown_and_opened
 from nnet_edge.runtime.sources.colour import ColourOptions
-from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal, tls_context
 from nnet_edge.runtime.sources.video import VideoSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.settings.runner import require_choice
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.sources.sign_in import SignIn
 
 TRANSPORTS = ("tcp", "udp")
 PORTS = {"rtsp": 554, "rtsps": 322}
@@ -57,6 +60,8 @@ def why_refused(address: str, ca_file: Path | None, limit_s: float) -> str | Non
 
     User and password are sent to nobody whose certificate was not looked at.
     """
+    from nnet_edge.runtime.sources.sign_in import SignIn, distrust, refusal  # with urllib.request
+
     sign_in = SignIn(address)
     try:
         status, challenges = describe(address, ca_file, limit_s)
@@ -90,6 +95,8 @@ def describe(
 
 def encrypted(plain: socket.socket, host: str | None, ca_file: Path | None) -> ssl.SSLSocket:
     """The connection by TLS; as FFmpeg does it, a certificate is looked at where `ca_file` says whom it may come from."""
+    from nnet_edge.runtime.sources.sign_in import tls_context
+
     context = tls_context(ca_file)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE if ca_file is None else ssl.CERT_REQUIRED
@@ -101,6 +108,8 @@ def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
     source = RtspSource(address, shown, shown, settings, options.transport, options.colour_matrix)
     source.ca_file = options.ca_file
     if options.ca_file is not None:
+        from nnet_edge.runtime.sources.sign_in import tls_context
+
         tls_context(options.ca_file)  # an error at the door when it cannot be read
     return source
 
