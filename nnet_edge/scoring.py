@@ -29,6 +29,8 @@ from nnet_edge.errors import BundleError, ConfigError, DataError, TrainingError
 from nnet_edge.frame import Region
 
 MARGIN = 2e-4  # the part that set the threshold stays good on every runner: their scores differ by rounding, up to half of it
+HELD_OUT_SHARE = 0.15  # of the good images, for the threshold
+HELD_OUT_AT_LEAST = 10
 FAR_OUT = 5.0  # deviations of the logarithm, above the middle one, from which on a score is no good part's
 SMALLEST_DEVIATION = 0.05  # of the logarithms, about as a share of the score
 ROUNDING = 1e-9  # (n + 1) * (1 - 1/(n + 1)) is n only up to rounding; ceil must not see that
@@ -43,7 +45,9 @@ class Threshold:
     rank: int  # it is their `rank`-th smallest score
     expected_false_rejects: float  # share of good parts that will be rejected; of new groups, at most
     interval_90: tuple[float, float]  # 5 % and 95 % point of that share; by folds it begins at 0
-    asked: float | None  # the share that was asked for; None: the smallest that the held-out images support
+    asked: (
+        float | None
+    )  # the share that was asked for; None: the smallest that the held-out images, or a hold-out, support
     groups: int | None = None  # that the held-out images belong to; None: each shows a part of its own
     worst_group: tuple[str, float] | None = None  # share rejected of the group that the others' threshold suits least
     folds: int = 1  # above 1: each image was judged by a model that had not learned it, and the bundle's learned all
@@ -87,7 +91,9 @@ class Threshold:
             text += f" of {self.groups} groups"
         if self.folds > 1:
             text += f", each judged by the one of {self.folds} models that had not learned it"
-        if self.asked is None:
+        if self.asked is None and self.folds > 1:
+            text += f"; the share that holding out {HELD_OUT_SHARE:.0%} would support: for another say --false-rejects"
+        elif self.asked is None:
             text += f"; the smallest share that so many {'images' if self.groups is None else 'groups'} support"
         if self.worst_group is not None:
             name, share = self.worst_group
@@ -101,7 +107,7 @@ class Threshold:
 class ThresholdRule:
     """How a bundle's thresholds are chosen from the scores of its held-out frames, on every runner alike."""
 
-    false_rejects: float | None = None  # None: the tightest rate
+    false_rejects: float | None = None  # None: the tightest rate; with folds the one that a hold-out would support
     groups: tuple[str, ...] | None = None  # that each frame belongs to; None: each is a group of its own
     factors: tuple[float, ...] | None = (
         None  # of each frame: how much stranger it is to a model that has not learned it
@@ -124,9 +130,13 @@ class ThresholdRule:
     def choose(self, scores: np.ndarray) -> Threshold:
         """The threshold by the frames' scores (N,), with the margins; raises what `choose_threshold` raises."""
         unseen = self.unseen(scores)
-        chosen = with_margin(choose_threshold(unseen, self.false_rejects, self.groups))
+        rate = self.false_rejects
+        if rate is None and self.folds > 1:
+            rate = usual_rate(counted(len(unseen), self.groups)[0])
+        chosen = with_margin(choose_threshold(unseen, rate, self.groups))
         if self.folds > 1:  # the bundle's model has learned more than those of the folds: it may reject fewer
-            chosen = replace(chosen, folds=self.folds, interval_90=(0.0, chosen.interval_90[1]))
+            low_to_high = 0.0, chosen.interval_90[1]
+            chosen = replace(chosen, folds=self.folds, interval_90=low_to_high, asked=self.false_rejects)
         drift = self.margin * float(unseen[unseen <= chosen.value].std())
         return replace(chosen, value=chosen.value + drift, margin=self.margin)
 
@@ -204,6 +214,15 @@ def choose_threshold(
 def counted(images: int, groups: Sequence[str] | None) -> tuple[int, str]:
     """What a rate is supported by: how many, and of what."""
     return (images, "images") if groups is None else (len(set(groups)), "groups")
+
+
+def usual_rate(count: int) -> float:
+    """The tightest rate that holding out the usual share of so many images or groups supports.
+
+    By folds all of them could support a tighter one, but the strangest of all good parts would set it, and most defects of a
+    subtle kind would pass (seen: cookie, 31 images in 4 folds, 1 of 32: 32 of 32 missed, 1 of 16: 1 of 32).
+    """
+    return 1 / (1 + min(count, max(HELD_OUT_AT_LEAST, math.ceil(HELD_OUT_SHARE * count))))
 
 
 def ranked(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -15,7 +15,7 @@ import pytest
 
 from nnet_edge.data.groups import deal
 from nnet_edge.data.images import hold_out
-from nnet_edge.scoring import Threshold, ThresholdRule, choose_threshold
+from nnet_edge.scoring import Threshold, ThresholdRule, choose_threshold, usual_rate
 from nnet_edge.training.folds import scale_between
 
 REPETITIONS = 40
@@ -125,7 +125,7 @@ def test_folds_keep_the_promise_with_all_parts_learned(
     count, seen, promised = repeat(lambda parts, random: in_folds(parts, random, folds, rate), groups, of_each)
     assert count >= ENOUGH
     assert promised / 3 <= seen <= 1.1 * promised  # and the promise is not kept by rejecting nobody
-    assert promised <= (rate or 1 / (groups + 1)) + 1e-9
+    assert promised <= (rate or usual_rate(groups)) + 1e-9
 
 
 def test_folds_need_their_scale() -> None:

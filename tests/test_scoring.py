@@ -149,6 +149,18 @@ def test_good_images_far_beyond_the_others_that_set_the_threshold_are_named(grou
     assert set_by_outliers(scores[:21], choose_threshold(scores[:21])).size == 0
 
 
+@pytest.mark.parametrize(("count", "rate"), [(3, 1 / 4), (12, 1 / 11), (40, 1 / 11), (210, 1 / 33)])
+def test_folds_promise_by_default_what_a_hold_out_would(count: int, rate: float) -> None:
+    scores = np.linspace(1, 2, count)
+    threshold = ThresholdRule(folds=4, factors=(1.0,) * count).choose(scores)
+    assert threshold.asked is None
+    assert threshold.expected_false_rejects <= rate + 1e-9
+    assert threshold.expected_false_rejects > rate / 2
+    assert "the share that holding out 15% would support: for another say --false-rejects" in threshold.sentence()
+    tightest = ThresholdRule(1 / (count + 1), folds=4, factors=(1.0,) * count).choose(scores)
+    assert (tightest.rank, tightest.asked) == (count, 1 / (count + 1))
+
+
 def test_a_margin_is_in_deviations_of_the_good_scores_that_are_not_rejected() -> None:
     scores = np.array([1.0, 2.0, 3.0, 90.0])
     plain, raised = (ThresholdRule(0.4, margin=margin).choose(scores) for margin in (0.0, 1.5))

@@ -18,7 +18,6 @@ from typing import Any
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
 from nnet_edge.data.images import (
-    HELD_OUT_SHARE,
     Dataset,
     TrainingData,
     choose_geometry,
@@ -32,6 +31,7 @@ from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import MaskRule
 from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
 from nnet_edge.methods.network import Network, restore_network
+from nnet_edge.scoring import HELD_OUT_SHARE
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from nnet_edge.training.loop import Progress, TrainOptions, train
 

@@ -29,6 +29,7 @@ from nnet_edge.files import read_regular
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes, default_fit, most_frequent
 from nnet_edge.image_path import columns_of, measure_file, other_kind, usual_of
 from nnet_edge.imaging import Picture, read_image, read_picture, read_size, resize
+from nnet_edge.scoring import HELD_OUT_AT_LEAST, HELD_OUT_SHARE
 from nnet_edge.text import printable
 from nnet_edge.tiles import CropShare
 
@@ -38,8 +39,6 @@ Size = tuple[int, int]  # (height, width) of a picture
 Loaded = tuple[np.ndarray, dict[str, float], Size]  # a picture as the graph's input, and the measures of its file
 NAMED = 10  # damaged images in an error
 LEAST_TO_LEARN = 2  # batch normalisation needs two images
-HELD_OUT_SHARE = 0.15
-HELD_OUT_AT_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True)
