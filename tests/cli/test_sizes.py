@@ -100,6 +100,7 @@ def test_a_stream_judges_at_that_size_and_notes_another_shape_once(
     assert told["reason"] in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_calibrate_and_evaluate_at_that_size(
     letterboxed: Path, plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
