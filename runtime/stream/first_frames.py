@@ -216,7 +216,7 @@ class FirstFrames:
         self._model = model
         self._changing = threading.Lock()
         self._recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)  # score and name of the newest pictures
-        self._recent_of, self._next_s = parts_of(judge.settings), 0.0
+        self._recent_of, self._next_s = parts_of(judge.settings), time.monotonic() + RECENT_S
         judge.is_adapting = adapt is not None
 
     @property
