@@ -73,7 +73,7 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     Raises CalibrationError without frames or for a graph that cannot be computed, ConfigError for frames of another size or a
     method that the tool lacks, MissingExtraError for a tool that is not installed.
     """
-    require_frames(frames)
+    require_frames(frames, plan.model)
     if not len(frames):
         raise CalibrationError("no frame to calibrate on: ranges come from real frames alone")
     probe = Probe(plan.model, plan.tensors, settings.threads)

@@ -34,7 +34,7 @@ def to_half(
     `frames`, uint8 RGB (N, H, W, 3), are computed in FP32 to find values that half floats cannot hold; those nodes stay
     FP32. Raises CalibrationError without frames or for a graph that cannot be computed.
     """
-    require_frames(frames)
+    require_frames(frames, model)
     if not len(frames):
         raise CalibrationError("no frame to look at: what overflows in FP16 shows on real frames alone")
     wiring = Wiring(model.graph)

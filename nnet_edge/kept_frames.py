@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ from nnet_edge.errors import BundleError, ConfigError, DataError
 from nnet_edge.files import write_atomically
 from nnet_edge.geometry import DEFAULT, MULTIPLE, Geometry
 from nnet_edge.imaging import read_image
+
+if TYPE_CHECKING:
+    import onnx
 
 FOLDER = "frames"
 DIGITS = 16  # of the SHA-256: 64 bits tell a few thousand frames apart
@@ -74,9 +78,16 @@ def to_png(frame: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def require_frames(frames: np.ndarray) -> None:
-    """Raise ConfigError unless `frames` is uint8 RGB (N, H, W, 3), of a size that an input may have."""
+def require_frames(frames: np.ndarray, model: onnx.ModelProto | None = None) -> None:
+    """Raise ConfigError unless `frames` is uint8 RGB (N, H, W, 3), of a size that an input may have, or of that of `model`."""
     shape = frames.shape[1:] if frames.ndim == 4 else (1, 1, 1)
+    if model is not None:
+        wanted = tuple(side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim[1:])
+        if frames.dtype != np.uint8 or shape != wanted:
+            raise ConfigError(
+                f"the graph takes uint8 RGB {('N', *wanted)}, not {frames.dtype} {tuple(frames.shape)}: "
+                "resize with nnet_edge.imaging.resize"
+            )
     if frames.dtype != np.uint8 or shape[2:] != (3,) or any(side % MULTIPLE for side in shape[:2]):
         raise ConfigError(
             f"frames are kept as uint8 RGB (N, H, W, 3), H and W multiples of {MULTIPLE}, not {frames.dtype} "

@@ -49,9 +49,10 @@ def test_too_few_frames_end_it() -> None:
         choose_frames(images, 4)
 
 
-def test_frames_of_another_size_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"not uint8 \(9, 128, 128, 3\)"):
-        choose_frames(np.zeros((9, 128, 128, 3), np.uint8))
+@pytest.mark.parametrize("shape", [(9, 100, 128, 3), (9, 128, 128), (9, 128, 128, 1)])
+def test_frames_that_no_input_may_have_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="not uint8"):
+        choose_frames(np.zeros(shape, np.uint8))
 
 
 def test_spread_takes_every_image_once() -> None:

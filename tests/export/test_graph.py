@@ -21,6 +21,7 @@ from nnet_edge.export.bundling import check_parity, compare, export_bundle
 from nnet_edge.export.graph_facts import read_facts
 from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.runtime.runners.base import infer_all, load_runner
 from nnet_edge.runtime.runners.onnx_runner import onnxruntime
@@ -100,6 +101,7 @@ class Small(nn.Module):
     """Says how bright the pictures are; `how` may put their number into the graph."""
 
     output_names = ("brightness",)
+    geometry = Geometry(32, 32)
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -119,9 +121,9 @@ def test_a_graph_takes_any_batch_whether_it_states_the_batch_or_not(
     asked = []
     real = onnx_graph.run_exporter
     monkeypatch.setattr(onnx_graph, "run_exporter", lambda *what: asked.append(what) or real(*what))
-    model = onnx_graph.trace(Small(how), 8)  # type: ignore[arg-type]
+    model = onnx_graph.trace(Small(how))  # type: ignore[arg-type]
     assert len(asked) == traces
-    images = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         np.testing.assert_allclose(

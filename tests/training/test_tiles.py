@@ -62,7 +62,7 @@ def test_folds_score_the_stitched_map() -> None:
     maps = {name: rng.uniform(0, 2, (12, 1, side, side)).astype(np.float32) for name, side in sides.items()}
     assert SEEN.tiles is not None
     stitched = SEEN.tiles.stitch(anomaly_map(maps, PAPER_FUSION)[:, 0])
-    found = scores_of(maps, PAPER_FUSION, SEEN)
+    found = scores_of(maps, PAPER_FUSION, None, SEEN)
     assert found.shape == (2,)
     np.testing.assert_array_equal(found, stitched.max(axis=(1, 2)))
     assert set(SCALES) == {64, 32, 16}
