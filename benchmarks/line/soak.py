@@ -111,8 +111,8 @@ def faults(spans: list[Span], report: LineReport, lines: int) -> list[str]:
         found.append(f"memory grew by {growth:.1%}")
     for what in ("threads", "handles"):
         counts = [getattr(span, what) for span in spans]
-        if max(counts[-5:]) > max(counts[:5]):  # a camera that is being opened has one more
-            found.append(f"{what} grew from {max(counts[:5])} to {max(counts[-5:])}")
+        if min(counts[-3:]) > max(counts[:5]):  # a camera that is being opened has one more for a moment
+            found.append(f"{what} grew from {max(counts[:5])} to {min(counts[-3:])}")
     early_ms, late_ms = (float(np.median([span.p99_ms for span in some])) for some in (spans[:3], spans[-3:]))
     if late_ms > P99_GROWTH * early_ms:
         found.append(f"p99 rose from {early_ms:.1f} to {late_ms:.1f} ms")

@@ -60,8 +60,10 @@ def test_a_soak_tells_what_grew_or_was_lost() -> None:
     report = LineReport({}, FrameCounts(1000, 990, {"full": 10}, 0), 60.0)
     assert faults(steady, report, 990) == []
     assert faults([*steady[:-1], replace(steady[-1], rss_mb=310.0)], report, 990) == ["memory grew by 3.3%"]
-    assert "threads grew from 20 to 21" in faults([*steady[:-1], replace(steady[-1], threads=21)], report, 990)
-    assert "handles grew from 30 to 35" in faults([*steady[:-1], replace(steady[-1], handles=35)], report, 990)
+    threads, handles = replace(steady[-1], threads=21), replace(steady[-1], handles=35)
+    assert "threads grew from 20 to 21" in faults([*steady[:-3], threads, threads, threads], report, 990)
+    assert "handles grew from 30 to 35" in faults([*steady[:-3], handles, handles, handles], report, 990)
+    assert faults([*steady[:-1], handles], report, 990) == [], "a camera that is just being opened is no growth"
     slow = replace(steady[-1], p99_ms=90.0)
     assert faults([*steady[:-3], slow, slow, slow], report, 990) == ["p99 rose from 40.0 to 90.0 ms"]
     assert faults([*steady[:-1], slow], report, 990) == [], "one busy moment is no growth"
