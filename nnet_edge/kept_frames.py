@@ -81,15 +81,11 @@ def to_png(frame: np.ndarray) -> bytes:
 def require_frames(frames: np.ndarray, model: onnx.ModelProto | None = None) -> None:
     """Raise ConfigError unless `frames` is uint8 RGB (N, H, W, 3), of a size that an input may have, or of that of `model`."""
     shape = frames.shape[1:] if frames.ndim == 4 else (1, 1, 1)
-    if model is not None:
+    if model is None:
+        fits = shape[2:] == (3,) and not any(side % MULTIPLE for side in shape[:2])
+        takes = f"frames are kept as uint8 RGB (N, H, W, 3), H and W multiples of {MULTIPLE}"
+    else:
         wanted = tuple(side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim[1:])
-        if frames.dtype != np.uint8 or shape != wanted:
-            raise ConfigError(
-                f"the graph takes uint8 RGB {('N', *wanted)}, not {frames.dtype} {tuple(frames.shape)}: "
-                "resize with nnet_edge.imaging.resize"
-            )
-    if frames.dtype != np.uint8 or shape[2:] != (3,) or any(side % MULTIPLE for side in shape[:2]):
-        raise ConfigError(
-            f"frames are kept as uint8 RGB (N, H, W, 3), H and W multiples of {MULTIPLE}, not {frames.dtype} "
-            f"{tuple(frames.shape)}: resize with nnet_edge.imaging.resize"
-        )
+        fits, takes = shape == wanted, f"the graph takes uint8 RGB {('N', *wanted)}"
+    if frames.dtype != np.uint8 or not fits:
+        raise ConfigError(f"{takes}, not {frames.dtype} {tuple(frames.shape)}: resize with nnet_edge.imaging.resize")

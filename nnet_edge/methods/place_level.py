@@ -32,7 +32,6 @@ COPIES = 48  # with synthetic anomalies
 SMOOTH = 4.0  # places of the fused map, deviation of the Gaussian: 16 pixels of the image
 CLEARLY_MORE = 1.02  # times the AP without a level: two draws of the copies differ by a hundredth
 EXPLAINED = 0.5  # share of the variance; seen: a texture cut anywhere 0.13, parts below a fixed camera 0.60 to 0.84
-ANY_WAY = 90.0  # degrees of augmentation from which parts count as lying any way round
 
 
 @dataclass(frozen=True)

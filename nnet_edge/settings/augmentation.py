@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from nnet_edge.errors import ConfigError
 
+ANY_WAY = 90.0  # degrees of rotation from which parts count as lying any way round
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -31,3 +33,8 @@ class Augmentation:
         for name in ("zoom", "shift", "brightness", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"augmentation {name} is {getattr(self, name)}; it must be from 0 to below 1")
+
+    @property
+    def turns_any_way(self) -> bool:
+        """Whether copies are turned as parts that lie any way round are."""
+        return self.rotation_degrees >= ANY_WAY

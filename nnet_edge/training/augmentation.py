@@ -50,7 +50,7 @@ class AugmentationChoice:
     @property
     def lie_any_way(self) -> bool:
         """Whether parts lie on the line any way round."""
-        return self.augmentation.rotation_degrees == TURNED.rotation_degrees
+        return self.augmentation.turns_any_way
 
     def sentence(self) -> str:
         """The choice in one line."""

@@ -33,7 +33,7 @@ from nnet_edge.methods.compute import (
     to_device,
 )
 from nnet_edge.methods.network import PLACE_FACTORS, Network
-from nnet_edge.methods.place_level import ANY_WAY, choose_place_level
+from nnet_edge.methods.place_level import choose_place_level
 from nnet_edge.training.augmentation import augmented_copies
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
@@ -353,7 +353,7 @@ class Trainer:
     def settle_place_level(self, deployed: Network) -> None:
         """Keep good parts' level at each place, where it makes synthetic anomalies on held-out parts stand out more."""
         settings = self.settings
-        if settings.augmentation.rotation_degrees >= ANY_WAY or settings.input.tiles is not None:  # no place is special
+        if settings.augmentation.turns_any_way or settings.input.tiles is not None:  # no place is special
             return
         level = choose_place_level(
             deployed, settings.place_powers, self.cache.images, self.held_out, settings.seed, self.compute

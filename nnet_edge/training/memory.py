@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -24,14 +25,9 @@ USUAL_STEP = 16 * 256 * 256  # pixels; what every machine that trains at all has
 GIB = 2**30
 
 
-def free_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, or of its container where that has less; None: not known."""
-    try:
-        import psutil
-
-        free = int(psutil.virtual_memory().available)
-    except ImportError:
-        return None
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its container where that has less."""
+    free = int(psutil.virtual_memory().available)
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         return min(free, int(limit) - int(used))
@@ -45,8 +41,6 @@ def require_memory(settings: MethodSettings, images: int, feature_limit: int, de
     What a GPU computes with is its own memory, which is not looked at.
     """
     free = free_memory()
-    if free is None:
-        return
     settings = replace(settings, batch=max(2, min(settings.batch, images)))
     needed = needed_memory(settings, images, feature_limit, device)
     if needed > free:
