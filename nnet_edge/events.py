@@ -23,6 +23,7 @@ KINDS = (
     "regions.changed", "bundle.swapped", "threshold.changed", "drift.warning",
     "sink.late", "sink.dead", "sink.back", "frame.failed", "score.low",
     "camera.differs", "adapt.done", "adapt.refused", "adapt.dropped", "picture.differs",
+    "trigger.failed", "recipe.changed", "recipe.refused",
 )  # fmt: skip
 KEPT = 1000  # newest events
 

@@ -34,6 +34,16 @@ class Crop:
 
 
 @dataclass(frozen=True, slots=True)
+class Triggered:
+    """What asked for the frame: a trigger, which gets one verdict or one named outcome."""
+
+    number: int  # of the trigger, as its stream counts or the PLC gave it
+    at_s: float  # time.monotonic() when it came
+    by: str  # who triggered: "page", "camera", a sink's name
+    answer_by_s: float = math.inf  # time.monotonic() until which its answer is of use
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One captured image and when it was taken."""
 
@@ -46,6 +56,8 @@ class Frame:
     crop: Crop | None = None  # where in the camera's picture `image` lies; None: it is the whole picture
     bits: int | None = None  # of uint16: those that the source declares as significant; None: it does not say
     in_file_s: float | None = None  # its time in the video file that it was read from; None: of no such file
+    trigger: Triggered | None = None  # None: nothing triggered it
+    recipe: str | None = None  # by which it is to be judged; None: its line has no recipes
 
     def __post_init__(self) -> None:
         if self.name is not None:
@@ -168,6 +180,7 @@ class Prediction:
     threshold_from: str = "bundle"  # or "settings", "adapted"; "adapting": the bundle's, while the camera adapts
     judged: Box | None = None  # the part of the picture that the bundle's fit judges; None: all of it
     is_masked: bool = False  # whether regions or masks leave a part of the picture out of map and score
+    part_verdict: bool | None = None  # whether any crop of a triggered frame is anomalous; None: of no trigger
 
     def __post_init__(self) -> None:
         if not is_finite(self.image_score, self.anomaly_map):
@@ -187,6 +200,11 @@ class Prediction:
     def is_anomalous(self) -> bool:
         """The verdict of n of m frames where the stream asks for one, else whether the score is above the threshold."""
         return self.is_above if self.verdict is None else self.verdict
+
+    @property
+    def is_reject(self) -> bool:
+        """Whether its part is to be rejected: the verdict over all crops of a triggered frame, else its own."""
+        return self.is_anomalous if self.part_verdict is None else self.part_verdict
 
     @property
     def relative_score(self) -> float:

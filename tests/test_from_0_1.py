@@ -47,9 +47,11 @@ NEW_FIELDS = {
     "bundle",
     "bundle_id",
     "precision",
+    "recipe",
     "runner",
     "schema",
     "threshold_from",
+    "trigger",
     "time_in_file_s",
 }  # that 0.1 did not write
 NEW_STAGES = ("queue", "resize", "inference", "verdict", "total")  # that 0.1 called otherwise

@@ -14,6 +14,7 @@ from nnet_edge.frame import JudgedBy, Prediction, Region
 SCHEMA = (
     1  # of the fields of verdicts and events: more may come; none goes or changes its meaning under the same number
 )
+VERDICTS = ("good", "anomalous")  # by whether it is
 REGION_FIELDS = tuple(field.name for field in fields(Region))  # `asdict` takes five times as long
 ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, default=str)  # `json.dumps` makes one for each call
 
@@ -51,13 +52,16 @@ def changing_fields(prediction: Prediction) -> dict[str, object]:
         "index": frame.index,
         "crop": None if frame.crop is None else asdict(frame.crop),
         "name": frame.name,
+        "trigger": None if frame.trigger is None else frame.trigger.number,
+        "recipe": frame.recipe,
+        **({} if frame.trigger is None else {"triggered_by": frame.trigger.by, "part": VERDICTS[prediction.is_reject]}),
         "time": utc_text(captured_ms),
         "time_in_file_s": None if frame.in_file_s is None else round(frame.in_file_s, 3),
         "score": prediction.image_score,
         "relative_score": prediction.relative_score,
         "threshold": prediction.threshold,
         "threshold_from": prediction.threshold_from,
-        "verdict": "anomalous" if prediction.is_anomalous else "good",
+        "verdict": VERDICTS[prediction.is_anomalous],
         "regions": [{name: getattr(region, name) for name in REGION_FIELDS} for region in prediction.regions],
         **(
             {}

@@ -20,7 +20,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
-from nnet_edge.frame import JudgedBy, Prediction
+from nnet_edge.frame import JudgedBy, Prediction, Triggered
 from nnet_edge.runtime.sinks import (
     JsonLinesSettings,
     JsonLinesSink,
@@ -32,6 +32,7 @@ from nnet_edge.runtime.sinks import (
     to_fields,
     utc_text,
 )
+from nnet_edge.runtime.sinks.fields import to_json_line
 from nnet_edge.runtime.sinks.rotation import rotated_files
 from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.sink import SinkSettings
@@ -71,8 +72,16 @@ def test_each_line_says_everything_about_one_frame(tmp_path: Path, make_predicti
         "regions": [{"x": 192, "y": 96, "width": 64, "height": 32, "area": 2048.0, "peak": 3.0}],
         "latencies_ms": {"infer": 12.346, "total": 20.0},
         "schema": 1,
-        **dict.fromkeys(("bundle", "bundle_id", "precision", "runner", "time_in_file_s")),
+        **dict.fromkeys(("bundle", "bundle_id", "precision", "runner", "time_in_file_s", "trigger", "recipe")),
     }
+
+
+def test_a_triggered_part_is_one_verdict_over_its_crops(make_prediction: MakePrediction) -> None:
+    frame = replace(make_prediction(0).frame, trigger=Triggered(7, 0.0, "plc"), recipe="m8")
+    good_crop = replace(make_prediction(0, is_good=True), frame=frame, part_verdict=True)
+    for fields in (to_fields(good_crop), json.loads(to_json_line(good_crop))):
+        assert (fields["trigger"], fields["recipe"], fields["triggered_by"]) == (7, "m8", "plc")
+        assert (fields["verdict"], fields["part"]) == ("good", "anomalous")
 
 
 def test_the_moment_of_capture_is_iso_8601() -> None:
