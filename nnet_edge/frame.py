@@ -44,6 +44,17 @@ class Triggered:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """What an industrial camera itself says of a frame; None: it does not say.
+
+    A trigger can be told from the next by it, and a frame that the camera sent and nobody received leaves a gap.
+    """
+
+    block_id: int | None  # its number, which begins anew each time the camera is opened
+    time_ns: int | None  # of exposure by the camera's own clock, which starts at a moment of its own
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One captured image and when it was taken."""
 
@@ -58,6 +69,7 @@ class Frame:
     in_file_s: float | None = None  # its time in the video file that it was read from; None: of no such file
     trigger: Triggered | None = None  # None: nothing triggered it
     recipe: str | None = None  # by which it is to be judged; None: its line has no recipes
+    stamp: Stamp | None = None  # what the camera says of it; None: of no industrial camera
 
     def __post_init__(self) -> None:
         if self.name is not None:

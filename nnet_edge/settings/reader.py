@@ -71,6 +71,8 @@ def to_plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Mapping):
+        return {key: to_plain(part) for key, part in value.items()}
     return to_table(value) if dataclasses.is_dataclass(value) else value
 
 

@@ -57,6 +57,7 @@ def changing_fields(prediction: Prediction) -> dict[str, object]:
         **({} if frame.trigger is None else {"triggered_by": frame.trigger.by, "part": VERDICTS[prediction.is_reject]}),
         "time": utc_text(captured_ms),
         "time_in_file_s": None if frame.in_file_s is None else round(frame.in_file_s, 3),
+        **({} if frame.stamp is None else {"camera": asdict(frame.stamp)}),
         "score": prediction.image_score,
         "relative_score": prediction.relative_score,
         "threshold": prediction.threshold,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nnet_edge.errors import SourceError
+from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.frame import Frame
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ class SourceFacts:
     height: int | None = None
     width: int | None = None
     rate_hz: float | None = None
-    pixel_format: str | None = None  # four letters
+    pixel_format: str | None = None  # four letters, or GenICam's name
+    settings: Mapping[str, object] = field(default_factory=dict)  # the camera's other settings by our keys
+    automatic: tuple[str, ...] | None = None  # what the camera changes by itself, "exposure" for one; None: not known
+    device: str | None = None  # maker, model and serial number
 
     def as_dict(self) -> dict[str, object]:
-        """The four facts, ready for JSON."""
+        """Everything, ready for JSON."""
         return asdict(self)
 
 
@@ -40,6 +44,8 @@ class Source(ABC):
     skipped = 0  # pictures that could not be read
     last_fault: str | None = None  # why the newest of them was passed over
     got: SourceFacts | None = None  # what an opened source says of itself
+    counts: Mapping[str, int] = MappingProxyType({})  # of its own, as packets that came twice; they only grow
+    lose: Callable[[str, int], None] = staticmethod(lambda cause, frames: None)  # told frames that did not arrive whole
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
@@ -57,6 +63,10 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> str:
         """The source in few words, for people; without passwords."""
+
+    def trigger(self) -> None:
+        """Ask for one picture; any thread may call it. Raises ConfigError unless it waits for software triggers."""
+        raise ConfigError(f"{self.describe()} takes no software trigger: set trigger_mode = \"software\" of a GenICam camera")
 
     def interrupt(self) -> None:
         """Ask an iteration that waits to end soon; any thread may call it."""

@@ -14,8 +14,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame, new_session
@@ -23,6 +24,7 @@ from nnet_edge.runtime.sources.base import Source, SourceFacts
 from nnet_edge.runtime.sources.overload import Overload
 from nnet_edge.runtime.sources.still import StillPicture
 from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.reader import to_plain
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class CameraStatus:
     skipped: int  # pictures that could not be read
     reason: str | None  # why it is stalled, lost or failed
     frozen_s: float | None = None  # for how long its picture has not changed, once that is a fault
+    counts: Mapping[str, int] = field(default_factory=dict)  # of the source's own, since the start
 
 
 class Camera:
@@ -63,10 +66,11 @@ class Camera:
         ended: Callable[[BaseException | None], None],
         reopen: Callable[[], Source] | None = None,
         captured: Callable[[float], None] = lambda took_ms: None,
+        lost: Callable[[str, int], None] = lambda cause, frames: None,
     ) -> None:
         self.name, self.settings, self.session = name, settings, new_session()
         self._source, self._reopen = source, reopen
-        self._put, self._tell, self._ended, self._captured = put, tell, ended, captured
+        self._put, self._tell, self._ended, self._captured, self._lost = put, tell, ended, captured, lost
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.wake = threading.Event()  # of the watchdog: its reader has ended
@@ -74,6 +78,7 @@ class Camera:
         self._reason: str | None = None
         self._got: SourceFacts | None = None
         self._times_live = self._skipped = 0
+        self._counts: Counter[str] = Counter()  # of readers that have ended
         self.next_index = 0  # after the newest frame's
         self._was_live_s = 0.0  # for how long the last reader gave frames
         self._has_given = False  # whether a frame was accepted: the settings fit the source
@@ -105,13 +110,27 @@ class Camera:
 
     def status(self) -> CameraStatus:
         wish = self.settings
-        asked = SourceFacts(wish.height, wish.width, wish.rate_hz, wish.pixel_format)
+        asked = SourceFacts(
+            wish.height, wish.width, wish.rate_hz, wish.pixel_format,
+            {name: to_plain(value) for name, value in wish.options.items() if value is not None},
+        )  # fmt: skip
         with self._lock:
             reader = self._reader
             skipped = self._skipped + (reader.source.skipped if reader is not None else 0)
+            counts = self._counts + Counter({} if reader is None else reader.source.counts)
             since_s, reconnects = time.monotonic() - self._since_s, max(0, self._times_live - 1)
             frozen_s = None if self._frozen_since_s is None else time.monotonic() - self._frozen_since_s
-            return CameraStatus(self._state, since_s, asked, self._got, reconnects, skipped, self._reason, frozen_s)
+            return CameraStatus(
+                self._state, since_s, asked, self._got, reconnects, skipped, self._reason, frozen_s, dict(counts)
+            )
+
+    def trigger(self) -> None:
+        """Ask its source for one picture. Raises ConfigError where it takes no trigger, SourceError while it is lost."""
+        with self._lock:
+            reader = self._reader
+        if reader is None or not reader.is_open:
+            raise SourceError(f"{self.name} is not open, so nothing can be triggered: {self._reason or 'it connects'}")
+        reader.source.trigger()
 
     def _supervise(self) -> None:
         error: BaseException | None = None
@@ -192,6 +211,7 @@ class Camera:
             with self._lock:
                 self._reader = None
                 self._skipped += source.skipped
+                self._counts.update(source.counts)
             if reader.is_alive():
                 self._left_behind.append(reader)
                 log.warning("%s does not answer: its reader is left behind, and ends by itself", source.describe())
@@ -251,6 +271,13 @@ class Camera:
             log.warning("%s gives frames again", self.name)
         return goes_on
 
+    def lose(self, reader: Reader, cause: str, frames: int) -> None:
+        """Count frames of `reader` that the camera sent and that did not arrive whole."""
+        with self._lock:
+            is_current = reader is self._reader and not reader.is_left
+        if is_current:
+            self._lost(cause, frames)
+
     def _look_for_change(self, source: Source, frame: Frame) -> None:
         """Tell when the camera's picture is frozen, and when it moves again."""
         if not self.settings.frozen_s or not source.is_live or source.may_be_silent:
@@ -284,6 +311,7 @@ class Reader(threading.Thread):
     def __init__(self, camera: Camera, source: Source) -> None:
         super().__init__(name=f"capture of {source.describe()}", daemon=True)
         self.source = source
+        source.lose = lambda cause, frames: camera.lose(self, cause, frames)
         self.error: BaseException | None = None
         self.first_s: float | None = None  # when the first frame came
         self.first_index = camera.next_index

@@ -81,6 +81,13 @@ class FrameBuffer:
             self._changed.notify_all()
             return True
 
+    def lose(self, stream: str, cause: str, frames: int = 1) -> None:
+        """Count frames that the camera sent and that did not arrive whole: captured, and dropped for a cause of CAUSES."""
+        with self._lock:
+            tally = self._tallies.setdefault(stream, Tally())
+            tally.captured += frames
+            tally.dropped[cause] += frames
+
     def _wait_for_room(self, queue: StreamQueue) -> None:
         """Wait until a frame may come in; it is in the capture thread's hand: captured, neither judged nor dropped."""
         queue.tally.in_hand += 1

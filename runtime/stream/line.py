@@ -109,6 +109,10 @@ class Line:
             stream.camera.join()
         self.events.tell("stream.removed", name)
 
+    def trigger(self, name: str) -> None:
+        """Ask the stream's camera for one picture (trigger_mode "software"). Raises ConfigError, SourceError."""
+        self._stream(name).camera.trigger()
+
     def pause(self, name: str) -> None:
         """Judge no frame of this stream until `resume`; its camera stays connected."""
         self.buffer.pause(name)

@@ -74,6 +74,7 @@ class Stream:
             settings.name, source, settings.camera, put=self.put,
             tell=lambda kind, **facts: tell(kind, settings.name, **facts), ended=lambda error: ended(self, error),
             reopen=reopen, captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
+            lost=lambda cause, frames: buffer.lose(settings.name, cause, frames),
         )  # fmt: skip
 
     def put(self, frame: Frame) -> bool:

@@ -10,7 +10,11 @@ from nnet_edge.frame import Frame
 from nnet_edge.settings.policy import Policy, When
 from nnet_edge.settings.stream import BufferSettings
 
-CAUSES = ("full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed", "not_finite")
+CAUSES = (
+    "full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed", "not_finite",
+    "incomplete",  # packets of it were lost on the way from the camera
+    "lost",  # the camera sent it, and nothing of it arrived, or there was no room for it
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

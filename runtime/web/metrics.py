@@ -168,6 +168,9 @@ class LineCollector:
             yield family(kind, name, text, ("stream",), [((one.name,), value(one)) for one in streams])
         dropped = [((one.name, cause), n) for one in streams for cause, n in one.counts.dropped.items()]
         yield family("Counter", "dropped_frames", "Frames without a verdict, by cause.", ("stream", "cause"), dropped)
+        own = [((one.name, what), n) for one in streams for what, n in one.camera.counts.items()]
+        text = "What the source counts itself, as packets of an industrial camera."
+        yield family("Counter", "source_counts", text, ("stream", "what"), own)
         states = [((one.name, state), float(one.camera.state == state)) for one in streams for state in STATES]
         yield family("Gauge", "source_state", "1 for the state that the source is in.", ("stream", "state"), states)
         drifts = [(one.name, drift) for one in streams if (drift := self._gallery.drift.now(one.name)) is not None]

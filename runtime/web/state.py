@@ -67,6 +67,7 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "got": None if camera.got is None else camera.got.as_dict(),
         "reconnects": camera.reconnects,
         "skipped": camera.skipped,
+        "source_counts": dict(camera.counts),
         "is_paused": status.is_paused,
         "bundle": status.bundle,
         "threshold": status.threshold,

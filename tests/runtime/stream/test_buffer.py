@@ -268,3 +268,15 @@ def test_whatever_happens_in_whatever_order_every_frame_is_accounted_for(steps: 
         require_balanced(buffer)
         assert buffer.total().captured == put
         assert buffer.total().queued == buffer.waiting() + len(taken)
+
+
+def test_frames_that_did_not_arrive_whole_are_counted_by_cause() -> None:
+    buffer = buffer_of("a")
+    buffer.put(frame("a", 0))
+    buffer.lose("a", "lost", 3)
+    buffer.lose("a", "incomplete")
+    counts = buffer.counts("a")
+    assert (counts.captured, counts.dropped, counts.queued) == (5, {"lost": 3, "incomplete": 1}, 1)
+    buffer.remove("a")
+    buffer.lose("a", "incomplete")  # its reader has not heard of it yet
+    require_balanced(buffer)
