@@ -1,11 +1,11 @@
 """Pixel formats of industrial cameras, by their names of GenICam's naming convention (PFNC): from bytes to a frame's image.
 
-Mono is grey, Bayer one colour a pixel, RGB and BGR three. 8 bits stay uint8. 10, 12, 14 and 16 bits become uint16 whose low bits hold
-the camera's value, as a 12-bit photograph's do, and bits.py alone scales them; nothing is stretched, corrected or balanced here.
+Mono is grey, Bayer one colour a pixel, RGB and BGR three. 8 bits stay uint8. 10, 12, 14 and 16 bits become uint16 whose low
+bits hold the camera's value, as a 12-bit photograph's do, and bits.py alone scales them; nothing is stretched or balanced here.
 Bayer is interpolated bilinearly (OpenCV's demosaicing), deep ones before they are scaled. Every image is BGR (H, W, 3).
 
 Unpacked values are words of 16 bits, the lower byte first. "p" is packed without gaps, the lowest bits first; "Packed" is GigE
-Vision's older way, two pixels in three bytes: the high 8 bits of each in the outer bytes, their low bits in the halves of the middle.
+Vision's older way, two pixels in three bytes: the outer bytes hold the high 8 bits of each, the halves of the middle one the rest.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def test_deep_values_are_scaled_as_a_photographs_are() -> None:
     assert (scaled == np.round(255 * values / 4095)).all()
 
 
-@pytest.mark.parametrize("name", ["Mono8s", "YUV422_8", "Mono1p", "Mono16Packed", "Mono8p", "Coord3D_ABC32f", "mono8", ""])
+@pytest.mark.parametrize(
+    "name", ["Mono8s", "YUV422_8", "Mono1p", "Mono16Packed", "Mono8p", "Coord3D_ABC32f", "mono8", ""]
+)
 def test_a_format_that_is_not_read_is_none(name: str) -> None:
     assert find_format(name) is None
 

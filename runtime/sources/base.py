@@ -66,7 +66,9 @@ class Source(ABC):
 
     def trigger(self) -> None:
         """Ask for one picture; any thread may call it. Raises ConfigError unless it waits for software triggers."""
-        raise ConfigError(f"{self.describe()} takes no software trigger: set trigger_mode = \"software\" of a GenICam camera")
+        raise ConfigError(
+            f'{self.describe()} takes no software trigger: set trigger_mode = "software" of a GenICam camera'
+        )
 
     def interrupt(self) -> None:
         """Ask an iteration that waits to end soon; any thread may call it."""
