@@ -5,7 +5,7 @@ bits hold the camera's value, as a 12-bit photograph's do, and bits.py alone sca
 Bayer is interpolated bilinearly (OpenCV's demosaicing), deep ones before they are scaled. Every image is BGR (H, W, 3).
 
 Unpacked values are words of 16 bits, the lower byte first. "p" is packed without gaps, the lowest bits first; "Packed" is GigE
-Vision's older way, two pixels in three bytes: the outer bytes hold the high 8 bits of each, the halves of the middle one the rest.
+Vision's older way, two pixels in three bytes: the outer bytes hold the high 8 bits of each, the middle one the rest.
 """
 
 from __future__ import annotations
