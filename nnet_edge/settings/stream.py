@@ -11,11 +11,12 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Crop
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.policy import EVERY_FRAME, FRESHEST, Policy
-from nnet_edge.settings.runner import require_between, require_positive
+from nnet_edge.settings.runner import require_between, require_choice, require_positive, require_seconds
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a stream's name stands in files, topics and addresses
 MOST_ADAPT = 100_000  # pictures
 MOST_CROPS = 64  # of a frame: all of them lie in one batch
+ANYBODY, CAMERA = "any", "camera"  # who triggers, beside the names of sinks
 Polygon = tuple[tuple[float, float], ...]  # (x, y) corners in pixels of the camera's picture
 
 
@@ -72,6 +73,36 @@ class Trigger:
             raise ConfigError(f"the trigger line {self.start} to {self.end} is invalid: give two points of the picture")
         if not (0 < self.level < 255 and 0 <= self.hysteresis < 128):
             raise ConfigError("a trigger's level lies between 0 and 255 and its hysteresis below 128")
+
+
+@dataclass(frozen=True)
+class TriggerSettings:
+    """A stream that is triggered: each trigger gets one verdict, or one named outcome."""
+
+    by: str = (
+        ANYBODY  # who triggers: "any" (page, program, every sink that takes triggers), the name of one of them, or
+    )
+    # "camera": it is triggered itself, and every frame is one
+    frames: str = "first"  # "first": the camera runs freely, and the first frame counts; "one": the camera is triggered
+    # too, and a second frame is an error; "asked": so is it by us, see trigger_mode = "software" of a GenICam camera
+    delay_ms: float = 0.0  # from the trigger until the part stands before the camera
+    window_ms: float = 200.0  # behind that, in which the frame must be captured
+    deadline_ms: float = 1000.0  # from the trigger to the answer
+    on_lost: str = "reject"  # what a part without a verdict is answered; "nothing": the PLC's own time-out decides
+
+    def __post_init__(self) -> None:
+        if self.by not in (ANYBODY, CAMERA):
+            require_name("who triggers", self.by)
+        require_choice("frames of a trigger", self.frames, ("first", "one", "asked"))
+        require_choice("on_lost", self.on_lost, ("reject", "nothing"))
+        require_seconds("delay_ms", self.delay_ms)
+        require_positive("window_ms", self.window_ms)
+        require_positive("deadline_ms", self.deadline_ms)
+        if self.by != CAMERA and self.delay_ms + self.window_ms > self.deadline_ms:
+            raise ConfigError(
+                f"a frame may come {self.delay_ms + self.window_ms:g} ms after its trigger (delay_ms + window_ms), and the "
+                f"answer must after {self.deadline_ms:g}: raise deadline_ms"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,9 +164,14 @@ class LineStream:
     buffer: BufferSettings = field(default_factory=BufferSettings, metadata={"key": "lane"})
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     bundle: Path | None = None  # None: the line's
+    trigger: TriggerSettings | None = None  # None: every frame is judged
 
     def __post_init__(self) -> None:
         require_name("a stream", self.name)
+        if self.trigger is not None and self.verdict.smoothing is not None:
+            raise ConfigError(
+                "smoothing is over frames of one part, and a trigger gives one frame a part: leave one out"
+            )
 
 
 def require_name(what: str, name: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError, StreamError
@@ -93,7 +94,7 @@ class Line:
         self.events.tell("stream.added", name, what=source.describe(), bundle=model.name)
         stream.tell_dropped()
         if is_running:
-            stream.camera.start()
+            stream.start()
 
     def remove(self, name: str) -> None:
         """Take a stream out; its waiting frames are dropped as removed."""
@@ -104,14 +105,28 @@ class Line:
             known = self.buffer.all_counts()
             self._remembered = {name: stream for name, stream in self._remembered.items() if name in known}
         stream.camera.ask_to_stop()
+        if stream.triggers is not None:
+            stream.triggers.end()
         self.models.let_go(stream.model)
         if self._is_running:
             stream.camera.join()
         self.events.tell("stream.removed", name)
 
-    def trigger(self, name: str) -> None:
-        """Ask the stream's camera for one picture (trigger_mode "software"). Raises ConfigError, SourceError."""
-        self._stream(name).camera.trigger()
+    def trigger(self, name: str | None = None, number: int | None = None, by: str = "program") -> int | None:
+        """A trigger comes now for that stream, None: the only one that is triggered; gives its number.
+
+        Without a `number` it is the next. Raises ConfigError for one that is refused. A stream without [stream.trigger] asks
+        its camera for one picture, which has no number. Raises SourceError.
+        """
+        if name is None:
+            with self._lock:
+                names = [one.name for one in self._streams.values() if one.triggers is not None]
+            if len(names) != 1:
+                raise ConfigError(
+                    f"a trigger names its stream where there is not just one: {', '.join(names) or 'none'}"
+                )
+            (name,) = names
+        return self._stream(name).trigger(by, number)
 
     def pause(self, name: str) -> None:
         """Judge no frame of this stream until `resume`; its camera stays connected."""
@@ -290,9 +305,9 @@ class Line:
                     stack.callback(self.events.unsubscribe, sink.tell)
             with self._lock:
                 self._is_running, self._began_s = True, time.monotonic()
-                cameras = [stream.camera for stream in self._streams.values()]
-            for camera in cameras:
-                camera.start()
+                streams = list(self._streams.values())
+            for stream in streams:
+                stream.start()
             try:
                 yield
             finally:
@@ -308,7 +323,8 @@ class Line:
         """End buffer, cameras and swaps that still wait."""
         with self._lock:
             self._is_running, self._ended_s = False, time.monotonic()
-            cameras = [stream.camera for stream in self._streams.values()]
+            streams = list(self._streams.values())
+        cameras = [stream.camera for stream in streams]
         self.buffer.stop()
         for camera in cameras:
             camera.ask_to_stop()
@@ -316,6 +332,8 @@ class Line:
             with suppress(RuntimeError):  # one that was added in this moment never started
                 camera.join()
         self.buffer.give_up()
+        for triggers in [stream.triggers for stream in streams if stream.triggers is not None]:
+            triggers.end()
         self.models.switch()
 
     def _source_ended(self, stream: Stream, error: BaseException | None) -> None:
@@ -338,7 +356,9 @@ class Line:
         with self._lock:
             counts = self.buffer.all_counts()
             reports = {
-                name: stream.report(ended, counts[name]) for name, stream in self._remembered.items() if name in counts
+                name: replace(stream.report(ended, counts[name]), answers=self.meters.answers(name))
+                for name, stream in self._remembered.items()
+                if name in counts
             }
             seconds = (self._ended_s or time.monotonic()) - self._began_s
             errors = {name: str(error) for name, error in self.errors().items()}

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from nnet_edge.runtime.runners.base import FrameRunner, Runner
 from nnet_edge.runtime.sinks.base import Sink
 from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.judge import BatchTimes, PartOutputs
-from nnet_edge.runtime.stream.meters import LineMeters
+from nnet_edge.runtime.stream.meters import TRIGGER, LineMeters
 from nnet_edge.runtime.stream.model import ModelPool
 from nnet_edge.runtime.stream.report import View
 from nnet_edge.runtime.stream.stream import Stream
@@ -106,6 +107,18 @@ class Batch:
         return [PartOutputs(self._outputs[piece], index) for piece, index in places]
 
 
+def answering(stream: Stream, frame: Frame, predictions: list[Prediction]) -> list[Prediction] | None:
+    """The predictions with what the frame's trigger is answered; None: it is too late, and has another outcome."""
+    trigger = frame.trigger
+    if trigger is None or stream.triggers is None:
+        return predictions
+    now_s = time.monotonic()
+    if not stream.triggers.claim(trigger, now_s):
+        return None
+    is_bad, took_ms = any(one.is_anomalous for one in predictions), {TRIGGER: 1e3 * (now_s - trigger.at_s)}
+    return [replace(one, part_verdict=is_bad, latencies_ms={**one.latencies_ms, **took_ms}) for one in predictions]
+
+
 class Loop:
     """Batch after batch, in order; while one is computed, the next is taken and resized. One thread runs it."""
 
@@ -153,13 +166,15 @@ class Loop:
             stream = self._streams.get(frame.stream)
             if stream is None or stream.camera.session != frame.session:
                 self._buffer.settle(frame.stream, "removed")
+                if stream is not None:
+                    stream.fail_trigger(frame, "not_judged", "its camera was opened anew")
                 continue
             try:
                 if frame.image.dtype == np.uint16:
                     frame = stream.scaled(frame)
                 parts = stream.judge.parts(frame)
             except Exception as error:
-                self._fail(frame.stream, frame.id, error, None)
+                self._fail(frame, error, None)
                 continue
             by_runner.setdefault(id(stream.model.runner), []).append((stream, frame, parts))
         return [Batch(same, same[0][0].model.runner) for same in by_runner.values()]
@@ -183,9 +198,13 @@ class Loop:
                 except Exception as error:
                     if isinstance(error, NotFiniteError):
                         stream.first.refuse(str(error))
-                    self._fail(frame.stream, frame.id, error, batch.runner)
+                    self._fail(frame, error, batch.runner)
                     continue
-                self._buffer.settle(frame.stream)
+                answered = answering(stream, frame, predictions)
+                self._buffer.settle(frame.stream, "no_answer" if answered is None else None)
+                if answered is None:
+                    continue
+                predictions = answered
                 self._failures.pop(id(batch.runner), None)
                 self._judged += 1
                 stream.newest, stream.frame = tuple(predictions), frame
@@ -220,7 +239,7 @@ class Loop:
         """Try each frame of a batch that failed alone; what fails alone has no verdict."""
         if len(batch.frames) == 1 and batch.is_retry:
             _, frame, _ = batch.frames[0]
-            self._fail(frame.stream, frame.id, error, batch.runner)
+            self._fail(frame, error, batch.runner)
             return
         if len(batch.frames) > 1:
             log.warning("a batch of %d frames failed (%s): each is tried once more, alone", len(batch.frames), error)
@@ -238,16 +257,18 @@ class Loop:
         """Whether a sink or a page wants maps of good frames too."""
         return self.is_watched or any(sink.wants_maps for sink in self.sinks)
 
-    def _fail(self, stream: str, frame: str, error: Exception, runner: Runner | None) -> None:
+    def _fail(self, frame: Frame, error: Exception, runner: Runner | None) -> None:
         """Count and tell a frame that has no verdict; raise when it is one of too many of every runner."""
         count = self._failures[id(runner)] = self._failures.get(id(runner), 0) + 1
         runners = [one.model.runner for name, one in list(self._streams.items()) if not self._buffer.has_ended(name)]
         is_over = all(self._failures.get(id(one), 0) >= FAILURES_IN_A_ROW for one in runners)
-        self._buffer.settle(stream, "not_finite" if isinstance(error, NotFiniteError) else "failed")
+        self._buffer.settle(frame.stream, "not_finite" if isinstance(error, NotFiniteError) else "failed")
+        if (stream := self._streams.get(frame.stream)) is not None:
+            stream.fail_trigger(frame, "not_judged", str(error) or type(error).__name__)
         self._last_failure = error
         if count < FAILURES_IN_A_ROW or count & (count - 1) == 0:  # then the 8th, 16th, 32nd: a log is no place for all
-            log.warning("frame %s has no verdict: %s", frame, error)
-            self._events.tell("frame.failed", stream, frame=frame, reason=str(error) or type(error).__name__)
+            log.warning("frame %s has no verdict: %s", frame.id, error)
+            self._events.tell("frame.failed", frame.stream, frame=frame.id, reason=str(error) or type(error).__name__)
         if is_over and count >= FAILURES_IN_A_ROW:
             self._give_up(error)
 

@@ -17,6 +17,7 @@ from typing import Protocol
 from nnet_edge.frame import Prediction
 
 STAGES = ("queue", "resize", "inference", "verdict", "total")  # of each verdict, in Prediction.latencies_ms
+TRIGGER = "trigger"  # of a triggered one, from the trigger to the verdict
 SMALLEST_MS = 1e-3
 GROWTH = 1.015
 LOG_GROWTH = math.log(GROWTH)
@@ -28,7 +29,7 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self.count = 0
-        self.total_ms = 0.0
+        self.total_ms = self.largest_ms = 0.0
         self._buckets = [0] * BUCKETS
 
     def add(self, latency_ms: float) -> None:
@@ -37,6 +38,7 @@ class LatencyHistogram:
         self._buckets[position if position < BUCKETS else BUCKETS - 1] += 1
         self.count += 1
         self.total_ms += latency_ms
+        self.largest_ms = max(self.largest_ms, latency_ms)
 
     def percentile_ms(self, percent: float) -> float | None:
         """The latency that `percent` of the counted ones do not exceed, within 0.75 %; None without any."""
@@ -50,10 +52,10 @@ class LatencyHistogram:
         raise AssertionError("the buckets hold fewer latencies than were counted")
 
     def percentiles(self) -> Percentiles:
-        """p50, p95, p99 and mean of what was counted."""
+        """p50, p95, p99, mean and maximum of what was counted."""
         p50_ms, p95_ms, p99_ms = (self.percentile_ms(percent) for percent in (50, 95, 99))
         mean_ms = self.total_ms / self.count if self.count else None
-        return Percentiles(self.count, p50_ms, p95_ms, p99_ms, mean_ms)
+        return Percentiles(self.count, p50_ms, p95_ms, p99_ms, mean_ms, self.largest_ms if self.count else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,12 @@ class Percentiles:
     p95_ms: float | None
     p99_ms: float | None
     mean_ms: float | None = None
+    max_ms: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Count and percentiles, ready for JSON."""
-        return {"count": self.count, "p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "p99_ms": self.p99_ms}
+        percentiles = {"p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "p99_ms": self.p99_ms}
+        return {"count": self.count, **percentiles, "max_ms": self.max_ms}
 
 
 class Listener(Protocol):
@@ -93,6 +97,8 @@ class LineMeters:
     def __init__(self) -> None:
         self.listener: Listener | None = None
         self.batches = self.images = 0  # computed so far, and the images in them
+        self._lock = threading.Lock()
+        self._answers: dict[tuple[str, str], LatencyHistogram] = {}  # stream and sink -> from trigger to answer
 
     def batch(self, images: int) -> None:
         """Count a batch."""
@@ -105,6 +111,17 @@ class LineMeters:
         """Pass on what a stage took that belongs to no verdict."""
         if self.listener is not None:
             self.listener.took(stream, stage, latency_ms, sink)
+
+    def answered(self, stream: str, sink: str, latency_ms: float) -> None:
+        """Count what a sink's answer took, from the trigger on."""
+        with self._lock:
+            self._answers.setdefault((stream, sink), LatencyHistogram()).add(latency_ms)
+        self.took(stream, "answer", latency_ms, sink)
+
+    def answers(self, stream: str) -> dict[str, Percentiles]:
+        """Sink -> what its answers took, from the trigger on."""
+        with self._lock:
+            return {sink: found.percentiles() for (name, sink), found in self._answers.items() if name == stream}
 
 
 class StreamMeters:
@@ -128,7 +145,7 @@ class StreamMeters:
             self.verdicts += 1
             self.rejected += prediction.is_anomalous
             for stage, latency_ms in prediction.latencies_ms.items():
-                self._histograms[stage].add(latency_ms)
+                self._histograms.setdefault(stage, LatencyHistogram()).add(latency_ms)
         if self._line.listener is not None:
             self._line.listener.judged(prediction)
 
@@ -140,4 +157,4 @@ class StreamMeters:
     def latencies(self, stages: Sequence[str] = STAGES) -> Mapping[str, Percentiles]:
         """Stage -> its percentiles, all of one moment."""
         with self._lock:
-            return {stage: self._histograms[stage].percentiles() for stage in stages}
+            return {stage: self._histograms.get(stage, LatencyHistogram()).percentiles() for stage in stages}

@@ -10,6 +10,7 @@ from nnet_edge.runtime.sources.camera import CameraStatus
 from nnet_edge.runtime.stream.first_frames import Adapting
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
+from nnet_edge.runtime.stream.triggers import TriggerCounts
 from nnet_edge.settings.stream import LineStream
 
 
@@ -27,6 +28,10 @@ class StreamReport:
     low: int = 0  # verdicts with a score lower than any good part's
     adapting: Adapting | None = None  # how far it is with a threshold of its own; None: none was asked for
     other_size: str = ""  # how its pictures differ in size or shape from those that were learned from; empty: not seen
+    triggers: TriggerCounts | None = None  # None: every frame is judged
+    answers: Mapping[str, Percentiles] = field(
+        default_factory=dict
+    )  # sink -> from the trigger until it took the verdict
 
     @property
     def dropped(self) -> int:
@@ -46,7 +51,8 @@ class StreamReport:
             "drops": dict(self.counts.dropped), "seconds": self.seconds, "frames_per_s": self.frames_per_s,
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
             "low_scores": self.low, "adapting": None if self.adapting is None else self.adapting.as_dict(),
-            "other_size": self.other_size or None,
+            "other_size": self.other_size or None, "triggers": None if self.triggers is None else self.triggers.as_dict(),
+            "answers": {sink: numbers.as_dict() for sink, numbers in self.answers.items()},
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -59,7 +65,9 @@ class StreamReport:
         return [
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
             f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}{adapting}",
+            *([] if self.triggers is None else [str(self.triggers)]),
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
+            *(f"trigger to {sink} latency {latency_text(numbers)}" for sink, numbers in self.answers.items()),
             *([f"note: {self.other_size}"] if self.other_size else []),
         ]
 
@@ -82,6 +90,7 @@ class StreamStatus:
     low: int = 0  # verdicts with a score lower than any good part's
     threshold_from: str = "bundle"  # as in predictions
     adapting: Adapting | None = None  # how far it is with a threshold of its own
+    triggers: TriggerCounts | None = None  # None: every frame is judged
 
 
 @dataclass(frozen=True)
@@ -153,8 +162,9 @@ def rate_text(frames_per_s: float | None) -> str:
 
 
 def latency_text(numbers: Percentiles) -> str:
-    """p50 / p95 / p99 as one short text."""
+    """p50 / p95 / p99 and the maximum as one short text."""
     if numbers.p50_ms is None or numbers.p95_ms is None or numbers.p99_ms is None:
         return "p50 / p95 / p99: no frame yet"
     values = " / ".join(f"{value:.3g}" for value in (numbers.p50_ms, numbers.p95_ms, numbers.p99_ms))
-    return f"p50 / p95 / p99: {values} ms ({numbers.count} frames)"
+    largest = "" if numbers.max_ms is None else f", max {numbers.max_ms:.3g} ms"
+    return f"p50 / p95 / p99: {values} ms{largest} ({numbers.count} frames)"

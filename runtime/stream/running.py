@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,8 @@ def observer_of(sink: str, meters: LineMeters) -> Callable[[Prediction | Event, 
     def observe(content: Prediction | Event, took_ms: float) -> None:
         stream = content.frame.stream if isinstance(content, Prediction) else content.stream or "line"
         meters.took(stream, "sink", took_ms, sink)
+        if isinstance(content, Prediction) and content.frame.trigger is not None:
+            meters.answered(stream, sink, 1e3 * (time.monotonic() - content.frame.trigger.at_s))
 
     return observe
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from nnet_edge.bits import DARK_WORDS, depth_of, kept_bits, table_of, to_8_bit
-from nnet_edge.frame import Frame, Prediction
+from nnet_edge.errors import NnetEdgeError
+from nnet_edge.frame import Frame, Prediction, Triggered
 from nnet_edge.geometry import PictureSizes
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.camera import Camera
@@ -18,10 +20,11 @@ from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.drift import reference_of
 from nnet_edge.runtime.stream.first_frames import FirstFrames
 from nnet_edge.runtime.stream.judge import Judge
-from nnet_edge.runtime.stream.meters import LineMeters, StreamMeters
+from nnet_edge.runtime.stream.meters import STAGES, TRIGGER, LineMeters, StreamMeters
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.report import StreamReport, StreamStatus
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
+from nnet_edge.runtime.stream.triggers import TriggerCounts, Triggers
 from nnet_edge.settings.changes import shown
 from nnet_edge.settings.stream import Adapted, BufferSettings, LineStream
 
@@ -65,6 +68,8 @@ class Stream:
         self.other_size = ""  # how its pictures differ in size from those that were learned from, once that was seen
         self.learned_sizes = PictureSizes.in_manifest(model.manifest)  # None: nothing to tell, or it was told
         self._buffer, self._tell = buffer, tell
+        asked, has_line = settings.trigger, settings.verdict.trigger is not None
+        self.triggers = None if asked is None else Triggers(settings.name, asked, tell, has_line)
         verdict = self.judge.settings
         wants_own = verdict.threshold is None and verdict.adapted is None
         self.first = FirstFrames(settings.name, self.judge, model, verdict.adapt if wants_own else None, tell)
@@ -82,7 +87,49 @@ class Stream:
         image = frame.image
         if image.dtype == np.uint16 and self.judge.settings.trigger is not None:
             image = table_of(self._bits_for(frame))[image]
-        return self._buffer.put(frame, None if self.judge.admit(image) else "untriggered")
+        cause = None if self.judge.admit(image) else "untriggered"
+        if self.triggers is not None and cause is None:
+            frame, cause = self.triggers.admit(frame, None if frame.stamp is None else frame.stamp.block_id)
+            if frame.trigger is not None and self._buffer.is_paused(self.name):
+                self.triggers.fail(frame.trigger, "not_judged", "the stream is paused")
+        return self._buffer.put(frame, cause)
+
+    def start(self) -> None:
+        """Begin to read, and to watch the deadlines of triggers."""
+        if self.triggers is not None:
+            self.triggers.start()
+        self.camera.start()
+
+    def trigger(self, by: str, number: int | None = None) -> int | None:
+        """A trigger comes now; gives its number, which is the next where none is given. Raises ConfigError for a refused one.
+
+        A stream that is not triggered asks its camera for one picture, and there is no number. Raises SourceError.
+        """
+        asked = self.settings.trigger
+        if self.triggers is None or asked is None:
+            self.camera.trigger()
+            return None
+        trigger = self.triggers.order(by, number)
+        if asked.frames == "asked" and asked.delay_ms:
+            timer = threading.Timer(1e-3 * asked.delay_ms, self._ask, (trigger,))
+            timer.daemon = True
+            timer.start()
+        elif asked.frames == "asked":
+            self._ask(trigger)
+        return trigger.number
+
+    def _ask(self, trigger: Triggered) -> None:
+        """Ask the camera for the trigger's picture."""
+        assert self.triggers is not None
+        try:
+            self.camera.trigger()
+        except NnetEdgeError as error:
+            self.triggers.fail(trigger, "missed", str(error))
+
+    def fail_trigger(self, frame: Frame, outcome: str, why: str) -> None:
+        """The trigger of the frame, where it has one, gets no verdict."""
+        if self.triggers is not None and frame.trigger is not None:
+            self.triggers.fail(frame.trigger, outcome, why)
 
     def scaled(self, frame: Frame) -> Frame:
         """A frame of 16 bits as one of 8, by its bits. Raises DataError when they do not hold its values."""
@@ -156,14 +203,22 @@ class Stream:
             bundle_threshold=self.judge.bundle_threshold, bundle=self.model.name,
             settings=replace(self.settings, verdict=self.judge.settings), counts=self._buffer.counts(self.name),
             verdicts=self.meters.verdicts, rejected=self.meters.rejected, low=self.meters.low,
-            threshold_from=self.judge.threshold_from, adapting=self.first.state,
+            threshold_from=self.judge.threshold_from, adapting=self.first.state, triggers=self._trigger_counts(),
         )  # fmt: skip
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of its verdicts."""
+        return STAGES if self.triggers is None else (*STAGES, TRIGGER)
+
+    def _trigger_counts(self) -> TriggerCounts | None:
+        return None if self.triggers is None else self.triggers.counts()
 
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
         """What became of its frames so far."""
         return StreamReport(
             other_size=self.other_size,
             frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
-            seconds=self.meters.seconds, counts=counts, latencies=self.meters.latencies(), ended=ended, low=self.meters.low,
-            adapting=self.first.state,
+            seconds=self.meters.seconds, counts=counts, ended=ended, low=self.meters.low, adapting=self.first.state,
+            latencies=self.meters.latencies(self.stages), triggers=self._trigger_counts(),
         )  # fmt: skip

@@ -14,6 +14,8 @@ CAUSES = (
     "full", "stale", "paced", "paused", "removed", "stopped", "untriggered", "failed", "not_finite",
     "incomplete",  # packets of it were lost on the way from the camera
     "lost",  # the camera sent it, and nothing of it arrived, or there was no room for it
+    "late", "double", "overlap", "no_answer",  # of a trigger, see triggers.py
+    "recipe",  # captured before another recipe came
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ GET  /healthz  /readyz  /metrics        for machines
 POST /login  /logout
 GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
-POST /api/streams  /api/streams/NAME/threshold|adapt|regions|pause|resume|remove  /api/swap  /api/changes/write|forget
+POST /api/streams  /api/streams/NAME/threshold|adapt|regions|pause|resume|remove|trigger  /api/swap  /api/changes/write|forget
 WS   /live                              pictures of the streams that the page shows
 
 Bodies are read within bounds; an error is one sentence; every answer has safe headers, the framework's own included.

@@ -121,12 +121,14 @@ class Controls:
             "pause": lambda stream, given, by: line.pause(stream),
             "resume": lambda stream, given, by: line.resume(stream),
             "remove": lambda stream, given, by: line.remove(stream),
+            "trigger": lambda stream, given, by: {"number": line.trigger(stream, given.get("number"), "page")},
         }
 
     def act(self, stream: str, action: str, given: Mapping[str, Any], by: str = "the page") -> object:
         """Do `action` to the stream, asked `by` somebody; gives the answer's fields."""
         found = self.actions[action](stream, given, by) or {}
-        self._keep(by)
+        if action != "trigger":
+            self._keep(by)
         return found
 
     def _keep(self, by: str) -> None:

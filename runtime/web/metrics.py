@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Histogram, core, exposition
 
 from nnet_edge import __version__
+from nnet_edge.errors import ConfigError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.queue import SinkCounts
 from nnet_edge.runtime.sources.camera import STATES
 from nnet_edge.runtime.stream.drift import Drift
+from nnet_edge.runtime.stream.meters import TRIGGER
 from nnet_edge.runtime.stream.report import StreamStatus
+from nnet_edge.runtime.stream.triggers import TriggerCounts
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.state import of_each
 
@@ -42,6 +46,11 @@ OF_STREAM: tuple[tuple[str, str, str, Callable[[StreamStatus], float]], ...] = (
      lambda one: one.camera.frozen_s or 0.0),
     ("Gauge", "threshold", "Image score above which a frame is anomalous.", lambda one: one.threshold),
 )  # fmt: skip
+OF_TRIGGERS: tuple[tuple[str, str, str, Callable[[TriggerCounts], float]], ...] = (
+    ("Counter", "triggers", "Triggers that came.", lambda counts: counts.triggers),
+    ("Counter", "triggered_verdicts", "Triggers with a verdict.", lambda counts: counts.verdicts),
+    ("Gauge", "open_triggers", "Triggers without a verdict or another outcome yet.", lambda counts: counts.open),
+)
 OF_DRIFT: tuple[tuple[str, str, Callable[[Drift], float | None]], ...] = (
     ("drift_psi", "Population stability index of good scores against the bundle's.", lambda drift: drift.psi),
     ("drift_mean_shift", "Shift of the mean good score, in standard deviations.", lambda drift: drift.mean_shift),
@@ -171,12 +180,26 @@ class LineCollector:
         own = [((one.name, what), n) for one in streams for what, n in one.camera.counts.items()]
         text = "What the source counts itself, as packets of an industrial camera."
         yield family("Counter", "source_counts", text, ("stream", "what"), own)
+        triggered = [(one.name, one.triggers) for one in streams if one.triggers is not None]
+        for kind, name, text, count in OF_TRIGGERS:
+            yield family(kind, name, text, ("stream",), [((stream,), count(found)) for stream, found in triggered])
+        outcomes = [((stream, outcome), n) for stream, found in triggered for outcome, n in found.outcomes.items()]
+        lost = "Triggers without a verdict, by what became of them."
+        yield family("Counter", "trigger_outcomes", lost, ("stream", "outcome"), outcomes)
+        longest = [((name,), 1e-3 * took_ms) for name, took_ms in self._longest(triggered)]
+        text = "The longest time from a trigger to its verdict so far."
+        yield family("Gauge", "trigger_latency_max_seconds", text, ("stream",), longest)
         states = [((one.name, state), float(one.camera.state == state)) for one in streams for state in STATES]
         yield family("Gauge", "source_state", "1 for the state that the source is in.", ("stream", "state"), states)
         drifts = [(one.name, drift) for one in streams if (drift := self._gallery.drift.now(one.name)) is not None]
         for name, text, measure in OF_DRIFT:
             found = [((stream,), measure(drift)) for stream, drift in drifts]
             yield family("Gauge", name, text, ("stream",), [row for row in found if row[1] is not None])
+
+    def _longest(self, triggered: list[tuple[str, TriggerCounts]]) -> Iterator[tuple[str, float]]:
+        for name, _ in triggered:
+            with suppress(ConfigError):  # it was removed meanwhile
+                yield name, self._line.stream(name).meters.latencies((TRIGGER,))[TRIGGER].max_ms or 0.0
 
     def _sinks(self) -> Iterator[Family]:
         sinks = [sink.counts() for sink in self._line.sinks if hasattr(sink, "counts")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import event_fields
+from nnet_edge.runtime.stream.meters import TRIGGER
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
 from nnet_edge.runtime.web.gallery import Gallery, Reject
@@ -52,7 +53,8 @@ def of_each(line: Line, make: Callable[[StreamStatus], Found]) -> list[Found]:
 
 
 def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str, object]:
-    latencies = line.stream(status.name).meters.latencies(SHOWN_STAGES)
+    stages = SHOWN_STAGES if status.triggers is None else (TRIGGER, *SHOWN_STAGES)
+    latencies = line.stream(status.name).meters.latencies(stages)
     camera, counts, drift = status.camera, status.counts, gallery.drift.now(status.name)
     verdict, frame = status.settings.verdict, line.latest_frame(status.name)
     return {
@@ -79,6 +81,8 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "judged": counts.judged,
         "dropped": dict(counts.dropped),
         "queued": counts.queued,
+        "triggers": None if status.triggers is None else status.triggers.as_dict(),
+        "answers": {sink: numbers.as_dict() for sink, numbers in line.meters.answers(status.name).items()},
         "verdicts": status.verdicts,
         "rejected": status.rejected,
         "low_scores": status.low,
