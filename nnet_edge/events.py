@@ -24,6 +24,7 @@ KINDS = (
     "sink.late", "sink.dead", "sink.back", "frame.failed", "score.low",
     "camera.differs", "adapt.done", "adapt.refused", "adapt.dropped", "picture.differs",
     "trigger.failed", "recipe.changed", "recipe.refused",
+    "clock.set",
 )  # fmt: skip
 KEPT = 1000  # newest events
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -197,6 +197,12 @@ class Prediction:
     def __post_init__(self) -> None:
         if not is_finite(self.image_score, self.anomaly_map):
             raise not_finite(self.frame, self.image_score)
+
+    def without_pixels(self) -> Prediction:
+        """The same without image and map, which take memory; the image is empty, uint8 (0, 0, 3)."""
+        import numpy as np
+
+        return replace(self, frame=replace(self.frame, image=np.empty((0, 0, 3), np.uint8)), anomaly_map=None)
 
     @property
     def id(self) -> str:

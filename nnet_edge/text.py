@@ -24,3 +24,8 @@ def written_out(code: int) -> str:
 def one_line(text: str) -> str:
     """`text` printable and on one line."""
     return printable(BREAKS.sub(" ", text))
+
+
+def safe_cell(value: object) -> object:
+    """The value as a table for spreadsheets holds it: text that one would compute is quoted by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "-", "\t", "\r") else value

@@ -43,6 +43,7 @@ RANKS = (  # an arrow points to a folder further down, or stays in its own; in a
     ("nnet_edge.runtime.web",),
     ("nnet_edge.runtime.stream",),
     ("nnet_edge.runtime.sources", "nnet_edge.runtime.sinks"),
+    ("nnet_edge.runtime.history",),
     ("nnet_edge.runtime",),
     ("nnet_edge.runtime.runners",),
     ("nnet_edge.settings",),

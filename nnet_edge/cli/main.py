@@ -74,6 +74,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "doctor": ("doctor", "Show what this machine has."),
     "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),
     "export": ("export", "Make a bundle of the folder TRAINING."),
+    "history": ("history", "Show what a line's history PATH says of a shift."),
     "pairs": ("pairs", "Draw good images of DATA beside damaged copies."),
     "stream": ("stream", "Judge every frame of SOURCE."),
     "swap": ("swap", "Let a running line judge by BUNDLE."),

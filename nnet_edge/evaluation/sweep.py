@@ -14,6 +14,7 @@ import numpy as np
 from nnet_edge.errors import ConfigError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.scoring import MARGIN
+from nnet_edge.text import safe_cell
 
 FALSE_REJECTS_SHOWN = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)  # a row each, as far as half of the good parts
 
@@ -142,6 +143,5 @@ def to_csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(head)
-    writer.writerows([[f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@") else value for value in row]
-                      for row in rows])  # fmt: skip
+    writer.writerows([[safe_cell(value) for value in row] for row in rows])
     return text.getvalue()

@@ -74,6 +74,10 @@ class Sink(ABC):
     def write(self, prediction: Prediction) -> None:
         """Take one prediction."""
 
+    def slim(self, prediction: Prediction) -> Prediction:
+        """The prediction as it waits in a queue: without what `write` has no use for. Called in the line's thread."""
+        return prediction if self.wants_pixels else prediction.without_pixels()
+
     def tell(self, event: Event) -> None:  # noqa: B027  most sinks have no use for events
         """Take one event of the line."""
 

@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
@@ -36,7 +34,6 @@ if TYPE_CHECKING:  # a spool, and SQLite below it, is imported where something m
 log = logging.getLogger(__name__)
 
 END_LIMIT_S = 10.0  # beyond the time to flush: a sink that hangs for longer is left behind, its thread ends by itself
-NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 def serve(settings: SinkSettings, observe: Observe | None = None, is_finite: bool = False) -> Sink:
@@ -162,8 +159,7 @@ class QueuedSink(Sink):
         sink = self.sink
         is_wanted = sink.wants_good or prediction.is_anomalous
         if is_wanted and sink.only_stream in (None, prediction.frame.stream):
-            if not sink.wants_pixels:
-                prediction = replace(prediction, frame=replace(prediction.frame, image=NO_PIXELS), anomaly_map=None)
+            prediction = sink.slim(prediction)
             maps_bytes = 0 if prediction.anomaly_map is None else prediction.anomaly_map.nbytes
             self._queue.put(Item(prediction, time.monotonic(), prediction.frame.image.nbytes + maps_bytes))
         self._raise_fault()

@@ -1,0 +1,97 @@
+"""`nnet-edge history`: what a line's history says of a shift, in words, as CSV or as JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nnet_edge.cli.options import FILE, Command
+from nnet_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nnet_edge.runtime.history.queries import Kept
+
+COLUMNS = (
+    "time", "stream", "crop", "session", "index", "trigger", "recipe", "verdict", "score", "threshold", "relative_score",
+    "regions", "latency_ms", "label", "defect", "labelled_by", "bundle", "bundle_id", "precision", "runner", "threshold_from",
+    "name",
+)  # fmt: skip
+
+
+@click.command("history", cls=Command)
+@click.argument("path", type=FILE)
+@click.option("--since", default="8h", show_default=True, metavar="TIME", help="8h, 30m, 06:00 or 2026-11-29T06:00.")
+@click.option("--until", metavar="TIME", help="Default: now.")
+@click.option("--stream", help="Of this camera only.")
+@click.option("--rejects", is_flag=True, help="Only rejects, in CSV and JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Every verdict as a row.")
+@click.option("--json", "as_json", is_flag=True, help="Every verdict as a JSON object on a line.")
+def command(
+    path: Path, since: str, until: str | None, stream: str | None, rejects: bool, as_csv: bool, as_json: bool
+) -> None:
+    """Show what a line's history PATH says of a shift.
+
+    PATH is the file that `nnet-edge stream --history PATH`, or a sink of the kind history, writes; the line may run meanwhile.
+    """
+    from nnet_edge.runtime.history.queries import History, Window, moment
+
+    if as_csv and as_json:
+        raise ConfigError("--csv and --json contradict each other: give one")
+    window = Window(moment(since, "--since"), None if until is None else moment(until, "--until"), stream)
+    if window.until is not None and window.until <= window.since:
+        raise ConfigError(f"--until {until} does not lie behind --since {since}")
+    with History(path) as history:
+        found = history.verdicts(window, "rejects" if rejects else "")
+        if as_csv:
+            write_csv(found)
+        elif as_json:
+            for one in found:
+                click.echo(json.dumps(one.as_dict(), ensure_ascii=False))
+        else:
+            for line in lines(history.shift(window)):
+                click.echo(line)
+
+
+def write_csv(verdicts: Iterator[Kept]) -> None:
+    """The verdicts on standard output as CSV."""
+    from nnet_edge.text import safe_cell
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in verdicts:
+        fields = one.as_dict() | {"labelled_by": one.labels[-1].who if one.labels else None}
+        fields["regions"] = json.dumps(fields["regions"]) if one.regions else None
+        writer.writerow([safe_cell(fields.get(name)) for name in COLUMNS])
+
+
+def lines(shift: dict[str, Any]) -> Iterator[str]:
+    """The shift in words."""
+    yield f"{shift['since']} to {shift['until']}"
+    for one in [*shift["cameras"], {"camera": "all", **shift}][: None if len(shift["cameras"]) > 1 else 1]:
+        share = "no verdict" if one["yield"] is None else f"yield {100 * one['yield']:.2f} %"
+        late = (
+            ""
+            if one["latency"] is None
+            else f", latency {one['latency']['mean_ms']:.1f} ms, at most {one['latency']['max_ms']:.1f} ms"
+        )
+        yield f"  {one['camera']}: {one['verdicts']} verdicts, {one['rejects']} rejects, {share}{late}"
+    for hour in shift["hours"]:
+        yield f"  {hour['time'][:16]}Z {hour['camera']}: {hour['rejects']} of {hour['verdicts']} rejected"
+    for place in shift["places"]:
+        where = ", ".join(f"{cell['regions']} at ({cell['x']}, {cell['y']})" for cell in place["cells"][:5])
+        yield f"  {place['camera']}: regions {where}"
+    for outage in shift["outages"][:10]:
+        until = outage["until"] or "now"
+        yield f"  {outage['stream']}: {outage['what']} from {outage['since']} to {until}, {outage['took_s']:.0f} s"
+    for drift in shift["drift"][:5]:
+        yield f"  {drift['stream']}: drift told at {drift['time']}"
+    if shift["labels"]["held"]:
+        yield "  labelled: " + ", ".join(
+            f"{count} {label.replace('_', ' ')}" for label, count in shift["labels"]["held"].items()
+        )
