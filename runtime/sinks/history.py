@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +79,8 @@ class HistorySink(JsonSink):
         return (self.settings.path,)
 
     def __enter__(self) -> HistorySink:
+        import sqlite3
+
         try:
             self.settings.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer.open()
@@ -112,6 +113,8 @@ class HistorySink(JsonSink):
         return content
 
     def send(self, messages: Sequence[Message]) -> int:
+        import sqlite3
+
         try:
             self._look_after()
             self._writer.add([item_of(message) for message in messages])
@@ -128,6 +131,8 @@ class HistorySink(JsonSink):
         return len(messages)
 
     def tick(self) -> None:
+        import sqlite3
+
         try:
             self._look_after()
         except (sqlite3.Error, OSError) as error:

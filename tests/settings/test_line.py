@@ -79,7 +79,7 @@ def test_every_kind_of_value_is_read() -> None:
         ({"bundle": "b"}, "the line has no stream"),
         (SMALL | {"precision": "int4"}, "precision 'int4' is unknown"),
         (SMALL | {"runner": {"kind": "cuda"}}, "runner: runner 'cuda' is unknown"),
-        (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose json-lines"),
+        (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose history, json-lines"),
         (SMALL | {"sink": [{"kind": "mqqt"}]}, "[[sink]] number 1: sink 'mqqt' is unknown: did you mean mqtt?"),
         (SMALL | {"sink": [{"kind": "mqtt"}]}, "[[sink]] number 1 lacks host: give it"),
         (SMALL | {"sink": [{"kind": "webhook", "url": "http://h/?key=1"}]}, "use token_from"),
@@ -171,7 +171,7 @@ def test_the_schema_takes_what_the_reader_takes_and_refuses_unknown_keys() -> No
 def test_the_example_can_be_read_and_its_schema_is_up_to_date() -> None:
     settings = read_line_config(EXAMPLE)
     assert len(settings.streams) > 1
-    assert {sink.kind for sink in settings.sinks} == {"json-lines", "rejects", "mqtt", "webhook"}
+    assert {sink.kind for sink in settings.sinks} == {"json-lines", "rejects", "mqtt", "history", "webhook"}
     assert json.loads(EXAMPLE.with_name("line.schema.json").read_text(encoding="utf-8")) == schema()
 
 

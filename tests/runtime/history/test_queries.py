@@ -95,7 +95,7 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
 
 @pytest.mark.slow
 def test_a_shift_of_a_million_verdicts_is_found_in_a_fifth_of_a_second(
-    tmp_path: Path, make_fields: MakeFields, record_property: Callable[[str, object], None]
+    tmp_path: Path, make_fields: MakeFields, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     count, days, now_s = int(os.environ.get("VERDICTS", "1000000")), 4, time.time()
     writer = HistoryWriter(tmp_path / "h.db", Bounds(90, 1 << 40, 100))
@@ -118,9 +118,9 @@ def test_a_shift_of_a_million_verdicts_is_found_in_a_fifth_of_a_second(
         began_s = time.perf_counter()
         rejects = sum(1 for _ in history.verdicts(Window(moment("8h", "")), "rejects"))
         listed_s = time.perf_counter() - began_s
-    record_property("bytes each", size / count)
-    record_property("shift, ms", 1e3 * min(took))
-    record_property("its rejects, ms", 1e3 * listed_s)
+    record_testsuite_property("bytes each", size / count)
+    record_testsuite_property("shift, ms", 1e3 * min(took))
+    record_testsuite_property("its rejects, ms", 1e3 * listed_s)
     assert shift["verdicts"] == pytest.approx(count / 12, rel=0.02)
     assert min(took) < 0.2
     assert size / count < 150
