@@ -60,6 +60,7 @@ class OpenvinoRunner(GraphRunner):
         content = read_graph_bytes(graph)
         folder = cache_for(content, settings.cache_dir)
         model, self.input_shape = read_graph(graph, content, contract)
+        del content  # OpenVINO has its own copy, and needs the room while it compiles
         self._compiled = compile_graph(model, graph, settings, folder)
         shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
         require_tail_shapes(graph, shapes, self.input_shape)

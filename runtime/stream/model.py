@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,6 +71,7 @@ def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str | N
     return artefact, name, artefact.threshold_for(name).value
 
 
+M_ARENA_MAX = -8  # of glibc's malloc.h
 WARM_BATCHES = 2  # of the largest size: the first of them allocates
 
 
@@ -107,17 +111,26 @@ class Model:
 
 def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:
     """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        call_allocator("mallopt", M_ARENA_MAX, 1)  # each camera's thread would keep a heap of its own largest moment
     hears.get()("reading and checking its files")
     bundle = read_bundle(path)
     runner, threshold = open_graph(bundle, settings, precision)
     try:
         hears.get()("warming up")
         batch_s = warm(runner) if is_warm else None
+        call_allocator("malloc_trim", 0)  # what reading and compiling left
     except BaseException:
         with runner:  # the last exit releases it
             pass
         raise
     return Model(bundle.name, path, runner, threshold, batch_s, bundle.manifest, tuple(bundle.warnings))
+
+
+def call_allocator(function: str, *numbers: int) -> None:
+    """Call this function of glibc's allocator; other C libraries have none, and stay as they are."""
+    with suppress(AttributeError):
+        getattr(ctypes.CDLL(None), function)(*numbers)
 
 
 def warm(runner: Runner) -> float:

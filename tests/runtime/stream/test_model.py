@@ -1,0 +1,62 @@
+"""A loaded model leaves no memory behind that only its loading needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openvino", reason="openvino is not installed: pip install 'nnet-edge[cpu]'")
+
+FROM_0_1 = Path(__file__).parents[2] / "data/from_0_1/bundle"
+LOADED = """
+import ctypes, json, os, re, sys, tempfile, threading
+import numpy as np
+from nnet_edge.runtime.runners import openvino_runner
+from nnet_edge.runtime.stream import model
+from nnet_edge.settings.runner import RunnerSettings
+from pathlib import Path
+
+class Content(bytes):
+    def __del__(self):
+        told.append("content freed")
+
+def read(graph):
+    return Content(read_bytes(graph))
+
+def compiled(*given):
+    told.append("compiled")
+    return compile_graph(*given)
+
+def arenas():
+    libc.fopen.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.fopen(os.fsencode(heaps), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    return len(re.findall("<heap nr", Path(heaps).read_text()))
+
+told, heaps, libc = [], sys.argv[2], ctypes.CDLL(None)
+read_bytes, openvino_runner.read_graph_bytes = openvino_runner.read_graph_bytes, read
+compile_graph, openvino_runner.compile_graph = openvino_runner.compile_graph, compiled
+call, model.call_allocator = model.call_allocator, lambda *given: (told.append(given[0]), call(*given))
+with model.load_model(Path(sys.argv[1]), RunnerSettings("openvino", hint="throughput")).runner:
+    cameras = [threading.Thread(target=np.ones, args=(10_000,)) for _ in range(4)]
+    for camera in cameras:
+        camera.start()
+    for camera in cameras:
+        camera.join()
+print(json.dumps([told, arenas()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc_info is glibc's")
+def test_threads_share_one_heap_and_what_loading_left_is_given_back(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOADED, str(FROM_0_1), str(tmp_path / "heaps.xml")]
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["mallopt", "content freed", "compiled", "malloc_trim"], 1]
