@@ -26,7 +26,7 @@ class CommonSettings:
     width: int | None = None  # None: what the camera gives by itself
     height: int | None = None
     rate_hz: float | None = None
-    pixel_format: str | None = None  # four letters, as MJPG or YUYV
+    pixel_format: str | None = None  # four letters, as MJPG or YUYV; of a GenICam camera a name, as Mono8
     bits: int | None = (
         None  # of pictures deeper than 8, which come in 16; None: as in training, or as its first one shows
     )
@@ -53,8 +53,6 @@ class CommonSettings:
             require_positive("rate", self.rate_hz)
         if self.bits is not None:
             require_between("bits", self.bits, 8, 16)  # those of bits.py, which needs NumPy
-        if self.pixel_format is not None and len(self.pixel_format) != 4:
-            raise ConfigError(f"pixel format {self.pixel_format!r} is invalid: it has four letters, as MJPG or YUYV")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter is {self.jitter}: it must be a share from 0 to below 1")
         if self.credentials is not None and self.credentials.partition(":")[0] not in ("file", "env"):
@@ -69,6 +67,12 @@ class CameraSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pixel_format is not None and len(self.pixel_format) != 4:
+            kind = kind_by_name(self.address)
+            if kind is None or not kind.names_formats:
+                raise ConfigError(
+                    f"pixel format {self.pixel_format!r} is invalid: it has four letters, as MJPG or YUYV"
+                )
         if not self.options:
             return
         require_known(self.options, "the camera")

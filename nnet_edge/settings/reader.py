@@ -110,6 +110,8 @@ def to_value(hint: Any, value: Any, where: str, folder: Path) -> Any:
     (hint,) = (option for option in options if option is not type(None))
     if typing.get_origin(hint) is tuple:
         return to_tuple(hint, value, where, folder)
+    if typing.get_origin(hint) is Mapping:
+        return to_plain_table(value, where)
     if isinstance(hint, type) and "from_table" in vars(hint):
         return hint.from_table(value, where, folder)  # type: ignore[attr-defined]
     if hint is Path:
@@ -139,6 +141,16 @@ def to_tuple(hint: Any, value: Any, where: str, folder: Path) -> tuple[Any, ...]
         raise ConfigError(f"{where} has {len(value)} values: it must have {len(inner)}")
     pairs = zip(inner, value, strict=True)
     return tuple(to_value(item, part, f"{where}[{number}]", folder) for number, (item, part) in enumerate(pairs))
+
+
+def to_plain_table(value: Any, where: str) -> dict[str, str | int | float | bool]:
+    """A table of texts, numbers and truth values, under any names. Raises ConfigError."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}: it must be a table")
+    for key, part in value.items():
+        if not isinstance(part, str | int | float):
+            raise ConfigError(f"{where}: {key} is {part!r}: it must be a text, a number, true or false")
+    return dict(value)
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -223,6 +235,8 @@ def schema_of_hint(hint: Any) -> dict[str, Any]:
             return {"type": "array", "items": schema_of_hint(inner[0])}
         items = [schema_of_hint(item) for item in inner]
         return {"type": "array", "prefixItems": items, "minItems": len(inner), "maxItems": len(inner)}
+    if typing.get_origin(hint) is Mapping:
+        return {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
     if hint is Policy:
         return {"type": "string", "pattern": r"^(every-frame|freshest|paced:[0-9.]+)$"}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -144,6 +144,20 @@ class SinkKind:
         return () if self.flag is None else (self.flag, *self.more_flags)
 
 
+@dataclass(frozen=True)
+class FoundCamera:
+    """A camera that is there."""
+
+    path: str  # the address to type: /dev/video0, gige://4711
+    name: str  # maker and model, as it says itself
+    is_readable: bool  # whether it can be opened now
+    model: str = ""
+    serial: str = ""
+    formats: tuple[str, ...] = ()  # pixel formats that it has
+    automatic: tuple[str, ...] | None = None  # what it changes by itself now, "exposure" for one; None: not known
+    problem: str = ""  # why it cannot be opened now, or what it could not be asked
+
+
 @dataclass(frozen=True, eq=False)
 class SourceKind:
     """A kind of source: the addresses that it takes, what only it is asked for, and how it is made."""
@@ -160,6 +174,9 @@ class SourceKind:
     suffixes: tuple[str, ...] = ()  # of its files: an absent path with one of them is no device that may come later
     needs: Mapping[str, str] = field(default_factory=lambda: {"cv2": ""})  # as of a sink
     opencv: str = ""  # "gstreamer": what OpenCV must have been built with
+    system: Mapping[str, str] = field(default_factory=dict)  # library of the system -> the package that brings it
+    names_formats: bool = False  # pixel formats have GenICam's names; else four letters
+    find: Callable[[], Sequence[FoundCamera]] | None = None  # the cameras that are there; slow, and raises nothing
 
 
 SINKS: Registry[SinkKind] = Registry("sink", "nnet_edge.runtime.sinks")
