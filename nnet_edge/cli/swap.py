@@ -26,14 +26,17 @@ LOOK_S = 0.5
 
 
 @click.command("swap", cls=Command)
-@click.argument("bundle")
+@click.argument("bundle", required=False)
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line.")
 @click.option("--stream", "name", help="Only for this stream.")
+@click.option("--recipe", help="Instead of BUNDLE: judge by this recipe of the line's file.")
 @click.option("--token-from", help="env:NAME or file:PATH, which hold the page's token.")
-def command(bundle: str, url: str, name: str | None, token_from: str | None) -> None:
+def command(bundle: str | None, url: str, name: str | None, recipe: str | None, token_from: str | None) -> None:
     """Let a running line judge by BUNDLE, a folder below its bundle_folder, without losing a frame."""
-    PageClient(url, None if token_from is None else read_secret("--token-from", token_from)).swap(bundle, name)
-    say(f"the line at {url} judges by {bundle}")
+    if (bundle is None) is (recipe is None) or (recipe is not None and name is not None):
+        raise ConfigError("give a BUNDLE, with --stream where it is for one, or --recipe NAME")
+    PageClient(url, None if token_from is None else read_secret("--token-from", token_from)).swap(bundle, name, recipe)
+    say(f"the line at {url} judges by {bundle or f'the recipe {recipe}'}")
 
 
 class PageClient:
@@ -63,26 +66,29 @@ class PageClient:
         """The line as the page sees it."""
         return self._ask("api/state?after=999999999")
 
-    def swap(self, bundle: str, stream: str | None = None, limit_s: float = 600.0) -> None:
-        """Load the bundle beside the old one and judge by it; returns when it judges."""
+    def swap(
+        self, bundle: str | None, stream: str | None = None, recipe: str | None = None, limit_s: float = 600.0
+    ) -> None:
+        """Load the bundle, or the recipe's, beside the old one and judge by it; returns when it judges."""
         try:
-            self._swap(bundle, stream, limit_s)
+            self._swap({"bundle": bundle, "stream": stream} if recipe is None else {"recipe": recipe}, limit_s)
         except (KeyError, TypeError) as error:
             raise StreamError(f"what answers at {self._url} is no page of nnet-edge: check --url") from error
 
-    def _swap(self, bundle: str, stream: str | None, limit_s: float) -> None:
+    def _swap(self, asked: Mapping[str, Any], limit_s: float) -> None:
+        what = f"bundle {asked['bundle']}" if asked.get("bundle") else f"recipe {asked.get('recipe')}"
         if self._token is None:
             self._ask("", is_json=False)  # a session begins
             self._csrf = self._ask("api/session")["csrf"] or ""
-        found = self._ask("api/swap", {"bundle": bundle, "stream": stream})["swap"]
+        found = self._ask("api/swap", asked)["swap"]
         end_s = time.monotonic() + limit_s
         while found["state"] == "loading":
             if time.monotonic() > end_s:
-                raise StreamError(f"the bundle {bundle} is not loaded after {limit_s:g} s: look at the line's log")
+                raise StreamError(f"the {what} is not loaded after {limit_s:g} s: look at the line's log")
             time.sleep(LOOK_S)
             found = self.state()["swap"]
         if found["state"] == "failed":
-            raise StreamError(f"the bundle {bundle} was not swapped in, the old one judges on: {found['reason']}")
+            raise StreamError(f"the {what} was not swapped in, the old one judges on: {found['reason']}")
 
     def _ask(self, path: str, fields: Mapping[str, Any] | None = None, is_json: bool = True) -> Any:
         from http.client import HTTPException

@@ -18,7 +18,12 @@ from nnet_edge.settings.line import LARGEST_BYTES, LineSettings
 from nnet_edge.settings.reader import to_table
 
 SCHEMA = 1  # of the state file
-STREAM, REMOVED, BUNDLE = "stream", "removed", "bundle"  # keys that are no key of [stream.verdict]
+STREAM, REMOVED, BUNDLE, RECIPE = (
+    "stream",
+    "removed",
+    "bundle",
+    "first_recipe",
+)  # keys that are none of [stream.verdict]
 VERDICT_KEYS = (
     "threshold", "adapted", "pixel_threshold", "regions_of_interest", "ignored", "interest_picture", "ignored_picture"
 )  # fmt: skip
@@ -34,16 +39,18 @@ class Change:
     was: Any  # what the settings file asked for when it was changed
     at: str = ""  # UTC
     by: str = ""  # who changed it
+    recipe: str = ""  # under which it holds; empty: the line has none, or it holds under all
 
     def __str__(self) -> str:
         words = {STREAM: "was added", REMOVED: "was removed"}.get(self.key)
         what = words or f"{self.key.replace('_', ' ')} {shown(self.value)} instead of {shown(self.was)}"
-        return f"{self.stream or 'the line'}: {what} ({self.at}, {self.by})"
+        under = f", recipe {self.recipe}" if self.recipe else ""
+        return f"{self.stream or 'the line'}{under}: {what} ({self.at}, {self.by})"
 
     @property
-    def place(self) -> tuple[str | None, str]:
+    def place(self) -> tuple[str | None, str, str]:
         """What is changed."""
-        return self.stream, self.key
+        return self.stream, self.key, self.recipe
 
 
 def shown(value: Any) -> str:
@@ -62,16 +69,32 @@ def differences(base: LineSettings, now: LineSettings) -> Iterator[Change]:
         old = there.pop(stream.name, None)
         if old is None or (old.camera, old.buffer) != (stream.camera, stream.buffer):
             yield Change(stream.name, STREAM, to_table(stream), None if old is None else to_table(old))
-            continue
-        before, after = to_table(old.verdict), to_table(stream.verdict)
-        before[BUNDLE], after[BUNDLE] = to_table(old).get(BUNDLE), to_table(stream).get(BUNDLE)
-        for key in (*VERDICT_KEYS, BUNDLE):
-            if before.get(key) != after.get(key):
-                yield Change(stream.name, key, after.get(key), before.get(key))
     for name in there:
         yield Change(name, REMOVED, True, None)
-    if base.bundle != now.bundle:
-        yield Change(None, BUNDLE, str(now.bundle), str(base.bundle))
+    names: tuple[str | None, ...] = tuple(recipe.name for recipe in base.recipes) or (None,)
+    for recipe in names:
+        yield from judged_otherwise(base, now, recipe)
+    if base.recipe != now.recipe:
+        yield Change(None, RECIPE, now.recipe, base.recipe)
+
+
+def judged_otherwise(base: LineSettings, now: LineSettings, recipe: str | None) -> Iterator[Change]:
+    """What differs in verdicts and bundles, under that recipe."""
+    under = recipe or ""
+    there = {stream.name: stream for stream in base.streams}
+    as_added = tuple(stream for stream in now.streams if stream.name not in there)  # the page adds without recipes
+    before_all, after_all = replace(base, streams=(*base.streams, *as_added)).under(recipe), now.under(recipe)
+    old = {stream.name: stream for stream in before_all.streams}
+    for stream in after_all.streams:
+        if recipe is None and (stream.name not in there or old[stream.name].camera != stream.camera):
+            continue  # its whole table is a change
+        before, after = to_table(old[stream.name].verdict), to_table(stream.verdict)
+        before[BUNDLE], after[BUNDLE] = to_table(old[stream.name]).get(BUNDLE), to_table(stream).get(BUNDLE)
+        for key in (*VERDICT_KEYS, BUNDLE):
+            if before.get(key) != after.get(key):
+                yield Change(stream.name, key, after.get(key), before.get(key), recipe=under)
+    if before_all.bundle != after_all.bundle:
+        yield Change(None, BUNDLE, str(after_all.bundle), str(before_all.bundle), recipe=under)
 
 
 def signed(found: Sequence[Change], known: Sequence[Change], at: str, by: str) -> tuple[Change, ...]:
@@ -87,6 +110,9 @@ def signed(found: Sequence[Change], known: Sequence[Change], at: str, by: str) -
 def apply_changes(table: MutableMapping[str, Any], changes: Sequence[Change]) -> None:
     """Make the changes in the line's table. Raises ConfigError for one of a stream that is not there."""
     for change in changes:
+        if change.recipe:
+            apply_to_recipe(table, change)
+            continue
         if change.stream is None:
             put(table, change.key, change.value)
             continue
@@ -109,6 +135,31 @@ def apply_changes(table: MutableMapping[str, Any], changes: Sequence[Change]) ->
             put(streams[place], BUNDLE, change.value)
         else:
             put_verdict(streams[place], change.key, change.value)
+
+
+def named(entries: Any, name: str) -> Any:
+    """The table of that name in a list of them; None where there is none."""
+    found = entries if isinstance(entries, list) else []
+    return next((entry for entry in found if isinstance(entry, Mapping) and entry.get("name") == name), None)
+
+
+def apply_to_recipe(table: MutableMapping[str, Any], change: Change) -> None:
+    """Make a change that holds under a recipe. Raises ConfigError for one of a recipe that is not there."""
+    recipe = named(table.get("recipe"), change.recipe)
+    if recipe is None:
+        raise ConfigError(f"there is no recipe {change.recipe!r} any more, whose {change.key} was changed")
+    if change.stream is None:
+        put(recipe, BUNDLE, change.value)
+        return
+    if named(recipe.get("stream"), change.stream) is None:
+        recipe["stream"] = [*recipe.get("stream", []), {"name": change.stream}]
+    stream = named(recipe["stream"], change.stream)
+    if change.key == BUNDLE:
+        put(stream, BUNDLE, change.value)
+        return
+    if "verdict" not in stream:  # a recipe's verdict stands in place of the whole of its stream's
+        stream["verdict"] = dict((named(table.get("stream"), change.stream) or {}).get("verdict", {}))
+    put(stream["verdict"], change.key, change.value)
 
 
 def put(table: MutableMapping[str, Any], key: str, value: Any) -> None:
@@ -156,8 +207,8 @@ def to_change(entry: object, path: Path) -> Change:
         change = Change(**entry)  # type: ignore[arg-type]
     except TypeError as error:
         raise unusable(path, "it is damaged: a change has other keys") from error
-    is_known = change.key in ((BUNDLE,) if change.stream is None else (*VERDICT_KEYS, BUNDLE, STREAM, REMOVED))
-    texts = [change.at, change.by, "" if change.stream is None else change.stream]
+    is_known = change.key in ((BUNDLE, RECIPE) if change.stream is None else (*VERDICT_KEYS, BUNDLE, STREAM, REMOVED))
+    texts = [change.at, change.by, change.recipe, "" if change.stream is None else change.stream]
     if not is_known or not all(isinstance(text, str) for text in texts):
         raise unusable(path, f"it is damaged: it changes {change.key!r} of {change.stream!r}")
     return change

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.settings.camera import kind_by_name
 from nnet_edge.settings.reader import build, require_plain, schema_of
+from nnet_edge.settings.recipe import Recipe
 from nnet_edge.settings.runner import RunnerSettings, require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
 from nnet_edge.settings.stream import LineStream
@@ -48,6 +49,8 @@ class LineSettings:
     sinks: tuple[SinkSettings, ...] = field(default=(), metadata={"key": "sink", "entries": True})
     web: WebSettings | None = None  # None: no page
     drift: DriftSettings = field(default_factory=DriftSettings)
+    recipes: tuple[Recipe, ...] = field(default=(), metadata={"key": "recipe", "entries": True})
+    first_recipe: str | None = None  # that the line begins with; None: the first in the file
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that contradict each other."""
@@ -62,6 +65,11 @@ class LineSettings:
             raise ConfigError(NO_BUNDLE)
         if self.deadline_s is not None and not 0 <= self.deadline_s <= 10:
             raise ConfigError(f"deadline_s is {self.deadline_s}: it must be from 0 to 10 seconds")
+        recipes = [recipe.name for recipe in self.recipes]
+        if twice := [name for name in recipes if recipes.count(name) > 1]:
+            raise ConfigError(f"two recipes are called {twice[0]!r}: give them different names")
+        if self.first_recipe is not None:
+            require_choice("recipe", self.first_recipe, tuple(recipes) or ("none, for there is no [[recipe]]",))
         labels = [sink.label for sink in self.sinks]
         if same := [label for label in labels if labels.count(label) > 1]:
             raise ConfigError(f"two sinks are called {same[0]!r}: give them different names")
@@ -73,15 +81,52 @@ class LineSettings:
 
     @property
     def bundles(self) -> tuple[Path, ...]:
-        """The line's bundle and those that streams have for themselves, each once."""
+        """The line's bundle and those that streams and recipes have for themselves, each once."""
         found = [self.bundle, *(stream.bundle for stream in self.streams)]
+        for recipe in self.recipes:
+            found += [recipe.bundle, *(stream.bundle for stream in recipe.streams)]
         return tuple(dict.fromkeys(bundle for bundle in found if bundle is not None))
+
+    @property
+    def own_bundles(self) -> tuple[Path, ...]:
+        """Those that streams have for themselves."""
+        return tuple(stream.bundle for stream in self.streams if stream.bundle is not None)
+
+    @property
+    def recipe(self) -> str | None:
+        """The name of the recipe that the line begins with; None: it has none."""
+        return self.first_recipe or (self.recipes[0].name if self.recipes else None)
+
+    def under(self, name: str | None) -> LineSettings:
+        """The settings with what that recipe says in place of what the streams say. Raises ConfigError."""
+        if name is None:
+            return self
+        known = {recipe.name: recipe for recipe in self.recipes}
+        require_choice("recipe", name, tuple(known) or ("none, for there is no [[recipe]]",))
+        recipe, streams = known[name], []
+        for stream in self.streams:
+            said = recipe.stream(stream.name)
+            over = {key: value for key in ("bundle", "verdict", "camera") if (value := getattr(said, key)) is not None}
+            streams.append(replace(stream, **over))
+        return replace(self, streams=tuple(streams), bundle=recipe.bundle or self.bundle)
+
+    def require_recipe_streams(self) -> None:
+        """Raise ConfigError for a recipe of a stream that is not there, or that its stream does not bear."""
+        names = [stream.name for stream in self.streams]
+        for recipe in self.recipes:
+            for name in (*(stream.name for stream in recipe.streams), *recipe.paused):
+                if name not in names:
+                    raise ConfigError(
+                        f"the recipe {recipe.name} names the stream {name!r}: there are {', '.join(names)}"
+                    )
+            self.under(recipe.name)
 
     def lines(self) -> list[str]:
         """The settings in words, one line a part; without secrets."""
         precision = self.precision or ("best engine" if self.runner.kind == "tensorrt" else "fp32")
         found = [f"bundle {self.bundle}, {precision}, runner {self.runner.kind}"]
-        found += [f"stream {item.name}" for item in self.streams]
+        found += [f"stream {item.name}{', triggered' * (item.trigger is not None)}" for item in self.streams]
+        found += [f"recipe {recipe.name}{' at the start' * (recipe.name == self.recipe)}" for recipe in self.recipes]
         found += [f"sink {sink.label} ({sink.kind}){', must deliver' * bool(sink.must_deliver)}" for sink in self.sinks]
         if self.web is not None:
             guard = "without a token, this machine only" if self.web.token_from is None else "with a token"
@@ -124,7 +169,12 @@ def line_settings(
     if "bundle" not in table:
         raise ConfigError(f"{where}: {NO_BUNDLE}")
     require_plain(table, where)
-    return build(LineSettings, table, where, folder)
+    settings = build(LineSettings, table, where, folder)
+    try:
+        settings.require_recipe_streams()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return settings
 
 
 def entries(table: Mapping[str, Any], key: str) -> Any:

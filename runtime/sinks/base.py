@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,18 @@ class Message:
     def size_bytes(self) -> int:
         """Bytes of all parts."""
         return sum(len(content) for _, content in self.parts)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a sink may ask of the line; any thread may. Raises NnetEdgeError for what is refused."""
+
+    trigger: Callable[
+        [str | None, int | None, str], int | None
+    ]  # stream (None: the only one), number (None: the next), by
+    use_recipe: Callable[[str, str], None]  # name, by; returns at once, `recipe.changed` or `recipe.refused` follows
+    recipes: tuple[str, ...] = ()  # their names
+    recipe: str | None = None  # that the line begins with
 
 
 class Sink(ABC):
@@ -89,6 +101,9 @@ class Sink(ABC):
 
     def stop_with(self, stop: threading.Event) -> None:  # noqa: B027
         """Wait for nothing in `write` once `stop` is set."""
+
+    def obey(self, orders: Orders) -> None:  # noqa: B027
+        """From now on pass triggers and recipes that come from outside on to the line, where it takes any."""
 
     def end_soon(self) -> None:  # noqa: B027
         """Begin to end; `__exit__` follows. Sinks that have much to flush then do it side by side."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event, Tell
 from nnet_edge.frame import Prediction
-from nnet_edge.runtime.sinks.base import MessageSink, Sink
+from nnet_edge.runtime.sinks.base import MessageSink, Orders, Sink
 from nnet_edge.runtime.sinks.queue import Item, QueueSettings, SinkCounts, SinkQueue
 from nnet_edge.runtime.sinks.retry import LOOK_S, Retry, SinkHealth
 from nnet_edge.settings.registry import SINKS
@@ -150,6 +150,9 @@ class QueuedSink(Sink):
 
     def report_to(self, tell: Tell) -> None:
         self.health.tell = tell
+
+    def obey(self, orders: Orders) -> None:
+        self.sink.obey(orders)
 
     def write(self, prediction: Prediction) -> None:
         """Queue the prediction, and count what is lost by that; waits only where the settings say so.

@@ -415,10 +415,26 @@ class Judge:
         self._above.clear()
         return self._rules.threshold
 
+    def use_recipe(
+        self, settings: VerdictSettings, bundle_threshold: float, judged_by: JudgedBy | None, geometry: Geometry
+    ) -> None:
+        """Judge by these settings and this bundle from now on, crops, trigger line and smoothing included."""
+        if settings.adapted is not None and not is_of(settings.adapted, judged_by):
+            settings = replace(settings, adapted=None)
+        with self._changing:
+            self._rules = Rules(settings, bundle_threshold, judged_by, geometry)
+            self._trigger = None if settings.trigger is None else TriggerLine(settings.trigger)
+        self._scores.clear()
+        self._above.clear()
+
+    def require_fits(self, settings: VerdictSettings, geometry: Geometry) -> None:
+        """Raise ConfigError where these settings do not fit the camera's newest picture."""
+        if self._size is not None:
+            Rules(settings, 1.0, None, geometry).fit(*self._size)
+
     def require_seen(self, geometry: Geometry) -> None:
         """Raise ConfigError where a bundle of that geometry sees nothing of what is inspected."""
-        if self._size is not None:
-            Rules(self._rules.settings, 1.0, None, geometry).fit(*self._size)
+        self.require_fits(self._rules.settings, geometry)
 
     def _change(self, settings: VerdictSettings) -> float:
         """Replace the rules by ones with other settings that fit the camera; gives the threshold."""

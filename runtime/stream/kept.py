@@ -19,6 +19,7 @@ from nnet_edge.errors import ConfigError, MissingExtraError, StreamError
 from nnet_edge.files import write_atomically
 from nnet_edge.settings.changes import Change, apply_changes, differences, read_changes, signed, unusable, write_changes
 from nnet_edge.settings.line import LineSettings, line_settings, toml_of
+from nnet_edge.settings.recipe import Recipe
 
 if TYPE_CHECKING:
     from nnet_edge.events import Event
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ADAPTED = ("adapt.done", "adapt.dropped")  # events of what is kept without anybody at the page
+ADAPTED = ("adapt.done", "adapt.dropped", "recipe.changed")  # events of what is kept without anybody at the page
 
 
 class LineChanges:
@@ -117,6 +118,9 @@ class LineChanges:
         with self._lock:
             line, base = self._followed(), self._base
             assert base.bundle is not None
+            if base.recipe is not None:
+                self._forget_recipes(line, base, by)
+                return
             if self._now().bundle != base.bundle:
                 line.swap(base.bundle)
             for change in [change for change in differences(base, self._now()) if change.key == "stream"]:
@@ -131,6 +135,18 @@ class LineChanges:
                 if there[stream.name].verdict != stream.verdict:
                     line.set_verdict(stream.name, stream.verdict)
             self.keep(by)
+
+    def _forget_recipes(self, line: Line, base: LineSettings, by: str) -> None:
+        """The same for a line with recipes."""
+        assert base.recipe is not None
+        for change in [change for change in differences(base, self._now()) if change.key == "stream"]:
+            line.remove(str(change.stream))
+        there = {status.name for status in line.streams()}
+        for stream, plain in zip(base.under(base.recipe).streams, base.streams, strict=True):
+            if stream.name not in there:
+                line.add(stream, plain=plain)
+        line.use_recipe(base.recipe, by, written=base.recipes)
+        self.keep(by)
 
     def write(self, by: str) -> None:
         """Write what differs into the settings file, which keeps its comments. Raises ConfigError, StreamError."""
@@ -159,6 +175,10 @@ class LineChanges:
     def _now(self) -> LineSettings:
         """The settings that the line follows at this moment."""
         line, bundle = self._followed(), self._base.bundle
+        if line.recipe is not None:
+            plain = tuple(line.stream(status.name).plain for status in line.streams())
+            recipes = tuple(self._as_written(recipe) for recipe in line.recipes_now())
+            return replace(self._base, streams=plain, recipes=recipes, first_recipe=line.recipe)
         own = line.model().path
         if own is not None and not is_same(own, bundle):
             bundle = own
@@ -169,6 +189,19 @@ class LineChanges:
                 wanted = None if is_same(path, own) else path
             streams.append(replace(status.settings, bundle=wanted))
         return replace(self._base, streams=tuple(streams), bundle=bundle)
+
+    def _as_written(self, recipe: Recipe) -> Recipe:
+        """The recipe with a bundle left out where the settings leave it out, and it is the same."""
+        base = self._base.under(recipe.name)
+        there = {stream.name: stream.bundle for stream in base.streams}
+
+        def bundle_of(path: Path | None, wanted: Path | None) -> Path | None:
+            return wanted if path is None or is_same(path, wanted) else path
+
+        streams = tuple(
+            replace(stream, bundle=bundle_of(stream.bundle, there.get(stream.name))) for stream in recipe.streams
+        )
+        return replace(recipe, bundle=bundle_of(recipe.bundle, base.bundle), streams=streams)
 
     def _followed(self) -> Line:
         if self._line is None:

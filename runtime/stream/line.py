@@ -5,6 +5,7 @@ Every method of `Line` may be called from any thread, before, while and after `r
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from nnet_edge.errors import ConfigError, StreamError
+from nnet_edge.errors import ConfigError, NnetEdgeError, StreamError
 from nnet_edge.events import Events
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.sinks.base import Sink
+from nnet_edge.runtime.sinks.base import Orders, Sink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.open import open_source_of
 from nnet_edge.runtime.stream.buffer import FrameBuffer
@@ -24,7 +25,12 @@ from nnet_edge.runtime.stream.meters import LineMeters
 from nnet_edge.runtime.stream.model import Model, ModelPool, Swap, hears
 from nnet_edge.runtime.stream.report import LineReport, StreamStatus, View
 from nnet_edge.runtime.stream.stream import Stream
+from nnet_edge.settings.line import LineSettings
+from nnet_edge.settings.recipe import Recipe
+from nnet_edge.settings.runner import require_choice
 from nnet_edge.settings.stream import LineStream, Polygon, VerdictSettings
+
+log = logging.getLogger(__name__)
 
 SWAP_LIMIT_S = 30.0  # a batch takes no longer; what does is broken
 
@@ -34,12 +40,12 @@ class Line:
 
     `load(path)` makes a model of a bundle, for streams with one of their own and for `swap`. With `keep_open` the line
     waits for streams to be added when its sources have ended. `deadline_s` fixes how long a batch waits for more frames.
-    The line enters and leaves the runners of its models.
+    The line enters and leaves the runners of its models. `written` are the settings with its recipes, where it has any.
     """
 
     def __init__(self, model: Model, sinks: Sequence[Sink] = (), load: Callable[[Path], Model] | None = None,
                  keep_open: bool = False, deadline_s: float | None = None,
-                 meters: LineMeters | None = None) -> None:  # fmt: skip
+                 meters: LineMeters | None = None, written: LineSettings | None = None) -> None:  # fmt: skip
         self.sinks = tuple(sinks)
         self.events, self.meters, self.buffer = Events(), meters or LineMeters(), FrameBuffer(keep_open)
         self._lock = threading.RLock()
@@ -50,21 +56,27 @@ class Line:
         self._loop = Loop(self.buffer, self._streams, self.models, self.meters, self.events)
         self._loop.sinks = self.sinks
         self._pacer = Pacer(deadline_s, model.batch_s)
+        self._written = written
+        self.recipe = None if written is None else written.recipe  # the name of the one that judges
+        self._recipes = (
+            {} if written is None else {recipe.name: recipe for recipe in written.recipes}
+        )  # as they were left
+        self._changing_recipe = threading.Lock()
         self._is_running = False
         self._began_s = time.monotonic()
         self._ended_s: float | None = None
 
     # ---- streams
 
-    def add(self, settings: LineStream, source: Source | None = None) -> None:
+    def add(self, settings: LineStream, source: Source | None = None, plain: LineStream | None = None) -> None:
         """Take in a stream; its camera starts at once when the line runs, and a live one is tried until it is back.
 
-        `source` is what `open_source_of` made of the same settings, None: it is made here. Raises ConfigError for a name that
-        is taken or invalid settings, SourceError for a source that is absent, BundleError for a bundle of its own that
-        cannot be loaded.
+        `plain` are its settings without the recipe's. `source` is what `open_source_of` made of the same settings, None: it is
+        made here. Raises ConfigError for a name that is taken or invalid settings, SourceError for a source that is absent,
+        BundleError for a bundle of its own that cannot be loaded.
         """
         source = source or open_source_of(settings.camera, settings.name)
-        self.add_source(settings, source, (lambda: self._open_again(settings)) if source.is_live else None)
+        self.add_source(settings, source, (lambda: self._open_again(settings)) if source.is_live else None, plain)
 
     def _open_again(self, settings: LineStream) -> Source:
         """The source anew; where something was absent there may be a folder now, and of files every frame counts."""
@@ -74,7 +86,8 @@ class Line:
                 self.buffer.change(settings.name, self._stream(settings.name).buffering(is_live=False))
         return source
 
-    def add_source(self, settings: LineStream, source: Source, reopen: Callable[[], Source] | None = None) -> None:
+    def add_source(self, settings: LineStream, source: Source, reopen: Callable[[], Source] | None = None,
+                   plain: LineStream | None = None) -> None:  # fmt: skip
         """Take in a stream with a source that is made already; see Camera for `reopen`."""
         name = settings.name
         if name in self._streams:
@@ -83,8 +96,10 @@ class Line:
         with self._lock:
             model = own or self._model
             stream = Stream(
-                settings, source, model, self.buffer, self.meters, self.events.tell, self._source_ended, reopen
+                settings, source, model, self.buffer, self.meters, self.events.tell, self._source_ended, reopen, plain
             )
+            if self.recipe is not None:
+                stream.use_recipe(self.recipe, settings, model)
             self.buffer.add(name, stream.buffering(source.is_live))
             self.models.enter(model)
             self._streams[name] = self._remembered[name] = stream
@@ -273,6 +288,135 @@ class Line:
 
         return tell
 
+    # ---- recipes
+
+    def recipes(self) -> tuple[str, ...]:
+        """Their names, in the order of the file."""
+        return tuple(self._recipes)
+
+    def ask_recipe(self, name: str, by: str = "program") -> None:
+        """Begin to judge by that recipe; the event `recipe.changed` or `recipe.refused` follows.
+
+        Raises ConfigError for one that is not there, and while another is being loaded.
+        """
+        require_choice("recipe", name, self.recipes() or ("none, for there is no [[recipe]]",))
+        if self._changing_recipe.locked():
+            raise ConfigError("another recipe is being loaded: wait until it judges")
+
+        def work() -> None:
+            try:
+                self.use_recipe(name, by)
+            except Exception as error:
+                log.warning("the recipe %s is refused: %s", name, error)
+                reason = str(error) or type(error).__name__
+                self.events.tell("recipe.refused", None, recipe=name, by=by, reason=reason)
+
+        threading.Thread(target=work, name=f"recipe {name}", daemon=True).start()
+
+    def use_recipe(self, name: str, by: str = "program", timeout_s: float = SWAP_LIMIT_S,
+                   written: Sequence[Recipe] = ()) -> None:  # fmt: skip
+        """Judge by that recipe, all streams between the same two batches; returns once it judges.
+
+        Thresholds and regions that were changed while it judged are as they were left; with `written` every recipe is as it
+        stands there.
+
+        Frames captured before are judged by the old one or dropped as `recipe`. Raises ConfigError when it is not there, sees
+        nothing of what a camera shows, or another is being loaded; BundleError, SourceError; StreamError when its turn did not
+        come in `timeout_s`. The old one stays then.
+        """
+        if not self._changing_recipe.acquire(blocking=False):
+            raise ConfigError("another recipe is being loaded: wait until it judges")
+        try:
+            self._use_recipe(name, by, timeout_s, {recipe.name: recipe for recipe in written})
+        finally:
+            self._changing_recipe.release()
+
+    def recipes_now(self) -> tuple[Recipe, ...]:
+        """Every recipe as it would be used next: with what was changed while it judged."""
+        with self._lock:
+            return tuple(
+                self._recipe_now() if name == self.recipe else recipe for name, recipe in self._recipes.items()
+            )
+
+    def _recipe_now(self) -> Recipe:
+        """The recipe that judges, with the thresholds, regions and bundles of this moment."""
+        assert self.recipe is not None
+        known, line_path = self._recipes[self.recipe], self._model.path
+        streams = [
+            replace(
+                known.stream(one.name), verdict=one.judge.settings,
+                bundle=None if one.model is self._model else one.model.path,
+            )
+            for one in self._streams.values()
+        ]  # fmt: skip
+        return replace(known, bundle=line_path, streams=tuple(streams))
+
+    def _use_recipe(self, name: str, by: str, timeout_s: float, anew: dict[str, Recipe]) -> None:
+        require_choice("recipe", name, self.recipes() or ("none, for there is no [[recipe]]",))
+        assert self._written is not None
+        with self._lock:
+            plain = tuple(one.plain for one in self._streams.values())
+        wanted = replace(self._written, streams=plain, recipes=tuple((anew or self._recipes).values())).under(name)
+        assert wanted.bundle is not None
+        hears.get()("loading its bundles")
+        models = {path: self.models.get(path) for path in dict.fromkeys((wanted.bundle, *wanted.own_bundles))}
+        line_model = models[wanted.bundle]
+        plan, cameras = [], {}
+        try:
+            for settings in wanted.streams:
+                if (stream := self._streams.get(settings.name)) is None:
+                    continue
+                model = line_model if settings.bundle is None else models[settings.bundle]
+                stream.judge.require_fits(settings.verdict, model.geometry)
+                if settings.camera != stream.settings.camera:
+                    cameras[stream.name] = open_source_of(settings.camera, stream.name, may_be_absent=True)
+                plan.append((stream, settings, model))
+        except NnetEdgeError as error:
+            for model in models.values():
+                self.models.release(model)
+            raise type(error)(f"the recipe {name} cannot judge stream {settings.name}: {error}") from error
+        old = self.recipe
+
+        def switch() -> Callable[[], object]:
+            if self.recipe is not None:
+                self._recipes = anew or {**self._recipes, self.recipe: self._recipe_now()}
+            self._model, self.recipe = line_model, name
+            for stream, settings, model in plan:
+                stream.use_recipe(name, settings, model, stream.name in cameras)
+                if stream.name in self._streams:
+                    self._pause_for(name, old, stream.name)
+                    self.buffer.change(stream.name, stream.buffering(stream.source.is_live))
+
+            def tell() -> None:
+                for stream, _, _ in plan:
+                    stream.tell_dropped()
+
+            return tell
+
+        hears.get()("waiting for the gap between two batches")
+        swap = Swap(line_model, switch, more=tuple(models.values()))
+        self.models.ask(swap)
+        if not self._is_running:
+            self.models.switch()
+        if not self.models.is_swapped(swap, timeout_s):
+            raise StreamError(
+                f"the recipe {name} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
+            )
+        for stream, settings, _ in plan:
+            if stream.name in cameras:
+                source = cameras[stream.name]
+                reopen = (lambda settings=settings: self._open_again(settings)) if source.is_live else None
+                stream.use_camera(source, reopen, self._is_running)
+        names = [stream.name for stream, _, _ in plan]
+        self.events.tell("recipe.changed", None, recipe=name, old=old, by=by, streams=names, bundle=line_model.name)
+
+    def _pause_for(self, name: str, old: str | None, stream: str) -> None:
+        """Pause the stream where the recipe says so, and resume it where only the old one did."""
+        if stream in self._recipes[name].paused:
+            self.buffer.pause(stream)
+        elif old is not None and stream in self._recipes[old].paused:
+            self.buffer.resume(stream)
+
     def _judging_as(self, stream: Stream | None) -> list[Stream]:
         """That stream, None: all that judge by the line's model."""
         with self._lock:
@@ -300,6 +444,7 @@ class Line:
                 sink.report_to(self.events.pass_on)
                 if stop is not None:
                     sink.stop_with(stop)
+                sink.obey(Orders(self.trigger, self.ask_recipe, self.recipes(), self.recipe))
                 if sink.wants_events:
                     self.events.subscribe(sink.tell)
                     stack.callback(self.events.unsubscribe, sink.tell)

@@ -169,6 +169,10 @@ class Loop:
                 if stream is not None:
                     stream.fail_trigger(frame, "not_judged", "its camera was opened anew")
                 continue
+            if frame.recipe != stream.recipe:
+                self._buffer.settle(frame.stream, "recipe")
+                stream.fail_trigger(frame, "not_judged", "it was captured before another recipe came")
+                continue
             try:
                 if frame.image.dtype == np.uint16:
                     frame = stream.scaled(frame)

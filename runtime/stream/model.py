@@ -152,6 +152,7 @@ class Swap:
     new: Model
     switch: Callable[[], Callable[[], object]]  # gives what tells of it, once the lock is free
     is_done: threading.Event = field(default_factory=threading.Event)
+    more: tuple[Model, ...] = ()  # that come with it
 
 
 class ModelPool:
@@ -194,6 +195,14 @@ class ModelPool:
                 model.runner.__enter__()
                 self._entered.append(model)
 
+    def release(self, model: Model) -> None:
+        """Release a model that was loaded, unless it is entered: nobody will."""
+        with self._lock:
+            is_held = any(model is known for known in self._entered)
+        if not is_held:
+            with model.runner:  # the last exit releases it
+                pass
+
     def is_swapped(self, swap: Swap, timeout_s: float) -> bool:
         """Whether the swap was done in a gap between two batches within `timeout_s`; else it never will be."""
         if swap.is_done.wait(timeout_s):
@@ -208,7 +217,8 @@ class ModelPool:
     def ask(self, swap: Swap) -> None:
         """Let the swap wait for the next gap between two batches."""
         with self._lock:
-            self.enter(swap.new)
+            for model in (swap.new, *swap.more):
+                self.enter(model)
             self._swaps.append(swap)
 
     def let_go(self, model: Model) -> None:
@@ -238,7 +248,7 @@ class ModelPool:
 
     def _leave_unused(self) -> None:
         """Leave the runners of models that judge nothing and wait for nothing."""
-        self._leave_all_but([*self._used(), *(swap.new for swap in self._swaps)])
+        self._leave_all_but([*self._used(), *(model for swap in self._swaps for model in (swap.new, *swap.more))])
 
     def leave_all(self) -> None:
         """Leave every runner."""

@@ -35,8 +35,8 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     `sources` are those of `settings.streams` where they were made already; None: they are made here, and one that may be a
     camera may be absent. Raises ConfigError, SourceError, BundleError, MissingExtraError.
     """
-    assert settings.bundle is not None  # LineSettings saw to it
     meters = LineMeters()
+    written, settings = settings, settings.under(settings.recipe)
     if sources is None:
         sources = [open_source_of(stream.camera, stream.name, may_be_absent=True) for stream in settings.streams]
     is_finite = settings.web is None and not any(source.is_live or source.never_ends for source in sources)
@@ -50,10 +50,14 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
 
     # One stream alone has its first verdict sooner when nothing but its own frame goes through the runner before.
     is_warm = len(settings.streams) > 1 or settings.web is not None
+    assert settings.bundle is not None  # LineSettings saw to it
     model = load_model(settings.bundle, settings.runner, settings.precision, is_warm)
-    line = Line(model, sinks, load, settings.web is not None, settings.deadline_s, meters)
-    for stream, source in zip(settings.streams, sources, strict=True):
-        line.add(stream, source)
+    line = Line(model, sinks, load, settings.web is not None, settings.deadline_s, meters, written)
+    paused = next((recipe.paused for recipe in settings.recipes if recipe.name == settings.recipe), ())
+    for plain, stream, source in zip(written.streams, settings.streams, sources, strict=True):
+        line.add(stream, source, plain)
+        if stream.name in paused:
+            line.pause(stream.name)
     return line
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -57,8 +58,11 @@ class Stream:
 
     def __init__(self, settings: LineStream, source: Source, model: Model, buffer: FrameBuffer, meters: LineMeters,
                  tell: Callable[..., object], ended: Callable[[Stream, BaseException | None], None],
-                 reopen: Callable[[], Source] | None) -> None:  # fmt: skip
+                 reopen: Callable[[], Source] | None, plain: LineStream | None = None) -> None:  # fmt: skip
         self.name, self.settings, self.source, self.model = settings.name, settings, source, model
+        self.plain = plain or settings  # without what a recipe says
+        self.recipe: str | None = None  # by which it judges
+        self._of_recipe: tuple[str | None, float] = (None, -math.inf)  # that of frames captured from this moment on
         self.judge = Judge(settings.verdict, model.threshold, model.judged_by, model.geometry)
         self.meters = StreamMeters(meters)
         self._recognised: int | None = None  # bits of deep pictures that neither the user nor the bundle says
@@ -75,19 +79,34 @@ class Stream:
         self.first = FirstFrames(settings.name, self.judge, model, verdict.adapt if wants_own else None, tell)
         self._dropped = drop_reason(settings.verdict.adapted, verdict.adapted)
         self.too_low, self.low_in_a_row = too_low_for(model), 0
-        self.camera = Camera(
-            settings.name, source, settings.camera, put=self.put,
-            tell=lambda kind, **facts: tell(kind, settings.name, **facts), ended=lambda error: ended(self, error),
-            reopen=reopen, captured=lambda took_ms: meters.took(settings.name, "capture", took_ms),
-            lost=lambda cause, frames: buffer.lose(settings.name, cause, frames),
+        self._meters, self._ended = meters, ended
+        self.camera = self._make_camera(settings, source, reopen)
+
+    def _make_camera(self, settings: LineStream, source: Source, reopen: Callable[[], Source] | None) -> Camera:
+        name, meters = settings.name, self._meters
+
+        def ended(error: BaseException | None) -> None:
+            if self.camera is camera:  # another recipe's camera took its place
+                self._ended(self, error)
+
+        camera = Camera(
+            name, source, settings.camera, put=self.put, tell=lambda kind, **facts: self._tell(kind, name, **facts),
+            ended=ended, reopen=reopen, captured=lambda took_ms: meters.took(name, "capture", took_ms),
+            lost=lambda cause, frames: self._buffer.lose(name, cause, frames),
         )  # fmt: skip
+        return camera
 
     def put(self, frame: Frame) -> bool:
         """Count a captured frame and let it wait for its turn; in the capture thread. False when no more is wanted."""
         image = frame.image
         if image.dtype == np.uint16 and self.judge.settings.trigger is not None:
             image = table_of(self._bits_for(frame))[image]
+        recipe, since_s = self._of_recipe
+        if recipe is not None:
+            frame = replace(frame, recipe=recipe)
         cause = None if self.judge.admit(image) else "untriggered"
+        if frame.captured_s < since_s:
+            cause = cause or "recipe"
         if self.triggers is not None and cause is None:
             frame, cause = self.triggers.admit(frame, None if frame.stamp is None else frame.stamp.block_id)
             if frame.trigger is not None and self._buffer.is_paused(self.name):
@@ -147,17 +166,46 @@ class Stream:
 
     def buffering(self, is_live: bool) -> BufferSettings:
         """How its frames wait."""
-        return self.settings.buffer.resolved(is_live, self.model.runner.max_batch, len(self.settings.verdict.crops))
+        return self.settings.buffer.resolved(is_live, self.model.runner.max_batch, len(self.judge.settings.crops))
 
     def use(self, model: Model) -> None:
         """Judge by another model from now on; `tell_dropped` tells what went with the old one."""
         before = self.judge.settings.adapted
         was_adapting, self.model = self.judge.is_adapting, model
         self.judge.use_bundle(model.threshold, model.judged_by, model.geometry)
+        self._follow_model(None)
+        self._dropped = ANOTHER_BUNDLE if was_adapting else drop_reason(before, self.judge.settings.adapted)
+
+    def use_recipe(self, recipe: str, settings: LineStream, model: Model, is_camera_new: bool = False) -> None:
+        """Judge by a recipe's settings and model from now on; with another camera, only once `use_camera` was called."""
+        self._of_recipe = recipe, math.inf if is_camera_new else time.monotonic()
+        self.recipe, self.settings = recipe, settings
+        if self.triggers is not None:
+            self.triggers.recipe = recipe
+        self.model = model
+        self.judge.use_recipe(settings.verdict, model.threshold, model.judged_by, model.geometry)
+        self._follow_model(settings.verdict.adapt)
+        self._dropped = drop_reason(settings.verdict.adapted, self.judge.settings.adapted)
+
+    def use_camera(self, source: Source, reopen: Callable[[], Source] | None, is_running: bool) -> None:
+        """Read another camera, that of `settings`; the old one is let go first."""
+        old = self.camera
+        self.camera = self._make_camera(self.settings, source, reopen)
+        self.source = source
+        old.ask_to_stop()
+        if is_running:
+            old.join()
+        self._of_recipe = self.recipe, time.monotonic()
+        if is_running:
+            self.camera.start()
+
+    def _follow_model(self, adapt: int | None) -> None:
+        """Look at the frames to come as the first by this model."""
+        model, verdict = self.model, self.judge.settings
         self.too_low, self.low_in_a_row = too_low_for(model), 0
         self.other_size, self.learned_sizes = "", PictureSizes.in_manifest(model.manifest)
-        self.first = FirstFrames(self.name, self.judge, model, None, self._tell)
-        self._dropped = ANOTHER_BUNDLE if was_adapting else drop_reason(before, self.judge.settings.adapted)
+        wants_own = verdict.threshold is None and verdict.adapted is None
+        self.first = FirstFrames(self.name, self.judge, model, adapt if wants_own else None, self._tell)
 
     def tell_dropped(self) -> None:
         """Tell that what was adapted does not hold any more, once."""

@@ -16,18 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from nnet_edge.errors import ConfigError
-from nnet_edge.frame import Frame, Triggered
+from nnet_edge.frame import OUTCOMES, Frame, Triggered
 from nnet_edge.settings.stream import ANYBODY, CAMERA, TriggerSettings
 
-OUTCOMES = {  # beside a verdict
-    "missed": "no frame came for it",
-    "late": "its frame came after the window",
-    "double": "two frames came for it, and nobody knows which one shows the part",
-    "overlap": "it came while the frame of another was awaited, and nobody knows whose frame comes",
-    "no_answer": "its verdict did not come",
-    "not_judged": "its frame could not be judged",
-    "stopped": "the line ended",
-}
 LARGEST_NUMBER = 2**32 - 1  # of a trigger: two registers of Modbus
 MOST_GAP = 1000  # numbers of a camera that may be missing; a larger gap is a camera that counts anew
 

@@ -323,6 +323,7 @@ class Page:
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
         controls: dict[str, object] = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
+        controls |= {"recipe": self.line.recipe, "recipes": list(self.line.recipes())}
         controls |= {"judging": self.controls.judging(), "changes": self.controls.changes()}
         return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 

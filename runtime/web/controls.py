@@ -201,28 +201,39 @@ class Controls:
             return None if self._swap is None else self._swap.as_dict()
 
     def start_swap(self, given: Mapping[str, Any], by: str = "the page") -> None:
-        """Begin to load a bundle; `swap_state` tells its state."""
-        path = self._bundle(given.get("bundle"))
-        stream = given.get("stream")
-        if stream is not None and stream not in [status.name for status in self._line.streams()]:
+        """Begin to load a bundle, or a recipe's; `swap_state` tells its state."""
+        line, recipe, stream = self._line, given.get("recipe"), given.get("stream")
+        if recipe is not None:
+            if recipe not in line.recipes():
+                raise ConfigError(f"there is no recipe called {recipe!r}: there are {', '.join(line.recipes()) or 'none'}")
+            name = f"of recipe {recipe}"
+        else:
+            path = self._bundle(given.get("bundle"))
+            name = path.name
+        if stream is not None and stream not in [status.name for status in line.streams()]:
             raise ConfigError(f"there is no stream called {stream!r}")
+
+        def work() -> Model:
+            if recipe is None:
+                return line.swap(path, stream)
+            line.use_recipe(recipe, by)
+            return line.model()
+
         with self._lock:
             if self._swap is not None and self._swap.state == "loading":
                 raise ConfigError(f"the bundle {self._swap.bundle} is being loaded: wait until it judges")
-            self._swap = SwapState(path.name, "loading")
-        threading.Thread(
-            target=self._do_swap, args=(path, stream, by), name=f"swap to {path.name}", daemon=True
-        ).start()
+            self._swap = SwapState(name, "loading")
+        threading.Thread(target=self._do_swap, args=(name, work, by), name=f"swap to {name}", daemon=True).start()
 
-    def _do_swap(self, path: Path, stream: str | None, by: str) -> None:
+    def _do_swap(self, name: str, work: Callable[[], Model], by: str) -> None:
         hears.set(lambda stage: self._reach(stage=stage))
         try:
-            model = self._line.swap(path, stream)
+            model = work()
             self._keep(by)
         except NnetEdgeError as error:
             self._reach(state="failed", reason=str(error), stage=None, ended_s=time.monotonic())
         except Exception as error:
-            log.exception("the bundle %s could not be swapped in", path)
+            log.exception("the bundle %s could not be swapped in", name)
             self._reach(state="failed", reason=f"it broke: {error!r}", stage=None, ended_s=time.monotonic())
         else:
             self._reach(state="done", stage="waiting for its first frame", ended_s=time.monotonic())

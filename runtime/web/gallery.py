@@ -144,7 +144,7 @@ class Gallery:
     def _hear(self, event: Event) -> None:
         """Forget what an event has made obsolete."""
         stream = event.stream
-        if event.kind == "bundle.swapped":
+        if event.kind in ("bundle.swapped", "recipe.changed"):
             swapped = event.facts.get("streams")
             for name in swapped if isinstance(swapped, Sequence) else ():
                 self._begin_again(str(name))
