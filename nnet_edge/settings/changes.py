@@ -64,6 +64,8 @@ def shown(value: Any) -> str:
 
 def differences(base: LineSettings, now: LineSettings) -> Iterator[Change]:
     """What must be changed in `base` so that the streams and bundles are those of `now`; without time and name."""
+    if not base.recipes:
+        yield from judged_otherwise(base, now, None)
     there = {stream.name: stream for stream in base.streams}
     for stream in now.streams:
         old = there.pop(stream.name, None)
@@ -71,9 +73,8 @@ def differences(base: LineSettings, now: LineSettings) -> Iterator[Change]:
             yield Change(stream.name, STREAM, to_table(stream), None if old is None else to_table(old))
     for name in there:
         yield Change(name, REMOVED, True, None)
-    names: tuple[str | None, ...] = tuple(recipe.name for recipe in base.recipes) or (None,)
-    for recipe in names:
-        yield from judged_otherwise(base, now, recipe)
+    for recipe in base.recipes:  # behind the streams that were added, whose verdicts they may change
+        yield from judged_otherwise(base, now, recipe.name)
     if base.recipe != now.recipe:
         yield Change(None, RECIPE, now.recipe, base.recipe)
 

@@ -205,7 +205,9 @@ class Controls:
         line, recipe, stream = self._line, given.get("recipe"), given.get("stream")
         if recipe is not None:
             if recipe not in line.recipes():
-                raise ConfigError(f"there is no recipe called {recipe!r}: there are {', '.join(line.recipes()) or 'none'}")
+                raise ConfigError(
+                    f"there is no recipe called {recipe!r}: there are {', '.join(line.recipes()) or 'none'}"
+                )
             name = f"of recipe {recipe}"
         else:
             path = self._bundle(given.get("bundle"))

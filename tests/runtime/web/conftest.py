@@ -116,8 +116,9 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
         rate_hz, brightness = more.pop("rate_hz", 20.0), more.pop("brightness", BRIGHT)
         manifest, buffer = more.pop("manifest", {}), more.pop("buffer", BufferSettings())
         model = more.pop("model", None) or Model("parts", path, make_runner(), THRESHOLD, manifest=manifest)
+        left = LineStream("left", CameraSettings("synthetic"), buffer, trigger=more.pop("trigger", None))
+        is_triggered = left.trigger is not None
         line = Line(model, keep_open=True, **more)
-        left = LineStream("left", CameraSettings("synthetic"), buffer)
         line.add_source(left, SyntheticSource(pictures(brightness), rate_hz))
         stop = threading.Event()
         kept = None if keeps is None else keeps(line)
@@ -126,7 +127,7 @@ def serve(make_runner: Callable[..., Any]) -> Serve:
             thread = threading.Thread(target=lambda: site.reports.append(run_line(line, stop)))
             thread.start()
             try:
-                until(lambda: line.latest("left") is not None)
+                until(lambda: line.latest("left") is not None or (is_triggered and line.streams()[0].counts.captured))
                 yield site
             finally:
                 stop.set()

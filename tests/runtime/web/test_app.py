@@ -17,6 +17,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from nnet_edge.cli import run
 from nnet_edge.cli.swap import PageClient
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.runtime.sources.synthetic import SyntheticSource
@@ -26,7 +27,9 @@ from nnet_edge.runtime.web.app import LARGEST_BODY
 from nnet_edge.runtime.web.server import WebServer
 from nnet_edge.scoring import choose_threshold
 from nnet_edge.settings.camera import CameraSettings
-from nnet_edge.settings.stream import LineStream, VerdictSettings
+from nnet_edge.settings.line import LineSettings
+from nnet_edge.settings.recipe import Recipe, RecipeStream
+from nnet_edge.settings.stream import LineStream, TriggerSettings, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -374,6 +377,45 @@ def test_a_bundle_is_swapped_by_the_command_line_without_losing_a_frame(
                 client.swap(wrong)
     assert site.reports[0].total.captured == site.reports[0].total.judged + sum(site.reports[0].total.dropped.values())
     assert set(site.reports[0].total.dropped) <= {"stopped", "full"}
+
+
+def test_the_page_triggers_and_changes_the_recipe(
+    serve: Any, make_runner: Any, until: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = LineSettings(
+        (LineStream("left", CameraSettings("synthetic")),), Path("old"), web=WebSettings(),
+        recipes=(Recipe("m8"), Recipe("m10", Path("new"), (RecipeStream("left", verdict=VerdictSettings(threshold=0.3)),))),
+    )  # fmt: skip
+    trigger = TriggerSettings(window_ms=400, deadline_ms=2000)
+    load = lambda path: Model(path.name, path, make_runner(), 0.8)  # noqa: E731
+    with serve(path=Path("old"), load=load, written=settings, trigger=trigger) as site:
+        headers = site.session()
+        status, found, _ = site.ask("/api/streams/left/trigger", {"number": 7}, headers)
+        assert (status, found) == (200, {"number": 7})
+        until(lambda: site.line.latest("left") is not None)
+        verdict = site.line.latest("left")
+        assert (verdict.frame.trigger.number, verdict.frame.trigger.by, verdict.frame.recipe) == (7, "page", "m8")
+        status, found, _ = site.ask("/api/streams/left/trigger", {"number": "seven"}, headers)
+        assert (status, "a whole number from 0 to" in found["error"]) == (400, True)
+        assert site.ask("/api/streams/left/trigger", {})[0] in (401, 403)  # without the page's token
+        state = site.ask("/api/state")[1]
+        assert (state["recipe"], state["recipes"]) == ("m8", ["m8", "m10"])
+        stream = state["streams"][0]
+        assert stream["triggers"] == {"triggers": 1, "verdicts": 1, "open": 0, "outcomes": {}}
+        assert stream["latency_ms"]["trigger"]["max"] > 0
+        run(["swap", "--recipe", "m10", "--url", site.server.address])
+        assert "judges by the recipe m10" in capsys.readouterr().err
+        site.line.trigger("left")
+        until(lambda: site.line.latest("left").frame.recipe == "m10")
+        assert (site.line.latest("left").threshold, site.line.latest("left").judged_by.bundle) == (0.3, "new")
+        with pytest.raises(StreamError, match="there is no recipe called 'm9': there are m8, m10"):
+            PageClient(site.server.address).swap(None, recipe="m9")
+        until(lambda: site.line.streams()[0].triggers.verdicts == 2)
+        text = site.ask("/metrics")[1].decode()
+        assert 'nnet_edge_triggers_total{stream="left"} 2.0' in text
+        assert 'nnet_edge_triggered_verdicts_total{stream="left"} 2.0' in text
+        assert 'nnet_edge_latency_seconds_count{sink="",stage="trigger",stream="left"} 2.0' in text
+        assert 'nnet_edge_trigger_latency_max_seconds{stream="left"}' in text
 
 
 def test_a_port_that_is_taken_is_an_error_of_one_line(serve: Any) -> None:
