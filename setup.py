@@ -80,6 +80,8 @@ setup(
         "nnet_edge.evaluation": ["*.html.j2"],
         **{f"nnet_edge.methods.{name}": ["*.json"] for name in find_packages("nnet_edge/methods")},
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
+        "nnet_edge.runtime": ["texts.json"],
+        "nnet_edge.runtime.history": ["report.css"],
         "nnet_edge.runtime.web": ["static/*"],
         "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
         "nnet_edge.benchmarks.accuracy": ["*.json", "*.md.j2"],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnet_edge.cli.options import FILE, Command
+from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,17 +33,23 @@ COLUMNS = (
 @click.option("--rejects", is_flag=True, help="Only rejects, in CSV and JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every verdict as a row.")
 @click.option("--json", "as_json", is_flag=True, help="Every verdict as a JSON object on a line.")
+@click.option("--report", type=FILE, help="Write the shift's report there, one HTML file that a browser prints as PDF.")
+@click.option(
+    "--language", type=click.Choice(["en", "de", "zh"]), default="en", show_default=True, help="Of the report."
+)
 def command(
-    path: Path, since: str, until: str | None, stream: str | None, rejects: bool, as_csv: bool, as_json: bool
-) -> None:
+    path: Path, since: str, until: str | None, stream: str | None, rejects: bool, as_csv: bool, as_json: bool,
+    report: Path | None, language: str,
+) -> None:  # fmt: skip
     """Show what a line's history PATH says of a shift.
 
     PATH is the file that `nnet-edge stream --history PATH`, or a sink of the kind history, writes; the line may run meanwhile.
     """
     from nnet_edge.runtime.history.queries import History, Window, moment
 
-    if as_csv and as_json:
-        raise ConfigError("--csv and --json contradict each other: give one")
+    given = [name for name, is_given in (("--csv", as_csv), ("--json", as_json), ("--report", report)) if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} contradict each other: give one")
     window = Window(moment(since, "--since"), None if until is None else moment(until, "--until"), stream)
     if window.until is not None and window.until <= window.since:
         raise ConfigError(f"--until {until} does not lie behind --since {since}")
@@ -53,6 +60,12 @@ def command(
         elif as_json:
             for one in found:
                 click.echo(json.dumps(one.as_dict(), ensure_ascii=False))
+        elif report is not None:
+            from nnet_edge.files import write_atomically
+            from nnet_edge.runtime.history.report import shift_report
+
+            write_atomically(report, shift_report(history, window, language).encode(errors="backslashreplace"))
+            say(f"wrote {report}")
         else:
             for line in lines(history.shift(window)):
                 click.echo(line)

@@ -34,7 +34,7 @@ from nnet_edge.settings.web import DriftSettings, WebSettings
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LARGEST_BYTES = 1 << 20  # of a settings file: a larger one is a mistake
 NO_BUNDLE = 'the line has no bundle: write bundle = "FOLDER", the one that train or export wrote'
-SECRET_KEYS = ("credentials", "token_from", "password_from", "url")
+SECRET_KEYS = ("credentials", "token_from", "operator_token_from", "password_from", "url")
 
 
 @dataclass(frozen=True)

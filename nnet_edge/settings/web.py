@@ -25,6 +25,7 @@ class WebSettings:
     host: str = "127.0.0.1"  # an address that is not loopback needs a token
     port: int = 8080  # 0: one that is free
     token_from: str | None = None  # "env:NAME" or "file:PATH", which hold the token; never the token itself
+    operator_token_from: str | None = None  # a second token, for operators: they see the line and label parts
     names: tuple[str, ...] = ()  # host names by which people reach the page, beside host and localhost
     public_url: str | None = None  # behind a proxy: what people type, "https://line.example/" or with port and path
     is_behind_tls: bool = False  # a proxy before the page speaks HTTPS: cookies go over nothing else
@@ -65,8 +66,11 @@ class WebSettings:
                 f"the page is to be served on {self.host}, where others reach it, without a token: "
                 'set token_from = "env:NAME" or "file:PATH", or serve it on 127.0.0.1'
             )
-        if self.token_from is not None:
-            require_secret_place("token_from", self.token_from)
+        for key in ("token_from", "operator_token_from"):
+            if (place := getattr(self, key)) is not None:
+                require_secret_place(key, place)
+        if self.operator_token_from is not None and self.token_from is None:
+            raise ConfigError("operator_token_from without token_from: give engineers a token of their own")
 
     @property
     def is_loopback(self) -> bool:
@@ -79,13 +83,24 @@ class WebSettings:
         return self.is_behind_tls or (self.public_url or "").lower().startswith("https:")
 
     def token(self) -> str | None:
-        """The token, read from its place. Raises ConfigError for one that is absent or short."""
-        if self.token_from is None:
+        """The engineers' token, read from its place. Raises ConfigError for one that is absent or short."""
+        return self._token("token_from")
+
+    def operator_token(self) -> str | None:
+        """The operators' token. Raises ConfigError for one that is absent or short, or the engineers'."""
+        token = self._token("operator_token_from")
+        if token is not None and token == self.token():
+            raise ConfigError("token_from and operator_token_from hold the same token: operators would be engineers")
+        return token
+
+    def _token(self, key: str) -> str | None:
+        place: str | None = getattr(self, key)
+        if place is None:
             return None
-        token = read_secret("token_from", self.token_from)
+        token = read_secret(key, place)
         if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
             raise ConfigError(
-                f"the token in {self.token_from} is of no use: it needs {SHORTEST_TOKEN} letters and digits or more; "
+                f"the token in {place} is of no use: it needs {SHORTEST_TOKEN} letters and digits or more; "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
             )
         return token

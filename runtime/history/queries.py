@@ -11,14 +11,14 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.runtime.history.database import GRID, read_only, session_of
+from nnet_edge.runtime.history.database import GRID, ms_of, read_only, session_of
 from nnet_edge.text import one_line
 
 ENDLESS = 1 << 62
@@ -339,6 +339,22 @@ def scores(minutes: list[tuple[Any, ...]], since: int, until: int) -> list[dict[
 def utc(at: int) -> str:
     """The moment as ISO 8601, UTC, to the millisecond."""
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at // 1000))}.{at % 1000:03d}Z"
+
+
+def ms_between(first: str, last: str) -> int:
+    """Milliseconds from one moment, as `utc` writes it, to another."""
+    return ms_of(last) - ms_of(first)
+
+
+def shift_begin(shifts: Sequence[str], now_s: float | None = None) -> int:
+    """When the shift of `now_s` (None: now) began, of shifts that begin at these times of day; without any, the day."""
+    now = datetime.fromtimestamp(time.time() if now_s is None else now_s)
+    begins = []
+    for text in shifts or ("00:00",):
+        hour, minute = map(int, text.split(":"))
+        begin = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        begins.append(begin if begin <= now else begin - timedelta(days=1))
+    return round(1e3 * max(begins).timestamp())
 
 
 def moment(text: str, option: str, now_s: float | None = None) -> int:

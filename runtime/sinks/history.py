@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.errors import ConfigError, NnetEdgeError, SinkError
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks.base import JsonSink, Message, RefusedError, flag_defaults
 from nnet_edge.runtime.sinks.fields import to_json_line
 from nnet_edge.runtime.sinks.rejects import KINDS, SMALLEST_BUDGET_BYTES, encode
+from nnet_edge.runtime.texts import LANGUAGES
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_choice, require_positive, require_seconds
 from nnet_edge.settings.sink import SinkSettings
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0  # whether the file still lies where it should, and what lies beyond its bounds
 PRUNE_S = 0.05  # at once, so that verdicts never wait for it
 LONGEST_DAYS = 36_500
+TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class HistorySettings(SinkSettings):
     pictures: tuple[str, ...] = KINDS  # of rejects; review and the training set need original and map
     good_pictures: int = 100  # newest accepted parts with a picture, so that one can be called missed; 0: none
     good_every_s: float = 2.0  # between two of them
+    shifts: tuple[str, ...] = ("06:00", "14:00", "22:00")  # when each begins, of this machine's clock
+    report_folder: Path | None = None  # where a report of each shift is written when it has ended; None: none is
+    report_language: str = "en"  # or de, zh
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +59,9 @@ class HistorySettings(SinkSettings):
             require_choice("kind of picture", picture, KINDS)
         require_between("pictures of accepted parts", self.good_pictures, 0, 100_000)
         require_seconds("seconds between two pictures of accepted parts", self.good_every_s)
+        if not self.shifts or not all(TIME_OF_DAY.fullmatch(begin) for begin in self.shifts):
+            raise ConfigError(f"shifts are {self.shifts}: give the times at which they begin, as 06:00")
+        require_choice("language of reports", self.report_language, LANGUAGES)
 
 
 class HistorySink(JsonSink):
@@ -73,10 +82,12 @@ class HistorySink(JsonSink):
         )
         self._next_good_s = 0.0 if settings.good_pictures else float("inf")
         self._looked_s = 0.0
+        self._shift = 0  # when the shift began that is written now
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        return (self.settings.path,)
+        reports = self.settings.report_folder
+        return (self.settings.path,) if reports is None else (self.settings.path, reports)
 
     def __enter__(self) -> HistorySink:
         import sqlite3
@@ -115,19 +126,15 @@ class HistorySink(JsonSink):
     def send(self, messages: Sequence[Message]) -> int:
         import sqlite3
 
+        self.tick()
         try:
-            self._look_after()
             self._writer.add([item_of(message) for message in messages])
-        except (sqlite3.OperationalError, sqlite3.NotSupportedError, OSError) as error:
-            raise self._fault(error) from error
-        except (sqlite3.Error, OverflowError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-                error, sqlite3.IntegrityError | sqlite3.DataError
-            ):
-                raise self._fault(error) from error  # the file is damaged: no fault of the message
+        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, KeyError, TypeError, ValueError) as error:
             if len(messages) > 1:
                 return self.send(messages[:1])
             raise RefusedError(f"the history cannot hold {messages[0].id}: {error!r}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise self._fault(error) from error
         return len(messages)
 
     def tick(self) -> None:
@@ -148,6 +155,30 @@ class HistorySink(JsonSink):
             log.warning("the history %s was removed: it is begun anew", self.settings.path)
         while self._writer.prune() and time.monotonic() - now_s < PRUNE_S:
             pass
+        if self.settings.report_folder is not None:
+            self._report(self.settings.report_folder)
+
+    def _report(self, folder: Path) -> None:
+        """Write the report of the shift before this one, once; one that cannot be written stops no verdict."""
+        from nnet_edge.files import write_atomically
+        from nnet_edge.runtime.history.queries import History, Window, shift_begin, utc
+        from nnet_edge.runtime.history.report import shift_report
+
+        begin = shift_begin(self.settings.shifts)
+        if begin == self._shift:
+            return
+        self._shift = begin
+        before = shift_begin(self.settings.shifts, begin / 1e3 - 1)
+        out = folder / f"shift-{utc(before)[:16].replace(':', '')}Z.html"
+        if out.exists():
+            return
+        try:
+            with History(self.settings.path) as history:
+                page = shift_report(history, Window(before, begin), self.settings.report_language)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, page.encode(errors="backslashreplace"))
+        except (OSError, NnetEdgeError) as error:
+            log.warning("the report of the shift could not be written to %s: %s", out, error)
 
     def _fault(self, error: Exception) -> SinkError:
         """The error in a sentence, with what to do."""

@@ -6,6 +6,9 @@ POST /login  /logout
 GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
 POST /api/streams  /api/streams/NAME/threshold|adapt|regions|pause|resume|remove|trigger  /api/swap  /api/changes/write|forget
+GET  /history                           the page of the shift
+GET  /api/history?since=&until=&stream=   its sums;  /api/history/parts?only=  /api/history/parts/ROW[/PICTURE]
+POST /api/history/parts/ROW/label  /api/rejects/KEY/label   what somebody says of a part; operators may too
 WS   /live                              pictures of the streams that the page shows
 
 Bodies are read within bounds; an error is one sentence; every answer has safe headers, the framework's own included.
@@ -23,10 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import MissingExtraError, NnetEdgeError
-from nnet_edge.runtime.web.auth import Auth, Caller, Refusal
+from nnet_edge.runtime.history.queries import utc
+from nnet_edge.runtime.texts import TABLE
+from nnet_edge.runtime.web.auth import ENGINEER, OPERATOR, Auth, Caller, Refusal
 from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast, Outlet
+from nnet_edge.runtime.web.shift import PICTURES, Shift
 from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
 from nnet_edge.settings.reader import require_plain
 
@@ -49,7 +55,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("page.js", "card.js", "chart.js", "panels.js", "regions.js", "login.js")
+SCRIPTS = (
+    "page.js",
+    "card.js",
+    "chart.js",
+    "panels.js",
+    "regions.js",
+    "login.js",
+    "common.js",
+    "labels.js",
+    "board.js",
+    "history.js",
+)
 STATIC_FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(SCRIPTS, "text/javascript")
 KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
 Handler = Callable[[Request], Awaitable[Response]]
@@ -178,22 +195,32 @@ class Page:
     cookie: str  # its name: pages on two ports of one machine must not share it
     is_behind_tls: bool
     is_ended: Callable[[], bool]
+    shift: Shift
 
     def app(self) -> ASGIApp:
         application = Starlette(
             exception_handlers={HTTPException: framework_answer},
             routes=[
                 Route("/", self._open(self.index)),
+                Route("/history", self._open(self.index)),
+                Route("/static/texts.json", self._open(self.texts)),
                 Route("/static/{name}", self._open(self.static)),
                 Route("/healthz", self._open(self.healthz)),
                 Route("/readyz", self._open(self.readyz)),
                 Route("/metrics", self._read(self.metrics)),
                 Route("/login", self._open(self.log_in), methods=["POST"]),
-                Route("/logout", self._write(self.log_out), methods=["POST"]),
+                Route("/logout", self._write(self.log_out, OPERATOR), methods=["POST"]),
                 Route("/api/session", self._read(self.session)),
                 Route("/api/state", self._read(self.state)),
                 Route("/api/rejects", self._read(self.rejects)),
                 Route("/api/rejects/{key}/{kind}", self._read(self.reject)),
+                Route("/api/rejects/{key}/label", self._write(self.label_reject, OPERATOR), methods=["POST"]),
+                Route("/api/history", self._read(self.history)),
+                Route("/api/history/report", self._read(self.report)),
+                Route("/api/history/parts", self._read(self.parts)),
+                Route("/api/history/parts/{row:int}", self._read(self.part)),
+                Route("/api/history/parts/{row:int}/label", self._write(self.label, OPERATOR), methods=["POST"]),
+                Route("/api/history/parts/{row:int}/{kind}", self._read(self.part_picture)),
                 Route("/api/streams", self._write(self.add_stream), methods=["POST"]),
                 Route("/api/streams/{name}/{action}", self._write(self.act), methods=["POST"]),
                 Route("/api/swap", self._write(self.swap), methods=["POST"]),
@@ -229,10 +256,10 @@ class Page:
 
         return self._open(answer)
 
-    def _write(self, handler: Handler) -> Handler:
+    def _write(self, handler: Handler, role: str = ENGINEER) -> Handler:
 
         async def answer(request: Request) -> Response:
-            if (refusal := self.auth.write_refused(self._caller(request), request.headers)) is not None:
+            if (refusal := self.auth.write_refused(self._caller(request), request.headers, role)) is not None:
                 raise refusal
             return await handler(request)
 
@@ -254,7 +281,8 @@ class Page:
         found = self._asks(request)
         if isinstance(found, Refusal):
             return FileResponse(STATIC / "login.html", media_type="text/html")
-        response = FileResponse(STATIC / "index.html", media_type="text/html")
+        name = "history.html" if request.url.path.endswith("/history") else "index.html"
+        response = FileResponse(STATIC / name, media_type="text/html")
         if found.session is None and not self.auth.needs_token:
             session = self.auth.log_in(None)
             assert isinstance(session, str)
@@ -267,6 +295,10 @@ class Page:
         if name not in STATIC_FILES:
             return sentence(404, "there is no such file")
         return FileResponse(STATIC / name, media_type=STATIC_FILES[name])
+
+    async def texts(self, request: Request) -> Response:
+        """The page's texts in every language."""
+        return FileResponse(TABLE, media_type="application/json")
 
     async def log_in(self, request: Request) -> Response:
         """Open a session with the token."""
@@ -306,10 +338,12 @@ class Page:
 
     async def session(self, request: Request) -> Response:
         """The token that the page's writes carry, and the sources that it may add."""
-        session = self._caller(request).session
+        caller = self._caller(request)
+        session = caller.session
         token = None if session is None else self.auth.csrf_token(session)
         sources = self.controls.addable()
-        return JSONAnswer({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources})
+        facts = {"role": caller.role, "keeps_history": self.shift.is_kept}
+        return JSONAnswer({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources} | facts)
 
     async def state(self, request: Request) -> Response:
         """The whole line, and the scores that are new to the page."""
@@ -323,7 +357,7 @@ class Page:
         }
         newest = next((reject.key for reject in self.gallery.rejects()), None)
         controls: dict[str, object] = {"swap": self.controls.swap_state(), "bundles": self.controls.bundles()}
-        controls |= {"recipe": self.line.recipe, "recipes": list(self.line.recipes())}
+        controls |= {"recipe": self.line.recipe, "recipes": list(self.line.recipes()), "shift": self.shift.counts()}
         controls |= {"judging": self.controls.judging(), "changes": self.controls.changes()}
         return JSONAnswer(found | {"scores": rows, "newest_reject": newest} | controls)
 
@@ -344,6 +378,54 @@ class Page:
             name = f"{found.fields['stream']}-{found.fields['index']}-{kind}.{KINDS[kind]}"
             response.headers["content-disposition"] = f'attachment; filename="{name}"'
         return response
+
+    # ---- the shift
+
+    async def history(self, request: Request) -> Response:
+        """The sums of a time; without `since`, of this shift."""
+        window = self.shift.window(request.query_params)
+        return JSONAnswer(await run_in_threadpool(self.shift.sums, window))
+
+    async def parts(self, request: Request) -> Response:
+        """The newest parts of a time."""
+        asked = request.query_params
+        window, only, limit = self.shift.window(asked), asked.get("only", "rejects"), number_of(asked.get("limit"))
+        return JSONAnswer(await run_in_threadpool(self.shift.parts, window, only, limit))
+
+    async def part(self, request: Request) -> Response:
+        return JSONAnswer(await run_in_threadpool(self.shift.part, request.path_params["row"]))
+
+    async def part_picture(self, request: Request) -> Response:
+        """One picture of a part; ?download names the file."""
+        row, kind = request.path_params["row"], request.path_params["kind"]
+        found = await run_in_threadpool(self.shift.picture, row, kind) if kind in PICTURES else None
+        if found is None:
+            return sentence(404, "there is no such picture any more")
+        response = Response(found, media_type="image/png" if PICTURES[kind] == "png" else "image/jpeg")
+        if "download" in request.query_params:
+            response.headers["content-disposition"] = f'attachment; filename="part-{row}-{kind}.{PICTURES[kind]}"'
+        return response
+
+    async def label(self, request: Request) -> Response:
+        """Keep what somebody says of a part."""
+        return JSONAnswer(await run_in_threadpool(self.shift.label, request.path_params["row"], await body_of(request)))
+
+    async def label_reject(self, request: Request) -> Response:
+        """The same of a reject in the gallery; without a label, only the part that the history has of it."""
+        row, fields = await run_in_threadpool(self.shift.row_of, request.path_params["key"]), await body_of(request)
+        if fields:
+            return JSONAnswer(await run_in_threadpool(self.shift.label, row, fields))
+        return JSONAnswer(await run_in_threadpool(self.shift.part, row))
+
+    async def report(self, request: Request) -> Response:
+        """The report of a time, a file of its own: the page's own rules allow no style within a page."""
+        asked = request.query_params
+        window, language = self.shift.window(asked), asked.get("language") or "en"
+        page = await run_in_threadpool(self.shift.report, window, language)
+        name = f"shift-{utc(window.since)[:16].replace(':', '')}.html"
+        answer = Response(page.encode(errors="backslashreplace"), media_type="text/html; charset=utf-8")
+        answer.headers["content-disposition"] = f'attachment; filename="{name}"'
+        return answer
 
     # ---- controls
 

@@ -29,6 +29,7 @@ SESSION_S = 12 * 3600.0  # a shift and a half: then the token is asked for again
 MOST_ENDED = 4096  # sessions that were logged out of before their end; each was opened with the token
 FAILURES = 10  # wrong tokens of an address within FAILURE_WINDOW_S; then its tokens are not compared
 FAILURE_WINDOW_S = 60.0
+ENGINEER, OPERATOR = "engineer", "operator"  # who changes the line, and who sees it and labels parts
 MOST_PEERS = 4096  # addresses whose wrong tokens are counted; the oldest go first
 
 
@@ -45,14 +46,22 @@ class Caller:
     """A caller that may read: a session of a browser, or None for a program with a bearer token."""
 
     session: str | None
+    role: str = ENGINEER
 
 
 class Auth:
     """Checks requests; any thread may call any method. Header names are in lower case."""
 
-    def __init__(self, settings: WebSettings, token: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: WebSettings,
+        token: str | None,
+        clock: Callable[[], float] = time.monotonic,
+        operator_token: str | None = None,
+    ) -> None:
         self._settings = settings
-        self._token_digest = None if token is None else digest(token)
+        tokens = {ENGINEER: token, OPERATOR: operator_token}
+        self._digests = {role: digest(text) for role, text in tokens.items() if text is not None}
         self._secret = secrets.token_bytes(32)
         self._clock = clock
         self._lock = threading.Lock()
@@ -67,7 +76,7 @@ class Auth:
     @property
     def needs_token(self) -> bool:
         """Whether a session has to be opened with a token."""
-        return self._token_digest is not None
+        return bool(self._digests)
 
     def host_refused(self, headers: Mapping[str, str]) -> Refusal | None:
         """Why the Host header is refused, None when it is not."""
@@ -83,20 +92,22 @@ class Auth:
             kind, _, token = given.partition(" ")
             if kind.lower() != "bearer":
                 return Refusal(401, "send a bearer token")
-            return self._token_refused(token.strip(), self._address(headers, peer)) or Caller(None)
+            role = self._role_of(token.strip(), self._address(headers, peer))
+            return role if isinstance(role, Refusal) else Caller(None, role)
         if cookie is not None and self._is_open(cookie):
-            return Caller(cookie)
+            return Caller(cookie, cookie.partition(".")[0])
         if self.needs_token:
             return Refusal(401, "the token is missing: log in on the page, or send it as Authorization: Bearer")
         return Caller(None)
 
     def log_in(self, token: str | None, headers: Mapping[str, str] | None = None, peer: str = "") -> str | Refusal:
         """The id of a new session, or why there is none."""
+        role: str | Refusal = ENGINEER
         if self.needs_token:
-            refusal = self._token_refused(token or "", self._address(headers or {}, peer))
-            if refusal is not None:
-                return refusal
-        facts = f"{secrets.token_urlsafe(24)}.{self._clock() + SESSION_S:.0f}"
+            role = self._role_of(token or "", self._address(headers or {}, peer))
+            if isinstance(role, Refusal):
+                return role
+        facts = f"{role}.{secrets.token_urlsafe(24)}.{self._clock() + SESSION_S:.0f}"
         return f"{facts}.{self._sign('session', facts)}"
 
     def is_still(self, caller: Caller) -> bool:
@@ -116,8 +127,8 @@ class Auth:
         """The token that the page of this session sends with every write."""
         return self._sign("csrf", session)
 
-    def write_refused(self, caller: Caller, headers: Mapping[str, str]) -> Refusal | None:
-        """Why a write is refused, None when it is not.
+    def write_refused(self, caller: Caller, headers: Mapping[str, str], role: str = ENGINEER) -> Refusal | None:
+        """Why a write is refused, None when it is not; what `role` is OPERATOR for, both may write.
 
         A program with a bearer token is no browser, which sends cookies by itself but never a token. Without a token
         every write needs a session.
@@ -125,6 +136,8 @@ class Auth:
         refusal = self.origin_refused(headers)
         if refusal is not None:
             return refusal
+        if role == ENGINEER and caller.role != ENGINEER:
+            return Refusal(403, "operators see the line and label parts: log in with the engineers' token to change it")
         if caller.session is None:
             return None if self.needs_token else Refusal(403, "a write needs a session: open the page")
         given = headers.get(CSRF_HEADER, "")
@@ -153,9 +166,11 @@ class Auth:
         address = ipaddress.ip_address(peer)
         return str(address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False))
 
-    def _token_refused(self, token: str, address: str) -> Refusal | None:
-        """Why the token is refused. After FAILURES wrong ones of an address, no token of it is compared for a while."""
-        assert self._token_digest is not None
+    def _role_of(self, token: str, address: str) -> str | Refusal:
+        """Whose token it is, or why it is refused.
+
+        After FAILURES wrong ones of an address, no token of it is compared for a while.
+        """
         with self._lock:
             now_s = self._clock()
             failures = self._failures.get(address, deque())
@@ -163,8 +178,9 @@ class Auth:
                 failures.popleft()
             if len(failures) >= FAILURES:
                 return Refusal(429, f"{FAILURES} wrong tokens within a minute from this address: wait one minute")
-            if hmac.compare_digest(digest(token), self._token_digest):
-                return None
+            roles = [role for role, known in self._digests.items() if hmac.compare_digest(digest(token), known)]
+            if roles:
+                return roles[0]
             failures.append(now_s)
             self._failures[address] = failures
             while len(self._failures) > MOST_PEERS:

@@ -15,6 +15,7 @@ from nnet_edge.runtime.web.controls import Controls
 from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast
 from nnet_edge.runtime.web.pictures import PictureMaker
+from nnet_edge.runtime.web.shift import Shift
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class WebServer:
     def __init__(
         self, line: Line, settings: WebSettings, drift: DriftSettings | None = None, kept: LineChanges | None = None
     ) -> None:
-        self._line, self.settings, self._token, self._kept = line, settings, settings.token(), kept
+        self._line, self.settings, self._kept = line, settings, kept
+        self._tokens = settings.token(), settings.operator_token()
         self.gallery = Gallery(line, settings, drift or DriftSettings())
         self.maker = PictureMaker(line, settings)
         self.broadcast = Broadcast(self.maker, settings)
@@ -93,9 +95,11 @@ class WebServer:
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
         page = Page(
-            self._line, self.gallery, Auth(self.settings, self._token), Controls(self._line, self.settings, self._kept),
+            self._line, self.gallery,
+            Auth(self.settings, self._tokens[0], operator_token=self._tokens[1]),
+            Controls(self._line, self.settings, self._kept),
             self.broadcast, make_exposition(self._line, self.gallery), f"{COOKIE}_{self.port}",
-            self.settings.has_secure_cookies, self._ended.is_set,
+            self.settings.has_secure_cookies, self._ended.is_set, Shift(self._line, self.gallery),
         )  # fmt: skip
         config = uvicorn.Config(
             self.connections.timed(page.app()), loop="asyncio", http=counted(H11Protocol, self.connections),

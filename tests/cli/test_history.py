@@ -61,3 +61,9 @@ def test_what_cannot_be_is_one_sentence(history: Path, tmp_path: Path, capsys: p
     for path in ("absent.db", "text"):
         assert run(["history", str(tmp_path / path)]) != 0
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_report_is_written(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["history", str(history), "--report", str(tmp_path / "shift.html"), "--language", "de"]) == 0
+    assert f"wrote {tmp_path / 'shift.html'}" in capsys.readouterr().err
+    assert "Schichtbericht" in (tmp_path / "shift.html").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ function showEvents(events) {
   by("events").replaceChildren(...[...found.values()].map(({event, text, count}) => {
     const line = document.createElement("li"), time = document.createElement("time"), what = document.createElement("b"), more = document.createElement("span");
     time.textContent = clock(event.time);
-    what.textContent = `${event.stream || "line"} ${event.event}${count > 1 ? ` ×${count}` : ""}`;
+    what.textContent = `${event.stream || t("line")} ${event.event}${count > 1 ? ` ×${count}` : ""}`;
     what.className = /lost|failed|dead/.test(event.event) ? "bad" : /stalled|warning|late/.test(event.event) ? "warn" : "";
     more.textContent = text;
     line.append(time, what, more);
@@ -53,8 +53,8 @@ function showSinks(sinks) {
 function showChanges(changes) {
   const rows = changes ? changes.rows : [];
   by("changes-panel").hidden = !rows.length && !(changes && changes.fault);
-  by("changes-title").textContent = `Differs from ${changes && changes.file ? changes.file : "the command line"}`;
-  by("changes-fault").textContent = changes ? changes.fault || `kept in ${changes.state}` : "";
+  by("changes-title").textContent = t("changes_differ", {file: changes && changes.file ? changes.file : t("command_line")});
+  by("changes-fault").textContent = changes ? changes.fault || t("kept_in", {file: changes.state}) : "";
   by("changes-write").hidden = !changes || !changes.file;
   const texts = rows.map((row) => row.text);
   if (by("changes").dataset.texts === texts.join("\n")) return;
@@ -69,8 +69,6 @@ function why(reason) {
   return line;
 }
 
-function clock(time) { return new Date(time).toLocaleTimeString([], {hour12: false}); }
-
 // ---- rejects
 
 function fillStreams(names) {
@@ -78,7 +76,7 @@ function fillStreams(names) {
   if (choice.dataset.names === key) return;
   choice.dataset.names = key;
   const chosen = choice.value;
-  choice.replaceChildren(new Option("all streams", ""), ...names.map((name) => new Option(name, name)));
+  choice.replaceChildren(new Option(t("all_streams"), ""), ...names.map((name) => new Option(name, name)));
   choice.value = names.includes(chosen) ? chosen : "";
 }
 
@@ -86,15 +84,16 @@ async function showGallery() {
   const stream = by("gallery-stream").value;
   const rejects = await ask(`api/rejects${stream ? `?stream=${encodeURIComponent(stream)}` : ""}`).catch(() => null);
   if (rejects === null) return;
-  by("gallery-count").textContent = rejects.length ? `${rejects.length} newest` : "";
+  by("gallery-count").textContent = rejects.length ? t("newest", {n: rejects.length}) : "";
   const kept = new Map([...by("gallery").children].map((node) => [node.dataset && node.dataset.key, node]));
-  by("gallery").replaceChildren(...(rejects.length ? rejects.map((reject) => kept.get(reject.key) || thumbnail(reject)) : ["none yet"]));
+  by("gallery").replaceChildren(...(rejects.length ? rejects.map((reject) => kept.get(reject.key) || thumbnail(reject)) : [t("none_yet")]));
+  if (!stream) showLastReject(rejects[0]);
 }
 
 function thumbnail(reject) {
   const button = document.createElement("button"), picture = document.createElement("img"), text = document.createElement("span");
   button.type = "button"; button.dataset.key = reject.key;
-  picture.loading = "lazy"; picture.alt = `reject ${reject.index} of ${reject.stream}`; picture.src = `api/rejects/${reject.key}/thumbnail`;
+  picture.loading = "lazy"; picture.alt = t("reject_alt", reject); picture.src = `api/rejects/${reject.key}/thumbnail`;
   text.textContent = `${reject.stream} ${clock(reject.time)} · ${(reject.score / reject.threshold).toFixed(2)}`;
   button.append(picture, text);
   button.addEventListener("click", () => openReject(reject));
@@ -102,8 +101,11 @@ function thumbnail(reject) {
 }
 
 function openReject(reject) {
-  by("reject-title").textContent = `${reject.stream}, frame ${reject.index}, ${new Date(reject.time).toLocaleString()}: score / threshold ${(reject.score / reject.threshold).toFixed(2)}`;
+  by("reject-title").textContent = t("reject_title", {...reject, time: moment(reject.time), n: (reject.score / reject.threshold).toFixed(2)});
   by("reject-picture").src = `api/rejects/${reject.key}/overlay`;
   for (const kind of ["overlay", "original"]) by(`reject-${kind}`).href = `api/rejects/${reject.key}/${kind}?download=1`;
+  const path = `api/rejects/${reject.key}/label`;
+  by("reject-labels").replaceChildren();
+  if (page.keepsHistory) tell(path, {}).catch(() => null).then((part) => by("reject-labels").replaceChildren(labelTools(path, true, part)));
   by("reject-dialog").showModal();
 }

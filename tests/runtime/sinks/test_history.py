@@ -155,3 +155,32 @@ def test_a_file_that_is_no_history_is_refused_at_the_start(tmp_path: Path) -> No
 def test_invalid_settings_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         HistorySettings(path=tmp_path / "h.db", **wrong)
+
+
+def test_a_report_of_the_shift_that_ended_is_written_once(
+    tmp_path: Path, make_prediction: MakePrediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnet_edge.runtime.history import queries
+
+    monkeypatch.setattr(
+        queries, "shift_begin", lambda shifts, now_s=None: 0 if now_s is not None else 2_000_000_000_000
+    )
+    reports = tmp_path / "reports"
+    settings = HistorySettings(path=tmp_path / "h.db", report_folder=reports, report_language="de")
+    for _ in range(2):
+        with HistorySink(settings) as sink:
+            sink.send([sink.to_message(make_prediction(1))])
+            sink._looked_s = 0.0
+            sink.tick()
+    (report,) = reports.iterdir()
+    assert report.name == "shift-1970-01-01T0000Z.html"
+    assert "Schichtbericht" in report.read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_stops_no_verdict(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    (tmp_path / "reports").write_text("a file")
+    with served(tmp_path / "h.db", report_folder=tmp_path / "reports") as sink:
+        sink.write(make_prediction(1))
+        assert sink.flush(10)
+        assert sink.counts().dropped == {}
+    assert [one.frame for one in kept(tmp_path / "h.db")] == [1]

@@ -106,11 +106,12 @@ def test_a_session_cannot_be_made_up_or_prolonged() -> None:
     auth = Auth(CLOSED, TOKEN)
     session = auth.log_in(TOKEN)
     assert isinstance(session, str)
-    name, until, signature = session.split(".")
+    role, name, until, signature = session.split(".")
     for forged in (
-        f"{name}.{int(until) + 1}.{signature}",
-        f"{name}.{until}.",
-        f"{name}.{until}",
+        f"{role}.{name}.{int(until) + 1}.{signature}",
+        f"operator.{name}.{until}.{signature}",
+        f"{role}.{name}.{until}.",
+        f"{role}.{name}.{until}",
         "",
         "..",
         "\ud800.9.x",
