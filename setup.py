@@ -37,6 +37,10 @@ MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx
     "lief>=0.16",
     "cppimport>=22.8",
 ]
+GENICAM = [
+    "harvesters>=1.4.3",
+    "genicam>=1.6",
+]  # a maker's GenTL producer; gige:// and genicam: need the system's Aravis
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21", "tomlkit>=0.13"]
 TEST = [
     "pytest>=8.3",
@@ -115,13 +119,14 @@ setup(
         "opcua": OPCUA,
         "modbus": MODBUS,
         "gpio": GPIO,
+        "genicam": GENICAM,
         "web": WEB,
         "bench": [
             *TRAIN,
             *CPU,
             "tabulate>=0.9",
         ],  # bench peers: anomalib lives in an environment of its own, which the command makes
-        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO],
+        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO, *GENICAM],
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

@@ -27,6 +27,8 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "pymodbus": ("nnet_edge.runtime.sinks.modbus",),
     "asyncua": ("nnet_edge.runtime.sinks.opcua",),
     "gpiod": ("nnet_edge.runtime.sinks.gpio",),
+    "harvesters": ("nnet_edge.runtime.sources.gentl",),
+    "genicam": ("nnet_edge.runtime.sources.gentl",),
     "simplejpeg": ("nnet_edge.jpeg",),
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
     "torchvision": ("nnet_edge.methods.torchvision_operators",),

@@ -93,12 +93,12 @@ class Setup:
         if settings.pixel_format is not None:
             self.ask("pixel_format", self._own_name(settings.pixel_format))
         if self._device.kind_of("AcquisitionMode") and "Continuous" in self._device.choices("AcquisitionMode"):
-            self._device.set("AcquisitionMode", "Continuous")
+            self._put("AcquisitionMode", "Continuous")
         self._trigger(options)
         if settings.rate_hz is not None:
             for switch in RATE_SWITCHES:
                 if self._device.kind_of(switch):
-                    self._device.set(switch, True)
+                    self._put(switch, True)
             self.ask("rate_hz", settings.rate_hz)
         self._controls(options)
         for name, value in (options.features or {}).items():
@@ -133,7 +133,7 @@ class Setup:
             return
         for key in place:  # a large region fits at the edge alone
             if self._device.kind_of(FEATURES[key][0]):
-                self._device.set(FEATURES[key][0], int(self._device.bounds(FEATURES[key][0])[0]))
+                self._put(FEATURES[key][0], int(self._device.bounds(FEATURES[key][0])[0]))
         for key, value in (size | place).items():
             if value is not None:
                 self.ask(key, value)
@@ -145,15 +145,15 @@ class Setup:
             return
         selectors = list(device.choices("TriggerSelector")) if device.kind_of("TriggerSelector") else []
         for selector in selectors:
-            device.set("TriggerSelector", selector)
+            self._put("TriggerSelector", selector)
             if device.kind_of("TriggerMode"):
-                device.set("TriggerMode", "Off")
+                self._put("TriggerMode", "Off")
         if mode == "free":
             if not selectors:
-                device.set("TriggerMode", "Off")
+                self._put("TriggerMode", "Off")
             return
         if selectors:
-            device.set("TriggerSelector", next((name for name in TRIGGERS if name in selectors), selectors[0]))
+            self._put("TriggerSelector", next((name for name in TRIGGERS if name in selectors), selectors[0]))
         self.feature("TriggerMode", "On")
         source = "Software" if mode == "software" else options.trigger_source
         self.ask("trigger_source", source or self._first_line())
@@ -188,6 +188,14 @@ class Setup:
         if find_format(pixel_format) is None or not same:
             raise ConfigError(f"{self._what} gives no pixel format {pixel_format} that is read here: {readable(names)}")
         return same[0]
+
+    def _put(self, name: str, value: Value) -> None:
+        """Set a feature that the camera has, unless it has that value already: it may be one that cannot be changed."""
+        if self._device.get(name) != value:
+            try:
+                self._device.set(name, value)
+            except ConfigError as error:
+                raise ConfigError(f"{self._what} refuses {name} = {value!r}: {error}") from error
 
     def ask(self, key: str, value: Value) -> None:
         """Set what a key of the settings stands for."""
