@@ -1,4 +1,4 @@
-"""Facts about this machine: processor, libraries, NVIDIA GPU, cameras, codecs.
+"""Facts about this machine: processor, libraries, NVIDIA GPU, codecs.
 
 Imports nothing heavy: versions come from pip's metadata, the GPU from nvidia-smi, OpenCV's codecs from a short-lived process.
 What cannot be found out is None, never a guess.
@@ -84,15 +84,6 @@ class Cuda:
     gpus: tuple[Gpu, ...]
     nvcc: str | None
     problem: str | None
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A video device of the kernel."""
-
-    path: str
-    name: str
-    is_readable: bool
 
 
 @dataclass(frozen=True)
@@ -279,18 +270,6 @@ def find_cuda() -> Cuda:
             driver = fields[0]
             gpus.append(Gpu(fields[3], int(fields[1]) if fields[1].isdigit() else None, fields[2]))
     return Cuda(driver, tuple(gpus), nvcc, problem or (None if gpus else "nvidia-smi lists no GPU"))
-
-
-def find_cameras() -> tuple[Camera, ...]:
-    """The kernel's video devices, in the order of their numbers."""
-    found = []
-    for device in sorted(Path("/dev").glob("video*"), key=lambda path: (len(path.name), path.name)):
-        try:
-            name = Path(f"/sys/class/video4linux/{device.name}/name").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            name = "unnamed"
-        found.append(Camera(str(device), name, os.access(device, os.R_OK | os.W_OK)))
-    return tuple(found)
 
 
 _CODECS = (  # name, code, suffix, whether browsers play it

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
+from tests.private_network import private_network
 
 LEARNED, HELD_OUT = 14, 10
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -93,6 +94,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
         return folder
 
     return made
+
+
+@pytest.fixture(scope="module")
+def no_broadcast() -> Iterator[None]:
+    """Who asks for cameras asks nobody outside."""
+    with private_network(is_needed=False):
+        yield
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def no_gl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
 
 
-@pytest.mark.usefixtures("no_gl")
+@pytest.mark.usefixtures("no_gl", "no_broadcast")
 def test_an_opencv_without_libgl_is_one_sentence_and_the_doctor_says_so(parts_folder: Path) -> None:
     done = subprocess.run([NNET_EDGE, "evaluate", "bundle", parts_folder], capture_output=True, text=True)
     assert done.returncode == 1

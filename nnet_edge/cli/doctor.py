@@ -17,8 +17,8 @@ import click
 from nnet_edge.cli.options import Command
 
 if TYPE_CHECKING:
-    from nnet_edge.machine import Camera, Codec, Cuda, Library, Processor, Video
-    from nnet_edge.settings.registry import SinkKind, SourceKind
+    from nnet_edge.machine import Codec, Cuda, Library, Processor, Video
+    from nnet_edge.settings.registry import FoundCamera, SinkKind, SourceKind
 
 
 BF16_FEATURES = {"AVX-512 BF16", "AMX BF16", "NEON BF16"}
@@ -48,7 +48,7 @@ class Findings:
     processor: Processor
     libraries: tuple[Library, ...]
     cuda: Cuda
-    cameras: tuple[Camera, ...]
+    cameras: tuple[FoundCamera, ...]
     video: Video
     verbs: tuple[Readiness, ...]  # the commands; the JSON field is called so
     sources: tuple[Readiness, ...]
@@ -63,7 +63,8 @@ class Findings:
 def examine() -> Findings:
     """What this machine has; takes a second or two and raises nothing for anything that is missing."""
     from nnet_edge import __version__
-    from nnet_edge.machine import find_cameras, find_cuda, find_libraries, find_processor, find_video
+    from nnet_edge.cli.cameras import find_cameras
+    from nnet_edge.machine import find_cuda, find_libraries, find_processor, find_video
     from nnet_edge.settings.registry import SINKS, SOURCES
     from nnet_edge.silence import silenced
 
@@ -75,7 +76,7 @@ def examine() -> Findings:
         processor=processor,
         libraries=libraries,
         cuda=cuda,
-        cameras=find_cameras(),
+        cameras=tuple(find_cameras()),
         video=video,
         verbs=judge_commands(
             {library.module: library.version for library in libraries},
@@ -129,7 +130,20 @@ def judge_source(kind: SourceKind, video: Video) -> Readiness:
     advice = lack_of(kind.needs)
     if not advice and kind.opencv and not getattr(video, kind.opencv):
         advice = f"this OpenCV was built without {kind.opencv}: use the system's OpenCV, or rtsp:// and http://"
+    absent = [install for library, install in kind.system.items() if not has_library(library)]
+    advice = advice or (f"missing a library of the system: {absent[0]}" if absent else "")
     return Readiness(kind.name, not advice, "" if advice else kind.addresses, advice)
+
+
+def has_library(name: str) -> bool:
+    """Whether the system has a library that can be loaded."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def judge_sink(kind: SinkKind) -> Readiness:
@@ -156,6 +170,7 @@ def lack(missing: Mapping[str, str]) -> str:
 
 def describe(findings: Findings) -> str:
     """The findings as text for a terminal, a heading and aligned lines for each subject."""
+    from nnet_edge.cli.cameras import NO_CAMERA, words_of
     from nnet_edge.machine import pip_line
 
     processor, cuda, video = findings.processor, findings.cuda, findings.video
@@ -196,10 +211,7 @@ def describe(findings: Findings) -> str:
     if cuda.problem:
         gpus.append(("GPU", cuda.problem))
     gpus += [("driver", cuda.driver or "none"), ("nvcc", cuda.nvcc or "not on PATH")]
-    cameras = [
-        (camera.path, camera.name + ("" if camera.is_readable else ": no permission (join the group of the device)"))
-        for camera in findings.cameras
-    ] or [("cameras", "no /dev/video* here; files, folders and network cameras work")]
+    cameras = [(camera.path, words_of(camera)) for camera in findings.cameras] or [("cameras", NO_CAMERA)]
     if video.problem:
         codecs = [("OpenCV", video.problem)]
     else:

@@ -69,6 +69,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "bench": ("bench", "Measure speed and accuracy on this machine."),
     "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
+    "cameras": ("cameras", "List the cameras that are there."),
     "config": ("config", "Check and describe a line's settings file."),
     "demo": ("demo", "Build, train and judge an example line."),
     "doctor": ("doctor", "Show what this machine has."),

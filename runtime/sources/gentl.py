@@ -366,7 +366,7 @@ def found_at(path: Path, serial: str) -> FoundCamera:
 SOURCES.register(
     SourceKind(
         "gentl",
-        "gentl:SERIAL or MODEL",
+        "a gentl: address",
         lambda text: text.lower().startswith(SCHEME),
         open_camera,
         GentlOptions,

@@ -120,5 +120,5 @@ def kind(name: str, addresses: str, takes: Callable[[str], bool], order: int) ->
     )  # fmt: skip
 
 
-SOURCES.register(kind("gige", "gige://SERIAL, gige://IP", is_gige, 45))
-SOURCES.register(kind("genicam", "genicam:SERIAL or MODEL", is_genicam, 46))
+SOURCES.register(kind("gige", "a gige:// address", is_gige, 45))
+SOURCES.register(kind("genicam", "a genicam: address", is_genicam, 46))

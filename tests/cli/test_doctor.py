@@ -18,6 +18,8 @@ from nnet_edge.machine import LIBRARIES, Cuda, Gpu, Processor, Video, find_cuda,
 from nnet_edge.settings.registry import SINKS, SOURCES, SinkKind
 from nnet_edge.settings.sink import SinkSettings
 
+pytestmark = pytest.mark.usefixtures("no_broadcast")
+
 COMMANDS = ("train", "evaluate", "export", "calibrate", "build-engine", "stream", "bench", "demo")
 NO_GPU = Cuda(None, (), None, "none found")
 ONE_GPU = Cuda("580.1", (Gpu("RTX", 24_000, "8.9"),), None, None)
@@ -26,7 +28,7 @@ SECONDS = 10.0  # three are promised; a machine that runs other tests beside it 
 
 
 @pytest.fixture(scope="module")
-def findings() -> Findings:
+def findings(no_broadcast: None) -> Findings:
     return examine()
 
 

@@ -311,6 +311,7 @@ def test_a_full_disk_leaves_no_bundle(trained_run: Path, ask: Ask) -> None:
     assert "space" in line
 
 
+@pytest.mark.usefixtures("no_broadcast")
 def test_doctor_speaks_to_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     assert "openvino" in capsys.readouterr().out

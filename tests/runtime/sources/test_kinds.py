@@ -77,7 +77,8 @@ def test_exactly_one_kind_takes_each_address(tmp_path: Path) -> None:
         "http://h/video.mjpg": "http",
         "https://h/a.mp4?x": "http-video", str(tmp_path): "images", str(tmp_path / "a.PNG"): "images", "udp://h:1": "network",
         "RTMP://h/x": "network", str(tmp_path / "p.png"): "pipe", "rtsps://h/x": "rtsp", "synthetic": "synthetic",
-        "synthetic:x": "synthetic", str(tmp_path / "a.mp4"): "video", "GigE://4711": "gige", "genicam:x": "genicam", "gentl:x": "gentl",
+        "synthetic:x": "synthetic", str(tmp_path / "a.mp4"): "video", "GigE://4711": "gige",
+        "genicam:x": "genicam", "gentl:x": "gentl",
     }  # fmt: skip
     for address, name in addresses.items():
         kind = kind_of(address)
