@@ -290,7 +290,10 @@ class Station(Sink):
                         self._beats, has_changed = (self._beats + 1) % 2**16, True
                 if has_changed:
                     self._answer = self._handshake.answer or self._answer
-                    self._show()
+                    try:
+                        self._show()
+                    except SinkError as error:  # the next answer says so too
+                        log.warning("%s", error)
                 due_s = min(next_s, self._handshake.due_s or math.inf)
                 self._changed.wait(max(0.0, due_s - time.monotonic()))
 

@@ -256,6 +256,14 @@ def test_a_map_that_overlaps_and_a_port_that_is_taken_are_one_sentence(free_port
         pass
 
 
+def test_the_table_of_the_document_is_the_code_s() -> None:
+    document = (Path(__file__).parents[3] / "docs/plc.md").read_text()
+    for point, address in MAP.places():
+        where = f"bit {address}" if point.kind == "bit" else f"register {address}"
+        way = "writes" if point.is_input else "reads"
+        assert f"| `{point.name}` | {point.kind} | {way} | {point.text} | {where} |" in document
+
+
 def test_it_is_a_sink_like_others() -> None:
     assert SINKS.find("modbus").needs == {"pymodbus": "modbus"}
     with pytest.raises(ConfigError, match="cannot be made to deliver"):
