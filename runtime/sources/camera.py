@@ -117,7 +117,8 @@ class Camera:
         with self._lock:
             reader = self._reader
             skipped = self._skipped + (reader.source.skipped if reader is not None else 0)
-            counts = self._counts + Counter({} if reader is None else reader.source.counts)
+            counts = self._counts.copy()
+            counts.update({} if reader is None else reader.source.counts)  # adds, and keeps what is 0
             since_s, reconnects = time.monotonic() - self._since_s, max(0, self._times_live - 1)
             frozen_s = None if self._frozen_since_s is None else time.monotonic() - self._frozen_since_s
             return CameraStatus(

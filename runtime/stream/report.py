@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nnet_edge.runtime.sources.camera import CameraStatus
+from nnet_edge.runtime.sources.controls import automatic_words
 from nnet_edge.runtime.stream.first_frames import Adapting
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.stream_queue import FrameCounts
@@ -32,6 +33,7 @@ class StreamReport:
     answers: Mapping[str, Percentiles] = field(
         default_factory=dict
     )  # sink -> from the trigger until it took the verdict
+    camera: CameraStatus | None = None  # as it was last
 
     @property
     def dropped(self) -> int:
@@ -52,8 +54,21 @@ class StreamReport:
             "latencies": {stage: numbers.as_dict() for stage, numbers in self.latencies.items()}, "ended": self.ended,
             "low_scores": self.low, "adapting": None if self.adapting is None else self.adapting.as_dict(),
             "other_size": self.other_size or None, "triggers": None if self.triggers is None else self.triggers.as_dict(),
-            "answers": {sink: numbers.as_dict() for sink, numbers in self.answers.items()},
+            "answers": {sink: numbers.as_dict() for sink, numbers in self.answers.items()}, **self._camera_facts(),
         }  # fmt: skip
+
+    def _camera_facts(self) -> dict[str, object]:
+        """What was asked of the camera, what it took, and what it counts."""
+        camera = self.camera
+        if camera is None:
+            return {"asked": None, "got": None, "source_counts": {}}
+        got = None if camera.got is None else camera.got.as_dict()
+        return {"asked": camera.asked.as_dict(), "got": got, "source_counts": dict(camera.counts)}
+
+    def _automatic_words(self) -> str:
+        """That the camera changes its picture by itself, and what; empty where it does not, or that is not known."""
+        got = None if self.camera is None else self.camera.got
+        return automatic_words(got.automatic) if got is not None and got.automatic else ""
 
     def lines(self) -> list[str]:
         """The report as a person reads it, one fact a line."""
@@ -68,7 +83,7 @@ class StreamReport:
             *([] if self.triggers is None else [str(self.triggers)]),
             *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
             *(f"trigger to {sink} latency {latency_text(numbers)}" for sink, numbers in self.answers.items()),
-            *([f"note: {self.other_size}"] if self.other_size else []),
+            *(f"note: {words}" for words in (self.other_size, self._automatic_words()) if words),
         ]
 
 

@@ -264,9 +264,10 @@ class Stream:
 
     def report(self, ended: str, counts: FrameCounts) -> StreamReport:
         """What became of its frames so far."""
+        camera = self.camera.status()
         return StreamReport(
-            other_size=self.other_size,
-            frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=self.camera.status().skipped,
+            other_size=self.other_size, camera=camera,
+            frames=self.meters.verdicts, rejected=self.meters.rejected, skipped=camera.skipped,
             seconds=self.meters.seconds, counts=counts, ended=ended, low=self.meters.low, adapting=self.first.state,
             latencies=self.meters.latencies(self.stages), triggers=self._trigger_counts(),
         )  # fmt: skip

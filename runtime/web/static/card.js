@@ -99,6 +99,7 @@ class Card {
     const facts = [["judged", stream.judged], ["rejected", stream.rejected, t("of_all_verdicts"), false, share(stream.rejected, stream.verdicts)],
       ["dropped", dropped, causes, lost > 0.01 * stream.captured, share(dropped, stream.captured)],
       ["p50_p99", times(latency.p50, latency.p99), t("latency_hint")], ["reconnects", stream.reconnects], ["camera", got]];
+    if (stream.got?.automatic?.length) facts.push(["automatic", stream.got.automatic.join(", "), t("automatic_hint"), true]);
     if (stream.low_scores) facts.push(["too_low", stream.low_scores, t("too_low_hint"), true]);
     if (stream.adapting) facts.push(["adapting", stream.adapting.state === "adapting" ? t("seen_of", {n: stream.adapting.seen, m: stream.adapting.wanted}) : stream.adapting.state,
       stream.adapting.text, stream.adapting.state === "refused"]);

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
+from nnet_edge.imaging import read_image
 from nnet_edge.pixel_formats import find_format, to_image
 from nnet_edge.runtime import aravis
 from nnet_edge.runtime.sinks import CallbackSink
@@ -356,6 +358,24 @@ def run_until(line: Line, is_enough: Callable[[], bool], limit_s: float) -> None
         thread.join(10)
     assert not thread.is_alive()
     assert line.buffer.total().is_balanced
+
+
+@needs_aravis
+def test_twelve_bits_are_judged_as_those_of_a_photograph(
+    rich_camera: str, make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    line, seen = line_of(make_runner, rich_camera, pixel_format="Mono12p", exposure_us=700.0, auto_gain=True)
+    run_until(line, lambda: len(seen) >= 3, 10)
+    values = ramp("Mono12p", HEIGHT, WIDTH).reshape(HEIGHT, WIDTH)
+    photograph = tmp_path / "photograph.png"
+    assert cv2.imwrite(str(photograph), values.astype(np.uint16))
+    assert (seen[0].image == read_image(photograph, 12)).all()  # grey: BGR and RGB are the same
+    report = line.report().as_dict()["streams"]["a"]  # type: ignore[index]
+    assert (report["asked"]["pixel_format"], report["got"]["pixel_format"]) == ("Mono12p", "Mono12p")
+    assert (report["asked"]["settings"]["exposure_us"], report["got"]["settings"]["exposure_us"]) == (700.0, 700.0)
+    assert report["got"]["automatic"] == ("gain",)
+    assert "missing_packets" in report["source_counts"]
+    assert any(text.startswith("note: the camera sets gain by itself") for text in line.report().lines())
 
 
 @needs_aravis
