@@ -1,8 +1,11 @@
 """Verdicts at an MQTT broker, on plain topics; the only file that imports paho.
 
 `PREFIX/STREAM/verdict` gets one JSON object a frame, `PREFIX/STREAM/event` and `PREFIX/event` the events of a stream and
-of the line. `PREFIX/status` says `online`, retained, and the broker itself says `offline` when this program is gone.
-The topic belongs to one line: when another program writes it, the log says so, and an `offline` of the other is taken back.
+of the line. With `takes_orders` a message on `PREFIX/STREAM/trigger` triggers (its payload: the number, or nothing), and one on
+`PREFIX/recipe` names the recipe to use.
+
+`PREFIX/status` says `online`, retained, and the broker itself says `offline` when this program is gone. The topic
+belongs to one line: when another program writes it, the log says so, and an `offline` of the other is taken back.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from nnet_edge.errors import ConfigError, MissingExtraError, SinkError
-from nnet_edge.runtime.sinks.base import JsonSink, Message, flag_defaults
+from nnet_edge.errors import ConfigError, MissingExtraError, NnetEdgeError, SinkError
+from nnet_edge.runtime.sinks.base import JsonSink, Message, Orders, flag_defaults
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_between, require_seconds
 from nnet_edge.settings.secrets import read_secret, require_secret_place
@@ -55,6 +58,7 @@ class MqttSettings(SinkSettings):
     timeout_s: float = 5.0  # to connect, and for the acknowledgement of a batch
     only_rejects: bool = False
     events: bool = True
+    takes_orders: bool = False  # triggers and recipes from the broker: see that nobody else may write there
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +114,7 @@ class MqttSink(JsonSink):
         self._client: Any = None  # paho.mqtt.client.Client, connected
         self._awaits_leave = False  # to listen on the status topic, asked for and not answered
         self._is_shared = False  # whether another program writes there, which is told once
+        self._orders: Orders | None = None
         self.wants_events = settings.events
         self.wants_good = not settings.only_rejects
 
@@ -122,6 +127,9 @@ class MqttSink(JsonSink):
             last = client.publish(self._settings.status_topic, OFFLINE, qos=1, retain=True)
             last.wait_for_publish(GOODBYE_LIMIT_S)
         let_go(client)
+
+    def obey(self, orders: Orders) -> None:
+        self._orders = orders
 
     def require_deliverable(self) -> None:
         if self._settings.qos == 0:
@@ -197,17 +205,41 @@ class MqttSink(JsonSink):
             let_go(client)
             raise self._fault(f"it answered {str(answer[0])!r}: check user, password and what they may do")
         client.publish(settings.status_topic, ONLINE, qos=1, retain=True)
+        if settings.takes_orders:
+            client.message_callback_add(f"{settings.prefix}/+/trigger", self._hear_order)
+            client.message_callback_add(f"{settings.prefix}/recipe", self._hear_order)
+            client.subscribe(
+                [(f"{settings.prefix}/+/trigger", 0), (f"{settings.prefix}/recipe", 1)]
+            )  # a trigger never twice
         if not self._awaits_leave:
             self._watch_status(client)
         log.info("connected to the MQTT broker %s", settings.where)
         return client
+
+    def _hear_order(self, client: Any, userdata: Any, message: Any) -> None:
+        """Pass a trigger or a recipe on to the line; one that the broker kept from before is none."""
+        text, label = message.payload.decode(errors="replace").strip(), self._settings.label
+        if message.retain:
+            return
+        try:
+            if self._orders is None:
+                raise SinkError("the line does not run")
+            if message.topic == f"{self._settings.prefix}/recipe":
+                self._orders.use_recipe(text, label)
+                return
+            if text and not (text.isascii() and text.isdecimal() and len(text) < 11):
+                raise SinkError(f"{text[:40]!r} is no number")
+            stream = unquote(message.topic.removeprefix(f"{self._settings.prefix}/").removesuffix("/trigger"))
+            self._orders.trigger(stream, int(text) if text else None, label)
+        except NnetEdgeError as error:
+            log.warning("%s: what came on %s is refused: %s", label, message.topic[:100], error)
 
     def _watch_status(self, client: Any) -> None:
         """Listen on the status topic, where nobody but this line should write.
 
         A broker that lets nobody listen there says so, or hangs up: then it is not asked a second time.
         """
-        topic, echoes = self._settings.status_topic, [0]
+        topic, echoes, asked = self._settings.status_topic, [0], list[int]()
 
         def on_message(client: Any, userdata: Any, message: Any) -> None:
             if message.retain or (message.payload == ONLINE and echoes[0]):
@@ -221,11 +253,12 @@ class MqttSink(JsonSink):
                 client.publish(topic, ONLINE, qos=1, retain=True)
 
         def on_subscribe(client: Any, userdata: Any, number: int, reasons: Any, properties: Any) -> None:
-            self._awaits_leave = False
+            if not asked or number == asked[0]:  # the answer is to this subscription
+                self._awaits_leave = False
 
         self._awaits_leave = True
         client.on_message, client.on_subscribe = on_message, on_subscribe
-        client.subscribe(topic, qos=1)
+        asked.append(client.subscribe(topic, qos=1)[1])
 
     def _drop(self) -> None:
         """Forget the connection and all that paho still holds: what was not acknowledged is sent again by the caller."""

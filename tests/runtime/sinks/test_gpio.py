@@ -137,10 +137,7 @@ def test_a_plc_on_wires(
 
 
 def test_a_chip_that_fails_is_counted_and_told(
-    chip: DoubleChip,
-    make_prediction: Callable[..., Prediction],
-    until: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
+    chip: DoubleChip, make_prediction: Callable[..., Prediction], until: Callable[..., None]
 ) -> None:
     sink = serve(GpioSettings(chip=Path("/dev/gpiochip0"), good=7, reject=8))
     with sink:

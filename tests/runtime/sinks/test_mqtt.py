@@ -19,6 +19,7 @@ from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import Prediction
 from nnet_edge.runtime.sinks import MqttSettings, MqttSink, QueuedSink, QueueSettings
+from nnet_edge.runtime.sinks.base import Orders
 from nnet_edge.runtime.sinks.spool import SpoolSettings
 from nnet_edge.settings.registry import SINKS, Asked
 from nnet_edge.settings.sink import SinkSettings
@@ -341,3 +342,43 @@ def test_a_scheme_in_the_flag_is_one_sentence() -> None:
     assert flag is not None
     with pytest.raises(ConfigError, match="--mqtt: the MQTT host must be a name or an address, without a scheme"):
         SinkSettings.from_table({"kind": "mqtt", **flag.table("mqtt://broker", Asked())}, flag.name, Path())
+
+
+def test_triggers_and_recipes_come_from_the_broker_and_outlive_its_outage(
+    make_broker: Make, until: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    paho = pytest.importorskip("paho.mqtt.client")
+    broker = make_broker()
+    orders: list[tuple[Any, ...]] = []
+
+    def refuse(stream: str | None, number: int | None, by: str) -> int:
+        orders.append((stream, number, by))
+        if stream == "absent":
+            raise ConfigError("there is no stream called 'absent'")
+        return 1
+
+    def publish(topic: str, payload: str, retain: bool = False) -> None:
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        client.connect("127.0.0.1", broker.port)
+        client.loop_start()
+        client.publish(f"hall/{topic}", payload, qos=1, retain=retain).wait_for_publish(5)
+        client.disconnect()
+        client.loop_stop()
+
+    publish("left/trigger", "5", retain=True)  # of yesterday
+    settings = to(broker, prefix="hall", takes_orders=True, name="plc")
+    with QueuedSink(MqttSink(settings), QueueSettings(**QUICK)) as sink:
+        sink.obey(Orders(refuse, lambda name, by: orders.append((name, by))))
+        until(lambda: sink.sink._client is not None)  # type: ignore[attr-defined]
+        for topic, payload in (("left/trigger", ""), ("left%2B%2F%23/trigger", "77"), ("left/trigger", "seven"),
+                               ("absent/trigger", "1"), ("recipe", "m10")):  # fmt: skip
+            publish(topic, payload)
+        until(lambda: orders and orders[-1] == ("m10", "plc"))
+        assert orders == [("left", None, "plc"), ("left+/#", 77, "plc"), ("absent", 1, "plc"), ("m10", "plc")]
+        assert "'seven' is no number" in caplog.text
+        broker.stop()
+        until(lambda: sink.counts().state == "dead", 5)  # told and counted, while the line goes on
+        broker.start()
+        until(lambda: sink.counts().state == "ok", 5)
+        publish("left/trigger", "78")
+        until(lambda: orders[-1] == ("left", 78, "plc"))
