@@ -208,7 +208,7 @@ class Controls:
                 raise ConfigError(
                     f"there is no recipe called {recipe!r}: there are {', '.join(line.recipes()) or 'none'}"
                 )
-            name = f"of recipe {recipe}"
+            name = str(recipe)
         else:
             path = self._bundle(given.get("bundle"))
             name = path.name

@@ -82,6 +82,7 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "dropped": dict(counts.dropped),
         "queued": counts.queued,
         "triggers": None if status.triggers is None else status.triggers.as_dict(),
+        "triggered_by": None if status.settings.trigger is None else status.settings.trigger.by,
         "answers": {sink: numbers.as_dict() for sink, numbers in line.meters.answers(status.name).items()},
         "verdicts": status.verdicts,
         "rejected": status.rejected,

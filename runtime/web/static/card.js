@@ -24,6 +24,7 @@ class Card {
     this.drawing = new RegionDrawing(this.part("regions"), () => this.stream && this.stream.size);
     this.on("overlay", "change", () => sendViews());
     this.on("pause", "click", () => attempt(() => tell(streamPath(name, this.stream.is_paused ? "resume" : "pause"), {})));
+    this.on("trigger", "click", () => attempt(() => tell(streamPath(name, "trigger"), {})));
     this.on("remove", "click", () => { if (confirm(t("ask_remove", {name}))) attempt(() => tell(streamPath(name, "remove"), {})); });
     this.on("threshold", "input", () => { this.tried = this.triedValue(); this.paint(); });
     this.on("apply", "click", () => this.setThreshold(this.tried));
@@ -68,6 +69,7 @@ class Card {
     state.className = `chip state ${stream.state}`; state.textContent = `state_${stream.state}` in texts.table ? t(`state_${stream.state}`) : stream.state;
     this.part("what").textContent = stream.what; this.part("what").title = stream.what;
     this.part("pause").textContent = t(stream.is_paused ? "resume" : "pause");
+    this.part("trigger").hidden = !["any", "page"].includes(stream.triggered_by);
     this.part("mask-picture").hidden = !stream.has_mask_picture;
     this.showReason(); this.showCounts(); this.showDrift();
     if (stream.size) this.part("stage").style.aspectRatio = `${stream.size[0]} / ${stream.size[1]}`;
@@ -100,6 +102,11 @@ class Card {
       ["dropped", dropped, causes, lost > 0.01 * stream.captured, share(dropped, stream.captured)],
       ["p50_p99", times(latency.p50, latency.p99), t("latency_hint")], ["reconnects", stream.reconnects], ["camera", got]];
     if (stream.got?.automatic?.length) facts.push(["automatic", stream.got.automatic.join(", "), t("automatic_hint"), true]);
+    if (stream.triggers) {
+      const {triggers, outcomes} = stream.triggers, waited = stream.latency_ms.trigger || {}, failed = total(outcomes);
+      facts.push(["triggers", triggers], ["without_verdict", failed, Object.entries(outcomes).map(([name, count]) => `${count} ${name}`).join(", "), failed > 0.01 * triggers],
+        ["trigger_p50_p99", times(waited.p50, waited.p99), t("trigger_latency_hint"), false, `max ${ms(waited.max)}`]);
+    }
     if (stream.low_scores) facts.push(["too_low", stream.low_scores, t("too_low_hint"), true]);
     if (stream.adapting) facts.push(["adapting", stream.adapting.state === "adapting" ? t("seen_of", {n: stream.adapting.seen, m: stream.adapting.wanted}) : stream.adapting.state,
       stream.adapting.text, stream.adapting.state === "refused"]);

@@ -58,13 +58,15 @@ function show(state) {
 }
 
 function showBundles(state) {
-  const choice = by("bundles"), names = state.bundles;
+  const choice = by("bundles"), names = state.recipes.length ? state.recipes : state.bundles; // of a line with recipes those
+  page.hasRecipes = state.recipes.length > 0;
+  by("swap-what").textContent = t(page.hasRecipes ? "recipe" : "bundle");
   if (choice.dataset.names !== names.join("\n")) {
     choice.dataset.names = names.join("\n");
     choice.replaceChildren(...names.map((name) => new Option(name, name)));
   }
   for (const option of choice.options) {
-    const streams = state.judging[option.value], [first] = Object.keys(state.judging);
+    const streams = page.hasRecipes ? null : state.judging[option.value], [first] = page.hasRecipes ? [state.recipe] : Object.keys(state.judging);
     option.textContent = option.value === first ? t("judges_now", {bundle: first}) : streams ? t("judges_streams", {bundle: option.value, streams: streams.join(", ")}) : option.value;
   }
   by("swap-tools").hidden = !names.length;
@@ -121,9 +123,9 @@ by("add-form").addEventListener("submit", async (event) => {
 });
 by("swap").addEventListener("click", async () => {
   const bundle = by("bundles").value;
-  if (!confirm(t("ask_swap", {bundle}))) return;
+  if (!confirm(t(page.hasRecipes ? "ask_recipe" : "ask_swap", {bundle}))) return;
   page.hasAsked = true;
-  try { await tell("api/swap", {bundle}); page.refusedUntil = 0; } catch (error) {
+  try { await tell("api/swap", {[page.hasRecipes ? "recipe" : "bundle"]: bundle}); page.refusedUntil = 0; } catch (error) {
     page.refusal = t("swap_refused", {bundle, reason: error.message}); page.refusedUntil = performance.now() + REFUSED_MS;
   }
   look();

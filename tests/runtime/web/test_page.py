@@ -17,9 +17,12 @@ from nnet_edge.frame import Crop, Frame, Outputs, Prediction
 from nnet_edge.runtime.stream.judge import BatchTimes, Judge, PartOutputs
 from nnet_edge.runtime.stream.model import Model, hears, load_model
 from nnet_edge.scoring import choose_threshold
+from nnet_edge.settings.camera import CameraSettings
+from nnet_edge.settings.line import LineSettings
 from nnet_edge.settings.policy import EVERY_FRAME
+from nnet_edge.settings.recipe import Recipe, RecipeStream
 from nnet_edge.settings.runner import RunnerSettings
-from nnet_edge.settings.stream import BufferSettings, Smoothing, VerdictSettings
+from nnet_edge.settings.stream import BufferSettings, LineStream, Smoothing, TriggerSettings, VerdictSettings
 from nnet_edge.settings.web import WebSettings
 
 TOKEN = "a-token-of-some-length"
@@ -115,6 +118,38 @@ def test_the_threshold_is_set_from_the_last_good_parts_by_a_button(
         browser.click(".adapt")
         until(lambda: 0.55 < site.line.streams()[0].threshold < 0.65)
         browser.wait("document.querySelector('[data-fact=adapting]')?.textContent === 'done'")
+
+
+@pytest.mark.slow
+def test_a_triggered_camera_and_a_recipe_by_buttons(browser: Any, serve: Any, until: Any, make_runner: Any) -> None:
+    settings = LineSettings(
+        (LineStream("left", CameraSettings("synthetic")),), Path("old"), web=WebSettings(),
+        recipes=(Recipe("m8"), Recipe("m10", Path("new"), (RecipeStream("left", verdict=VerdictSettings(threshold=0.3)),))),
+    )  # fmt: skip
+
+    def load(path: Path) -> Model:
+        return Model(path.name, path, make_runner(), 0.8)
+
+    trigger = TriggerSettings(window_ms=400, deadline_ms=2000)
+    with serve(path=Path("old"), load=load, written=settings, trigger=trigger) as site:
+        browser.open(site.server.address)
+        browser.wait(f"{CARD}")
+        browser.click(".adjust")
+        browser.click(".trigger")
+        until(lambda: site.line.latest("left") is not None)
+        browser.wait("document.querySelector('[data-fact=triggers]')?.textContent === '1'")
+        browser.wait("document.querySelector('[data-fact=trigger_p50_p99]').textContent.includes('max')")
+        browser.wait(f"{CARD}.classList.contains('good')")
+        assert browser.value("document.querySelector('#swap-what').textContent") == "Recipe"
+        options = "[...document.querySelector('#bundles').options].map((o) => o.textContent)"
+        assert browser.value(options) == ["m8 (judges now)", "m10"]
+        browser.value("document.querySelector('#bundles').value = 'm10'")
+        browser.click("#swap")
+        browser.wait(f"{options}.join() === 'm8,m10 (judges now)'")
+        browser.click(".trigger")
+        browser.wait(f"{CARD}.classList.contains('bad')")
+        assert site.line.latest("left").frame.recipe == "m10"
+        assert not browser.complaints
 
 
 def test_what_a_threshold_would_reject_is_counted_as_the_line_judges(browser: Any, serve: Any) -> None:
