@@ -28,7 +28,7 @@ from nnet_edge.settings.reader import build, require_plain, schema_of
 from nnet_edge.settings.recipe import Recipe
 from nnet_edge.settings.runner import RunnerSettings, require_between, require_choice
 from nnet_edge.settings.sink import SinkSettings
-from nnet_edge.settings.stream import LineStream
+from nnet_edge.settings.stream import ANYBODY, CAMERA, LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -73,6 +73,15 @@ class LineSettings:
         labels = [sink.label for sink in self.sinks]
         if same := [label for label in labels if labels.count(label) > 1]:
             raise ConfigError(f"two sinks are called {same[0]!r}: give them different names")
+        triggered = {stream.name: stream.trigger.by for stream in self.streams if stream.trigger is not None}
+        for name, by in triggered.items():
+            if by not in (known := (ANYBODY, CAMERA, "page", "program", *labels)):
+                raise ConfigError(f"stream {name!r} is triggered by {by!r}, which nobody is: choose {', '.join(known)}")
+        vague = [sink.label for sink in self.sinks if sink.asks_for_parts and sink.shown_stream is None]
+        if vague and len(triggered) > 1:
+            raise ConfigError(
+                f"the sink {vague[0]!r} must say whose parts it shows: give it one stream of {', '.join(triggered)}"
+            )
         require_between("streams", len(self.streams), 0, 256)
         for sink in self.sinks:
             shown = sink.shown_stream

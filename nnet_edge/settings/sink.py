@@ -68,6 +68,11 @@ class SinkSettings:
         return False
 
     @property
+    def asks_for_parts(self) -> bool:
+        """Whether it triggers the one stream that it shows."""
+        return False
+
+    @property
     def shown_stream(self) -> str | None:
         """The only stream that the sink takes; None: all of them."""
         return None

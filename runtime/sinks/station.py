@@ -96,6 +96,10 @@ class StationSettings(SinkSettings):
             require_positive(what, getattr(self, what))
 
     @property
+    def asks_for_parts(self) -> bool:
+        return True
+
+    @property
     def shown_stream(self) -> str | None:
         return self.stream
 

@@ -175,6 +175,26 @@ def test_the_example_can_be_read_and_its_schema_is_up_to_date() -> None:
     assert json.loads(EXAMPLE.with_name("line.schema.json").read_text(encoding="utf-8")) == schema()
 
 
+def test_the_example_with_a_plc_can_be_read_and_says_who_triggers() -> None:
+    table = read_toml(EXAMPLE.with_name("plc.toml"))
+    jsonschema.Draft202012Validator(schema()).validate(table)
+    settings = read_line_config(EXAMPLE.with_name("plc.toml"))
+    assert [sink.kind for sink in settings.sinks] == ["modbus", "opcua", "json-lines"]
+    assert settings.under("m10").streams[0].verdict.threshold == 0.4
+    assert {"stream left, triggered", "recipe m8 at the start", "recipe m10"} <= set(settings.lines())
+    table["sink"][0]["name"] = "other"
+    with pytest.raises(
+        ConfigError, match="stream 'left' is triggered by 'plc', which nobody is: choose any, camera, page"
+    ):
+        line_settings(table, "plc.toml", Path())
+    table["sink"][0]["name"] = "plc"
+    table["stream"].append({"name": "right", "camera": {"address": "0"}, "trigger": {}})
+    with pytest.raises(
+        ConfigError, match="the sink 'plc' must say whose parts it shows: give it one stream of left, right"
+    ):
+        line_settings(table, "plc.toml", Path())
+
+
 def test_config_check_says_what_the_line_would_be(
     trained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,7 +133,7 @@ def test_a_triggered_camera_and_a_recipe_by_buttons(browser: Any, serve: Any, un
     trigger = TriggerSettings(window_ms=400, deadline_ms=2000)
     with serve(path=Path("old"), load=load, written=settings, trigger=trigger) as site:
         browser.open(site.server.address)
-        browser.wait(f"{CARD}")
+        browser.wait(f"{CARD} !== null")
         browser.click(".adjust")
         browser.click(".trigger")
         until(lambda: site.line.latest("left") is not None)
