@@ -183,6 +183,17 @@ def loading_problem(module: str) -> str | None:
     return loading_fault(text.partition("Error: ")[2] or text) if problem else None
 
 
+def has_library(name: str) -> bool:
+    """Whether the system has a library that can be loaded."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def find_processor() -> Processor:
     """The CPU as the kernel describes it (Linux) or as Python does (elsewhere)."""
     try:

@@ -19,8 +19,8 @@ from nnet_edge.runtime.genicam_device import Block, Value
 
 LIBRARY = "libaravis-0.8.so.0"
 PACKAGE = "libaravis-0.8-0"  # of Debian and Ubuntu
-GONE = (2, 4, 5, 6, 9)  # codes of ArvDeviceError: not connected, transfer error, timeout, not found, no stream channel
-NOT_CONTROLLER, ACCESS_DENIED, BUSY = 10, 17, 18  # of the same
+# codes of ArvDeviceError: not connected, transfer error, timeout, not found, no stream channel, not in control, denied, busy
+GONE = (2, 4, 5, 6, 9, 10, 17, 18)
 PRIVILEGE, HAS_CONTROL = (
     0x0A00,
     0x3,
@@ -57,6 +57,8 @@ DECLARED: dict[str, tuple[Any, Sequence[Any]]] = {  # function -> what it gives 
     "g_free": (None, [c_void_p]),
     "g_error_free": (None, [POINTER(GError)]),
     "g_type_check_instance_is_a": (c_int, [OBJECT, c_size_t]),
+    "arv_device_error_quark": (c_uint32, []),
+    "arv_gc_error_quark": (c_uint32, []),
     "arv_update_device_list": (None, []),
     "arv_get_n_devices": (c_uint, []),
     **{f"arv_get_device_{fact}": (c_char_p, [c_uint])
@@ -80,6 +82,7 @@ DECLARED: dict[str, tuple[Any, Sequence[Any]]] = {  # function -> what it gives 
     "arv_camera_set_integer": (None, [OBJECT, c_char_p, c_int64, Failure]),
     "arv_camera_get_integer": (c_int64, [OBJECT, c_char_p, Failure]),
     "arv_camera_get_integer_bounds": (None, [OBJECT, c_char_p, POINTER(c_int64), POINTER(c_int64), Failure]),
+    "arv_camera_get_integer_increment": (c_int64, [OBJECT, c_char_p, Failure]),
     "arv_camera_set_float": (None, [OBJECT, c_char_p, c_double, Failure]),
     "arv_camera_get_float": (c_double, [OBJECT, c_char_p, Failure]),
     "arv_camera_get_float_bounds": (None, [OBJECT, c_char_p, POINTER(c_double), POINTER(c_double), Failure]),
@@ -134,10 +137,13 @@ class Library:
         failure = POINTER(GError)()
         result = getattr(self, name)(*arguments, byref(failure))
         if failure:
-            code, words = failure.contents.code, (failure.contents.message or b"").decode(errors="replace")
+            found, words = failure.contents, text(failure.contents.message)
+            is_device, is_feature = (
+                found.domain == quark() for quark in (self.arv_device_error_quark, self.arv_gc_error_quark)
+            )
+            is_refused = is_feature or (is_device and found.code not in GONE)  # other errors are the network's
             self.g_error_free(failure)
-            kind = SourceError if code in (*GONE, NOT_CONTROLLER, ACCESS_DENIED, BUSY) else ConfigError
-            raise kind(words or f"{name} failed")
+            raise (ConfigError if is_refused else SourceError)(words or f"{name} failed")
         return result
 
 
@@ -282,12 +288,15 @@ class AravisCamera:
         finally:
             self._arv.g_free(entries)  # the list alone; its texts are the camera's
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """The least and the largest value of a number."""
+    def bounds(self, name: str) -> tuple[float, float, float]:
+        """The least and the largest value of a number, and its steps; 0: any between."""
         kind = "float" if self.kind_of(name) == "float" else "integer"
         least, largest = (c_double(), c_double()) if kind == "float" else (c_int64(), c_int64())
         self._arv.call(f"arv_camera_get_{kind}_bounds", self._camera, name.encode(), byref(least), byref(largest))
-        return least.value, largest.value
+        step = (
+            self._arv.call("arv_camera_get_integer_increment", self._camera, name.encode()) if kind == "integer" else 0
+        )
+        return least.value, largest.value, step
 
     def execute(self, name: str) -> None:
         """Run a command. Raises SourceError, ConfigError."""

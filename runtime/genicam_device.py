@@ -50,8 +50,8 @@ class Device(Protocol):
     def choices(self, name: str) -> Sequence[str]:
         """The values that an enumeration can take now."""
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """The least and the largest value of a number."""
+    def bounds(self, name: str) -> tuple[float, float, float]:
+        """The least and the largest value of a number, and its steps; 0: any between."""
 
     def execute(self, name: str) -> None:
         """Run a command."""

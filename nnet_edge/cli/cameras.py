@@ -35,6 +35,19 @@ def find_cameras() -> list[FoundCamera]:
     return [camera for kind in kinds if kind.find is not None for camera in kind.find()]
 
 
+def not_searched() -> list[str]:
+    """What to install to find more cameras, a line for each library."""
+    from nnet_edge.machine import has_library, has_module, pip_line
+
+    found: dict[str, list[str]] = {}
+    for kind in (kind for kind in SOURCES if kind.find is not None):
+        lacks = [install for library, install in kind.system.items() if not has_library(library)]
+        lacks += [pip_line(extra) for module, extra in kind.needs.items() if not has_module(module)]
+        for install in lacks:
+            found.setdefault(install, []).append(f"{kind.name}:")
+    return [f"not searched for {' and '.join(kinds)} {install}" for install, kinds in found.items()]
+
+
 def words_of(camera: FoundCamera) -> str:
     """A camera for people, without its address."""
     facts = [camera.name]
@@ -152,7 +165,8 @@ def command(folder: Path | None, as_json: bool) -> None:
                 click.echo(f"  wrote {row['picture']}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-    elif not found:
-        click.echo(f"no camera: {NO_CAMERA}")
+    else:
+        for line in ([] if found else [f"no camera: {NO_CAMERA}"]) + not_searched():
+            click.echo(line)
     if failed:
         raise SourceError(f"no picture of {len(failed)} of {len(found)} cameras: {'; '.join(failed)}")

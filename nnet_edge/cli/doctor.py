@@ -127,23 +127,14 @@ def judge_commands(
 
 def judge_source(kind: SourceKind, video: Video) -> Readiness:
     """Whether sources of this kind can be opened here."""
+    from nnet_edge.machine import has_library
+
     advice = lack_of(kind.needs)
     if not advice and kind.opencv and not getattr(video, kind.opencv):
         advice = f"this OpenCV was built without {kind.opencv}: use the system's OpenCV, or rtsp:// and http://"
     absent = [install for library, install in kind.system.items() if not has_library(library)]
     advice = advice or (f"missing a library of the system: {absent[0]}" if absent else "")
     return Readiness(kind.name, not advice, "" if advice else kind.addresses, advice)
-
-
-def has_library(name: str) -> bool:
-    """Whether the system has a library that can be loaded."""
-    import ctypes
-
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def judge_sink(kind: SinkKind) -> Readiness:

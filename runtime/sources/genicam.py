@@ -49,7 +49,7 @@ AUTOMATIC = {"exposure": "ExposureAuto", "gain": "GainAuto", "white balance": "B
 RATE_SWITCHES = ("AcquisitionFrameRateEnable", "AcquisitionFrameRateEnabled")
 TRIGGERS = ("FrameStart", "FrameBurstStart", "AcquisitionStart")  # what a trigger may start; the first that there is
 JUMBO = "ask for less, or raise the MTU of this machine, of every switch and of the camera (jumbo frames)"
-LONGEST_GAP = 1 << 15  # blocks; a longer one is another count
+LONGEST_GAP = 1 << 12  # blocks; a longer one is another count, for a camera that is silent so long is opened again
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,12 @@ class Setup:
             raise ConfigError(
                 f"{shown} = {value!r} of {self._what} must be a {'whole ' if kind == 'integer' else ''}number"
             )
-        least, largest = self._device.bounds(name)
-        if not least <= value <= largest:
-            raise ConfigError(f"{shown} = {value} is outside of what {self._what} takes: {least:g} to {largest:g}")
+        least, largest, step = self._device.bounds(name)
+        if not least <= value <= largest or (step > 1 and (value - least) % step):
+            steps = f" in steps of {step:g}" if step > 1 else ""
+            raise ConfigError(
+                f"{shown} = {value} is outside of what {self._what} takes: {least:g} to {largest:g}{steps}"
+            )
 
     def _lacks(self, name: str) -> str:
         return f"{self._what} has no feature {name}: it has {', '.join(self._device.names())}"

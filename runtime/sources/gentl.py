@@ -191,10 +191,10 @@ class GentlDevice:
         """The values that an enumeration can take now."""
         return tuple(self._node(name).symbolics)
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """The least and the largest value of a number."""
+    def bounds(self, name: str) -> tuple[float, float, float]:
+        """The least and the largest value of a number, and its steps; 0: any between."""
         node = self._node(name)
-        return node.min, node.max
+        return node.min, node.max, node.inc if self.kind_of(name) == "integer" else 0
 
     def execute(self, name: str) -> None:
         """Run a command. Raises ConfigError."""

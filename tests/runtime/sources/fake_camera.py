@@ -31,6 +31,9 @@ MORE = """
 <EnumEntry Name="UserSet1"><Value>1</Value></EnumEntry><pValue>MoreB</pValue></Enumeration>
 <IntReg Name="MoreB"><Address>0x3f4</Address><Length>4</Length><AccessMode>RW</AccessMode><pPort>Device</pPort>
 <Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>
+<Integer Name="Stepped"><pValue>MoreD</pValue><Min>0</Min><Max>64</Max><Inc>8</Inc></Integer>
+<IntReg Name="MoreD"><Address>0x3fc</Address><Length>4</Length><AccessMode>RW</AccessMode><pPort>Device</pPort>
+<Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>
 <Command Name="UserSetLoad"><pValue>MoreC</pValue><CommandValue>1</CommandValue></Command>
 <IntReg Name="MoreC"><Address>0x3f8</Address><Length>4</Length><AccessMode>RW</AccessMode><pPort>Device</pPort>
 <Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>
