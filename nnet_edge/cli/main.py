@@ -77,6 +77,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "export": ("export", "Make a bundle of the folder TRAINING."),
     "history": ("history", "Show what a line's history PATH says of a shift."),
     "pairs": ("pairs", "Draw good images of DATA beside damaged copies."),
+    "review": ("review", "Propose from the parts that people labelled in HISTORY, and that BUNDLE judged."),
     "stream": ("stream", "Judge every frame of SOURCE."),
     "swap": ("swap", "Let a running line judge by BUNDLE."),
     "train": ("train", "Learn from the good images of DATA."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,24 @@ from nnet_edge.cli.options import (
     training_options,
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
-from nnet_edge.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
+from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, TrainingError
 from nnet_edge.geometry import Geometry, parse_size
 from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
+    from nnet_edge.bundle import Bundle
     from nnet_edge.data.images import Dataset, TrainingData
     from nnet_edge.export.bundling import Exported
     from nnet_edge.methods.base import MethodSettings
     from nnet_edge.settings.runner import RunnerSettings
     from nnet_edge.training.checkpoint import Checkpoint
     from nnet_edge.training.loop import Trained, TrainOptions
+    from nnet_edge.training.start import Learned
 
 
 BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds"
+REFUSED = "bundle-refused"  # a bundle that loses defects which the one before finds
+NO_GROUPS = "none"  # of --groups
 AUTO = "auto"  # of --method and --backbone: chosen on good parts
 SETTING_OPTIONS = (  # fixed by the first run of a training
     "method", "protocol", "backbone", "ablation", "epochs", "batch", "learning_rate", "paper_lr", "textures", "overrides",
@@ -110,9 +114,14 @@ def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
 
 
 def train_bundle(
-    dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any]
-) -> bool:
-    """Train on `dataset` and write out/training and out/bundle; False when it was stopped before its end."""
+    dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any],
+    base: Bundle | None = None,
+) -> bool:  # fmt: skip
+    """Train on `dataset`, on from the bundle `base` where one is given, and write out/training and out/bundle.
+
+    False when it was stopped before its end.
+    """
+    from nnet_edge.bits import kept_bits
     from nnet_edge.data.images import load_training_data
     from nnet_edge.methods.compute import choose_device
     from nnet_edge.scoring import ThresholdRule
@@ -121,19 +130,24 @@ def train_bundle(
     from nnet_edge.training.loop import train
     from nnet_edge.training.memory import require_memory
 
-    candidates = candidates_of(options)
+    candidates = candidates_of(options) if base is None else [settings_of(base, options)]
     settings = candidates[0]
     computed, known = train_options(options), start_folder(out, resume, force, options)
     bits = options["bits"] if known is None else bits_as_before(options["bits"], known)
-    if known is None:
+    if base is not None:
+        bits = kept_bits(base.manifest)
+    if known is None and base is not None:
+        geometry = base.geometry
+    elif known is None:
         geometry = settle_input(dataset, settings.input.size, out, options)
         candidates = [replace(one, input=geometry) for one in candidates]
         settings = candidates[0]
+    else:
+        geometry = known.settings.input
+    if known is None:
         device = choose_device(computed.device)
         for one in candidates:
             require_memory(one, len(dataset.train), computed.memory_limit, device)
-    else:
-        geometry = known.settings.input
     data = load_training_data(
         dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits,
         groups=options["groups"], folds=options["folds"], geometry=geometry,
@@ -164,7 +178,7 @@ def train_bundle(
             facts = facts | {"choice": choice.as_dict()}
         if folds is None or (known is not None and "factors" in known.facts["data"]):
             trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
-                            stop_on_signal, say)  # fmt: skip
+                            stop_on_signal, say, None if base is None else learned_by(base))  # fmt: skip
         else:
             trainings = FoldTrainings(data, settings, out / FOLDS, computed, report, stop_on_signal, say)
             trained = trainings.run(out / TRAINING, facts, known is not None)
@@ -175,6 +189,53 @@ def train_bundle(
         return False
     export_trained(out, options["false_rejects"], runner, options["margin"])
     return True
+
+
+def settings_of(base: Bundle, options: Mapping[str, Any]) -> MethodSettings:
+    """The settings that the bundle was trained with, and the length that was asked for. Raises ConfigError."""
+    from nnet_edge.methods.base import find_method
+
+    given = [name for name in SETTING_OPTIONS if options.get(name) and name not in ("epochs", "batch", "learning_rate")]
+    if given or options["folds"] > 1:
+        names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume-from goes on with the settings of its bundle: leave out {names or '--folds'}")
+    settings: MethodSettings = find_method(base.method, str(base.path)).settings.from_dict(base.manifest["train"])
+    asked = {name: options[name] for name in ("epochs", "batch", "learning_rate") if options[name] is not None}
+    return replace(settings, **asked, seed=options["seed"])
+
+
+def learned_by(base: Bundle) -> Learned:
+    """The bundle's weights."""
+    from safetensors.torch import load
+
+    from nnet_edge.training.start import Learned
+
+    return Learned(load(base.read(base.weights.name)), base.manifest["teacher"])
+
+
+def with_added(dataset: Dataset, added: Dataset) -> Dataset:
+    """The dataset with the good images of another beside its own."""
+    return replace(dataset, train=tuple(sorted({*dataset.train, *added.train})))
+
+
+def prove_bundle(
+    base: Path, out: Path, datasets: Sequence[Dataset], runner: RunnerSettings, options: Mapping[str, Any]
+) -> bool:
+    """Whether out/bundle rejects every defect of the datasets that `base` rejects; else it is put aside, and said."""
+    from nnet_edge.evaluation.proof import prove
+
+    proof = prove(base, out / BUNDLE, datasets, runner, options["skip_bad_images"])
+    for line in proof.lines():
+        say(line)
+    if not proof.lost:
+        return True
+    refused = out / REFUSED
+    shutil.rmtree(refused, ignore_errors=True)
+    (out / BUNDLE).rename(refused)
+    say(
+        f"the new bundle loses defects that the old one finds: it was put aside as {refused}, and {base} stays the one to use"
+    )
+    return False
 
 
 def settle_input(dataset: Dataset, size: tuple[int, int], out: Path, options: Mapping[str, Any]) -> Geometry:
@@ -379,13 +440,42 @@ def tell_training(trained: Trained) -> None:
     "--folds", type=int, default=1, help="Judge every image by a model that has not learned it: so many trainings more."
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--resume-from", type=FOLDER, metavar="BUNDLE",
+              help="Learn on from what BUNDLE knows; DATA are the photographs that it was trained on.")  # fmt: skip
+@click.option("--add", type=FOLDER, metavar="DIR",
+              help="With --resume-from: learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 @false_rejects_option
 @margin_option
 @runner_precision_option
 @runner_options
-def command(data: Path, out: Path | None, resume: bool, force: bool, **options: Any) -> int:
-    """Learn from the good images of DATA and leave a bundle that stream and evaluate load."""
+def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
+            **options: Any) -> int:  # fmt: skip
+    """Learn from the good images of DATA and leave a bundle that stream and evaluate load.
+
+    With --resume-from, what the old bundle rejects of the defects in DATA and DIR must be rejected by the new one too.
+    """
+    from nnet_edge.bundle import read_bundle
+    from nnet_edge.data.images import fingerprint
+
+    if add is not None and resume_from is None:
+        raise ConfigError(f"--add {add} belongs to --resume-from: name the bundle to go on from")
     settings, dataset = runner_settings(options), find_dataset(data, options)
-    finished = train_bundle(dataset, out or Path("runs") / dataset.category, settings, resume, force, options)
-    return 0 if finished else EXIT_INTERRUPTED
+    out, base, datasets = out or Path("runs") / dataset.category, None, [dataset]
+    if resume_from is not None:
+        base = read_bundle(resume_from)
+        if (out / BUNDLE).resolve() == resume_from.resolve():
+            raise ConfigError(f"--out {out} holds the bundle to go on from: give another folder")
+        if base.manifest["data"]["fingerprint"] != fingerprint(dataset.train):
+            say(
+                f"note: {resume_from} was trained on other photographs than {data}: what these do not show may be forgotten"
+            )
+        if add is not None:
+            datasets.append(find_dataset(add, {**options, "layout": "auto", "category": None, "split_csv": None}))
+            options |= {"groups": NO_GROUPS} if options["groups"] == AUTO else {}
+            dataset = with_added(*datasets)
+    if not train_bundle(dataset, out, settings, resume, force, options, base):
+        return EXIT_INTERRUPTED
+    if resume_from is not None and not prove_bundle(resume_from, out, datasets, settings, options):
+        return EXIT_FAILURE
+    return 0

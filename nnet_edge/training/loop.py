@@ -47,6 +47,7 @@ from nnet_edge.training.feature_cache import fill_cache, removing_cache
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
 from nnet_edge.training.start import (
+    Learned,
     check_images,
     held_out_inputs,
     learned_inputs,
@@ -113,11 +114,12 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     stopping: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     say: Callable[[str], None] = lambda line: None,
+    learned: Learned | None = None,
 ) -> Trained:
     """Train on `images`, uint8 RGB (N, H, W, 3), and leave checkpoint, log and loss picture in `folder`.
 
     Where the settings have tiles, it learns from those, whatever their place. `held_out` images are only measured and kept for
-    the threshold. `stopping` is entered when the steps begin and gives the
+    the threshold. With `learned` it goes on from those weights. `stopping` is entered when the steps begin and gives the
     question that is asked after every step; when that says True the checkpoint is written and the training returns
     unfinished. Before the first step there is nothing to keep, and an interruption is one like any other. Raises
     TrainingError when the loss is NaN or infinite or the method sees a fault (the last good checkpoint stays), ConfigError for
@@ -128,7 +130,7 @@ def train(
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
     with deterministic(options.deterministic), full_fp32(), removing_cache(folder):
-        trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say)
+        trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say, learned)
         with stopping() as stop:
             return trainer.run(report, stop)
 
@@ -138,11 +140,13 @@ class Trainer:
 
     def __init__(self, images: np.ndarray, kept: np.ndarray, settings: MethodSettings, options: TrainOptions,
                  folder: Path, compute: Compute, data_facts: dict[str, Any], resume: Checkpoint | None,
-                 say: Callable[[str], None] = lambda line: None) -> None:  # fmt: skip
+                 say: Callable[[str], None] = lambda line: None, learned: Learned | None = None) -> None:  # fmt: skip
         self.options, self.folder, self.compute, self.say = options, folder, compute, say
         self.held_out = held_out_inputs(kept, settings)
         if resume is None:
-            start = start_afresh(images, kept, settings, folder, compute, options.teacher_weights, data_facts, say)
+            start = start_afresh(
+                images, kept, settings, folder, compute, options.teacher_weights, data_facts, say, learned
+            )
         else:
             start = start_from(resume, folder)
         self.settings, self.network, self.facts, self.log = start.settings, start.network, start.facts, start.log
@@ -161,7 +165,7 @@ class Trainer:
         if self.method.needs_pairs(self.settings):
             assert isinstance(self.settings, PairSettings)
             self.synthesis = PairSynthesis(self.settings.synthesis, self.settings.seed, self.cache.images, window)
-        if resume is None:
+        if resume is None and learned is None:
             self.method.prepare_students(self.network, self.cache.maps, self.settings)
         averaged = None if resume is None else resume.averaged
         self.ema = ExponentialMovingAverage(self.network, self.settings.ema_decay, averaged)

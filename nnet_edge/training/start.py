@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import remove_drafts
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.network import Network, restore_network, start_network
+from nnet_edge.methods.network import PLACE_FACTORS, Network, restore_network, start_network
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.training.augmentation import choose_augmentation
 from nnet_edge.training.checkpoint import CHECKPOINT, HELD_OUT, Checkpoint, facts_of_teacher, write_held_out
@@ -22,6 +23,14 @@ from nnet_edge.training.log import PICTURE, TrainingLog, read_log
 
 MOST_TILES = 2000  # learned from: of more, in most trainings, some would never be shown
 SMALL_SET = 100  # images; a larger set shows its variety by itself and gets no augmented copies
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an earlier training learned: a bundle's weights, the teacher's among them, and what is known of the teacher."""
+
+    weights: Mapping[str, Tensor]
+    teacher: Mapping[str, Any]
 
 
 @dataclass
@@ -38,11 +47,17 @@ class Start:
 
 
 def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSettings, folder: Path, compute: Compute,
-                 teacher_weights: str | None, data_facts: dict[str, Any],
-                 say: Callable[[str], None]) -> Start:  # fmt: skip
-    """A training with random students and an empty log; the held-out images are in `folder` afterwards."""
-    teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
-    network = start_network(settings, teacher)
+                 teacher_weights: str | None, data_facts: dict[str, Any], say: Callable[[str], None],
+                 learned: Learned | None = None) -> Start:  # fmt: skip
+    """A training with an empty log and random students, or what was `learned`; afterwards `folder` has the held-out images."""
+    if learned is None:
+        teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
+        network, facts = start_network(settings, teacher), facts_of_teacher(teacher)
+    else:
+        weights = {
+            name: value for name, value in learned.weights.items() if name != PLACE_FACTORS
+        }  # of its end: chosen anew
+        network, facts = restore_network(settings, weights), dict(learned.teacher)
     remove_drafts(folder / HELD_OUT)
     for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts
         (folder / name).unlink(missing_ok=True)
@@ -52,9 +67,10 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
     log.write()
     write_held_out(folder, held_out)
     network.to(compute.device)
-    method.prepare(network, images, compute)
-    settings = settle_length(network, images, settings, compute, say)
-    return Start(settings, network, {"data": data_facts, "teacher": facts_of_teacher(teacher)}, log)
+    if learned is None:
+        method.prepare(network, images, compute)
+        settings = settle_length(network, images, settings, compute, say)
+    return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
 
 
 def settle_length(

@@ -33,7 +33,8 @@ NEW_GOOD = 8  # of these pictures come before the oldest go
 PRUNED = 2000  # verdicts that are deleted at once, so that no other write waits for long
 LOG_BYTES = 64 << 20  # of the write-ahead log, once it was written back
 TABLES = """
-CREATE TABLE camera (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, crop TEXT, width INTEGER, height INTEGER);
+CREATE TABLE camera (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, crop TEXT, width INTEGER, height INTEGER, x INTEGER,
+  y INTEGER);
 CREATE TABLE source (id INTEGER PRIMARY KEY, camera INTEGER NOT NULL, session TEXT NOT NULL);
 CREATE TABLE judge (id INTEGER PRIMARY KEY, bundle TEXT, bundle_id TEXT, precision TEXT, runner TEXT, recipe TEXT,
   threshold REAL NOT NULL, threshold_from TEXT);
@@ -174,7 +175,7 @@ class HistoryWriter:
         self.path, self.bounds = path, bounds
         self._database: sqlite3.Connection | None = None
         self._ids: dict[tuple[object, ...], int] = {}  # of rows that repeat
-        self._sizes: dict[int, tuple[int, int]] = {}  # camera -> height and width of its pictures
+        self._pictured: dict[int, tuple[int, ...]] = {}  # camera -> height, width and corner of its pictures
         self._offset_s: float | None = None  # time.time() less time.monotonic()
         self._new_good = 0  # pictures of accepted parts since the oldest were deleted
         self._held_until_s = 0.0  # time.monotonic() until which nothing goes by its age
@@ -222,7 +223,7 @@ class HistoryWriter:
 
     def _forget(self) -> None:
         self._ids.clear()
-        self._sizes.clear()
+        self._pictured.clear()
 
     def _add(self, database: sqlite3.Connection, items: Sequence[Entry | Happening]) -> None:
         sums: dict[tuple[int, int, int], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, 0, 0])
@@ -267,10 +268,12 @@ class HistoryWriter:
         """The rows of the verdict's camera, source and judge."""
         crop = fields["crop"]["name"] if fields.get("crop") else None
         camera = self._row(database, "camera", stream=fields["stream"], crop=crop)
-        size = tuple(fields["size"]) if fields.get("size") else None
-        if size is not None and self._sizes.get(camera) != size:
-            database.execute("UPDATE camera SET height = ?, width = ? WHERE id = ?", (*size, camera))
-            self._sizes[camera] = size
+        if fields.get("size"):
+            x, y = (fields["crop"]["x"], fields["crop"]["y"]) if fields.get("crop") else (0, 0)
+            place = (*fields["size"], x, y)
+            if self._pictured.get(camera) != place:
+                database.execute("UPDATE camera SET height = ?, width = ?, x = ?, y = ? WHERE id = ?", (*place, camera))
+                self._pictured[camera] = place
         source = self._row(database, "source", camera=camera, session=session_of(fields))
         names = ("bundle", "bundle_id", "precision", "runner", "recipe", "threshold", "threshold_from")
         return camera, source, self._row(database, "judge", **{name: fields.get(name) for name in names})

@@ -28,7 +28,8 @@ BUCKETS = 96  # points of the score over time, at most
 PLACES = 5  # cells where most regions lay
 LOST, BACK = ("source.lost", "source.stalled", "source.frozen", "stream.failed"), ("source.live", "source.moving")
 ROWS = """SELECT v.id, v.at, c.stream, c.crop, s.session, v.frame, v.score, v.is_anomalous, v.latency_us, v.trigger, v.regions,
-v.more, j.threshold, j.threshold_from, j.bundle, j.bundle_id, j.precision, j.runner, j.recipe, c.width, c.height
+v.more, j.threshold, j.threshold_from, j.bundle, j.bundle_id, j.precision, j.runner, j.recipe, c.height, c.width,
+c.x, c.y
 FROM verdict v JOIN source s ON s.id = v.source JOIN camera c ON c.id = s.camera JOIN judge j ON j.id = v.judge"""
 
 
@@ -79,7 +80,8 @@ class Kept:
     precision: str | None
     runner: str | None
     recipe: str | None
-    size: tuple[int, int] | None  # height and width of its camera's picture
+    size: tuple[int, int] | None  # height and width of its camera's picture, or crop
+    corner: tuple[int, int]  # x and y of the crop in the camera's picture
     labels: tuple[Label, ...] = ()  # oldest first: the last one holds
 
     @property
@@ -148,6 +150,17 @@ class History:
         labels = self._labels()
         for row in self._all(f"{ROWS} WHERE v.at >= ? AND v.at < ?{places[only]}{stream}{order} LIMIT ?", values):
             yield kept(row, labels)
+
+    def unlabelled_scores(self, window: Window, bundle_id: str | None) -> tuple[list[float], int]:
+        """The scores of accepted parts of that bundle that nobody labelled, ascending, and how many rejects nobody did."""
+        where = "" if window.stream is None else " AND c.stream = ?"
+        rows = self._all(
+            "SELECT v.score, v.is_anomalous FROM verdict v JOIN source s ON s.id = v.source JOIN camera c ON c.id = s.camera"
+            " JOIN judge j ON j.id = v.judge WHERE v.at >= ? AND v.at < ? AND j.bundle_id IS ? AND v.id NOT IN (SELECT verdict"
+            f" FROM label){where} ORDER BY v.score",
+            (window.since, window.end, bundle_id, *(() if window.stream is None else (window.stream,))),
+        )  # fmt: skip
+        return [score for score, is_bad in rows if not is_bad], sum(is_bad for _, is_bad in rows)
 
     def verdict(self, row: int) -> Kept | None:
         """The verdict of that row; None where it is gone."""
@@ -286,11 +299,11 @@ class History:
 
 def kept(row: tuple[Any, ...], labels: Mapping[int, tuple[Label, ...]]) -> Kept:
     """The verdict in a row of ROWS."""
-    *facts, width, height = row
+    *facts, height, width, x, y = row
     facts[7] = bool(facts[7])
     facts[10] = tuple(map(tuple, json.loads(facts[10]))) if facts[10] else ()
     facts[11] = json.loads(facts[11]) if facts[11] else {}
-    return Kept(*[*facts, (height, width) if width else None, labels.get(row[0], ())])
+    return Kept(*[*facts, (height, width) if width else None, (x or 0, y or 0), labels.get(row[0], ())])
 
 
 def total(minutes: list[tuple[Any, ...]]) -> dict[str, Any]:
