@@ -21,6 +21,7 @@ from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.evaluation.artefact import load_network
 from nnet_edge.export.onnx_graph import facts_of, trace
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.backbone import Encoder
 from nnet_edge.methods.base import METHODS, Batch, Method, PairSettings, find_method
 from nnet_edge.methods.cosine import cosine_distance, learned_distance
@@ -176,9 +177,9 @@ def test_a_bundle_of_a_newer_method_says_so(bundle: Bundle) -> None:
         find_method("qnet", "runs/x")
 
 
-def test_pairs_are_the_same_after_a_stop(mirror: MirrorMethod, washers: np.ndarray, tmp_path: Path) -> None:
+def test_pairs_are_the_same_after_a_stop(mirror: MirrorMethod, small_washers: np.ndarray, tmp_path: Path) -> None:
     options = TrainOptions(device="cpu", precision="fp32")
-    settings = MirrorSettings(epochs=2, batch=2)
+    settings, washers = MirrorSettings(epochs=2, batch=2, input=Geometry(64, 64)), small_washers
     straight = train(washers[:4], washers[4:], settings, tmp_path / "straight", options)
     train(washers[:4], washers[4:], replace(settings, epochs=1), tmp_path / "cut", options)
     first = read_checkpoint(tmp_path / "cut")

@@ -21,6 +21,7 @@ from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.loop import TrainOptions, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL, RANDOM = Geometry(64, 64), TrainOptions("cpu", "fp32", teacher_weights="random")
 SIBLINGS = ("dmdd", "bikd", "rbd")
 SWITCHES = {  # of each part, for ablation
     "dmdd": ("model.maps=both", "model.maps=normality", "model.maps=abnormality", "model.channel_attention=false",
@@ -68,35 +69,29 @@ def test_every_backbone_gives_the_maps_that_the_settings_name(name: str, backbon
 
 @pytest.mark.parametrize(("name", "switch"), [(name, switch) for name in SIBLINGS for switch in SWITCHES[name]])
 def test_every_switch_takes_a_step_and_gives_finite_maps(
-    name: str, switch: str, washers: np.ndarray, tmp_path: Path
+    name: str, switch: str, small_washers: np.ndarray, tmp_path: Path
 ) -> None:
-    settings = replace(METHODS.find(name).protocols["design"], epochs=2, batch=2).overridden(switch)
-    trained = train(washers[:2], washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights="random"))
+    settings = replace(METHODS.find(name).protocols["design"], epochs=2, batch=2, input=SMALL).overridden(switch)
+    trained = train(small_washers[:2], small_washers[4:], settings, tmp_path, RANDOM)
     assert trained.finished
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.settings == settings
-    outputs = TorchRunner(checkpoint.build_network()).infer(washers[:2], layer_maps=True)
+    outputs = TorchRunner(checkpoint.build_network()).infer(small_washers[:2], layer_maps=True)
     assert outputs.fault() == ""
     assert set(outputs.layer_maps) == set(settings.model.map_strides)
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
-def test_a_stop_within_an_epoch_changes_nothing(name: str, washers: np.ndarray, tmp_path: Path) -> None:
-    settings = replace(METHODS.find(name).protocols["design"], epochs=3, batch=2)
-    options = TrainOptions("cpu", "fp32", teacher_weights="random")
-    straight = train(washers[:4], washers[4:], settings, tmp_path / "straight", options)
+def test_a_stop_within_an_epoch_changes_nothing(name: str, small_washers: np.ndarray, tmp_path: Path) -> None:
+    settings = replace(METHODS.find(name).protocols["design"], epochs=3, batch=2, input=SMALL)
+    pictures = small_washers[:4], small_washers[4:]
+    straight = train(*pictures, settings, tmp_path / "straight", RANDOM)
     asked = iter(range(100))
-    stopped = train(
-        washers[:4],
-        washers[4:],
-        settings,
-        tmp_path / "cut",
-        options,
-        stopping=lambda: nullcontext(lambda: next(asked) == 2),
-    )
+    stopping = lambda: nullcontext(lambda: next(asked) == 2)  # noqa: E731
+    stopped = train(*pictures, settings, tmp_path / "cut", RANDOM, stopping=stopping)
     first = read_checkpoint(stopped.folder)
     assert (stopped.finished, first.epoch, first.step) == (False, 1, 1)
-    ended = train(washers[:4], washers[4:], settings, tmp_path / "cut", options, resume=first)
+    ended = train(*pictures, settings, tmp_path / "cut", RANDOM, resume=first)
     one, other = (read_checkpoint(run.folder).network for run in (straight, ended))
     assert all(torch.equal(one[part], other[part]) for part in one)
 
@@ -152,10 +147,10 @@ def test_pairs_are_asked_for_when_they_are_needed(name: str) -> None:
         assert not method.needs_pairs(method.protocols["tuned"].overridden(without))
 
 
-def test_a_loss_that_is_not_finite_ends_every_method(washers: np.ndarray, tmp_path: Path) -> None:
-    settings = replace(METHODS.find("rbd").protocols["design"], epochs=2, batch=2, learning_rate=1e30)
+def test_a_loss_that_is_not_finite_ends_every_method(small_washers: np.ndarray, tmp_path: Path) -> None:
+    settings = replace(METHODS.find("rbd").protocols["design"], epochs=2, batch=2, learning_rate=1e30, input=SMALL)
     with pytest.raises(TrainingError, match="Lower --learning-rate"):
-        train(washers[:4], washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights="random"))
+        train(small_washers[:4], small_washers[4:], settings, tmp_path, RANDOM)
 
 
 @pytest.mark.parametrize("name", ["nnet", *SIBLINGS])

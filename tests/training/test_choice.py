@@ -11,6 +11,7 @@ import pytest
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.cli.main import run
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.teacher_weights import installed_backbones
 from nnet_edge.training import choice
@@ -68,11 +69,11 @@ def test_a_candidate_is_trained_for_a_part_of_its_length() -> None:
     assert briefly(tuned).look_every == 0
 
 
-def test_candidates_are_judged_and_nothing_is_left(washers: np.ndarray, tmp_path: Path) -> None:
+def test_candidates_are_judged_and_nothing_is_left(small_washers: np.ndarray, tmp_path: Path) -> None:
     said: list[str] = []
-    few = [replace(METHODS.find(name).protocols["tuned"], epochs=2, image_steps=0, augmentation_copies=0, batch=2)
-           for name in ("rbd", "nnet")]  # fmt: skip
-    found = choose(washers[:4], washers[4:], few, tmp_path / "candidates", OPTIONS, say=said.append)
+    few = [replace(METHODS.find(name).protocols["tuned"], epochs=2, image_steps=0, augmentation_copies=0, batch=2,
+                   input=Geometry(64, 64)) for name in ("rbd", "nnet")]  # fmt: skip
+    found = choose(small_washers[:4], small_washers[4:], few, tmp_path / "candidates", OPTIONS, say=said.append)
     assert found is not None
     assert [one.method for one in found.candidates] == ["rbd", "nnet"]
     assert all(0 <= one.merit <= 1 and one.image_ms > 0 and one.spread >= 0 for one in found.candidates)
@@ -86,18 +87,8 @@ def test_candidates_are_judged_and_nothing_is_left(washers: np.ndarray, tmp_path
 def test_auto_trains_the_winner_and_the_manifest_says_why(
     parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = [
-        "--set",
-        "image_steps=14",
-        "--set",
-        "look_every=0",
-        "--set",
-        "augmentation_copies=0",
-        "--batch",
-        "7",
-        "--threads",
-        "1",
-    ]
+    short = ["--set", "image_steps=14", "--set", "look_every=0", "--set", "augmentation_copies=0", "--batch", "7",
+             "--threads", "1", "--size", "64"]  # fmt: skip
     assert run(["train", str(parts_folder), "--method", "auto", "--out", str(tmp_path / "run"), *short]) == 0
     said = capsys.readouterr().err
     assert "<- chosen" in said

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.training import early_stopping as stopping
@@ -21,7 +22,7 @@ from nnet_edge.training.loop import Trained, TrainOptions, train
 
 SETTINGS = replace(
     PAPER, epochs=6, batch=2, align_epochs=1, ema_decay=0.9, look_every=4, patience=2,
-    model=replace(PAPER.model, memory_slots=32),
+    model=replace(PAPER.model, memory_slots=32), input=Geometry(64, 64),
 )  # fmt: skip
 FP32 = TrainOptions(device="cpu", precision="fp32", checkpoint_every=100)
 
@@ -29,9 +30,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def images(washers: np.ndarray) -> np.ndarray:
+def images(small_washers: np.ndarray) -> np.ndarray:
     """Four to learn from and two held out."""
-    return washers
+    return small_washers
 
 
 @pytest.fixture(autouse=True)

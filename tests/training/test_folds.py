@@ -14,6 +14,7 @@ import pytest
 from nnet_edge.data.images import Folds, TrainingData
 from nnet_edge.errors import BundleError, TrainingError
 from nnet_edge.evaluation.artefact import open_artifact
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.scoring import MARGIN, ThresholdRule
@@ -23,17 +24,18 @@ from nnet_edge.training.folds import FoldTrainings, scale_between
 from nnet_edge.training.loop import Trained, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = replace(PAPER, epochs=1, place_powers=(0.5, 1.0), batch=2, model=replace(PAPER.model, memory_slots=16))
+MODEL = replace(PAPER.model, memory_slots=16)
+SETTINGS = replace(PAPER, epochs=1, place_powers=(0.5, 1.0), batch=2, model=MODEL, input=Geometry(64, 64))
 OPTIONS = TrainOptions("cpu", "fp32", teacher_weights="random")
 GROUPS = ["a", "a", "b", "b", "c", "c"]
 
 
 @pytest.fixture(scope="module")
-def data(washers: np.ndarray) -> TrainingData:
+def data(small_washers: np.ndarray) -> TrainingData:
     """Six washers of three groups in two folds."""
     folds = Folds(2, np.array([0, 0, 1, 1, 1, 1]), np.arange(6))
     facts = {"held_out_groups": GROUPS, "folds": 2, "name": "washers"}
-    return TrainingData(washers, washers, (), (), facts, folds=folds)
+    return TrainingData(small_washers, small_washers, (), (), facts, folds=folds)
 
 
 def run(data: TrainingData, out: Path, steps: int = 1 << 30, resume: bool = False) -> tuple[Trained, list[str]]:

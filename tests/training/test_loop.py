@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from nnet_edge.errors import ConfigError, TrainingError
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.compute import choose_device, choose_precision
 from nnet_edge.methods.nnet.network import build_nnet
@@ -31,7 +32,9 @@ from nnet_edge.training.log import LOG, PICTURE
 from nnet_edge.training.loop import Progress, Trained, TrainOptions, epoch_rows, train
 
 FP32 = TrainOptions(device="cpu", precision="fp32", checkpoint_every=100)
-SMALL = replace(PAPER, epochs=1, batch=2, align_epochs=2, model=replace(PAPER.model, memory_slots=32))
+SMALL = replace(
+    PAPER, epochs=1, batch=2, align_epochs=2, model=replace(PAPER.model, memory_slots=32), input=Geometry(64, 64)
+)
 SMOOTH = replace(  # everything that has a state, which must go on after a stop
     SMALL,
     epochs=3,
@@ -40,6 +43,8 @@ SMOOTH = replace(  # everything that has a state, which must go on after a stop
     memory_rate=0.1,
     model=replace(SMALL.model, memory_init="coreset", recall_residual=True, standardise=True, anchor=0.3),
 )
+TRAIN = [sys.executable, "-c", "from nnet_edge.cli import main; main()", "train", "--protocol", "paper", "--size", "64",
+         "--set", "model.memory_slots=32"]  # fmt: skip
 PATIENCE_S = 240.0  # for a subprocess on a machine that others use
 
 
@@ -47,9 +52,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def images(washers: np.ndarray) -> np.ndarray:
+def images(small_washers: np.ndarray) -> np.ndarray:
     """Four to learn from and one held out."""
-    return washers[:5]
+    return small_washers[:5]
 
 
 Training = Callable[..., Trained]
@@ -361,7 +366,7 @@ def good_folder(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) ->
     """Twelve good photographs: two to learn from, ten held out."""
     folder = tmp_path_factory.mktemp("photographs")
     for number in range(12):
-        assert cv2.imwrite(str(folder / f"{number:02d}.png"), np.roll(images[0], number, axis=0)[::4, ::4])
+        assert cv2.imwrite(str(folder / f"{number:02d}.png"), np.roll(images[0], number, axis=0))
     return folder
 
 
@@ -379,16 +384,7 @@ def test_interruption_outside_the_steps_leaves_nothing_half_written(
     good_folder: Path, tmp_path: Path, phase: str, sent: signal.Signals
 ) -> None:
     out, errors = tmp_path / "run", tmp_path / "errors.txt"
-    command = [
-        sys.executable,
-        "-c",
-        "from nnet_edge.cli import main; main()",
-        "train",
-        str(good_folder),
-        "--out",
-        str(out),
-    ]
-    command += ["--protocol", "paper", "--set", "model.memory_slots=32"]
+    command = [*TRAIN, str(good_folder), "--out", str(out)]
     long = ["--set", "augmentation.copies=400", "--feature-memory", "0"]  # 800 images through the teacher, to disk
     command += long if phase == "cache" else ["--epochs", "1"]
     with errors.open("wb") as written:
@@ -414,17 +410,7 @@ def test_interruption_outside_the_steps_leaves_nothing_half_written(
 
 
 def test_ctrl_c_and_sigterm_leave_a_usable_checkpoint(good_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from nnet_edge.cli import main; main()", "train", str(good_folder)]
-    command += [
-        "--protocol",
-        "paper",
-        "--epochs",
-        "100000",
-        "--set",
-        "model.memory_slots=32",
-        "--checkpoint-every",
-        "100000",
-    ]
+    command = [*TRAIN, str(good_folder), "--epochs", "100000", "--checkpoint-every", "100000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     signals = (signal.SIGINT, signal.SIGTERM)
     running: dict[signal.Signals, subprocess.Popen[bytes]] = {}
