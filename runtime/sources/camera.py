@@ -295,7 +295,15 @@ class Camera:
             self._tell("source.frozen", still_s=round(still_s, 2), reason=reason)
             log.warning("%s: %s", self.name, reason)
 
-    def _go_live(self, reader: Reader, height: int, width: int) -> None:
+    def opened(self, reader: Reader) -> None:
+        """Take notice that the source of `reader` is open: one that may be silent for hours is live, pictures or not."""
+        got = reader.source.got
+        with self._lock:
+            is_current = reader is self._reader and not reader.is_left
+        if is_current and got is not None and reader.source.may_be_silent:
+            self._go_live(reader, got.height, got.width)
+
+    def _go_live(self, reader: Reader, height: int | None, width: int | None) -> None:
         reader.first_s = time.monotonic()
         got = replace(reader.source.got or SourceFacts(), height=height, width=width)
         with self._lock:
@@ -314,7 +322,7 @@ class Reader(threading.Thread):
         self.source = source
         source.lose = lambda cause, frames: camera.lose(self, cause, frames)
         self.error: BaseException | None = None
-        self.first_s: float | None = None  # when the first frame came
+        self.first_s: float | None = None  # when the first frame came, or was awaited
         self.first_index = camera.next_index
         self.is_left = self.is_open = False
         self.is_late = False  # a file that is waited for
@@ -327,6 +335,7 @@ class Reader(threading.Thread):
         try:
             with self.source as source:
                 self.is_open = True
+                self._camera.opened(self)
                 self.waits_since_s = asked_s = time.monotonic()
                 for frame in source:
                     self.waits_since_s = None

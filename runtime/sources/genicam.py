@@ -89,9 +89,9 @@ class Setup:
         if options.user_set is not None:
             self.ask("user_set", options.user_set)
             self.feature("UserSetLoad", True)
-        self._region(settings, options)
-        if settings.pixel_format is not None:
+        if settings.pixel_format is not None:  # first: the steps of a region depend on it
             self.ask("pixel_format", self._own_name(settings.pixel_format))
+        self._region(settings, options)
         if self._device.kind_of("AcquisitionMode") and "Continuous" in self._device.choices("AcquisitionMode"):
             self._put("AcquisitionMode", "Continuous")
         self._trigger(options)

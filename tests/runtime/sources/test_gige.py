@@ -36,7 +36,7 @@ from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.stream.running import run_line
 from nnet_edge.settings.camera import CameraSettings
-from nnet_edge.settings.stream import LineStream
+from nnet_edge.settings.stream import LineStream, TriggerSettings
 from tests.private_network import private_network
 from tests.runtime.sources.fake_camera import HEIGHT, WIDTH, ramp
 from tests.test_pixel_formats import packed
@@ -48,7 +48,7 @@ SMALL: dict[str, Any] = {"width": WIDTH, "height": HEIGHT, "rate_hz": 100.0}
 MakeRunner = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def own_network() -> Iterator[None]:
     with private_network("127.0.0.2", "127.0.0.3", mtu=1500):
         yield
@@ -82,7 +82,7 @@ def is_listening(address: str) -> bool:
 
 
 @pytest.fixture
-def camera() -> Iterator[Callable[..., FakeCamera]]:
+def camera(own_network: None) -> Iterator[Callable[..., FakeCamera]]:
     """A function that switches a fake camera on; they are off when the test ends."""
     made: list[FakeCamera] = []
 
@@ -97,7 +97,7 @@ def camera() -> Iterator[Callable[..., FakeCamera]]:
 
 
 @pytest.fixture
-def rich_camera() -> Iterator[str]:
+def rich_camera(own_network: None) -> Iterator[str]:
     """The address of a fake camera with more pixel formats and features."""
     module = "tests.runtime.sources.fake_camera"
     command = [sys.executable, "-m", module, "127.0.0.1", "GV7"]
@@ -147,6 +147,7 @@ def test_a_wrong_serial_number_is_answered_with_those_that_there_are(camera: Cal
 
 
 @needs_aravis
+@pytest.mark.usefixtures("own_network")
 def test_nobody_at_an_address_is_said() -> None:
     with pytest.raises(SourceError, match=r"the camera at 127.0.0.9 cannot be opened"):
         open_source("gige://127.0.0.9").__enter__()
@@ -325,12 +326,14 @@ def test_a_software_trigger_gives_one_picture(camera: Callable[..., FakeCamera])
 # ---- a line
 
 
-def line_of(make_runner: MakeRunner, address: str, **asked: Any) -> tuple[Line, list[Frame]]:
+def line_of(
+    make_runner: MakeRunner, address: str, trigger: TriggerSettings | None = None, **asked: Any
+) -> tuple[Line, list[Frame]]:
     """A line with one camera, and the frames that it judges."""
     seen: list[Frame] = []
     line = Line(Model("parts", None, make_runner(), 2.0), [CallbackSink(lambda one: seen.append(one.frame))])
     quick = {"first_retry_s": 0.05, "longest_retry_s": 0.1}
-    settings = LineStream("a", CameraSettings.of(address, **(SMALL | quick | asked)))
+    settings = LineStream("a", CameraSettings.of(address, **(SMALL | quick | asked)), trigger=trigger)
     line.add(settings, open_source_of(settings.camera, "a"))
     return line, seen
 
@@ -388,6 +391,36 @@ def test_lost_packets_are_counted_and_incomplete_pictures_never_judged(
     sent = (ids[-1] - ids[0]) % 65_535 + 1  # type: ignore[operator]
     between = seen[-1].index - seen[0].index + 1
     assert between == sent  # each that the camera sent has an index, received or not
+
+
+@needs_aravis
+def test_each_trigger_gets_its_own_picture_or_a_named_outcome(
+    camera: Callable[..., FakeCamera], make_runner: MakeRunner
+) -> None:
+    camera("127.0.0.1", "GV01", "-r", "60")  # some pictures lack packets: their parts are answered without a verdict
+    asked = TriggerSettings(by="any", frames="asked", window_ms=250, deadline_ms=500)
+    line, seen = line_of(make_runner, "gige://127.0.0.1", asked, trigger_mode="software", rate_hz=None, packet_size=400)
+
+    def trigger() -> None:
+        wait_for(lambda: line.stream("a").camera.status().state == "live")  # before any picture
+        for _ in range(16):
+            line.trigger("a")
+            wait_for(lambda: (counts := line.stream("a").status().triggers) is not None and not counts.open)
+
+    switcher = threading.Thread(target=trigger)
+    switcher.start()
+    run_until(line, lambda: not switcher.is_alive(), 25)
+    switcher.join()
+    report = line.report().streams["a"]
+    assert report.triggers is not None
+    assert report.triggers.triggers == 16
+    assert report.triggers.is_balanced
+    assert report.triggers.verdicts == len(seen)
+    assert 0 < len(seen) < 16
+    assert report.counts.dropped.get("incomplete", 0) + report.counts.dropped.get("lost", 0) > 0
+    assert [frame.trigger.number for frame in seen if frame.trigger] == sorted(
+        {frame.trigger.number for frame in seen if frame.trigger}
+    )
 
 
 @needs_aravis
