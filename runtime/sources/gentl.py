@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -102,6 +104,8 @@ class Producer:
 
 def open_harvester(path: Path) -> Any:
     """harvesters with this producer alone. Raises ConfigError for a file that is none, MissingExtraError."""
+    # harvesters 1.4.3 asks git for its version where it is installed, which locks the index of a checkout around it
+    sys.modules.setdefault("harvesters._version", SimpleNamespace(get_versions=lambda: {"version": ""}))  # type: ignore[arg-type]
     try:
         from harvesters.core import Harvester
     except ImportError as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nnet_edge.errors import ConfigError, SourceError
+from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources import gentl
 from nnet_edge.runtime.sources.genicam import GenicamSource
@@ -108,6 +111,27 @@ def test_a_file_that_is_no_producer_is_said_to_be_none(tmp_path: Path) -> None:
     other.write_bytes(Path(next(path for path in loaded if "/libm.so" in path or "/libm-" in path)).read_bytes())
     with pytest.raises(ConfigError, match=r"libm\.cti is no GenTL producer"):
         open_source("gentl:1", producer=other).__enter__()
+
+
+@needs_producer
+def test_harvesters_runs_no_git_in_the_folder_that_it_lies_in(tmp_path: Path) -> None:
+    git = tmp_path / "git"
+    git.write_text(f"#!/bin/sh\ntouch {tmp_path}/was_run\n")
+    git.chmod(0o755)
+    code = "from pathlib import Path; from nnet_edge.runtime.sources.gentl import open_harvester; "
+    code += f"assert open_harvester(Path({str(VIKY)!r})).files"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_without_harvesters_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("harvesters", "harvesters.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    producer = tmp_path / "a.cti"
+    producer.touch()
+    with pytest.raises(MissingExtraError, match="harvesters"):
+        open_source("gentl:1", producer=producer).__enter__()
 
 
 def test_a_producer_that_is_absent_or_not_said_is_one_clear_error(
