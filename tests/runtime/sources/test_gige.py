@@ -45,6 +45,7 @@ FAKE = "arv-fake-gv-camera-0.8"
 ROOT = Path(__file__).parents[3]
 needs_aravis = pytest.mark.skipif(shutil.which(FAKE) is None, reason="needs Debian's aravis-tools")
 SMALL: dict[str, Any] = {"width": WIDTH, "height": HEIGHT, "rate_hz": 100.0}
+MOST_TIMES = 20  # that a camera is switched off and on
 MakeRunner = Callable[..., Any]
 
 
@@ -376,7 +377,7 @@ def test_twelve_bits_are_judged_as_those_of_a_photograph(
 
 @needs_aravis
 def test_lost_packets_are_counted_and_incomplete_pictures_never_judged(
-    camera: Callable[..., FakeCamera], make_runner: MakeRunner
+    camera: Callable[..., FakeCamera], make_runner: MakeRunner, note_fault: Callable[..., None]
 ) -> None:
     camera("127.0.0.1", "GV01", "-r", "60")
     line, seen = line_of(make_runner, "gige://127.0.0.1", packet_size=600)
@@ -391,6 +392,7 @@ def test_lost_packets_are_counted_and_incomplete_pictures_never_judged(
     sent = (ids[-1] - ids[0]) % 65_535 + 1  # type: ignore[operator]
     between = seen[-1].index - seen[0].index + 1
     assert between == sent  # each that the camera sent has an index, received or not
+    note_fault("GigE packets lost", report.total.captured, report.total.judged, dropped, "never gone")
 
 
 @needs_aravis
@@ -424,7 +426,9 @@ def test_each_trigger_gets_its_own_picture_or_a_named_outcome(
 
 
 @needs_aravis
-def test_a_camera_of_another_program_is_waited_for(camera: Callable[..., FakeCamera], make_runner: MakeRunner) -> None:
+def test_a_camera_of_another_program_is_waited_for(
+    camera: Callable[..., FakeCamera], make_runner: MakeRunner, note_fault: Callable[..., None]
+) -> None:
     camera("127.0.0.2", "GV02")
     line, seen = line_of(make_runner, "gige://127.0.0.2")
     with ExitStack() as others:
@@ -441,6 +445,8 @@ def test_a_camera_of_another_program_is_waited_for(camera: Callable[..., FakeCam
         run_until(line, lambda: len(seen) >= 3, 20)
     (reason,) = reasons
     assert reason == "the camera at 127.0.0.2 cannot be opened: another program controls it: close that one"
+    counts = line.buffer.total()
+    note_fault("GigE camera of another program", counts.captured, counts.judged, counts.dropped, "once it is free")
 
 
 @needs_aravis
@@ -464,9 +470,9 @@ def test_a_camera_that_is_not_there_yet_is_waited_for(
 
 
 @needs_aravis
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(MOST_TIMES, marks=pytest.mark.slow)])
 def test_a_camera_that_is_switched_off_and_on_comes_back(
-    times: int, camera: Callable[..., FakeCamera], make_runner: MakeRunner, record_property: Callable[..., None]
+    times: int, camera: Callable[..., FakeCamera], make_runner: MakeRunner, note_fault: Callable[..., None]
 ) -> None:
     fake = camera("127.0.0.2", "GV02")
     line, seen = line_of(make_runner, "gige://127.0.0.2")
@@ -493,7 +499,9 @@ def test_a_camera_that_is_switched_off_and_on_comes_back(
     assert kinds.count("source.lost") == kinds.count("source.live") - 1 == times
     indexes = [frame.index for frame in seen]
     assert indexes == sorted(set(indexes))
-    print(f"back after {sorted(took_s)[len(took_s) // 2]:.2f} s (median), {max(took_s):.2f} s (longest)")  # noqa: T201
+    counts, words = line.buffer.total(), f"{sorted(took_s)[times // 2]:.2f} s (median), {max(took_s):.2f} s (longest)"
+    if times == MOST_TIMES:
+        note_fault("GigE camera off and on 20 times", counts.captured, counts.judged, counts.dropped, words)
 
 
 def wait_for(is_so: Callable[[], bool], limit_s: float = 8) -> None:
