@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,11 @@ class Sink(ABC):
     def outputs(self) -> tuple[Path, ...]:
         """The files and folders that it wrote."""
         return ()
+
+    @property
+    def own_counts(self) -> Mapping[str, int]:
+        """What it counts itself; what never came is absent."""
+        return {}
 
     @abstractmethod
     def write(self, prediction: Prediction) -> None:

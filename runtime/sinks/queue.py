@@ -78,6 +78,7 @@ class SinkCounts:
     dropped: Mapping[str, int] = field(default_factory=dict)  # cause of CAUSES -> items; absent causes never came
     queued: int = 0  # in memory, the ones being written included
     spooled: int = 0  # on the disk, waiting
+    own: Mapping[str, int] = field(default_factory=dict)  # what the sink counts itself, as answers that no PLC took
 
     @property
     def is_balanced(self) -> bool:

@@ -179,6 +179,7 @@ class QueuedSink(Sink):
     def counts(self) -> SinkCounts:
         """A snapshot of what became of everything so far."""
         found, lost = self._queue.counts(self.name, self.health.state, self.health.reason), self.sink.lost
+        found = replace(found, own=dict(self.sink.own_counts))
         more = {cause: count for cause, count in (("removed", lost), ("unfinished", self._left_unfinished)) if count}
         if not more:
             return found

@@ -159,6 +159,11 @@ class Station(Sink):
             self._recipe = number_of(orders.recipe, orders.recipes)
             self._show()
 
+    @property
+    def own_counts(self) -> dict[str, int]:
+        names = ("unacknowledged", "unanswered", "abandoned")
+        return {name: count for name in names if (count := getattr(self._handshake, name))}
+
     # ---- from the line
 
     def write(self, prediction: Prediction) -> None:
@@ -287,7 +292,12 @@ class Station(Sink):
         with self._changed:
             while not self._is_ended:
                 now_s = time.monotonic()
+                lost = self._handshake.unacknowledged
                 has_changed = self._handshake.tick(now_s)
+                if self._handshake.unacknowledged > lost:
+                    log.warning(
+                        "%s: nobody took the answer of part %s in time", self._settings.label, self._handshake.number
+                    )
                 if now_s >= next_s:
                     next_s = max(next_s + self._settings.heartbeat_s, now_s)
                     if self._orders is not None:

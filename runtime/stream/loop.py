@@ -18,7 +18,7 @@ import numpy as np
 
 from nnet_edge.errors import NotFiniteError, StreamError
 from nnet_edge.events import Events
-from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction
+from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction, Triggered
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import to_input
 from nnet_edge.runtime.runners.base import FrameRunner, Runner
@@ -107,13 +107,10 @@ class Batch:
         return [PartOutputs(self._outputs[piece], index) for piece, index in places]
 
 
-def answering(stream: Stream, frame: Frame, predictions: list[Prediction]) -> list[Prediction] | None:
-    """The predictions with what the frame's trigger is answered; None: it is too late, and has another outcome."""
-    trigger = frame.trigger
-    if trigger is None or stream.triggers is None:
-        return predictions
+def answering(stream: Stream, trigger: Triggered, predictions: list[Prediction]) -> list[Prediction] | None:
+    """The predictions with what the trigger is answered; None: it is too late, and has another outcome."""
     now_s = time.monotonic()
-    if not stream.triggers.claim(trigger, now_s):
+    if stream.triggers is None or not stream.triggers.claim(trigger, now_s):
         return None
     is_bad, took_ms = any(one.is_anomalous for one in predictions), {TRIGGER: 1e3 * (now_s - trigger.at_s)}
     return [replace(one, part_verdict=is_bad, latencies_ms={**one.latencies_ms, **took_ms}) for one in predictions]
@@ -204,7 +201,7 @@ class Loop:
                         stream.first.refuse(str(error))
                     self._fail(frame, error, batch.runner)
                     continue
-                answered = answering(stream, frame, predictions)
+                answered = predictions if frame.trigger is None else answering(stream, frame.trigger, predictions)
                 self._buffer.settle(frame.stream, "no_answer" if answered is None else None)
                 if answered is None:
                     continue

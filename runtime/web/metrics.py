@@ -208,5 +208,9 @@ class LineCollector:
         dropped = [((one.name, cause), n) for one in sinks for cause, n in one.dropped.items()]
         lost = "Verdicts and events that the sink lost, by cause."
         yield family("Counter", "sink_dropped", lost, ("sink", "cause"), dropped)
+        own = [((one.name, what), n) for one in sinks for what, n in one.own.items()]
+        yield family(
+            "Counter", "sink_counts", "What the sink counts itself, as answers that no PLC took.", ("sink", "what"), own
+        )
         states = [((one.name, state), float(one.state == state)) for one in sinks for state in ("ok", "late", "dead")]
         yield family("Gauge", "sink_state", "1 for the state that the sink is in.", ("sink", "state"), states)

@@ -192,6 +192,7 @@ def test_a_plc_that_is_away_costs_the_line_nothing(
         assert station.plc.number("unacknowledged") == 1
         assert isinstance(station.sink, QueuedSink)
         assert station.sink.counts().is_balanced
+        assert station.sink.counts().own == {"unacknowledged": 1}
         station.plc.set("request", False)
         station.plc.set("request", True)
         assert station.plc.bits("busy", "reject") == [True, False]

@@ -23,7 +23,7 @@ from nnet_edge.runtime.sinks.queued import serve
 asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed")
 x509 = pytest.importorskip("cryptography.x509")
 
-from nnet_edge.runtime.sinks.opcua import METHODS, NAMESPACE, TEXTS, OpcuaSettings, OpcuaSink  # noqa: E402
+from nnet_edge.runtime.sinks.opcua import METHODS, NAMESPACE, TEXTS, Door, OpcuaSettings, OpcuaSink  # noqa: E402
 from nnet_edge.runtime.sinks.station import CODES, POINTS  # noqa: E402
 
 DAY = datetime.timedelta(days=1)
@@ -267,6 +267,24 @@ def test_certificates_that_are_of_no_use_are_one_sentence(tmp_path: Path, papers
         sink_of(tmp_path / "torn.pem", papers / "server_key.pem")
     with pytest.raises(ConfigError, match=r"absent.pem: No such file"):
         sink_of(tmp_path / "absent.pem", papers / "server_key.pem")
+
+
+def test_a_certificate_alone_may_let_a_client_in(papers: Path) -> None:
+    from asyncua.crypto.truststore import TrustStore
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    store = TrustStore([papers / "trusted"], [])
+    asyncio.run(store.load())
+    settings = OpcuaSettings(
+        trusted_clients=papers / "trusted", certificate_file=papers / "server.pem", key_file=papers / "server_key.pem"
+    )
+    door = Door(settings, None, store)
+    shown = {
+        name: x509.load_pem_x509_certificate((papers / f"{name}.pem").read_bytes()).public_bytes(Encoding.DER)
+        for name in ("plc", "stranger", "expired")
+    }
+    assert [name for name, data in shown.items() if door.get_user(None, certificate=data) is not None] == ["plc"]
+    assert door.get_user(None) is None
 
 
 def test_the_table_of_the_document_is_the_code_s() -> None:
