@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from nnet_edge.errors import ConfigError, NnetEdgeError, StreamError
+from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.events import Events
 from nnet_edge.frame import Frame, Prediction
 from nnet_edge.runtime.sinks.base import Orders, Sink
@@ -359,29 +359,35 @@ class Line:
         wanted = replace(self._written, streams=plain, recipes=tuple((anew or self._recipes).values())).under(name)
         assert wanted.bundle is not None
         hears.get()("loading its bundles")
-        models = {path: self.models.get(path) for path in dict.fromkeys((wanted.bundle, *wanted.own_bundles))}
-        line_model = models[wanted.bundle]
+        models: dict[Path, Model] = {}
         plan, cameras = [], {}
         try:
+            for path in dict.fromkeys((wanted.bundle, *wanted.own_bundles)):
+                models[path] = self.models.get(path)
             for settings in wanted.streams:
                 if (stream := self._streams.get(settings.name)) is None:
                     continue
-                model = line_model if settings.bundle is None else models[settings.bundle]
-                stream.judge.require_fits(settings.verdict, model.geometry)
+                model = models[settings.bundle or wanted.bundle]
+                try:
+                    stream.judge.require_fits(settings.verdict, model.geometry)
+                except ConfigError as error:
+                    raise ConfigError(f"the recipe {name} cannot judge stream {settings.name}: {error}") from error
                 if settings.camera != stream.settings.camera:
                     cameras[stream.name] = open_source_of(settings.camera, stream.name, may_be_absent=True)
                 plan.append((stream, settings, model))
-        except NnetEdgeError as error:
+        except BaseException:
             for model in models.values():
                 self.models.release(model)
-            raise type(error)(f"the recipe {name} cannot judge stream {settings.name}: {error}") from error
-        old = self.recipe
+            raise
+        old, line_model = self.recipe, models[wanted.bundle]
 
         def switch() -> Callable[[], object]:
             if self.recipe is not None:
                 self._recipes = anew or {**self._recipes, self.recipe: self._recipe_now()}
             self._model, self.recipe = line_model, name
-            for stream, settings, model in plan:
+            planned = [stream for stream, _, _ in plan]
+            added = [one for one in self._streams.values() if one not in planned]  # meanwhile
+            for stream, settings, model in (*plan, *((one, one.plain, line_model) for one in added)):
                 stream.use_recipe(name, settings, model, stream.name in cameras)
                 if stream.name in self._streams:
                     self._pause_for(name, old, stream.name)
