@@ -297,10 +297,10 @@ class Camera:
 
     def opened(self, reader: Reader) -> None:
         """Take notice that the source of `reader` is open: one that may be silent for hours is live, pictures or not."""
-        got = reader.source.got
+        source, got = reader.source, reader.source.got
         with self._lock:
             is_current = reader is self._reader and not reader.is_left
-        if is_current and got is not None and reader.source.may_be_silent:
+        if is_current and got is not None and source.is_live and source.may_be_silent:
             self._go_live(reader, got.height, got.width)
 
     def _go_live(self, reader: Reader, height: int | None, width: int | None) -> None:
