@@ -210,6 +210,8 @@ class Setup:
         if kind is None:
             raise ConfigError(self._lacks(name))
         if kind == "command":
+            if value is not True:
+                raise ConfigError(f"{shown} of {self._what} is a command: give true, or leave it out")
             device.execute(name)
             return
         if kind == "enumeration" and value not in device.choices(name):

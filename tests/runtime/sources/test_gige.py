@@ -234,6 +234,7 @@ def test_features_are_set_and_what_the_camera_took_is_told(rich_camera: str, cap
         ({"exposure_us": 1e9}, r"exposure_us = 1000000000.0 is outside of what .* takes: 10 to 1e\+07"),
         ({"width": 4096, "height": 64}, r"width = 4096 is outside"),
         ({"features": {"Nope": 1}}, r"has no feature Nope: it has .*ExposureAuto.*Width"),
+        ({"features": {"UserSetLoad": False}}, "UserSetLoad of .* is a command: give true"),
         ({"features": {"Stepped": 12}}, "Stepped = 12 is outside .*: 0 to 64 in steps of 8"),
         ({"features": {"TestRegister": "x"}}, "TestRegister = 'x' .* must be a whole number"),
         ({"features": {"ExposureAuto": "Twice"}}, "ExposureAuto = 'Twice' is not one .*: choose Off, Continuous"),
