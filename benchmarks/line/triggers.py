@@ -32,6 +32,7 @@ from nnet_edge.runtime.stream.running import open_line
 from nnet_edge.settings.line import line_settings
 
 DRAWN, DEADLINE_MS = "drawn", 500.0
+SIZE = {"width": 1280, "height": 1024}
 HEADS = (
     "camera",
     "parts",
@@ -82,7 +83,11 @@ class AskedCamera(SyntheticSource):
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--camera", "cameras", multiple=True, default=(DRAWN,), help="drawn (default) or gige://...; again for more."
+    "--camera",
+    "cameras",
+    multiple=True,
+    default=(DRAWN,),
+    help="drawn (default), or gige://... at 1280x1024; again for more.",
 )
 @click.option("--rate", default=10.0, show_default=True, help="Parts a second of each camera.")
 @click.option("--seconds", default=30.0, show_default=True)
@@ -92,7 +97,9 @@ def command(bundle: Path, cameras: tuple[str, ...], rate: float, seconds: float,
     trigger = {"frames": "asked", "window_ms": DEADLINE_MS, "deadline_ms": DEADLINE_MS}
     streams, sinks, plcs = [], [], []
     for number, address in enumerate(cameras):
-        camera = {"address": "synthetic"} if address == DRAWN else {"address": address, "trigger_mode": "software"}
+        camera = (
+            {"address": "synthetic"} if address == DRAWN else {"address": address, "trigger_mode": "software", **SIZE}
+        )
         streams.append({"name": f"camera-{number}", "camera": camera, "trigger": trigger})
         sinks.append({"kind": "modbus", "name": f"plc-{number}", "stream": f"camera-{number}", "port": port + number})
         plcs.append([sys.executable, "-c", PLC, str(port + number), str(rate), str(seconds)])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from nnet_edge.errors import ConfigError, StreamError
 from nnet_edge.events import Event
-from nnet_edge.frame import Crop, Frame, Prediction
+from nnet_edge.frame import Crop, Frame, Prediction, Stamp
 from nnet_edge.runtime.sinks import CallbackSink, JsonLinesSettings, JsonLinesSink, QueuedSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.stream.line import Line
@@ -337,6 +338,30 @@ def test_a_line_answers_each_trigger_once_with_its_number(make_runner: MakeRunne
         "no frame came for it within 150 ms"
         in next(e for e in told if e["event"] == "trigger.failed")["facts"]["reason"]
     )
+
+
+def test_the_numbers_of_a_camera_that_is_triggered_itself_reach_the_sinks(make_runner: MakeRunner) -> None:
+    class Counting(PartsCamera):
+        def __iter__(self) -> Iterator[Frame]:
+            return (
+                replace(frame, stamp=Stamp(frame.index + 1 + 2 * (frame.index > 1), None))
+                for frame in super().__iter__()
+            )
+
+    seen, events, stop = list[Prediction](), list[Event](), threading.Event()
+    line = Line(Model("parts", Path("parts"), make_runner(), 0.5), [CallbackSink(seen.append)])
+    line.events.subscribe(lambda event: events.append(event) if event.kind == "trigger.failed" else None)
+    camera = Counting()
+    line.add_source(LineStream("a", CameraSettings("parts"), trigger=TriggerSettings(by="camera")), camera)
+    thread = threading.Thread(target=lambda: run_line(line, stop))
+    thread.start()
+    for count in range(1, 5):
+        camera.parts.put(0)
+        until(lambda count=count: len(seen) == count)  # type: ignore[misc]
+    stop.set()
+    thread.join(10)
+    assert [one.frame.trigger.number for one in seen if one.frame.trigger] == [1, 2, 5, 6]
+    assert [(event.facts["trigger"], event.facts["outcome"]) for event in events] == [(3, "missed"), (4, "missed")]
 
 
 def test_a_camera_is_asked_for_each_part_s_picture(make_runner: MakeRunner) -> None:
