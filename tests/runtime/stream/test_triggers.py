@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -254,6 +255,47 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 test_any_order = AnyOrder.TestCase
+
+
+PARTS = st.lists(st.tuples(st.integers(0, 60), st.lists(st.integers(1, 99), max_size=2)), min_size=1, max_size=12)
+
+
+@profile(max_examples=80, deadline=None)
+@given(parts=PARTS, judging_ms=st.integers(0, 40), frames=st.sampled_from(["one", "asked"]))
+def test_no_part_ever_gets_another_s_verdict(parts: list[tuple[int, list[int]]], judging_ms: int, frames: str) -> None:
+    """Frames are lost, late and double; a window of 80 ms lies within the 100 ms or more between two parts."""
+    told = Told(frames=frames, window_ms=80, deadline_ms=300)
+    happens: list[tuple[float, str, int]] = []  # when, what, and whose it truly is
+    at_ms = 1000
+    for number, (more_ms, latencies_ms) in enumerate(parts, start=1):
+        happens += [(at_ms, "trigger", number), *((at_ms + latency, "frame", number) for latency in latencies_ms)]
+        at_ms += 100 + more_ms
+    verdicts: dict[int, int] = {}
+    under_way: list[tuple[float, Any, int]] = []
+
+    def give(until_ms: float) -> None:
+        while under_way and under_way[0][0] <= until_ms:
+            judged_ms, trigger, truly = under_way.pop(0)
+            told.triggers.expire(judged_ms / 1000)
+            if told.triggers.claim(trigger, judged_ms / 1000):
+                assert trigger.number not in verdicts
+                verdicts[trigger.number] = truly
+
+    for now_ms, what, number in sorted(happens):
+        give(now_ms)
+        told.triggers.expire(now_ms / 1000)
+        if what == "trigger":
+            assert told.triggers.order("plc", number, now_s=now_ms / 1000).number == number
+        else:
+            frame, _ = told.triggers.admit(Frame(IMAGE, 0, now_ms / 1000), now_s=now_ms / 1000)
+            if frame.trigger is not None:
+                under_way.append((now_ms + judging_ms, frame.trigger, number))
+    give(at_ms + 1000)
+    told.triggers.expire(at_ms / 1000 + 1)
+    assert all(number == truly for number, truly in verdicts.items())
+    counts = told.triggers.counts()
+    assert (counts.is_balanced, counts.open, counts.verdicts) == (True, 0, len(verdicts))
+    assert set(verdicts) | set(told.outcomes) == set(range(1, len(parts) + 1))
 
 
 class PartsCamera(Source):
