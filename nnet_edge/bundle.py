@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge import __version__
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import remove_drafts, sha256, write_atomically, writing_folder
+from nnet_edge.frame import UNTAUGHT
 from nnet_edge.geometry import Geometry
 from nnet_edge.kept_frames import FOLDER, frame_path, read_frames, write_frames
 from nnet_edge.scoring import Threshold, ThresholdRule
@@ -281,6 +282,11 @@ def foreign_to_bundle(path: Path) -> str | None:
     ours = re.compile(r"(.*/)?\..*|timing\.[^/]*\.cache")  # drafts that a kill left, and TensorRT's timings
     foreign = [name for name in found if name not in named and not ours.fullmatch(name)]
     return f"holds {foreign[0]}, which is no part of its bundle" if foreign else None
+
+
+def is_untaught(path: Path) -> bool:
+    """Whether the path stands for no bundle yet."""
+    return path.name == UNTAUGHT and not path.exists()
 
 
 def read_bundle(path: Path) -> Bundle:

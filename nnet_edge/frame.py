@@ -147,6 +147,7 @@ class Region:
     peak: float  # largest value of the anomaly map inside, same scale as the image score
 
 
+UNTAUGHT = "untaught"  # in place of a bundle, and of its runner: a line that has none yet rejects every part
 INFINITY_BITS = 0x7F800000  # of float32
 
 
@@ -234,6 +235,11 @@ class Prediction:
     def is_reject(self) -> bool:
         """Whether its part is to be rejected: the verdict over all crops of a triggered frame, else its own."""
         return self.is_anomalous if self.part_verdict is None else self.part_verdict
+
+    @property
+    def is_untaught(self) -> bool:
+        """Whether no bundle gave it: its line is not taught yet."""
+        return self.judged_by is not None and self.judged_by.runner == UNTAUGHT
 
     @property
     def relative_score(self) -> float:

@@ -75,11 +75,13 @@ def check_config(path: Path, has_bundle: bool = True) -> list[str]:
 
 def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
     """The artefact, runner and threshold of the bundle at `path`. Raises BundleError or ConfigError that names the file."""
-    from nnet_edge.bundle import read_bundle
+    from nnet_edge.bundle import is_untaught, read_bundle
     from nnet_edge.runtime.runners.base import runner_class
     from nnet_edge.runtime.stream.first_frames import rate_of, require_enough
     from nnet_edge.runtime.stream.model import choose_runnable
 
+    if is_untaught(path):
+        return "no bundle yet: the line rejects every part until it is taught on the page"
     try:
         bundle = read_bundle(path)
         artefact, runner, threshold = choose_runnable(bundle, settings.runner, settings.precision)

@@ -24,6 +24,7 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, SinkError, StreamError
+from nnet_edge.frame import UNTAUGHT
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
 
@@ -48,6 +49,7 @@ OVER_FILE = (
 )
 POLICIES: dict[str | None, str] = {"wait": "every-frame", "drop-oldest": "freshest"}
 SPOOL_FOLDERS = {"rejects": "pictures"}  # below --must-deliver, where version 0.1 left its spools; else the kind
+TEACH_PAGE = "8080"  # where the page is that teaches, unless --page says otherwise
 CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal shows a table
 
 
@@ -91,6 +93,8 @@ def key_of(name: str) -> str:
 @click.option("--page", metavar="[HOST:]PORT", help="Serve the page there.")
 @click.option("--state", type=FILE,
               help="Keep what the page changes here, over restarts (default: beside --config, line.state.json).")  # fmt: skip
+@click.option("--teach", type=FOLDER, metavar="FOLDER",
+              help="Teach on the page, into this folder; without --bundle every part is rejected until then.")  # fmt: skip
 @click.option("--threshold", type=float, help="Instead of the bundle's.")
 @click.option("--adapt", type=click.IntRange(1), metavar="N",
               help="The first N pictures of each camera are good parts: choose the threshold again on them.")  # fmt: skip
@@ -115,10 +119,19 @@ def command(context: click.Context, sources: tuple[str, ...], config: Path | Non
         changes = changes_of_file(config, sources, {name: options[name] for name in typed})
         run_settings(changes.settings, None, None, changes)
         return
-    if not sources or options["bundle"] is None:
-        raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml")
+    if options["teach"] is not None:
+        options = with_teaching(options)
+    elif not sources or options["bundle"] is None:
+        raise ConfigError("stream needs a SOURCE and --bundle, or --config line.toml, or --teach FOLDER")
     settings, opened, kept = settings_of_flags(sources, options)
-    run_settings(settings, opened, Path(options["bundle"]).name, kept)
+    run_settings(settings, opened, Path(options["bundle"] or options["teach"]).name, kept)
+
+
+def with_teaching(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a line that is taught on its page, all that it keeps in one folder."""
+    folder = Path(options["teach"])
+    defaults = {"page": TEACH_PAGE, "state": folder / "line.state.json", key_of("--history"): folder / "history.db"}
+    return {**options, **{name: value for name, value in defaults.items() if options.get(name) is None}}
 
 
 def changes_of_file(path: Path, sources: Sequence[str], typed: Mapping[str, Any]) -> LineChanges:
@@ -147,8 +160,10 @@ def over_file(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     if options.get("precision") == "bf16":
         runner["precision"] = "bf16"
-    page = options.get("page")
-    return found | ({"runner": runner} if runner else {}) | ({} if page is None else {"web": page_place(page)})
+    page, teach = options.get("page"), options.get("teach")
+    web = {} if page is None else page_place(page)
+    web |= {} if teach is None else {"teach_folder": str(Path(teach).absolute())}
+    return found | ({"runner": runner} if runner else {}) | ({"web": web} if web else {})
 
 
 def settings_of_flags(
@@ -178,7 +193,7 @@ def settings_of_flags(
         camera = read_camera(table, address if is_one else f"{name} ({address})")
         opened.append(open_source_of(camera, None if is_one else name, may_be_absent=not is_one))
     spools, policy = options["must_deliver"], POLICIES.get(options["when_full"])
-    is_live = any(source.is_live for source in opened)
+    is_live = any(source.is_live for source in opened) or not opened
     asked = Asked(len(sources), is_live, spools is not None, policy == "every-frame")
     verdict = {"min_area": options["min_area"]}
     buffer = {"policy": policy, "capacity": options["buffer_frames"]}
@@ -196,12 +211,15 @@ def settings_of_flags(
     over = over_file({**options, "must_deliver": None})
     if options["hint"] is None and not is_live:
         over.setdefault("runner", {})["hint"] = "throughput"  # nobody waits for a single frame of a file
-    table, kept = {"stream": streams, "sink": sinks}, None
-    settings = line_settings(table, COMMAND_LINE, Path(), over)
+    written: dict[str, Any] = {"stream": streams, "sink": sinks}
+    kept = None
+    if options["bundle"] is None:  # in the table, not over it: what is taught stands in the state file
+        written["bundle"] = str(Path(options["teach"]).absolute() / UNTAUGHT)
+    settings = line_settings(written, COMMAND_LINE, Path(), over)
     for source, stream in zip(opened, settings.streams, strict=True):
         source.stream = stream.name
     if options["state"] is not None:
-        kept = LineChanges(options["state"], table, COMMAND_LINE, Path(), over)
+        kept = LineChanges(options["state"], written, COMMAND_LINE, Path(), over)
         there = {stream.name: (stream.camera, source) for stream, source in zip(settings.streams, opened, strict=True)}
         settings, opened = kept.settings, []
         for stream in settings.streams:  # those that were added, or have another camera, are opened anew

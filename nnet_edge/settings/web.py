@@ -38,6 +38,7 @@ class WebSettings:
     gallery_bytes: int = 64 * 2**20  # of rejects in memory; the oldest go first
     addable: tuple[str, ...] = ("camera", "rtsp", "http", "synthetic")  # kinds of sources that the page may add
     source_folder: Path | None = None  # where files may be that the page adds; needed for "file"
+    teach_folder: Path | None = None  # where the page puts photographs and bundles when it teaches; None: it does not
     bundle_folder: Path | None = None  # bundles below it may be swapped in; None: those beside the line's bundle
 
     def __post_init__(self) -> None:

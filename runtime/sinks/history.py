@@ -104,6 +104,8 @@ class HistorySink(JsonSink):
 
     def slim(self, prediction: Prediction) -> Prediction:
         """A reject waits with its picture, of accepted parts one now and then."""
+        if prediction.is_untaught:
+            return prediction.without_pixels()
         if prediction.is_anomalous:
             return prediction
         if time.monotonic() >= self._next_good_s:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnet_edge.bundle import Artefact, Bundle, id_of, read_bundle
+from nnet_edge.bundle import Artefact, Bundle, id_of, is_untaught, read_bundle
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.frame import JudgedBy
 from nnet_edge.geometry import Geometry
@@ -110,7 +110,15 @@ class Model:
 
 
 def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:
-    """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do."""
+    """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do.
+
+    A path that is called "untaught" stands for the bundle of a line that has none yet.
+    """
+    if is_untaught(path):
+        from nnet_edge.runtime.runners.untaught import THRESHOLD, UntaughtRunner
+
+        told = "the line is not taught yet: it rejects every part"
+        return Model(path.name, path, UntaughtRunner(), THRESHOLD, 0.0, warnings=(told,))
     if "MALLOC_ARENA_MAX" not in os.environ:
         call_allocator("mallopt", M_ARENA_MAX, 1)  # each camera's thread would keep a heap of its own largest moment
     hears.get()("reading and checking its files")

@@ -6,7 +6,8 @@ POST /login  /logout
 GET  /api/session  /api/state?after=N   numbers of the line; scores above number N
 GET  /api/rejects  /api/rejects/KEY/thumbnail|overlay|original
 POST /api/streams  /api/streams/NAME/threshold|adapt|regions|pause|resume|remove|trigger  /api/swap  /api/changes/write|forget
-GET  /history                           the page of the shift
+GET  /history  /teach                   the pages of the shift, and for teaching
+GET  /api/teach  /api/teach/pictures|differences/N;  POST /api/teach/start|stop|remove|train|cancel|compare|swap|discard
 GET  /api/history?since=&until=&stream=   its sums;  /api/history/parts?only=  /api/history/parts/ROW[/PICTURE]
 POST /api/history/parts/ROW/label  /api/rejects/KEY/label   what somebody says of a part; operators may too
 WS   /live                              pictures of the streams that the page shows
@@ -34,6 +35,7 @@ from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast, Outlet
 from nnet_edge.runtime.web.shift import PICTURES, Shift
 from nnet_edge.runtime.web.state import Health, alive, line_state, ready, reject_state
+from nnet_edge.runtime.web.teach import Teach
 from nnet_edge.settings.reader import require_plain
 
 try:
@@ -56,17 +58,10 @@ log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
-    "page.js",
-    "card.js",
-    "chart.js",
-    "panels.js",
-    "regions.js",
+    "common.js", "labels.js", "board.js", "page.js", "card.js", "chart.js", "panels.js", "regions.js", "history.js", "teach.js",
     "login.js",
-    "common.js",
-    "labels.js",
-    "board.js",
-    "history.js",
-)
+)  # fmt: skip
+PAGES = {"history": "history.html", "teach": "teach.html"}
 STATIC_FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(SCRIPTS, "text/javascript")
 KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
 Handler = Callable[[Request], Awaitable[Response]]
@@ -196,6 +191,7 @@ class Page:
     is_behind_tls: bool
     is_ended: Callable[[], bool]
     shift: Shift
+    teach: Teach
 
     def app(self) -> ASGIApp:
         application = Starlette(
@@ -203,6 +199,10 @@ class Page:
             routes=[
                 Route("/", self._open(self.index)),
                 Route("/history", self._open(self.index)),
+                Route("/teach", self._open(self.index)),
+                Route("/api/teach", self._read(self.teaching)),
+                Route("/api/teach/{action}", self._write(self.act_teach), methods=["POST"]),
+                Route("/api/teach/{kind}/{number:int}", self._read(self.teach_picture)),
                 Route("/static/texts.json", self._open(self.texts)),
                 Route("/static/{name}", self._open(self.static)),
                 Route("/healthz", self._open(self.healthz)),
@@ -281,7 +281,7 @@ class Page:
         found = self._asks(request)
         if isinstance(found, Refusal):
             return FileResponse(STATIC / "login.html", media_type="text/html")
-        name = "history.html" if request.url.path.endswith("/history") else "index.html"
+        name = PAGES.get(request.url.path.rpartition("/")[2], "index.html")
         response = FileResponse(STATIC / name, media_type="text/html")
         if found.session is None and not self.auth.needs_token:
             session = self.auth.log_in(None)
@@ -342,7 +342,7 @@ class Page:
         session = caller.session
         token = None if session is None else self.auth.csrf_token(session)
         sources = self.controls.addable()
-        facts = {"role": caller.role, "keeps_history": self.shift.is_kept}
+        facts = {"role": caller.role, "keeps_history": self.shift.is_kept, "can_teach": self.teach.is_possible}
         return JSONAnswer({"csrf": token, "needs_token": self.auth.needs_token, "sources": sources} | facts)
 
     async def state(self, request: Request) -> Response:
@@ -426,6 +426,29 @@ class Page:
         answer = Response(page.encode(errors="backslashreplace"), media_type="text/html; charset=utf-8")
         answer.headers["content-disposition"] = f'attachment; filename="{name}"'
         return answer
+
+    # ---- teaching
+
+    async def teaching(self, request: Request) -> Response:
+        """How far teaching is."""
+        return JSONAnswer(await run_in_threadpool(self.teach.state))
+
+    async def act_teach(self, request: Request) -> Response:
+        action = request.path_params["action"]
+        if action not in self.teach.actions:
+            return sentence(404, f"teaching has no action {action}: choose {', '.join(self.teach.actions)}")
+        fields, by = await body_of(request), self._who(request)
+        return JSONAnswer(await run_in_threadpool(self.teach.act, action, fields, by))
+
+    async def teach_picture(self, request: Request) -> Response:
+        """A part that was collected, or one of which the bundles differ."""
+        find = {"pictures": self.teach.picture, "differences": self.teach.difference}.get(request.path_params["kind"])
+        found = None if find is None else await run_in_threadpool(find, request.path_params["number"])
+        return (
+            sentence(404, "there is no such picture any more")
+            if found is None
+            else Response(found, media_type="image/jpeg")
+        )
 
     # ---- controls
 

@@ -221,6 +221,13 @@ class Controls:
             line.use_recipe(recipe, by)
             return line.model()
 
+        self._begin_swap(name, work, by)
+
+    def swap_to(self, path: Path, by: str) -> None:
+        """Begin to load the bundle at this path, wherever it lies, for all streams of the line's bundle."""
+        self._begin_swap(path.parent.name, lambda: self._line.swap(path), by)
+
+    def _begin_swap(self, name: str, work: Callable[[], Model], by: str) -> None:
         with self._lock:
             if self._swap is not None and self._swap.state == "loading":
                 raise ConfigError(f"the bundle {self._swap.bundle} is being loaded: wait until it judges")

@@ -135,7 +135,7 @@ class Gallery:
                 return
             self._scores.setdefault(stream, deque(maxlen=self._settings.kept_scores)).append(score)
         self.drift.add(prediction)
-        if prediction.is_anomalous and prediction.anomaly_map is not None:
+        if prediction.is_anomalous and prediction.anomaly_map is not None and not prediction.is_untaught:
             try:
                 self._waiting.put_nowait(prediction)
             except queue.Full:

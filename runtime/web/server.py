@@ -16,6 +16,7 @@ from nnet_edge.runtime.web.gallery import Gallery
 from nnet_edge.runtime.web.live import Broadcast
 from nnet_edge.runtime.web.pictures import PictureMaker
 from nnet_edge.runtime.web.shift import Shift
+from nnet_edge.runtime.web.teach import Teach
 from nnet_edge.settings.web import DriftSettings, WebSettings
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class WebServer:
         self._thread.join(END_LIMIT_S)
         if self._thread.is_alive():
             log.warning("the page's server does not answer: it is left to end by itself")
+        self.teach.close()
         self.maker.__exit__()
         self.gallery.__exit__()
         self._socket.close()
@@ -94,12 +96,14 @@ class WebServer:
 
         self._socket = listen(self.settings.host, self.settings.port)
         self.port: int = self._socket.getsockname()[1]
+        controls = Controls(self._line, self.settings, self._kept)
+        self.teach = Teach(self._line, self.settings.teach_folder, controls.swap_to)
         page = Page(
             self._line, self.gallery,
             Auth(self.settings, self._tokens[0], operator_token=self._tokens[1]),
-            Controls(self._line, self.settings, self._kept),
+            controls,
             self.broadcast, make_exposition(self._line, self.gallery), f"{COOKIE}_{self.port}",
-            self.settings.has_secure_cookies, self._ended.is_set, Shift(self._line, self.gallery),
+            self.settings.has_secure_cookies, self._ended.is_set, Shift(self._line, self.gallery), self.teach,
         )  # fmt: skip
         config = uvicorn.Config(
             self.connections.timed(page.app()), loop="asyncio", http=counted(H11Protocol, self.connections),

@@ -45,6 +45,7 @@ function show(state) {
     if (!cards.has(stream.name)) { const card = new Card(stream.name); cards.set(stream.name, card); by("streams").append(card.node); }
     cards.get(stream.name).show(stream, state.scores[stream.name] || []);
     if (state.faults.length) cards.get(stream.name).stale(t("NO_VERDICT"));
+    else if (bundle.runner === "untaught" && stream.bundle === bundle.bundle) cards.get(stream.name).stale(t("NOT_TAUGHT"));
     for (const [number] of (state.scores[stream.name] || []).slice(-1)) page.lastNumber = Math.max(page.lastNumber, number);
   }
   by("empty").hidden = names.length > 0;
@@ -140,6 +141,7 @@ addEventListener("resize", sendViews);
 async function begin() {
   const session = await openSession();
   showWho();
+  by("to-teach").hidden = !session.can_teach;
   by("add-form").elements.address.placeholder = session.sources.join(", ");
   connect();
   await look();
