@@ -24,7 +24,6 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, SinkError, StreamError
-from nnet_edge.frame import UNTAUGHT
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
 
@@ -173,6 +172,7 @@ def settings_of_flags(
 
     Raises ConfigError, SourceError.
     """
+    from nnet_edge.frame import UNTAUGHT
     from nnet_edge.runtime.sources.addresses import address_scheme
     from nnet_edge.runtime.sources.open import open_source_of
     from nnet_edge.runtime.stream.kept import LineChanges

@@ -79,7 +79,7 @@ def test_every_kind_of_value_is_read() -> None:
         ({"bundle": "b"}, "the line has no stream"),
         (SMALL | {"precision": "int4"}, "precision 'int4' is unknown"),
         (SMALL | {"runner": {"kind": "cuda"}}, "runner: runner 'cuda' is unknown"),
-        (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose history, json-lines"),
+        (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose gpio, history, "),
         (SMALL | {"sink": [{"kind": "mqqt"}]}, "[[sink]] number 1: sink 'mqqt' is unknown: did you mean mqtt?"),
         (SMALL | {"sink": [{"kind": "mqtt"}]}, "[[sink]] number 1 lacks host: give it"),
         (SMALL | {"sink": [{"kind": "webhook", "url": "http://h/?key=1"}]}, "use token_from"),

@@ -84,8 +84,10 @@ def test_without_a_folder_the_page_does_not_teach(serve: Any) -> None:
 
 
 def test_a_new_bundle_judges_beside_the_old_one_which_decides(
-    serve: Any, until: Any, make_runner: Any, tmp_path: Path
+    serve: Any, until: Any, make_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "FEWEST", 1000)
+
     def load(path: Path) -> Model:
         return Model("new", path, make_runner(), 0.5)  # every frame scores 0.6; the old threshold is 0.8
 
