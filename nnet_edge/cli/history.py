@@ -94,6 +94,10 @@ def lines(shift: dict[str, Any]) -> Iterator[str]:
             else f", latency {one['latency']['mean_ms']:.1f} ms, at most {one['latency']['max_ms']:.1f} ms"
         )
         yield f"  {one['camera']}: {one['verdicts']} verdicts, {one['rejects']} rejects, {share}{late}"
+    if shift["outcomes"]:
+        yield "  triggers without a verdict: " + ", ".join(
+            f"{count} {name}" for name, count in shift["outcomes"].items()
+        )
     for hour in shift["hours"]:
         yield f"  {hour['time'][:16]}Z {hour['camera']}: {hour['rejects']} of {hour['verdicts']} rejected"
     for place in shift["places"]:

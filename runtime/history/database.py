@@ -59,14 +59,15 @@ CREATE INDEX label_verdict ON label (verdict);
 CREATE TABLE note (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 KNOWN = frozenset((  # fields of a verdict that have a column, or follow from others
-    "id", "stream", "index", "crop", "time", "score", "relative_score", "threshold", "threshold_from", "verdict",
+    "id", "stream", "session", "index", "crop", "time", "score", "relative_score", "threshold", "threshold_from", "verdict",
     "regions", "size", "latencies_ms", "bundle", "bundle_id", "precision", "runner", "recipe", "trigger", "schema",
 ))  # fmt: skip
-ADD_MINUTE = """INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+ADD_MINUTE = """INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (minute, camera, judge) DO UPDATE SET
 verdicts = verdicts + excluded.verdicts, rejects = rejects + excluded.rejects, good_sum = good_sum + excluded.good_sum,
 score_max = max(score_max, excluded.score_max), latency_sum_us = latency_sum_us + excluded.latency_sum_us,
 latency_max_us = max(latency_max_us, excluded.latency_max_us)"""
-ADD_CELL = "INSERT INTO cell VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET regions = regions + excluded.regions"
+ADD_CELL = """INSERT INTO cell VALUES (?, ?, ?, ?) ON CONFLICT (minute, camera, cell) DO UPDATE SET
+regions = regions + excluded.regions"""
 HELD = "SELECT max(value) FROM note WHERE name = 'held_until'"
 LABELLED = "(SELECT verdict FROM label)"
 
@@ -101,12 +102,12 @@ def ms_of(text: str) -> int:
 
 
 def session_of(fields: Mapping[str, Any]) -> str:
-    """The session in the id of a frame, stream/session/index[/crop]; nothing where it has none."""
+    """The session in the id of a frame, stream/session/index[/crop]; where it has none, that of the history's start."""
     text = str(fields["id"]).removeprefix(f"{fields['stream']}/")
     if fields.get("crop"):
         text = text.removesuffix(f"/{fields['crop']['name']}")
     session, slash, _ = text.rpartition("/")
-    return session if slash else ""
+    return session if slash else str(fields.get("session") or "")
 
 
 def connect(path: Path, is_new: bool = False) -> sqlite3.Connection:

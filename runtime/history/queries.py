@@ -11,6 +11,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -213,6 +214,7 @@ class History:
             "hours": hours(minutes), "scores": scores(minutes, window.since, end), "places": self._places(window),
             "outages": self._outages(window, end), "drift": self._events(window, "drift.warning"),
             "events": self._events(window, None), "labels": self._label_counts(window),
+            "outcomes": self._outcomes(window),
         }  # fmt: skip
 
     def _minutes(self, window: Window) -> list[tuple[Any, ...]]:
@@ -247,7 +249,7 @@ class History:
 
     def _events(self, window: Window, kind: str | None) -> list[dict[str, object]]:
         """Those of the kind, None: all but drift, newest first."""
-        where = " AND kind = ?" if kind else " AND kind NOT LIKE 'drift.%'"
+        where = " AND kind = ?" if kind else " AND kind NOT IN ('drift.warning', 'trigger.failed')"
         rows = self._all(
             f"SELECT at, kind, stream, facts FROM event WHERE at >= ? AND at < ?{where} ORDER BY at DESC, id DESC LIMIT 200",
             (window.since, window.end, *((kind,) if kind else ())),
@@ -284,6 +286,15 @@ class History:
         for stream in list(open_ones):
             close(stream, None)
         return sorted(found, key=lambda one: -float(str(one["took_s"])))
+
+    def _outcomes(self, window: Window) -> dict[str, int]:
+        """Triggers of a triggered line that got no verdict, by what became of them."""
+        rows = self._all(
+            "SELECT stream, facts FROM event WHERE kind = 'trigger.failed' AND at >= ? AND at < ?",
+            (window.since, window.end),
+        )
+        found = Counter(json.loads(facts).get("outcome") for stream, facts in rows if window.stream in (None, stream))
+        return {str(outcome): count for outcome, count in found.most_common()}
 
     def _label_counts(self, window: Window) -> dict[str, Any]:
         """How many parts of the time somebody labelled, by the label that holds, and the kinds of true defects."""

@@ -43,6 +43,9 @@ def shift_report(history: History, window: Window, language: str) -> str:
         ),
         ("labelled_counts", str(sum(shift["labels"]["held"].values())), labelled),
     ]
+    if shift["outcomes"]:
+        causes = ", ".join(f"{count} {escape(name)}" for name, count in shift["outcomes"].items())
+        figures.append(("unanswered", number(sum(shift["outcomes"].values())), causes))
     cells = "".join(
         f"<div><dt>{say(key)}</dt><dd>{value}{f'<small>{more}</small>' if more else ''}</dd></div>"
         for key, value, more in figures
@@ -82,7 +85,7 @@ def shift_report(history: History, window: Window, language: str) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         f'<header><h1>{say("report_title")}</h1><p>{between}</p></header>\n<dl class="figures">{cells}</dl>\n'
         + "\n".join(parts)
-        + f"\n<footer>nnet-edge {__version__} · {escape(str(history.path))}</footer>\n</main>\n</body>\n</html>\n"
+        + f"\n<footer>nnet-edge {__version__} · {escape(history.path.name)}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, NnetEdgeError, SinkError
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import Prediction, new_session
 from nnet_edge.runtime.sinks.base import JsonSink, Message, RefusedError, flag_defaults
 from nnet_edge.runtime.sinks.fields import to_json_line
 from nnet_edge.runtime.sinks.rejects import KINDS, SMALLEST_BUDGET_BYTES, encode
@@ -81,6 +81,7 @@ class HistorySink(JsonSink):
             settings.path, Bounds(settings.days, settings.budget_bytes, settings.good_pictures)
         )
         self._next_good_s = 0.0 if settings.good_pictures else float("inf")
+        self._session = new_session()  # of frames that have none
         self._looked_s = 0.0
         self._shift = 0  # when the shift began that is written now
 
@@ -115,12 +116,14 @@ class HistorySink(JsonSink):
 
     def to_message(self, prediction: Prediction) -> Message:
         image = prediction.frame.image
-        size = b', "size": [%d, %d]}' % image.shape[:2] if image.size else b"}"
+        more = b', "size": [%d, %d]' % image.shape[:2] if image.size else b""
+        if not prediction.frame.session:  # else a second start would count as the first once more
+            more += b', "session": "%s"' % self._session.encode()
         kinds = [(kind, kind) for kind in self.settings.pictures] if prediction.is_anomalous and image.size else []
         if image.size and not prediction.is_anomalous:
             kinds = [(self._accepted, "original")]
         pictures = tuple((name, encode(kind, prediction)) for name, kind in kinds)
-        return Message(prediction.frame.id, (("verdict", to_json_line(prediction)[:-1] + size), *pictures))
+        return Message(prediction.frame.id, (("verdict", to_json_line(prediction)[:-1] + more + b"}"), *pictures))
 
     def part_name(self, content: str, stream: str | None) -> str:
         return content

@@ -28,6 +28,8 @@ function show(found) {
   const latency = found.latency ? `${found.latency.mean_ms.toFixed(1)} / ${found.latency.max_ms.toFixed(0)} ms` : "–";
   const figures = [["parts", found.verdicts.toLocaleString(texts.language)], ["rejected", found.rejects.toLocaleString(texts.language)], ["yield", percent(found.yield)],
     ["latency", latency, t("mean_max")], ["labelled_counts", Object.values(found.labels.held).reduce((sum, count) => sum + count, 0), labelled]];
+  const unanswered = Object.entries(found.outcomes);
+  if (unanswered.length) figures.push(["unanswered", unanswered.reduce((sum, [, count]) => sum + count, 0), unanswered.map(([name, count]) => `${count} ${name}`).join(", ")]);
   by("totals").replaceChildren(...figures.map(([key, value, more]) => {
     const cell = element("div"), text = element("dd", value);
     cell.append(element("dt", t(key)), text);

@@ -65,6 +65,8 @@ def test_outages_are_paired_and_one_that_lasts_has_no_end(tmp_path: Path) -> Non
         event("source.stalled", "left", SIX + 100), event("source.lost", "left", SIX + 105),
         event("source.live", "left", SIX + 400),
         event("source.lost", "left", SIX + 3000), event("drift.warning", "left", SIX + 3001, psi=0.4),
+        event("trigger.failed", "left", SIX + 5, outcome="missed"), event("trigger.failed", "left", SIX + 6, outcome="missed"),
+        event("trigger.failed", "left", SIX + 7, outcome="no_answer"), event("trigger.failed", "left", SIX - 7, outcome="late"),
     ])  # fmt: skip
     writer.close()
     window = Window(round(1e3 * SIX), round(1e3 * (SIX + 3600)))
@@ -75,6 +77,7 @@ def test_outages_are_paired_and_one_that_lasts_has_no_end(tmp_path: Path) -> Non
     ]  # fmt: skip
     assert shift["outages"][2]["reason"] == "cable"
     assert [one["facts"] for one in shift["drift"]] == [{"psi": 0.4}]
+    assert shift["outcomes"] == {"missed": 2, "no_answer": 1}
 
 
 @pytest.mark.parametrize(

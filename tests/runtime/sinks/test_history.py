@@ -17,7 +17,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError, SinkError
 from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import JudgedBy, Prediction
 from nnet_edge.runtime.history.queries import History, Kept, Window
 from nnet_edge.runtime.sinks.history import HistorySettings, HistorySink
 from nnet_edge.runtime.sinks.queued import QueuedSink, serve
@@ -184,3 +184,24 @@ def test_a_report_that_cannot_be_written_stops_no_verdict(tmp_path: Path, make_p
         assert sink.flush(10)
         assert sink.counts().dropped == {}
     assert [one.frame for one in kept(tmp_path / "h.db")] == [1]
+
+
+def test_a_second_start_of_frames_without_a_session_is_no_repetition(
+    tmp_path: Path, make_prediction: MakePrediction
+) -> None:
+    for _ in range(2):
+        with served(tmp_path / "h.db") as sink:
+            sink.write(make_prediction(0, session=""))
+            assert sink.flush(10)
+    assert [one.frame for one in kept(tmp_path / "h.db")] == [0, 0]
+
+
+def test_an_untaught_line_leaves_facts_and_no_pictures(tmp_path: Path, make_prediction: MakePrediction) -> None:
+    untaught = replace(make_prediction(0), judged_by=JudgedBy("untaught", None, "none", "untaught"))
+    with served(tmp_path / "h.db") as sink:
+        sink.write(untaught)
+        assert sink.flush(10)
+    (one,) = kept(tmp_path / "h.db")
+    assert (one.is_anomalous, one.runner) == (True, "untaught")
+    with History(tmp_path / "h.db") as history:
+        assert history.picture_kinds(one.id) == ()

@@ -236,3 +236,33 @@ def test_a_removed_history_is_told_and_the_page_goes_on(serve: Any, until: Any, 
         assert status in (200, 400)
         assert status == 200 or "cannot read the history" in answer["error"]
         assert site.ask("/api/state")[0] == 200
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_its_screen_and_the_sound_is_off(
+    browser: Any, serve: Any, until: Any, history: Path, tmp_path: Path
+) -> None:
+    with serve(WebSettings(port=0, teach_folder=tmp_path), sinks=[sink_of(history)]) as site:
+        wait_for_parts(site, until)
+        for width, height in ((1280, 900), (1024, 768), (390, 844)):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            )
+            for language in ("en", "de", "zh"):
+                for page in ("", "history", "teach"):
+                    browser.open(f"{site.server.address}{page}")
+                    browser.value(f"localStorage.setItem('language', '{language}')")
+                    browser.open(f"{site.server.address}{page}")
+                    browser.wait(
+                        f"document.documentElement.lang === '{language}' && document.body.dataset.role !== undefined"
+                    )
+                    assert browser.value("document.documentElement.scrollWidth") <= width, (page, width, language)
+        browser.open(site.server.address)
+        browser.wait("document.body.dataset.role !== undefined")
+        pressed = "document.getElementById('sound').getAttribute('aria-pressed')"
+        assert browser.value(pressed) == "false"
+        browser.click("#sound")
+        browser.wait(f"{pressed} === 'true' && board.sound.state === 'running'")
+        browser.click("#sound")
+        browser.wait(f"{pressed} === 'false'")
+        assert browser.complaints == []
