@@ -207,7 +207,7 @@ def trained_run(parts_folder: Path, made_once: MadeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
-    """The same network trained anew, one epoch, by a command that passes over a truncated image.
+    """The same network trained anew for 64x64 pixels, one epoch, by a command that passes over a truncated image.
 
     data/, run/{training,bundle}/ and said.txt, what the command said on standard error.
     """
@@ -215,7 +215,7 @@ def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
     def fill(folder: Path) -> None:
         data = shutil.copytree(parts_folder, folder / "data")
         (data / "good/truncated.png").write_bytes((data / "good/00.png").read_bytes()[:200])
-        quick = ["--epochs", "1", "--set", "augmentation_copies=0", "--set", "model.memory_slots=128"]
+        quick = ["--epochs", "1", "--size", "64", "--set", "augmentation_copies=0", "--set", "model.memory_slots=128"]
         with (folder / "said.txt").open("w") as said, redirect_stderr(said):
             assert run(["train", str(data), "--out", str(folder / "run"), "--skip-bad-images", *quick]) == 0
 

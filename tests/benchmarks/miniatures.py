@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 
 from nnet_edge.benchmarks.accuracy.accuracy import AccuracySettings
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.loop import TrainOptions
 from tests.conftest import bad_part, good_part
 
 OPTIONS = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")
-TRAINING = replace(PAPER, epochs=1, batch=7, ema_decay=0.5)
+TRAINING = replace(PAPER, epochs=1, batch=7, ema_decay=0.5, input=Geometry(64, 64))
 TINY = AccuracySettings(TRAINING, OPTIONS, seeds=(3,), runner=RunnerSettings(threads=1))
 
 

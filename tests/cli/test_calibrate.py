@@ -36,6 +36,12 @@ WIDE = ["--metric-points", "100", "--band", "9"]
 
 
 @pytest.fixture(scope="module")
+def trained_run(second_run: Path) -> Path:
+    """That of the smaller input, which takes less time."""
+    return second_run / "run"
+
+
+@pytest.fixture(scope="module")
 def parts(parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(parts_folder, tmp_path_factory.mktemp("calibrate") / "parts"))
 

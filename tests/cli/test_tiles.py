@@ -69,7 +69,7 @@ def tiled_run(pictures: Path, made_once: Callable[..., Path]) -> Path:
     """run/{training,bundle} of 1x2 tiles of a crop, and said.txt, what the command said."""
 
     def fill(folder: Path) -> None:
-        asked = ["--tiles", "1x2", "--crop", ",".join(map(str, CROP)), *QUICK, *ONE]
+        asked = ["--size", "64", "--tiles", "1x2", "--crop", ",".join(map(str, CROP)), *QUICK, *ONE]
         with (folder / "said.txt").open("w") as said, redirect_stderr(said):
             assert run(["train", str(pictures), "--out", str(folder / "run"), *asked]) == 0
 
@@ -95,15 +95,15 @@ def scores_of(lines: Path) -> dict[str, float]:
 
 def test_the_manifest_holds_tiles_and_crop_and_train_says_what_they_see(tiled_run: Path, tiled_bundle: Bundle) -> None:
     geometry = tiled_bundle.geometry
-    assert geometry.tiles == Tiles(1, 2)
+    assert geometry.tiles == Tiles(1, 2, height=64, width=64)
     assert geometry.crop == CropShare(CROP[0] / WIDTH, CROP[1] / HEIGHT, CROP[2] / WIDTH, CROP[3] / HEIGHT)
-    assert (geometry.size, geometry.network.size) == ((256, 448), (256, 256))
+    assert (geometry.size, geometry.network.size) == ((64, 96), (64, 64))
     assert {name: tiled_bundle.manifest["input"][name] for name in ("height", "width", "tiles")} == {
-        "height": 256, "width": 256, "tiles": {"rows": 1, "columns": 2, "overlap": 0.25}}  # fmt: skip
-    assert tiled_bundle.frames("held_out").shape == (10, 256, 448, 3)
+        "height": 64, "width": 64, "tiles": {"rows": 1, "columns": 2, "overlap": 0.25}}  # fmt: skip
+    assert tiled_bundle.frames("held_out").shape == (10, 64, 96, 3)
     assert tiled_bundle.manifest["data"]["learned"] == 4
     said = (tiled_run / "said.txt").read_text()
-    assert "a defect must have about 8x8 pixels of the photograph to be seen" in said
+    assert "a defect must have about 34x30 pixels of the photograph to be seen (8x8 of the network" in said
     assert said.count("judged is the bundle's crop, 8.0% to 88.0% of the width, 10.0% to 90.0% of the height") == 1
 
 
@@ -141,7 +141,7 @@ def test_a_config_check_and_a_checkpoint_know_the_tiles(tiled_run: Path) -> None
     artifact = open_artifact(tiled_run / "run/training", RunnerSettings(), False)
     with artifact.runner as runner:
         assert isinstance(runner, TiledRunner)
-        assert runner.input_shape == (256, 448, 3)
+        assert runner.input_shape == (64, 96, 3)
     assert artifact.geometry == read_bundle(tiled_run / "run/bundle").geometry
 
 
@@ -152,7 +152,7 @@ def test_calibration_sees_tiles_and_the_gate_whole_pictures(
     assert run(["calibrate", str(tiled_bundle.path), str(pictures), *wide, *ONE]) == 0
     found = read_bundle(tiled_bundle.path)
     frames = found.frames("int8")
-    assert frames.shape == (8, 256, 256, 3)
+    assert frames.shape == (8, 64, 64, 3)
     held_out = {frame_hash(tile) for tile in found.geometry.cut(found.frames("held_out"))}
     assert held_out.isdisjoint({frame_hash(frame) for frame in frames})
     gate = found.artefact("int8").record["gates"]["openvino"]

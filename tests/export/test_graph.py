@@ -18,7 +18,7 @@ from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluation.artefact import open_weights
 from nnet_edge.export import onnx_graph
 from nnet_edge.export.bundling import check_parity, compare, export_bundle
-from nnet_edge.export.graph_facts import read_facts
+from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import Geometry
@@ -89,12 +89,21 @@ def test_opset_and_metadata(bundle: Bundle, graph: onnx.ModelProto) -> None:
 
 
 def test_a_second_export_gives_the_same_names(bundle: Bundle, second_run: Path) -> None:
-    """Of the same network with other weights: what `calibrate` keeps apart goes by the names."""
-    first, second = (
-        [node.name for node in onnx.load(one.graph).graph.node]
-        for one in (bundle, read_bundle(second_run / "run/bundle"))
-    )
+    """Of the same network with other weights, for another size: what `calibrate` keeps apart goes by the names.
+
+    Those of the tail count what the fusion needs.
+    """
+
+    def names(model: onnx.ModelProto, of_tail: bool) -> list[str]:
+        return [node.name for node in model.graph.node if node.name.startswith("node_tail_") == of_tail]
+
+    models = [onnx.load(one.graph) for one in (bundle, read_bundle(second_run / "run/bundle"))]
+    first, second = (names(model, of_tail=False) for model in models)
     assert first == second
+    fusions = [fusion_of(read_facts(one.graph)) for one in (bundle, read_bundle(second_run / "run/bundle"))]
+    for model, fusion in zip(models, fusions, strict=True):
+        alone = names(add_tail(maps_only_graph(LAYER_MAPS), fusion=fusion), of_tail=True)
+        assert sorted(names(model, of_tail=True)) == sorted(alone) != []
 
 
 class Small(nn.Module):

@@ -23,13 +23,14 @@ from nnet_edge.benchmarks.accuracy.trainings import GridSettings, Watch
 from nnet_edge.benchmarks.harness.grid import claiming
 from nnet_edge.data.images import Dataset, read_dataset
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.nnet.settings import ABLATIONS, PAPER
 from nnet_edge.metrics import Metrics
 from nnet_edge.training.loop import TrainOptions
 
 SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/ablation.json"
 OPTIONS = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")
-TINY = GridSettings(replace(PAPER, epochs=1, batch=7), OPTIONS, seeds=(3,))
+TINY = GridSettings(replace(PAPER, epochs=1, batch=7, input=Geometry(64, 64)), OPTIONS, seeds=(3,))
 
 
 @pytest.fixture(scope="module")

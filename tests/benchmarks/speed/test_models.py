@@ -52,7 +52,7 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_graphs_are_measured_in_the_same_rounds() -> None:
-    (card,) = measured([card_of("nnet", "efficientnet_lite0")], rounds=2, turn_s=0.01, tell=lambda line: None)
+    (card,) = measured([card_of("rbd", "resnet18")], rounds=2, turn_s=0.01, tell=lambda line: None)
     assert card.frames_per_s is not None
     assert card.times_the_first is not None
     assert card.times_the_first.smallest == card.times_the_first.largest == 1
