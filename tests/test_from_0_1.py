@@ -136,10 +136,16 @@ def test_a_line_file_means_what_it_meant() -> None:
         assert (here["verdict"].pop("adapt"), here["verdict"].pop("adapted")) == (None, None)
         for key in here["camera"].keys() - there["camera"].keys():  # of later versions
             assert here["camera"].pop(key) == {"colour_matrix": "bt601", "loop": False, "frozen_s": 10.0}.get(key), key
-    assert found["web"].pop("public_url", None) is None
+    for key in ("public_url", "operator_token_from", "teach_folder"):
+        assert found["web"].pop(key, None) is None
     for sink in found["sinks"]:
         assert sink.pop("by_stream", True)  # keys of later versions; as it was without them
         assert sink.pop("events_path", None) is None
+        assert not sink.pop("takes_orders", False)
+    for stream in found["streams"]:
+        assert stream.pop("trigger", None) is None
+    assert not found.pop("recipes", [])
+    assert found.pop("first_recipe", None) is None
     assert found == wanted
 
 
