@@ -63,6 +63,7 @@ class Sink(ABC):
     name = "sink"  # of the kind: the default name in counts, events and errors
     wants_maps = True  # of good frames too; False saves a GPU the copies, an anomalous frame has its map anyway
     wants_pixels = True  # False: predictions may come without image and map, which saves memory in a queue
+    picks_pixels = False  # True: `keeps_pixels` says it of each
     wants_good = True  # False: only anomalous predictions are of use to `write`
     only_stream: str | None = None  # the one stream whose predictions are of use; None: all
     wants_events = False  # whether `tell` does anything
@@ -91,9 +92,9 @@ class Sink(ABC):
     def write(self, prediction: Prediction) -> None:
         """Take one prediction."""
 
-    def slim(self, prediction: Prediction) -> Prediction:
-        """The prediction as it waits in a queue: without what `write` has no use for. Called in the line's thread."""
-        return prediction if self.wants_pixels else prediction.without_pixels()
+    def keeps_pixels(self, prediction: Prediction) -> bool:
+        """Whether this prediction waits with its image and map; asked in the line's thread where the sink `picks_pixels`."""
+        return self.wants_pixels
 
     def tell(self, event: Event) -> None:  # noqa: B027  most sinks have no use for events
         """Take one event of the line."""

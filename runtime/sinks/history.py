@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class HistorySink(JsonSink):
 
     name = "history"
     largest_batch = 64
-    wants_pixels = True
+    wants_pixels = picks_pixels = True
     wants_events = True
 
     def __init__(self, settings: HistorySettings) -> None:
@@ -103,16 +103,14 @@ class HistorySink(JsonSink):
     def __exit__(self, *about: object) -> None:
         self._writer.close()
 
-    def slim(self, prediction: Prediction) -> Prediction:
+    def keeps_pixels(self, prediction: Prediction) -> bool:
         """A reject waits with its picture, of accepted parts one now and then."""
-        if prediction.is_untaught:
-            return prediction.without_pixels()
-        if prediction.is_anomalous:
-            return prediction
-        if time.monotonic() >= self._next_good_s:
+        if prediction.is_untaught or prediction.is_anomalous:
+            return not prediction.is_untaught
+        is_due = time.monotonic() >= self._next_good_s
+        if is_due:
             self._next_good_s = time.monotonic() + self.settings.good_every_s
-            return replace(prediction, anomaly_map=None)
-        return prediction.without_pixels()
+        return is_due
 
     def to_message(self, prediction: Prediction) -> Message:
         image = prediction.frame.image

@@ -162,7 +162,8 @@ class QueuedSink(Sink):
         sink = self.sink
         is_wanted = sink.wants_good or prediction.is_anomalous
         if is_wanted and sink.only_stream in (None, prediction.frame.stream):
-            prediction = sink.slim(prediction)
+            if not (sink.keeps_pixels(prediction) if sink.picks_pixels else sink.wants_pixels):
+                prediction = prediction.without_pixels()
             maps_bytes = 0 if prediction.anomaly_map is None else prediction.anomaly_map.nbytes
             self._queue.put(Item(prediction, time.monotonic(), prediction.frame.image.nbytes + maps_bytes))
         self._raise_fault()
