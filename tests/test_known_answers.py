@@ -26,6 +26,7 @@ from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.model import load_model, open_graph
 from nnet_edge.settings.runner import RunnerSettings
+from tests.conftest import MadeOnce
 
 OLD = Path(__file__).parent / "data/from_0_1/bundle"  # of a tiny network: opened in no time
 KINDS = ("openvino", "onnxruntime")
@@ -38,9 +39,13 @@ def old(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def known(old: Path) -> Bundle:
+def known(old: Path, made_once: MadeOnce) -> Bundle:
     """The same with answers."""
-    return add_answers(read_bundle(old), KINDS)
+
+    def fill(folder: Path) -> None:
+        add_answers(read_bundle(Path(shutil.copytree(OLD, folder, dirs_exist_ok=True))), KINDS)
+
+    return read_bundle(Path(shutil.copytree(made_once("known_answers", fill), old, dirs_exist_ok=True)))
 
 
 def change(path: Path, alter: Callable[[dict[str, Any]], object]) -> None:

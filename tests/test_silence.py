@@ -141,7 +141,7 @@ def test_an_address_and_a_file_outside_would_be_found(trace: Callable[..., Trace
 def test_train_and_evaluate_stay_in_their_folders(
     trace: Callable[..., Traced], parts_folder: Path, tmp_path: Path
 ) -> None:
-    quick = ("--epochs", "1", "--batch", "7", "--set", "augmentation_copies=0", "--set", "model.memory_slots=128")
+    quick = ("--size", "64", "--epochs", "1", "--batch", "7", "--set", "augmentation_copies=0")
     trained = trace(NNET_EDGE, "train", parts_folder, "--out", "run", *quick)
     assert (tmp_path / "run/bundle/manifest.json").exists()
     evaluated = trace(NNET_EDGE, "evaluate", "run/bundle", parts_folder, "--out", "report")
@@ -154,9 +154,9 @@ def test_train_and_evaluate_stay_in_their_folders(
 @needs_strace
 @pytest.mark.slow
 def test_calibrate_stays_in_its_bundle(
-    trace: Callable[..., Traced], trained_run: Path, parts_folder: Path, tmp_path: Path
+    trace: Callable[..., Traced], second_run: Path, parts_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained_run / "bundle", tmp_path / "bundle")
+    shutil.copytree(second_run / "run/bundle", tmp_path / "bundle")
     quick = ("--frames", "8", "--threads", "1", "--metric-points", "100", "--accept")
     found = trace(NNET_EDGE, "calibrate", "bundle", parts_folder, "--precision", "fp16", *quick)
     assert "fp16" in found.said
