@@ -17,14 +17,7 @@ from typing import Any
 
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.data.images import (
-    Dataset,
-    TrainingData,
-    choose_geometry,
-    fingerprint,
-    load_training_data,
-    sizes_of,
-)
+from nnet_edge.data.images import Dataset, TrainingData, choose_geometry, fingerprint, load_training_data, sizes_of
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.geometry import DEFAULT, Geometry

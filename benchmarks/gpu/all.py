@@ -17,14 +17,7 @@ from typing import Any
 
 import click
 
-from nnet_edge.benchmarks.gpu.engines import (
-    BATCHES,
-    STAND_IN,
-    Rate,
-    measure_runner,
-    measure_torch,
-    torch_runner,
-)
+from nnet_edge.benchmarks.gpu.engines import BATCHES, STAND_IN, Rate, measure_runner, measure_torch, torch_runner
 from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
 from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
 from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
