@@ -71,6 +71,9 @@ class MethodSettings:
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
     ema_decay: float = 0.0  # of the moving average of the weights that is deployed; 0: the weights themselves
     place_powers: tuple[float, ...] = ()  # of good parts' level at each place, tried at the end, see place_level.py
+    global_gain: float = (
+        1.0  # most that a whole picture's distance raises its maps by, see global_distance.py; 1: not used
+    )
     seed: int = 111
     augmentation: Augmentation = field(default_factory=Augmentation)
     input: Geometry = field(default_factory=Geometry)  # its size, and how pictures get into it
@@ -88,6 +91,8 @@ class MethodSettings:
         require_positive("learning_rate", self.learning_rate)
         if not all(0 < power <= 2 for power in self.place_powers):
             raise ConfigError(f"place_powers are {self.place_powers}; each must be above 0, at most 2")
+        if not 1 <= self.global_gain <= 16:
+            raise ConfigError(f"global_gain is {self.global_gain}; it must be from 1 (not used) to 16")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -108,6 +113,8 @@ class MethodSettings:
         values = asdict(self)
         if not self.place_powers:
             del values["place_powers"]
+        if self.global_gain == 1:
+            del values["global_gain"]
         if self.input == DEFAULT:
             del values["input"]
         if not self.augmentation.half_turns:

@@ -15,6 +15,7 @@ from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
 from nnet_edge.methods.compute import full_fp32
+from nnet_edge.methods.global_distance import GlobalDistance, raised, strangeness_of, values_in
 from nnet_edge.methods.teacher_weights import Teacher
 
 PLACE_FACTORS = "place_factors"  # its name among the weights
@@ -37,6 +38,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean))
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std))
         self.register_buffer(PLACE_FACTORS, None)  # in the state only where there are some
+        self.global_distance: GlobalDistance | None = None  # likewise
 
     def at(self, geometry: Geometry) -> Network:
         """The network itself, for inputs of that geometry from now on."""
@@ -62,16 +64,21 @@ class Network(nn.Module):
         """F1, F2, F3 of normalised images."""
         return self.teacher(normalised)
 
-    def levelled(self, layer_maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The layer maps of `output_names`, the deepest times `place_factors` where there are some."""
-        factors = self.place_factors
-        if factors is None:
-            return tuple(layer_maps)
+    def levelled(self, layer_maps: Sequence[Tensor], features: Features) -> tuple[Tensor, ...]:
+        """The layer maps of `output_names`, the deepest as the place level and the global distance leave them.
+
+        `features` are the teacher's. See place_level.py and global_distance.py; without both the maps are as they were.
+        """
+        maps = dict(zip(self.output_names, layer_maps, strict=True))
         deepest = max(self.settings.map_strides.values())
-        strides = self.settings.map_strides.values()
-        return tuple(
-            maps * factors if stride == deepest else maps for maps, stride in zip(layer_maps, strides, strict=True)
-        )
+        changed = {name: maps[name] for name, stride in self.settings.map_strides.items() if stride == deepest}
+        if self.place_factors is not None:
+            changed = {name: values * self.place_factors for name, values in changed.items()}
+        if self.global_distance is not None:
+            strangeness = strangeness_of(maps | changed, self.map_fusion)
+            gain = self.global_distance.gain(features[2])
+            changed = {name: raised(values, strangeness, gain) for name, values in changed.items()}
+        return tuple((maps | changed).values())
 
     @property
     def map_fusion(self) -> Fusion:
@@ -100,6 +107,8 @@ def restore_network(settings: MethodSettings, weights: Mapping[str, Tensor]) -> 
     network: Network = METHODS.find(settings.method).build(settings.model, encoder).at(settings.input.network)
     if PLACE_FACTORS in weights:
         network.place_factors = torch.empty_like(weights[PLACE_FACTORS])
+    if values := values_in(weights):
+        network.global_distance = GlobalDistance(values)
     network.load_state_dict(weights)
     return network.eval()
 

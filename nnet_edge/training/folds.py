@@ -122,7 +122,8 @@ class FoldTrainings:
         learned, judged, common = self._rows(number)
         place = self.folder / str(number + 1)
         known = read_checkpoint(place) if (place / CHECKPOINT).exists() else None
-        settings = replace(self.settings, batch=min(self.settings.batch, self.settings.input.pieces * len(learned)))
+        batch = min(self.settings.batch, self.settings.input.pieces * len(learned))
+        settings = replace(self.settings, batch=batch, global_gain=1.0)  # each fold's own would have its own scale
         images = self.data.learned
         self.say(
             f"fold {number + 1} of {self.folds.count}: {len(learned)} images to learn from, {len(judged)} to judge"
@@ -151,7 +152,7 @@ class FoldTrainings:
     def _train_all(self, training: Path, facts: dict[str, Any], found: list[Fold]) -> Trained:
         """Train on all images, as long as the folds did, and keep the factors."""
         images, judged = self.data.learned, self.folds.judged
-        settings = replace(self.settings, look_every=0, place_powers=())  # the folds have chosen
+        settings = replace(self.settings, look_every=0, place_powers=(), global_gain=1.0)  # the folds have chosen
         shown = [fold.shown for fold in found if fold.shown]
         if shown and settings.image_steps:
             settings = replace(settings, image_steps=round(float(np.median(shown))))

@@ -32,6 +32,7 @@ from nnet_edge.methods.compute import (
     full_fp32,
     to_device,
 )
+from nnet_edge.methods.global_distance import PREFIX
 from nnet_edge.methods.network import PLACE_FACTORS, Network
 from nnet_edge.methods.place_level import choose_place_level
 from nnet_edge.training.augmentation import augmented_copies
@@ -44,6 +45,7 @@ from nnet_edge.training.checkpoint import (
 )
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
+from nnet_edge.training.global_search import learn_global_distance
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
 from nnet_edge.training.start import (
@@ -142,7 +144,7 @@ class Trainer:
                  folder: Path, compute: Compute, data_facts: dict[str, Any], resume: Checkpoint | None,
                  say: Callable[[str], None] = lambda line: None, learned: Learned | None = None) -> None:  # fmt: skip
         self.options, self.folder, self.compute, self.say = options, folder, compute, say
-        self.held_out = held_out_inputs(kept, settings)
+        self.learned, self.held_out = images, held_out_inputs(kept, settings)
         if resume is None:
             start = start_afresh(
                 images, kept, settings, folder, compute, options.teacher_weights, data_facts, say, learned
@@ -353,6 +355,23 @@ class Trainer:
             self.settings = self.settings.with_fusion(fusion)
             self.network.settings = deployed.settings = self.settings.model
         self.settle_place_level(deployed)
+        self.settle_global_distance(deployed)
+
+    def settle_global_distance(self, deployed: Network) -> None:
+        """Keep how far whole pictures are from good ones, where no way round is special and no tile is the whole."""
+        settings = self.settings
+        if settings.augmentation.turns_any_way or settings.input.tiles is not None:
+            return
+        found = learn_global_distance(deployed, settings.global_gain, self.learned, self.held_out, self.compute)
+        if found is None:
+            return
+        self.facts["global_distance"] = found.as_dict()
+        self.network.global_distance = found.distance.to(self.network.mean.device)
+        for weights in (self.best, self.ema.tensors):
+            if weights:
+                weights |= {
+                    PREFIX + name: value.clone() for name, value in self.network.global_distance.named_buffers()
+                }
 
     def settle_place_level(self, deployed: Network) -> None:
         """Keep good parts' level at each place, where it makes synthetic anomalies on held-out parts stand out more."""
@@ -373,7 +392,7 @@ class Trainer:
             f"held-out parts have a pixel AP of {best:.1f} with it, {without:.1f} without"
         )
         factors = torch.from_numpy(level.factors).to(self.network.mean.device)
-        self.network.place_factors = factors
+        self.network.place_factors = deployed.place_factors = factors
         for weights in (self.best, self.ema.tensors):
             if weights:
                 weights[PLACE_FACTORS] = factors.clone()

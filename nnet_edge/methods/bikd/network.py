@@ -62,7 +62,7 @@ class BiKD(Network):
         if self.settings.maps != "forward":
             target = teacher if self.settings.backward == "reverse_student" else student
             maps += cosine_distances(target, self.backward_branch(teacher))
-        return self.levelled(maps)
+        return self.levelled(maps, teacher)
 
 
 class ReverseStudent(nn.Module):

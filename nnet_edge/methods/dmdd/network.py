@@ -84,13 +84,13 @@ class DMDD(Network):
         normalised = self.normalise(images)
         teacher, decoupled = self.teacher_features(normalised), self.decoupled(normalised)
         if self.head is not None:
-            return self.levelled([self.segment(teacher, decoupled).float()])
+            return self.levelled([self.segment(teacher, decoupled).float()], teacher)
         maps: list[Tensor] = []
         if self.settings.maps != "normality":
             maps += cosine_distances(teacher, decoupled.abnormality)
         if self.settings.maps != "abnormality":
             maps += cosine_distances(teacher, decoupled.normality)
-        return self.levelled(maps)
+        return self.levelled(maps, teacher)
 
 
 class DecoupleHead(nn.Module):

@@ -141,7 +141,8 @@ class NNet(Network):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, H, W, 3)."""
         normalised = self.normalise(images)
-        return self.levelled(self.layer_maps(self.branches(normalised, self.teacher_features(normalised))))
+        teacher = self.teacher_features(normalised)
+        return self.levelled(self.layer_maps(self.branches(normalised, teacher)), teacher)
 
     def layer_maps(self, branches: Branches) -> tuple[Tensor, ...]:
         """The layer maps of `output_names`: 1 - cos(P_i, SP_i) for the forward, 1 - cos(F_i, D_i) for the reverse branch."""

@@ -61,7 +61,7 @@ class RBD(Network):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """1 - cos(F_i, R_i), each (N, 1, h, w) in [0, 2], for uint8 RGB images (N, H, W, 3)."""
         features = self.teacher_features(self.normalise(images))
-        return self.levelled(cosine_distances(features, self.reconstruct(features)))
+        return self.levelled(cosine_distances(features, self.reconstruct(features)), features)
 
 
 def enlarged(cells: Tensor, like: Tensor) -> Tensor:
