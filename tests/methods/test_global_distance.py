@@ -28,12 +28,13 @@ from nnet_edge.training.loop import TrainOptions, train
 
 CPU = Compute("cpu", "fp32")
 SETTINGS = replace(
-    PAPER, epochs=1, batch=2, align_epochs=1, ema_decay=0.9, global_gain=4.0, model=replace(PAPER.model, memory_slots=32)
+    PAPER, epochs=1, batch=2, align_epochs=1, ema_decay=0.9, global_gain=4.0, input=Geometry(128, 128),
+    model=replace(PAPER.model, memory_slots=32),
 )  # fmt: skip
 
 
 def trays(count: int, swapped: bool = False) -> np.ndarray:
-    """Two items on a tray, a little moved and of varying brightness, uint8 (N, 256, 256, 3); swapped: in each other's place."""
+    """Two items on a tray, a little moved and of varying brightness, uint8 (N, 128, 128, 3); swapped: in each other's place."""
     rng = np.random.default_rng(count)
     pictures = np.full((count, 256, 256, 3), 60, np.uint8)
     for picture in pictures:
@@ -41,7 +42,7 @@ def trays(count: int, swapped: bool = False) -> np.ndarray:
         x, y, light = (int(value) for value in rng.integers(-4, 5, 3))
         cv2.circle(picture, (left + x, 128 + y), 40, (180 + light, 90, 60), -1)
         cv2.rectangle(picture, (right - 35 + x, 93 + y), (right + 35 + x, 163 + y), (90, 170 + light, 200), -1)
-    return pictures
+    return np.stack([cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA) for picture in pictures])
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,8 @@ def test_a_training_keeps_it_and_the_graph_gives_it(trained: Path, tmp_path: Pat
         {"augmentation": replace(SETTINGS.augmentation, rotation_degrees=180.0)},
     ],
 )
-def test_a_training_without_it_has_none(changes: dict[str, Any], washers: np.ndarray, tmp_path: Path) -> None:
-    pictures = np.concatenate((washers, washers[:3]))
-    train(pictures, pictures[:8], replace(SETTINGS, **changes), tmp_path, TrainOptions("cpu", "fp32"))
+def test_a_training_without_it_has_none(changes: dict[str, Any], tmp_path: Path) -> None:
+    train(trays(12), trays(9), replace(SETTINGS, **changes), tmp_path, TrainOptions("cpu", "fp32"))
     checkpoint = read_checkpoint(tmp_path)
     assert "global_distance" not in checkpoint.facts
     assert not any(name.startswith(PREFIX) for name in checkpoint.deployed)
