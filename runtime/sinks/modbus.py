@@ -6,6 +6,7 @@ refused. docs/plc.md has the table. Modbus knows no passwords: whoever reaches t
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -131,9 +132,14 @@ class ModbusSink(Station):
     def close(self) -> None:
         if self._loop is not None:
             if self._server is not None:
-                self._loop.run(self._server.shutdown())
+                self._loop.run(self._stop(self._server))
             self._loop.close()
         self._loop = self._server = None
+
+    async def _stop(self, server: Any) -> None:
+        """Close every connection, those included that are being accepted: asyncio forgets these when it listens no more."""
+        await asyncio.sleep(0.02)
+        await server.shutdown()
 
     async def _act(
         self, code: int, start: int, address: int, count: int, registers: list[int], written: list[Any] | None

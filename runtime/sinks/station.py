@@ -355,6 +355,8 @@ class LoopThread:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(3):
+                await asyncio.sleep(0)  # connections that were closed give back their sockets in the next rounds
 
         self.run(cancel())
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -162,6 +162,13 @@ def test_what_has_no_verdict_is_a_reject_that_says_why(
     until(lambda: plc.bit("done"))
     assert (plc.bits("good", "reject"), plc.number("outcome", ">H")) == ([False, True], CODES["no_answer"])
     plc.set("request", False)
+    plc.set("request", True)
+    station.sink.tell(
+        Event("trigger.failed", "a", facts=facts | {"answer": "nothing"})
+    )  # the PLC's own time-out decides
+    time.sleep(0.05)
+    assert plc.bits("busy", "done") == [True, False]
+    plc.set("request", False)
     station.refusal = ConfigError("no")
     plc.set("request", True)
     assert (plc.bits("done", "reject", "fault"), plc.number("outcome", ">H")) == ([True] * 3, CODES["refused"])
