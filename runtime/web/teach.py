@@ -97,7 +97,10 @@ class Parts:
         is_encoded, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         if not is_encoded:
             raise DataError("a picture could not be encoded as PNG")
-        write_atomically(self.path(number), data.tobytes())
+        try:
+            write_atomically(self.path(number), data.tobytes())
+        except OSError as error:
+            raise DataError(f"cannot keep the picture {self.path(number)}: {error.strerror or error}") from error
         self._take(number, described)
         return number
 

@@ -49,6 +49,16 @@ def test_parts_are_kept_once_and_found_again(tmp_path: Path) -> None:
     assert again.add(noise(1)) == 6
 
 
+def test_a_disk_that_takes_no_picture_ends_the_collection_with_a_sentence(
+    serve: Any, until: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "left-001").write_text("a file where the folder should be")
+    with serve(WebSettings(port=0, teach_folder=tmp_path)) as site:
+        site.ask("/api/teach/start", {"stream": "left", "every_s": 0}, site.session())
+        until(lambda: site.ask("/api/teach")[1]["stage"] == "collected")
+        assert "cannot keep the picture" in site.ask("/api/teach")[1]["fault"]
+
+
 def test_a_teaching_without_a_bundle_goes_on_and_another_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert home_of(tmp_path / "absent", "left").name == "left-001"
     (tmp_path / "left-001").mkdir()
