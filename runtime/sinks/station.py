@@ -7,6 +7,7 @@ writes; docs/plc.md has the table, which a test compares with this one.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import errno
 import logging
 import math
@@ -341,11 +342,19 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, Any], limit_s: float = START_LIMIT_S) -> Any:
         """What `work` gives. Raises what it raises, and TimeoutError."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(limit_s)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(limit_s)
+        except concurrent.futures.TimeoutError as error:  # which Python 3.10 does not call TimeoutError
+            raise TimeoutError(f"no answer within {limit_s:g} s") from error
 
     def soon(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Begin `work`, and wait for nothing."""
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Begin `work`, and wait for nothing; what it raises is logged."""
+
+        def look(done: concurrent.futures.Future[Any]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                log.error("%s broke: %r", self._thread.name, error)
+
+        asyncio.run_coroutine_threadsafe(work, self._loop).add_done_callback(look)
 
     def close(self) -> None:
         """End the loop and what still runs in it."""
