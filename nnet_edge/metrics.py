@@ -152,7 +152,7 @@ def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
         raise DataError(
             f"the score of image {int(np.flatnonzero(~np.isfinite(scores))[0])} is NaN or infinite: train again"
         )
-    return area_under_roc(np.sort(scores[~labels]), np.sort(scores[labels]))
+    return area_under_roc(scores[~labels], scores[labels])
 
 
 def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float | None:
@@ -161,7 +161,7 @@ def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float | None:
     Masks bool, maps float (N, H, W). Peak memory besides them: 4 bytes a pixel + 40 MB.
     """
     pixels = sort_pixels(masks, maps)
-    return area_under_roc(pixels.normal, pixels.anomalous)
+    return area_of_sorted(pixels.normal, pixels.anomalous)
 
 
 def pixel_ap(masks: np.ndarray, maps: np.ndarray) -> float | None:
@@ -215,7 +215,12 @@ def rd4ad_areas(mask: np.ndarray, values: np.ndarray) -> Iterator[float]:
 
 
 def area_under_roc(normal: np.ndarray, anomalous: np.ndarray) -> float | None:
-    """The area for scores that are sorted already."""
+    """The chance that one of the `anomalous` scores (N,) is above one of the `normal` (M,), ties half; None without both."""
+    return area_of_sorted(np.sort(normal), np.sort(anomalous))
+
+
+def area_of_sorted(normal: np.ndarray, anomalous: np.ndarray) -> float | None:
+    """`area_under_roc` of scores that are in ascending order already."""
     if not len(normal) or not len(anomalous):
         return None
     twice_below = 0  # an exact integer: 65 million pixels give at most 2e15
@@ -301,7 +306,7 @@ def check_maps(masks: np.ndarray, maps: np.ndarray) -> None:
 
 register(Metric("image_auroc", "image AUROC", "image", lambda it: image_auroc(it.labels, it.scores), needs_masks=False))
 register(
-    Metric("pixel_auroc", "pixel AUROC", "pixel", lambda it: area_under_roc(it.pixels.normal, it.pixels.anomalous))
+    Metric("pixel_auroc", "pixel AUROC", "pixel", lambda it: area_of_sorted(it.pixels.normal, it.pixels.anomalous))
 )
 register(Metric("pixel_ap", "pixel AP", "AP", lambda it: average_precision(it.pixels)))
 register(Metric("pro", "PRO", "PRO", lambda it: area_under_pro(it.pixels.normal, it.known_masks, it.maps, PRO_LIMIT)))

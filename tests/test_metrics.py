@@ -86,6 +86,14 @@ def test_auroc_is_the_share_of_pairs_in_order(levels: int | None) -> None:
     assert metrics.pixel_auroc(masks, maps) == pytest.approx(np.mean(wins + 0.5 * ties), abs=1e-12)
 
 
+def test_the_area_does_not_ask_for_an_order() -> None:
+    rng = np.random.default_rng(4)
+    normal, anomalous = (rng.integers(0, 9, size).astype(np.float32) for size in (31, 17))
+    pairs = (normal[:, None] < anomalous).mean() + 0.5 * (normal[:, None] == anomalous).mean()
+    assert metrics.area_under_roc(normal, anomalous) == pytest.approx(pairs)
+    assert metrics.area_under_roc(np.sort(normal)[::-1], anomalous) == pytest.approx(pairs)
+
+
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("levels", [2, 3, 7, None])
 @pytest.mark.parametrize("seed", range(4))
