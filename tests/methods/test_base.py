@@ -135,7 +135,7 @@ def test_a_registered_method_goes_all_the_way_from_pictures_to_verdicts(
 ) -> None:
     out, verdicts = tmp_path / "run", tmp_path / "verdicts.jsonl"
     path, good = str(out / "bundle"), str(parts_folder / "test_good")
-    quick = ["--epochs", "2", "--batch", "7", "--threads", "1", "--set", "anomaly_weight=0.25"]
+    quick = ["--size", "64", "--epochs", "2", "--batch", "7", "--threads", "1", "--set", "anomaly_weight=0.25"]
     assert run(["train", str(parts_folder), "--method", "mirror", "--out", str(out), *quick]) == 0
     wide = ["--metric-points", "100", "--band", "9", "--runner", "openvino", "--threads", "1"]
     assert run(["calibrate", path, str(parts_folder), "--precision", "int8", *wide]) == 0

@@ -13,7 +13,7 @@ import torch
 
 from nnet_edge.anomaly_map import Fusion, fuse_maps
 from nnet_edge.errors import ConfigError
-from nnet_edge.geometry import DEFAULT
+from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods import place_level
 from nnet_edge.methods.base import METHODS
 from nnet_edge.methods.compute import Compute
@@ -28,7 +28,7 @@ CPU = Compute("cpu", "fp32")
 FUSION = Fusion(exponents=(0.3, 0.3, 1.0), branches=("reverse",))
 SETTINGS = replace(
     PAPER, epochs=1, batch=2, align_epochs=1, ema_decay=0.9, place_powers=(1.0,),
-    model=replace(PAPER.model, memory_slots=32),
+    model=replace(PAPER.model, memory_slots=32), input=Geometry(64, 64),
 )  # fmt: skip
 
 
@@ -117,24 +117,26 @@ def test_nothing_is_tried_for_a_sum_of_maps_or_without_powers() -> None:
 @pytest.fixture
 def halved(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Factors that every training chooses."""
-    factors = np.linspace(0.5, 2.0, 256, dtype=np.float32).reshape(1, 1, 16, 16)
+    factors = np.linspace(0.5, 2.0, 16, dtype=np.float32).reshape(1, 1, 4, 4)
     chosen = PlaceLevel(1.0, factors, 0.8, {0.0: 0.3, 1.0: 0.4})
     monkeypatch.setattr(loop, "choose_place_level", lambda *given: chosen)
     return factors
 
 
 def test_checkpoint_and_network_have_the_factors(
-    washers: np.ndarray, halved: np.ndarray, tmp_path: Path, one_thread: None
+    small_washers: np.ndarray, halved: np.ndarray, tmp_path: Path, one_thread: None
 ) -> None:
     said: list[str] = []
-    train(washers[:4], washers[4:], SETTINGS, tmp_path / "run", TrainOptions("cpu", "fp32"), say=said.append)
+    train(
+        small_washers[:4], small_washers[4:], SETTINGS, tmp_path / "run", TrainOptions("cpu", "fp32"), say=said.append
+    )
     assert any("to the power 1" in line and "40.0 with it, 30.0 without" in line for line in said)
     checkpoint = read_checkpoint(tmp_path / "run")
     assert checkpoint.facts["place_level"] == {"power": 1.0, "explained": 0.8, "pixel_ap": {"0": 0.3, "1": 0.4}}
     for weights in (checkpoint.deployed, checkpoint.averaged, checkpoint.network):
         assert torch.equal(weights[PLACE_FACTORS], torch.from_numpy(halved))
     network = checkpoint.build_network()
-    images = torch.from_numpy(washers[:2])
+    images = torch.from_numpy(small_washers[:2])
     with torch.inference_mode():
         levelled = dict(zip(network.output_names, network(images), strict=True))
         network.place_factors = None
@@ -144,9 +146,9 @@ def test_checkpoint_and_network_have_the_factors(
         assert torch.equal(levelled[name], maps * factor)
 
 
-def test_parts_that_lie_any_way_have_no_places(washers: np.ndarray, halved: np.ndarray, tmp_path: Path) -> None:
+def test_parts_that_lie_any_way_have_no_places(small_washers: np.ndarray, halved: np.ndarray, tmp_path: Path) -> None:
     settings = SETTINGS.overridden("augmentation.rotation_degrees=180")
-    train(washers[:4], washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32"))
+    train(small_washers[:4], small_washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32"))
     checkpoint = read_checkpoint(tmp_path)
     assert PLACE_FACTORS not in checkpoint.deployed
     assert "place_level" not in checkpoint.facts
