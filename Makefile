@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/nnet-edge demo --out demo --force
 
 test: tests
-# A worker a core; `make test WORKERS=0` runs one test after another in one process, as `.venv/bin/pytest` does.
+# A worker a core and one more; `make test WORKERS=0` runs one test after another in one process, as `.venv/bin/pytest` does.
 WORKERS ?= auto
 tests: .venv/ready
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 15

@@ -1,6 +1,6 @@
 """Pictures and one small trained run that the tests share; everything is made here, nothing is downloaded.
 
-`make test` runs them in as many workers of pytest-xdist as there are cores. What is dear is made once for all of them
+`make test` runs them in one worker of pytest-xdist more than there are cores. What is dear is made once for all of them
 (`made_once`), a port belongs to one test of one worker (`free_port`), and a test marked `alone` runs while no other does.
 """
 
@@ -30,8 +30,11 @@ FIRST_PORT, PORTS = 20_000, 12_000  # below those that the kernel gives to conne
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: a worker a core that this process may use, a virtual one too; with a single core none."""
-    return min(CORES, MOST_WORKERS) if CORES > 1 else 0
+    """`-n auto`: a worker a core that this process may use, a virtual one too, and one more; with a single core none.
+
+    Tests of cameras, sinks and brokers wait most of their time: with one more no core waits with them.
+    """
+    return min(CORES + 1, MOST_WORKERS) if CORES > 1 else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
