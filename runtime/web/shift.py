@@ -79,7 +79,8 @@ class Shift:
                 return known[1]
             with self._open() as history:
                 found = history.shift(window)
-            self._sums = {key: (time.monotonic(), found), **dict(list(self._sums.items())[:15])}
+            others = [(other, kept) for other, kept in self._sums.items() if other != key]
+            self._sums = {key: (time.monotonic(), found), **dict(others[:15])}
             return found
 
     def counts(self) -> dict[str, Any] | None:

@@ -3,6 +3,11 @@
 
 const board = {tiles: new Map(), rejected: null, sound: null, reject: undefined};
 
+/** How many letters the longest word has, a Chinese one as one and a half: the lamp's word is to fit its tile unbroken. */
+function widestWord(text) {
+  return Math.max(2, ...text.split(/\s+/).map((word) => [...word].reduce((sum, letter) => sum + (letter > "\u2e7f" ? 1.5 : 1), 0)));
+}
+
 /** The verdict of a stream, "good", "bad" or "stale", as its lamp shows it. */
 function showLamp(name, kind, word, more) {
   let tile = board.tiles.get(name);
@@ -17,6 +22,7 @@ function showLamp(name, kind, word, more) {
     tile.dataset.shown = shown;
     tile.className = `lamp-tile ${kind}`;
     tile.querySelector(".lamp-word").textContent = word;
+    tile.style.setProperty("--letters", widestWord(word));
   }
   tile.querySelector(".lamp-more").textContent = more;
 }
@@ -48,7 +54,7 @@ function showLastReject(reject) {
   picture.src = `api/rejects/${reject.key}/overlay`; picture.alt = t("reject_alt", {index: reject.index, stream: reject.stream});
   button.append(picture);
   button.addEventListener("click", () => openReject(reject));
-  const line = element("p", `${reject.stream} · ${clock(reject.time)} · ${t("of_threshold", {n: (reject.score / reject.threshold).toFixed(2)})}`, "soft");
+  const line = element("p", `${reject.stream} · ${clock(reject.time)} · ${t("of_threshold", {n: decimal(reject.score / reject.threshold, 2)})}`, "soft");
   box.replaceChildren(button, line, ...(page.keepsHistory ? [labelTools(`api/rejects/${reject.key}/label`, true)] : []));
 }
 

@@ -6,11 +6,6 @@ const DOWN = ["connecting", "stalled", "lost", "failed"];
 const ASKED_FOR = ["paused", "paced", "removed", "untriggered"]; // drops that are no loss
 
 function total(counts) { return Object.values(counts).reduce((sum, count) => sum + count, 0); }
-function ms(value) { return value === null || value === undefined ? "–" : `${value < 10 ? value.toFixed(1) : Math.round(value)}`; }
-/** Two times in milliseconds with one unit. */
-function times(first, second) {
-  return second >= 1000 ? `${(first / 1000).toFixed(1)} / ${(second / 1000).toFixed(1)} s` : `${ms(first)} / ${ms(second)} ms`;
-}
 function lasted(seconds) { return seconds < 120 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`; }
 
 class Card {
@@ -97,7 +92,7 @@ class Card {
     const causes = Object.entries(stream.dropped).map(([cause, count]) => `${count} ${cause}`).join(", ");
     const lost = total(Object.fromEntries(Object.entries(stream.dropped).filter(([cause]) => !ASKED_FOR.includes(cause))));
     const got = stream.got && stream.got.width ? `${stream.got.width}×${stream.got.height}${stream.got.rate_hz ? ` @ ${Math.round(stream.got.rate_hz)}` : ""}` : "–";
-    const share = (part, whole) => { const percent = 100 * part / whole; return whole ? `${percent.toFixed(percent && percent < 10 ? 1 : 0)} %` : ""; };
+    const share = (part, whole) => { const percent = 100 * part / whole; return whole ? `${decimal(percent, percent && percent < 10 ? 1 : 0)} %` : ""; };
     const facts = [["judged", stream.judged], ["rejected", stream.rejected, t("of_all_verdicts"), false, share(stream.rejected, stream.verdicts)],
       ["dropped", dropped, causes, lost > 0.01 * stream.captured, share(dropped, stream.captured)],
       ["p50_p99", times(latency.p50, latency.p99), t("latency_hint")], ["reconnects", stream.reconnects], ["camera", got]];
@@ -126,15 +121,15 @@ class Card {
     line.hidden = !drift || drift.psi === null || !(drift.is_drifted || !this.part("fold").hidden);
     if (line.hidden) return;
     const against = t(drift.reference === "bundle" ? "against_bundle" : "against_own");
-    line.textContent = (drift.is_drifted ? t("changed_parts") : "") + t("drift_line", {psi: drift.psi.toFixed(2), limit: drift.psi_limit.toFixed(2),
-      mean: `${drift.mean_shift >= 0 ? "+" : ""}${drift.mean_shift.toFixed(2)}`, n: drift.scores, against});
+    line.textContent = (drift.is_drifted ? t("changed_parts") : "") + t("drift_line", {psi: decimal(drift.psi, 2), limit: decimal(drift.psi_limit, 2),
+      mean: `${drift.mean_shift >= 0 ? "+" : ""}${decimal(drift.mean_shift, 2)}`, n: drift.scores, against});
     line.classList.toggle("alarm", drift.is_drifted);
   }
   verdict(last) {
     if (!last) return;
     this.node.classList.remove("stale");
     this.node.classList.toggle("bad", last.is_anomalous); this.node.classList.toggle("good", !last.is_anomalous);
-    const word = t(last.is_anomalous ? "REJECT" : "GOOD"), more = t("of_threshold", {n: (last.score / last.threshold).toFixed(2)});
+    const word = t(last.is_anomalous ? "REJECT" : "GOOD"), more = t("of_threshold", {n: decimal(last.score / last.threshold, 2)});
     this.part("lamp").setAttribute("aria-label", word); this.part("word").textContent = word;
     this.part("score").textContent = more;
     showLamp(this.name, last.is_anomalous ? "bad" : "good", word, more);
@@ -144,7 +139,7 @@ class Card {
     const {stream, scores} = this, slider = this.part("threshold"), tried = this.tried === null ? stream.threshold : this.tried;
     if (this.tried === null) slider.value = Math.round(STEPS * stream.threshold / this.top());
     this.part("apply").disabled = this.tried === null || !(this.tried > 0);
-    this.part("threshold-value").textContent = t("times_bundle", {n: (tried / stream.bundle_threshold).toFixed(3)});
+    this.part("threshold-value").textContent = t("times_bundle", {n: decimal(tried / stream.bundle_threshold, 3)});
     this.part("threshold-value").title = `${tried.toPrecision(5)}; 1 × is the bundle's ${stream.bundle_threshold.toPrecision(5)}`;
     const {smoothing} = stream, n = scores.length, now = countRejects(scores, stream.threshold, smoothing);
     const count = document.createElement("b"), rule = smoothing ? t("by_rule", {n: smoothing[0], m: smoothing[1]}) : "";

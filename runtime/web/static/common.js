@@ -39,6 +39,13 @@ function translate(root) {
 function clock(time) { return new Date(time).toLocaleTimeString(texts.language, {hour12: false}); }
 function moment(time) { return new Date(time).toLocaleString(texts.language, {dateStyle: "short", timeStyle: "medium", hour12: false}); }
 function percent(share) { return share === null || share === undefined ? "–" : `${(100 * share).toLocaleString(texts.language, {maximumFractionDigits: share > 0.999 || share < 0.1 ? 2 : 1})} %`; }
+/** The number with so many digits behind its point or comma. */
+function decimal(value, digits) { return value.toLocaleString(texts.language, {minimumFractionDigits: digits, maximumFractionDigits: digits}); }
+function ms(value) { return value === null || value === undefined ? "–" : `${value < 10 ? decimal(value, 1) : Math.round(value)}`; }
+/** Two times in milliseconds with one unit. */
+function times(first, second) {
+  return second >= 1000 ? `${decimal(first / 1000, 1)} / ${decimal(second / 1000, 1)} s` : `${ms(first)} / ${ms(second)} ms`;
+}
 function element(tag, text = "", className = "") { const node = document.createElement(tag); node.textContent = text; if (className) node.className = className; return node; }
 
 // ---- asking and telling

@@ -25,7 +25,7 @@ function show(found) {
   by("range").textContent = t("from_to", {since: moment(found.since), until: moment(found.until)});
   by("report").href = `api/history/report?${query({language: texts.language})}`;
   const labelled = Object.entries(found.labels.held).map(([label, count]) => `${count} ${t(label)}`).join(", ");
-  const latency = found.latency ? `${found.latency.mean_ms.toFixed(1)} / ${found.latency.max_ms.toFixed(0)} ms` : "–";
+  const latency = found.latency ? times(found.latency.mean_ms, found.latency.max_ms) : "–";
   const figures = [["parts", found.verdicts.toLocaleString(texts.language)], ["rejected", found.rejects.toLocaleString(texts.language)], ["yield", percent(found.yield)],
     ["latency", latency, t("mean_max")], ["labelled_counts", Object.values(found.labels.held).reduce((sum, count) => sum + count, 0), labelled]];
   const unanswered = Object.entries(found.outcomes);
@@ -47,7 +47,7 @@ function show(found) {
   paint();
   showPlaces(found.places);
   list("outages", found.outages.slice(0, 12).map((one) => `${one.stream}: ${one.what}, ${moment(one.since)} – ${one.until ? clock(one.until) : t("until_now")}, ${Math.round(one.took_s)} s${one.reason ? ` (${one.reason})` : ""}`), "outages_none");
-  list("drift", found.drift.slice(0, 12).map((one) => `${one.stream}, ${moment(one.time)}: PSI ${Number(one.facts.psi).toFixed(2)}`), "drift_none");
+  list("drift", found.drift.slice(0, 12).map((one) => `${one.stream}, ${moment(one.time)}: PSI ${decimal(Number(one.facts.psi), 2)}`), "drift_none");
 }
 
 function list(id, lines, none) { by(id).replaceChildren(...(lines.length ? lines : [t(none)]).map((line) => element("li", line))); }
@@ -135,6 +135,7 @@ async function showPlaces(places) {
 function placeOf(place, rejects) {
   const box = element("figure"), stage = element("div", "", "place"), map = element("canvas"), name = element("figcaption", place.camera);
   box.className = "place-box"; map.width = map.height = 16 * place.grid;
+  if (place.width && place.height) stage.style.aspectRatio = `${place.width} / ${place.height}`;
   const like = rejects.find((one) => one.pictures.includes("original") && (one.crop ? `${one.stream}/${one.crop}` : one.stream) === place.camera);
   if (like) { const picture = element("img"); picture.alt = ""; picture.src = `api/history/parts/${like.row}/original`; stage.append(picture); }
   const pen = map.getContext("2d"), most = Math.max(...place.cells.map((cell) => cell.regions));
@@ -167,14 +168,14 @@ function partOf(part) {
     button.addEventListener("click", () => openPart(part));
   } else { button.textContent = t("no_picture"); button.disabled = true; }
   const where = [part.crop ? `${part.stream}/${part.crop}` : part.stream, part.recipe, part.trigger === null ? null : `#${part.trigger}`].filter(Boolean).join(" · ");
-  box.append(button, element("p", `${where} · ${moment(part.time)}`), element("p", t("of_threshold", {n: part.relative_score.toFixed(2)}), "soft"),
+  box.append(button, element("p", `${where} · ${moment(part.time)}`), element("p", t("of_threshold", {n: decimal(part.relative_score, 2)}), "soft"),
     labelTools(`api/history/parts/${part.row}/label`, isBad, part));
   return box;
 }
 
 function openPart(part) {
   const kind = ["overlay", "accepted", "original"].find((kind) => part.pictures.includes(kind));
-  by("reject-title").textContent = t("reject_title", {stream: part.stream, index: part.index, time: moment(part.time), n: part.relative_score.toFixed(2)});
+  by("reject-title").textContent = t("reject_title", {stream: part.stream, index: part.index, time: moment(part.time), n: decimal(part.relative_score, 2)});
   by("reject-picture").src = `api/history/parts/${part.row}/${kind}`;
   by("part-files").replaceChildren(...part.pictures.map((name) => {
     const link = element("a", {overlay: t("overlay_jpeg"), original: t("original_png"), accepted: t("original_png")}[name] || "map (PNG)", "button");

@@ -84,7 +84,7 @@ function showSwap(swap) {
   let text = isRefused ? page.refusal : "";
   if (!text && isGoing) text = t("swap_going", {bundle: swap.bundle, stage: swap.stage || t("loading"), n: Math.round(swap.took_s)});
   else if (!text && swap && swap.state === "failed" && swap.ago_s < FAILED_S) text = t("swap_failed", swap);
-  else if (!text && swap && swap.state === "done" && swap.ago_s < DONE_S) text = t("swap_done", {bundle: swap.bundle, n: swap.took_s.toFixed(1)});
+  else if (!text && swap && swap.state === "done" && swap.ago_s < DONE_S) text = t("swap_done", {bundle: swap.bundle, n: decimal(swap.took_s, 1)});
   const isBad = isRefused || (swap !== null && swap.state === "failed"), isNew = isBad && told.textContent !== text;
   told.textContent = text; told.hidden = !text; told.classList.toggle("bad", isBad);
   if (isNew && page.hasAsked) told.scrollIntoView({block: "nearest"}); // on a phone the head scrolls away

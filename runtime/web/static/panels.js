@@ -94,14 +94,14 @@ function thumbnail(reject) {
   const button = document.createElement("button"), picture = document.createElement("img"), text = document.createElement("span");
   button.type = "button"; button.dataset.key = reject.key;
   picture.loading = "lazy"; picture.alt = t("reject_alt", reject); picture.src = `api/rejects/${reject.key}/thumbnail`;
-  text.textContent = `${reject.stream} ${clock(reject.time)} · ${(reject.score / reject.threshold).toFixed(2)}`;
+  text.textContent = `${reject.stream} ${clock(reject.time)} · ${decimal(reject.score / reject.threshold, 2)}`;
   button.append(picture, text);
   button.addEventListener("click", () => openReject(reject));
   return button;
 }
 
 function openReject(reject) {
-  by("reject-title").textContent = t("reject_title", {...reject, time: moment(reject.time), n: (reject.score / reject.threshold).toFixed(2)});
+  by("reject-title").textContent = t("reject_title", {...reject, time: moment(reject.time), n: decimal(reject.score / reject.threshold, 2)});
   by("reject-picture").src = `api/rejects/${reject.key}/overlay`;
   for (const kind of ["overlay", "original"]) by(`reject-${kind}`).href = `api/rejects/${reject.key}/${kind}?download=1`;
   const path = `api/rejects/${reject.key}/label`;

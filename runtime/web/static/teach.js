@@ -54,7 +54,7 @@ function show(state) {
 function figuresOf(compared) {
   const counts = compared.is_first ? [["teach_new_rejects", compared.new_rejects]] : [["teach_both_good", compared.both_good], ["teach_both_reject", compared.both_reject],
     ["teach_only_old", compared.only_old], ["teach_only_new", compared.only_new]];
-  const scores = compared.median === null ? [] : [["teach_median", `${compared.median.toFixed(2)} / ${compared.largest.toFixed(2)}`]];
+  const scores = compared.median === null ? [] : [["teach_median", `${decimal(compared.median, 2)} / ${decimal(compared.largest, 2)}`]];
   return [...counts, ...scores].map(([key, value]) => [t(key), value]);
 }
 

@@ -15,10 +15,13 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.history.queries import History, Window
 from nnet_edge.runtime.sinks.history import HistorySettings
 from nnet_edge.runtime.sinks.queued import serve as serve_sink
+from nnet_edge.runtime.web import shift as module
+from nnet_edge.runtime.web.shift import Shift
 from nnet_edge.settings.web import WebSettings
 
 ENGINEERS, OPERATORS = "a-token-of-engineers", "a-token-of-operators"
 LAMP = "document.querySelector('.lamp-word')"
+LINES = f"(() => {{ const r = new Range(); r.selectNodeContents({LAMP}); return r.getClientRects().length; }})()"
 
 
 @pytest.fixture
@@ -225,6 +228,21 @@ def test_an_operator_labels_in_a_browser_and_the_board_speaks_three_languages(
     ]
 
 
+def test_sums_are_made_once_for_all_pages_and_again_when_they_are_old(
+    serve: Any, until: Any, history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(sinks=[sink_of(history)]) as site:
+        wait_for_parts(site, until)
+        shift, window = Shift(site.line, site.server.gallery), Window(0)
+        first = shift.sums(window)
+        assert shift.sums(Window(59_000)) is first  # of the same minute
+        monkeypatch.setattr(module, "KEPT_S", 0.0)
+        second = shift.sums(window)
+        assert second is not first
+        monkeypatch.setattr(module, "KEPT_S", 60.0)
+        assert shift.sums(window) is second
+
+
 def test_a_removed_history_is_told_and_the_page_goes_on(serve: Any, until: Any, history: Path) -> None:
     with serve(sinks=[sink_of(history)]) as site:
         wait_for_parts(site, until)
@@ -256,6 +274,12 @@ def test_no_page_is_wider_than_its_screen_and_the_sound_is_off(
                     browser.wait(
                         f"document.documentElement.lang === '{language}' && document.body.dataset.role !== undefined"
                     )
+                    if not page:  # a word that breaks, a bundle with a long name
+                        browser.wait(f"{LAMP} && {LAMP}.textContent.length > 1")
+                        browser.value("by('bundles').replaceChildren(new Option('a-bundle-of-the-new-light-2026-11-29'))")
+                        for lamps in ("add", "remove"):
+                            browser.value(f"by('lamps').classList.{lamps}('single')")
+                            assert browser.value(LINES) == 1, (width, language)
                     assert browser.value("document.documentElement.scrollWidth") <= width, (page, width, language)
         browser.open(site.server.address)
         browser.wait("document.body.dataset.role !== undefined")
