@@ -54,6 +54,7 @@ def command(
     if window.until is not None and window.until <= window.since:
         raise ConfigError(f"--until {until} does not lie behind --since {since}")
     with History(path) as history:
+        history.require_stream(window)
         found = history.verdicts(window, "rejects" if rejects else "")
         if as_csv:
             write_csv(found)

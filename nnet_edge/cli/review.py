@@ -41,6 +41,7 @@ def command(
     bundle_id = id_of(read_bundle(bundle).manifest)
     window = Window(0 if since is None else moment(since, "--since"), None, stream)
     with History(history) as found:
+        found.require_stream(window)
         review = collect(found, bundle_id, window)
         for line in review_lines(review, propose_masks(found, review), costs):
             click.echo(line)

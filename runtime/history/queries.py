@@ -135,6 +135,14 @@ class History:
         except sqlite3.Error as error:
             raise self._fault(error) from error
 
+    def require_stream(self, window: Window) -> None:
+        """Raise ConfigError for a stream that the history has nothing of, while it has something of others."""
+        names = [name for (name,) in self._all("SELECT DISTINCT stream FROM camera ORDER BY stream")]
+        if window.stream is not None and names and window.stream not in names:
+            raise ConfigError(
+                f"the history has nothing of a stream {one_line(window.stream)!r}: choose {', '.join(names)}"
+            )
+
     # ---- single verdicts
 
     def verdicts(self, window: Window, only: str = "", limit: int = -1, newest_first: bool = False) -> Iterator[Kept]:

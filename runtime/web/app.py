@@ -67,6 +67,7 @@ KINDS = {"thumbnail": "jpg", "overlay": "jpg", "original": "png"}
 Handler = Callable[[Request], Awaitable[Response]]
 LARGEST_BODY = 64 * 1024  # bytes: 32 polygons of 256 corners are less
 BODY_LIMIT_S = 10.0
+MOST_ROWS = (1 << 63) - 1  # of SQLite
 SAFE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -101,6 +102,11 @@ def sentence(status: int, text: str) -> Response:
 def number_of(text: str | None) -> int:
     """A whole number from 0 on; 0 for anything else."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 18 else 0
+
+
+def row_of(request: Request) -> int:
+    """The row of the history in the address; a larger number than SQLite has is that of no row either."""
+    return min(int(request.path_params["row"]), MOST_ROWS)
 
 
 async def body_of(request: Request) -> Mapping[str, Any]:
@@ -393,11 +399,11 @@ class Page:
         return JSONAnswer(await run_in_threadpool(self.shift.parts, window, only, limit))
 
     async def part(self, request: Request) -> Response:
-        return JSONAnswer(await run_in_threadpool(self.shift.part, request.path_params["row"]))
+        return JSONAnswer(await run_in_threadpool(self.shift.part, row_of(request)))
 
     async def part_picture(self, request: Request) -> Response:
         """One picture of a part; ?download names the file."""
-        row, kind = request.path_params["row"], request.path_params["kind"]
+        row, kind = row_of(request), request.path_params["kind"]
         found = await run_in_threadpool(self.shift.picture, row, kind) if kind in PICTURES else None
         if found is None:
             return sentence(404, "there is no such picture any more")
@@ -408,7 +414,7 @@ class Page:
 
     async def label(self, request: Request) -> Response:
         """Keep what somebody says of a part."""
-        return JSONAnswer(await run_in_threadpool(self.shift.label, request.path_params["row"], await body_of(request)))
+        return JSONAnswer(await run_in_threadpool(self.shift.label, row_of(request), await body_of(request)))
 
     async def label_reject(self, request: Request) -> Response:
         """The same of a reject in the gallery; without a label, only the part that the history has of it."""

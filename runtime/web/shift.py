@@ -40,7 +40,7 @@ class Shift:
     """Answers from the history of `line`; any thread may call any method. Raises NnetEdgeError where there is none."""
 
     def __init__(self, line: Line, gallery: Gallery) -> None:
-        self._gallery = gallery
+        self._line, self._gallery = line, gallery
         self._settings = history_settings(line)
         self._lock = threading.Lock()
         self._thumbnails: dict[tuple[int, int], bytes] = {}  # file and row -> JPEG, the oldest first
@@ -63,12 +63,14 @@ class Shift:
     def window(self, asked: Mapping[str, str]) -> Window:
         """The time that a query asks for: since (default: this shift), until, stream."""
         since, until = asked.get("since") or "shift", asked.get("until")
-        begin = self.begin() or 0
-        return Window(
-            begin if since == "shift" else moment(since, "since"),
-            None if not until else moment(until, "until"),
-            asked.get("stream") or None,
-        )
+        begin = (self.begin() or 0) if since == "shift" else moment(since, "since")
+        window = Window(begin, None if not until else moment(until, "until"), asked.get("stream") or None)
+        if window.until is not None and window.until <= window.since:
+            raise ConfigError("until does not lie behind since")
+        if window.stream is not None and window.stream not in [status.name for status in self._line.streams()]:
+            with self._open() as history:
+                history.require_stream(window)
+        return window
 
     def sums(self, window: Window) -> dict[str, Any]:
         """The sums of the time; pages that ask for the same share them for KEPT_S."""

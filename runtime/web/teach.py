@@ -270,7 +270,7 @@ class Teach:
     def _remove(self, given: Mapping[str, Any], by: str) -> None:
         self._require("collecting", "collected")
         number = given.get("number")
-        if self._parts is None or not isinstance(number, int):
+        if self._parts is None or type(number) is not int:
             raise ConfigError("number must be that of a picture")
         self._parts.remove(number)
 

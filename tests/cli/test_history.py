@@ -53,7 +53,8 @@ def test_csv_json_and_words(history: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_what_cannot_be_is_one_sentence(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = [(["--since", "soon"], "is no time"), (["--csv", "--json"], "contradict"),
-             (["--since", "1h", "--until", "2h"], "does not lie behind")]  # fmt: skip
+             (["--since", "1h", "--until", "2h"], "does not lie behind"),
+             (["--stream", "nobody"], "nothing of a stream 'nobody'")]  # fmt: skip
     for options, told in wrong:
         assert run(["history", str(history), *options]) == 2
         assert told in capsys.readouterr().err

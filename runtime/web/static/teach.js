@@ -2,10 +2,11 @@
 // The page for teaching: good parts are collected until they are enough, a bundle is trained, compared and swapped in.
 
 const LOOK_MS = 1000;
-let newest = null;
+let newest = null, toldFault = null;
 
+/** Whether the line did it. */
 async function act(action, fields = {}) {
-  try { show(await tell(`api/teach/${action}`, fields)); showFault(""); } catch (error) { showFault(error.message); }
+  try { showFault(""); show(await tell(`api/teach/${action}`, fields)); return true; } catch (error) { showFault(error.message); return false; }
 }
 
 async function look() {
@@ -48,7 +49,8 @@ function show(state) {
     return picture;
   });
   by("swap").disabled = !isTrained;
-  if (state.fault) showFault(state.fault);
+  if (state.fault && state.fault !== toldFault) showFault(state.fault); // once: somebody may have put it away
+  toldFault = state.fault;
 }
 
 function figuresOf(compared) {
@@ -92,18 +94,18 @@ by("train").addEventListener("click", () => act("train"));
 by("cancel").addEventListener("click", () => act("cancel"));
 by("compare").addEventListener("click", () => act("compare", {parts: by("wanted").valueAsNumber}));
 by("discard").addEventListener("click", () => { if (confirm(t("ask_teach_discard"))) act("discard"); });
-by("swap").addEventListener("click", async () => { if (confirm(t("ask_teach_swap"))) { await act("swap"); by("told").textContent = t("teach_swapped"); } });
+by("swap").addEventListener("click", async () => { if (confirm(t("ask_teach_swap")) && await act("swap")) by("swapped").hidden = false; });
 addEventListener("resize", () => { if (newest) paintCurve(newest); });
 
 async function begin() {
   const session = await openSession();
   document.title = `nnet-edge: ${t("teach")}`;
   if (!session.can_teach) { showFault(t("teach_no")); return; }
-  by("steps").hidden = false;
-  const state = await ask("api/state");
+  const state = await ask("api/state"), teaching = await ask("api/teach");
   by("stream").replaceChildren(...state.streams.map((stream) => new Option(stream.name, stream.name)));
   if (!state.streams.length) by("told").textContent = t("teach_no_camera");
-  await look();
+  by("steps").hidden = false;
+  show(teaching);
   setInterval(() => { if (!document.hidden) look(); }, LOOK_MS);
 }
 begin().catch((error) => showFault(error.message));

@@ -228,6 +228,24 @@ def test_an_operator_labels_in_a_browser_and_the_board_speaks_three_languages(
     ]
 
 
+def test_wrong_questions_are_answered_by_one_sentence(serve: Any, until: Any, history: Path) -> None:
+    with serve(sinks=[sink_of(history)]) as site:
+        wait_for_parts(site, until)
+        beyond, headers = "99999999999999999999", site.session()
+        for path, status, words in (
+            (f"parts/{beyond}", 400, "has no verdict"), (f"parts/{beyond}/original", 404, "no such picture"),
+            (f"parts/{beyond}/thumbnail", 404, "no such picture"), ("parts?stream=nobody", 400, "'nobody': choose left"),
+            ("report?stream=nobody", 400, "'nobody': choose left"), ("parts?since=1h&until=2h", 400, "behind since"),
+            ("report?language=fr", 400, "choose en, de or zh"), ("parts?only=bad", 400, "choose rejects"),
+        ):  # fmt: skip
+            found, answer, _ = site.ask(f"/api/history/{path}")
+            assert (found, words in answer["error"]) == (status, True), (path, answer)
+        said = {"who": "Anna", "label": "good"}
+        found, answer, _ = site.ask(f"/api/history/parts/{beyond}/label", said, headers)
+        assert (found, "has no verdict" in answer["error"]) == (400, True)
+        assert site.ask("/api/history?stream=left")[0] == 200
+
+
 def test_sums_are_made_once_for_all_pages_and_again_when_they_are_old(
     serve: Any, until: Any, history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +294,9 @@ def test_no_page_is_wider_than_its_screen_and_the_sound_is_off(
                     )
                     if not page:  # a word that breaks, a bundle with a long name
                         browser.wait(f"{LAMP} && {LAMP}.textContent.length > 1")
-                        browser.value("by('bundles').replaceChildren(new Option('a-bundle-of-the-new-light-2026-11-29'))")
+                        browser.value(
+                            "by('bundles').replaceChildren(new Option('a-bundle-of-the-new-light-2026-11-29'))"
+                        )
                         for lamps in ("add", "remove"):
                             browser.value(f"by('lamps').classList.{lamps}('single')")
                             assert browser.value(LINES) == 1, (width, language)

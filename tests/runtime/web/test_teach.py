@@ -160,6 +160,68 @@ def test_a_training_that_fails_says_why_and_one_is_cancelled(
     assert process.poll() is not None  # it ends with the line
 
 
+def test_a_newcomer_clicks_from_a_bare_camera_to_a_judging_line(
+    browser: Any, serve: Any, until: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FEWEST", 16)
+    monkeypatch.setattr(
+        module, "FLAT", 0.1
+    )  # the camera has no more than 70 pictures, some nearer to each other than others
+    # in place of the training, which the test below has
+    bundle = Path(__file__).parents[2] / "data/from_0_1/bundle"
+    copies = "import shutil, sys; print('epoch 1', flush=True); home = sys.argv[sys.argv.index('--out') + 1]; "
+    copies += f"__import__('time').sleep(1.2); shutil.copytree({str(bundle)!r}, home + '/bundle')"
+    monkeypatch.setattr(module, "TRAIN", copies)
+
+    def load(path: Path) -> Model:
+        return load_model(path, RunnerSettings(threads=1))
+
+    def text(name: str) -> str:
+        return f"document.getElementById('{name}').textContent"
+
+    def is_open(name: str) -> str:
+        return f"(b => b && !b.disabled && b.checkVisibility())(document.getElementById('{name}'))"
+
+    model = load_model(tmp_path / UNTAUGHT, RunnerSettings())
+    with serve(WebSettings(port=0, teach_folder=tmp_path), model=model, load=load, rate_hz=50.0) as site:
+        browser.open(site.server.address)
+        browser.wait("document.body.dataset.role !== undefined")
+        assert "not taught" in browser.wait(text("warnings"))
+        browser.click("#to-teach")
+        browser.wait(is_open("start"))
+        for name in ("train", "compare", "swap"):
+            assert not browser.value(is_open(name)), name
+        browser.value("by('every').value = 0")
+        browser.click("#start")
+        browser.wait(f"parseInt({text('count')}) >= 31")
+        browser.wait(f"{text('enough')}.startsWith('enough')", 30)
+        browser.wait("document.querySelector('#pictures img').naturalWidth > 0")
+        browser.click("#stop")
+        browser.wait(f"{is_open('start')} && {is_open('train')}")
+        count = browser.value(f"parseInt({text('count')})")
+        browser.value("document.querySelector('#pictures button').click()")  # and yes, it is to go
+        browser.wait(f"parseInt({text('count')}) === {count - 1}")
+        browser.click("#train")
+        browser.wait(f"{text('progress')}.startsWith('training for')")
+        browser.wait(f"{text('progress')} === 'trained' || !by('fault').hidden", 30)
+        assert browser.value(text("fault")) == ""
+        assert site.line.latest("left").is_untaught
+        browser.value("by('wanted').value = 3")
+        browser.click("#compare")
+        browser.wait(f"{text('seen')} === '3 of 3 parts'", 30)
+        browser.wait(is_open("swap"))
+        browser.click("#swap")
+        browser.wait("!by('swapped').hidden")
+        until(lambda: not site.line.latest("left").is_untaught, 30)
+        assert site.line.model().path == tmp_path / "left-001/bundle"
+        browser.click("#swapped a")
+        browser.wait(
+            "typeof board !== 'undefined' && document.querySelector('.lamp-tile.good, .lamp-tile.bad') !== null"
+        )
+        browser.wait(f"!{text('warnings')}.includes('not taught')")
+        assert browser.complaints == []
+
+
 @pytest.mark.slow
 def test_from_a_bare_camera_to_a_judging_line(
     serve: Any, until: Any, parts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
