@@ -362,12 +362,20 @@ with JsonLinesSink(JsonLinesSettings(path=Path(sys.argv[1]), turn_bytes=1_000_00
 """
 
 
+def size_of(path: Path) -> int:
+    """Its bytes; 0 while there is none, between two files too."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_after_kill_9_every_line_before_the_last_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     next_index = 0
     for pause_s in (0.02, 0.05, 0.08):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(next_index)])
-        while not path.exists() or path.stat().st_size < 100_000:
+        while size_of(path) < 100_000:
             time.sleep(0.005)
             assert process.poll() is None
         time.sleep(pause_s)
