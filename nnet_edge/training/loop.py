@@ -362,6 +362,7 @@ class Trainer:
         settings = self.settings
         if settings.augmentation.turns_any_way or settings.input.tiles is not None:
             return
+        deployed.global_distance = None
         found = learn_global_distance(deployed, settings.global_gain, self.learned, self.held_out, self.compute)
         if found is None:
             return

@@ -25,6 +25,7 @@ from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.global_search import cells_of, learn_global_distance
 from nnet_edge.training.loop import TrainOptions, train
+from nnet_edge.training.start import Learned
 
 CPU = Compute("cpu", "fp32")
 SETTINGS = replace(
@@ -146,6 +147,19 @@ def test_a_training_without_it_has_none(changes: dict[str, Any], tmp_path: Path)
     checkpoint = read_checkpoint(tmp_path)
     assert "global_distance" not in checkpoint.facts
     assert not any(name.startswith(PREFIX) for name in checkpoint.deployed)
+
+
+def test_a_training_that_goes_on_from_a_bundle_learns_its_own(trained: Path, tmp_path: Path) -> None:
+    before = read_checkpoint(trained)
+    learned = Learned(before.deployed, before.facts["teacher"])
+    more = np.concatenate((trays(12), trays(5, swapped=True)))  # both ways round are good now
+    train(more, trays(9), SETTINGS, tmp_path / "on", TrainOptions("cpu", "fp32"), learned=learned)
+    checkpoint = read_checkpoint(tmp_path / "on")
+    assert checkpoint.facts["global_distance"]["images"] == 17
+    assert not torch.equal(values_in(checkpoint.deployed)["mean"], values_in(before.deployed)["mean"])
+    plain = replace(SETTINGS, global_gain=1.0)
+    train(more, trays(9), plain, tmp_path / "without", TrainOptions("cpu", "fp32"), learned=learned)
+    assert not values_in(read_checkpoint(tmp_path / "without").deployed)
 
 
 def test_it_is_not_learned_from_few_in_a_letterbox_or_for_a_sum_of_maps() -> None:
