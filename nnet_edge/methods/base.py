@@ -71,9 +71,7 @@ class MethodSettings:
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
     ema_decay: float = 0.0  # of the moving average of the weights that is deployed; 0: the weights themselves
     place_powers: tuple[float, ...] = ()  # of good parts' level at each place, tried at the end, see place_level.py
-    global_gain: float = (
-        1.0  # most that a whole picture's distance raises its maps by, see global_distance.py; 1: not used
-    )
+    global_gain: float = 1.0  # most that a whole picture's distance raises maps by, see global_distance.py; 1: unused
     seed: int = 111
     augmentation: Augmentation = field(default_factory=Augmentation)
     input: Geometry = field(default_factory=Geometry)  # its size, and how pictures get into it

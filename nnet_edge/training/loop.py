@@ -354,31 +354,29 @@ class Trainer:
             self.say(f"exponents of strides 4, 8 and 16: {values}, by how steady each is over good parts")
             self.settings = self.settings.with_fusion(fusion)
             self.network.settings = deployed.settings = self.settings.model
-        self.settle_place_level(deployed)
-        self.settle_global_distance(deployed)
+        if not self.settings.augmentation.turns_any_way and self.settings.input.tiles is None:
+            self.settle_place_level(deployed)
+            self.settle_global_distance(deployed)
+
+    def keep(self, values: dict[str, Tensor]) -> None:
+        """Put what a training settles at its end among the weights that may be deployed; the network itself has it."""
+        for weights in (self.best, self.ema.tensors):
+            if weights:
+                weights |= {name: value.clone() for name, value in values.items()}
 
     def settle_global_distance(self, deployed: Network) -> None:
-        """Keep how far whole pictures are from good ones, where no way round is special and no tile is the whole."""
-        settings = self.settings
-        if settings.augmentation.turns_any_way or settings.input.tiles is not None:
-            return
+        """Keep how far whole pictures are from good ones."""
         deployed.global_distance = None
-        found = learn_global_distance(deployed, settings.global_gain, self.learned, self.held_out, self.compute)
+        found = learn_global_distance(deployed, self.settings.global_gain, self.learned, self.held_out, self.compute)
         if found is None:
             return
         self.facts["global_distance"] = found.as_dict()
         self.network.global_distance = found.distance.to(self.network.mean.device)
-        for weights in (self.best, self.ema.tensors):
-            if weights:
-                weights |= {
-                    PREFIX + name: value.clone() for name, value in self.network.global_distance.named_buffers()
-                }
+        self.keep({PREFIX + name: value for name, value in self.network.global_distance.named_buffers()})
 
     def settle_place_level(self, deployed: Network) -> None:
         """Keep good parts' level at each place, where it makes synthetic anomalies on held-out parts stand out more."""
         settings = self.settings
-        if settings.augmentation.turns_any_way or settings.input.tiles is not None:  # no place is special
-            return
         level = choose_place_level(
             deployed, settings.place_powers, self.cache.images, self.held_out, settings.seed, self.compute
         )
@@ -394,9 +392,7 @@ class Trainer:
         )
         factors = torch.from_numpy(level.factors).to(self.network.mean.device)
         self.network.place_factors = deployed.place_factors = factors
-        for weights in (self.best, self.ema.tensors):
-            if weights:
-                weights[PLACE_FACTORS] = factors.clone()
+        self.keep({PLACE_FACTORS: factors})
 
     def save(self, started: float) -> None:
         """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is not finite."""

@@ -261,15 +261,19 @@ class Line:
             with new.runner:  # the last exit releases it
                 raise ConfigError(f"the bundle {path} cannot judge stream {one.name}: {error}") from error
         swap = Swap(new, lambda: self._switch(new, stream))
+        self._take_turn(swap, f"bundle {path}", timeout_s)
+        return new
+
+    def _take_turn(self, swap: Swap, what: str, timeout_s: float) -> None:
+        """Wait until it is swapped, between two batches where the line runs. Raises StreamError when no turn comes."""
         hears.get()("waiting for the gap between two batches")
         self.models.ask(swap)
         if not self._is_running:
             self.models.switch()
         if not self.models.is_swapped(swap, timeout_s):
             raise StreamError(
-                f"the bundle {path} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
+                f"the {what} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
             )
-        return new
 
     def _switch(self, new: Model, stream: Stream | None) -> Callable[[], object]:
         """Let the stream, None: all that judge by the line's model, judge by the new one; gives what tells of it."""
@@ -399,15 +403,7 @@ class Line:
 
             return tell
 
-        hears.get()("waiting for the gap between two batches")
-        swap = Swap(line_model, switch, more=tuple(models.values()))
-        self.models.ask(swap)
-        if not self._is_running:
-            self.models.switch()
-        if not self.models.is_swapped(swap, timeout_s):
-            raise StreamError(
-                f"the recipe {name} waited for {timeout_s:g} s for its turn and was put back: does the runner hang?"
-            )
+        self._take_turn(Swap(line_model, switch, more=tuple(models.values())), f"recipe {name}", timeout_s)
         for stream, settings, _ in plan:
             if stream.name in cameras:
                 source = cameras[stream.name]
