@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.data.dataset import GOOD, Found, Sample, count
-from nnet_edge.data.folders import choose_category, direct_files, find_files, find_images, find_part, folders, learnable
-from nnet_edge.data.masks import find_marking
+from nnet_edge.data.folders import (
+    MASK_FOLDERS,
+    choose_category,
+    direct_files,
+    find_files,
+    find_images,
+    find_part,
+    folders,
+    learnable,
+)
+from nnet_edge.data.masks import find_marking, looks_like_mask
 from nnet_edge.data.pairing import Masks, Pictures, split_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import IMAGE_SUFFIXES
@@ -17,6 +26,10 @@ GOOD_NAMES = (GOOD, "ok", "normal")
 BAD_NAMES = ("bad", "ng", "nok", "ko", "anomaly", "anomalous", "abnormal", "defect", "defects", "defective")
 MASK_NAMES = ("masks", "mask", "ground_truth", "gt")
 TEST_NAMES = ("test", "test_public")
+UNSAID_NAMES = (  # beside good/ they may hold anything, good parts too
+    *TEST_NAMES, "train", "training", "val", "valid", "validation", "all", "images", "mixed", "new", "old", "other", "others",
+    "raw", "review", "rejects", "todo", "unknown", "unlabeled", "unlabelled", "unsorted",
+)  # fmt: skip
 
 
 def _home_of(root: Path, category: str | None, is_category: Callable[[Path], bool]) -> Path:
@@ -144,21 +157,48 @@ def read_folder(root: Path, category: str | None, split_csv: Path | None, mask_m
     place = parts.good or home
     learned = _good_in(place, direct if parts.good is None else find_files(parts.good), mask_mark)
     train = learnable(place, learned.paths)
-    known = (parts.good, parts.bad, parts.test_good, parts.masks)
+    kinds = _kinds_beside_good(parts)
+    known = (parts.good, parts.bad, parts.test_good, parts.masks, *kinds)
     _refuse_strays(parts.home, known, (GOOD, "bad", "test_good", "masks", "ground_truth"))
-    bad = parts.bad or parts.home / "bad"
+    bad = parts.home if kinds else parts.bad or parts.home / "bad"
 
     def kind_of(path: Path) -> str:
         names = path.relative_to(bad).parts
         return names[0] if len(names) > 1 else "bad"
 
-    defects = split_masks(bad, find_files(bad))
+    defects = split_masks(bad, [path for kind in kinds for path in find_files(kind)] if kinds else find_files(bad))
     if any(kind_of(path).lower() in GOOD_NAMES for path in defects.paths):
         raise DataError(f"{bad / GOOD} would be good and bad at once: move its images to {home / 'test_good'}")
-    samples = _samples(defects, kind_of, (bad, parts.home), parts.masks)
+    samples = _samples(defects, kind_of, tuple(dict.fromkeys((bad, parts.home))), parts.masks)
     if parts.test_good is not None:
         samples += _samples(split_masks(parts.test_good, find_files(parts.test_good)), lambda path: GOOD, (), None)
-    return Found(name, train, samples, home, _masks_in(learned))
+    named = ", ".join(f"{kind.name}/" for kind in kinds)
+    note = (
+        f"{named} beside {GOOD}/: taken for kinds of defect, as in bad/: tested, never learned; move away what is none"
+    )
+    return Found(name, train, samples, home, _masks_in(learned), (note,) if kinds else ())
+
+
+def _kinds_beside_good(parts: _Parts) -> list[Path]:
+    """Folders beside good/ that each hold a kind of defect: all others with images, where there is no bad/.
+
+    Raises DataError for one whose name or content says otherwise.
+    """
+    if parts.good is None or parts.bad is not None:
+        return []
+    kinds = []
+    for entry in folders(parts.home):
+        if entry in (parts.good, parts.test_good, parts.masks) or not (images := find_images(entry)):
+            continue
+        if entry.name.lower() in UNSAID_NAMES or any(find_part(entry, names) for names in (GOOD_NAMES, BAD_NAMES)):
+            raise DataError(
+                f"{entry} lies beside {parts.good.name}/ and its name does not say whether its {len(images)} images are good or "
+                f"defects: move good ones to test_good/, defects to bad/{entry.name}/"
+            )
+        if entry.name.lower() not in MASK_FOLDERS and all(map(looks_like_mask, images[:5])):
+            raise DataError(f"{entry} holds what looks like masks, not photographs: move them to masks/KIND OF DEFECT/")
+        kinds.append(entry)
+    return kinds
 
 
 # --- KolektorSDD2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnet_edge.data.dataset import Dataset
+from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.data.masks import load_masks
 from nnet_edge.errors import ConfigError, DataError
@@ -153,6 +153,37 @@ def test_a_root_of_several_plain_folders(tmp_path: Path) -> None:
     (note,) = dataset.notes
     assert note.startswith("not used: 1 .png in ")
     assert "sketches" in note
+
+
+def test_folders_beside_good_are_kinds_of_defect(tmp_path: Path) -> None:
+    good, scratch, dent = (put(tmp_path / name) for name in ("good/a.png", "scratch/a.png", "dent/a.png"))
+    masks = put_mask(tmp_path / "scratch/a_mask.png"), put_mask(tmp_path / "masks/dent/a.png")
+    dataset = read_dataset(tmp_path)
+    assert dataset.train == (good,)
+    assert dataset.test == (Sample(dent, True, masks[1], "dent"), Sample(scratch, True, masks[0], "scratch"))
+    assert "dent/, scratch/ beside good/: taken for kinds of defect" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(("stray", "question"), [
+    ("unsorted/x.png", "does not say whether its 1 images are good or defects"),
+    ("Test/x.png", "does not say whether"),
+    ("line2/ok/x.png", "does not say whether"),
+])  # fmt: skip
+def test_folders_beside_good_that_may_hold_good_parts_are_asked_about(
+    tmp_path: Path, stray: str, question: str
+) -> None:
+    put(tmp_path / "good/a.png")
+    put(tmp_path / stray)
+    with pytest.raises(DataError, match=question):
+        read_dataset(tmp_path)
+
+
+def test_masks_beside_good_are_no_defects(tmp_path: Path) -> None:
+    put(tmp_path / "good/a.png")
+    put(tmp_path / "scratch/a.png")
+    put_mask(tmp_path / "scratch_marks/a.png")
+    with pytest.raises(DataError, match="scratch_marks holds what looks like masks"):
+        read_dataset(tmp_path)
 
 
 def test_visa_without_a_split(tmp_path: Path) -> None:
