@@ -8,9 +8,9 @@
 "real-iad" realiad_jsons/realiad_jsons/CATEGORY.json beside realiad_256/ (or _512, _1024) with the categories.
 "ksdd2"    KolektorSDD2: train/ and test/ with 1.png and 1_GT.png; a picture is good when its mask marks nothing.
 "folder"   good images in ROOT/good, or in ROOT itself. ROOT/bad (its sub-folders name kinds of defect) and
-           ROOT/test_good are never learned from: they are the test. Without bad/, any other folder beside good/ is a kind of
-           defect, as good/ scratch/ dent/; a name that may hold good parts too (test/, unsorted/) is asked about. Without test_good the test holds only defects, and
-           measuring it needs good images that training held out. Masks lie in ROOT/masks or ROOT/ground_truth at the
+           ROOT/test_good are never learned from: they are the test. Without bad/, any other folder beside good/ is a
+           kind of defect, as good/ scratch/ dent/; one that may hold good parts (test/) is asked about.
+           Without test_good the test holds only defects, and measuring it needs good images that training held out. Masks lie in ROOT/masks or ROOT/ground_truth at the
            same place as the image in ROOT/bad, named <stem>_mask.png or <stem>.png. VisA's own Data/Images/Normal and Anomaly
            with Data/Masks are such a folder, too, and a root may hold several.
 "auto"     the first of these that fits.

@@ -192,8 +192,8 @@ def _kinds_beside_good(parts: _Parts) -> list[Path]:
             continue
         if entry.name.lower() in UNSAID_NAMES or any(find_part(entry, names) for names in (GOOD_NAMES, BAD_NAMES)):
             raise DataError(
-                f"{entry} lies beside {parts.good.name}/ and its name does not say whether its {len(images)} images are good or "
-                f"defects: move good ones to test_good/, defects to bad/{entry.name}/"
+                f"{entry} lies beside {parts.good.name}/ and its name does not say if it holds good parts or defects "
+                f"({count(images, 'image')}): move good ones to test_good/, defects to bad/{entry.name}/"
             )
         if entry.name.lower() not in MASK_FOLDERS and all(map(looks_like_mask, images[:5])):
             raise DataError(f"{entry} holds what looks like masks, not photographs: move them to masks/KIND OF DEFECT/")

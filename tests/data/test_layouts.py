@@ -165,9 +165,9 @@ def test_folders_beside_good_are_kinds_of_defect(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stray", "question"), [
-    ("unsorted/x.png", "does not say whether its 1 images are good or defects"),
-    ("Test/x.png", "does not say whether"),
-    ("line2/ok/x.png", "does not say whether"),
+    ("unsorted/x.png", "does not say if it holds good parts or defects"),
+    ("Test/x.png", "does not say if"),
+    ("line2/ok/x.png", "does not say if"),
 ])  # fmt: skip
 def test_folders_beside_good_that_may_hold_good_parts_are_asked_about(
     tmp_path: Path, stray: str, question: str
