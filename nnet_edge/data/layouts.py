@@ -10,9 +10,10 @@
 "folder"   good images in ROOT/good, or in ROOT itself. ROOT/bad (its sub-folders name kinds of defect) and
            ROOT/test_good are never learned from: they are the test. Without bad/, any other folder beside good/ is a
            kind of defect, as good/ scratch/ dent/; one that may hold good parts (test/) is asked about.
-           Without test_good the test holds only defects, and measuring it needs good images that training held out. Masks lie in ROOT/masks or ROOT/ground_truth at the
-           same place as the image in ROOT/bad, named <stem>_mask.png or <stem>.png. VisA's own Data/Images/Normal and Anomaly
-           with Data/Masks are such a folder, too, and a root may hold several.
+           Without test_good the test holds only defects, and measuring it needs good images that training held out.
+           Masks lie in ROOT/masks or ROOT/ground_truth at the same place as the image in ROOT/bad, named
+           <stem>_mask.png or <stem>.png. VisA's own Data/Images/Normal and Anomaly with Data/Masks are such a folder, too, and
+           a root may hold several.
 "auto"     the first of these that fits.
 
 Where "good" stands, "ok" and "normal" do as well, in capitals or not; so do "ng", "nok", "ko", "anomaly", "defect" for "bad".
