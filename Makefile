@@ -5,7 +5,7 @@ PARTS = export runtime calibration benchmarks
 
 GPU = build/gpu
 
-.PHONY: demo test check format lint types tests gpu soak faults guard clean
+.PHONY: demo test check format lint types tests docs gpu soak faults guard clean
 
 demo: .venv/ready
 	$(BIN)/nnet-edge demo --out demo --force
@@ -28,6 +28,10 @@ types: .venv/ready
 	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/nnet_edge build/types/
 	ln -s $(addprefix $(CURDIR)/,$(PARTS)) build/types/nnet_edge/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p nnet_edge
+
+# The documentation as a site, build/site/index.html; a warning is an error. It opens without a server and without a network.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Everything that needs a GPU, where there is one; first of all, whether TensorRT-RTX runs on it. A build that this GPU or
 # TensorRT refuses does not end it: the report names it, and torch stands in for the engine where none is left. A test that

@@ -42,7 +42,9 @@ GENICAM = [
     "genicam>=1.6",
 ]  # a maker's GenTL producer; gige:// and genicam: need the system's Aravis
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21", "tomlkit>=0.13"]
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]  # the site of `make docs`
 TEST = [
+    *DOCS,
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "filelock>=3.12",
@@ -121,6 +123,7 @@ setup(
         "gpio": GPIO,
         "genicam": GENICAM,
         "web": WEB,
+        "docs": DOCS,
         "bench": [
             *TRAIN,
             *CPU,
