@@ -13,6 +13,7 @@ from nnet_edge.cli.options import (
     Command,
     dataset_options,
     find_dataset,
+    nice_option,
     runner_options,
     runner_settings,
     shown_option,
@@ -126,6 +127,7 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
 )
 @click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options
+@nice_option
 def command(bundle: Path, data: Path, **options: Any) -> None:
     """Make INT8 and FP16 graphs of BUNDLE on good images of DATA; one that changes verdicts is refused.
 

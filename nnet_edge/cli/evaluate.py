@@ -13,6 +13,7 @@ from nnet_edge.cli.options import (
     Command,
     dataset_options,
     find_dataset,
+    nice_option,
     precision_option,
     runner_options,
     runner_settings,
@@ -33,6 +34,7 @@ from nnet_edge.text import printable
 @shown_option("--cost-false", type=float, default=1.0, help="What a good part costs that is rejected.")
 @precision_option
 @runner_options
+@nice_option
 def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, cost_miss: float, cost_false: float,
             **options: Any) -> None:  # fmt: skip
     """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, page, CSV, JSON, pictures."""

@@ -12,6 +12,7 @@ from nnet_edge.cli.options import (
     Command,
     false_rejects_option,
     margin_option,
+    nice_option,
     runner_options,
     runner_precision_option,
     runner_settings,
@@ -27,6 +28,7 @@ from nnet_edge.cli.view import say
 @margin_option
 @runner_precision_option
 @runner_options
+@nice_option
 def command(
     training: Path, out: Path | None, force: bool, false_rejects: float | None, margin: float, **options: Any
 ) -> None:

@@ -14,11 +14,13 @@ from nnet_edge import __version__
 from nnet_edge.cli.options import CommandGroup
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError, loading_fault
 from nnet_edge.text import printable
+from nnet_edge.threads import wait_passively
 
 
 def main() -> None:
     """Run the command line; every expected failure is one line on standard error and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
+    wait_passively()  # before torch is imported
     sys.exit(run(sys.argv[1:]))
 
 

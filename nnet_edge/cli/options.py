@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnet_edge.errors import ConfigError
+from nnet_edge.threads import give_way, limit_threads
 
 if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset
@@ -117,11 +118,18 @@ runner_options = together(
     shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]), default="auto",
                  help="tensorrt runs the bundle's engine."),
     shown_option("--runner-batch", type=int, default=8, help="Largest batch of the runner."),
-    click.option("--threads", type=int, help="Processor threads (default: the runner's choice)."),
+    click.option("--threads", type=int, help="Processor threads of runner and torch (default: one a usable core)."),
     click.option("--hint", type=click.Choice(["latency", "throughput"]),
                  help="Default: latency; throughput to stream files."),
     click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
 )  # fmt: skip
+nice_option = click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    expose_value=False,
+    callback=lambda context, option, niceness: None if niceness is None else give_way(niceness),
+    help="Let other programs go first: 10 beside a line that runs (default: as started).",
+)
 RUNNER_OPTIONS = {  # option -> its name in RunnerSettings
     "runner": "kind", "runner_batch": "max_batch", "threads": "threads", "hint": "hint", "cache_dir": "cache_dir",
 }  # fmt: skip
@@ -133,7 +141,10 @@ def runner_settings(options: dict[str, Any]) -> RunnerSettings:
 
     settings = {field: options.pop(option) for option, field in RUNNER_OPTIONS.items()}
     arithmetic = options.pop("runner_precision", None) or ("bf16" if options.get("precision") == "bf16" else "fp32")
-    return RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
+    made = RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
+    if made.threads is not None:
+        limit_threads(made.threads)
+    return made
 
 
 def parse_share(context: click.Context, option: click.Parameter, value: str | None) -> float | None:

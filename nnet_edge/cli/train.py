@@ -17,6 +17,7 @@ from nnet_edge.cli.options import (
     false_rejects_option,
     find_dataset,
     margin_option,
+    nice_option,
     runner_options,
     runner_precision_option,
     runner_settings,
@@ -449,6 +450,7 @@ def tell_training(trained: Trained) -> None:
 @margin_option
 @runner_precision_option
 @runner_options
+@nice_option
 def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
             **options: Any) -> int:  # fmt: skip
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load.
