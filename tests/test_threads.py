@@ -34,7 +34,8 @@ def test_waiting_threads_sleep_unless_the_user_has_said_how_they_wait(before, af
 
 def test_every_command_waits_passively_before_torch_is_there():
     look = "import json, os, sys, importlib; main = importlib.import_module('nnet_edge.cli.main'); "
-    look += "main.run = lambda _: print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules])) or 0; main.main()"
+    look += "main.run = lambda _: print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules])) or 0; "
+    look += "main.main()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))}
     done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["0", False]
