@@ -17,10 +17,11 @@ from typing import Any
 
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.data.images import Dataset, TrainingData, choose_geometry, fingerprint, load_training_data, sizes_of
+from nnet_edge.data.images import Dataset, TrainingData, fingerprint, load_training_data
 from nnet_edge.data.layouts import find_categories, read_dataset
+from nnet_edge.data.seen import AskedInput, settle_input
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.geometry import Geometry
 from nnet_edge.imaging import MaskRule
 from nnet_edge.methods.base import DEFAULT_METHOD, METHODS, MethodSettings
 from nnet_edge.methods.network import Network, restore_network
@@ -38,6 +39,9 @@ class GridSettings:
     training: MethodSettings = METHODS.find(DEFAULT_METHOD).protocols["tuned"]  # each seed replaces its own
     options: TrainOptions = field(default_factory=TrainOptions)
     seeds: tuple[int, ...] = (1, 2, 3)
+    asked: AskedInput = field(
+        default_factory=AskedInput
+    )  # fit, tiles and crop of the input, whose size the training has
     held_out_share: float = HELD_OUT_SHARE
     skip_bad: bool = False
     mask_rule: MaskRule = "half"
@@ -103,6 +107,10 @@ class Trainings:
             "train": fingerprint(dataset.train),
             "held_out_share": settings.held_out_share,
         }
+        cut = {
+            name: value for name in ("tiles", "overlap", "crop") if (value := getattr(settings.asked, name)) is not None
+        }
+        self.data_key |= {"input": cut} if cut else {}  # a key of before has none
         teacher = weights_key(settings.options.teacher_weights)
         self.computed = {"precision": settings.options.precision, "teacher": teacher}
         self.load = lru_cache(maxsize=1)(self._load)  # every row of a seed learns from the same images
@@ -133,7 +141,8 @@ class Trainings:
         if resume is not None and resume.is_finished:
             return resume
         data, key = self.load(training.seed), self.key(training)
-        training = replace(training, batch=min(training.batch, len(data.learned)), input=self.geometry)
+        shown = self.geometry.pieces * len(data.learned)
+        training = replace(training, batch=min(training.batch, shown), input=self.geometry)
         self.watch.say(f"{what}: {'training' if resume is None else f'training on from epoch {resume.epoch + 1}'}")
         asking = nullcontext(self.watch.stop)
         trained = train(data.learned, data.held_out, training, folder, self.settings.options,
@@ -144,9 +153,10 @@ class Trainings:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Of the input: that of the settings, its fit by the pictures of this data set."""
-        asked = self.settings.training.input
-        return asked if asked == DEFAULT else choose_geometry(sizes_of(self.dataset.train), asked.size, asked.fit)
+        """Of the input: that of the settings, its fit, tiles and crop by the pictures of this data set."""
+        size, name = self.settings.training.input.size, self.dataset.category
+        say = self.watch.say if "input" in self.data_key else quiet
+        return settle_input(self.dataset.train, size, self.settings.asked, lambda line: say(f"{name}: {line}"))
 
     def _load(self, seed: int) -> TrainingData:
         data = load_training_data(self.dataset, seed, self.settings.held_out_share, self.settings.skip_bad,

@@ -54,6 +54,7 @@ from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between
 from nnet_edge.training.checkpoint import Checkpoint
+from nnet_edge.training.start import learned_count
 
 SCHEMA, ROW_SCHEMA = "nnet-edge levers 1", "nnet-edge lever row 1"
 FIGURES = {"pixel_ap": "pixel AP", "pro": "PRO", "image_auroc": "image AUROC"}
@@ -122,11 +123,11 @@ class CategoryBench:
         weights = variant.reading.weights
         key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key}
         path, device = folder / f"maps_{weights}.safetensors", choose_device(self.settings.options.device)
-        maps = kept_layer_maps(path, key, checkpoint, weights, self.test.images, device)
-        read = variant.reading.maps(maps, checkpoint.settings.model.fusion)
-        metrics = measure_known(
-            self.test.labels, variant.reading.scores(read), self.test.masks, read, self.test.has_mask
-        )
+        geometry, inside = self.trainings.geometry, (slice(None), *self.trainings.geometry.window.inside)
+        maps = kept_layer_maps(path, key, checkpoint, weights, geometry.cut(self.test.images), device)
+        read = geometry.stitch(variant.reading.maps(maps, checkpoint.settings.model.fusion))[inside]
+        scores, masks = variant.reading.scores(read), np.ascontiguousarray(self.test.masks[inside])
+        metrics = measure_known(self.test.labels, scores, masks, np.ascontiguousarray(read), self.test.has_mask)
         return {"schema": ROW_SCHEMA, "variant": variant.name, "metrics": metrics.as_dict()}
 
 
@@ -157,8 +158,8 @@ class VariantCell:
         if not variant.is_trained:
             return bench.read(folder, base, variant), False
         wanted = variant.settings(base.settings, given.image_steps)
-        images = int(base.facts["data"]["learned"]) * wanted.augmentation.copies
-        if wanted.with_length_for(images) == base.settings:
+        images = learned_count(int(base.facts["data"]["learned"]), base.settings)
+        if wanted.with_length_for(images * wanted.augmentation.copies) == base.settings:
             return bench.read(folder, base, BASE), True
         checkpoint = bench.trained(self.folder, wanted, f"{variant.name}, seed {self.seed}")
         return bench.read(self.folder, checkpoint, variant), False

@@ -18,6 +18,7 @@ from nnet_edge.cli.options import (
     FOLDER,
     Command,
     CommandGroup,
+    asked_input,
     runner_options,
     runner_settings,
     several_datasets,
@@ -145,12 +146,8 @@ def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
     from nnet_edge.cli.train import choose_settings, train_options
 
     seeds = parse_numbers("--seeds", options["seeds"])
-    if given := [name for name in ("tiles", "overlap", "crop") if options.pop(name) is not None]:
-        raise ConfigError(
-            f"--{given[0]} belongs to nnet-edge train: train a bundle and measure it with nnet-edge evaluate"
-        )
     training = choose_settings(options | {"seed": seeds[0]})
-    return {"training": training, "options": train_options(options), "seeds": seeds,
+    return {"training": training, "options": train_options(options), "seeds": seeds, "asked": asked_input(options),
             "held_out_share": options["hold_out"], "skip_bad": options["skip_bad_images"]}  # fmt: skip
 
 

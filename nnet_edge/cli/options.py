@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from nnet_edge.threads import give_way, limit_threads
 
 if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset
+    from nnet_edge.data.seen import AskedInput
     from nnet_edge.settings.runner import RunnerSettings
 
 FOLDER = click.Path(path_type=Path)
@@ -83,6 +84,17 @@ several_datasets = together(
     click.option("--categories", help="Only these, with commas (default: all under DATA)."),
     _layout,
 )
+input_options = together(
+    click.option("--size", metavar="SIDE|HxW",
+                 help="Height and width of the input, multiples of 32 (default: 256): 384, or 256x512."),
+    click.option("--fit", type=click.Choice(["squeeze", "letterbox", "crop"]),
+                 help="How pictures of another aspect ratio get into the input (default: the one that suits them)."),
+    click.option("--tiles", metavar="ROWSxCOLUMNS|auto",
+                 help="Cut each picture into so many tiles, each as large as the input (default: none)."),
+    click.option("--overlap", type=float, help="Of neighbouring tiles, a share of a tile (default: 0.25)."),
+    click.option("--crop", metavar="X,Y,WIDTH,HEIGHT|auto",
+                 help="See only that part of each picture, in pixels or as shares (auto: where the parts lie)."),
+)  # fmt: skip
 training_options = together(
     click.option("--method", metavar="NAME",
                  help="How it learns: nnet (default), dmdd, bikd, rbd, or auto: the one that suits the good parts."),
@@ -95,15 +107,7 @@ training_options = together(
     click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
     click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
     click.option("--textures", type=FOLDER, help="Pictures for synthetic anomalies, as DTD (default: procedural textures)."),
-    click.option("--size", metavar="SIDE|HxW",
-                 help="Height and width of the input, multiples of 32 (default: 256): 384, or 256x512."),
-    click.option("--fit", type=click.Choice(["squeeze", "letterbox", "crop"]),
-                 help="How pictures of another aspect ratio get into the input (default: the one that suits them)."),
-    click.option("--tiles", metavar="ROWSxCOLUMNS|auto",
-                 help="Cut each picture into so many tiles, each as large as the input (default: none)."),
-    click.option("--overlap", type=float, help="Of neighbouring tiles, a share of a tile (default: 0.25)."),
-    click.option("--crop", metavar="X,Y,WIDTH,HEIGHT|auto",
-                 help="See only that part of each picture, in pixels or as shares (auto: where the parts lie)."),
+    input_options,
     click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE",
                  help="Any other setting of methods/METHOD/settings.py."),
     shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
@@ -133,6 +137,13 @@ nice_option = click.option(
 RUNNER_OPTIONS = {  # option -> its name in RunnerSettings
     "runner": "kind", "runner_batch": "max_batch", "threads": "threads", "hint": "hint", "cache_dir": "cache_dir",
 }  # fmt: skip
+
+
+def asked_input(options: Mapping[str, Any]) -> AskedInput:
+    """How pictures are to get into the input, by `input_options`."""
+    from nnet_edge.data.seen import AskedInput
+
+    return AskedInput(*(options[name] for name in ("fit", "tiles", "overlap", "crop")))
 
 
 def runner_settings(options: dict[str, Any]) -> RunnerSettings:

@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli.options import FILE, FOLDER, Command, dataset_options, find_dataset, shown_option
+from nnet_edge.cli.options import (
+    FILE,
+    FOLDER,
+    Command,
+    asked_input,
+    dataset_options,
+    find_dataset,
+    input_options,
+    shown_option,
+)
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError
+from nnet_edge.geometry import SIDE, parse_size
 from nnet_edge.settings.synthesis import FOREGROUNDS, KINDS, TEXTURE_AUGMENTATIONS
 
 if TYPE_CHECKING:
     import numpy as np
 
-SHOWN_SIDE, GAP, COLUMNS = 160, 6, 4  # pixels, pixels, pairs beside each other
+SHOWN_SIDE, GAP, COLUMNS = 160, 6, 4  # pixels of the longer side, pixels, pairs beside each other
 OUTLINE, BACKGROUND = (255, 60, 60), 255
 
 
@@ -30,13 +40,19 @@ OUTLINE, BACKGROUND = (255, 60, 60), 255
 )
 @shown_option("--probability", type=float, default=1.0, help="Of an anomaly.")
 @shown_option("--noise", type=float, default=0.0, help="Grey levels, on the pixels outside the mask.")
+@input_options
 @shown_option("--count", type=click.IntRange(1, 400), default=20, help="Pairs.")
 @shown_option("--seed", type=int, default=111)
 def command(data: Path, out: Path, textures: Path | None, count: int, seed: int, **options: Any) -> None:
-    """Draw good images of DATA beside damaged copies."""
+    """Draw good images of DATA beside damaged copies, as large as --size, --fit, --tiles and --crop make them in training.
+
+    \b
+    nnet-edge pairs photos/ --out pairs.png --tiles 2x3
+    """
     import numpy as np
 
     from nnet_edge.data.images import load_images
+    from nnet_edge.data.seen import settle_input
     from nnet_edge.data.synthetic import PairSynthesis
     from nnet_edge.files import write_atomically
     from nnet_edge.settings.synthesis import Synthesis
@@ -44,9 +60,14 @@ def command(data: Path, out: Path, textures: Path | None, count: int, seed: int,
     names = ("kind", "texture_augmentation", "foreground", "probability", "noise")
     settings = Synthesis(textures=str(textures or ""), **{name: options[name] for name in names})
     dataset = find_dataset(data, options)
+    size = (SIDE, SIDE) if options["size"] is None else parse_size(options["size"])
+    geometry = settle_input(dataset.train, size, asked_input(options), say, bits=options["bits"])
     rows = np.linspace(0, len(dataset.train), min(count, len(dataset.train)), endpoint=False).astype(int)
-    good = load_images([dataset.train[row] for row in rows], options["skip_bad_images"], bits=options["bits"]).images
-    synthesis = PairSynthesis(settings, seed, good)
+    paths = [dataset.train[row] for row in rows]
+    good = geometry.cut(load_images(paths, options["skip_bad_images"], bits=options["bits"], geometry=geometry).images)
+    if geometry.tiles is not None:  # of any place, as training draws them
+        good = good[np.random.default_rng(seed).permutation(len(good))[:count]]
+    synthesis = PairSynthesis(settings, seed, good, geometry.network.window)
     pairs = [
         (good[index % len(good)], *synthesis.pair(index % len(good), index // len(good))) for index in range(count)
     ]
@@ -67,17 +88,19 @@ def draw_pairs(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> bytes:
     import cv2
     import numpy as np
 
-    width = 3 * SHOWN_SIDE + 4 * GAP
-    columns = min(COLUMNS, len(pairs))
-    sheet = np.full((-(-len(pairs) // columns) * (SHOWN_SIDE + GAP) + GAP, columns * width, 3), BACKGROUND, np.uint8)
+    height, width = pairs[0][0].shape[:2]
+    high, wide = (max(1, round(SHOWN_SIDE * side / max(height, width))) for side in (height, width))
+    columns, of_pair = min(COLUMNS, len(pairs)), 3 * wide + 4 * GAP
+    rows = -(-len(pairs) // columns)
+    sheet = np.full((rows * (high + GAP) + GAP, columns * of_pair, 3), BACKGROUND, np.uint8)
     for place, (good, damaged, mask) in enumerate(pairs):
         outlined = damaged.copy()
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(outlined, edges, -1, OUTLINE, 2)
         row, column = divmod(place, columns)
-        top = GAP + row * (SHOWN_SIDE + GAP)
+        top = GAP + row * (high + GAP)
         for number, image in enumerate((good, damaged, outlined)):
-            left = column * width + GAP + number * (SHOWN_SIDE + GAP)
-            small = cv2.resize(image, (SHOWN_SIDE, SHOWN_SIDE), interpolation=cv2.INTER_AREA)
-            sheet[top : top + SHOWN_SIDE, left : left + SHOWN_SIDE] = small
+            left = column * of_pair + GAP + number * (wide + GAP)
+            small = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
+            sheet[top : top + high, left : left + wide] = small
     return bytes(cv2.imencode(".png", sheet[..., ::-1])[1])

@@ -13,6 +13,7 @@ import click
 from nnet_edge.cli.options import (
     FOLDER,
     Command,
+    asked_input,
     dataset_options,
     false_rejects_option,
     find_dataset,
@@ -124,6 +125,7 @@ def train_bundle(
     """
     from nnet_edge.bits import kept_bits
     from nnet_edge.data.images import load_training_data
+    from nnet_edge.data.seen import settle_input
     from nnet_edge.methods.compute import choose_device
     from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.choice import choose
@@ -140,7 +142,7 @@ def train_bundle(
     if known is None and base is not None:
         geometry = base.geometry
     elif known is None:
-        geometry = settle_input(dataset, settings.input.size, out, options)
+        geometry = settle_input(dataset.train, settings.input.size, asked_input(options), say, out, options["bits"])
         candidates = [replace(one, input=geometry) for one in candidates]
         settings = candidates[0]
     else:
@@ -237,35 +239,6 @@ def prove_bundle(
         f"the new bundle loses defects that the old one finds: it was put aside as {refused}, and {base} stays the one to use"
     )
     return False
-
-
-def settle_input(dataset: Dataset, size: tuple[int, int], out: Path, options: Mapping[str, Any]) -> Geometry:
-    """The input of that size for the good images, with the crop and the tiles that were asked for; says what it sees of them.
-
-    Raises ConfigError, and DataError where a crop is to be found and no image can be read.
-    """
-    from nnet_edge.bits import MOST
-    from nnet_edge.data.images import choose_geometry, sizes_of
-    from nnet_edge.data.seen import advice, choose_tiles, common_foreground, write_crop
-    from nnet_edge.geometry import most_frequent
-    from nnet_edge.tiles import CropShare
-
-    sizes, crop, asked = sizes_of(dataset.train), None, options["crop"]
-    if asked is not None and asked.strip() == AUTO:
-        found = common_foreground(dataset.train, options["bits"] or MOST)
-        crop = found.crop
-        say(f"{found.text}; {write_crop(found, out)} shows it")
-    elif asked is not None:
-        crop = CropShare.parse(asked, sizes[0] if len(set(sizes)) == 1 else None)
-    geometry = choose_geometry(sizes, size, options["fit"], crop)
-    if not sizes:  # loading says why
-        return geometry
-    picture = most_frequent(sizes)
-    geometry, text = choose_tiles(options["tiles"], options["overlap"], geometry, picture)
-    for line in (text, *advice(geometry, picture)):
-        if line:
-            say(line)
-    return geometry
 
 
 def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, margin: float = 0.0) -> None:

@@ -11,16 +11,18 @@ which hardly enlarge any; where no grid of MOST_AUTO tiles does, the one that ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from nnet_edge.bits import MOST
+from nnet_edge.data.images import choose_geometry, sizes_of
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import write_atomically
-from nnet_edge.geometry import LARGEST_CANVAS, Box, Geometry
+from nnet_edge.geometry import LARGEST_CANVAS, Box, Geometry, most_frequent
 from nnet_edge.imaging import read_image
 from nnet_edge.tiles import OVERLAP, CropShare, Tiles
 
@@ -40,6 +42,50 @@ CONTRAST = 20.0  # grey levels between foreground and border, at least
 COMMON = 0.05  # of the images, at least, in which a place is foreground
 SPARE = 0.03  # of the picture, around the foreground
 ALL = 0.9  # of the picture, from which on a crop gains nothing
+
+
+AUTO = "auto"  # of crop and tiles
+
+
+@dataclass(frozen=True)
+class AskedInput:
+    """How pictures are to get into the input, in the words of the command line; None: the fit that suits, no tiles, no crop."""
+
+    fit: str | None = None
+    tiles: str | None = None
+    overlap: float | None = None
+    crop: str | None = None
+
+
+def settle_input(
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    asked: AskedInput,
+    say: Callable[[str], None],
+    folder: Path | None = None,
+    bits: int | None = None,
+) -> Geometry:
+    """The input of that size (height, width) for the good images at `paths`, as it was asked for; says what it sees of them.
+
+    A crop that was found is shown by a picture in `folder`. Raises ConfigError, and DataError where a crop is to be found and
+    no image can be read.
+    """
+    sizes, crop = sizes_of(paths), None
+    if asked.crop is not None and asked.crop.strip() == AUTO:
+        found = common_foreground(paths, bits or MOST)
+        crop = found.crop
+        say(found.text if folder is None else f"{found.text}; {write_crop(found, folder)} shows it")
+    elif asked.crop is not None:
+        crop = CropShare.parse(asked.crop, sizes[0] if len(set(sizes)) == 1 else None)
+    geometry = choose_geometry(sizes, size, asked.fit, crop)
+    if not sizes:  # loading says why
+        return geometry
+    picture = most_frequent(sizes)
+    geometry, text = choose_tiles(asked.tiles, asked.overlap, geometry, picture)
+    for line in (text, *advice(geometry, picture)):
+        if line:
+            say(line)
+    return geometry
 
 
 @dataclass(frozen=True)
@@ -103,7 +149,7 @@ def choose_tiles(
     if text is None:
         return geometry, ""
     overlap = OVERLAP if overlap is None else overlap
-    if text.strip() == "auto":
+    if text.strip() == AUTO:
         found = auto_tiles(geometry, picture, overlap)
         if found is None:
             return geometry, f"tiles: none, for pictures of {picture[1]}x{picture[0]} are hardly made smaller"

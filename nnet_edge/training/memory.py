@@ -15,7 +15,7 @@ from nnet_edge.methods.backbone import STRIDES, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, Batch, MethodSettings, PairSettings
 from nnet_edge.methods.compute import CHUNK
 from nnet_edge.training.early_stopping import COPIES
-from nnet_edge.training.start import MOST_TILES, SMALL_SET
+from nnet_edge.training.start import SMALL_SET, learned_count
 
 CGROUP = Path("/sys/fs/cgroup")
 PROBE = 64  # height and width of the images that the step's memory is counted on
@@ -57,7 +57,7 @@ def needed_memory(settings: MethodSettings, images: int, feature_limit: int, dev
     pixels, canvases = network.height * network.width, 0
     if settings.input.tiles is not None:
         canvases = 3 * images * settings.input.height * settings.input.width
-        images = min(images * settings.input.pieces, MOST_TILES)
+        images = learned_count(images, settings)
     asked = settings.augmentation_copies if images <= SMALL_SET else 1
     copies = max(settings.augmentation.copies, asked, 1)
     channels = find_backbone(settings.model.backbone).channels

@@ -109,6 +109,11 @@ def learned_inputs(images: np.ndarray, settings: MethodSettings) -> np.ndarray:
     return tiles.cut(images, np.sort(order).tolist())
 
 
+def learned_count(images: int, settings: MethodSettings) -> int:
+    """How many inputs are learned of so many images."""
+    return images if settings.input.tiles is None else min(images * settings.input.pieces, MOST_TILES)
+
+
 def held_out_inputs(images: np.ndarray, settings: MethodSettings) -> np.ndarray:
     """What is measured of `images`, uint8 RGB (N, H, W, 3): themselves; or the tiles of each (N, T, h, w, 3)."""
     tiles = settings.input.tiles

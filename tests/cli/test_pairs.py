@@ -31,6 +31,43 @@ def test_the_seed_decides_the_picture(parts_folder: Path, tmp_path: Path) -> Non
     assert a == b != c
 
 
+def test_pairs_are_of_the_input_that_is_trained(
+    parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Washers of 96x96: in a letterbox of 64x128 grey lies at both sides; tiles show their quarters; a crop its middle."""
+    command = ["pairs", str(parts_folder), "--kind", "cutpaste", "--count", "6", "--out"]
+    sheets = {}
+    for name, asked in {
+        "letterbox": ["--size", "64x128", "--fit", "letterbox"],
+        "tiles": ["--size", "64", "--tiles", "2x2"],
+        "crop": ["--crop", "0.25,0.25,0.5,0.5"],
+    }.items():
+        assert run([*command, str(tmp_path / f"{name}.png"), *asked]) == 0
+        sheets[name] = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
+    assert "(8x8 of the network, which gets pictures of 96x96 1.0 times larger as 2x2 tiles)" in capsys.readouterr().err
+    assert sheets["letterbox"].shape == (2 * 86 + 6, 4 * (3 * 160 + 24), 3)
+    good, damaged = (sheets["letterbox"][6:86, left : left + 160] for left in (6, 172))
+    for beside in (slice(0, 38), slice(122, 160)):
+        assert (good[:, beside] == 128).all()
+        assert (damaged[:, beside] == 128).all()  # no anomaly lies where no picture does
+    corners = [
+        good_of(sheets["tiles"], number)[place] for number in range(6) for place in ((8, 8), (8, -8), (-8, 8), (-8, -8))
+    ]
+    assert any(is_ring(corner) for corner in corners)  # the washer, cut by a tile's border, reaches into a corner
+    assert all(is_ring(good_of(sheets["crop"], number)[20, 20]) for number in range(6))
+
+
+def good_of(sheet: np.ndarray, number: int) -> np.ndarray:
+    """The good image of a pair in a sheet of square ones."""
+    row, column = divmod(number, 4)
+    return sheet[6 + 166 * row :][:160, 504 * column + 6 :][:, :160]
+
+
+def is_ring(pixel: np.ndarray) -> bool:
+    """Whether it is of a washer's ring."""
+    return bool(np.abs(pixel - (150, 155, 160)).max() < 25)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -39,6 +76,9 @@ def test_the_seed_decides_the_picture(parts_folder: Path, tmp_path: Path) -> Non
         (["--textures", "EMPTY", "--kind", "simplex"], "textures belong to the kind perlin"),
         (["--probability", "2"], "probability of an anomaly is 2.0"),
         (["--noise", "nan"], "noise is nan"),
+        (["--size", "100"], "the nearest is 96x96"),
+        (["--tiles", "9x9"], "9x9 tiles are invalid"),
+        (["--overlap", "0.3"], "--overlap belongs to --tiles"),
         (["--kind", "cutpaste", "--out", "EMPTY/file/pairs.png"], "choose another --out"),
     ],
 )

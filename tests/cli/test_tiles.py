@@ -211,9 +211,11 @@ def test_odd_tiles_and_crops_are_one_sentence(
     assert not (tmp_path / "out/training").exists()
 
 
-def test_a_benchmark_of_trainings_refuses_tiles(pictures: Path, tmp_path: Path, capfd: Any) -> None:
-    assert run(["bench", "accuracy", str(pictures), "--out", str(tmp_path), "--tiles", "2x2"]) == 2
-    assert "--tiles belongs to nnet-edge train" in capfd.readouterr().err
+def test_a_benchmark_of_trainings_asks_for_tiles_in_the_same_words(pictures: Path, tmp_path: Path, capfd: Any) -> None:
+    for command in (["accuracy"], ["levers", "--readings-only"]):
+        asked = [str(pictures), "--out", str(tmp_path), "--size", "64", "--tiles", "9x9", *QUICK]
+        assert run(["bench", *command, *asked]) == 2
+        assert "9x9 tiles are invalid" in capfd.readouterr().err
 
 
 def test_crop_auto_leaves_its_picture(pictures: Path, tmp_path: Path, capfd: Any) -> None:

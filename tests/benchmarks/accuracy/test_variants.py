@@ -16,6 +16,7 @@ from nnet_edge.benchmarks.accuracy.hyperparameters import Reading, find_variants
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
 from nnet_edge.benchmarks.accuracy.trainings import Watch, read_datasets
 from nnet_edge.benchmarks.accuracy.variants import (
+    FIGURES,
     Difference,
     Row,
     VariantSettings,
@@ -25,10 +26,14 @@ from nnet_edge.benchmarks.accuracy.variants import (
     slug,
 )
 from nnet_edge.data.images import Dataset
+from nnet_edge.data.seen import AskedInput
 from nnet_edge.errors import ConfigError
+from nnet_edge.evaluation.artefact import open_artifact
+from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.metrics import Metrics
+from nnet_edge.settings.runner import RunnerSettings
 from tests.benchmarks.miniatures import OPTIONS, TRAINING
 
 SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/levers.json"
@@ -63,6 +68,24 @@ def test_variants_share_the_training_of_accuracy_and_train_only_what_must_be(
         candle, out, SETTINGS, "nnet-edge bench levers", watch=Watch(say=lambda line: pytest.fail(line))
     )
     assert again == table
+
+
+@pytest.mark.parametrize(
+    "asked", [AskedInput(tiles="1x2", crop="0,0,1,0.6"), AskedInput("letterbox", crop="0,0,1,0.5")]
+)
+def test_what_is_read_of_tiles_and_letterboxes_is_what_evaluation_judges(
+    candle: list[Dataset], tmp_path: Path, asked: AskedInput
+) -> None:
+    settings = replace(SETTINGS, asked=asked, hyperparameters=("fusion",), variants=("sum",), with_training=False)
+    found = run_variants(candle, tmp_path, settings, "").base["candle"][3]
+    artifact = open_artifact(tmp_path / "candle/seed_3/training", RunnerSettings(threads=1), False)
+    assert artifact.geometry.size == ((64, 96) if asked.tiles else (64, 64))
+    with artifact.runner as runner:
+        judged = evaluate(runner, candle[0], 1.0, geometry=artifact.geometry).metrics
+    for figure in FIGURES:
+        assert found[figure] == pytest.approx(judged[figure], abs=1e-3)
+    with pytest.raises(ConfigError, match=r"data\.input\.\w+ was .*, is None"):
+        run_variants(candle, tmp_path, replace(settings, asked=AskedInput(asked.fit)), "")
 
 
 def test_a_variant_is_trained_once_in_a_folder_of_its_own(
