@@ -161,6 +161,13 @@ def find_libraries() -> tuple[Library, ...]:
     )
 
 
+def installed_versions() -> dict[str, str]:
+    """Module -> version of the libraries that decide what is computed; loads none, and takes milliseconds."""
+    asked = {"numpy": ("numpy",), "PIL": ("pillow",)} | {module: names for module, (names, _) in LIBRARIES.items()}
+    found = {module: _version(module, names) for module, names in asked.items()}
+    return {module: version for module, version in found.items() if version is not None}
+
+
 def owners_of(module: str, names: Sequence[str]) -> tuple[str, ...]:
     """Those of the distributions `names` that each brought the module's folder, where they are several; pip lets them."""
     found = []

@@ -11,7 +11,7 @@ from nnet_edge.cli.options import FOLDER, Command
 from nnet_edge.cli.view import say
 
 
-@click.command("answers", cls=Command)
+@click.command("answers", cls=Command, example="nnet-edge answers runs/part/bundle")
 @click.argument("bundle", type=FOLDER)
 def command(bundle: Path) -> None:
     """Give BUNDLE, one of before, its known answers.

@@ -19,6 +19,7 @@ from nnet_edge.cli.options import (
     Command,
     CommandGroup,
     asked_input,
+    grouped,
     runner_options,
     runner_settings,
     several_datasets,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from nnet_edge.data.images import Dataset
 
 
-@click.group("bench", cls=CommandGroup)
+@click.group("bench", cls=CommandGroup, example="nnet-edge bench speed runs/part/bundle photos/")
 def command() -> None:
     """Measure speed and accuracy on this machine: every figure with its command, its spread and the machine in words."""
 
@@ -62,17 +63,21 @@ def leave(out: Path, name: str, report: Report, plot: Callable[[Path], None] | N
         say(f"wrote {out / name}.png")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench speed runs/part/bundle photos/ --system openvino")
 @click.argument("bundle", type=FOLDER)
 @click.argument("folder", type=FOLDER)
-@shown_option("--out", type=FOLDER, default=Path("runs/bench-speed"), help="speed.json, .md, .png.")
-@click.option("--system", "systems", type=click.Choice(SYSTEMS), multiple=True, help="Default: every one.")
-@click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="Default: every one.")
-@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="Default: every one.")
-@shown_option("--batch", "batches", type=int, multiple=True, default=(1, 8))
-@shown_option("--repeats", type=int, default=5, help="Rounds; every candidate is measured in each.")
-@shown_option("--turn-seconds", type=float, default=0.5, help="Of every candidate in a round.")
-@click.option("--threads", type=int, help="Of every candidate (default: one a usable core).")
+@shown_option("--out", type=FOLDER, default=Path("runs/bench-speed"), help="Where speed.json, .md and .png go.")
+@click.option(
+    "--system", "systems", type=click.Choice(SYSTEMS), multiple=True, help="May be repeated (default: every one)."
+)
+@click.option(
+    "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="As --system (default: every one)."
+)
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="As --system (default: every one).")
+@shown_option("--batch", "batches", type=int, metavar="IMAGES", multiple=True, default=(1, 8), help="May be repeated.")
+@shown_option("--repeats", type=int, metavar="ROUNDS", default=5, help="Rounds; every candidate is measured in each.")
+@shown_option("--turn-seconds", type=float, metavar="SECONDS", default=0.5, help="Of every candidate in a round.")
+@click.option("--threads", type=int, metavar="THREADS", help="Of every candidate (default: one a usable core).")
 @click.option("--no-memory", is_flag=True, help="Leave out the processes that measure memory.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool, **options: Any) -> None:
@@ -95,7 +100,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
     leave(out, "speed", report, None if no_plot else partial(plot_speed, report))
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench guard")
 @click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
 @click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
 def guard(write: bool, baselines: Path | None) -> int:
@@ -151,14 +156,14 @@ def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
             "held_out_share": options["hold_out"], "skip_bad": options["skip_bad_images"]}  # fmt: skip
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench accuracy mvtec/ --seeds 1,2,3")
 @several_datasets
 @shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and tables go.")
 @click.option("--table", "tables", type=click.Choice(["1", "3", "4", "5", "6", "7"]), multiple=True,
               help="Of the paper, may be repeated (default: 1 and 3, with all that was measured). 4 modules, 5 inside MF, "
               "6 losses, 7 maps.")  # fmt: skip
-@shown_option("--measure", default="fp32,int8", help="Precisions of the bundle, with commas.")
-@click.option("--peers", type=FOLDER, help="Rows of other methods: the folder that bench peers filled.")
+@shown_option("--measure", metavar="NAME,NAME,...", default="fp32,int8", help="Precisions of the bundle, with commas.")
+@click.option("--peers", type=FOLDER, help="Rows of other methods: the folder that bench peers filled (default: none).")
 @click.option(
     "--leave-one-out", is_flag=True, help="Then choose how maps are read on all sets but one, judge on that one."
 )
@@ -233,15 +238,20 @@ class Grid:
         return found.finished
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench levers mvtec/ --lever score --seeds 1,2,3")
 @several_datasets
 @shown_option("--out", type=FOLDER, default=Path("runs/accuracy"), help="Where rows and table go.")
 @click.option(
-    "--lever", "levers", multiple=True, help="May be repeated (default: all; own: those of the method's own parts)."
+    "--lever",
+    "levers",
+    metavar="NAME",
+    multiple=True,
+    help="May be repeated (default: all; own: those of the method's own parts).",
 )
-@click.option("--variant", "variants", multiple=True, help="Only these of their variants, as the table names them.")
+@click.option("--variant", "variants", metavar="NAME", multiple=True,
+              help="Only these of their variants, as the table names them (default: all).")  # fmt: skip
 @click.option("--readings-only", is_flag=True, help="Train the base alone; of the variants those that read its maps.")
-@click.option("--test-limit", type=int, help="Good and bad test images each, at most.")
+@click.option("--test-limit", type=int, metavar="IMAGES", help="Good and bad test images each, at most (default: all).")
 @click.option("--leave-one-out", is_flag=True, help="Choose on all sets but one, judge on that one: a second table.")
 @training_options
 def levers(
@@ -298,21 +308,42 @@ def command_line(name: str) -> str:
     return shlex.join(["nnet-edge", "bench", name, *kept])
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench peers mvtec/ --ours runs/accuracy")
 @click.argument("data", nargs=-1, required=True, type=FOLDER)
 @shown_option("--out", type=FOLDER, default=Path("runs/peers"), help="Rows, exports, table, figure.")
 @click.option("--ours", type=FOLDER, help="What `bench accuracy` left as its --out: N-Net's bundles and rows. "
               "Without it N-Net is not in the race.")  # fmt: skip
-@click.option("--categories", help="Only these, with commas (default: all under DATA).")
-@click.option("--method", "methods", multiple=True, help="May be repeated (default: all that anomalib is asked for).")
-@shown_option("--seed", type=int, default=1)
-@shown_option("--images", type=int, default=150, help="Good training images of a method, at most.")
-@click.option("--epochs", type=int, help="Of methods that are trained (default: anomalib's own for each).")
-@click.option("--minutes", type=float, help="Limit of one training; the table says what was cut short.")
-@click.option("--no-int8", is_flag=True, help="Leave anomalib's INT8 export out.")
-@shown_option("--threads", type=int, default=2, help="Of every candidate and training.")
-@shown_option("--rounds", type=int, default=5, help="Of every candidate; 0: no speed.")
-@shown_option("--turn-s", type=float, default=2.0, help="Seconds of a candidate in a round.")
+@click.option("--categories", metavar="NAME,NAME,...", help="Only these, with commas (default: all under DATA).")
+@click.option(
+    "--method",
+    "methods",
+    metavar="NAME",
+    multiple=True,
+    help="May be repeated (default: all that anomalib is asked for).",
+)
+@grouped(
+    "Their trainings",
+    shown_option("--seed", type=int, metavar="SEED", default=1, help="Of every training."),
+    shown_option(
+        "--images", type=int, metavar="IMAGES", default=150, help="Good training images of a method, at most."
+    ),
+    click.option(
+        "--epochs", type=int, metavar="EPOCHS", help="Of methods that are trained (default: anomalib's own for each)."
+    ),
+    click.option(
+        "--minutes",
+        type=float,
+        metavar="MINUTES",
+        help="Limit of one training; the table says what was cut short (default: none).",
+    ),
+    click.option("--no-int8", is_flag=True, help="Leave anomalib's INT8 export out."),
+)
+@grouped(
+    "Speed",
+    shown_option("--threads", type=int, metavar="THREADS", default=2, help="Of every candidate and training."),
+    shown_option("--rounds", type=int, metavar="ROUNDS", default=5, help="Of every candidate; 0: no speed."),
+    shown_option("--turn-s", type=float, metavar="SECONDS", default=2.0, help="Seconds of a candidate in a round."),
+)  # fmt: skip
 @click.option("--no-learning", is_flag=True, help="Only time and report what lies in --out.")
 @click.option("--cache", type=FOLDER, help="Where anomalib's environment lies (default: ~/.cache/nnet-edge/peers).")
 def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
@@ -341,10 +372,12 @@ def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
     return 0 if found.finished else 1
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, example="nnet-edge bench sets made/")
 @click.argument("out", type=FOLDER)
-@click.option("--set", "names", multiple=True, help="Of these alone, may be repeated (default: every one).")
-@shown_option("--seed", type=int, default=0)
+@click.option(
+    "--set", "names", metavar="NAME", multiple=True, help="Of these alone, may be repeated (default: every one)."
+)
+@shown_option("--seed", type=int, metavar="SEED", default=0, help="Decides every pixel.")
 def sets(out: Path, names: tuple[str, ...], seed: int) -> None:
     """Write made sets below OUT, in MVTec AD layout: pictures of known physics to choose settings on.
 

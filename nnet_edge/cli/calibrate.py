@@ -110,21 +110,24 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
         )
 
 
-@click.command("calibrate", cls=Command)
+@click.command("calibrate", cls=Command, example="nnet-edge calibrate runs/part/bundle photos/ --precision int8")
 @click.argument("bundle", type=FOLDER)
 @dataset_options
-@shown_option("--precision", "precisions", multiple=True, default=["int8,fp16"],
+@shown_option("--precision", "precisions", metavar="NAME,...", multiple=True, default=["int8,fp16"],
               help="int8, fp16 or both, with a comma or said twice.")  # fmt: skip
 @shown_option("--method", type=click.Choice(["auto", "max", "entropy", "percentile"]), default="auto",
               help="How ranges follow from activations; auto: the best of the three for each tensor. "
                    "modelopt has max and entropy.")  # fmt: skip
-@shown_option("--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime")
-@shown_option("--frames", type=int, default=64, help="Good images to calibrate on.")
-@shown_option("--seed", type=int, default=0)
-@shown_option("--metric-points", type=float, default=0.5, help="That any metric may fall.")
 @shown_option(
-    "--band", type=float, default=0.01, help="Verdicts may flip where FP32's score is so close to its threshold."
+    "--tool", type=click.Choice(["onnxruntime", "modelopt"]), default="onnxruntime", help="That makes the graphs."
 )
+@shown_option("--frames", type=int, metavar="IMAGES", default=64, help="Good images to calibrate on.")
+@shown_option("--seed", type=int, metavar="SEED", default=0, help="Of the choice of images.")
+@shown_option(
+    "--metric-points", type=float, metavar="POINTS", default=0.5, help="Percentage points that any metric may fall."
+)
+@shown_option("--band", type=float, metavar="SHARE", default=0.01,
+              help="Verdicts may flip where FP32's score is so close to its threshold, a share of that.")  # fmt: skip
 @click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options
 @nice_option

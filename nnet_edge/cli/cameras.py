@@ -136,7 +136,7 @@ def shoot(camera: FoundCamera, folder: Path) -> dict[str, object]:
     return {"picture": str(path), "settings": settings, "automatic": automatic}
 
 
-@click.command("cameras", cls=Command)
+@click.command("cameras", cls=Command, example="nnet-edge cameras --shot pictures")
 @click.option("--shot", "folder", type=FOLDER, help="Write a picture of each camera here, with its settings below it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(folder: Path | None, as_json: bool) -> None:

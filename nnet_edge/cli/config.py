@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from nnet_edge.settings.line import LineSettings
 
 
-@click.group("config", cls=CommandGroup)
+@click.group("config", cls=CommandGroup, example="nnet-edge config check line.toml")
 def command() -> None:
     """A line's settings file."""
 
 
-@command.command("check", cls=Command)
+@command.command("check", cls=Command, example="nnet-edge config check line.toml")
 @click.argument("file", type=FILE)
 @click.option("--without-bundle", is_flag=True, help="For a file that is checked on another machine than the line's.")
 def check(file: Path, without_bundle: bool) -> None:
@@ -30,7 +30,7 @@ def check(file: Path, without_bundle: bool) -> None:
         click.echo(printable(line))
 
 
-@command.command("schema", cls=Command)
+@command.command("schema", cls=Command, example="nnet-edge config schema > line.schema.json")
 def print_schema() -> None:
     """Print the JSON schema of the settings file, for editors."""
     from nnet_edge.settings.line import schema

@@ -263,7 +263,7 @@ def _learning_device(torch_version: str | None, cuda: Cuda, processor: Processor
     return f"{words} (this torch knows no CUDA: the GPU stays idle)" if cuda.gpus else words
 
 
-@click.command("doctor", cls=Command)
+@click.command("doctor", cls=Command, example="nnet-edge doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Tell what this machine has, what each verb, source and sink can use, and what to install."""

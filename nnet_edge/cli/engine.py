@@ -25,14 +25,14 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
     )  # fmt: skip
 
 
-@click.command("build-engine", cls=Command)
+@click.command("build-engine", cls=Command, example="nnet-edge build-engine runs/part/bundle --target rtx:sm86,sm89")
 @click.argument("bundle", type=FOLDER)
 @shown_option("--precision", type=click.Choice(["fp32", "fp16", "int8", "best"]), default="best",
               help="best: the fastest that passes the gate here.")  # fmt: skip
-@shown_option("--target", default="local", help="local, jetson, or cards: rtx:sm86,sm89,sm120.")
-@shown_option("--batch", default="1,8,32", help="Smallest,best,largest; or one number.")
-@click.option("--workspace", type=int, help="MiB that the builder may use (default: all).")
-@shown_option("--optimization", type=int, default=3, help="0 builds quickest, 5 tries most.")
+@shown_option("--target", metavar="TARGET", default="local", help="local, jetson, or cards: rtx:sm86,sm89,sm120.")
+@shown_option("--batch", metavar="N,N,N", default="1,8,32", help="Smallest,best,largest, in images; or one number.")
+@click.option("--workspace", type=int, metavar="MIB", help="MiB that the builder may use (default: all).")
+@shown_option("--optimization", type=int, metavar="LEVEL", default=3, help="0 builds quickest, 5 tries most.")
 @shown_option("--hardware-compatibility", type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
               default="none", help="GPUs beside this one (TensorRT only).")  # fmt: skip
 @click.option("--version-compatible", is_flag=True, help="Later versions of the same major load it (TensorRT only).")

@@ -23,15 +23,22 @@ from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.text import printable
 
 
-@click.command("evaluate", cls=Command)
+@click.command("evaluate", cls=Command, example="nnet-edge evaluate runs/part/bundle photos/")
 @click.argument("bundle", type=FOLDER)
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where the report goes (default: evaluation beside BUNDLE).")
 @click.option("--torch", "in_torch", is_flag=True, help="Compute in PyTorch instead of a runner.")
-@shown_option("--mask-rule", type=click.Choice(["half", "any"]), default="half")
+@shown_option("--mask-rule", type=click.Choice(["half", "any"]), default="half",
+              help="A pixel of the small map is defective where half of it is, or any.")  # fmt: skip
 @click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
-@shown_option("--cost-miss", type=float, default=1.0, help="What a missed defect costs, for the threshold proposed.")
-@shown_option("--cost-false", type=float, default=1.0, help="What a good part costs that is rejected.")
+@shown_option(
+    "--cost-miss",
+    type=float,
+    metavar="PRICE",
+    default=1.0,
+    help="What a missed defect costs, for the threshold proposed.",
+)
+@shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected.")
 @precision_option
 @runner_options
 @nice_option

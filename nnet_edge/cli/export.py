@@ -10,22 +10,20 @@ import click
 from nnet_edge.cli.options import (
     FOLDER,
     Command,
-    false_rejects_option,
-    margin_option,
     nice_option,
     runner_options,
     runner_precision_option,
     runner_settings,
+    threshold_options,
 )
 from nnet_edge.cli.view import say
 
 
-@click.command("export", cls=Command)
+@click.command("export", cls=Command, example="nnet-edge export runs/part/training --force --false-rejects 1/200")
 @click.argument("training", type=FOLDER)
 @click.option("--out", type=FOLDER, help="The bundle to write (default: bundle beside TRAINING).")
 @click.option("--force", is_flag=True, help="Replace the bundle.")
-@false_rejects_option
-@margin_option
+@threshold_options
 @runner_precision_option
 @runner_options
 @nice_option

@@ -23,7 +23,7 @@ class Registered:
 
     files: list[str]  # that register a kind
     addresses: str  # of every source
-    flags: list[tuple[str, str, str, str]]  # name, type, metavar ("": none), help
+    flags: list[tuple[str, str, str, str, str]]  # name, type, metavar ("": none), heading of --help, help
 
     def to_text(self) -> str:
         """As it lies in `flags.txt`."""
@@ -47,7 +47,9 @@ def look_up() -> Registered:
 def read_copy() -> Registered:
     files, addresses, *flags = COPY.read_text(encoding="utf-8").splitlines()
     rows = (line.split("\t") for line in flags)
-    return Registered(files.split(), addresses, [(name, kind, metavar, text) for name, kind, metavar, text in rows])
+    return Registered(
+        files.split(), addresses, [(name, kind, metavar, heading, text) for name, kind, metavar, heading, text in rows]
+    )
 
 
 def registering_files() -> list[str]:
@@ -58,8 +60,9 @@ def ask_registries() -> Registered:
     """The same from the kinds themselves, which are imported."""
     from nnet_edge.settings.camera import known_addresses
 
-    flags = [flag for kinds in (SINKS, SOURCES) for kind in kinds for flag in kind.flags]
-    rows = [(flag.name, flag.type, flag.metavar or "", flag.help) for flag in flags]
+    headings = (SINKS, "Where verdicts go"), (SOURCES, "Sources")
+    flags = [(flag, heading) for kinds, heading in headings for kind in kinds for flag in kind.flags]
+    rows = [(flag.name, flag.type, flag.metavar or "", heading, flag.help) for flag, heading in flags]
     return Registered(registering_files(), known_addresses(), rows)
 
 

@@ -25,11 +25,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@click.command("history", cls=Command)
+@click.command("history", cls=Command, example="nnet-edge history history.db --since 8h --report shift.html")
 @click.argument("path", type=FILE)
 @click.option("--since", default="8h", show_default=True, metavar="TIME", help="8h, 30m, 06:00 or 2026-11-29T06:00.")
-@click.option("--until", metavar="TIME", help="Default: now.")
-@click.option("--stream", help="Of this camera only.")
+@click.option("--until", metavar="TIME", help="As --since (default: now).")
+@click.option("--stream", metavar="NAME", help="Of this camera only (default: of all).")
 @click.option("--rejects", is_flag=True, help="Only rejects, in CSV and JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every verdict as a row.")
 @click.option("--json", "as_json", is_flag=True, help="Every verdict as a JSON object on a line.")

@@ -12,6 +12,7 @@ import click
 
 from nnet_edge import __version__
 from nnet_edge.cli.options import CommandGroup
+from nnet_edge.cli.view import Verbosity, set_verbosity
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_USE, NnetEdgeError, loading_fault
 from nnet_edge.text import printable
 from nnet_edge.threads import wait_passively
@@ -49,6 +50,8 @@ def run(arguments: list[str]) -> int:
             traceback.print_exception(error)
         told = f"unexpected: {type(error).__name__}: {error}; please report it with what `nnet-edge --debug ...` prints"
         return complain(told, EXIT_FAILURE)
+    finally:
+        set_verbosity(Verbosity.NORMAL)
 
 
 def help_width() -> int:
@@ -103,8 +106,25 @@ class Commands(CommandGroup):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
+def show_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    """Print what a bug report needs: the versions here, and on what they run."""
+    if not is_asked or context.resilient_parsing:
+        return
+    import platform
+
+    from nnet_edge.machine import find_processor, installed_versions
+
+    processor = find_processor()
+    click.echo(f"nnet-edge, version {__version__}")
+    click.echo(f"Python {platform.python_version()}, {platform.platform()}")
+    click.echo(f"{processor.model}, {processor.usable_cores or processor.cores or '?'} cores")
+    click.echo(", ".join(f"{module} {version}" for module, version in installed_versions().items()))
+    context.exit()
+
+
 @click.group(cls=Commands)
-@click.version_option(__version__)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version,
+              help="Show the versions that a bug report needs, and exit; doctor says more.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def commands(debug: bool) -> None:
     """From a folder of good photographs to a live verdict on every part.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nnet_edge.cli.view import Verbosity, say, set_verbosity
 from nnet_edge.errors import ConfigError
 from nnet_edge.threads import give_way, limit_threads
 
@@ -24,28 +25,9 @@ BACKBONES = (
 )  # fmt: skip
 
 
-class Command(click.Command):
-    """A command that refuses an option said twice, of which click alone would silently keep the last."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The arguments that are left. Raises UsageError that names the option."""
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
-        for option in given:
-            once = isinstance(option, click.Option) and not (option.multiple or option.count)
-            if once and given.count(option) > 1:
-                names = " / ".join(option.opts + option.secondary_opts)
-                raise click.UsageError(f"{names} was given twice: say it once", ctx)
-        return super().parse_args(ctx, args)
-
-
-class CommandGroup(click.Group):
-    """A group of such commands."""
-
-    command_class = Command
-
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 shown_option = partial(click.option, show_default=True)
+OTHER_OPTIONS, GENERAL_OPTIONS = "Options", "General"  # headings of --help
 
 
 def together(*parameters: Decorator) -> Decorator:
@@ -59,9 +41,91 @@ def together(*parameters: Decorator) -> Decorator:
     return decorate
 
 
-_layout = together(
+def grouped(heading: str, *parameters: Decorator) -> Decorator:
+    """The same, below a heading of --help unless they have one."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        known = len(getattr(command, "__click_params__", ()))
+        command = together(*parameters)(command)
+        for parameter in vars(command)["__click_params__"][known:]:
+            vars(parameter).setdefault("heading", heading)
+        return command
+
+    return decorate
+
+
+def _choose_verbosity(context: click.Context, option: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        set_verbosity(Verbosity[str(option.name).upper()])
+
+
+class WithExample(click.Command):
+    """A command whose --help ends its description with an example."""
+
+    def __init__(self, *arguments: Any, example: str = "", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.example = example  # a line or several, each as it is typed
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The description, and the example."""
+        super().format_help_text(ctx, formatter)
+        if self.example:
+            with formatter.section("Example"):
+                for line in self.example.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class Command(WithExample):
+    """A command that says less or more when asked, lists its options below headings, and refuses an option said twice.
+
+    Of such an option click alone would silently keep the last.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The options, with those of every command."""
+        *own, help_option = super().get_params(ctx)
+        general = partial(click.Option, is_flag=True, expose_value=False, callback=_choose_verbosity)
+        quiet = general(["-q", "--quiet"], help="Say warnings and errors only.")
+        verbose = general(["-v", "--verbose"], help=self.verbose_help)
+        for parameter in (quiet, verbose, help_option):
+            vars(parameter)["heading"] = GENERAL_OPTIONS
+        return [*own, quiet, verbose, help_option]
+
+    verbose_help = "Say more, for whoever looks for a fault."
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options below their headings."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(vars(parameter).get("heading", OTHER_OPTIONS), []).append(record)
+        for heading, records in sorted(sections.items(), key=lambda section: section[0] == GENERAL_OPTIONS):
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments that are left. Raises UsageError that names the option."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            once = isinstance(option, click.Option) and not (option.multiple or option.count)
+            if once and given.count(option) > 1:
+                names = " / ".join(option.opts + option.secondary_opts)
+                raise click.UsageError(f"{names} was given twice: say it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class CommandGroup(WithExample, click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+_layout = grouped(
+    "Data",
     click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
-    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "real-iad", "ksdd2", "folder"]), default="auto"),
+    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "real-iad", "ksdd2", "folder"]), default="auto",
+                 help="How DATA lies on disk; auto: the first that fits."),
     click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
     shown_option("--mask-mark", metavar="auto|nonzero|bright|dark|alpha|VALUE", default="auto",
                  help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
@@ -69,71 +133,91 @@ _layout = together(
 bits_option = click.option(
     "--bits",
     type=click.IntRange(8, 16),
+    metavar="BITS",
     help="Bits that the camera gives, in pictures of 16 (default: as in training, where they are recognised).",
 )
-_category = click.option("--category", help="The category to take where DATA holds several.")
-dataset_options = together(click.argument("data", type=FOLDER), _category, _layout, bits_option)
-labelled_data_options = together(  # for commands that can do without DATA
+_category = click.option(
+    "--category", metavar="NAME", help="The category to take where DATA holds several (default: the only one)."
+)
+dataset_options = grouped("Data", click.argument("data", type=FOLDER), _category, _layout, bits_option)
+labelled_data_options = grouped(  # for commands that can do without DATA
+    "Data",
     click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
     _category,
     _layout,
 )
-several_datasets = together(
+several_datasets = grouped(
+    "Data",
     click.argument("data", type=FOLDER, nargs=-1, required=True),
-    shown_option("--seeds", default="1,2,3", help="With commas."),
-    click.option("--categories", help="Only these, with commas (default: all under DATA)."),
+    shown_option("--seeds", metavar="N,N,...", default="1,2,3", help="Random seeds, one training each."),
+    click.option("--categories", metavar="NAME,NAME,...", help="Only these, with commas (default: all under DATA)."),
     _layout,
 )
-input_options = together(
+input_options = grouped(
+    "Method and input",
     click.option("--size", metavar="SIDE|HxW",
-                 help="Height and width of the input, multiples of 32 (default: 256): 384, or 256x512."),
+                 help="Height and width of the input in pixels, multiples of 32 (default: 256): 384, or 256x512."),
     click.option("--fit", type=click.Choice(["squeeze", "letterbox", "crop"]),
                  help="How pictures of another aspect ratio get into the input (default: the one that suits them)."),
     click.option("--tiles", metavar="ROWSxCOLUMNS|auto",
                  help="Cut each picture into so many tiles, each as large as the input (default: none)."),
-    click.option("--overlap", type=float, help="Of neighbouring tiles, a share of a tile (default: 0.25)."),
+    click.option("--overlap", type=float, metavar="SHARE", help="Of neighbouring tiles, a share of a tile (default: 0.25)."),
     click.option("--crop", metavar="X,Y,WIDTH,HEIGHT|auto",
-                 help="See only that part of each picture, in pixels or as shares (auto: where the parts lie)."),
+                 help="See only that part of each picture, in pixels or as shares; auto: where the parts lie (default: all)."),
 )  # fmt: skip
-training_options = together(
+_model_options = grouped(
+    "Method and input",
     click.option("--method", metavar="NAME",
                  help="How it learns: nnet (default), dmdd, bikd, rbd, or auto: the one that suits the good parts."),
-    click.option("--protocol", help="Named settings of the method (default: tuned; paper for Tables 4 to 7 of N-Net)."),
-    click.option("--backbone", type=click.Choice((*BACKBONES, "auto")),
-                 help="Teacher (default: efficientnet_lite0; auto: the installed EfficientNet-Lite that suits)."),
-    click.option("--teacher-weights", help="A weights file; 'random' for a speed test only."),
-    click.option("--epochs", type=int, help="Passes over the images, no fewer (default: the protocol's length)."),
-    click.option("--batch", type=int, help="Images a step (default: the protocol's)."),
-    click.option("--learning-rate", type=float, help="Of Adam (default: the protocol's)."),
-    click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
-    click.option("--textures", type=FOLDER, help="Pictures for synthetic anomalies, as DTD (default: procedural textures)."),
+    click.option("--protocol", metavar="NAME",
+                 help="Named settings of the method (default: tuned; paper for Tables 4 to 7 of N-Net)."),
+    click.option("--backbone", type=click.Choice((*BACKBONES, "auto")), metavar="NAME",
+                 help=f"Teacher: {', '.join(BACKBONES)} (default: {BACKBONES[0]}), or auto: the installed EfficientNet-Lite "
+                      "that suits."),
+    click.option("--teacher-weights", metavar="FILE|random",
+                 help="The teacher's weights (default: those that are installed); random for a speed test only."),
     input_options,
+    click.option("--textures", type=FOLDER, help="Pictures for synthetic anomalies, as DTD (default: procedural textures)."),
     click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE",
-                 help="Any other setting of methods/METHOD/settings.py."),
-    shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
-    shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
+                 help="Any other setting of methods/METHOD/settings.py; may be repeated."),
+)  # fmt: skip
+_learning_options = grouped(
+    "Training",
+    click.option("--epochs", type=int, metavar="EPOCHS",
+                 help="Passes over the images, no fewer (default: the protocol's length)."),
+    click.option("--batch", type=int, metavar="IMAGES", help="Images a step (default: the protocol's)."),
+    click.option("--learning-rate", type=float, metavar="RATE", help="Of Adam (default: the protocol's)."),
+    click.option("--paper-lr", is_flag=True, help="The learning rate 0.05 that the paper prints, most likely a misprint."),
+    shown_option("--hold-out", type=float, metavar="SHARE", default=0.15, help="Share held out for the threshold."),
+)  # fmt: skip
+_computing_options = grouped(
+    "Computing",
+    shown_option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: cuda if any."),
+    shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Of the training."),
     click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
     click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
-    shown_option("--checkpoint-every", type=int, default=1, help="Epochs."),
-    shown_option("--feature-memory", type=float, default=4.0, help="GiB of teacher features; more goes to disk."),
-    shown_option("--hold-out", type=float, default=0.15, help="Share held out for the threshold."),
+    shown_option("--checkpoint-every", type=int, metavar="EPOCHS", default=1, help="Epochs between two checkpoints."),
+    shown_option("--feature-memory", type=float, metavar="GIB", default=4.0,
+                 help="GiB of memory for teacher features; more goes to disk."),
 )  # fmt: skip
-runner_options = together(
+training_options = together(_model_options, _learning_options, _computing_options)
+runner_options = grouped(
+    "Runner",
     shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]), default="auto",
-                 help="tensorrt runs the bundle's engine."),
-    shown_option("--runner-batch", type=int, default=8, help="Largest batch of the runner."),
-    click.option("--threads", type=int, help="Processor threads of runner and torch (default: one a usable core)."),
+                 help="tensorrt runs the bundle's engine; auto: the one that suits this machine."),
+    shown_option("--runner-batch", type=int, metavar="IMAGES", default=8, help="Largest batch of the runner."),
+    click.option("--threads", type=int, metavar="THREADS",
+                 help="Processor threads of runner and torch (default: one a usable core)."),
     click.option("--hint", type=click.Choice(["latency", "throughput"]),
                  help="Default: latency; throughput to stream files."),
     click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
 )  # fmt: skip
-nice_option = click.option(
-    "--nice",
-    type=click.IntRange(0, 19),
-    expose_value=False,
-    callback=lambda context, option, niceness: None if niceness is None else give_way(niceness),
-    help="Let other programs go first: 10 beside a line that runs (default: as started).",
-)
+nice_option = grouped(
+    "Computing",
+    click.option("--nice", type=click.IntRange(0, 19), metavar="NICENESS", expose_value=False,
+                 callback=lambda context, option, niceness: None if niceness is None else give_way(niceness),
+                 help="Let other programs go first: 10 beside a line that runs (default: as started)."),
+)  # fmt: skip
 RUNNER_OPTIONS = {  # option -> its name in RunnerSettings
     "runner": "kind", "runner_batch": "max_batch", "threads": "threads", "hint": "hint", "cache_dir": "cache_dir",
 }  # fmt: skip
@@ -172,31 +256,36 @@ def parse_share(context: click.Context, option: click.Parameter, value: str | No
     return share
 
 
-runner_precision_option = shown_option("--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32")
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    show_default="fp32; with --runner tensorrt the engine that build-engine kept as best",
-    help="fp16 and int8 come from calibrate and have thresholds of their own.",
+runner_precision_option = grouped(
+    "Runner",
+    shown_option(
+        "--runner-precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="In which runners compute."
+    ),
 )
-false_rejects_option = click.option(
-    "--false-rejects",
-    callback=parse_share,
-    help="Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images support).",
+precision_option = grouped(
+    "Runner",
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+        help="fp16 and int8 come from calibrate and have thresholds of their own "
+        "(default: fp32; with --runner tensorrt the engine that build-engine kept as best).",
+    ),
 )
-margin_option = shown_option(
-    "--margin",
-    type=float,
-    default=0.0,
-    help="Raise the threshold by so many deviations of good scores, for their drift (mean_shift of the drift monitor).",
-)
+threshold_options = grouped(
+    "Threshold",
+    click.option("--false-rejects", callback=parse_share, metavar="SHARE",
+                 help="Share of good parts that may be rejected, as 1/200 or 0.005 (default: the tightest that the images "
+                      "support)."),
+    shown_option("--margin", type=float, metavar="DEVIATIONS", default=0.0,
+                 help="Raise the threshold by so many deviations of good scores, for their drift (mean_shift of the drift "
+                      "monitor)."),
+)  # fmt: skip
 
 
 def find_dataset(data: Path, options: dict[str, Any]) -> Dataset:
     """The dataset that `dataset_options` stand for, its notes said."""
     import warnings
 
-    from nnet_edge.cli.view import say
     from nnet_edge.data.images import read_dataset
 
     warnings.filterwarnings("ignore", module="PIL")  # what Pillow only warns of comes as an error that names the file

@@ -29,26 +29,23 @@ SHOWN_SIDE, GAP, COLUMNS = 160, 6, 4  # pixels of the longer side, pixels, pairs
 OUTLINE, BACKGROUND = (255, 60, 60), 255
 
 
-@click.command("pairs", cls=Command)
+@click.command("pairs", cls=Command, example="nnet-edge pairs photos/ --out pairs.png --tiles 2x3")
 @dataset_options
 @click.option("--out", type=FILE, required=True, help="The picture, a PNG.")
-@shown_option("--kind", type=click.Choice(KINDS), default="perlin")
+@shown_option("--kind", type=click.Choice(KINDS), default="perlin", help="Of synthetic anomalies.")
 @click.option("--textures", type=FOLDER, help="Images in this folder tree, as DTD (default: procedural textures).")
-@shown_option("--texture-augmentation", type=click.Choice(TEXTURE_AUGMENTATIONS), default="plain")
+@shown_option("--texture-augmentation", type=click.Choice(TEXTURE_AUGMENTATIONS), default="plain",
+              help="How textures are changed first.")  # fmt: skip
 @shown_option(
     "--foreground", type=click.Choice(FOREGROUNDS), default="none", help="Where anomalies may lie; none: anywhere."
 )
-@shown_option("--probability", type=float, default=1.0, help="Of an anomaly.")
-@shown_option("--noise", type=float, default=0.0, help="Grey levels, on the pixels outside the mask.")
+@shown_option("--probability", type=float, metavar="SHARE", default=1.0, help="Of pairs that get an anomaly.")
+@shown_option("--noise", type=float, metavar="LEVELS", default=0.0, help="Grey levels, on the pixels outside the mask.")
 @input_options
-@shown_option("--count", type=click.IntRange(1, 400), default=20, help="Pairs.")
-@shown_option("--seed", type=int, default=111)
+@shown_option("--count", type=click.IntRange(1, 400), metavar="PAIRS", default=20, help="Pairs to draw.")
+@shown_option("--seed", type=int, metavar="SEED", default=111, help="Decides every anomaly.")
 def command(data: Path, out: Path, textures: Path | None, count: int, seed: int, **options: Any) -> None:
-    """Draw good images of DATA beside damaged copies, as large as --size, --fit, --tiles and --crop make them in training.
-
-    \b
-    nnet-edge pairs photos/ --out pairs.png --tiles 2x3
-    """
+    """Draw good images of DATA beside damaged copies, as large as --size, --fit, --tiles and --crop make them in training."""
     import numpy as np
 
     from nnet_edge.data.images import load_images

@@ -10,13 +10,19 @@ from nnet_edge.cli.options import FILE, FOLDER, Command, shown_option
 from nnet_edge.cli.view import say
 
 
-@click.command("review", cls=Command)
+@click.command("review", cls=Command, example="nnet-edge review runs/part/bundle history.db --export parts")
 @click.argument("bundle", type=FOLDER)
 @click.argument("history", type=FILE)
 @click.option("--since", metavar="TIME", help="8h, 30d, 06:00 or 2026-11-29T06:00 (default: everything).")
-@click.option("--stream", help="Of this camera only.")
-@shown_option("--cost-miss", type=float, default=1.0, help="What a missed defect costs, for the threshold proposed.")
-@shown_option("--cost-false", type=float, default=1.0, help="What a good part costs that is rejected.")
+@click.option("--stream", metavar="NAME", help="Of this camera only (default: of all).")
+@shown_option(
+    "--cost-miss",
+    type=float,
+    metavar="PRICE",
+    default=1.0,
+    help="What a missed defect costs, for the threshold proposed.",
+)
+@shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected.")
 @click.option("--export", type=FOLDER, help="Write the labelled parts there, to train with: good/ and bad/KIND/.")
 def command(
     bundle: Path,

@@ -18,6 +18,7 @@ from nnet_edge.cli.options import (
     RUNNER_OPTIONS,
     Command,
     bits_option,
+    grouped,
     precision_option,
     runner_options,
     shown_option,
@@ -62,16 +63,17 @@ class StreamCommand(Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, with one for each registered flag."""
-        *own, help_option = super().get_params(ctx)
-        return [*own, *(option_of(*row) for row in registered(ctx).flags), help_option]
+        found = super().get_params(ctx)
+        return [*found, *(option_of(*row) for row in registered(ctx).flags)]
 
 
-def option_of(name: str, kind: str, metavar: str, text: str) -> click.Option:
+def option_of(name: str, kind: str, metavar: str, heading: str, text: str) -> click.Option:
     """The flag as an option of the command, its value under `key_of(name)`."""
-    names = [name, key_of(name)]
-    if kind == "switch":
-        return click.Option(names, is_flag=True, help=text)
-    return click.Option(names, type=FLAG_TYPES[kind], metavar=metavar or None, help=text)
+    is_switch = kind == "switch"
+    more: dict[str, Any] = {} if is_switch else {"type": FLAG_TYPES[kind], "metavar": metavar or None}
+    option = click.Option([name, key_of(name)], is_flag=is_switch, help=text, **more)
+    vars(option)["heading"] = heading
+    return option
 
 
 def key_of(name: str) -> str:
@@ -79,30 +81,51 @@ def key_of(name: str) -> str:
     return f"flag_{name.lstrip('-').replace('-', '_')}"
 
 
-@click.command("stream", cls=StreamCommand)
-@click.argument("sources", metavar="SOURCE...", nargs=-1)
-@click.option("--bundle", type=FOLDER, help="The folder that train or export wrote.")
-@click.option(
-    "--config", type=FILE, help="A line's settings file (TOML) instead of SOURCE; other options stand over it."
+_line_options = grouped(
+    "Line",
+    click.option("--bundle", type=FOLDER, help="The folder that train or export wrote; needed unless --config or --teach."),
+    click.option("--config", type=FILE,
+                 help="A line's settings file (TOML) instead of SOURCE; other options stand over it."),
+    click.option("--page", metavar="[HOST:]PORT", help="Serve the page there, on this machine unless HOST says otherwise "
+                 "(default: no page)."),
+    click.option("--state", type=FILE,
+                 help="Keep what the page changes here, over restarts (default: beside --config, line.state.json)."),
+    click.option("--teach", type=FOLDER, metavar="FOLDER",
+                 help="Teach on the page, into this folder; without --bundle every part is rejected until then."),
+    click.option("--must-deliver", type=FOLDER,
+                 help="Spool verdicts here first: a dead receiver or a kill loses none; this disk must have room."),
+    click.option("--credentials", metavar="FILE|env:NAME",
+                 help="What holds user:password of the cameras: a file, or env: and a variable's name."),
+)  # fmt: skip
+_verdict_options = grouped(
+    "Verdict",
+    click.option("--threshold", type=float, metavar="SCORE", help="Above it a part is rejected (default: the bundle's)."),
+    click.option("--adapt", type=click.IntRange(1), metavar="PICTURES",
+                 help="The first PICTURES of each camera are good parts: choose the threshold again on them (default: off)."),
+    shown_option("--min-area", type=float, metavar="PIXELS", default=0.0, help="Smallest region reported."),
+)  # fmt: skip
+_frame_options = grouped(
+    "Frames",
+    bits_option,
+    click.option("--buffer", "buffer_frames", type=int, metavar="FRAMES",
+                 help="Frames that wait at most (default: 2 of a camera, two batches of files)."),
+    click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop."),
+    click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10), metavar="SECONDS",
+                 help="That a frame waits for other sources (default: a quarter of what a batch takes)."),
+)  # fmt: skip
+
+
+@click.command(
+    "stream",
+    cls=StreamCommand,
+    example="""\
+nnet-edge stream 0 --bundle runs/part/bundle --page 8080
+nnet-edge stream photos/ --bundle runs/part/bundle --json verdicts.jsonl --rejects rejects/""",
 )
-@click.option("--must-deliver", type=FOLDER,
-              help="Spool verdicts here first: a dead receiver or a kill loses none; this disk must have room.")  # fmt: skip
-@click.option("--credentials", metavar="FILE|env:NAME",
-              help="What holds user:password of the cameras: a file, or env: and a variable's name.")  # fmt: skip
-@click.option("--page", metavar="[HOST:]PORT", help="Serve the page there.")
-@click.option("--state", type=FILE,
-              help="Keep what the page changes here, over restarts (default: beside --config, line.state.json).")  # fmt: skip
-@click.option("--teach", type=FOLDER, metavar="FOLDER",
-              help="Teach on the page, into this folder; without --bundle every part is rejected until then.")  # fmt: skip
-@click.option("--threshold", type=float, help="Instead of the bundle's.")
-@click.option("--adapt", type=click.IntRange(1), metavar="N",
-              help="The first N pictures of each camera are good parts: choose the threshold again on them.")  # fmt: skip
-@bits_option
-@click.option("--buffer", "buffer_frames", type=int, help="Frames that wait at most.")
-@click.option("--when-full", type=click.Choice(["wait", "drop-oldest"]), help="Default: files wait, live sources drop.")
-@click.option("--deadline", "deadline_s", type=click.FloatRange(0, 10),
-              help="Seconds that a frame waits for other sources (default: a quarter of what a batch takes).")  # fmt: skip
-@shown_option("--min-area", type=float, default=0.0, help="Smallest region reported, pixels.")
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
+@_line_options
+@_verdict_options
+@_frame_options
 @precision_option
 @runner_options
 @click.pass_context

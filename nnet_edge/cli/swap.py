@@ -25,12 +25,14 @@ LARGEST_ANSWER = 1 << 26  # bytes
 LOOK_S = 0.5
 
 
-@click.command("swap", cls=Command)
+@click.command("swap", cls=Command, example="nnet-edge swap runs/next/bundle --url http://127.0.0.1:8080")
 @click.argument("bundle", required=False)
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line.")
-@click.option("--stream", "name", help="Only for this stream.")
-@click.option("--recipe", help="Instead of BUNDLE: judge by this recipe of the line's file.")
-@click.option("--token-from", help="env:NAME or file:PATH, which hold the page's token.")
+@click.option(
+    "--url", metavar="URL", default="http://127.0.0.1:8080", show_default=True, help="The page of the running line."
+)
+@click.option("--stream", "name", metavar="NAME", help="Only for this stream (default: for all).")
+@click.option("--recipe", metavar="NAME", help="Instead of BUNDLE: judge by this recipe of the line's file.")
+@click.option("--token-from", metavar="env:NAME|file:PATH", help="What holds the page's token, where it has one.")
 def command(bundle: str | None, url: str, name: str | None, recipe: str | None, token_from: str | None) -> None:
     """Let a running line judge by BUNDLE, a folder below its bundle_folder, without losing a frame."""
     if (bundle is None) is (recipe is None) or (recipe is not None and name is not None):

@@ -15,14 +15,14 @@ from nnet_edge.cli.options import (
     Command,
     asked_input,
     dataset_options,
-    false_rejects_option,
     find_dataset,
-    margin_option,
+    grouped,
     nice_option,
     runner_options,
     runner_precision_option,
     runner_settings,
     shown_option,
+    threshold_options,
     training_options,
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
@@ -399,28 +399,36 @@ def tell_training(trained: Trained) -> None:
         )
 
 
-@click.command("train", cls=Command)
+_method_options = grouped(
+    "Training",
+    click.option("--ablation", metavar="ROW", help="A row of the paper's tables, as 4.2 for Table 4 row 2 (default: none)."),
+    shown_option("--seed", type=int, metavar="SEED", default=111, help="Of all that is drawn by chance."),
+)  # fmt: skip
+_held_out_options = grouped(
+    "Held-out parts",
+    shown_option("--together", type=click.Choice(["equal", "near"]), default="equal",
+                 help="Images that show one part, to learn or to hold out as one: equal ones, or near copies, too."),
+    shown_option("--groups", metavar="auto|none|FILE", default="auto",
+                 help="Groups (parts, days, cameras) to learn or to hold out whole: a CSV table (file,group); auto: groups.csv "
+                      "in the data, folders, or names as part_01_view2."),
+    shown_option("--folds", type=int, metavar="TRAININGS", default=1,
+                 help="Judge every image by a model that has not learned it: so many trainings more."),
+)  # fmt: skip
+
+
+@click.command("train", cls=Command, example="nnet-edge train photos/ --out runs/part")
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
-@training_options
-@click.option("--ablation", help="A row of the paper's tables, as 4.2 for Table 4 row 2.")
-@shown_option("--seed", type=int, default=111)
-@shown_option("--together", type=click.Choice(["equal", "near"]), default="equal",
-              help="Images that show one part, to learn or to hold out as one: equal ones, or near copies, too.")  # fmt: skip
-@shown_option("--groups", metavar="auto|none|FILE", default="auto",
-              help="Groups (parts, days, cameras) to learn or to hold out whole: a CSV table (file,group); auto: groups.csv in "
-                   "the data, folders, or names as part_01_view2.")  # fmt: skip
-@shown_option(
-    "--folds", type=int, default=1, help="Judge every image by a model that has not learned it: so many trainings more."
-)
+@click.option("--force", is_flag=True, help="Replace what --out holds.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--resume-from", type=FOLDER, metavar="BUNDLE",
               help="Learn on from what BUNDLE knows; DATA are the photographs that it was trained on.")  # fmt: skip
 @click.option("--add", type=FOLDER, metavar="DIR",
               help="With --resume-from: learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace what --out holds.")
-@false_rejects_option
-@margin_option
+@training_options
+@_method_options
+@_held_out_options
+@threshold_options
 @runner_precision_option
 @runner_options
 @nice_option

@@ -1,14 +1,16 @@
-"""Terminal output of the commands: lines, progress bars, stopping on signals."""
+"""Terminal output of the commands: lines, how many of them, progress bars, stopping on signals."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import click
 
+from nnet_edge.errors import ConfigError
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # rich is imported where something is shown: `--help` starts without it
@@ -18,6 +20,41 @@ if TYPE_CHECKING:  # rich is imported where something is shown: `--help` starts 
     from nnet_edge.training.loop import Progress
 
 LINE_EVERY_S = 20.0  # between two plain lines
+WARNING = "warning:"  # begins a line that --quiet shows too
+
+
+class Verbosity(IntEnum):
+    """How much the command says."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+_chosen = Verbosity.NORMAL
+
+
+def verbosity() -> Verbosity:
+    """How much the command that runs in this process says."""
+    return _chosen
+
+
+def set_verbosity(chosen: Verbosity) -> None:
+    """Say so much from now on; with --verbose what modules log, too. Raises ConfigError where another was chosen already."""
+    global _chosen
+    if {chosen, _chosen} == {Verbosity.QUIET, Verbosity.VERBOSE}:
+        raise ConfigError("--quiet and --verbose contradict each other: give one")
+    if Verbosity.VERBOSE in (chosen, _chosen):
+        _log_everything(chosen is Verbosity.VERBOSE)
+    _chosen = chosen
+
+
+def _log_everything(is_wanted: bool) -> None:
+    import logging  # which costs --help 12 ms
+
+    log = logging.getLogger("nnet_edge")
+    log.setLevel(logging.DEBUG if is_wanted else logging.NOTSET)
+    log.handlers = [logging.StreamHandler()] if is_wanted else []
 
 
 class TrainingView:
@@ -34,7 +71,7 @@ class TrainingView:
         self._next_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and verbosity() is not Verbosity.QUIET:
             self._bar.start()
         return self
 
@@ -43,6 +80,8 @@ class TrainingView:
 
     def show(self, progress: Progress) -> None:
         """Show epoch, losses and time left."""
+        if verbosity() is Verbosity.QUIET:
+            return
         losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         text = f"epoch {progress.epoch}/{progress.epochs} {losses}, {minutes}:{seconds:02d} left at most"
@@ -55,8 +94,20 @@ class TrainingView:
 
 def say(line: str) -> None:
     """Print a line for the person on standard error; standard output is for data. Where nobody reads, nothing fails."""
+    if verbosity() is not Verbosity.QUIET or line.startswith(WARNING):
+        warn(line)
+
+
+def warn(line: str) -> None:
+    """Print the line whatever --quiet says."""
     with suppress(OSError):
         click.echo("\n".join(map(printable, line.split("\n"))), err=True)
+
+
+def say_in_detail(line: str) -> None:
+    """Print the line with --verbose only."""
+    if verbosity() is Verbosity.VERBOSE:
+        warn(line)
 
 
 @contextmanager
@@ -72,7 +123,8 @@ def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress as ProgressBar
 
-    with ProgressBar(console=Console(stderr=True), transient=True) as bar:
+    is_quiet = verbosity() is Verbosity.QUIET
+    with ProgressBar(console=Console(stderr=True), transient=True, disable=is_quiet) as bar:
         task = bar.add_task(title)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

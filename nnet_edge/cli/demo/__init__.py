@@ -10,9 +10,9 @@ from nnet_edge.cli.options import FOLDER, Command
 from nnet_edge.cli.view import say
 
 
-@click.command("demo", cls=Command)
-@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.command("demo", cls=Command, example="nnet-edge demo --out demo")
+@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Everything goes there.")
+@click.option("--seed", type=int, metavar="SEED", default=0, show_default=True, help="Decides every part.")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
 def command(out: Path, seed: int, force: bool) -> None:
     """Make an inspection line of real photographs, train on it, judge it live, and write a report to open."""
