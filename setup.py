@@ -57,6 +57,7 @@ TEST = [
     "tabulate>=0.9",  # the tables of the benchmarks
     "jsonschema>=4.20",
     "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",  # builds engines without a GPU
+    "tritonclient[http]>=2.60",  # a client of the Open Inference Protocol; and Triton's own model_config_pb2
 ]
 
 
@@ -89,6 +90,7 @@ setup(
         "nnet_edge.runtime": ["texts.json"],
         "nnet_edge.runtime.history": ["report.css"],
         "nnet_edge.runtime.web": ["static/*"],
+        "nnet_edge.export": ["templates/*"],
         "nnet_edge.benchmarks": ["schemas/*.json", "guard.json"],
         "nnet_edge.benchmarks.accuracy": ["*.json", "*.md.j2"],
         "nnet_edge.benchmarks.line": ["*.json"],

@@ -136,6 +136,11 @@ def read_graph(
     return model, shape
 
 
+def save_ir(graph: bytes, path: Path) -> None:
+    """Write an ONNX graph as OpenVINO's IR, `path` and .bin beside it: all weights in FP32, any number of images."""
+    openvino.save_model(CORE.read_model(graph), path, compress_to_fp16=False)
+
+
 def cache_for(content: bytes, cache_dir: Path | None) -> Path | None:
     """The graph's own folder of the cache, so that no other's compiled graph can be taken; damaged files in it are discarded.
 
