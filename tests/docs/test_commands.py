@@ -30,7 +30,7 @@ PAGES = sorted(
 )
 SHELLS = ("sh", "bash", "shell", "console")
 OUTSIDE = {  # programs that are not ours: a shell reads their lines, and no test goes further
-    "apt", "apt-get", "export", "grep", "jetson_clocks", "nvcc", "nvpmodel", "sqlite3", "sysctl",
+    "apt", "apt-get", "cmake", "export", "grep", "jetson_clocks", "judge", "nvcc", "nvpmodel", "sqlite3", "sysctl",
 }  # fmt: skip
 CAMERA = re.compile(r"^(\w+=)?(0|1|/dev/video\d|rtsp://.*|gige://.*)$")
 ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is parsed and not run
