@@ -26,11 +26,11 @@ def new_session() -> str:
 class Crop:
     """A rectangle of the camera's picture that is judged for itself, pixels."""
 
-    name: str
+    name: str  # behind the frame's in ids
     x: int  # left edge
     y: int  # top edge
-    width: int
-    height: int
+    width: int  # to the right
+    height: int  # downwards
 
 
 OUTCOMES = {  # of a trigger, beside a verdict

@@ -1,4 +1,4 @@
-"""`nnet-edge config`: check a line's settings file, print its JSON schema."""
+"""`nnet-edge config`: begin and check a line's settings file, print its JSON schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import FILE, Command, CommandGroup
+from nnet_edge.cli.options import FILE, FOLDER, Command, CommandGroup, shown_option
+from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.text import printable
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group("config", cls=CommandGroup, example="nnet-edge config check line.toml")
 def command() -> None:
-    """A line's settings file."""
+    """Begin, check and describe a line's settings file."""
 
 
 @command.command("check", cls=Command, example="nnet-edge config check line.toml")
@@ -30,12 +31,57 @@ def check(file: Path, without_bundle: bool) -> None:
         click.echo(printable(line))
 
 
+@command.command(
+    "init",
+    cls=Command,
+    example="""\
+nnet-edge config init line.toml --bundle runs/part/bundle --source left=0 --page 8080""",
+)
+@click.argument("file", type=FILE, default=Path("line.toml"))
+@shown_option("--bundle", type=FOLDER, default=Path("runs/part/bundle"), help="The folder that train or export wrote.")
+@shown_option("--source", "sources", metavar="[NAME=]SOURCE", multiple=True, default=("0",),
+              help="A camera, as stream takes it; may be repeated.")  # fmt: skip
+@click.option("--page", metavar="[HOST:]PORT", help="Serve the page there (default: no page).")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+def init(file: Path, bundle: Path, sources: tuple[str, ...], page: str | None, force: bool) -> None:
+    """Write a line's settings file to begin with, FILE (default: line.toml).
+
+    Every key stands in it with what it does; those that are not needed are comments.
+    """
+    from nnet_edge.cli.stream import page_place, split_name
+    from nnet_edge.files import write_atomically
+    from nnet_edge.settings.line import line_settings, toml_of
+    from nnet_edge.settings.template import commented_settings
+
+    if file.exists() and not force:
+        raise ConfigError(f"{file} is there already: choose another name, or replace it with --force")
+    named = [split_name(text, number) for number, text in enumerate(sources)]
+    if twice := [name for name, _ in named if [other for other, _ in named].count(name) > 1]:
+        raise ConfigError(f"two sources are called {twice[0]!r}: give them different names")
+    folder = file.resolve().parent
+    addresses = {name: seen_from(folder, address) if Path(address).exists() else address for name, address in named}
+    text = commented_settings(
+        file.name, seen_from(folder, bundle), addresses, None if page is None else page_place(page)
+    )
+    line_settings(toml_of(text.encode(), file), file.name, folder)  # what is wrong with a source is said now
+    write_atomically(file, text.encode())
+    say(f"wrote {file}; next: nnet-edge config check {file}, then nnet-edge stream --config {file}")
+    if not bundle.is_dir():
+        say(f"note: {bundle} is not there yet: train it, or write the bundle's folder into {file}")
+
+
 @command.command("schema", cls=Command, example="nnet-edge config schema > line.schema.json")
 def print_schema() -> None:
     """Print the JSON schema of the settings file, for editors."""
     from nnet_edge.settings.line import schema
 
     click.echo(json.dumps(schema(), indent=2))
+
+
+def seen_from(folder: Path, path: Path | str) -> str:
+    """The path as a settings file in the folder names it: from there where it lies below, else the whole path."""
+    whole = Path(path).resolve()
+    return str(whole.relative_to(folder) if whole.is_relative_to(folder) else whole)
 
 
 def check_config(path: Path, has_bundle: bool = True) -> list[str]:

@@ -75,7 +75,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
     "cameras": ("cameras", "List the cameras that are there."),
-    "config": ("config", "Check and describe a line's settings file."),
+    "config": ("config", "Begin, check and describe a line's settings file."),
     "demo": ("demo", "Build, train and judge an example line."),
     "doctor": ("doctor", "Show what this machine has."),
     "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 class CommonSettings:
     """Settings of every kind of source. Raises ConfigError for an invalid setting."""
 
-    address: str  # see open_source_of in runtime/sources/open.py
+    address: str  # as `nnet-edge stream` takes it: a number, an address, a file or a folder
     credentials: str | None = None  # "file:PATH" or "env:NAME", which hold user:password; never the words themselves
     width: int | None = None  # None: what the camera gives by itself
-    height: int | None = None
-    rate_hz: float | None = None
+    height: int | None = None  # given with width
+    rate_hz: float | None = None  # frames a second that are asked for; None: as the camera is set
     pixel_format: str | None = None  # four letters, as MJPG or YUYV; of a GenICam camera a name, as Mono8
     bits: int | None = (
         None  # of pictures deeper than 8, which come in 16; None: as in training, or as its first one shows
     )
-    open_timeout_s: float = 10.0
-    read_timeout_s: float = 5.0
+    open_timeout_s: float = 10.0  # to open it
+    read_timeout_s: float = 5.0  # for one frame of a network camera
     stall_s: float = 5.0  # without a frame for so long, the source is opened again
     frozen_s: float = 10.0  # a camera whose picture does not change by one pixel for so long is told; 0: never
-    first_retry_s: float = 0.5
-    longest_retry_s: float = 30.0
+    first_retry_s: float = 0.5  # until a lost source is opened again; each further wait is twice as long
+    longest_retry_s: float = 30.0  # of these waits
     jitter: float = 0.2  # share by which a wait varies, so that cameras do not come back all at once
 
     def __post_init__(self) -> None:

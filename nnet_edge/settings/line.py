@@ -41,15 +41,17 @@ SECRET_KEYS = ("credentials", "token_from", "operator_token_from", "password_fro
 class LineSettings:
     """The settings of an inspection line: nnet-edge stream --config line.toml"""
 
-    streams: tuple[LineStream, ...] = field(default=(), metadata={"key": "stream", "entries": True})
-    bundle: Path | None = field(default=None, metadata={"needed": True})
+    streams: tuple[LineStream, ...] = field(
+        default=(), metadata={"key": "stream", "entries": True}
+    )  # each of one camera
+    bundle: Path | None = field(default=None, metadata={"needed": True})  # the folder that train or export wrote
     precision: str | None = field(default=None, metadata={"choices": PRECISIONS})  # None: fp32, or the best engine
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     deadline_s: float | None = None  # that a frame waits for others to fill the batch; None: from the runner's latency
-    sinks: tuple[SinkSettings, ...] = field(default=(), metadata={"key": "sink", "entries": True})
+    sinks: tuple[SinkSettings, ...] = field(default=(), metadata={"key": "sink", "entries": True})  # where verdicts go
     web: WebSettings | None = None  # None: no page
     drift: DriftSettings = field(default_factory=DriftSettings)
-    recipes: tuple[Recipe, ...] = field(default=(), metadata={"key": "recipe", "entries": True})
+    recipes: tuple[Recipe, ...] = field(default=(), metadata={"key": "recipe", "entries": True})  # kinds of part
     first_recipe: str | None = None  # that the line begins with; None: the first in the file
 
     def __post_init__(self) -> None:
@@ -255,7 +257,7 @@ def toml_of(data: bytes, path: Path) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of the settings file, made from the dataclasses that read it."""
     table = schema_of(LineSettings)
-    table["properties"]["$schema"] = {"type": "string"}
+    table["properties"]["$schema"] = {"type": "string", "description": "Where an editor finds this schema"}
     return (
         {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "nnet-edge line"}
         | table

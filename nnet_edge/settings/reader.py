@@ -3,13 +3,20 @@
 An unknown key is an error that offers the nearest name, a value of another type an error that says which is expected. The
 dataclasses check values in __post_init__. A dataclass whose tables follow from a registry has its own `from_table` and
 `schema`. A field's metadata may hold `key` (its name in the file, where that differs), `choices`, and `entries` (it is a list
-of tables, written [[key]]).
+of tables, written [[key]]). What the schema says of a field is the comment behind it.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import inspect
+import io
 import math
+import re
+import textwrap
+import tokenize
 import types
 import typing
 from collections.abc import Mapping
@@ -202,15 +209,37 @@ def schema_of(kind: type, described: str = "") -> dict[str, Any]:
     fields = fields_of(kind)
     schema: dict[str, Any] = {
         "type": "object",
-        "description": described or (kind.__doc__ or "").strip().split("\n")[0],
-        "properties": {key: schema_of_field(hints[field.name], field) for key, field in fields.items()},
+        "description": (described or kind.__doc__ or "").strip().split("\n")[0].partition(" Raises ")[0],
+        "properties": {
+            key: schema_of_field(hints[field.name], field, comments_of(kind).get(field.name, ""))
+            for key, field in fields.items()
+        },
         "additionalProperties": False,
     }
     needed = [key for key, field in fields.items() if is_needed(field)]
     return schema | ({"required": needed} if needed else {})
 
 
-def schema_of_field(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+@functools.cache
+def comments_of(kind: type) -> dict[str, str]:
+    """Field -> the comment behind it in the source of the dataclass; nothing where there is no source."""
+    found: dict[str, str] = {}
+    for part in kind.__mro__[-2::-1]:  # what a subclass says stands over its base
+        try:
+            source = textwrap.dedent(inspect.getsource(part))
+        except OSError:
+            continue
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+        for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                lines = [comments[row] for row in range(node.lineno, (node.end_lineno or 0) + 1) if row in comments]
+                if text := " ".join(line for line in lines if line != "fmt: skip"):
+                    found[node.target.id] = re.sub(r"\bNone:", "left out:", text)
+    return found
+
+
+def schema_of_field(hint: Any, field: dataclasses.Field[Any], comment: str = "") -> dict[str, Any]:
     """The schema of one key, with its default where that is a plain value."""
     schema = schema_of_hint(hint)
     default = field.default
@@ -220,8 +249,8 @@ def schema_of_field(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
         schema["default"] = default
     if choices := field.metadata.get("choices"):
         schema["enum"] = list(choices)
-    if help_text := field.metadata.get("help"):
-        schema["description"] = help_text
+    if text := field.metadata.get("help") or comment:
+        schema["description"] = " ".join([*filter(None, [schema.get("description")]), text[0].upper() + text[1:]])
     return schema
 
 

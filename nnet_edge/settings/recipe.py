@@ -14,8 +14,8 @@ from nnet_edge.settings.stream import VerdictSettings, require_name
 class RecipeStream:
     """One stream under a recipe; what is left out is as its [[stream]] says."""
 
-    name: str
-    bundle: Path | None = None
+    name: str  # as its [[stream]] has it
+    bundle: Path | None = None  # None: the stream's
     verdict: VerdictSettings | None = None  # in place of the whole [stream.verdict]
     camera: CameraSettings | None = None  # in place of the whole [stream.camera]
 
@@ -27,9 +27,11 @@ class RecipeStream:
 class Recipe:
     """Bundles, cameras, masks and thresholds under a name."""
 
-    name: str
+    name: str  # by which it is asked for
     bundle: Path | None = None  # None: the line's
-    streams: tuple[RecipeStream, ...] = field(default=(), metadata={"key": "stream", "entries": True})
+    streams: tuple[RecipeStream, ...] = field(
+        default=(), metadata={"key": "stream", "entries": True}
+    )  # those it changes
     paused: tuple[str, ...] = ()  # streams that judge nothing under it
 
     def __post_init__(self) -> None:

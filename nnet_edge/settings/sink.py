@@ -23,7 +23,7 @@ class SinkSettings:
     name: str | None = None  # None: the kind
     queue: int = 256  # verdicts and events that wait for the sink; 0: the line writes them itself, and a fault ends it
     must_deliver: Path | None = None  # a folder to spool in: nothing is lost while the receiver is down
-    spool_bytes: int = 1 << 30
+    spool_bytes: int = 1 << 30  # that the folder of must_deliver may take
     every_frame: bool = False  # the line waits for the sink, for a while, instead of losing what it cannot take
     retry_s: float = 60.0  # after that, what a failing sink was given is lost
 
@@ -53,7 +53,9 @@ class SinkSettings:
         kinds = []
         for kind in SINKS:
             schema = schema_of(kind.settings)
-            schema["properties"] = {"kind": {"const": kind.name}} | schema["properties"]
+            schema["properties"] = {"kind": {"const": kind.name, "description": "Which kind of sink it is"}} | schema[
+                "properties"
+            ]
             kinds.append(schema | {"required": ["kind", *schema.get("required", [])]})
         return {"oneOf": kinds}
 

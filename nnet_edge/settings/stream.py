@@ -47,8 +47,8 @@ class BufferSettings:
 class Smoothing:
     """A part is bad when `n` of its last `m` frames are: one flickering frame rejects nothing."""
 
-    n: int
-    m: int
+    n: int  # bad ones
+    m: int  # of the newest frames
 
     def __post_init__(self) -> None:
         require_between("m of n-of-m", self.m, 1, 1000)
@@ -63,10 +63,10 @@ class Trigger:
     """
 
     start: tuple[int, int]  # (x, y), pixels of the camera's picture
-    end: tuple[int, int]
+    end: tuple[int, int]  # (x, y) of its other end
     level: float  # grey value, 0 to 255
     hysteresis: float = 8.0  # grey values by which the line must clear again before the next part is seen
-    dark: bool = False
+    dark: bool = False  # parts are darker than what lies around them
 
     def __post_init__(self) -> None:
         if self.start == self.end or min(*self.start, *self.end) < 0:
@@ -128,11 +128,11 @@ class VerdictSettings:
     pixel_threshold: float | None = None  # of regions; None: the threshold
     min_area: float = 0.0  # smallest region that is reported, pixels
     regions_of_interest: tuple[Polygon, ...] = ()  # only inside them map and score count; none: everywhere
-    ignored: tuple[Polygon, ...] = ()
+    ignored: tuple[Polygon, ...] = ()  # inside them map and score do not count
     interest_picture: Path | None = None  # PNG of the camera's size: white counts
     ignored_picture: Path | None = None  # PNG of the camera's size: white is left out
     crops: tuple[Crop, ...] = ()  # several parts in one picture, each judged for itself; none: the whole picture
-    smoothing: Smoothing | None = None
+    smoothing: Smoothing | None = None  # None: each frame has its own verdict
     trigger: Trigger | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class VerdictSettings:
 class LineStream:
     """One stream of a line."""
 
-    name: str
+    name: str  # in verdicts, on the page and in file names
     camera: CameraSettings
     buffer: BufferSettings = field(default_factory=BufferSettings, metadata={"key": "lane"})
     verdict: VerdictSettings = field(default_factory=VerdictSettings)

@@ -29,17 +29,17 @@ class GpioSettings(StationSettings):
 
     kind = "gpio"
 
-    chip: Path = Path("/dev/gpiochip0")
+    chip: Path = Path("/dev/gpiochip0")  # the GPIO chip
     edge: int | None = None  # a light barrier: each time it goes on is a trigger, and nobody takes the answer
-    request: int | None = None
-    acknowledge: int | None = None
-    heartbeat: int | None = None
-    ready: int | None = None
-    busy: int | None = None
-    done: int | None = None
-    good: int | None = None
-    reject: int | None = None
-    fault: int | None = None
+    request: int | None = None  # line of the input: judge the next part
+    acknowledge: int | None = None  # line of the input: the answer was taken
+    heartbeat: int | None = None  # line of the output that changes while the line runs
+    ready: int | None = None  # line of the output: a request would be taken
+    busy: int | None = None  # line of the output: a part is being judged
+    done: int | None = None  # line of the output: the answer stands
+    good: int | None = None  # line of the output: the part is good
+    reject: int | None = None  # line of the output: the part is a reject
+    fault: int | None = None  # line of the output: the part has no verdict
     active_low: bool = False  # a signal is on while its line is at 0 V
     bias: str = "as-is"  # of inputs: pull-up, pull-down, none
     debounce_ms: float = 0.0  # an input that is shorter is none

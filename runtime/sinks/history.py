@@ -37,7 +37,7 @@ class HistorySettings(SinkSettings):
 
     kind = "history"
 
-    path: Path
+    path: Path  # the SQLite file
     days: float = 90.0  # after which verdicts, events and pictures go; those of parts that somebody labelled stay
     budget_bytes: int = 20 * 2**30  # of the file: the oldest pictures go first, then the oldest verdicts
     pictures: tuple[str, ...] = KINDS  # of rejects; review and the training set need original and map

@@ -26,28 +26,28 @@ BIT_CODES = (1, 2, 5, 15)  # the functions of coils and discrete inputs; others 
 class ModbusMap:
     """The first address of each point, from 0 on. Raises ConfigError where two lie on one."""
 
-    request: int = 0
-    acknowledge: int = 1
-    heartbeat: int = 8
-    ready: int = 9
-    busy: int = 10
-    done: int = 11
-    good: int = 12
-    reject: int = 13
-    fault: int = 14
-    wanted_trigger: int = 0
-    wanted_recipe: int = 2
-    trigger: int = 16
-    outcome: int = 18
-    score: int = 20
-    relative_score: int = 22
-    answers: int = 24
-    rejects: int = 26
-    failed: int = 28
-    unacknowledged: int = 30
-    recipe: int = 32
-    recipe_state: int = 33
-    beats: int = 34
+    request: int = 0  # coil: judge the next part
+    acknowledge: int = 1  # coil: the answer was taken
+    heartbeat: int = 8  # discrete input that changes while the line runs
+    ready: int = 9  # discrete input: a request would be taken
+    busy: int = 10  # discrete input: a part is being judged
+    done: int = 11  # discrete input: the answer stands
+    good: int = 12  # discrete input: the part is good
+    reject: int = 13  # discrete input: the part is a reject
+    fault: int = 14  # discrete input: the part has no verdict
+    wanted_trigger: int = 0  # holding register: the number of the part that is asked for
+    wanted_recipe: int = 2  # holding register: the recipe to use
+    trigger: int = 16  # input register: the number of the part that is answered
+    outcome: int = 18  # input register: what became of it
+    score: int = 20  # input register: its score
+    relative_score: int = 22  # input register: its score divided by the threshold
+    answers: int = 24  # input register: answers so far
+    rejects: int = 26  # input register: rejects so far
+    failed: int = 28  # input register: parts without a verdict so far
+    unacknowledged: int = 30  # input register: answers that were not taken in time
+    recipe: int = 32  # input register: the recipe that is used
+    recipe_state: int = 33  # input register: 0 used, 1 loading, 2 refused
+    beats: int = 34  # input register that counts the heartbeats
 
     def __post_init__(self) -> None:
         taken: dict[tuple[bool, int], str] = {}
@@ -73,7 +73,7 @@ class ModbusSettings(StationSettings):
     kind = "modbus"
 
     host: str = "127.0.0.1"  # another one lets every machine of that network read and write
-    port: int = 502
+    port: int = 502  # ports below 1024 may need rights
     word_order: str = "big"  # of numbers of two registers: the high word first; "little": the low word
     map: ModbusMap = field(default_factory=ModbusMap)
 

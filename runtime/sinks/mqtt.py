@@ -43,21 +43,21 @@ class MqttSettings(SinkSettings):
 
     kind = "mqtt"
 
-    host: str
+    host: str  # of the broker
     port: int = 0  # 0: 1883, with TLS 8883
     prefix: str = "nnet-edge"  # the first levels of every topic
     qos: int = 1  # 0: nobody acknowledges, and what a broken connection swallows is lost; 1, 2: see MQTT
-    user: str | None = None
+    user: str | None = None  # at the broker; None: nobody in particular
     password_from: str | None = None  # "env:NAME" or "file:PATH"
     client_id: str = ""  # "": one that the library draws
-    tls: bool = False
+    tls: bool = False  # encrypted
     ca_file: Path | None = None  # None: the system's authorities
     certificate_file: Path | None = None  # of this client, PEM
     key_file: Path | None = None  # of the certificate, where it is not in the same file
     keepalive_s: int = 30  # the broker says `offline` after 1.5 times this long without a sign
     timeout_s: float = 5.0  # to connect, and for the acknowledgement of a batch
-    only_rejects: bool = False
-    events: bool = True
+    only_rejects: bool = False  # no verdicts of good parts
+    events: bool = True  # those of the line, too
     takes_orders: bool = False  # triggers and recipes from the broker: see that nobody else may write there
 
     def __post_init__(self) -> None:

@@ -49,13 +49,13 @@ class OpcuaSettings(StationSettings):
 
     kind = "opcua"
 
-    host: str = "127.0.0.1"
-    port: int = 4840
+    host: str = "127.0.0.1"  # another one lets every machine of that network reach the port
+    port: int = 4840  # where the server listens
     certificate_file: Path | None = None  # of this server, PEM or DER
-    key_file: Path | None = None
-    policies: tuple[str, ...] = POLICIES[::2]
+    key_file: Path | None = None  # of the certificate
+    policies: tuple[str, ...] = POLICIES[::2]  # of signature and encryption, that clients may choose from
     plain: bool = False  # an endpoint without signature and encryption too
-    user: str | None = None
+    user: str | None = None  # that clients must name; None: they show a certificate of trusted_clients
     password_from: str | None = None  # "env:NAME" or "file:PATH"
     trusted_clients: Path | None = (
         None  # a folder of certificates, or of their authorities: no other client may connect

@@ -43,8 +43,8 @@ class RejectsSettings(SinkSettings):
 
     kind = "rejects"
 
-    folder: Path
-    pictures: tuple[str, ...] = KINDS
+    folder: Path  # for a folder of each run
+    pictures: tuple[str, ...] = KINDS  # of each reject: the original, the overlay, the map
     budget_bytes: int | None = 10 * 2**30  # of all pictures in the folder; None: no limit
     by_stream: bool = (
         True  # a folder for each stream, and in it for each session; False: one stream, folders of sessions

@@ -88,7 +88,7 @@ class StationSettings(SinkSettings):
     answer_timeout_ms: float = 5000.0  # a part that is asked for and has no answer then is a reject
     ack_timeout_ms: float = 2000.0  # an answer that was asked for and is not taken then is what on_lost says
     on_lost: str = "reject"  # "hold": the answer stays until it is taken
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 1.0  # between two changes of the heartbeat
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,8 +39,8 @@ class WebhookSettings(SinkSettings):
     token_from: str | None = None  # "env:NAME" or "file:PATH", sent as a bearer token
     ca_file: Path | None = None  # None: the system's authorities
     timeout_s: float = 5.0  # for a whole request, from connecting to the end of the answer
-    only_rejects: bool = True
-    events: bool = False
+    only_rejects: bool = True  # no verdicts of good parts
+    events: bool = False  # those of the line, too
 
     def __post_init__(self) -> None:
         super().__post_init__()

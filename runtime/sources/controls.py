@@ -21,9 +21,9 @@ class ControlOptions:
 
     exposure_us: float | None = None  # switches automatic exposure off
     gain: float | None = None  # in the camera's own unit, mostly dB; switches automatic gain off
-    auto_exposure: bool | None = None
-    auto_gain: bool | None = None
-    auto_white_balance: bool | None = None
+    auto_exposure: bool | None = None  # by itself: it changes the picture, and with it scores
+    auto_gain: bool | None = None  # likewise
+    auto_white_balance: bool | None = None  # likewise
 
     def __post_init__(self) -> None:
         if self.exposure_us is not None:

@@ -142,7 +142,7 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 class ImageOptions:
     """What only image folders and files have."""
 
-    skip_bad_images: bool = False
+    skip_bad_images: bool = False  # pass over files that cannot be read, and count them
     watch: bool = False  # a folder: new files become frames
 
 

@@ -30,7 +30,7 @@ LONGEST_QUESTION_S = 2.0  # why a camera does not open, after FFmpeg gave up
 class RtspOptions(ColourOptions):
     """What only RTSP cameras have."""
 
-    transport: str = field(default="tcp", metadata={"page": True})
+    transport: str = field(default="tcp", metadata={"page": True})  # tcp, or udp, which loses packets
     ca_file: Path | None = None  # PEM: whom the certificate of rtsps:// may come from; None: it is not looked at
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ class SyntheticSource(Source):
 class SyntheticOptions:
     """What only synthetic cameras have."""
 
-    seed: int = field(default=0, metadata={"page": True})
+    seed: int = field(default=0, metadata={"page": True})  # of the parts that are drawn
 
     def __post_init__(self) -> None:
         require_between("seed", self.seed, 0, 1 << 62)

@@ -38,7 +38,7 @@ class UsbOptions(ControlOptions):
     white_balance_k: int | None = None  # kelvin; switches automatic white balance off
     power_line_hz: int | None = None  # of the lamps, whose flicker it takes out: 50, 60, or 0 for none
     focus: int | None = None  # in the camera's own unit; switches automatic focus off
-    auto_focus: bool | None = None
+    auto_focus: bool | None = None  # by itself: it changes the picture, and with it scores
 
     def __post_init__(self) -> None:
         super().__post_init__()
