@@ -41,6 +41,8 @@ GENICAM = [
     "harvesters>=1.4.3",
     "genicam>=1.6",
 ]  # a maker's GenTL producer; gige:// and genicam: need the system's Aravis
+RAY = ["ray>=2.60", "fsspec>=2024.2"]  # older ones listen on every interface
+TENSORBOARD = ["tensorboard>=2.19"]
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21", "tomlkit>=0.13"]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]  # the site of `make docs`
 TEST = [
@@ -126,12 +128,16 @@ setup(
         "genicam": GENICAM,
         "web": WEB,
         "docs": DOCS,
+        "mlflow": ["mlflow-skinny>=3.1", "sqlalchemy>=2.0", "alembic>=1.13"],  # without its server and its page
+        "ray": RAY,
+        "tensorboard": TENSORBOARD,
+        "wandb": ["wandb>=0.20"],
         "bench": [
             *TRAIN,
             *CPU,
             "tabulate>=0.9",
         ],  # bench peers: anomalib lives in an environment of its own, which the command makes
-        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO, *GENICAM],
+        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO, *GENICAM, *TENSORBOARD, *RAY],
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

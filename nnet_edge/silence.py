@@ -12,6 +12,9 @@ import sys
 VARIABLES = {  # library -> what stops it; read at its import, later is too late
     "onnxruntime": ("ORT_DISABLE_TELEMETRY", "1"),
     "huggingface_hub": ("HF_HUB_DISABLE_TELEMETRY", "1"),  # timm imports it
+    "mlflow": ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    "ray": ("RAY_USAGE_STATS_ENABLED", "0"),
+    "wandb": ("WANDB_ERROR_REPORTING", "false"),
 }
 SENDER = "openvino_telemetry"  # OpenVINO sends a message at its import through it, and has a stub of its own without it
 

@@ -34,6 +34,9 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "torchvision": ("nnet_edge.methods.torchvision_operators",),
     "timm": ("nnet_edge.methods.backbone",),
     "onnx_graphsurgeon": ("nnet_edge.export.onnx_graph",),
+    "mlflow": ("nnet_edge.training.trackers.in_mlflow",),
+    "ray": ("nnet_edge.cli.fleet.cluster",),
+    "wandb": ("nnet_edge.training.trackers.in_wandb",),
 }
 NEVER_BELOW_RUNTIME = {"torch", "torchvision", "timm", "scipy", "skimage", "matplotlib", "sklearn"}
 RANKS = (  # an arrow points to a folder further down, or stays in its own; in a row, none points to its neighbour

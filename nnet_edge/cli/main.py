@@ -81,6 +81,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),
     "export": ("export", "Make a bundle of the folder TRAINING."),
     "export-model": ("export_model", "Write the graph of BUNDLE for another program: Triton, the OpenVINO model..."),
+    "fleet": ("fleet", "Train many parts and score many pictures, on this machine's cores or on a Ray cluster."),
     "history": ("history", "Show what a line's history PATH says of a shift."),
     "pairs": ("pairs", "Draw good images of DATA beside damaged copies."),
     "review": ("review", "Propose from the parts that people labelled in HISTORY, and that BUNDLE judged."),

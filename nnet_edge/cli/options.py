@@ -271,6 +271,10 @@ precision_option = grouped(
         "(default: fp32; with --runner tensorrt the engine that build-engine kept as best).",
     ),
 )
+log_option = click.option(
+    "--log", "trackers", multiple=True, type=click.Choice(["mlflow", "tensorboard", "wandb"]),
+    help="Show curves, settings and final figures there too, as often as you like; wandb offline (default: none).",
+)  # fmt: skip
 threshold_options = grouped(
     "Threshold",
     click.option("--false-rejects", callback=parse_share, metavar="SHARE",

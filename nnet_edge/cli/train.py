@@ -17,6 +17,7 @@ from nnet_edge.cli.options import (
     dataset_options,
     find_dataset,
     grouped,
+    log_option,
     nice_option,
     runner_options,
     runner_precision_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nnet_edge.training.checkpoint import Checkpoint
     from nnet_edge.training.loop import Trained, TrainOptions
     from nnet_edge.training.start import Learned
+    from nnet_edge.training.trackers.base import Tracking
 
 
 BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds"
@@ -117,7 +119,7 @@ def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
 
 def train_bundle(
     dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any],
-    base: Bundle | None = None,
+    base: Bundle | None = None, tracked: Tracking | None = None,
 ) -> bool:  # fmt: skip
     """Train on `dataset`, on from the bundle `base` where one is given, and write out/training and out/bundle.
 
@@ -179,6 +181,9 @@ def train_bundle(
             won = (choice.winner.method, choice.winner.backbone)
             settings = next(one for one in candidates if (one.method, one.model.backbone) == won)
             facts = facts | {"choice": choice.as_dict()}
+        if tracked is not None:
+            tracked.begin(settings.as_dict())
+            computed = replace(computed, on_row=tracked.add)
         if folds is None or (known is not None and "factors" in known.facts["data"]):
             trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
                             stop_on_signal, say, None if base is None else learned_by(base))  # fmt: skip
@@ -190,8 +195,20 @@ def train_bundle(
         as_it_is = f", or make a bundle of it as it is: nnet-edge export {out / TRAINING}" if folds is None else ""
         say(f"stopped after {trained.epochs} epochs; go on with --resume{as_it_is}")
         return False
-    export_trained(out, options["false_rejects"], runner, options["margin"])
+    exported = export_trained(out, options["false_rejects"], runner, options["margin"])
+    if tracked is not None:
+        tracked.figures |= figures_of(trained, exported)
     return True
+
+
+def figures_of(trained: Trained, exported: Exported) -> dict[str, float]:
+    """What a finished training is compared by."""
+    threshold = exported.bundle.threshold
+    figures = {"epochs": trained.epochs, "seconds": trained.seconds, "threshold": threshold.value,
+               "expected_false_rejects": threshold.expected_false_rejects}  # fmt: skip
+    if trained.validation is not None and trained.validation.kept is not None:
+        figures["synthetic_pixel_ap"] = trained.validation.kept
+    return figures
 
 
 def settings_of(base: Bundle, options: Mapping[str, Any]) -> MethodSettings:
@@ -241,7 +258,7 @@ def prove_bundle(
     return False
 
 
-def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, margin: float = 0.0) -> None:
+def export_trained(out: Path, false_rejects: float | None, runner: RunnerSettings, margin: float = 0.0) -> Exported:
     """Make out/bundle of the finished out/training."""
     from nnet_edge.export.bundling import export_bundle
 
@@ -252,6 +269,7 @@ def export_trained(out: Path, false_rejects: float | None, runner: RunnerSetting
         say(f"the training is finished and kept; make its bundle with: {command_line}")
         raise
     tell_exported(exported)
+    return exported
 
 
 def tell_exported(exported: Exported) -> None:
@@ -425,6 +443,7 @@ _held_out_options = grouped(
               help="Learn on from what BUNDLE knows; DATA are the photographs that it was trained on.")  # fmt: skip
 @click.option("--add", type=FOLDER, metavar="DIR",
               help="With --resume-from: learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
+@log_option
 @training_options
 @_method_options
 @_held_out_options
@@ -433,13 +452,14 @@ _held_out_options = grouped(
 @runner_options
 @nice_option
 def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
-            **options: Any) -> int:  # fmt: skip
+            trackers: tuple[str, ...], **options: Any) -> int:  # fmt: skip
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load.
 
     With --resume-from, what the old bundle rejects of the defects in DATA and DIR must be rejected by the new one too.
     """
     from nnet_edge.bundle import read_bundle
     from nnet_edge.data.images import fingerprint
+    from nnet_edge.training.trackers.base import tracking
 
     if add is not None and resume_from is None:
         raise ConfigError(f"--add {add} belongs to --resume-from: name the bundle to go on from")
@@ -457,8 +477,9 @@ def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from
             datasets.append(find_dataset(add, {**options, "layout": "auto", "category": None, "split_csv": None}))
             options |= {"groups": NO_GROUPS} if options["groups"] == AUTO else {}
             dataset = with_added(*datasets)
-    if not train_bundle(dataset, out, settings, resume, force, options, base):
-        return EXIT_INTERRUPTED
+    with tracking(trackers, out, say) as tracked:
+        if not train_bundle(dataset, out, settings, resume, force, options, base, tracked):
+            return EXIT_INTERRUPTED
     if resume_from is not None and not prove_bundle(resume_from, out, datasets, settings, options):
         return EXIT_FAILURE
     return 0

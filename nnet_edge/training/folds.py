@@ -128,7 +128,8 @@ class FoldTrainings:
         self.say(
             f"fold {number + 1} of {self.folds.count}: {len(learned)} images to learn from, {len(judged)} to judge"
         )
-        trained = train(images[learned], images[judged], settings, place, self.options, {}, known, self.report,
+        options = replace(self.options, on_row=lambda row: None)  # the curves are those of the last training
+        trained = train(images[learned], images[judged], settings, place, options, {}, known, self.report,
                         self.stopping, lambda line: None)  # fmt: skip
         if not trained.finished:
             return trained

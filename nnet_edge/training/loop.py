@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +72,7 @@ class TrainOptions:
     checkpoint_every: int = 1  # epochs
     memory_limit: int = 4 << 30  # bytes of teacher features kept in memory
     teacher_weights: str | None = None
+    on_row: Callable[[Mapping[str, float | None]], None] = lambda row: None  # told each row of the log, old ones first
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ class Trainer:
         """Train to the last epoch, or until early stopping or `stop` says so."""
         started = time.perf_counter()
         step_ms: list[float] = []
+        for known in self.log.rows:
+            self.options.on_row(known)
         for epoch in range(self.position[0], self.settings.epochs):
             if self.should_stop:
                 break
@@ -326,6 +329,7 @@ class Trainer:
         before = self.steps_before(epoch) + steps - 1
         row["learning_rate"] = learning_rate(self.settings, before, self.steps_before(self.settings.epochs))
         self.log.add(row)
+        self.options.on_row(row)
         self.position, self.sums = (epoch + 1, 0), {}
 
     @torch.no_grad()
