@@ -82,10 +82,12 @@ class TrainFlags:
     def arguments(self, where: str = "train", leave_out: tuple[str, ...] = ()) -> list[str]:
         """What to type behind `nnet-edge train DATA`. Raises ConfigError for a value that no option could have."""
         found: list[str] = []
-        for key, option in train_options().items():
-            if key not in self.values or option.name in leave_out:
+        known = train_options()
+        for key in sorted(self.values):  # a key of settings does not depend on the order of options
+            option, value = known[key], self.values[key]
+            if option.name in leave_out:
                 continue
-            name, value = max(option.opts, key=len), self.values[key]
+            name = max(option.opts, key=len)
             if isinstance(value, Mapping) and option.multiple:
                 value = [f"{inner}={text_of(part)}" for inner, part in value.items()]
             if option.is_flag != isinstance(value, bool) or isinstance(value, Mapping):

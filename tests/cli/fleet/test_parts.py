@@ -52,13 +52,13 @@ def test_a_part_has_the_options_of_all_and_its_own(folder: Path) -> None:
     bolt, nut = settings.parts
     assert settings.out == folder / "out"
     assert (settings.cpus_of(bolt), settings.cpus_of(nut), settings.gpus_of(nut)) == (2, 1, 0.5)
-    common = ["--epochs", "3", "--textures", str(folder / "dtd")]
     assert settings.flags_of(bolt).arguments() == [
-        *common, "--set", "augmentation_copies=0", "--set", "model.memory_slots=64", "--deterministic", "--threads", "2"
+        "--deterministic", "--epochs", "3", "--set", "augmentation_copies=0", "--set", "model.memory_slots=64",
+        "--textures", str(folder / "dtd"), "--threads", "2",
     ]  # fmt: skip
     assert settings.flags_of(nut).arguments() == [
-        *common, "--size", "64x96", "--set", "augmentation_copies=2", "--set", "model.memory_slots=64", "--deterministic",
-        "--false-rejects", "1/200", "--threads", "1",
+        "--deterministic", "--epochs", "3", "--false-rejects", "1/200", "--set", "augmentation_copies=2",
+        "--set", "model.memory_slots=64", "--size", "64x96", "--textures", str(folder / "dtd"), "--threads", "1",
     ]  # fmt: skip
 
 
