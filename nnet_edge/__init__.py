@@ -1,5 +1,13 @@
-"""nnet-edge: from a folder of good photographs to a live verdict on every part (N-Net, ONNX, TensorRT)."""
+"""nnet-edge: from a folder of good photographs to a live verdict on every part (N-Net, ONNX, TensorRT).
 
+from nnet_edge import load
+
+inspector = load("runs/part/bundle")
+result = inspector("part.png")
+print(result.is_anomalous, result.score)
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from nnet_edge.errors import NnetEdgeError
@@ -8,18 +16,25 @@ from nnet_edge.silence import silence
 
 if TYPE_CHECKING:
     from nnet_edge.frame import Frame, Outputs, Prediction, Region
+    from nnet_edge.runtime.inspector.inspector import Inspector, load
+    from nnet_edge.runtime.inspector.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["Frame", "NnetEdgeError", "Outputs", "Prediction", "Region", "__version__"]
+__all__ = [
+    "Frame", "Inspector", "NnetEdgeError", "Outputs", "Prediction", "Region", "Result", "__version__", "load",
+]  # fmt: skip
+HOMES = {  # name -> the module that it is imported from when it is asked for: `import nnet_edge` stays light
+    **dict.fromkeys(("Frame", "Outputs", "Prediction", "Region"), "nnet_edge.frame"),
+    **dict.fromkeys(("Inspector", "load"), "nnet_edge.runtime.inspector.inspector"),
+    "Result": "nnet_edge.runtime.inspector.result",
+}
 
 silence()  # before anything imports a library that sends telemetry
 install()
 
 
 def __getattr__(name: str) -> object:
-    """The nouns of `frame.py`, which `--help` does without."""
-    if name not in __all__:
+    """The names of HOMES."""
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nnet_edge import frame
-
-    return getattr(frame, name)
+    return getattr(import_module(HOMES[name]), name)

@@ -13,6 +13,7 @@ that hold the brightest value. The bundle keeps them. A value beyond them is an 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from nnet_edge.errors import DataError
+
+log = logging.getLogger(__name__)
 
 DEPTHS = (8, 10, 12, 14, 16)
 FEWEST, MOST = DEPTHS[0], DEPTHS[-1]
@@ -97,3 +100,19 @@ def depth_of(brightest: int, declared: int | None, said: int | None = None) -> D
     """The depth of a set: said, declared or recognised."""
     bits = said or choose_bits(brightest, declared)
     return Depth(bits, brightest, "said" if said else "declared" if bits == declared else "recognised")
+
+
+class StreamBits:
+    """The bits of one stream's deep pictures: those that are said, else what its first picture shows."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream, self._recognised = stream, 0
+
+    def of(self, image: np.ndarray, declared: int | None, said: int | None) -> int:
+        """Those of a picture, uint16 (H, W, ...); of the first it is logged where nobody says them, or it is dark."""
+        if not self._recognised:
+            depth = depth_of(int(image.max()), declared, said)
+            self._recognised = depth.bits
+            if said is None or depth.is_dark:
+                log.warning("%s: %s%s", self._stream, depth.sentence(), DARK_WORDS if depth.is_dark else "")
+        return said or self._recognised

@@ -20,6 +20,7 @@ import platform
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -122,7 +123,7 @@ def read_image(path: Path, bits: int = MOST) -> np.ndarray:
     try:
         return pixels if pixels.dtype == np.uint8 else to_8_bit(pixels, bits)
     except DataError as error:
-        raise _cannot_read("image", path, error) from error
+        raise cannot_read("image", path, error) from error
 
 
 def read_picture(path: Path) -> Picture:
@@ -131,7 +132,58 @@ def read_picture(path: Path) -> Picture:
     try:
         return decode(data)
     except Exception as error:  # on damaged bytes Pillow raises a dozen types, struct.error and KeyError among them
-        raise _cannot_read("image", path, error) from error
+        raise cannot_read("image", path, error) from error
+
+
+def from_pillow(image: Image.Image) -> Picture:
+    """The picture as the same one in a file would be read; the image stays as it is.
+
+    What Pillow has not decoded yet is decoded here, by the bytes of its file. Raises whatever its reader raises; DataError for
+    one of 16-bit colours that Pillow has decoded, of which it kept 8.
+    """
+    require_size(*image.size[::-1])
+    data = _bytes_not_decoded(image)
+    if data is not None:
+        found = decode(data)
+        if sorted(found.pixels.shape[:2]) == sorted(image.size):  # else it is to be decoded smaller, by Image.draft
+            return found
+    bits = _bits(image, b"") if isinstance(image, TiffImageFile) else MOST if image.mode.startswith("I;16") else 8
+    if len(image.getbands()) > 1 and (bits > 8 or _png_depth(image) == MOST):
+        raise DataError("Pillow has kept 8 of the 16 bits of its colours: give the path of its file")
+    is_inverted = _is_white_zero(image)
+    with _of_pillow:
+        image.load()
+    return _as_picture(_upright_pixels(ImageOps.exif_transpose(image), bits, is_inverted))
+
+
+_of_pillow = threading.Lock()  # several threads may be given one image, whose file has one position
+
+
+def _bytes_not_decoded(image: Image.Image) -> bytes | None:
+    """The bytes of the file behind an image that Pillow has opened and not decoded; None where there is none."""
+    if not isinstance(image, ImageFile) or type(image) not in (reader for _, reader in _READERS):
+        return None
+    with _of_pillow:
+        if not image.tile or image.fp is None or image.tell() != 0:
+            return None
+        place = image.fp.tell()
+        image.fp.seek(0)
+        data = image.fp.read()
+        image.fp.seek(place)
+    return bytes(data)
+
+
+def _png_depth(image: Image.Image) -> int | None:
+    """Bits a channel of the PNG that Pillow decoded the image from; None for one of other origin, or that is gone."""
+    if not isinstance(image, PngImageFile):
+        return None
+    with suppress(OSError, ValueError, IndexError), _of_pillow:
+        if image.filename:
+            with open(image.filename, "rb") as file:
+                return file.read(25)[24]
+        image._fp.seek(0)
+        return int(image._fp.read(25)[24])
+    return None
 
 
 def decode(data: bytes) -> Picture:
@@ -140,8 +192,13 @@ def decode(data: bytes) -> Picture:
         return Picture(whole_picture(data, "RGB"))
     picture = _open(data)
     pixels = _pixels(picture, data)
+    return _as_picture(pixels, None if pixels.dtype == np.uint8 else _significant_bits(picture, data))
+
+
+def _as_picture(pixels: np.ndarray, bits: int | None = None) -> Picture:
+    """Pixels (H, W) or RGB (H, W, 3) as a picture."""
     rgb = np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
-    return Picture(np.ascontiguousarray(rgb), None if pixels.dtype == np.uint8 else _significant_bits(picture, data))
+    return Picture(np.ascontiguousarray(rgb), bits)
 
 
 class Labels(NamedTuple):
@@ -187,7 +244,7 @@ def read_labels(path: Path) -> Labels:
             _shown(values) if is_plain or values.dtype.itemsize > 1 else np.array(picture.convert("RGB").convert("L"))
         )
     except Exception as error:  # as in read_picture
-        raise _cannot_read("mask", path, error) from error
+        raise cannot_read("mask", path, error) from error
     return Labels(values, grey, alpha)
 
 
@@ -209,7 +266,7 @@ def read_size(path: Path) -> tuple[int, int]:
         # A TIFF's size is given as it will be after loading already.
         turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(ORIENTATION) in _QUARTER_TURNS
     except Exception as error:  # as in read_picture
-        raise _cannot_read("image", path, error) from error
+        raise cannot_read("image", path, error) from error
     return (width, height) if turned else (height, width)
 
 
@@ -332,14 +389,18 @@ def _is_lossy_webp(data: bytes) -> bool:
 def _pixels(picture: ImageFile, data: bytes, as_labels: bool = False) -> np.ndarray:
     """Upright pixels: (H, W) or RGB (H, W, 3), uint8 or uint16 for 16 bits, or as they are stored with `as_labels`."""
     bits = _bits(picture, data)
-    white = 2**bits - 1
-    if white > 255 and len(picture.getbands()) > 1:
+    if bits > 8 and len(picture.getbands()) > 1:
         return _deep_colour(picture, data)
     ImageOps.exif_transpose(picture, in_place=True)
+    return _upright_pixels(picture, bits, _is_white_zero(picture), as_labels)
+
+
+def _upright_pixels(picture: Image.Image, bits: int, is_inverted: bool, as_labels: bool = False) -> np.ndarray:
+    """The pixels of an upright picture of so many bits a channel, as `_pixels`; `is_inverted`: 0 of 16 bits means white."""
     if picture.mode.startswith("I;16"):
         deep = np.asarray(picture).astype(np.uint16)
-        if _is_white_zero(picture):
-            deep = (white - deep).astype(np.uint16)
+        if is_inverted:
+            deep = ((1 << bits) - 1 - deep).astype(np.uint16)
         return deep if as_labels or bits == MOST else to_8_bit(deep, bits)
     if as_labels and picture.mode in ("1", "L", "P", "I", "F"):
         return np.array(picture)
@@ -373,7 +434,7 @@ def _significant_bits(picture: ImageFile, data: bytes) -> int | None:
     return found if FEWEST <= found <= MOST else None
 
 
-def _is_white_zero(picture: ImageFile) -> bool:
+def _is_white_zero(picture: Image.Image) -> bool:
     """Whether 0 means white, which Pillow heeds up to 8 bits only."""
     return isinstance(picture, TiffImageFile) and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
@@ -390,7 +451,8 @@ def _deep_colour(picture: ImageFile, data: bytes) -> np.ndarray:
     return bgr[..., ::-1]
 
 
-def _cannot_read(kind: str, path: Path, error: Exception) -> DataError:
+def cannot_read(kind: str, path: object, error: Exception) -> DataError:
+    """The error that says which image or mask cannot be read, and why."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     hint = " (corrupt, truncated or of a rare kind: replace the file or take it away)"
     hint = "" if isinstance(error, DataError) else hint

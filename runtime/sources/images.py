@@ -153,10 +153,7 @@ def is_image(address: str) -> bool:
 
 
 def open_images(settings: CommonSettings, options: ImageOptions) -> ImageFileSource | WatchedFolderSource:
-    """The image at the path, or the images directly in the folder, in the natural order of their names (2 before 10).
-
-    Raises SourceError for a folder that cannot be read or holds no image.
-    """
+    """The image at the path, or those in the folder as `images_in` gives them. Raises SourceError as that does."""
     path = Path(settings.address)
     if not path.is_dir():
         if options.watch:
@@ -164,14 +161,22 @@ def open_images(settings: CommonSettings, options: ImageOptions) -> ImageFileSou
         return ImageFileSource([path], f"image {path}", path.stem, options.skip_bad_images)
     if options.watch:
         return WatchedFolderSource(path, path.name)
-    try:
-        images = [item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file()]
-    except OSError as error:
-        raise SourceError(f"the folder {path} cannot be read: {error.strerror}") from error
-    if not images:
-        raise SourceError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}): name the one that does")
-    images.sort(key=natural_order)
+    images = images_in(path)
     return ImageFileSource(images, f"folder {path}", path.resolve().name or "folder", options.skip_bad_images)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images directly in the folder, in the natural order of their names (2 before 10).
+
+    Raises SourceError for a folder that cannot be read or holds no image.
+    """
+    try:
+        images = [item for item in folder.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file()]
+    except OSError as error:
+        raise SourceError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    if not images:
+        raise SourceError(f"the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): name the one that does")
+    return sorted(images, key=natural_order)
 
 
 SKIP_HELP = "Pass over images that cannot be read, and count them."

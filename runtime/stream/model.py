@@ -109,17 +109,20 @@ class Model:
         }  # fmt: skip
 
 
-def load_model(path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True) -> Model:
+def load_model(
+    path: Path, settings: RunnerSettings, precision: str | None = None, is_warm: bool = True, is_guest: bool = False
+) -> Model:
     """The bundle at `path`, loaded, and warm unless its first frame may wait. Raises what `read_bundle` and `open_graph` do.
 
-    A path that is called "untaught" stands for the bundle of a line that has none yet.
+    A path that is called "untaught" stands for the bundle of a line that has none yet. A guest in somebody's program leaves
+    its allocator as it is.
     """
     if is_untaught(path):
         from nnet_edge.runtime.runners.untaught import THRESHOLD, UntaughtRunner
 
         told = "the line is not taught yet: it rejects every part"
         return Model(path.name, path, UntaughtRunner(), THRESHOLD, 0.0, warnings=(told,))
-    if "MALLOC_ARENA_MAX" not in os.environ:
+    if not is_guest and "MALLOC_ARENA_MAX" not in os.environ:
         call_allocator("mallopt", M_ARENA_MAX, 1)  # each camera's thread would keep a heap of its own largest moment
     hears.get()("reading and checking its files")
     bundle = read_bundle(path)

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from nnet_edge.bits import DARK_WORDS, depth_of, kept_bits, table_of, to_8_bit
+from nnet_edge.bits import StreamBits, kept_bits, table_of, to_8_bit
 from nnet_edge.errors import NnetEdgeError
 from nnet_edge.frame import Frame, Prediction, Triggered
 from nnet_edge.geometry import PictureSizes
@@ -65,7 +65,7 @@ class Stream:
         self._of_recipe: tuple[str | None, float] = (None, -math.inf)  # that of frames captured from this moment on
         self.judge = Judge(settings.verdict, model.threshold, model.judged_by, model.geometry)
         self.meters = StreamMeters(meters)
-        self._recognised: int | None = None  # bits of deep pictures that neither the user nor the bundle says
+        self._bits = StreamBits(self.name)
         self.error: BaseException | None = None
         self.newest: tuple[Prediction, ...] = ()  # of its newest judged frame, one a crop
         self.frame: Frame | None = None  # that frame, whole
@@ -156,13 +156,7 @@ class Stream:
 
     def _bits_for(self, frame: Frame) -> int:
         """The bits of its 16-bit pictures: the user's, else the bundle's, else what its first picture shows."""
-        said = self.settings.camera.bits or kept_bits(self.model.manifest)
-        if self._recognised is None:
-            depth = depth_of(int(frame.image.max()), frame.bits, said)
-            self._recognised = depth.bits
-            if said is None or depth.is_dark:
-                log.warning("%s: %s%s", self.name, depth.sentence(), DARK_WORDS if depth.is_dark else "")
-        return said or self._recognised
+        return self._bits.of(frame.image, frame.bits, self.settings.camera.bits or kept_bits(self.model.manifest))
 
     def buffering(self, is_live: bool) -> BufferSettings:
         """How its frames wait."""
