@@ -60,8 +60,13 @@ def load(
     """An inspector of the bundle, the folder that `train` leaves.
 
     >>> inspector = load("runs/part/bundle")
-    >>> inspector("part.png")
-    Result(GOOD, score ..., threshold ..., ratio 0..., part.png)
+    >>> result = inspector("part.png")
+    >>> result
+    Result(..., score ..., threshold ..., ratio ..., part.png)
+    >>> result.is_anomalous == (result.score > result.threshold)
+    True
+    >>> result.map.dtype
+    dtype('float32')
 
     The keywords are the options of `nnet-edge stream`: `runner` computes the graph of that `precision`, on so many `threads`
     of the processor, `batch` images at most at a time (--runner-batch); `threshold` stands in place of the bundle's, `bits`

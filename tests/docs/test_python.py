@@ -1,0 +1,53 @@
+"""docs/python.md: every block of Python runs, one after another, as a reader would type it."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import nnet_edge.runtime.inspector.inspector
+
+PAGE = Path(__file__).parents[2] / "docs/python.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODULES = (nnet_edge.runtime.inspector.inspector,)
+
+
+@pytest.fixture
+def desk(second_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the examples are typed: runs/part/bundle, photos/ and part.png lie there."""
+    shutil.copytree(second_run / "run/bundle", tmp_path / "runs/part/bundle")
+    shutil.copytree(second_run / "data", tmp_path / "photos")
+    (tmp_path / "photos/good/truncated.png").unlink()
+    shutil.copy(tmp_path / "photos/good/00.png", tmp_path / "part.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_block_of_the_page_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(desk / "photos/bad/stain", desk / "photos", dirs_exist_ok=True)
+    names: dict[str, object] = {}
+    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(blocks) >= 4
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert re.search(r"^Result\((GOOD|REJECT), score [\d.e-]+, threshold 0\.\d+, ratio \d\.\d+.*, part\.png\)$",
+                     capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+    rejected = [result for result in names["inspector"].folder("photos") if result.is_anomalous]  # type: ignore[attr-defined]
+    assert sorted(path.stem for path in (desk / "rejects").iterdir()) == sorted(one.path.stem for one in rejected)
+    assert rejected
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings_say_what_comes(desk: Path, module: ModuleType) -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    examples = [found for found in finder.find(module) if found.examples]
+    assert examples
+    for found in examples:
+        runner.run(found)
+    assert runner.summarize(verbose=False).failed == 0
