@@ -12,7 +12,8 @@ import pytest
 
 import nnet_edge.runtime.inspector.inspector
 
-PAGE = Path(__file__).parents[2] / "docs/python.md"
+ROOT = Path(__file__).parents[2]
+PAGE, README = ROOT / "docs/python.md", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODULES = (nnet_edge.runtime.inspector.inspector,)
 
@@ -26,6 +27,15 @@ def desk(second_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copy(tmp_path / "photos/good/00.png", tmp_path / "part.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_readme_stays_short_and_its_python_runs(desk: Path) -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    (block,) = BLOCK.findall(text)
+    names: dict[str, object] = {}
+    exec(compile(block, str(README), "exec"), names)
+    assert isinstance(names["result"], nnet_edge.Result)
 
 
 def test_every_block_of_the_page_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
