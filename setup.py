@@ -18,6 +18,8 @@ TRAIN = [
     "scikit-image>=0.24",
     "matplotlib>=3.9",
     "safetensors>=0.5",
+    "pycocotools>=2.0.8",  # fills the polygons of label files as COCO does
+    "pyyaml>=6.0",  # data.yaml of YOLO
     "jinja2>=3.1",  # the demo's page
 ]
 CPU = ["openvino>=2025.0", "onnxruntime>=1.20"]

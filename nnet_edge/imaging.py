@@ -227,24 +227,27 @@ def read_labels(path: Path) -> Labels:
             f"mask {path} is a {lossy}, whose noise would count as defect: save the mask as PNG, BMP or TIFF"
         )
     try:
-        is_gif = data.startswith(b"GIF8")
-        if is_gif:
-            from PIL.GifImagePlugin import GifImageFile
-
-            picture: ImageFile = _bounded(GifImageFile(io.BytesIO(data)))
-        else:
-            picture = _open(data)
-        ImageOps.exif_transpose(picture, in_place=True)
-        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
-        alpha = np.array(picture.convert("RGBA").getchannel("A")) if has_alpha else None
-        values = _pixels(picture, data, as_labels=not is_gif)
-        picture.info.pop("transparency", None)
-        is_plain = values.dtype == np.uint8 and picture.mode not in ("1", "P")
-        grey = (
-            _shown(values) if is_plain or values.dtype.itemsize > 1 else np.array(picture.convert("RGB").convert("L"))
-        )
+        return decode_labels(data)
     except Exception as error:  # as in read_picture
         raise cannot_read("mask", path, error) from error
+
+
+def decode_labels(data: bytes) -> Labels:
+    """The pixels of the mask that is the content of a file. Raises whatever its reader raises."""
+    is_gif = data.startswith(b"GIF8")
+    if is_gif:
+        from PIL.GifImagePlugin import GifImageFile
+
+        picture: ImageFile = _bounded(GifImageFile(io.BytesIO(data)))
+    else:
+        picture = _open(data)
+    ImageOps.exif_transpose(picture, in_place=True)
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    alpha = np.array(picture.convert("RGBA").getchannel("A")) if has_alpha else None
+    values = _pixels(picture, data, as_labels=not is_gif)
+    picture.info.pop("transparency", None)
+    is_plain = values.dtype == np.uint8 and picture.mode not in ("1", "P")
+    grey = _shown(values) if is_plain or values.dtype.itemsize > 1 else np.array(picture.convert("RGB").convert("L"))
     return Labels(values, grey, alpha)
 
 
@@ -257,17 +260,33 @@ def _shown(values: np.ndarray) -> np.ndarray:
     return ((grey - darkest) * (255 / max(brightest - darkest, 1e-9))).astype(np.uint8)
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture at `path`, from its header alone. Raises DataError as `read_image`."""
+class Header(NamedTuple):
+    """What a picture's file says of it before its pixels."""
+
+    size: tuple[int, int]  # (height, width), upright
+    format: str  # "PNG", "JPEG", ...
+    bits: int  # a channel, as the file declares them
+    channels: int
+
+
+def read_header(path: Path) -> Header:
+    """The header of the picture at `path`; no pixel is decoded. Raises DataError as `read_image`."""
     data = read_bytes(path)
     try:
         picture = _open(data)
         width, height = picture.size
-        # A TIFF's size is given as it will be after loading already.
-        turned = not isinstance(picture, TiffImageFile) and picture.getexif().get(ORIENTATION) in _QUARTER_TURNS
+        # A TIFF's size is given as it will be after loading already; looking for a PNG's EXIF would decode it.
+        has_exif = b"eXIf" in data if isinstance(picture, PngImageFile) else not isinstance(picture, TiffImageFile)
+        turned = has_exif and picture.getexif().get(ORIENTATION) in _QUARTER_TURNS
+        size = (width, height) if turned else (height, width)
+        return Header(size, str(picture.format), _bits(picture, data), len(picture.getbands()))
     except Exception as error:  # as in read_picture
         raise cannot_read("image", path, error) from error
-    return (width, height) if turned else (height, width)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture at `path`, from its header alone. Raises DataError as `read_image`."""
+    return read_header(path).size
 
 
 def resize(image: np.ndarray, geometry: Geometry = DEFAULT) -> np.ndarray:

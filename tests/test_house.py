@@ -30,6 +30,8 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "harvesters": ("nnet_edge.runtime.sources.gentl",),
     "genicam": ("nnet_edge.runtime.sources.gentl",),
     "simplejpeg": ("nnet_edge.jpeg",),
+    "pycocotools": ("nnet_edge.data.shapes",),
+    "yaml": ("nnet_edge.data.tools.yolo",),
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
     "torchvision": ("nnet_edge.methods.torchvision_operators",),
     "timm": ("nnet_edge.methods.backbone",),

@@ -76,6 +76,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
     "cameras": ("cameras", "List the cameras that are there."),
     "config": ("config", "Begin, check and describe a line's settings file."),
+    "data": ("data", "Show what DATA holds and how it is read."),
     "demo": ("demo", "Build, train and judge an example line."),
     "doctor": ("doctor", "Show what this machine has."),
     "evaluate": ("evaluate", "Measure BUNDLE on the test images of DATA."),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
+LAYOUTS = (  # nnet_edge/data/layouts.py has them, and a test compares
+    "visa", "real-iad", "coco", "supervisely", "cvat", "yolo", "labelme", "mvtec", "ksdd2", "dagm", "ksdd", "folder"
+)  # fmt: skip
 BACKBONES = (
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"
 )  # fmt: skip
@@ -121,29 +124,33 @@ class CommandGroup(WithExample, click.Group):
     command_class = Command
 
 
-_layout = grouped(
+layout_options = grouped(
     "Data",
-    click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
-    shown_option("--layout", type=click.Choice(["auto", "mvtec", "visa", "real-iad", "ksdd2", "folder"]), default="auto",
-                 help="How DATA lies on disk; auto: the first that fits."),
+    shown_option("--layout", type=click.Choice(["auto", *LAYOUTS]), default="auto", metavar="NAME",
+                 help=f"How DATA lies on disk, see docs/data.md: {', '.join(LAYOUTS)}; auto: the first that fits."),
     click.option("--split-csv", type=FILE, help="VisA's split file (default: split_csv/1cls.csv below DATA)."),
     shown_option("--mask-mark", metavar="auto|nonzero|bright|dark|alpha|VALUE", default="auto",
                  help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
 )  # fmt: skip
+_layout = grouped(
+    "Data",
+    click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),
+    layout_options,
+)
 bits_option = click.option(
     "--bits",
     type=click.IntRange(8, 16),
     metavar="BITS",
     help="Bits that the camera gives, in pictures of 16 (default: as in training, where they are recognised).",
 )
-_category = click.option(
+category_option = click.option(
     "--category", metavar="NAME", help="The category to take where DATA holds several (default: the only one)."
 )
-dataset_options = grouped("Data", click.argument("data", type=FOLDER), _category, _layout, bits_option)
+dataset_options = grouped("Data", click.argument("data", type=FOLDER), category_option, _layout, bits_option)
 labelled_data_options = grouped(  # for commands that can do without DATA
     "Data",
     click.option("--data", type=FOLDER, help="Judge on its test images too: metrics count where it has defects."),
-    _category,
+    category_option,
     _layout,
 )
 several_datasets = grouped(

@@ -33,7 +33,7 @@ def equal_parts(images: np.ndarray) -> list[int]:
 def near_parts(images: np.ndarray, equal: Sequence[int]) -> list[int]:
     """The numbers `equal` of `equal_parts`, with one also for images that are near copies, directly or through others."""
     numbers = np.array(equal, int)
-    fine = _fine_structure(images)
+    fine = _fine_structures(images)
     for start in range(0, len(images), ROWS_AT_ONCE):
         likeness = fine[start : start + ROWS_AT_ONCE] @ fine[: start + ROWS_AT_ONCE].T
         for row, is_near in enumerate(likeness > NEAR, start):
@@ -44,15 +44,16 @@ def near_parts(images: np.ndarray, equal: Sequence[int]) -> list[int]:
     return [ascending.setdefault(number, len(ascending)) for number in numbers.tolist()]
 
 
-def _fine_structure(images: np.ndarray) -> np.ndarray:
-    """What is fine in each image, as a vector of length 1: float32 (N, 4096). Zero for a picture without structure."""
+def fine_structure(image: np.ndarray) -> np.ndarray:
+    """What is fine in an image, uint8 (H, W, 3), as a vector of length 1: float32 (4096,). Zero for one without structure."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (FINE_SIDE, FINE_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    fine = small - cv2.GaussianBlur(small, (0, 0), 3)
+    fine -= fine.mean()
+    return np.asarray(fine.ravel() / max(float(np.linalg.norm(fine)), 1.0))
 
-    def structure(image: np.ndarray) -> np.ndarray:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        small = cv2.resize(grey, (FINE_SIDE, FINE_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-        fine = small - cv2.GaussianBlur(small, (0, 0), 3)
-        fine -= fine.mean()
-        return fine.ravel() / max(float(np.linalg.norm(fine)), 1.0)
 
+def _fine_structures(images: np.ndarray) -> np.ndarray:
+    """Those of images (N, H, W, 3): float32 (N, 4096)."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return np.array(list(pool.map(structure, images)), np.float32).reshape(len(images), FINE_SIDE**2)
+        return np.array(list(pool.map(fine_structure, images)), np.float32).reshape(len(images), FINE_SIDE**2)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnet_edge.data.shapes import Drawing
 
 GOOD = "good"
 
@@ -19,11 +23,17 @@ class Sample:
     defect: str  # the kind of defect, "good" for good parts
     more_masks: tuple[Path, ...] = ()  # further masks of the same image, where each defect has its own
     mask_mark: str = "auto"  # what marks a defect in the masks; see masks.py
+    drawing: Drawing | None = None  # shapes of a labelling tool, in place of masks
 
     @property
     def masks(self) -> tuple[Path, ...]:
         """All masks of the image; together they mark its defects."""
         return () if self.mask_path is None else (self.mask_path, *self.more_masks)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it is known where its defects lie."""
+        return self.mask_path is not None or self.drawing is not None
 
 
 @dataclass(frozen=True, slots=True)

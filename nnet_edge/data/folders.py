@@ -22,7 +22,12 @@ NAMED_AT_MOST = 20  # lines about unused folders
 
 def find_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The images in `folder` and below, sorted by path; raises DataError when a folder cannot be read."""
-    return sorted(_walk(folder, set(folder.resolve().parents), suffixes))  # a link upwards would bring in all the data
+    return sorted(walk(folder, suffixes))
+
+
+def walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files in `folder` and below that end so, folder by folder."""
+    return _walk(folder, set(folder.resolve().parents), suffixes)  # a link upwards would bring in all the data
 
 
 def find_files(folder: Path | None) -> list[Path]:

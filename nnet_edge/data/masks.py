@@ -80,7 +80,7 @@ def load_mask(sample: Sample, rule: MaskRule = "half", geometry: Geometry = DEFA
     A good sample without a mask gives all False. Raises DataError when a mask cannot be read, has another size than its image
     or leaves a doubt, or when an anomalous sample has none.
     """
-    if sample.mask_path is None:
+    if not sample.has_mask:
         if sample.is_anomalous:
             raise DataError(f"{sample.path} shows a defect and has no mask: pixel metrics need one")
         return np.zeros(geometry.size, bool)
@@ -94,21 +94,21 @@ def load_masks(
 
     Raises DataError for a mask that cannot be read or has another size than its image, and one for all that leave a doubt.
     """
-    known = [sample for sample in samples if sample.masks]
+    known = [sample for sample in samples if sample.has_mask]
     masks = np.zeros((len(samples), *geometry.size), bool)
     doubts: list[tuple[Path, str]] = []
     empty: list[Path] = []
-    rows = (row for row, sample in enumerate(samples) if sample.masks)
+    rows = (row for row, sample in enumerate(samples) if sample.has_mask)
     with ThreadPoolExecutor(THREADS) as pool:
-        for row, sample, (there, found) in zip(rows, known, pool.map(_read, known), strict=True):
+        for row, sample, (there, found) in zip(rows, known, pool.map(read_marks, known), strict=True):
             masks[row] = resize_mask(there, geometry, rule)
             doubts += found
-            if sample.is_anomalous and not there.any():
+            if sample.is_anomalous and sample.masks and not there.any():
                 empty.append(sample.masks[0])
-    if empty and not doubts and len(empty) == sum(sample.is_anomalous for sample in known):
+    if empty and not doubts and len(empty) == sum(sample.is_anomalous and bool(sample.masks) for sample in known):
         doubts = [(path, "marks nothing on a defect, and so do all") for path in empty]
     ask(doubts, sum(len(sample.masks) for sample in known))
-    return masks, np.array([sample.mask_path is not None or not sample.is_anomalous for sample in samples], bool)
+    return masks, np.array([sample.has_mask or not sample.is_anomalous for sample in samples], bool)
 
 
 def find_marking(masks: Sequence[tuple[Path, ...]], mark: str) -> list[bool]:
@@ -165,10 +165,10 @@ def find_mask_like(images: np.ndarray, paths: Sequence[Path]) -> list[Path]:
     return found if 2 * len(found) <= len(paths) else []
 
 
-def _read(sample: Sample) -> tuple[np.ndarray, list[tuple[Path, str]]]:
-    """Where the masks of `sample` mark, bool (H, W), and what leaves a doubt."""
+def read_marks(sample: Sample) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+    """Where `sample` is marked in its own size, bool (H, W), and which masks leave a doubt. Raises DataError as `load_mask`."""
     size = read_size(sample.path)
-    there = np.zeros(size, bool)
+    there = np.zeros(size, bool) if sample.drawing is None else sample.drawing.mask(size)
     doubts = []
     for path in sample.masks:
         labels = read_labels(path)

@@ -27,6 +27,11 @@ _NAME_OF_MASK = re.compile(
 )
 
 
+def is_named_like_mask(stem: str) -> bool:
+    """Whether a file of that name would be looked at as a mask of another."""
+    return _NAME_OF_MASK.fullmatch(stem) is not None
+
+
 @dataclass
 class Pictures:
     """The pictures of a folder, sorted, and the masks that lie among them."""

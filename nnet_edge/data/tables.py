@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Row:
     defect: str
     image: Path
     mask: Path | None
+    home: Path  # whose files it may name
 
 
 def samples_of(rows: Iterable[Row]) -> tuple[list[Path], list[Sample]]:
@@ -41,6 +43,8 @@ def samples_of(rows: Iterable[Row]) -> tuple[list[Path], list[Sample]]:
     test: list[Sample] = []
     for row in rows:
         for path in (row.image, *([row.mask] if row.mask is not None else ())):
+            if not os.path.abspath(path).startswith(os.path.join(os.path.abspath(row.home), "")):
+                raise DataError(f"{row.where}: {path} lies outside {row.home}; nothing beyond the data folder is read")
             if not path.is_file():
                 raise DataError(f"{row.where}: {path} does not exist; the paths must start at the data folder")
         if not row.is_learned:
@@ -85,7 +89,9 @@ def read_split(table: Path, root: Path) -> dict[str, list[Row]]:
         image, mask = (root / row[name].replace("\\", "/") if row[name] else None for name in ("image", "mask"))
         assert image is not None
         kind = "anomaly" if is_anomalous else GOOD
-        found.setdefault(row["object"], []).append(Row(where, row["split"] == "train", is_anomalous, kind, image, mask))
+        found.setdefault(row["object"], []).append(
+            Row(where, row["split"] == "train", is_anomalous, kind, image, mask, root)
+        )
     return found
 
 
@@ -127,6 +133,7 @@ class RealIad:
             GOOD if is_good else kind,
             home / entry["image_path"],
             home / mask if mask else None,
+            home,
         )
 
 

@@ -1,4 +1,4 @@
-"""Layouts that names of folders describe: MVTec AD and its kin, KolektorSDD2, a plain folder; see `layouts.py`."""
+"""Layouts that names of folders describe: MVTec AD and its kin, KolektorSDD, SDD2, DAGM, a plain folder; see `layouts.py`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNSAID_NAMES = (  # beside good/ they may hold anything, good parts too
 )  # fmt: skip
 
 
-def _home_of(root: Path, category: str | None, is_category: Callable[[Path], bool]) -> Path:
+def home_of(root: Path, category: str | None, is_category: Callable[[Path], bool]) -> Path:
     """The folder of the category: the root itself, or the one in it that was asked for."""
     found = [] if is_category(root) else [entry.name for entry in folders(root) if is_category(entry)]
     if found:
@@ -94,7 +94,7 @@ def is_mvtec(folder: Path) -> bool:
 
 
 def read_mvtec(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
-    home = _home_of(root, category, is_mvtec)
+    home = home_of(root, category, is_mvtec)
     good = find_part(home / "train", GOOD_NAMES)
     if good is None:
         raise DataError(f"{root} holds neither train/good nor categories with it: see the MVTec AD layout")
@@ -146,7 +146,7 @@ def is_folder(root: Path) -> bool:
 
 
 def read_folder(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
-    home = root if is_folder(root) else _home_of(root, category, is_parts)
+    home = root if is_folder(root) else home_of(root, category, is_parts)
     name = home.resolve().name
     if category not in (None, name):
         raise ConfigError(f'{root} is a plain folder and holds no category "{category}": leave --category out')
@@ -213,7 +213,7 @@ def is_ksdd2(folder: Path) -> bool:
 
 
 def read_ksdd2(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
-    home = _home_of(root, category, is_ksdd2)
+    home = home_of(root, category, is_ksdd2)
     found: dict[str, list[tuple[Path, tuple[Path, ...], bool]]] = {}
     for part in ("train", "test"):
         pictures = split_masks(home / part, find_files(home / part))
@@ -233,3 +233,58 @@ def read_ksdd2(root: Path, category: str | None, split_csv: Path | None, mask_ma
     ]
     notes = (note,) if unlearned else ()
     return Found(home.resolve().name, learnable(home / "train", good), samples, home, others, notes)
+
+
+# --- KolektorSDD
+
+
+def is_ksdd(folder: Path) -> bool:
+    """Whether its folders kos01, kos02, ... hold pictures and masks called _label."""
+    return any(any(path.stem.lower().endswith("_label") for path in direct_files(entry)) for entry in _items_in(folder))
+
+
+def _items_in(folder: Path) -> list[Path]:
+    return [entry for entry in folders(folder) if entry.name.lower().startswith("kos")]
+
+
+def read_ksdd(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
+    home = home_of(root, category, is_ksdd)
+    pictures = split_masks(home, [path for entry in _items_in(home) for path in find_files(entry)])
+    if bare := [path for path in pictures.paths if path not in pictures.masks]:
+        raise DataError(
+            f"{count(bare, 'image')} without a mask named _label, which says whether it is good: see KolektorSDD"
+        )
+    groups = [pictures.masks[path] for path in pictures.paths]
+    found = list(zip(pictures.paths, groups, find_marking(groups, mask_mark), strict=True))
+    good = [path for path, _, is_marked in found if not is_marked]
+    samples = [Sample(path, True, masks[0], "defect", masks[1:]) for path, masks, is_marked in found if is_marked]
+    others = [mask for _, masks, is_marked in found if not is_marked for mask in masks]
+    return Found(home.resolve().name, learnable(home, good), samples, home, others)
+
+
+# --- DAGM
+
+
+def is_dagm(folder: Path) -> bool:
+    """Whether Train/ holds pictures and, in Label/, masks of some of them."""
+    train = find_part(folder, ("train",))
+    labels = train and find_part(train, ("label",))
+    return labels is not None and any(path.stem.lower().endswith("_label") for path in direct_files(labels))
+
+
+def read_dagm(root: Path, category: str | None, split_csv: Path | None, mask_mark: str) -> Found:
+    home = home_of(root, category, is_dagm)
+    parts = [find_part(home, (name,)) for name in ("train", "test")]
+    train, test = (split_masks(part, find_files(part)) if part else Pictures([]) for part in parts)
+    good = [path for path in train.paths if path not in train.masks]
+    place = parts[0] or home
+    unlearned = len(train.paths) - len(good)
+    notes = (f"not used: {unlearned} images in {place} with a label: only good ones are learned",) if unlearned else ()
+    return Found(
+        home.resolve().name,
+        learnable(place, good),
+        _samples(test, lambda path: "defect" if path in test.masks else GOOD, (), None),
+        home,
+        [*train.paths, *_masks_in(train)],
+        notes,
+    )

@@ -349,8 +349,8 @@ def test_missing_folder_file_and_unknown_layout(tmp_path: Path) -> None:
         read_dataset(tmp_path / "absent")
     with pytest.raises(ConfigError, match=r"a.png is not a folder"):
         read_dataset(put(tmp_path / "a.png"))
-    with pytest.raises(ConfigError, match='layout "coco" is unknown'):
-        read_dataset(tmp_path, "coco")
+    with pytest.raises(ConfigError, match='layout "cocoa" is unknown'):
+        read_dataset(tmp_path, "cocoa")
 
 
 def test_hidden_files_are_passed_over(folder: Path) -> None:
