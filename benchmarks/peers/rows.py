@@ -10,6 +10,7 @@ A method sees the pixels that N-Net sees (256x256 after our resize) and learns f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -221,11 +222,13 @@ def read_row_if_any(path: Path) -> dict[str, Any] | None:
 @lru_cache(maxsize=64)
 def data_key(dataset: Dataset) -> dict[str, Any]:
     """What tells this category's images and masks from others."""
+    drawings = "".join(repr(sample.drawing) for sample in dataset.test if sample.drawing is not None)
     return {
         "category": dataset.category,
         "train": fingerprint(dataset.train),
         "test": fingerprint([sample.path for sample in dataset.test]),
         "masks": fingerprint([sample.mask_path for sample in dataset.test if sample.mask_path is not None]),
+        **({"drawings": hashlib.sha256(drawings.encode()).hexdigest()} if drawings else {}),
     }
 
 

@@ -14,7 +14,9 @@ from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.errors import ConfigError, DataError
 
 
-@click.command("data", cls=Command, example="nnet-edge data photos/ --sheet sheet.png\nnnet-edge data export/ --convert photos/")
+@click.command(
+    "data", cls=Command, example="nnet-edge data photos/ --sheet sheet.png\nnnet-edge data export/ --convert photos/"
+)
 @click.argument("data", type=FOLDER)
 @category_option
 @layout_options
