@@ -27,10 +27,10 @@ PAGES = {  # page of the site -> file of the repository
     "index.md": "README.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
-    "findings/index.md": "findings/README.md",
+    "findings/surprises.md": "findings/README.md",
     **{f"benchmarks/{name}.md": f"benchmarks/{name}.md" for name in ("race", "accuracy", "ablations", "notes")},
 }
-FOLDERS = {"LICENSE": "LICENSE.txt", "examples": "examples/index.md", "benchmarks": "benchmarks/race.md"}
+FOLDERS = {"LICENSE": "LICENSE.txt", "examples": "examples/files.md", "benchmarks": "benchmarks/race.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^``` *$)", re.MULTILINE | re.DOTALL)
 
@@ -46,7 +46,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here, and the files that pages of the repository link to."""
     made = {page: (ROOT / path).read_text(encoding="utf-8") for page, path in PAGES.items()}
-    made |= command_pages() | {"reference/settings.md": settings_page(), "examples/index.md": examples_page()}
+    made["index.md"] = f"---\nhide: [navigation]\n---\n{made['index.md']}"
+    made |= command_pages() | {"reference/settings.md": settings_page(), "examples/files.md": examples_page()}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     for path in sorted((ROOT / "examples").iterdir()):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +32,8 @@ PAGES = sorted(
 )
 SHELLS = ("sh", "bash", "shell", "console")
 OUTSIDE = {  # programs that are not ours: a shell reads their lines, and no test goes further
-    "apt", "apt-get", "cmake", "export", "grep", "jetson_clocks", "judge", "nvcc", "nvpmodel", "sqlite3", "sysctl",
+    "apt", "apt-get", "cmake", "eval", "export", "fuser", "grep", "ip", "jetson_clocks", "judge", "nvcc", "nvpmodel",
+    "source", "sqlite3", "sysctl", "usermod",
 }  # fmt: skip
 CAMERA = re.compile(r"^(\w+=)?(0|1|/dev/video\d|rtsp://.*|gige://.*)$")
 ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is parsed and not run
@@ -39,6 +42,8 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "bench": "minutes; tests/benchmarks run miniatures",
     "calibrate": "half a minute; tests/calibration",
     "build-engine": "TensorRT; tests/export",
+    "export": "exports and compares for half a minute; tests/cli",
+    "--mqtt": "needs a broker; tests/runtime/sinks",
     "swap": "needs a line that runs; tests/cli/test_swap.py",
     "cameras": "asks the network; tests/cli/test_cameras.py",
     "doctor": "asks the network for cameras; tests/cli/test_doctor.py",
@@ -114,7 +119,7 @@ def ours(words: list[str]) -> list[str] | None:
 
 def find_command(words: list[str]) -> tuple[str, click.Command, list[str]]:
     """Name and command that the words lead to, with the arguments that are left. Raises UsageError."""
-    name, command, words = "nnet-edge", commands, list(words)
+    name, command, words = "nnet-edge", commands, [word for word in words if word != "--debug"]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         with click.Context(command) as context:
             inner = command.get_command(context, words[0])
@@ -160,7 +165,7 @@ def test_a_shell_reads_every_block() -> None:
 
 @pytest.mark.parametrize(("typed", "words"), typed_commands(), ids=ids)
 def test_every_command_is_one(typed: Typed, words: list[str]) -> None:
-    program, arguments = Path(words[0]).name, words[1:]
+    program, arguments = "source" if words[0] == "." else Path(words[0]).name, words[1:]
     if program == "nnet-edge":
         parse(arguments)
     elif program == "make":
@@ -214,9 +219,7 @@ def sentences() -> list[tuple[Typed, list[str]]]:
 
 @pytest.mark.parametrize(("typed", "words"), sentences(), ids=ids)
 def test_every_command_within_a_sentence_is_one(typed: Typed, words: list[str]) -> None:
-    if words and words[0] in ("--debug",):
-        words = words[2:]
-    parse_part(words)
+    parse_part([] if words == ["--debug", "COMMAND"] else words)
 
 
 def test_a_wrong_command_would_be_found() -> None:
@@ -232,10 +235,16 @@ def test_a_wrong_command_would_be_found() -> None:
 
 @pytest.fixture(scope="module")
 def workshop(trained_run: Path, parts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the pages imagine it: photos/, runs/part/ and a settings file."""
+    """A folder as the pages imagine it: photos/, runs/part/, the demo's line and a settings file."""
     folder = tmp_path_factory.mktemp("workshop")
     shutil.copytree(parts_folder, folder / "photos")
     shutil.copytree(trained_run, folder / "runs/part")
+    for there, here in (("good", "train/good"), ("test_good", "test/good"), ("bad/stain", "test/scratch")):
+        shutil.copytree(parts_folder / there, folder / "demo/line" / here)
+    masks = folder / "demo/line/ground_truth/scratch"
+    masks.mkdir(parents=True)
+    for mask in (parts_folder / "masks/stain").iterdir():
+        shutil.copy(mask, masks / f"{mask.stem}_mask.png")
     (folder / "line.toml").write_text(
         'bundle = "runs/part/bundle"\n[[stream]]\nname = "left"\ncamera.address = "photos/test_good"\n',
         encoding="utf-8",
@@ -292,3 +301,21 @@ def test_every_settings_file_is_read(block: Typed, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", blocks("python", "py"), ids=ids)
 def test_every_piece_of_python_compiles(block: Typed) -> None:
     compile(block.text, str(block), "exec")
+
+
+def test_a_tab_completes_commands_options_and_choices() -> None:
+    """In each shell, as its script asks the program."""
+    program = Path(sys.executable).with_name("nnet-edge")
+    for shell in ("bash", "zsh", "fish"):
+        script = subprocess.run(
+            [program], env=os.environ | {"_NNET_EDGE_COMPLETE": f"{shell}_source"}, capture_output=True
+        )
+        assert b"_NNET_EDGE_COMPLETE" in script.stdout, shell
+    for typed, at, completed in (
+        ("nnet-edge tra", 1, "plain,train"),
+        ("nnet-edge stream --when", 2, "plain,--when-full"),
+        ("nnet-edge stream --when-full ", 3, "plain,drop-oldest"),
+    ):
+        asked = {"COMP_WORDS": typed, "COMP_CWORD": str(at), "_NNET_EDGE_COMPLETE": "bash_complete"}
+        found = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
+        assert completed in found.stdout.splitlines()
