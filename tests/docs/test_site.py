@@ -16,6 +16,7 @@ import yaml
 
 from nnet_edge.cli.main import COMMANDS
 from tests.conftest import MadeOnce
+from tests.runtime.web.browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[2]
 needs_mkdocs = pytest.mark.skipif(
@@ -110,3 +111,16 @@ def test_the_search_finds_options_keys_and_answers(site: Path) -> None:
     assert "--when-full" in text["reference/commands/stream.html"]
     assert "trigger_mode" in text["reference/settings.html"]
     assert (site / "search/search_index.js").exists(), "what the search reads from file://"
+
+
+@needs_mkdocs
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_search_works_from_a_file_and_a_phone_need_not_scroll_sideways(site: Path, tmp_path: Path) -> None:
+    with Browser(tmp_path, 390, 844) as browser:
+        browser.open((site / "troubleshooting.html").as_uri())
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+        browser.value("document.querySelector('.md-search__input').focus()")
+        browser.write_text("libGL")
+        browser.value("document.querySelector('.md-search__input').dispatchEvent(new KeyboardEvent('keyup'))")
+        browser.wait("document.querySelector('.md-search-result__list').innerText.includes('ImportError')")
+        assert not browser.complaints
