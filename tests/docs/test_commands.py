@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -321,21 +319,3 @@ def test_every_settings_file_is_read(block: Typed, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", blocks("python", "py"), ids=ids)
 def test_every_piece_of_python_compiles(block: Typed) -> None:
     compile(block.text, str(block), "exec")
-
-
-def test_a_tab_completes_commands_options_and_choices() -> None:
-    """In each shell, as its script asks the program."""
-    program = Path(sys.executable).with_name("nnet-edge")
-    for shell in ("bash", "zsh", "fish"):
-        script = subprocess.run(
-            [program], env=os.environ | {"_NNET_EDGE_COMPLETE": f"{shell}_source"}, capture_output=True
-        )
-        assert b"_NNET_EDGE_COMPLETE" in script.stdout, shell
-    for typed, at, completed in (
-        ("nnet-edge tra", 1, "plain,train"),
-        ("nnet-edge stream --when", 2, "plain,--when-full"),
-        ("nnet-edge stream --when-full ", 3, "plain,drop-oldest"),
-    ):
-        asked = {"COMP_WORDS": typed, "COMP_CWORD": str(at), "_NNET_EDGE_COMPLETE": "bash_complete"}
-        found = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
-        assert completed in found.stdout.splitlines()
