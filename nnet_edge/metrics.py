@@ -11,7 +11,7 @@ maps, 262 MB for 1,000 maps of 256x256, and at most 40 MB more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,7 @@ import numpy as np
 from nnet_edge.errors import ConfigError, DataError
 
 PRO_LIMIT = 0.3  # false positive rate up to which PRO is integrated
+SPRO_LIMIT = 0.05  # the one at which MVTec LOCO's authors compare
 RD4AD_THRESHOLDS = 200
 CHUNK = 1 << 19  # scores looked up at once: 4 MB for each array of counts
 
@@ -258,13 +259,38 @@ def area_under_pro(normal: np.ndarray, masks: np.ndarray, maps: np.ndarray, limi
         weights = region_weights(mask)
         scores = values[mask].astype(np.float32)
         order = np.argsort(scores)
-        below, not_above = places(normal, scores[order])
-        above, not_below = 1 - not_above / max(len(normal), 1), 1 - below / max(len(normal), 1)
-        climb = np.maximum(not_below - above, np.finfo(float).tiny)
-        inside = np.clip((limit - above) / climb, 0, 1) * np.clip(limit - above, 0, climb) / 2  # under the slope
-        area += float((weights[order] * (inside + np.maximum(limit - not_below, 0))).sum())
+        area += climbed(normal, scores[order], weights[order], limit)
         regions += round(float(weights.sum()))
     return area / regions / limit if regions and len(normal) else None
+
+
+def climbed(normal: np.ndarray, scores: np.ndarray, weights: np.ndarray, limit: float) -> float:
+    """What anomalous pixels add to the area, each its weight; both scores in ascending order."""
+    below, not_above = places(normal, scores)
+    above, not_below = 1 - not_above / max(len(normal), 1), 1 - below / max(len(normal), 1)
+    climb = np.maximum(not_below - above, np.finfo(float).tiny)
+    inside = np.clip((limit - above) / climb, 0, 1) * np.clip(limit - above, 0, climb) / 2  # under the slope
+    return float((weights * (inside + np.maximum(limit - not_below, 0))).sum())
+
+
+def spro(
+    masks: np.ndarray, maps: np.ndarray, regions: Sequence[tuple[int, np.ndarray, float]], limit: float = SPRO_LIMIT
+) -> float | None:
+    """Area under saturated per-region overlap against false positive rate, to `limit`, divided by it, as MVTec LOCO defines it.
+
+    `regions` has of each defect its image, its mask bool (H, W), and the share of it that is enough: a defect of which so much
+    is found counts as found whole. The rate counts the pixels that no defect marks, `masks` bool (N, H, W). Exact as `pro`; a
+    region without a pixel is left out; None without a region or a normal pixel.
+    """
+    normal, count, area = sort_pixels(masks, maps).normal, 0, 0.0
+    for row, mask, share in regions:
+        scores = np.sort(maps[row][mask].astype(np.float32))
+        if len(scores):
+            enough = max(share * len(scores), 1.0)  # pixels; the highest of them carry all the weight
+            weights = np.clip(enough - np.arange(len(scores)), 0, 1)[::-1] / enough
+            area += climbed(normal, scores, weights, limit)
+            count += 1
+    return area / count / limit if count and len(normal) else None
 
 
 def region_weights(mask: np.ndarray) -> np.ndarray:

@@ -24,17 +24,25 @@ def random_case(seed: int, count: int = 4, side: int = 12, levels: int | None = 
 
 
 def brute_pro(masks: np.ndarray, maps: np.ndarray, limit: float) -> float:
-    """Threshold by threshold, region by region, labels from scikit-image, the area by trapezoids on the cut curve."""
+    """Threshold by threshold, region by region, labels from scikit-image."""
     from skimage.measure import label
 
     regions = []
     for mask, values in zip(masks, maps, strict=True):
         numbered = label(mask, connectivity=2)
         regions += [values[numbered == number] for number in range(1, numbered.max() + 1)]
+    return brute_overlap(masks, maps, regions, [float(region.size) for region in regions], limit)
+
+
+def brute_overlap(
+    masks: np.ndarray, maps: np.ndarray, regions: list[np.ndarray], enough: list[float], limit: float
+) -> float:
+    """The area by trapezoids on the cut curve; of each region so many pixels are enough."""
     rates, overlaps = [0.0], [0.0]
     for threshold in np.unique(maps)[::-1]:
         rates.append(np.mean(maps[~masks] >= threshold))
-        overlaps.append(np.mean([np.mean(region >= threshold) for region in regions]))
+        found = [np.sum(region >= threshold) for region in regions]
+        overlaps.append(np.mean([min(count / most, 1) for count, most in zip(found, enough, strict=True)]))
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(zip(rates, overlaps, strict=True)):
         if x1 <= limit:
@@ -132,6 +140,23 @@ def test_constant_maps_know_nothing() -> None:
     assert metrics.pixel_ap(masks, maps) == pytest.approx(5 / 200)
     assert metrics.pro(masks, maps) == pytest.approx(0.15)  # the diagonal up to 0.3: 0.3 * 0.3 / 2 / 0.3
     assert metrics.pro(masks, maps, limit=1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("levels", [3, None])
+@pytest.mark.parametrize("share", [0.01, 0.4, 1])
+def test_spro_equals_brute_force(share: float, levels: int | None) -> None:
+    masks, maps = random_case(3, levels=levels)
+    halves = [
+        (row, masks[row] & (np.arange(12) < 6 if left else np.arange(12) >= 6)) for row in (1, 2) for left in (0, 1)
+    ]
+    masks = np.zeros_like(masks)
+    for row, half in halves:
+        masks[row] |= half
+    regions = [maps[row][half] for row, half in halves]
+    enough = [max(share * region.size, 1) for region in regions]
+    measured = metrics.spro(masks, maps, [(row, half, share) for row, half in halves], 0.3)
+    assert measured == pytest.approx(brute_overlap(masks, maps, regions, enough, 0.3), abs=1e-6)
+    assert metrics.spro(masks, maps, [(1, np.zeros_like(masks[1]), 1.0)]) is None
 
 
 def test_pro_counts_regions_alike_whatever_their_size() -> None:

@@ -37,6 +37,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Saturation:
+    """How much of a defect is enough, by the value of its mask (MVTec LOCO)."""
+
+    value: int  # of the mask's pixels
+    threshold: float  # pixels, or a share of the defect
+    is_relative: bool
+
+    def share(self, pixels: int) -> float:
+        """The share of a defect of so many pixels."""
+        enough = int(self.threshold * pixels) if self.is_relative else self.threshold
+        return min(max(enough, 1) / max(pixels, 1), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """The good images of one category to learn from and the images to judge; both are sorted by path."""
 
@@ -46,6 +60,7 @@ class Dataset:
     train: tuple[Path, ...]  # good images
     test: tuple[Sample, ...]  # may be empty
     notes: tuple[str, ...] = ()  # what was found and not used, one line each
+    saturation: tuple[Saturation, ...] = ()  # for sPRO; of MVTec LOCO alone
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Found:
     home: Path  # where whatever is not used is named
     others: Sequence[Path] = ()  # used otherwise
     notes: tuple[str, ...] = ()
+    saturation: tuple[Saturation, ...] = ()
 
 
 def count(paths: list[Path], noun: str) -> str:

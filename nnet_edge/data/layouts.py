@@ -138,7 +138,9 @@ def read_dataset(
     _all_or_no_masks(samples)
     used = [*found.train, *found.others, *(path for sample in samples for path in (sample.path, *sample.masks))]
     notes = (*found.notes, *name_unused(found.home, used), *_name_strangers(root, found.home))
-    return Dataset(root, chosen.name, found.category, tuple(sorted(found.train)), tuple(samples), notes)
+    return Dataset(
+        root, chosen.name, found.category, tuple(sorted(found.train)), tuple(samples), notes, found.saturation
+    )
 
 
 def find_categories(root: Path, layout: str = AUTO, split_csv: Path | None = None) -> tuple[str, ...]:

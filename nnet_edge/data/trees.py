@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnet_edge.data.dataset import GOOD, Found, Sample, count
+from nnet_edge.data.dataset import GOOD, Found, Sample, Saturation, count
 from nnet_edge.data.folders import (
     MASK_FOLDERS,
     choose_category,
@@ -20,7 +21,7 @@ from nnet_edge.data.folders import (
 from nnet_edge.data.masks import find_marking, looks_like_mask
 from nnet_edge.data.pairing import Masks, Pictures, split_masks
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.files import IMAGE_SUFFIXES
+from nnet_edge.files import IMAGE_SUFFIXES, read_regular
 
 GOOD_NAMES = (GOOD, "ok", "normal")
 BAD_NAMES = ("bad", "ng", "nok", "ko", "anomaly", "anomalous", "abnormal", "defect", "defects", "defective")
@@ -110,7 +111,21 @@ def read_mvtec(root: Path, category: str | None, split_csv: Path | None, mask_ma
         return GOOD if name.lower() in GOOD_NAMES else name
 
     samples = _samples(split_masks(test, find_files(test)), kind_of, (test,), find_part(home, MASK_NAMES))
-    return Found(home.resolve().name, learnable(good, learned.paths), samples, home, _masks_in(learned))
+    train, saturation = learnable(good, learned.paths), _read_saturation(home / "defects_config.json")
+    return Found(home.resolve().name, train, samples, home, _masks_in(learned), saturation=saturation)
+
+
+def _read_saturation(path: Path) -> tuple[Saturation, ...]:
+    """What MVTec LOCO says of its defects; nothing where there is no such file. Raises DataError."""
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(
+            Saturation(int(one["pixel_value"]), float(one["saturation_threshold"]), bool(one["relative_saturation"]))
+            for one in json.loads(read_regular(path))
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how much of a defect is enough, as MVTec LOCO's do: {error}") from error
 
 
 # --- plain folder

@@ -10,7 +10,7 @@ from nnet_edge.bits import kept_bits
 from nnet_edge.bundle import MANIFEST, Bundle, read_bundle
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
-from nnet_edge.metrics import METRICS
+from nnet_edge.metrics import METRICS, SPRO_LIMIT
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.stream.model import open_graph
@@ -102,6 +102,8 @@ def table_of(found: Evaluation) -> str:
     """The metrics and verdicts as lines for a terminal."""
     lines = [f"{found.category}: {len(found.scores)} images on {found.runner}, {found.precision}"]
     lines += [f"  {metric.label:<14}{percent(found.metrics[metric.name])}" for metric in METRICS.values()]
+    if found.spro is not None:
+        lines.append(f"  {'sPRO':<14}{percent(found.spro)} to a false positive rate of {SPRO_LIMIT:g}")
     good, anomalous = int((~found.labels).sum()), int(found.labels.sum())
     lines.append(f"  {'false rejects':<14}{len(found.false_rejects):6d} of {good}")
     if found.promised is not None:

@@ -14,14 +14,15 @@ import numpy as np
 
 from nnet_edge.bits import Depth
 from nnet_edge.data.copies import equal_parts
+from nnet_edge.data.dataset import Saturation
 from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
 from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
 from nnet_edge.image_path import columns_of, measure_all
-from nnet_edge.imaging import MaskRule
-from nnet_edge.metrics import Metrics, measure_known
+from nnet_edge.imaging import MaskRule, read_labels, resize_mask
+from nnet_edge.metrics import Metrics, measure_known, spro
 from nnet_edge.scoring import Threshold
 from nnet_edge.text import printable
 
@@ -82,6 +83,7 @@ class Evaluation:
     promised: Threshold | None = None  # what the bundle's threshold is expected to cost; None for weights alone
     geometry: Geometry = DEFAULT  # of the input; maps and masks are of its window, which has the pictures
     notes: tuple[str, ...] = ()  # on the size of the pictures, and on what of them is not judged
+    spro: float | None = None  # for a set that says how much of a defect is enough (MVTec LOCO), to SPRO_LIMIT
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +168,7 @@ class Evaluation:
             "distinct_images": self.distinct,
             "look_like_masks": [name_below(path, self.root) for path in self.mask_like],
             "metrics": self.metrics.as_dict(),
+            "spro": self.spro,
             "false_rejects": {"count": len(self.false_rejects), "of": good},
             "missed_defects": {"count": len(self.missed_defects), "of": anomalous},
             "rejected_defects": asdict(self.recall_of(self.labels)),
@@ -242,14 +245,39 @@ def evaluate(
     maps, masks = (np.ascontiguousarray(each[:, rows, columns]) for each in (maps, masks))
     inferred = time.perf_counter()
     metrics = measure_known(labels, scores, masks, maps, has_mask)
+    regions = find_regions(samples, dataset.saturation, mask_rule, geometry)
+    saturated = spro(masks, maps, regions) if regions and has_mask.all() else None
     seconds = {"read": read - began, "infer": inferred - read, "measure": time.perf_counter() - inferred}
     return Evaluation(
         category=printable(dataset.category), root=dataset.root, runner=runner.name, precision=runner.precision,
         threshold=threshold, samples=samples, labels=labels, scores=scores, maps=maps, masks=masks, has_mask=has_mask,
         metrics=metrics, skipped=skipped, seconds=seconds, distinct=distinct, mask_like=mask_like, depth=depth,
         image_path=image_path, geometry=geometry,
+        spro=saturated,
         notes=(*other_sizes(sizes, learned, geometry), *left_out(labels & has_mask & ~masks.any(axis=(1, 2)), geometry)),
     )  # fmt: skip
+
+
+def find_regions(
+    samples: Sequence[Sample], saturation: Sequence[Saturation], rule: MaskRule, geometry: Geometry
+) -> list[tuple[int, np.ndarray, float]]:
+    """The defects of the samples for sPRO: image, where it is in the window, the share that is enough; a mask is a defect.
+
+    Nothing without `saturation`. Raises DataError for a mask of a value that it does not name.
+    """
+    known = {one.value: one for one in saturation}
+    rows, columns = geometry.window.inside
+    regions = []
+    for row, sample in enumerate(samples if saturation else ()):
+        for path in sample.masks if sample.is_anomalous else ():
+            values = read_labels(path).values
+            there = np.asarray(values.reshape(*values.shape[:2], -1).any(axis=2))
+            if there.any() and (value := int(values.max())) not in known:
+                raise DataError(f"mask {path} has the value {value}, of which defects_config.json says nothing")
+            if there.any():
+                share = known[value].share(int(there.sum()))
+                regions.append((row, resize_mask(there, geometry, rule)[rows, columns], share))
+    return regions
 
 
 def other_sizes(

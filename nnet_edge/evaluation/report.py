@@ -10,7 +10,7 @@ from nnet_edge import __version__
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.evaluation.page import decimals, render, write_page
 from nnet_edge.evaluation.sweep import Costs, cheapest, proposal, shown, sweep
-from nnet_edge.metrics import METRICS
+from nnet_edge.metrics import METRICS, SPRO_LIMIT
 
 TEMPLATE = "report.html.j2"
 FILES = {
@@ -51,7 +51,8 @@ def values(evaluation: Evaluation, folder: Path, costs: Costs, facts: Mapping[st
             for one, mark in shown(evaluation, steps, proposed)
         ],
         "proposal": "" if proposed is None else capital(proposal(evaluation, proposed, costs)),
-        "metric_rows": [[metric.label, decimals(evaluation.metrics[metric.name])] for metric in METRICS.values()],
+        "metric_rows": [[metric.label, decimals(evaluation.metrics[metric.name])] for metric in METRICS.values()]
+        + ([[f"sPRO to {SPRO_LIMIT:g}", decimals(evaluation.spro)]] if evaluation.spro is not None else []),
         "facts": [[name, value] for name, value in facts.items()],
         "files": [(folder / name, meaning) for name, meaning in FILES.items()],
         "version": __version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -90,6 +91,39 @@ def dataset(root: Path) -> Dataset:
 @pytest.fixture
 def evaluation(dataset: Dataset) -> Evaluation:
     return evaluate(BrightnessRunner(), dataset, threshold=100.0)
+
+
+def test_enough_of_a_defect_is_all_of_it_where_loco_says_so(root: Path) -> None:
+    """Of the stain (16 x 16) a column of 16 is marked bright; of two defects in its mask each has what is enough."""
+    pixels = np.full((SIDE, SIDE, 3), 10, np.uint8)
+    pixels[16:32, 16:20] = 200
+    Image.fromarray(pixels).save(root / "test/stain/000.png")
+    for kind in ("scratch", "stain"):
+        shutil.rmtree(root / "ground_truth" / kind)
+    shutil.rmtree(root / "test/scratch")
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[16:32, 16:32] = 241
+    path = root / "ground_truth/stain/000/000.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(mask).save(path)
+    config = {"defect_name": "stain", "pixel_value": 241, "saturation_threshold": 64, "relative_saturation": False}
+    assert evaluate(BrightnessRunner(), read_dataset(root), 100).spro is None
+    figures = []
+    for change in ({}, {"saturation_threshold": 0.25, "relative_saturation": True}, {"saturation_threshold": 256}):
+        (root / "defects_config.json").write_text(json.dumps([config | change]))
+        found = evaluate(BrightnessRunner(), read_dataset(root), 100)
+        assert found.as_dict()["spro"] == found.spro
+        assert found.spro is not None
+        figures.append(found.spro)
+        assert "sPRO" in table_of(found)
+    enough, relative, whole = figures
+    assert enough == relative > 0.95 > 0.5 > whole
+    (root / "defects_config.json").write_text(json.dumps([config | {"pixel_value": 7}]))
+    with pytest.raises(DataError, match=r"000.png has the value 241, of which defects_config.json says nothing"):
+        evaluate(BrightnessRunner(), read_dataset(root), 100)
+    (root / "defects_config.json").write_text("[{}]")
+    with pytest.raises(DataError, match=r"defects_config.json does not say how much of a defect is enough"):
+        read_dataset(root)
 
 
 def test_verdicts_and_metrics_are_those_of_the_pictures(evaluation: Evaluation) -> None:
