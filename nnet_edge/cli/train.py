@@ -360,6 +360,8 @@ def tell_data(data: TrainingData) -> None:
     if facts["groups"] is not None:
         found, held = facts["groups"], len(set(facts["held_out_groups"]))
         sizes = f"{found['smallest']} to {found['largest']} images each"
+        if found["largest"] == 1:
+            sizes = "one image each, which promises no more than --groups none"
         say(
             f"groups by {found['by']}: {found['count']} ({sizes}); {held} of them are judged by what has not learned them. "
             f"The rate of false rejects is one of new groups, and the tightest is 1 of {held + 1}"

@@ -35,6 +35,9 @@ STRETCHED = 1.5  # times, one way beside the other
 LITTLE = 0.75  # of a pixel for one of the network, at least, in a direction in which `auto` cuts
 ENLARGED = 2.0  # times larger, beyond which a tile shows the network nothing new
 MOST_AUTO = 16  # tiles
+LOOKS = (
+    96  # pixels of the network, each way, that hold 97 % of what a place of the deepest maps depends on (docs/tiles.md)
+)
 
 LOOKED_AT = 64  # good images that a common foreground is found in
 FOREGROUND_SIDE = 256  # pixels of the longer side, at which it is
@@ -123,16 +126,23 @@ def advice(geometry: Geometry, picture: tuple[int, int]) -> list[str]:
         f"a defect must have about {scale.smallest_defect} pixels of the photograph to be seen ({VISIBLE}x{VISIBLE} of the "
         f"network, which gets pictures of {width}x{height} {made})"
     )
+    narrow = []
+    if geometry.tiles is not None and min(geometry.network.size) < LOOKS:
+        narrow = [
+            f"warning: tiles of {geometry.network.text} are smaller than the {LOOKS}x{LOOKS} pixels that a place of the deepest "
+            f"maps looks at, so borders that no picture has decide there: give --size {LOOKS} or more"
+        ]
     if scale.most <= MUCH:
-        return [text]
+        return [text, *narrow]
     found = auto_tiles(geometry, picture)
     better = None if found is None else Scale.of(geometry.with_tiles(found), picture)
     if found is not None and better is not None and better.most < scale.most / 1.2:
         text += f"; --tiles {found} would make that {better.smallest_defect}"
     if scale.most <= WARNED:
-        return [text]
+        return [text, *narrow]
     return [
         text,
+        *narrow,
         f"warning: pictures are made {scale.most:.1f} times smaller, and what is finer is lost before the network sees it",
     ]
 

@@ -21,7 +21,7 @@ CGROUP = Path("/sys/fs/cgroup")
 PROBE = 64  # height and width of the images that the step's memory is counted on
 PROBE_BATCH = 2
 PASS_BYTES = 4 * 2 * 24  # a pixel of the teacher's widest pass: in and out of a layer of 96 channels at stride 2, FP32
-USUAL_STEP = 16 * 256 * 256  # pixels; what every machine that trains at all has room for
+SMALL_STEP = 4 * 128 * 128  # pixels; what every machine that trains at all has room for, and not worth the counting
 GIB = 2**30
 
 
@@ -69,7 +69,7 @@ def needed_memory(settings: MethodSettings, images: int, feature_limit: int, dev
     if device != "cpu":
         return kept + validation
     step = 0
-    if settings.batch * pixels > USUAL_STEP:
+    if settings.batch * pixels > SMALL_STEP:
         step = step_bytes(settings) * settings.batch * pixels // (PROBE_BATCH * PROBE**2)
     return kept + validation + max(step, min(CHUNK, images) * PASS_BYTES * pixels)
 

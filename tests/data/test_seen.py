@@ -61,6 +61,11 @@ def test_the_smallest_defect_is_told_and_what_tiles_would_do() -> None:
     (said,) = advice(geometry, (2048, 2050))
     assert "about 20x20 pixels" in said
     assert "2.5 times smaller as 4x4 tiles" in said
+    geometry, _ = choose_tiles("2x2", None, Geometry(64, 64), (90, 90))
+    said, warning = advice(geometry, (90, 90))
+    assert warning.startswith(
+        "warning: tiles of 64x64 are smaller than the 96x96 pixels that a place of the deepest maps"
+    )
 
 
 @pytest.mark.parametrize(
