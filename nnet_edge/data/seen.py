@@ -129,8 +129,8 @@ def advice(geometry: Geometry, picture: tuple[int, int]) -> list[str]:
     narrow = []
     if geometry.tiles is not None and min(geometry.network.size) < LOOKS:
         narrow = [
-            f"warning: tiles of {geometry.network.text} are smaller than the {LOOKS}x{LOOKS} pixels that a place of the deepest "
-            f"maps looks at, so borders that no picture has decide there: give --size {LOOKS} or more"
+            f"warning: tiles of {geometry.network.text} are smaller than the {LOOKS}x{LOOKS} pixels that a place of the "
+            f"deepest maps looks at, so borders that no picture has decide there: give --size {LOOKS} or more"
         ]
     if scale.most <= MUCH:
         return [text, *narrow]

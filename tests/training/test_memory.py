@@ -24,7 +24,8 @@ settings = replace(METHODS.find("nnet").protocols["tuned"], input=Geometry(side,
 images = np.random.default_rng(0).integers(0, 255, (12, side, side, 3), np.uint8)
 needed, before = needed_memory(settings, 12, 4 << 30), psutil.Process().memory_info().rss
 with tempfile.TemporaryDirectory() as folder:
-    train(images[:8], images[8:], settings, Path(folder), TrainOptions(device="cpu", precision="fp32", teacher_weights="random"))
+    options = TrainOptions(device="cpu", precision="fp32", teacher_weights="random")
+    train(images[:8], images[8:], settings, Path(folder), options)
 print(needed, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
