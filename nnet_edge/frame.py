@@ -147,6 +147,7 @@ class Region:
     peak: float  # largest value of the anomaly map inside, same scale as the image score
 
 
+GOOD, REJECT = "GOOD", "REJECT"  # a verdict for people
 UNTAUGHT = "untaught"  # in place of a bundle, and of its runner: a line that has none yet rejects every part
 INFINITY_BITS = 0x7F800000  # of float32
 
@@ -235,6 +236,11 @@ class Prediction:
     def is_reject(self) -> bool:
         """Whether its part is to be rejected: the verdict over all crops of a triggered frame, else its own."""
         return self.is_anomalous if self.part_verdict is None else self.part_verdict
+
+    @property
+    def word(self) -> str:
+        """The verdict as people read it everywhere: GOOD or REJECT. Programs read `is_anomalous`."""
+        return REJECT if self.is_anomalous else GOOD
 
     @property
     def is_untaught(self) -> bool:

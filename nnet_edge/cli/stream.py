@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ from nnet_edge.cli.options import (
     runner_options,
     shown_option,
 )
-from nnet_edge.cli.view import say
+from nnet_edge.cli.view import Verbosity, say, verbosity, warn
 from nnet_edge.errors import ConfigError, SinkError, StreamError
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
@@ -55,6 +56,8 @@ CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal 
 
 class StreamCommand(Command):
     """A command whose options are its own and those of the registered sinks and sources."""
+
+    verbose_help = "Say more: latencies, and a line for each good frame of a camera or video, too."
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help, with the addresses of every registered source."""
@@ -131,6 +134,8 @@ nnet-edge stream photos/ --bundle runs/part/bundle --json verdicts.jsonl --rejec
 @click.pass_context
 def command(context: click.Context, sources: tuple[str, ...], config: Path | None, **options: Any) -> None:
     """Judge every frame of SOURCE.
+
+    Each part is a line: name, GOOD or REJECT, score over the threshold; of a camera or video each reject.
 
     Several sources are one line: they share the model, and each may have a name: left=0 right=rtsp://camera/1.
     """
@@ -326,24 +331,31 @@ def run_settings(
     """
     from nnet_edge.runtime.sinks.queued import QueuedSink
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
-    from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView
+    from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView, VerdictLines
     from nnet_edge.runtime.stream.watchdog import Watchdog
 
     for change in [] if kept is None else kept.lines():
         say(change)
     if kept is None and any(stream.verdict.adapt for stream in settings.streams):
         say("note: a threshold that is adapted holds for this run only: --state FILE keeps it, with the station")
-    line = open_line(settings, sources)
+    view = TerminalView(
+        printable(title or ""), every_s=CONFIG_LINE_EVERY_S if sources is None else LINE_EVERY_S,
+        in_detail=verbosity() is Verbosity.VERBOSE,
+    )  # fmt: skip
+    lines = [
+        VerdictLines(lambda name: line.stream(name).source.is_live, view.print_above, verbosity() is Verbosity.VERBOSE)
+    ]
+    line = open_line(settings, sources, lines if shows_verdicts(settings, sources is not None) else ())
     if kept is not None:
         kept.follow(line)
     model = line.model()
     for warning in model.warnings:
-        say(warning)
+        warn(warning)
     waits = [sink.label for sink in settings.sinks if sink.every_frame]
     if waits and any(line.stream(stream.name).source.is_live for stream in settings.streams):
         say(f"note: live cameras wait for the sink {waits[0]} too while it is slow or dead, for it has every_frame")
     say(f"{what_runs(line.streams())} on {model.runner.name} ({model.runner.precision}), bundle {model.name}")
-    every_s = CONFIG_LINE_EVERY_S if sources is None else LINE_EVERY_S
+    view.title = view.title or printable(model.name)
     with stopping_on_signals() as stop, ExitStack() as stack:
         server = None
         if settings.web is not None:
@@ -352,9 +364,10 @@ def run_settings(
             server = stack.enter_context(WebServer(line, settings.web, settings.drift, kept))
             say(f"the page is at {server.address}")
         stack.enter_context(Watchdog(line.stalled_s, os.environ))
-        view = stack.enter_context(TerminalView(printable(title or model.name), every_s=every_s))
+        is_quiet = verbosity() is Verbosity.QUIET
+        show = None if is_quiet else stack.enter_context(view).show
         try:
-            report = run_line(line, stop, view.show)
+            report = run_line(line, stop, show)
         finally:
             if server is not None:
                 server.line_ended()
@@ -362,9 +375,9 @@ def run_settings(
     broken = []
     for sink in [sink for sink in line.sinks if isinstance(sink, QueuedSink)]:
         if (waiting := sink.counts().waiting()) is not None:
-            say(waiting)
+            warn(waiting)
         if (lost := sink.counts().losses()) is not None:
-            say(lost)
+            warn(lost)
             if sink.settings.must_deliver is not None or (are_files and not stop.is_set()):
                 broken.append(lost)
     if sources is not None:
@@ -377,6 +390,13 @@ def run_settings(
         raise StreamError("; ".join(f"stream {name}: {error}" for name, error in errors.items()))
     if broken:
         raise SinkError("; ".join(broken))
+
+
+def shows_verdicts(settings: LineSettings, is_typed: bool) -> bool:
+    """Whether verdicts are shown as lines: of typed sources and on a terminal, unless JSON goes to standard output."""
+    if verbosity() is Verbosity.QUIET or any(str(getattr(sink, "path", "")) == "-" for sink in settings.sinks):
+        return False
+    return is_typed or sys.stdout.isatty() or verbosity() is Verbosity.VERBOSE
 
 
 def what_runs(streams: Sequence[Any]) -> str:

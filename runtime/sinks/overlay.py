@@ -96,7 +96,6 @@ def draw_verdict(width: int, prediction: Prediction) -> np.ndarray:
     bar = np.full((BAR_HEIGHT, width, 3), RED if prediction.is_anomalous else GREEN, np.uint8)
     name = prediction.frame.name or f"{prediction.frame.stream} {prediction.frame.index}"
     printable = name.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
-    verdict = "REJECT" if prediction.is_anomalous else "good"
-    text = f"{verdict}  score / threshold {prediction.relative_score:.2f}  {printable}"
+    text = f"{prediction.word}  score / threshold {prediction.relative_score:.2f}  {printable}"
     cv2.putText(bar, text, (8, 21), FONT, 0.5, WHITE, 1, cv2.LINE_AA)
     return bar

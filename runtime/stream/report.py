@@ -70,8 +70,8 @@ class StreamReport:
         got = None if self.camera is None else self.camera.got
         return automatic_words(got.automatic) if got is not None and got.automatic else ""
 
-    def lines(self) -> list[str]:
-        """The report as a person reads it, one fact a line."""
+    def lines(self, in_detail: bool = True) -> list[str]:
+        """The report as a person reads it, one fact a line; latencies only `in_detail`."""
         low = f", {self.low} with a score lower than any good part's" if self.low else ""
         skipped = f", {self.skipped} unreadable files skipped" if self.skipped else ""
         adapting = "" if self.adapting is None else f"; {self.adapting.text}"
@@ -81,8 +81,12 @@ class StreamReport:
             f"{self.ended}: {self.frames} frames in {self.seconds:.1f} s, {rate_text(self.frames_per_s)}; "
             f"{self.rejected} rejected, {self.dropped} dropped{why}{skipped}{low}{adapting}",
             *([] if self.triggers is None else [str(self.triggers)]),
-            *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items()),
-            *(f"trigger to {sink} latency {latency_text(numbers)}" for sink, numbers in self.answers.items()),
+            *(f"{stage} latency {latency_text(numbers)}" for stage, numbers in self.latencies.items() if in_detail),
+            *(
+                f"trigger to {sink} latency {latency_text(numbers)}"
+                for sink, numbers in self.answers.items()
+                if in_detail
+            ),
             *(f"note: {words}" for words in (self.other_size, self._automatic_words()) if words),
         ]
 
@@ -132,11 +136,11 @@ class LineReport:
             "errors": dict(self.errors),
         }  # fmt: skip
 
-    def lines(self) -> list[str]:
+    def lines(self, in_detail: bool = True) -> list[str]:
         """The report as a person reads it: that of a line's only stream, else the whole, then a line for each stream."""
         if len(self.streams) == 1:
             (report,) = self.streams.values()
-            return report.lines()
+            return report.lines(in_detail)
         dropped = sum(self.total.dropped.values())
         return [
             f"{self.ended}: {self.total.judged} frames of {len(self.streams)} streams in {self.seconds:.1f} s, "

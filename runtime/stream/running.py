@@ -29,11 +29,12 @@ from nnet_edge.settings.stream import BufferSettings, LineStream, VerdictSetting
 SHOW_EVERY_S = 0.25
 
 
-def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -> Line:
+def open_line(settings: LineSettings, sources: Sequence[Source] | None = None, more_sinks: Sequence[Sink] = ()) -> Line:
     """The line that the settings ask for, loaded and with its sources found. Nothing runs yet: see `run_line`.
 
     `sources` are those of `settings.streams` where they were made already; None: they are made here, and one that may be a
-    camera may be absent. Raises ConfigError, SourceError, BundleError, MissingExtraError.
+    camera may be absent. `more_sinks` are given every verdict behind those of the settings.
+    Raises ConfigError, SourceError, BundleError, MissingExtraError.
     """
     meters = LineMeters()
     written, settings = settings, settings.under(settings.recipe)
@@ -43,7 +44,7 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None) -
     served = [(sink, serve(sink, observer_of(sink.label, meters), is_finite)) for sink in settings.sinks]
     # What must be delivered is on disk before anybody else hears of it, and a picture before the line that refers to it.
     served.sort(key=lambda pair: (pair[0].must_deliver is None, not pair[1].wants_pixels))
-    sinks = [sink for _, sink in served]
+    sinks = [*(sink for _, sink in served), *more_sinks]
 
     def load(path: Path) -> Model:
         return load_model(path, settings.runner, settings.precision)
