@@ -159,7 +159,8 @@ def manifest_of(
         "train": checkpoint.settings.as_dict(),
         "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"],
                     "marks": facts["marks"], "place_level": facts.get("place_level"),
-                    "global_distance": facts.get("global_distance")},
+                    "global_distance": facts.get("global_distance"),
+                    **({} if checkpoint.is_finished else {"preview": True})},
         "data": facts["data"],
         "threshold": threshold.as_dict() | {
             "meaning": "image score above which a part is anomalous; scores in reports are divided by it, 1.0 is the line",

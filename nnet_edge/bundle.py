@@ -237,9 +237,19 @@ class Bundle:
         """What every report must say of this bundle, one sentence each."""
         found = ["THE TEACHER HAS RANDOM WEIGHTS: speed is real, verdicts mean nothing"]
         found = found if self.manifest["teacher"]["is_random"] else []
+        if is_preview(self.manifest):
+            found.append(
+                f"A PREVIEW, made after {self.manifest['trained']['epochs']} passes of a training that had not ended: the "
+                "finished bundle judges otherwise"
+            )
         if self.geometry.crop is not None:
             found.append(f"judged is the bundle's crop, {self.geometry.crop}; what lies outside is not")
         return found
+
+
+def is_preview(manifest: Mapping[str, Any]) -> bool:
+    """Whether the bundle was made of a training before its end."""
+    return bool(manifest.get("trained", {}).get("preview"))
 
 
 def id_of(manifest: Mapping[str, Any]) -> str:

@@ -186,6 +186,7 @@ class JudgedBy:
     bundle_id: str | None  # of its graph, see Bundle.id; None: a runner without a bundle
     precision: str
     runner: str
+    preview: bool = False  # of a training that had not ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def constant_fields(judged_by: JudgedBy | None) -> dict[str, object]:
     """The fields that all predictions of one model share."""
     if judged_by is None:
         return {"schema": SCHEMA, "bundle": None, "bundle_id": None, "precision": None, "runner": None}
-    return {"schema": SCHEMA, **asdict(judged_by)}
+    named = {name: value for name, value in asdict(judged_by).items() if name != "preview" or value}
+    return {"schema": SCHEMA, **named}
 
 
 @lru_cache(maxsize=256)

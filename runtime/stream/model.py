@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnet_edge.bundle import Artefact, Bundle, id_of, is_untaught, read_bundle
+from nnet_edge.bundle import Artefact, Bundle, id_of, is_preview, is_untaught, read_bundle
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.frame import JudgedBy
 from nnet_edge.geometry import Geometry
@@ -99,7 +99,7 @@ class Model:
     def judged_by(self) -> JudgedBy:
         """What its predictions say that they come from."""
         bundle_id = id_of(self.manifest) if "files" in self.manifest else None
-        return JudgedBy(self.name, bundle_id, self.runner.precision, self.runner.name)
+        return JudgedBy(self.name, bundle_id, self.runner.precision, self.runner.name, is_preview(self.manifest))
 
     def facts(self) -> dict[str, object]:
         """What events and pages say of it."""

@@ -29,7 +29,7 @@ def test_a_folder_gives_a_line_a_part(
     found = capsys.readouterr()
     verdicts = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
     expected = [
-        [one["name"], "REJECT" if one["is_anomalous"] else "GOOD", f"{one['score'] / one['threshold']:.3f}"]
+        [one["name"], "REJECT" if one["verdict"] == "anomalous" else "GOOD", f"{one['relative_score']:.3f}"]
         for one in verdicts
     ]
     assert [line.split() for line in found.out.splitlines()] == expected
