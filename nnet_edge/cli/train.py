@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,24 +30,27 @@ from nnet_edge.cli.options import (
     threshold_options,
     training_options,
 )
-from nnet_edge.cli.view import say, stop_on_signal, training_bar
+from nnet_edge.cli.view import say, say_in_detail, stop_on_signal, training_bar, warn
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, TrainingError
 from nnet_edge.geometry import Geometry, parse_size
 from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from nnet_edge.bundle import Bundle
     from nnet_edge.data.images import Dataset, TrainingData
     from nnet_edge.export.bundling import Exported
     from nnet_edge.methods.base import MethodSettings
     from nnet_edge.settings.runner import RunnerSettings
     from nnet_edge.training.checkpoint import Checkpoint
-    from nnet_edge.training.loop import Trained, TrainOptions
+    from nnet_edge.training.loop import Progress, Trained, TrainOptions
     from nnet_edge.training.start import Learned
     from nnet_edge.training.trackers.base import Tracking
 
 
-BUNDLE, TRAINING, CANDIDATES, FOLDS = "bundle", "training", "candidates", "folds"
+BUNDLE, TRAINING, CANDIDATES, FOLDS, PREVIEW = "bundle", "training", "candidates", "folds", "preview"
+PREVIEW_LEFT_S = 300.0  # of a training: a shorter one is nearly as soon at its own bundle
 REFUSED = "bundle-refused"  # a bundle that loses defects which the one before finds
 NO_GROUPS = "none"  # of --groups
 AUTO = "auto"  # of --method and --backbone: chosen on good parts
@@ -168,7 +175,8 @@ def train_bundle(
     rule = ThresholdRule(options["false_rejects"], None if groups is None else tuple(groups), margin=options["margin"])
     rule.check(len(data.held_out))  # a rate that they cannot support ends here, not after training
     facts, folds = data.facts, data.folds
-    with training_bar() as report:
+    with ExitStack() as stack:
+        report = stack.enter_context(training_bar())
         if known is None and len(candidates) > 1:
             learned = data.learned if folds is None else data.learned[folds.fold_of != 0]
             judged = data.held_out if folds is None else data.learned[folds.fold_of == 0]
@@ -181,6 +189,8 @@ def train_bundle(
             won = (choice.winner.method, choice.winner.backbone)
             settings = next(one for one in candidates if (one.method, one.model.backbone) == won)
             facts = facts | {"choice": choice.as_dict()}
+        preview = stack.enter_context(Preview(out, options))
+        report = preview.watching(report)
         if tracked is not None:
             tracked.begin(settings.as_dict())
             computed = replace(computed, on_row=tracked.add)
@@ -193,12 +203,76 @@ def train_bundle(
     tell_training(trained)
     if not trained.finished:
         as_it_is = f", or make a bundle of it as it is: nnet-edge export {out / TRAINING}" if folds is None else ""
-        say(f"stopped after {trained.epochs} epochs; go on with --resume{as_it_is}")
+        say(f"stopped after {trained.epochs} passes; go on with --resume{as_it_is}")
         return False
+    preview.remove()
     exported = export_trained(out, options["false_rejects"], runner, options["margin"])
     if tracked is not None:
         tracked.figures |= figures_of(trained, exported)
     return True
+
+
+class Preview:
+    """A bundle of the training as it is after its first pass, made by a process of its own: nothing of the training changes.
+
+    A context manager, whose end ends that process. `--preview auto` makes one where the training has minutes left.
+    """
+
+    def __init__(self, out: Path, options: Mapping[str, Any]) -> None:
+        self._folder, self._training, self._wanted = out / PREVIEW, out / TRAINING, options["preview"]
+        given = {"--false-rejects": options["false_rejects"], "--margin": options["margin"] or None}
+        self._more = [text for name, value in given.items() if value is not None for text in (name, f"{value:.9g}")]
+        self._began_s = time.time()
+        self._process: subprocess.Popen[str] | None = None
+        self._is_over = self._wanted == "never"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def watching(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """The report of a training's progress, which lets the preview begin and be told of, too."""
+
+        def watch(progress: Progress) -> None:
+            report(progress)
+            if self._process is not None and self._process.poll() is not None:
+                self._tell(self._process)
+            elif not self._is_over and progress.epoch > 1 and self._is_fresh():
+                self._is_over = True
+                if self._wanted == "always" or progress.seconds_left >= PREVIEW_LEFT_S:
+                    self._begin()
+
+        return watch
+
+    def remove(self) -> None:
+        """Take the preview away: its training has ended."""
+        self.__exit__()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _is_fresh(self) -> bool:
+        """Whether the checkpoint is one of this training."""
+        from nnet_edge.training.checkpoint import CHECKPOINT
+
+        path = self._training / CHECKPOINT
+        return path.is_file() and path.stat().st_mtime >= self._began_s
+
+    def _begin(self) -> None:
+        words = ["export", str(self._training), "--out", str(self._folder), "--force", "--threads", "1", "--nice", "19"]
+        program = [sys.executable, "-c", "import nnet_edge.cli as cli; cli.main()", *words, "--quiet", *self._more]
+        self._process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def _tell(self, process: subprocess.Popen[str]) -> None:
+        _, said = process.communicate()
+        self._process = None
+        if process.returncode:
+            say(f"note: no preview, the training goes on: {(said.strip().splitlines() or ['its export failed'])[-1]}")
+        else:
+            say(f"a preview of the bundle, to try while it learns on: nnet-edge stream 0 --bundle {self._folder}")
 
 
 def figures_of(trained: Trained, exported: Exported) -> dict[str, float]:
@@ -273,13 +347,18 @@ def export_trained(out: Path, false_rejects: float | None, runner: RunnerSetting
 
 
 def tell_exported(exported: Exported) -> None:
-    """Say how far the runners agree, what the threshold means, and what to do with the bundle."""
-    bundle = exported.bundle
-    for line in (*(parity.sentence() for parity in exported.parities), bundle.threshold.sentence(), *exported.warnings,
-                 *bundle.warnings):  # fmt: skip
-        say(line)
+    """Say whether the runners agree, what the threshold means, and what to do with the bundle; in detail by how much."""
+    bundle, parities = exported.bundle, exported.parities
+    if parities:  # those that did not hold left no bundle
+        names = " and ".join(parity.runner for parity in parities)
+        say(f"{names} gave the verdicts of the training on {parities[0].images} photographs that it did not learn")
+    for parity in parities:
+        say_in_detail(parity.sentence())
+    say(bundle.threshold.sentence())
+    for line in (*exported.warnings, *bundle.warnings):
+        warn(line)
     say(f"bundle: {bundle.path}")
-    say(f"next: nnet-edge stream 0 --bundle {bundle.path}")
+    say(f"next: nnet-edge stream 0 --bundle {bundle.path} (0: the first camera; or a folder)")
 
 
 def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any]) -> Checkpoint | None:
@@ -303,7 +382,8 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
         raise ConfigError(f"{out} holds a training already: {choices}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
-    shutil.rmtree(folds, ignore_errors=True)
+    for folder in (folds, out / PREVIEW):
+        shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
@@ -403,17 +483,16 @@ def tell_data(data: TrainingData) -> None:
 
 
 def tell_training(trained: Trained) -> None:
-    """Say how long it took and what the feature cache saved."""
-    line = f"trained {trained.epochs} epochs in {trained.seconds / 60:.1f} min ({trained.precision})"
+    """Say how long it took; in detail what the feature cache saved and when the weights were best."""
+    say(f"learned in {trained.seconds / 60:.1f} min, {trained.epochs} passes over the photographs")
     if trained.saved_share is not None:
-        line += (
-            f"; a step takes {trained.step_ms:.0f} ms an image, and the kept teacher features save "
-            f"{trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
+        say_in_detail(
+            f"computed in {trained.precision}; a step takes {trained.step_ms:.0f} ms an image, and the kept teacher features "
+            f"save {trained.teacher_ms:.0f} ms more ({trained.saved_share:.0%})"
         )
-    say(line)
     if trained.validation is not None and trained.validation.kept is not None:
         scores = ", ".join(f"{100 * score:.1f} after {shown}" for shown, score in trained.validation.checks)
-        say(
+        say_in_detail(
             f"synthetic anomalies on held-out parts are found with a pixel AP of {scores} images shown: "
             f"kept the weights after {trained.validation.kept_at}"
         )
@@ -440,6 +519,8 @@ _held_out_options = grouped(
 @dataset_options
 @click.option("--out", type=FOLDER, help="Where bundle and training go (default: runs/NAME OF DATA).")
 @click.option("--force", is_flag=True, help="Replace what --out holds.")
+@shown_option("--preview", type=click.Choice(["auto", "always", "never"]), default="auto",
+              help="A bundle of the first pass, OUT/preview, to try meanwhile; auto: where five minutes are left.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--resume-from", type=FOLDER, metavar="BUNDLE",
               help="Learn on from what BUNDLE knows; DATA are the photographs that it was trained on.")  # fmt: skip

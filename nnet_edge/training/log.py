@@ -57,6 +57,8 @@ class TrainingLog:
 
         Terms that are never 1 % of the whole loss would be a line on the axis, or stretch it: they are named, not drawn.
         """
+        from matplotlib.ticker import MaxNLocator
+
         figure = empty_figure(8, 4.5, dpi=120, layout="constrained")
         axes = figure.add_subplot()
         curves = self.curves()
@@ -77,7 +79,7 @@ class TrainingLog:
             )
         else:
             axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if drawn:
             axes.legend(ncols=3, frameon=False)

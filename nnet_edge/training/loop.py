@@ -7,6 +7,7 @@ one that was never interrupted.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -57,6 +58,8 @@ from nnet_edge.training.start import (
     start_afresh,
     start_from,
 )
+
+log = logging.getLogger(__name__)
 
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 
@@ -355,7 +358,7 @@ class Trainer:
         fusion = self.method.settle(deployed.eval(), self.held_out, self.compute)
         if fusion != self.network.map_fusion:
             values = ", ".join(f"{value:g}" for value in fusion.exponents)
-            self.say(f"exponents of strides 4, 8 and 16: {values}, by how steady each is over good parts")
+            log.info("exponents of strides 4, 8 and 16: %s, by how steady each is over good parts", values)
             self.settings = self.settings.with_fusion(fusion)
             self.network.settings = deployed.settings = self.settings.model
         if not self.settings.augmentation.turns_any_way and self.settings.input.tiles is None:
@@ -390,10 +393,10 @@ class Trainer:
         if level.power == 0:
             return
         without, best = 100 * level.found[0.0], 100 * level.found[level.power]
-        self.say(
-            f"maps are divided by good parts' level at each place to the power {level.power:g}: synthetic anomalies on "
-            f"held-out parts have a pixel AP of {best:.1f} with it, {without:.1f} without"
-        )
+        log.info(
+            "maps are divided by good parts' level at each place to the power %g: synthetic anomalies on held-out parts have a "
+            "pixel AP of %.1f with it, %.1f without", level.power, best, without,
+        )  # fmt: skip
         factors = torch.from_numpy(level.factors).to(self.network.mean.device)
         self.network.place_factors = deployed.place_factors = factors
         self.keep({PLACE_FACTORS: factors})
