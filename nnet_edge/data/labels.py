@@ -2,7 +2,8 @@
 
 A picture without a mark is good, one with marks shows a defect. Good ones are learned, unless they lie in a part for tests (a
 folder, a subset or a label file called test, val, valid, validation); defects are never learned, wherever they lie: they are
-the test. A class called good, ok, normal or background marks nothing. One mark without an area, as a tag or the box of a
+the test. A class called good, ok, normal or background marks nothing; of one called ignore, a picture with nothing
+else is not used. One mark without an area, as a tag or the box of a
 detector, makes its picture a defect without a mask.
 
 A label file names pictures; it opens none. A name is looked for among the pictures of the set, by as many of its last parts
@@ -21,14 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nnet_edge.data.dataset import GOOD, Found, Sample
-from nnet_edge.data.folders import find_files, learnable, visible
+from nnet_edge.data.dataset import GOOD, Found, Sample, count
+from nnet_edge.data.folders import find_files, visible
 from nnet_edge.data.shapes import Drawing, Shape, Size
 from nnet_edge.data.trees import GOOD_NAMES, categories_of, home_of
 from nnet_edge.errors import DataError, MissingExtraError
 from nnet_edge.files import IMAGE_SUFFIXES, read_regular
 
 UNMARKED = (*GOOD_NAMES, "background")  # classes that mark no defect
+IGNORED = "ignore"  # a class of labelme's: who can tell
 JUDGED = ("test", "val", "valid", "validation")  # parts of a set that are never learned
 PARTS = (*JUDGED, "train", "training")
 COMBINED = "combined"  # the kind of a picture with defects of several kinds
@@ -137,14 +139,18 @@ def to_found(name: str, tool: Tool, root: Path, category: str | None) -> Found:
         raise DataError(f'{file} names pictures that are not in {home}: "{names[0]}"{more}; put them beside it')
     train, test, notes = [], [], list(read.notes)
     seen: dict[Path, str] = {}
-    missing = 0
+    missing, ignored = 0, []
     for picture in sorted(read.pictures, key=lambda one: one.image):
         if picture.image in seen:
             raise DataError(
                 f"{picture.image} is labelled twice, in {seen[picture.image]} and {picture.where}: keep one"
             )
         seen[picture.image] = picture.where
-        marks = [mark for mark in picture.marks if mark.kind.lower().strip("_ ") not in UNMARKED]
+        marks = [mark for mark in picture.marks if _class_of(mark) not in UNMARKED]
+        if marks and all(_class_of(mark) == IGNORED for mark in marks):
+            ignored.append(picture.image)
+            continue
+        marks = [mark for mark in marks if _class_of(mark) != IGNORED]
         is_judged = _is_judged(picture, home)
         missing += picture.is_missing
         if not marks and not is_judged:
@@ -157,7 +163,18 @@ def to_found(name: str, tool: Tool, root: Path, category: str | None) -> Found:
         test.append(Sample(picture.image, bool(marks), None, kind, drawing=drawing))
     if missing:
         notes.append(f"{missing} of {len(read.pictures)} pictures have no label file and count as good")
-    return Found(home.resolve().name, learnable(home, train), test, home, (), tuple(notes))
+    if ignored:
+        notes.append(f"not used: {count(ignored, 'picture')} with nothing but {IGNORED}")
+    if not train:
+        raise DataError(
+            f"{home}: of {len(read.pictures)} pictures none is good to learn, without a mark and in no part for tests: "
+            "add photographs of good parts, without marks"
+        )
+    return Found(home.resolve().name, train, test, home, ignored, tuple(notes))
+
+
+def _class_of(mark: Mark) -> str:
+    return mark.kind.lower().strip("_ ")
 
 
 def _is_judged(picture: Labelled, home: Path) -> bool:

@@ -422,6 +422,29 @@ def test_a_class_called_ok_marks_nothing(tmp_path: Path) -> None:
     assert (len(dataset.train), dataset.test) == (2, ())
 
 
+def test_what_is_ignored_is_not_used_and_marks_nothing_beside_other_marks(tmp_path: Path) -> None:
+    ignored = {"category_id": 1, "segmentation": [flat("d1")]}
+    kinds = ("scratch", "__ignore__")
+    dataset = labelled(tmp_path / "alone", [ignored], kinds)
+    assert (len(dataset.train), dataset.test) == (1, ())
+    (note,) = dataset.notes
+    assert "d0.png) with nothing but ignore" in note
+    (sample,) = labelled(tmp_path / "beside", [ignored, {"category_id": 0, "segmentation": [flat("d0")]}], kinds).test
+    assert sample.defect == "scratch"
+    assert np.array_equal(read_marks(sample)[0], mask_of("d0"))
+
+
+def test_a_project_of_cvat_has_a_folder_for_each_subset(tmp_path: Path) -> None:
+    images = ""
+    for part, name in (("Train", "g0"), ("Test", "t0")):
+        put(tmp_path / f"images/{part}/0.png", name)
+        images += f'<image id="0" name="0.png" subset="{part}"></image>'
+    write(tmp_path / "annotations.xml", f"<annotations>{images}</annotations>")
+    dataset = read_dataset(tmp_path)
+    assert [name_of(path) for path in dataset.train] == ["g0"]
+    assert [name_of(sample.path) for sample in dataset.test] == ["t0"]
+
+
 def test_a_tag_of_cvat_and_a_flag_of_labelme_are_defects_without_a_mask(tmp_path: Path) -> None:
     for name in ("g0", "d0"):
         put(tmp_path / f"cvat/{name}.png", name)
@@ -593,6 +616,14 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "CVAT with a document type": (
         spoilt(cvat, "annotations.xml", "<annotations>", "<!DOCTYPE annotations><annotations>"),
         "it declares a document type, which CVAT does not write",
+    ),
+    "CVAT of a video": (
+        spoilt(cvat, "annotations.xml", "<image ", '<track id="0"></track><image '),
+        "it holds the tracks of a video: export it as CVAT for images 1.1",
+    ),
+    "COCO without a part to learn": (
+        without(coco, COCO_TRAIN),
+        "of 2 pictures none is good to learn, without a mark and in no part for tests: add photographs of good parts",
     ),
     "YOLO of another class": (
         spoilt(yolo, "labels/train/d0.txt", "0 ", "5 "),

@@ -11,7 +11,7 @@ from nnet_edge.data.labels import Labelled, Mark, NamedPictures, Read, files_of,
 from nnet_edge.data.shapes import CocoPolygons, CvatEllipse, Points, Runs, Shape
 from nnet_edge.files import read_regular
 
-WORDS = (b"<annotations", b"<image ")
+ROOT, ENTRIES = b"<annotations", (b"<image ", b"<track ")
 
 
 class Cvat:
@@ -27,21 +27,28 @@ class Cvat:
                 data = read_regular(file)
                 if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
                     raise ValueError("it declares a document type, which CVAT does not write")
-                for number, image in enumerate(fromstring(data).iter("image")):
-                    name = image.attrib["name"]
-                    path = pictures.find(name, file.parent)
+                annotations = fromstring(data)
+                if annotations.find("track") is not None:
+                    raise ValueError("it holds the tracks of a video: export it as CVAT for images 1.1")
+                for number, image in enumerate(annotations.iter("image")):
+                    name, part = image.attrib["name"], image.get("subset", "")
+                    path = pictures.find(f"{part}/{name}", file.parent)  # the folders of a project are its subsets
                     if path is None:
                         read.absent[file].append(name)
                         continue
                     marks = tuple(_mark_of(entry) for entry in image)
                     size = size_of(image.get("height"), image.get("width"))
                     where = f'{file}, image {image.get("id", number)} "{name}"'
-                    read.pictures.append(Labelled(path, where, marks, size, image.get("subset", "")))
+                    read.pictures.append(Labelled(path, where, marks, size, part))
         return read
 
     def _files(self, folder: Path) -> list[Path]:
         homes = (folder, *(entry for entry in folders(folder) if entry.name.lower() == "annotations"))
-        return [path for path in files_of(homes, ".xml") if holds(path, *WORDS)]
+        return [
+            path
+            for path in files_of(homes, ".xml")
+            if holds(path, ROOT) and any(holds(path, entry) for entry in ENTRIES)
+        ]
 
 
 def _mark_of(entry: Element) -> Mark:
