@@ -19,14 +19,16 @@ from typing import Any
 from nnet_edge.bundle import now
 from nnet_edge.errors import EngineBuildError
 from nnet_edge.export.engine_settings import EngineSettings
-from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.files import write_atomically
 from nnet_edge.geometry import DEFAULT
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.runtime.runners.graph import INPUT, geometry_beside, layer_maps_of, read_graph_bytes
+from nnet_edge.runtime.runners.graph_facts import fusion_of, read_facts
+from nnet_edge.runtime.runners.trt.flavours import OTHER_WAYS
 from nnet_edge.runtime.runners.trt.library import (
     TensorrtLibrary,
     build_error,
+    capability_named,
     collecting_log,
     load_tensorrt,
     parse_error,
@@ -63,7 +65,7 @@ def build_engine(
     """
     fusion = fusion_of(read_facts(graph))
     library = load_tensorrt(settings.target.flavour)
-    gpu = find_gpu()
+    gpu = find_gpu(settings.gpu)
     if settings.target.needs_gpu and isinstance(gpu, NoGpu):
         raise EngineBuildError(
             f"--target {settings.target.name} builds on the GPU that the engine is for, and {gpu.reason}: name the cards "
@@ -172,12 +174,14 @@ def set_compatibility(library: TensorrtLibrary, config: Any, settings: EngineSet
     """Tell the builder which GPUs and versions the engine is for. Raises EngineBuildError for a level it does not know."""
     trt = library.trt
     if library.is_rtx:
-        names = [f"SM{capability.replace('.', '')}" for capability in settings.target.compute_capabilities]
-        wanted = [getattr(trt.ComputeCapability, name) for name in names] or [trt.ComputeCapability.CURRENT]
+        named = {
+            f"sm{each.replace('.', '')}": capability_named(trt, each) for each in settings.target.compute_capabilities
+        }
+        wanted = named or {"this GPU": trt.ComputeCapability.CURRENT}
         config.num_compute_capabilities = len(wanted)
-        for index, capability in enumerate(wanted):
+        for index, (name, capability) in enumerate(wanted.items()):
             if not config.set_compute_capability(capability, index):
-                raise EngineBuildError(f"{library.title} does not build for {capability.name}: name other cards")
+                raise EngineBuildError(f"{library.title} does not build for {name}: name other cards, or {OTHER_WAYS}")
         return
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)

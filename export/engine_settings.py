@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.gpu import GpuFacts, find_gpu
+from nnet_edge.runtime.runners.trt.flavours import flavours_on
 from nnet_edge.runtime.runners.trt.library import FLAVOURS, JETSON_RELEASE, how_to_install, installed_flavours
 from nnet_edge.runtime.runners.trt.record import COMPATIBILITY
 from nnet_edge.settings.runner import LARGEST_BATCH, require_between, require_choice
 
-# target -> compute capability; TensorRT-RTX knows no other (none for Orin, Hopper or Thor)
+# target -> compute capability: the ones that TensorRT-RTX 1.7 names (none for Orin, Hopper or Thor); of others it is asked
 RTX_TARGETS = {"sm75": "7.5", "sm80": "8.0", "sm86": "8.6", "sm89": "8.9", "sm120": "12.0", "sm121": "12.1"}
 BUILDER_OPTIMIZATION = 3  # TensorRT's own default of 0 to 5
 
@@ -67,8 +70,8 @@ class Target:
         return self.name.replace(":", "-").replace(",", "-")
 
 
-def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
-    """The target of "local", "jetson" or "rtx:sm86,sm89".
+def parse_target(text: str, jetson_release: Path = JETSON_RELEASE, gpu_index: int = 0) -> Target:
+    """The target of "local", "jetson" or "rtx:sm86,sm89"; "local" means the first flavour that runs on this GPU.
 
     Raises ConfigError for one that is invalid, or that this machine cannot build for; MissingExtraError for "local"
     where no TensorRT is installed.
@@ -78,7 +81,9 @@ def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
         if not flavours:
             ways = " or ".join(dict.fromkeys(how_to_install(flavour) for flavour in FLAVOURS))
             raise MissingExtraError(f"neither TensorRT nor TensorRT-RTX is installed: {ways}")
-        return Target("local", flavours[0])
+        gpu = find_gpu(gpu_index)
+        refused = {item.flavour for item in flavours_on(gpu) if item.runs is False} if isinstance(gpu, GpuFacts) else ()
+        return Target("local", next((flavour for flavour in flavours if flavour not in refused), flavours[0]))
     if text == "jetson":
         if platform.machine() != "aarch64" or not jetson_release.exists():
             raise ConfigError(
@@ -88,11 +93,11 @@ def parse_target(text: str, jetson_release: Path = JETSON_RELEASE) -> Target:
         return Target("jetson", "tensorrt")
     kind, _, names = text.partition(":")
     if kind == "rtx" and names:
-        wanted, known = names.split(","), ", ".join(RTX_TARGETS)
-        if unknown := [name for name in wanted if name not in RTX_TARGETS]:
-            raise ConfigError(f"--target {text}: TensorRT-RTX builds for {known}, not for {', '.join(unknown)}")
-        ordered = [name for name in RTX_TARGETS if name in wanted]
-        return Target(f"rtx:{','.join(ordered)}", "tensorrt_rtx", tuple(RTX_TARGETS[name] for name in ordered))
+        wanted, known = set(names.split(",")), ", ".join(RTX_TARGETS)
+        if unknown := sorted(name for name in wanted if not re.fullmatch(r"sm\d{2,3}", name)):
+            raise ConfigError(f"--target {text}: cards are written as {known}, not as {', '.join(unknown)}")
+        ordered = sorted(wanted, key=lambda name: int(name[2:]))
+        return Target(f"rtx:{','.join(ordered)}", "tensorrt_rtx", tuple(f"{name[2:-1]}.{name[-1]}" for name in ordered))
     raise ConfigError(f"target {text!r} is unknown: choose local, jetson or rtx: and cards, as rtx:sm86,sm89,sm120")
 
 
@@ -106,6 +111,7 @@ class EngineSettings:
     optimization: int = BUILDER_OPTIMIZATION  # 0 builds quickest, 5 tries most
     hardware_compatibility: str = "none"
     version_compatible: bool = False
+    gpu: int = 0  # of this machine, as CUDA counts them
 
     def __post_init__(self) -> None:
         if self.workspace_mib is not None:

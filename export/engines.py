@@ -34,17 +34,22 @@ from nnet_edge.errors import (
     DataError,
     EngineBuildError,
     MissingExtraError,
+    NnetEdgeError,
     StreamError,
 )
-from nnet_edge.export.engine import build_engine
+from nnet_edge.export.engine import BuiltEngine, build_engine
 from nnet_edge.export.engine_settings import EngineSettings, Target
 from nnet_edge.frame import Frame
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.known_answers import asked_frames, read_asked
 from nnet_edge.runtime.runners.answers import answer_fault, ask, require_answers
 from nnet_edge.runtime.runners.base import FrameRunner, installed_kind, load_runner
+from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
 from nnet_edge.runtime.runners.tiled import tiled
+from nnet_edge.runtime.runners.trt.flavours import OTHER_WAYS, flavours_on, refusal
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
+from nnet_edge.runtime.runners.trt.library import load_tensorrt
+from nnet_edge.runtime.runners.trt.question import RefusedError, require_loads
 from nnet_edge.runtime.runners.trt.record import faults_here, faults_of, record_of
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -86,20 +91,22 @@ def build_engines(path: Path, precision: str, job: EngineJob) -> None:
     ConfigError for "best" where no GPU can measure, MissingExtraError before the build where judging lacks a library.
     The bundle stays valid after each of them.
     """
-    bundle = read_bundle(path)
+    bundle, index = read_bundle(path), job.settings.gpu
     if precision == "best":
         build_best(bundle, job)
         return
-    if runs_here(job.settings.target):
-        require_judging()
-    bundle, artefact = build_one(bundle, precision, job)
-    if faults := faults_here(record_of(artefact)):
+    gpu = gpu_of(job.settings)
+    is_for_here = gpu is not None and require_flavour(job.settings.target, gpu, job.judging.say)
+    if is_for_here:
+        require_judging(index)
+    bundle, artefact = build_one(bundle, precision, job, is_for_here)
+    if faults := faults_here(record_of(artefact), index):
         job.judging.say(
             f"not measured: {'; '.join(faults)}. On the machine that it is for, run "
             f"nnet-edge build-engine {bundle.path} --measure"
         )
         return
-    _, gate = judge_engine(bundle, artefact, job.judging)
+    _, gate = judge_engine(bundle, artefact, job.judging, index)
     require_accepted(artefact, gate)
 
 
@@ -107,24 +114,28 @@ def build_best(bundle: Bundle, job: EngineJob) -> None:
     """Build every precision that the bundle has a graph of, judge each here, and keep the fastest that the gate accepts.
 
     Reports and leaves out those that cannot be built, loaded or accepted. Raises EngineBuildError, with every reason, when
-    none is left; what was built stays then.
+    none is left; what loads stays then.
     """
-    say = job.judging.say
-    if isinstance(gpu := find_gpu(), NoGpu):
+    say, index = job.judging.say, job.settings.gpu
+    if isinstance(gpu := find_gpu(index), NoGpu):
         raise ConfigError(f"--precision best measures on the GPU, and {gpu.reason}: choose fp32, fp16 or int8")
-    require_judging()
+    if not require_flavour(job.settings.target, gpu, say):
+        raise EngineBuildError(
+            "--precision best measures what it builds: choose fp32, fp16 or int8 to build for elsewhere"
+        )
+    require_judging(index)
     graphs = [item.precision for item in bundle.artefacts if item.kind == "graph"]
     built: list[Artefact] = []
     accepted: dict[str, Artefact] = {}
     failed: dict[str, str] = {}
     for precision in (name for name in PRECISIONS if name in graphs):
         try:
-            bundle, artefact = build_one(bundle, precision, job)
+            bundle, artefact = build_one(bundle, precision, job, is_for_here=True)
             built.append(artefact)
-            if faults := faults_here(record_of(artefact)):
+            if faults := faults_here(record_of(artefact), index):
                 why = "; ".join(faults)
                 raise ConfigError(f"--precision best measures what it builds, and {why}: say --target local")
-            bundle, gate = judge_engine(bundle, artefact, job.judging)
+            bundle, gate = judge_engine(bundle, artefact, job.judging, index)
             require_accepted(artefact, gate)
             accepted[precision] = artefact
         except FAILURES as error:
@@ -148,30 +159,33 @@ def choose_fastest(bundle: Bundle, engines: Mapping[str, Artefact], job: EngineJ
     """The precision of the fastest engine, and the times for the manifest: `batch` images, `ms` by precision."""
     batch = job.settings.profile.best
     paths = {precision: artefact.path for precision, artefact in engines.items()}
-    times = time_engines(paths, batch, bundle.geometry.cut(bundle.frames("held_out")), job.judging.say)
+    frames = bundle.geometry.cut(bundle.frames("held_out"))
+    times = time_engines(paths, batch, frames, job.judging.say, job.settings.gpu)
     return min(times, key=lambda precision: times[precision]), {"batch": batch, "ms": times}
 
 
-def measure_engines(path: Path, judging: Judging) -> None:
-    """Judge every engine of the bundle at `path` that fits this machine; nothing is built.
+def measure_engines(path: Path, judging: Judging, index: int = 0) -> None:
+    """Judge every engine of the bundle at `path` that fits this machine, and its FP16 graph on CUDA; nothing is built.
 
     Raises BundleError when it holds none that fits; EngineBuildError, after all were judged, for those that do not load or
     that the gate refuses.
     """
     bundle = read_bundle(path)
     engines = [item for item in bundle.artefacts if item.kind == "engine"]
-    faults = {item.name: faults_of(item) for item in engines}
+    faults = {item.name: faults_of(item, index) for item in engines}
+    if halves := [item for item in bundle.artefacts if (item.kind, item.precision) == ("graph", "fp16")]:
+        faults |= dict.fromkeys((item.name for item in halves), cuda_faults(index))
     for name, reasons in faults.items():
         if reasons:
             judging.say(f"{name} is not measured: {'; '.join(reasons)}")
-    fitting = [item for item in engines if not faults[item.name]]
+    fitting = [item for item in (*engines, *halves) if not faults[item.name]]
     if not fitting:
         raise BundleError(f"{path} holds no engine for this machine: build one with nnet-edge build-engine {path}")
-    require_judging()
+    require_judging(index)
     failed: list[str] = []
     for artefact in fitting:
         try:
-            bundle, gate = judge_engine(bundle, artefact, judging)
+            bundle, gate = judge_engine(bundle, artefact, judging, index)
             require_accepted(artefact, gate)
         except FAILURES as error:
             failed.append(str(error))
@@ -179,11 +193,25 @@ def measure_engines(path: Path, judging: Judging) -> None:
         raise EngineBuildError("; ".join(failed))
 
 
-def build_one(bundle: Bundle, precision: str, job: EngineJob) -> tuple[Bundle, Artefact]:
-    """The bundle with the engine of that precision in it, not measured yet."""
+def cuda_faults(index: int) -> list[str]:
+    """Why ONNX Runtime cannot compute a graph on the GPU of that index; empty where it can."""
+    try:
+        require_cuda_parts(index)
+    except NnetEdgeError as error:
+        return [str(error)]
+    return []
+
+
+def build_one(bundle: Bundle, precision: str, job: EngineJob, is_for_here: bool) -> tuple[Bundle, Artefact]:
+    """The bundle with the engine of that precision in it, not measured yet.
+
+    Raises EngineBuildError, and leaves the bundle as it is, for one of this GPU that TensorRT does not load.
+    """
     graph = bundle.engine_source(precision)
     with job.bar(f"{precision} engine") as report:
         built = build_engine(graph.path, job.settings, report, job.stop)
+    if is_for_here:
+        require_loadable(built, graph.path)
     name = f"nnet.{precision}.{job.settings.target.slug}.engine"
     entry = {
         "kind": "engine", "precision": precision, "source": bundle.manifest["files"][graph.name],
@@ -216,14 +244,42 @@ def load_labelled(path: Path, dataset: Dataset | None, skip_bad: bool) -> TestIm
     return test
 
 
-def runs_here(target: Target) -> bool:
-    """Whether what is built for `target` will be measured on this machine."""
-    gpu = find_gpu()
-    is_named = isinstance(gpu, GpuFacts) and gpu.compute_capability in target.compute_capabilities
-    return is_named or (target.needs_gpu and isinstance(gpu, GpuFacts))
+def require_loadable(built: BuiltEngine, graph: Path) -> None:
+    """Raise EngineBuildError unless TensorRT loads what it built here."""
+    library = load_tensorrt(built.record.tool)
+    try:
+        require_loads(library, built.content)
+    except RefusedError as error:
+        raise EngineBuildError(
+            f"{library.title} built an engine of {graph} and {error}; it was not kept: {OTHER_WAYS}"
+        ) from error
 
 
-def require_judging() -> None:
+def gpu_of(settings: EngineSettings) -> GpuFacts | None:
+    """The GPU of this machine that the engine is built for; None for one that runs elsewhere alone."""
+    gpu = find_gpu(settings.gpu)
+    is_here = isinstance(gpu, GpuFacts) and (
+        settings.target.needs_gpu or gpu.compute_capability in settings.target.compute_capabilities
+    )
+    return gpu if is_here and isinstance(gpu, GpuFacts) else None
+
+
+def require_flavour(target: Target, gpu: GpuFacts, say: Say) -> bool:
+    """Whether the target's TensorRT runs on this GPU; what each installed flavour answers is said before anything is built.
+
+    Raises EngineBuildError, with what to install instead, where it does not and the engine is for this GPU alone.
+    """
+    answers = flavours_on(gpu)
+    for answer in answers:
+        say(f"{answer.sentence()}, {gpu.name}")
+    if not any(answer.flavour == target.flavour and answer.runs is False for answer in answers):
+        return True
+    if target.needs_gpu:
+        raise EngineBuildError(f"nothing was built for {gpu.name}: {refusal(answers) or OTHER_WAYS}")
+    return False
+
+
+def require_judging(index: int = 0) -> None:
     """Check that this machine has all that judging takes, before minutes of building.
 
     Raises MissingExtraError that names the extra, StreamError for a GPU that cannot be used.
@@ -231,10 +287,10 @@ def require_judging() -> None:
     installed_kind()
     if find_spec("scipy") is None:
         raise MissingExtraError("scipy is not installed; an engine's threshold needs it: pip install 'nnet-edge[gpu]'")
-    open_gpu().close()
+    open_gpu(index=index).close()
 
 
-def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[Bundle, Gate]:
+def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging, index: int = 0) -> tuple[Bundle, Gate]:
     """The bundle with the gate's verdict on an engine that fits this machine, and the verdict.
 
     Raises what `load_runner` raises, CalibrationError for an engine without verdicts that is to be accepted anyway.
@@ -242,7 +298,11 @@ def judge_engine(bundle: Bundle, artefact: Artefact, judging: Judging) -> tuple[
     from nnet_edge.calibration.gate import judge
 
     held_out, seen = bundle.frames("held_out"), bundle.geometry
-    with tiled(load_runner(bundle.graph), seen) as reference, tiled(load_runner(artefact.path), seen) as candidate:
+    chosen = RunnerSettings("auto" if artefact.kind == "engine" else "cuda", gpu=index)
+    with (
+        tiled(load_runner(bundle.graph), seen) as reference,
+        tiled(load_runner(artefact.path, chosen), seen) as candidate,
+    ):
         require_answers(bundle, bundle.artefacts[0], reference)
         gate = judge(reference, candidate, held_out, judging.test, rule=bundle.rule)
         if gate.accepted and (fault := answer_fault(bundle, artefact, candidate)):
@@ -272,26 +332,28 @@ def require_accepted(artefact: Artefact, gate: Gate) -> None:
         raise EngineBuildError(f"{refused}: {'; '.join(gate.reasons)}; use another --precision, or say --accept")
 
 
-def time_engines(engines: Mapping[str, Path], batch: int, images: np.ndarray, say: Say) -> dict[str, float]:
+def time_engines(
+    engines: Mapping[str, Path], batch: int, images: np.ndarray, say: Say, index: int = 0
+) -> dict[str, float]:
     """Median milliseconds of a batch on each engine, in turns; one after another where they do not fit into the GPU together.
 
     `images` are uint8 RGB (N, H, W, 3). Raises what `load_runner` raises, StreamError for an engine that fails.
     """
     try:
-        return time_in_turns(engines, batch, images)
+        return time_in_turns(engines, batch, images, index)
     except StreamError as error:
         if len(engines) == 1:
             raise
         say(f"timing the engines one after another, for together they do not run: {error}")
-        return {name: time_in_turns({name: path}, batch, images)[name] for name, path in engines.items()}
+        return {name: time_in_turns({name: path}, batch, images, index)[name] for name, path in engines.items()}
 
 
-def time_in_turns(engines: Mapping[str, Path], batch: int, images: np.ndarray) -> dict[str, float]:
+def time_in_turns(engines: Mapping[str, Path], batch: int, images: np.ndarray, index: int) -> dict[str, float]:
     """Median milliseconds of a batch on each engine, from frames to scores; a GPU that slows down slows all alike."""
     frames = [Frame(images[number % len(images)], number, 0.0) for number in range(batch)]
     spent: dict[str, list[int]] = {name: [] for name in engines}
     with ExitStack() as stack:
-        settings = RunnerSettings(max_batch=batch)
+        settings = RunnerSettings(max_batch=batch, gpu=index)
         runners = {name: stack.enter_context(load_runner(path, settings)) for name, path in engines.items()}
         for _ in range(WARM_UP + TURNS):
             for name, runner in runners.items():

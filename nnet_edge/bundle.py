@@ -79,9 +79,11 @@ class Artefact:
         """
         if self.fp32_threshold is not None:
             return self.fp32_threshold
-        gate = self.record["gates"].get(runner)
+        gate = of_runner(self.record["gates"], runner)
         data = "" if self.kind == "engine" else " DATA"
         again = f"nnet-edge {COMMANDS[self.kind]} {self.path.parent}{data} --precision {self.precision}"
+        if runner.endswith("-cuda"):  # which does not make the graph, and judges it where the GPU is
+            again = f"nnet-edge build-engine {self.path.parent} --measure"
         if gate is None:
             known = ", ".join(self.record["gates"]) or "no runner"
             raise BundleError(
@@ -94,6 +96,15 @@ class Artefact:
                 f"{again} --accept to use it anyway"
             )
         return Threshold.from_dict(gate["threshold"])
+
+
+def of_runner(table: Mapping[str, Any], runner: str) -> Any:
+    """What a table of the manifest says of a runner on a device, as "onnxruntime-cuda"; None where it says nothing.
+
+    A runner of the processor may be called with its device or without: "openvino" is "openvino-cpu".
+    """
+    name = runner.removesuffix("-cpu")
+    return table.get(name, table.get(f"{name}-cpu"))
 
 
 def artefact_of(path: Path, record: Mapping[str, Any]) -> Artefact:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 DRIVER_LIBRARY = "libcuda.so.1"
 DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
-NAME_BYTES = 128
+NAME_BYTES, UUID_BYTES = 128, 16
 MAJOR, MINOR = 75, 76  # CUdevice_attribute of cuda.h
 
 
@@ -22,6 +22,8 @@ class GpuFacts:
     driver: str | None  # "580.65.06", None where the kernel does not say
     cuda: str  # the newest CUDA that the driver knows, "13.0"
     memory_mib: int
+    index: int = 0  # as CUDA counts the GPUs
+    uuid: str | None = None  # 32 hexadecimal digits; None where the driver does not say
 
     @property
     def target(self) -> str:
@@ -63,7 +65,14 @@ def find_gpu(index: int = 0, library: str = DRIVER_LIBRARY) -> GpuFacts | NoGpu:
             return NoGpu(f"the NVIDIA driver cannot describe GPU {index} ({call}: error {status})")
     capability, cuda_version = f"{major.value}.{minor.value}", f"{newest.value // 1000}.{newest.value % 1000 // 10}"
     title = name.value.decode(errors="replace")
-    return GpuFacts(title, capability, driver_version(), cuda_version, memory.value >> 20)
+    return GpuFacts(title, capability, driver_version(), cuda_version, memory.value >> 20, index, uuid_of(cuda, device))
+
+
+def uuid_of(cuda: ctypes.CDLL, device: ctypes.c_int) -> str | None:
+    """What tells this very GPU from others of its kind; None where the driver does not say."""
+    held = (ctypes.c_ubyte * UUID_BYTES)()
+    ask = getattr(cuda, "cuDeviceGetUuid", None)
+    return bytes(held).hex() if ask is not None and ask(held, device) == 0 else None
 
 
 def driver_version(file: Path = DRIVER_VERSION_FILE) -> str | None:

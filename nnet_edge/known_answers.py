@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet_edge.bundle import Artefact, Bundle, changed
+from nnet_edge.bundle import Artefact, Bundle, changed, of_runner
 from nnet_edge.errors import BundleError
 from nnet_edge.frame import Outputs
 from nnet_edge.kept_frames import read_frames
@@ -119,11 +119,11 @@ def known_to(bundle: Bundle, artefact: Artefact, runner: str) -> tuple[Answers, 
     """
     named = own_answers(bundle, artefact)
     tolerance = TOLERANCES[artefact.precision]
-    if artefact.kind == "engine" and runner not in named:
+    if artefact.kind == "engine" and of_runner(named, runner) is None:
         named, tolerance = own_answers(bundle, bundle.engine_source(artefact.precision)), tolerance * ENGINE_FACTOR
     if not named:
         return None
-    fields = named.get(runner) or named[sorted(named, key=lambda name: (name != "openvino", name))[0]]
+    fields = of_runner(named, runner) or named[sorted(named, key=lambda name: (name != "openvino", name))[0]]
     answers = Answers.from_dict(fields, str(artefact.path))
     if len(answers.scores) != len(asked_frames(bundle)):
         raise BundleError(

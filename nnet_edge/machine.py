@@ -119,16 +119,18 @@ def has_module(name: str) -> bool:
         return False
 
 
-def _version(module: str, distributions: Sequence[str]) -> str | None:
-    """The installed version of `module`, "unknown version" when pip does not know it, None when it is absent."""
+def installed_as(module: str) -> tuple[str | None, str | None]:
+    """The distribution that brought `module` and its version; None, "unknown version" when pip does not know it, None and
+    None when it is absent.
+    """
     if not has_module(module):
-        return None
-    for distribution in distributions:
+        return None, None
+    for distribution in LIBRARIES[module][0]:
         try:
-            return importlib.metadata.version(distribution)
+            return distribution, importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "unknown version"
+    return None, "unknown version"
 
 
 def program_output(command: Sequence[str], patience: float = 1.0) -> tuple[str | None, str]:
@@ -156,7 +158,7 @@ def find_libraries() -> tuple[Library, ...]:
     with ThreadPoolExecutor(len(LOADED)) as pool:
         problems = dict(zip(LOADED, pool.map(loading_problem, LOADED), strict=True))
     return tuple(
-        Library(module, _version(module, names), extra, problems.get(module), owners_of(module, names))
+        Library(module, installed_as(module)[1], extra, problems.get(module), owners_of(module, names))
         for module, (names, extra) in LIBRARIES.items()
     )
 

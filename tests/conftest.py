@@ -229,3 +229,19 @@ def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
 def bundle(trained_run: Path) -> Bundle:
     """The bundle of `trained_run`; tests that change it copy the folder first."""
     return read_bundle(trained_run / "bundle")
+
+
+@pytest.fixture
+def engines_run_here() -> None:
+    """A TensorRT that runs on this GPU: one that refuses it skips the test and says so, one that breaks on it fails it."""
+    from nnet_edge.gpu import GpuFacts, find_gpu
+    from nnet_edge.runtime.runners.trt.flavours import flavours_on
+
+    found = find_gpu()
+    if not isinstance(found, GpuFacts):
+        pytest.skip(f"NO GPU ({found.reason}): engines were NOT run")
+    answers = flavours_on(found)
+    assert not any(answer.is_broken for answer in answers), "; ".join(answer.sentence() for answer in answers)
+    if not any(answer.runs for answer in answers):
+        said = "; ".join(answer.sentence() for answer in answers) or "no TensorRT is installed"
+        pytest.skip(f"THIS GPU CANNOT ({found.name}: {said}): engines were NOT run")

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("export", "runtime", "calibration", "benchmarks")
 ONE_IMPORTER = {  # heavy library -> the only module of a part that may import it
     "openvino": ("nnet_edge.runtime.runners.openvino_runner",),
-    "onnxruntime": ("nnet_edge.runtime.runners.onnx_runner", "nnet_edge.calibration.ranges"),
+    "onnxruntime": (
+        "nnet_edge.runtime.runners.onnx_runner",
+        "nnet_edge.runtime.runners.trt.cuda_engine",
+        "nnet_edge.calibration.ranges",
+    ),
     "modelopt": ("nnet_edge.calibration.quantize",),
     "starlette": ("nnet_edge.runtime.web.app",),
     "uvicorn": ("nnet_edge.runtime.web.server",),

@@ -19,7 +19,6 @@ import click
 
 from nnet_edge.benchmarks.gpu.engines import BATCHES, STAND_IN, Rate, measure_runner, measure_torch, torch_runner
 from nnet_edge.benchmarks.gpu.kernels import Ceilings, KernelTime, measure_ceilings, measure_kernels
-from nnet_edge.benchmarks.gpu.question import ask_tensorrt_rtx
 from nnet_edge.benchmarks.gpu.repeating import RepeatingRunner
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.command_line import say as say_on_stderr
@@ -31,6 +30,7 @@ from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
 from nnet_edge.geometry import Geometry
 from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.runtime.runners.trt.flavours import flavours_on
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.settings.runner import RunnerSettings
 
@@ -51,8 +51,9 @@ def measure_gpu(
     bundle = read_bundle(path)
     machine = describe_machine(None)
     say(", ".join(f"{name}: {value}" for name, value in machine.items()))
-    answer = ask_tensorrt_rtx(gpu)
-    say(answer.sentence())
+    answers = flavours_on(gpu)
+    for answer in answers:
+        say(answer.sentence())
     ceilings, kernels = measure_device(bundle.geometry, batches, say)
     can_torch = with_torch and torch_has_cuda()
     product = GIGA * gpu_product("fp16").median if can_torch else None
@@ -64,7 +65,8 @@ def measure_gpu(
         "command": command_text("nnet_edge.benchmarks.gpu"),
         "when": now(),
         "machine": machine,
-        "tensorrt_rtx_runs_here": asdict(answer),
+        "tensorrt_rtx_runs_here": next((asdict(one) for one in answers if one.flavour == "tensorrt_rtx"), None),
+        "tensorrt_runs_here": next((asdict(one) for one in answers if one.flavour == "tensorrt"), None),
         "bundle": {"name": bundle.name, "backbone": bundle.manifest["backbone"]},
         "warnings": [*bundle.warnings, *missing(rates)],
         "versions": versions(),

@@ -18,6 +18,7 @@ from nnet_edge.cli.options import Command
 
 if TYPE_CHECKING:
     from nnet_edge.machine import Codec, Cuda, Library, Processor, Video
+    from nnet_edge.runtime.runners.trt.flavours import Answer
     from nnet_edge.settings.registry import FoundCamera, SinkKind, SourceKind
 
 
@@ -54,6 +55,7 @@ class Findings:
     sources: tuple[Readiness, ...]
     sinks: tuple[Readiness, ...]
     telemetry_off: dict[str, str]  # library -> how it is kept from sending anything home
+    engine_runtimes: tuple[Answer, ...] = ()  # whether each installed TensorRT runs on GPU 0
 
     def as_json(self) -> str:
         """The findings as indented JSON."""
@@ -64,11 +66,15 @@ def examine() -> Findings:
     """What this machine has; takes a second or two and raises nothing for anything that is missing."""
     from nnet_edge import __version__
     from nnet_edge.cli.cameras import find_cameras
+    from nnet_edge.gpu import GpuFacts, find_gpu
     from nnet_edge.machine import find_cuda, find_libraries, find_processor, find_video
+    from nnet_edge.runtime.runners.trt.flavours import flavours_on
     from nnet_edge.settings.registry import SINKS, SOURCES
     from nnet_edge.silence import silenced
 
     libraries, processor, cuda, video = find_libraries(), find_processor(), find_cuda(), find_video()
+    gpu = find_gpu()
+    runtimes = flavours_on(gpu) if isinstance(gpu, GpuFacts) else ()
     return Findings(
         version=__version__,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -83,15 +89,21 @@ def examine() -> Findings:
             cuda,
             processor,
             {library.module: library.problem for library in libraries if library.problem},
+            runtimes,
         ),
         sources=tuple(judge_source(kind, video) for kind in sorted(SOURCES, key=lambda kind: kind.order)),
         sinks=tuple(judge_sink(kind) for kind in SINKS),
         telemetry_off=silenced(),
+        engine_runtimes=runtimes,
     )
 
 
 def judge_commands(
-    versions: dict[str, str | None], cuda: Cuda, processor: Processor, problems: Mapping[str, str] | None = None
+    versions: dict[str, str | None],
+    cuda: Cuda,
+    processor: Processor,
+    problems: Mapping[str, str] | None = None,
+    runtimes: Sequence[Answer] = (),
 ) -> tuple[Readiness, ...]:
     """The readiness of each command with these libraries (module -> version or None), some of which cannot be loaded."""
     from nnet_edge.machine import LIBRARIES, has_module, pip_line
@@ -112,7 +124,7 @@ def judge_commands(
         return Readiness(name, not advice, "" if advice else uses, advice)
 
     learning = _learning_device(versions.get("torch"), cuda, processor)
-    engine_uses, engine_advice = _engine_building(builders, cuda)
+    engine_uses, engine_advice = _engine_building(builders, cuda, runtimes)
     return (
         readiness("train", learning, needs(TRAINING)),
         readiness("evaluate", on_cpu, no_runner or needs(("scipy", "matplotlib"))),
@@ -201,6 +213,7 @@ def describe(findings: Findings) -> str:
     ]
     if cuda.problem:
         gpus.append(("GPU", cuda.problem))
+    gpus += [("engines", runtime.sentence()) for runtime in findings.engine_runtimes]
     gpus += [("driver", cuda.driver or "none"), ("nvcc", cuda.nvcc or "not on PATH")]
     cameras = [(camera.path, words_of(camera)) for camera in findings.cameras] or [("cameras", NO_CAMERA)]
     if video.problem:
@@ -240,16 +253,22 @@ def _codec_words(codec: Codec) -> str:
     return "can be written; " + ("browsers play it" if codec.plays_in_browsers else "most browsers do not play it")
 
 
-def _engine_building(builders: Sequence[str], cuda: Cuda) -> tuple[str, str]:
+def _engine_building(builders: Sequence[str], cuda: Cuda, runtimes: Sequence[Answer]) -> tuple[str, str]:
     """What builds engines here, and else what is missing; TensorRT-RTX builds for other machines without a GPU."""
     from nnet_edge.machine import pip_line
+    from nnet_edge.runtime.runners.trt.flavours import refusal
 
     if not builders:
         gpu = "" if cuda.gpus else "needs an NVIDIA GPU and its driver; "
         pip_lines = f"{pip_line('rtx')} (RTX cards) or {pip_line('tensorrt')}"
         return "", f"{gpu}{pip_lines}; on a Jetson TensorRT comes with JetPack"
     if cuda.gpus:
-        return f"{' or '.join(builders)} on {cuda.gpus[0].name}", ""
+        if refused := refusal(runtimes):
+            return "", refused
+        stay = [
+            name for name in builders if name.split()[0] not in {one.flavour for one in runtimes if one.runs is False}
+        ]
+        return f"{' or '.join(stay)} on {cuda.gpus[0].name}", ""
     rtx = next((builder for builder in builders if builder.startswith("tensorrt_rtx")), None)
     if rtx is None:
         return "", f"{builders[0]} needs an NVIDIA GPU and its driver"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnet_edge.cli.options import FOLDER, Command, find_dataset, labelled_data_options, shown_option
+from nnet_edge.cli.options import FOLDER, Command, find_dataset, gpu_option, labelled_data_options, shown_option
 from nnet_edge.cli.view import say, steps_bar, stop_on_signal
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
     from nnet_edge.export.engine_settings import EngineSettings, Profile, parse_target
 
     return EngineSettings(
-        parse_target(options["target"]), Profile.parse(options["batch"]), options["workspace"],
-        options["optimization"], options["hardware_compatibility"], options["version_compatible"],
+        parse_target(options["target"], gpu_index=options["gpu"]), Profile.parse(options["batch"]), options["workspace"],
+        options["optimization"], options["hardware_compatibility"], options["version_compatible"], options["gpu"],
     )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
 @click.option(
     "--measure", "only_measure", is_flag=True, help="Build nothing: measure the engines that fit this machine."
 )
+@gpu_option
 @labelled_data_options
 def command(bundle: Path, precision: str, only_measure: bool, **options: Any) -> None:
     """Build a TensorRT engine of BUNDLE's graph into BUNDLE, and judge it here if this machine runs it."""
@@ -49,6 +50,6 @@ def command(bundle: Path, precision: str, only_measure: bool, **options: Any) ->
     judging = Judging(options["accept"], load_labelled(bundle, dataset, options["skip_bad_images"]), say)
     with stop_on_signal() as stop:
         if only_measure:
-            measure_engines(bundle, judging)
+            measure_engines(bundle, judging, options["gpu"])
         else:
             build_engines(bundle, precision, EngineJob(engine_settings(options), judging, steps_bar, stop))

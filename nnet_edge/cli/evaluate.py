@@ -53,11 +53,13 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
     from nnet_edge.evaluation.report import write_report
     from nnet_edge.evaluation.sweep import Costs, sweep_lines
     from nnet_edge.image_path import ImagePath, in_words
+    from nnet_edge.runtime.runners.base import words_of
 
     costs = Costs(cost_miss, cost_false)
     settings = runner_settings(options)
     dataset = find_dataset(data, options)
     artifact = open_artifact(bundle, settings, in_torch, options["precision"])
+    say(f"{bundle} on {words_of(artifact.runner)}")
     for line in artifact.warnings:
         say(line)
     if artifact.bundle is not None:

@@ -208,16 +208,19 @@ _computing_options = grouped(
                  help="GiB of memory for teacher features; more goes to disk."),
 )  # fmt: skip
 training_options = together(_model_options, _learning_options, _computing_options)
+gpu_option = shown_option("--gpu", type=int, metavar="NUMBER", default=0, help="Which GPU, as CUDA counts them.")
 runner_options = grouped(
     "Runner",
-    shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt"]), default="auto",
-                 help="tensorrt runs the bundle's engine; auto: the one that suits this machine."),
+    shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt", "cuda"]), default="auto",
+                 help="tensorrt runs the bundle's engine, cuda its graph on an NVIDIA GPU; auto is the first that can of "
+                 "tensorrt, cuda, openvino, onnxruntime."),
     shown_option("--runner-batch", type=int, metavar="IMAGES", default=8, help="Largest batch of the runner."),
     click.option("--threads", type=int, metavar="THREADS",
                  help="Processor threads of runner and torch (default: one a usable core)."),
     click.option("--hint", type=click.Choice(["latency", "throughput"]),
                  help="Default: latency; throughput to stream files."),
     click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
+    gpu_option,
 )  # fmt: skip
 nice_option = grouped(
     "Computing",
@@ -227,6 +230,7 @@ nice_option = grouped(
 )  # fmt: skip
 RUNNER_OPTIONS = {  # option -> its name in RunnerSettings
     "runner": "kind", "runner_batch": "max_batch", "threads": "threads", "hint": "hint", "cache_dir": "cache_dir",
+    "gpu": "gpu",
 }  # fmt: skip
 
 

@@ -329,6 +329,7 @@ def run_settings(
     """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served; at the end
     StreamError when a stream failed, SinkError when a sink lost what it must deliver, or what files gave it.
     """
+    from nnet_edge.runtime.runners.base import words_of
     from nnet_edge.runtime.sinks.queued import QueuedSink
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView, VerdictLines
@@ -349,12 +350,12 @@ def run_settings(
     if kept is not None:
         kept.follow(line)
     model = line.model()
+    say(f"{what_runs(line.streams())} on {words_of(model.runner)}, bundle {model.name}")
     for warning in model.warnings:
         warn(warning)
     waits = [sink.label for sink in settings.sinks if sink.every_frame]
     if waits and any(line.stream(stream.name).source.is_live for stream in settings.streams):
         say(f"note: live cameras wait for the sink {waits[0]} too while it is slow or dead, for it has every_frame")
-    say(f"{what_runs(line.streams())} on {model.runner.name} ({model.runner.precision}), bundle {model.name}")
     view.title = view.title or printable(model.name)
     with stopping_on_signals() as stop, ExitStack() as stack:
         server = None

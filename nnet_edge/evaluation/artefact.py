@@ -13,7 +13,7 @@ from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
 from nnet_edge.metrics import METRICS, SPRO_LIMIT
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.runners.tiled import tiled
-from nnet_edge.runtime.stream.model import open_graph
+from nnet_edge.runtime.stream.model import choose_runner, open_graph
 from nnet_edge.settings.runner import RunnerSettings
 
 if TYPE_CHECKING:
@@ -46,13 +46,16 @@ def open_artifact(path: Path, settings: RunnerSettings, in_torch: bool, precisio
         require_fp32(precision, "a checkpoint")
         return open_checkpoint(path, settings)
     bundle = read_bundle(path)
+    idle = ""
     if in_torch:
         require_fp32(precision, "PyTorch")
         runner, threshold = open_weights(bundle, settings), bundle.threshold.value
     else:
+        settings, idle = choose_runner(bundle, settings, precision)
         runner, threshold = open_graph(bundle, settings, precision)
+    warnings = (*bundle.warnings, *([f"the GPU is not used ({idle})"] if idle else []))
     bits, sizes = kept_bits(bundle.manifest), PictureSizes.in_manifest(bundle.manifest)
-    return Artifact(runner, threshold, bundle, tuple(bundle.warnings), bits, bundle.geometry, sizes)
+    return Artifact(runner, threshold, bundle, warnings, bits, bundle.geometry, sizes)
 
 
 def require_fp32(precision: str | None, what: str) -> None:

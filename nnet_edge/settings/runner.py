@@ -12,22 +12,28 @@ from pathlib import Path
 from nnet_edge.errors import ConfigError
 
 CPU_RUNNER_KINDS = ("openvino", "onnxruntime")  # of a graph
-RUNNER_KINDS = ("auto", *CPU_RUNNER_KINDS, "tensorrt")
+GPU_RUNNER_KINDS = ("tensorrt", "cuda")  # of an engine; of a graph, by ONNX Runtime
+CUDA_RUNNER = "onnxruntime-cuda"  # the name of the kind "cuda" in gates, thresholds and verdicts
+RUNNER_KINDS = ("auto", *CPU_RUNNER_KINDS, *GPU_RUNNER_KINDS)
 PRECISIONS = ("fp32", "bf16")
 HINTS = ("latency", "throughput")
 LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far more inside the network
+MOST_GPUS = 64
 
 
 @dataclass(frozen=True)
 class RunnerSettings:
     """How a graph is computed. Raises ConfigError for an invalid setting."""
 
-    kind: str = "auto"  # TensorRT for an engine; for a graph OpenVINO where it is installed, else ONNX Runtime
+    kind: str = (
+        "auto"  # of a bundle what `choose_runner` finds; of a graph OpenVINO where it is installed, else ONNX Runtime
+    )
     precision: str = "fp32"  # always set: OpenVINO would otherwise choose BF16 by itself where the processor has it
     threads: int | None = None  # None: the library's choice, one a core
     hint: str = "latency"  # "latency": all cores on one image; "throughput": an image for each core
     cache_dir: Path | None = None  # for compiled graphs of OpenVINO, None: nowhere; for CUDA kernels, None: ~/.cache
     max_batch: int = 8  # images in one infer
+    gpu: int = 0  # of tensorrt and cuda, as CUDA counts them
 
     def __post_init__(self) -> None:
         require_choice("runner", self.kind, RUNNER_KINDS)
@@ -36,6 +42,7 @@ class RunnerSettings:
         if self.threads is not None:
             require_between("threads", self.threads, 1, 1024)
         require_between("batch", self.max_batch, 1, LARGEST_BATCH)
+        require_between("gpu", self.gpu, 0, MOST_GPUS - 1)
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

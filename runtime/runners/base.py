@@ -36,6 +36,17 @@ class Runner(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
+def device_of(runner: Runner) -> str:
+    """What it computes on: "the processor", or a GPU's name."""
+    return str(getattr(runner, "device", "the processor"))
+
+
+def words_of(runner: Runner) -> str:
+    """The runner, its precision and its GPU, for the first line of a command: "onnxruntime-cuda (fp16, NVIDIA L4)"."""
+    device = device_of(runner)
+    return f"{runner.name} ({runner.precision}{'' if device == 'the processor' else f', {device}'})"
+
+
 @runtime_checkable
 class FrameRunner(Protocol):
     """A Runner that also resizes frames itself and keeps their maps until they are asked for."""
@@ -45,7 +56,8 @@ class FrameRunner(Protocol):
 
 
 def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
-    """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx, TensorRT for .engine.
+    """A runner for `graph`, ready to infer: OpenVINO or ONNX Runtime for .onnx (on the GPU with the kind "cuda"), TensorRT for
+    .engine.
 
     Raises ConfigError for an invalid file or setting, MissingExtraError when the library is absent, BundleError for a file
     that is no graph of nnet-edge or an engine that does not fit this machine, StreamError without the GPU of an engine.
@@ -58,6 +70,10 @@ def load_runner(graph: Path, settings: RunnerSettings | None = None) -> Runner:
     if settings.kind == "tensorrt":
         command = f"nnet-edge build-engine {graph.parent}"
         raise ConfigError(f"{graph} is a graph and TensorRT runs engines: build one with {command}")
+    if settings.kind == "cuda":
+        from nnet_edge.runtime.runners.trt.cuda_engine import load_cuda_runner
+
+        return load_cuda_runner(graph, settings)
     return runner_class(installed_kind() if settings.kind == "auto" else settings.kind)(graph, settings)
 
 

@@ -46,6 +46,7 @@ class GraphRunner(ABC):
     version: str  # of the library
     layer_maps: tuple[str, ...]  # that the graph gives, branch by branch
     input_shape: tuple[int, int, int]  # (height, width, channels) of one image
+    device = "the processor"
 
     def __init__(self, graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> None:
         if not graph.is_file():

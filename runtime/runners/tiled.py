@@ -11,7 +11,7 @@ import numpy as np
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import Geometry
-from nnet_edge.runtime.runners.base import Runner
+from nnet_edge.runtime.runners.base import Runner, device_of
 from nnet_edge.tiles import Tiles
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class TiledRunner:
     def __init__(self, runner: Runner, geometry: Geometry, tiles: Tiles) -> None:
         self._runner, self._geometry, self._tiles = runner, geometry, tiles
         self.name, self.precision = runner.name, runner.precision
+        self.device = device_of(runner)
         self.max_batch = max(1, runner.max_batch // tiles.count)
         self.input_shape = geometry.shape
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from nnet_edge.bundle import Artefact, Bundle, id_of, is_preview, is_untaught, read_bundle
-from nnet_edge.errors import ConfigError, MissingExtraError
+from nnet_edge.errors import ConfigError, MissingExtraError, NnetEdgeError
 from nnet_edge.frame import JudgedBy
 from nnet_edge.geometry import Geometry
+from nnet_edge.gpu import GpuFacts, find_gpu
 from nnet_edge.runtime.runners.answers import require_answers
-from nnet_edge.runtime.runners.base import Runner, installed_kind, load_runner
+from nnet_edge.runtime.runners.base import Runner, device_of, installed_kind, load_runner
+from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
 from nnet_edge.runtime.runners.tiled import tiled
-from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.runtime.runners.trt.device import OutOfMemoryError
+from nnet_edge.settings.runner import CPU_RUNNER_KINDS, CUDA_RUNNER, GPU_RUNNER_KINDS, RunnerSettings
 
 # Who hears, in this thread, how far a model is on its way to judging
 hears: ContextVar[Callable[[str], object]] = ContextVar("hears", default=lambda stage: None)
@@ -37,6 +40,7 @@ def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None =
     that `build-engine` found best here. Raises BundleError when there is none, or when its gate refused it or never saw
     this runner, or when it does not give its known answers; what `load_runner` raises.
     """
+    settings = choose_runner(bundle, settings, precision)[0]
     artefact, _, threshold = choose_runnable(bundle, settings, precision)
     hears.get()(f"loading {artefact.path.name}")
     runner = tiled(load_runner(artefact.path, settings), bundle.geometry)
@@ -55,7 +59,7 @@ def choose_artefact(bundle: Bundle, settings: RunnerSettings, precision: str | N
         )
     from nnet_edge.runtime.runners.trt.record import engine_here
 
-    return engine_here(bundle, precision)
+    return engine_here(bundle, precision, settings.gpu)
 
 
 def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> tuple[Artefact, str, float]:
@@ -63,12 +67,39 @@ def choose_runnable(bundle: Bundle, settings: RunnerSettings, precision: str | N
 
     Raises BundleError as it does, MissingExtraError when the runner's library is not installed.
     """
-    kind = installed_kind() if settings.kind == "auto" else settings.kind
-    if kind != "tensorrt" and find_spec(kind) is None:
+    settings = choose_runner(bundle, settings, precision)[0]
+    kind = settings.kind
+    if kind in CPU_RUNNER_KINDS and find_spec(kind) is None:
         raise MissingExtraError(f"{kind} is not installed: pip install 'nnet-edge[cpu]'")
     artefact = choose_artefact(bundle, settings, precision)
-    name = str(artefact.record["made"]["tool"]) if artefact.kind == "engine" else kind
+    name = (
+        str(artefact.record["made"]["tool"]) if artefact.kind == "engine" else CUDA_RUNNER if kind == "cuda" else kind
+    )
     return artefact, name, artefact.threshold_for(name).value
+
+
+def choose_runner(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> tuple[RunnerSettings, str]:
+    """The settings with "auto" decided, and why it is not the GPU where there is one, else "".
+
+    On a GPU it is TensorRT, then TensorRT-RTX, for an engine of the bundle that fits; then ONNX Runtime on CUDA; then the
+    processor. What is asked for by name stays.
+    """
+    gpu = find_gpu(settings.gpu) if settings.kind == "auto" else None
+    reasons = []
+    if isinstance(gpu, GpuFacts) and precision != "bf16" and settings.precision != "bf16":
+        for kind in GPU_RUNNER_KINDS:
+            chosen = replace(settings, kind=kind)
+            try:
+                if kind == "cuda":
+                    require_cuda_parts(settings.gpu, precision)
+                choose_runnable(bundle, chosen, precision)
+            except NnetEdgeError as error:
+                reasons.append(f"{kind}: {error}")
+                continue
+            return chosen, ""
+    if settings.kind != "auto":
+        return settings, ""
+    return replace(settings, kind=installed_kind()), "; ".join(reasons)
 
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -96,6 +127,11 @@ class Model:
         return Geometry(height, width)
 
     @property
+    def device(self) -> str:
+        """What its runner computes on: "the processor", or a GPU's name."""
+        return device_of(self.runner)
+
+    @property
     def judged_by(self) -> JudgedBy:
         """What its predictions say that they come from."""
         bundle_id = id_of(self.manifest) if "files" in self.manifest else None
@@ -105,6 +141,7 @@ class Model:
         """What events and pages say of it."""
         return {
             "bundle": self.name, "path": None if self.path is None else str(self.path), "runner": self.runner.name,
+            "device": self.device,
             "precision": self.runner.precision, "threshold": self.threshold, "bundle_id": self.judged_by.bundle_id,
         }  # fmt: skip
 
@@ -126,16 +163,41 @@ def load_model(
         call_allocator("mallopt", M_ARENA_MAX, 1)  # each camera's thread would keep a heap of its own largest moment
     hears.get()("reading and checking its files")
     bundle = read_bundle(path)
-    runner, threshold = open_graph(bundle, settings, precision)
-    try:
-        hears.get()("warming up")
-        batch_s = warm(runner) if is_warm else None
-        call_allocator("malloc_trim", 0)  # what reading and compiling left
-    except BaseException:
-        with runner:  # the last exit releases it
-            pass
-        raise
-    return Model(bundle.name, path, runner, threshold, batch_s, bundle.manifest, tuple(bundle.warnings))
+    settings, idle = choose_runner(bundle, settings, precision)
+    runner, threshold, batch_s, note = open_fitting(bundle, settings, precision, is_warm)
+    call_allocator("malloc_trim", 0)  # what reading and compiling left
+    notes = (*bundle.warnings, *([f"the GPU is not used ({idle})"] if idle else []), *note)
+    return Model(bundle.name, path, runner, threshold, batch_s, bundle.manifest, notes)
+
+
+def open_fitting(
+    bundle: Bundle, settings: RunnerSettings, precision: str | None, is_warm: bool
+) -> tuple[Runner, float, float | None, tuple[str, ...]]:
+    """The runner, its threshold, the seconds of a full batch, None unless it is to be warm, and what must be said.
+
+    A batch that does not fit into the GPU's memory is halved until it does. Raises what `open_graph` does.
+    """
+    asked, is_warm = settings.max_batch, is_warm or settings.kind in GPU_RUNNER_KINDS
+    while True:
+        try:
+            runner, threshold = open_graph(bundle, settings, precision)
+            try:
+                hears.get()("warming up")
+                batch_s = warm(runner) if is_warm else None  # on a GPU the first full batch takes its memory
+            except BaseException:
+                with runner:  # the last exit releases it
+                    pass
+                raise
+        except OutOfMemoryError:
+            if settings.max_batch == 1:
+                raise
+            hears.get()(f"a batch of {settings.max_batch} does not fit into the GPU's memory")
+            settings = replace(settings, max_batch=settings.max_batch // 2)
+            continue
+        fits = (
+            f"a batch of {asked} does not fit into the GPU's memory, the largest that does is of {settings.max_batch}"
+        )
+        return runner, threshold, batch_s, () if settings.max_batch == asked else (f"{fits}: --runner-batch",)
 
 
 def call_allocator(function: str, *numbers: int) -> None:

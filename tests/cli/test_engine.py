@@ -21,6 +21,7 @@ from nnet_edge.calibration.gate import Gate
 from nnet_edge.calibration.quantize import read_graph
 from nnet_edge.cli.main import run
 from nnet_edge.errors import BundleError, ConfigError, EngineBuildError, MissingExtraError, StreamError
+from nnet_edge.export import engine_settings as target_settings
 from nnet_edge.export import engines
 from nnet_edge.export.engine import BuiltEngine, build_engine
 from nnet_edge.export.engine_settings import EngineSettings
@@ -28,11 +29,13 @@ from nnet_edge.export.engines import require_accepted, sentence, time_engines
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.frame import Frame, FrameOutputs
-from nnet_edge.gpu import GpuFacts, find_gpu
+from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.runtime.runners import base as runner_module
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.runners.onnx_runner import OnnxRunner
+from nnet_edge.runtime.runners.trt import flavours, question
 from nnet_edge.runtime.runners.trt import record as engine_record
+from nnet_edge.runtime.runners.trt.flavours import Answer
 from nnet_edge.runtime.runners.trt.record import Place, engine_here, faults_here, record_of, require_engine, system_here
 from nnet_edge.runtime.stream import model as opening
 from nnet_edge.runtime.stream.model import choose_artefact, choose_runnable, open_graph
@@ -94,7 +97,8 @@ def test_a_broken_engine_can_be_built_again(built: Path, tmp_path: Path, monkeyp
     shutil.copytree(built, path)
     content = (path / ENGINE).read_bytes()
     (path / ENGINE).write_bytes(content[:1000])
-    monkeypatch.setattr(engine_record, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(engine_record, "find_gpu", lambda index: ADA)
+    answers(monkeypatch, runs(True))
     with pytest.raises(BundleError, match=r"nnet\.fp32.*: the file has 1000 bytes and had \d+ when it was built"):
         engine_here(read_bundle(path), "fp32")
     (path / ENGINE).unlink()
@@ -123,7 +127,15 @@ def test_an_engine_for_elsewhere_is_measured_there(copied: Path, capsys: pytest.
         (["--precision", "fp32"], 1, "--target local builds on the GPU that the engine is for"),
         (["--precision", "int8", "--target", "rtx:sm86"], 1, "holds no int8 graph: make one with nnet-edge calibrate"),
         (["--precision", "fp8"], 2, "'fp8' is not one of 'fp32', 'fp16', 'int8', 'best'"),
-        (["--precision", "fp32", "--target", "rtx:sm87"], 2, "not for sm87"),
+        *(
+            (
+                ["--precision", "fp32", "--target", f"rtx:sm{number}"],
+                1,
+                f"116 does not build for sm{number}: name other cards",
+            )
+            for number in (87, 90, 100, 110)
+        ),
+        (["--precision", "fp32", "--target", "rtx:orin"], 2, "not as orin"),
         (["--precision", "fp32", "--target", "jetson"], 2, "only on that Jetson"),
         (["--precision", "fp32", "--target", "rtx:sm86", "--batch", "8,4,2"], 2, "do not ascend"),
         (["--precision", "fp32", "--target", "rtx:sm86", "--optimization", "9"], 2, "from 0 to 5"),
@@ -142,11 +154,12 @@ def test_a_mistake_is_one_sentence(
 
 def test_the_engine_for_this_gpu_is_found(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(built)
-    monkeypatch.setattr(engine_record, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(engine_record, "find_gpu", lambda index: ADA)
+    answers(monkeypatch, runs(True))
     assert faults_here(record_of(bundle.artefact("fp32", kind="engine"))) == []
     assert engine_here(bundle, "fp32").name == ENGINE
     hopper = GpuFacts("H200", "9.0", "580.65.06", "13.0", 141_000)
-    monkeypatch.setattr(engine_record, "find_gpu", lambda: hopper)
+    monkeypatch.setattr(engine_record, "find_gpu", lambda index: hopper)
     with pytest.raises(
         BundleError, match=r"no fp32 engine for this machine; nnet\.fp32.* this GPU has 9\.0: build one here"
     ):
@@ -186,6 +199,7 @@ class Machine:
     breaks: dict[str, Exception] = field(default_factory=dict)  # precision -> what loading its engine raises
     waits_s: dict[str, float] = field(default_factory=dict)  # precision -> that a batch of frames takes
     loaded: list[tuple[str, int]] = field(default_factory=list)  # engine, largest batch
+    gpus: list[int] = field(default_factory=list)  # that engines were loaded on
     together: int = 9  # engines that fit into the GPU
     opened: int = 0
 
@@ -198,6 +212,7 @@ class Machine:
         if self.opened >= self.together:
             raise StreamError("the GPU's memory is used up")
         settings = replace(settings or RunnerSettings(), kind="onnxruntime", threads=1)
+        self.gpus.append(settings.gpu)
         self.loaded.append((path.name, settings.max_batch))
         runner, self.opened = StandIn(path.parent / "nnet.onnx", settings), self.opened + 1
         runner.frames_s = self.waits_s.get(precision, 0.0)
@@ -227,12 +242,28 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
     monkeypatch.setattr(engines, "build_engine", build_once)
     monkeypatch.setattr(engines, "load_runner", found.load)
-    monkeypatch.setattr(engines, "open_gpu", lambda: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(engines, "open_gpu", lambda index: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(engines, "require_loads", lambda library, plan: None)
     monkeypatch.setattr(engines, "TURNS", 5)  # no test here asks how fast; where one must be slower, it waits 50 ms
     monkeypatch.setattr(gates, "ROUNDS", 5)
-    for module in (engine_record, engines):
-        monkeypatch.setattr(module, "find_gpu", lambda: ADA)
+    for module in (engine_record, engines, target_settings):
+        monkeypatch.setattr(module, "find_gpu", lambda index: ADA)
+    answers(monkeypatch, runs(True))
     return found
+
+
+def runs(does: bool | None, reason: str = "", **facts: Any) -> Answer:
+    """What TensorRT-RTX answers to the question."""
+    return Answer("8.9", "1.7.1.116", does, reason, **facts)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *given: Answer) -> None:
+    """Let the installed flavours answer so."""
+    monkeypatch.setattr(flavours, "installed_flavours", lambda: tuple(answer.flavour for answer in given))
+    monkeypatch.setattr(
+        flavours, "ask_in_process", lambda flavour, gpu: next(one for one in given if one.flavour == flavour)
+    )
+    monkeypatch.setattr(flavours, "cache_file", lambda *facts: None)
 
 
 @pytest.mark.usefixtures("machine")
@@ -286,10 +317,12 @@ PathFinder.find_spec = lambda name, *rest, **more: (
 
 from types import SimpleNamespace
 from nnet_edge.cli import run
+from nnet_edge.export import engine_settings as target_settings
 from nnet_edge.export import engines
 from nnet_edge.gpu import GpuFacts
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.trt import record as engine_record
+from nnet_edge.runtime.runners.trt.flavours import Answer
 from nnet_edge.settings.runner import RunnerSettings
 
 def load(path, settings=None):
@@ -297,8 +330,9 @@ def load(path, settings=None):
     return load_runner(path.parent / "nnet.onnx", RunnerSettings(kind=kind, threads=1))
 
 engines.load_runner = load
-engines.open_gpu = lambda: SimpleNamespace(close=lambda: None)
-engine_record.find_gpu = lambda: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
+engines.open_gpu = lambda index: SimpleNamespace(close=lambda: None)
+engine_record.answer_of = lambda flavour, gpu: Answer("8.9", "1.7.1", True, "")
+engine_record.find_gpu = lambda index: GpuFacts("RTX 4000 Ada", "8.9", "580.65.06", "13.0", 20_475)
 sys.exit(run(["build-engine", {str(path)!r}, "--measure", "--data", {str(parts_folder)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
@@ -310,7 +344,7 @@ sys.exit(run(["build-engine", {str(path)!r}, "--measure", "--data", {str(parts_f
 def test_what_judging_lacks_is_said_before_the_build(
     absent: str, machine: Machine, copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse() -> None:
+    def refuse(index: int) -> None:
         raise MissingExtraError("the CUDA compiler nvcc is neither on PATH nor elsewhere")
 
     if absent == "scipy":
@@ -473,8 +507,81 @@ def test_an_int8_engine_of_a_calibrated_bundle_passes_its_record(copied: Path, p
     assert require_engine(artefact.path, place) == record
 
 
+def test_a_tensorrt_that_refuses_the_gpu_builds_nothing(
+    copied: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, runs(False, "it does not load what it built"))
+    monkeypatch.setattr(engines, "build_engine", lambda *rest: pytest.fail("it was built"))
+    before = (copied / "manifest.json").read_bytes()
+    for precision in ("best", "fp32"):
+        assert run(["build-engine", str(copied), "--precision", precision]) == 1
+        said = capsys.readouterr().err
+        assert "TensorRT-RTX 1.7.1.116 does NOT run on compute capability 8.9 (it does not load what it built)" in said
+        assert "nothing was built for RTX 4000 Ada" in said
+        assert "try TensorRT (pip install 'nnet-edge[tensorrt]'), or use --runner cuda" in said
+    assert (copied / "manifest.json").read_bytes() == before
+    assert machine.opened == 0
+
+
+def test_local_means_the_flavour_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_settings, "find_gpu", lambda index: ADA)
+    monkeypatch.setattr(target_settings, "installed_flavours", lambda: ("tensorrt", "tensorrt_rtx"))
+    for broken, chosen in ((False, "tensorrt_rtx"), (True, "tensorrt"), (None, "tensorrt")):
+        answers(monkeypatch, runs(broken, "no", flavour="tensorrt"), runs(True))
+        assert target_settings.parse_target("local").flavour == chosen
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_an_engine_that_tensorrt_does_not_load_is_not_kept(
+    copied: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real TensorRT-RTX, which builds here and, without a driver, loads nothing, whatever it answered before."""
+    monkeypatch.setattr(engines, "require_loads", question.require_loads)
+    assert run(["build-engine", str(copied), "--precision", "fp32", *BEST]) == 1
+    assert "it does not load what it built: " in (said := capsys.readouterr().err)
+    assert "it was not kept: use --runner cuda" in said
+    assert run(["build-engine", str(copied), *BEST]) == 1
+    assert "fp32 is left out: TensorRT-RTX" in capsys.readouterr().err
+    assert not list(copied.glob("*.engine"))
+    assert read_bundle(copied).artefacts == read_bundle(copied).artefacts[:1]
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_stream_is_told_that_no_engine_can_run(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RunnerSettings(kind="tensorrt")
+    answers(monkeypatch, runs(False, "it crashed", is_broken=True))
+    with pytest.raises(
+        BundleError, match=r"no engine of .* can run on RTX 4000 Ada: TensorRT-RTX .* \(it crashed\): try"
+    ):
+        choose_artefact(read_bundle(built), settings, "fp32")
+    answers(monkeypatch, runs(False, "it crashed"), runs(True, flavour="tensorrt"))
+    with pytest.raises(
+        BundleError, match=r"no fp32 engine for this machine; nnet\.fp32.*: TensorRT-RTX .* does NOT run"
+    ):
+        choose_artefact(read_bundle(built), settings, "fp32")
+
+
+def test_another_gpu_is_asked_for_by_its_number(
+    copied: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def two(index: int) -> GpuFacts | NoGpu:
+        asked.append(index)
+        return replace(ADA, index=index) if index < 2 else NoGpu(f"there is no GPU {index}: the NVIDIA driver lists 2")
+
+    for module in (engine_record, engines, target_settings):
+        monkeypatch.setattr(module, "find_gpu", two)
+    monkeypatch.setattr(engines, "open_gpu", lambda index: asked.append(index) or SimpleNamespace(close=lambda: None))
+    assert run(["build-engine", str(copied), "--precision", "fp32", *BEST, "--gpu", "1"]) == 0
+    assert {*asked} == {1}
+    assert machine.gpus[-1] == 1
+    assert run(["build-engine", str(copied), *BEST, "--gpu", "2"]) == 2
+    assert "there is no GPU 2: the NVIDIA driver lists 2" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="NOT RUN: no GPU here to build for and measure on")
+@pytest.mark.usefixtures("engines_run_here")
 def test_the_best_engine_of_this_gpu_is_built_and_measured(copied: Path) -> None:
     assert run(["build-engine", str(copied), "--batch", "1,4,8"]) == 0
     bundle = read_bundle(copied)

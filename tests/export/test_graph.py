@@ -18,12 +18,12 @@ from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluation.artefact import open_weights
 from nnet_edge.export import onnx_graph
 from nnet_edge.export.bundling import check_parity, compare, export_bundle
-from nnet_edge.export.graph_facts import fusion_of, read_facts
 from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import Geometry
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.runtime.runners.base import infer_all, load_runner
+from nnet_edge.runtime.runners.graph_facts import fusion_of, read_facts
 from nnet_edge.runtime.runners.onnx_runner import onnxruntime
 from nnet_edge.scoring import MARGIN
 from nnet_edge.settings.runner import RunnerSettings

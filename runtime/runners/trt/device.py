@@ -17,10 +17,14 @@ from nnet_edge.errors import StreamError
 CPU_RUNNER = "use a CPU runner (--runner openvino)"
 
 
-def used_up(what: str) -> StreamError:
+class OutOfMemoryError(StreamError):
+    """The GPU has no memory left for what was tried."""
+
+
+def used_up(what: str) -> OutOfMemoryError:
     """The error for a GPU without free memory; `what` was tried."""
     advice = f"lower --runner-batch, close what else uses the GPU, or {CPU_RUNNER}"
-    return StreamError(f"the GPU's memory is used up ({what}): {advice}")
+    return OutOfMemoryError(f"the GPU's memory is used up ({what}): {advice}")
 
 
 class Buffer(Protocol):

@@ -108,6 +108,11 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
+def capability_named(trt: Any, compute_capability: str) -> Any:
+    """TensorRT-RTX's own value for "8.9", also for one that it has no name for: then it says that it refuses it."""
+    return trt.ComputeCapability(int(compute_capability.replace(".", "")))
+
+
 def collecting_log(library: TensorrtLibrary) -> Any:
     """A logger for TensorRT whose `problems` are the error messages so far; all messages go on to `logging`.
 

@@ -17,7 +17,8 @@ from nnet_edge.bundle import MANIFEST, Artefact, Bundle, artefact_of, graph_name
 from nnet_edge.errors import BundleError, ConfigError, NnetEdgeError
 from nnet_edge.files import sha256
 from nnet_edge.geometry import DEFAULT, Geometry
-from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
+from nnet_edge.runtime.runners.trt.flavours import answer_of, flavours_on, refusal
 from nnet_edge.runtime.runners.trt.library import TITLES, load_tensorrt, parse_version
 
 COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")  # TensorRT's hardware compatibility levels
@@ -164,37 +165,43 @@ def place_faults(record: EngineRecord, place: Place) -> list[str]:
     return faults
 
 
-def faults_here(record: EngineRecord) -> list[str]:
-    """Why this machine cannot run an engine with that record; empty when it can. Loads no engine."""
-    gpu = find_gpu()
+def faults_here(record: EngineRecord, index: int = 0) -> list[str]:
+    """Why this machine's GPU of that index cannot run an engine with that record; empty when it can. Loads no engine."""
+    gpu = find_gpu(index)
     if isinstance(gpu, NoGpu):
         return [gpu.reason]
     try:
         library = load_tensorrt(record.tool)
     except NnetEdgeError as error:
         return [str(error)]
-    return place_faults(record, Place(library.flavour, library.version, system_here(), gpu.compute_capability))
+    faults = place_faults(record, Place(library.flavour, library.version, system_here(), gpu.compute_capability))
+    if not faults and (answer := answer_of(record.tool, gpu)).runs is False:
+        faults = [answer.sentence()]
+    return faults
 
 
-def faults_of(artefact: Artefact) -> list[str]:
+def faults_of(artefact: Artefact, index: int = 0) -> list[str]:
     """Why this machine cannot load that engine: its entry, its file or the machine itself; empty when it can."""
     try:
         record = record_of(artefact)
     except BundleError as error:
         return [str(error)]
-    return [*file_faults(artefact, record), *faults_here(record)]
+    return [*file_faults(artefact, record), *faults_here(record, index)]
 
 
-def engine_here(bundle: Bundle, precision: str | None = None) -> Artefact:
+def engine_here(bundle: Bundle, precision: str | None = None, index: int = 0) -> Artefact:
     """The engine of that precision that fits this machine, the newest of several; without a precision the one that
     `build-engine` found best, or the only one.
 
     Raises BundleError that says of each why it does not fit, or which of several may be meant, with the command that helps.
     """
     engines = [item for item in bundle.artefacts if item.kind == "engine" and precision in (None, item.precision)]
-    faults = {item.name: faults_of(item) for item in engines}
+    faults = {item.name: faults_of(item, index) for item in engines}
     fitting = [item for item in engines if not faults[item.name]]
     if not fitting:
+        gpu = find_gpu(index)
+        if isinstance(gpu, GpuFacts) and (refused := refusal(flavours_on(gpu))):
+            raise BundleError(f"no engine of {bundle.path} can run on {gpu.name}: {refused}")
         why = "".join(f"; {name}: {', '.join(reasons)}" for name, reasons in faults.items())
         kind, option = (f"{precision} engine", f" --precision {precision}") if precision else ("engine", "")
         raise BundleError(

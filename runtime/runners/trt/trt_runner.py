@@ -161,11 +161,12 @@ class TrtRunner(GraphRunner):
 
     def __init__(
         self, path: Path, settings: RunnerSettings, device: Device, engine: Engine, fusion: Fusion,
-        geometry: Geometry = DEFAULT, ring: int = RING,
+        geometry: Geometry = DEFAULT, ring: int = RING, compute: CudaStream | None = None,
     ) -> None:  # fmt: skip
+        """`compute`: the stream that the engine was made for, where it must be told early."""
         super().__init__(path, settings)
         self.input_shape, self._geometry = geometry.shape, geometry
-        self.version = ""
+        self.version, self.device = "", device.title
         self._device, self._engine = device, engine
         self.max_batch = min(settings.max_batch, engine.largest)
         self._batches = batch_sizes(engine.smallest, self.max_batch)
@@ -175,7 +176,7 @@ class TrtRunner(GraphRunner):
         self._number = 0
         capacity, layer_maps = self._batches[-1], engine.layer_maps
         with device.current():
-            self._upload, self._compute, self._download = (device.stream() for _ in range(3))
+            self._upload, self._compute, self._download = device.stream(), compute or device.stream(), device.stream()
             self._tables = Tables(device, fusion, geometry)
             self._slots = [Slot(device, capacity, layer_maps, fusion, geometry) for _ in range(ring)]
 
@@ -192,7 +193,7 @@ class TrtRunner(GraphRunner):
         artefact, record = read_engine(path)
         tensorrt = load_tensorrt(record.tool)
         geometry = geometry_beside(path) or DEFAULT
-        device = open_gpu(settings.cache_dir, geometry.size)
+        device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
         try:
             place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
             require_engine(path, place)

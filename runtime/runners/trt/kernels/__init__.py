@@ -19,15 +19,17 @@ from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, cubin_for
 from nnet_edge.runtime.runners.trt.kernels.tables import ARGUMENTS
 
 
-def open_gpu(cache: Path | None = None, size: tuple[int, int] = DEFAULT.size) -> PycudaDevice:
-    """The first GPU with its kernels compiled for inputs of `size` (kept in `cache`) and loaded; close it after use.
+def open_gpu(
+    cache: Path | None = None, size: tuple[int, int] = DEFAULT.size, index: int = 0, kernels: Sequence[str] = KERNELS
+) -> PycudaDevice:
+    """The GPU of that index with its `kernels` compiled for inputs of `size` (kept in `cache`) and loaded; close it after use.
 
     Raises StreamError where there is no driver or no GPU, MissingExtraError without pycuda or nvcc.
     """
-    found = find_gpu()
+    found = find_gpu(index)
     if isinstance(found, NoGpu):
         raise StreamError(f"{found.reason}: {CPU_RUNNER}")
-    return PycudaDevice(load_pycuda(), cache, size)
+    return PycudaDevice(load_pycuda(), cache, size, index, kernels)
 
 
 def load_pycuda() -> Any:
@@ -56,19 +58,22 @@ def translating(cuda: Any, what: str) -> Iterator[None]:
 
 
 class PycudaDevice:
-    """A Device: GPU 0 through pycuda, in its primary context, which TensorRT uses too."""
+    """A Device: a GPU through pycuda, in its primary context, which TensorRT and ONNX Runtime use too."""
 
-    def __init__(self, cuda: Any, cache: Path | None = None, size: tuple[int, int] = DEFAULT.size) -> None:
+    def __init__(
+        self, cuda: Any, cache: Path | None = None, size: tuple[int, int] = DEFAULT.size, index: int = 0,
+        kernels: Sequence[str] = KERNELS,
+    ) -> None:  # fmt: skip
         self._cuda = cuda
         self._graphs: list[CudaGraph] = []
         self._buffers: set[PycudaBuffer] = set()
-        with translating(cuda, "open GPU 0"):
-            device = cuda.Device(0)
+        with translating(cuda, f"open GPU {index}"):
+            device = cuda.Device(index)
             self.title = str(device.name())
             self.compute_capability = ".".join(str(number) for number in device.compute_capability())
             self._context = device.retain_primary_context()
         self._functions = {}
-        cubins = {name: cubin_for(name, self.compute_capability, cache, size) for name in KERNELS}
+        cubins = {name: cubin_for(name, self.compute_capability, cache, size) for name in kernels}
         with self.current(), translating(cuda, "load the kernels"):
             self._driver = load_driver()
             for name, cubin in cubins.items():

@@ -136,6 +136,7 @@ def test_more_memory_than_the_gpu_has_says_what_to_do(gpu: PycudaDevice) -> None
         gpu.allocate(1 << 50)
 
 
+@pytest.mark.usefixtures("engines_run_here")
 def test_an_engine_agrees_with_the_processor(gpu: PycudaDevice, bundle, tmp_path: Path) -> None:
     """A real engine of a real bundle, built here: overlapping batches, CUDA graphs and all."""
     import shutil

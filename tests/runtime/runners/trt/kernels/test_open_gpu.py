@@ -24,7 +24,7 @@ CUDA.MemoryError = type("MemoryError", (CUDA.Error,), {})
 
 
 def test_no_gpu_names_the_cpu_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "find_gpu", lambda: NoGpu("there is no NVIDIA driver here"))
+    monkeypatch.setattr(kernels, "find_gpu", lambda index: NoGpu("there is no NVIDIA driver here"))
     with pytest.raises(StreamError, match=r"there is no NVIDIA driver here: use a CPU runner \(--runner openvino\)"):
         open_gpu()
 
@@ -38,7 +38,7 @@ def test_no_pycuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_pycuda)
-    monkeypatch.setattr(kernels, "find_gpu", lambda: GpuFacts("L4", "8.9", "580.1", "13.0", 24000))
+    monkeypatch.setattr(kernels, "find_gpu", lambda index: GpuFacts("L4", "8.9", "580.1", "13.0", 24000))
     with pytest.raises(
         MissingExtraError, match=r"pycuda cannot be imported .* pip install 'nnet-edge\[gpu\]', or use a CPU"
     ):

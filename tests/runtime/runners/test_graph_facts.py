@@ -11,7 +11,7 @@ from onnx import helper
 from nnet_edge.anomaly_map import Fusion
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import BundleError, ConfigError
-from nnet_edge.export.graph_facts import fusion_of, read_facts
+from nnet_edge.runtime.runners.graph_facts import fusion_of, read_facts
 
 
 def write_model(path: Path, facts: dict[str, str]) -> Path:
