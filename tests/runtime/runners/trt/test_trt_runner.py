@@ -346,7 +346,7 @@ def test_a_runner_that_does_not_fit_into_the_gpu_leaves_nothing_there(
     monkeypatch.setattr(trt_runner, "read_engine", lambda path: (None, record))
     monkeypatch.setattr(trt_runner, "require_engine", lambda path, place: record)
     monkeypatch.setattr(trt_runner, "load_tensorrt", lambda tool: library)
-    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size: device)
+    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size, index: device)
     monkeypatch.setattr(trt_engine, "TrtEngine", ClosingEngine)
     with pytest.raises(StreamError, match="the GPU's memory is used up"):
         TrtRunner.load(tmp_path / "nnet.engine", RunnerSettings())
