@@ -123,6 +123,14 @@ setup(
         "rtx": ["tensorrt-rtx-cu13>=1.7; 'tegra' not in platform_release"],
         # an engine is judged against a CPU runner, with a threshold of its own
         "gpu": [*CPU, "pycuda>=2024.1", "scipy>=1.13"],
+        # in place of onnxruntime, of which pip can hold one alone; its extras bring cuDNN and most of CUDA
+        "cuda": [
+            "openvino>=2025.0",
+            "onnxruntime-gpu[cuda,cudnn]>=1.31; platform_machine == 'x86_64'",
+            "nvidia-cublas>=13; platform_machine == 'x86_64'",
+            "pycuda>=2024.1",
+            "scipy>=1.13",
+        ],
         "mqtt": MQTT,
         "opcua": OPCUA,
         "modbus": MODBUS,

@@ -119,13 +119,13 @@ def has_module(name: str) -> bool:
         return False
 
 
-def installed_as(module: str) -> tuple[str | None, str | None]:
+def installed_as(module: str, distributions: Sequence[str] | None = None) -> tuple[str | None, str | None]:
     """The distribution that brought `module` and its version; None, "unknown version" when pip does not know it, None and
     None when it is absent.
     """
     if not has_module(module):
         return None, None
-    for distribution in LIBRARIES[module][0]:
+    for distribution in distributions or LIBRARIES[module][0]:
         try:
             return distribution, importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
@@ -166,7 +166,7 @@ def find_libraries() -> tuple[Library, ...]:
 def installed_versions() -> dict[str, str]:
     """Module -> version of the libraries that decide what is computed; loads none, and takes milliseconds."""
     asked = {"numpy": ("numpy",), "PIL": ("pillow",)} | {module: names for module, (names, _) in LIBRARIES.items()}
-    found = {module: _version(module, names) for module, names in asked.items()}
+    found = {module: installed_as(module, names)[1] for module, names in asked.items()}
     return {module: version for module, version in found.items() if version is not None}
 
 
