@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from nnet_edge.benchmarks.harness.machine import describe_machine, torch_has_cud
 from nnet_edge.benchmarks.harness.report import write_json
 from nnet_edge.benchmarks.harness.roofline import GIGA, count_work, gpu_product
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.bundle import Bundle, now, read_bundle, versions
+from nnet_edge.bundle import Artefact, Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
 from nnet_edge.geometry import Geometry
 from nnet_edge.gpu import NoGpu, find_gpu
@@ -98,16 +99,23 @@ def measure_device(geometry: Geometry, batches: tuple[int, ...], say: Say) -> tu
 def measure_engines(
     bundle: Bundle, batches: tuple[int, ...], work: float | None, can_torch: bool, say: Say
 ) -> tuple[list[Rate], dict[str, str]]:
-    """The rates of every engine of the bundle that loads here, and why the others do not; torch stands in for none at all."""
+    """The rates of every engine and graph of the bundle that loads on this GPU, and why the others do not; torch stands in
+    for none at all.
+    """
     rates: list[Rate] = []
     refused: dict[str, str] = {}
     settings = RunnerSettings(max_batch=max(batches))
-    for path in (item.path for item in bundle.artefacts if item.kind == "engine"):
+    graphs = [item.path for item in bundle.artefacts if item.kind == "graph" and item.precision != "int8"]
+    loads: list[tuple[str, Callable[[], RepeatingRunner]]] = [
+        *((item.name, partial(RepeatingRunner.load, item.path, settings)) for item in engines_of(bundle)),
+        *((f"{path.name} on CUDA", partial(load_on_cuda, path, settings)) for path in graphs),
+    ]
+    for name, load in loads:
         try:
-            runner = RepeatingRunner.load(path, settings)
+            runner = load()
         except NnetEdgeError as error:
-            refused[path.name] = str(error)
-            say(f"{path.name} does not load here: {error}")
+            refused[name] = str(error)
+            say(f"{name} does not load here: {error}")
             continue
         with runner:
             rates += told(measure_runner(runner, batches, work), say)
@@ -118,6 +126,18 @@ def measure_engines(
     return rates, refused
 
 
+def engines_of(bundle: Bundle) -> list[Artefact]:
+    """The bundle's engines."""
+    return [item for item in bundle.artefacts if item.kind == "engine"]
+
+
+def load_on_cuda(graph: Path, settings: RunnerSettings) -> RepeatingRunner:
+    """ONNX Runtime's runner of the graph on CUDA. Raises what `load_cuda_runner` raises, and MissingExtraError."""
+    from nnet_edge.runtime.runners.trt.cuda_engine import load_cuda_runner
+
+    return load_cuda_runner(graph, settings, RepeatingRunner)
+
+
 def missing(rates: list[Rate]) -> list[str]:
     """What a reader must not take the rates for."""
     systems = {rate.system for rate in rates}
@@ -125,7 +145,7 @@ def missing(rates: list[Rate]) -> list[str]:
         return ["NO NETWORK WAS MEASURED: no engine of the bundle loads here and torch has no CUDA"]
     if STAND_IN in systems:
         return ["NO ENGINE RAN: torch stands in for it between the same kernels"]
-    return [] if systems & {"tensorrt", "tensorrt_rtx"} else ["NO ENGINE RAN"]
+    return [] if systems & {"tensorrt", "tensorrt_rtx"} else ["NO ENGINE OF TENSORRT RAN"]
 
 
 def told(rates: Iterable[Rate], say: Say) -> Iterator[Rate]:

@@ -2,22 +2,43 @@
 
 Bytes are counted, not measured: what has to be read once and written once. A small batch repeats on data that the L2 holds,
 so its share can exceed 1; the large batches do not fit there.
+
+    python -m nnet_edge.benchmarks.gpu.kernels --variant staged --json kernels.json
+
+The variants are other kernels for the same result, bit by bit, that no runner uses: here it is measured which is faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
+import click
 import numpy as np
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION
+from nnet_edge.benchmarks.harness.command_line import command_text, run_command, say
+from nnet_edge.benchmarks.harness.machine import describe_machine
+from nnet_edge.benchmarks.harness.report import write_json
 from nnet_edge.benchmarks.harness.rounds import repeated
+from nnet_edge.bundle import now
+from nnet_edge.errors import StreamError
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.runtime.runners.trt.device import CudaStream
-from nnet_edge.runtime.runners.trt.kernels import PycudaDevice
-from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, NV12, launch_anomaly_map, launch_preprocess, strips_of
+from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
+from nnet_edge.runtime.runners.trt.kernels.nvcc import VARIANTS
+from nnet_edge.runtime.runners.trt.kernels.tables import (
+    BGR8,
+    NV12,
+    RGB8,
+    launch_anomaly_map,
+    launch_preprocess,
+    strips_of,
+)
 from nnet_edge.runtime.runners.trt.ring import Picture, Slot, Tables
 
 BATCHES = (1, 8, 32)
@@ -68,9 +89,13 @@ def measure_ceilings(device: PycudaDevice, size: int = COPY_BYTES) -> Ceilings:
 
 
 def measure_kernels(
-    device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES, geometry: Geometry = DEFAULT
-) -> Iterator[KernelTime]:
-    """Every kernel at every batch; `copy` is the measured bandwidth, GB/s; the device's kernels are of the geometry."""
+    device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES, geometry: Geometry = DEFAULT,
+    preprocess: Sequence[str] = ("preprocess",),
+) -> Iterator[KernelTime]:  # fmt: skip
+    """Every kernel at every batch; `copy` is the measured bandwidth, GB/s; the device's kernels are of the geometry.
+
+    `preprocess` names the kernels of that work, which take turns.
+    """
     places = geometry.height * geometry.width
 
     def result(kernel: str, shape: str, batch: int, moved: int, ms: float) -> KernelTime:
@@ -82,8 +107,9 @@ def measure_kernels(
         for batch in batches:
             slot = filled_slot(device, [picture] * batch, np.float32, queue, geometry)
             arguments = (device, slot.views.address, slot.images.address, batch, geometry, queue)
-            ms = median_ms(device, partial(launch_preprocess, *arguments), queue)
-            yield result("preprocess", shape, batch, batch * (picture.pixels.nbytes + 3 * places), ms)
+            for kernel in preprocess:
+                ms = median_ms(device, partial(launch_preprocess, *arguments, kernel=kernel), queue)
+                yield result(kernel, shape, batch, batch * (picture.pixels.nbytes + 3 * places), ms)
     tables = Tables(device, PAPER_FUSION, geometry)
     for kind in (np.float32, np.float16):
         for batch in batches:
@@ -105,6 +131,7 @@ def pictures() -> dict[str, Picture]:
         "1920x1080 BGR8": Picture(rng.integers(0, 256, (1080, 1920, 3), np.uint8), BGR8),
         "1920x1080 NV12": Picture(rng.integers(0, 256, (1080 * 3 // 2, 1920), np.uint8), NV12),
         "640x480 BGR8": Picture(rng.integers(0, 256, (480, 640, 3), np.uint8), BGR8),
+        "256x256 RGB8": Picture(rng.integers(0, 256, (256, 256, 3), np.uint8), RGB8),
     }
 
 
@@ -134,3 +161,56 @@ def median_ms(
             work()
 
     return repeated(lambda: device.time_ms(row, queue), rounds, WARM_UPS).median / launches
+
+
+def require_equal(device: PycudaDevice, kernels: Sequence[str], geometry: Geometry = DEFAULT) -> None:
+    """Raise StreamError unless these kernels make the same images of every picture."""
+    queue = device.stream()
+    for shape, picture in pictures().items():
+        slot = filled_slot(device, [picture], np.float32, queue, geometry)
+        found = []
+        for kernel in kernels:
+            launch_preprocess(device, slot.views.address, slot.images.address, 1, geometry, queue, kernel)
+            found.append(device.pinned(geometry.height * geometry.width * 3))
+            device.download(found[-1], slot.images.address, queue)
+        queue.synchronize()
+        for kernel, image in zip(kernels[1:], found[1:], strict=True):
+            if not np.array_equal(image, found[0]):
+                raise StreamError(f"{kernel} makes another image of {shape} than {kernels[0]}: it must not be used")
+
+
+@click.command()
+@click.option(
+    "--variant",
+    "variants",
+    type=click.Choice([name.partition("_")[2] for name in VARIANTS]),
+    multiple=True,
+    help="Compare with preprocess.",
+)
+@click.option("--batch", "batches", type=int, multiple=True, default=BATCHES, show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here.")
+def command(variants: tuple[str, ...], batches: tuple[int, ...], json_path: Path | None) -> None:
+    """Measure the CUDA kernels on this machine's GPU, and compare those that are not used yet: JSON on standard output."""
+    names = ("preprocess", *(f"preprocess_{variant}" for variant in variants))
+    device = open_gpu(kernels=(*names, "anomaly_map"))
+    try:
+        with device.current():
+            require_equal(device, names)
+            ceilings = measure_ceilings(device)
+            kernels = []
+            for kernel in measure_kernels(device, ceilings.copy, batches, preprocess=names):
+                say(
+                    f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
+                )
+                kernels.append(asdict(kernel))
+    finally:
+        device.close()
+    report = {"command": command_text("nnet_edge.benchmarks.gpu.kernels"), "when": now(), "machine": describe_machine(None),
+              "ceilings_gb_per_s": asdict(ceilings), "kernels": kernels}  # fmt: skip
+    click.echo(json.dumps(report, indent=2, allow_nan=False))
+    if json_path is not None:
+        write_json(json_path, report)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command))

@@ -47,6 +47,7 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "cameras": "asks the network; tests/cli/test_cameras.py",
     "doctor": "asks the network for cameras; tests/cli/test_doctor.py",
     "--runner tensorrt": "needs a GPU",
+    "--runner cuda": "needs a GPU",
     "--precision int8": "needs what calibrate makes",
     "--teach": "runs until it is stopped; tests/cli/test_teach.py",
     "--page": "runs until it is stopped; tests/cli/test_line.py",

@@ -1,6 +1,7 @@
 // The kernels' arithmetic on the processor: the same phases, thread after thread, with a loop where the GPU has a barrier.
 #include "blur.h"
 #include "resize.h"
+#include "staged.h"
 #include <cstddef>
 
 using namespace nnet;
@@ -27,6 +28,42 @@ void preprocess(const FrameView* views, uint8_t* images, int batch) {
                     store_pixel(images, image, view, sums[thread], tile, thread);
             }
     }
+}
+
+void preprocess_staged(const FrameView* views, uint8_t* images, int batch) {
+    for (int image = 0; image < batch; ++image) {
+        const FrameView view = views[image];
+        if (view.height == 0) continue;
+        for (int block_y = 0; block_y < HEIGHT / TILE_HEIGHT; ++block_y)
+            for (int block_x = 0; block_x < WIDTH / TILE_WIDTH; ++block_x) {
+                const Tile tile = tile_of(view, block_x, block_y);
+                if (is_input(view)) {
+                    for (int thread = 0; thread < TILE_THREADS; ++thread) copy_pixel(images, image, view, tile, thread);
+                    continue;
+                }
+                StagedMemory memory;
+                memset(&memory, 0xee, sizeof memory);
+                const Span span = span_of(view, tile);
+                Rgb sums[TILE_THREADS];
+                for (Rgb& sum : sums) sum = rounding();
+                for (int chunk = 0; chunk < tile.chunks; ++chunk) {
+                    if (fits(view, span)) {
+                        for (int t = 0; t < TILE_THREADS; ++t) stage_chunk(memory, view, tile, span, chunk, t);
+                        for (int t = 0; t < TILE_THREADS; ++t) fill_staged(memory, view, tile, span, chunk, t);
+                    } else {
+                        for (int t = 0; t < TILE_THREADS; ++t) fill_chunk(memory.tile, view, tile, chunk, t);
+                    }
+                    for (int t = 0; t < TILE_THREADS; ++t) add_chunk(sums[t], memory.tile, view, tile, chunk, t);
+                }
+                for (int t = 0; t < TILE_THREADS; ++t) store_pixel(images, image, view, sums[t], tile, t);
+            }
+    }
+}
+
+int is_staged(const FrameView* view) {  // every block of the frame
+    for (int block_x = 0; block_x < WIDTH / TILE_WIDTH; ++block_x)
+        if (!fits(*view, span_of(*view, tile_of(*view, block_x, 0)))) return 0;
+    return 1;
 }
 
 void anomaly_map(const LayerMaps* maps, const Enlarging* enlarging, const Filter* filter, float* anomaly_maps,

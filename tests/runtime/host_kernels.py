@@ -35,7 +35,7 @@ class HostKernels:
     def __init__(self, library: Path, geometry: Geometry = DEFAULT) -> None:
         self.library, self.geometry = ctypes.CDLL(str(library)), geometry
 
-    def preprocess(self, frames: list[np.ndarray], formats: list[int]) -> np.ndarray:
+    def preprocess(self, frames: list[np.ndarray], formats: list[int], kernel: str = "preprocess") -> np.ndarray:
         """uint8 RGB (N, height, width, 3) of frames with any strides between rows; NV12 as (H * 3 / 2, W)."""
         views = np.zeros(len(frames), VIEW)
         size, window = self.geometry.size, self.geometry.window
@@ -54,7 +54,8 @@ class HostKernels:
             view["rows"], view["columns"] = rows.ctypes.data, columns.ctypes.data
             view["height"], view["width"], view["format"] = height, frame.shape[1], kind
         images = np.full((len(frames), *self.geometry.shape), 77, np.uint8)
-        self.library.preprocess(pointer(views), pointer(images), len(frames))
+        getattr(self.library, kernel)(pointer(views), pointer(images), len(frames))
+        self.was_staged = bool(self.library.is_staged(pointer(views)))  # the first frame
         return images
 
     def anomaly_map(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:

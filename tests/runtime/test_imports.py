@@ -33,7 +33,11 @@ HEAVY = {
     "paho",
 }
 RUNNERS = {"openvino", "onnxruntime"}
-BY_LIBRARY = {"openvino_runner": "openvino", "onnx_runner": "onnxruntime"}  # module -> the library that it needs
+BY_LIBRARY = {
+    "openvino_runner": "openvino",
+    "onnx_runner": "onnxruntime",
+    "cuda_engine": "onnxruntime",
+}  # module -> the library that it needs
 RUNTIME = Path(nnet_edge.runtime.__file__).parent
 ELSEWHERE = {"web", "kernels"}  # what a page and a GPU need is no part of every box
 NEUTRAL = sorted(

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from nnet_edge.runtime.runners.graph import (
     require_contract,
 )
 from nnet_edge.runtime.runners.graph_facts import fusion_of, read_facts
-from nnet_edge.runtime.runners.onnx_runner import ERRORS_ONLY, port_types
 from nnet_edge.runtime.runners.structure import fields_of, messages, text
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, CudaStream, used_up
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
@@ -48,7 +47,10 @@ except ImportError as error:
     raise missing_library("onnxruntime", "cuda", error) from error
 
 INSTALL = "pip uninstall onnxruntime, then pip install 'nnet-edge[cuda]'"
+FATAL_ONLY = 4  # ONNX Runtime's severity
 NO_MEMORY = r"out of memory|failed to allocate|BFCArena|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED"
+
+AnyTrtRunner = TypeVar("AnyTrtRunner", bound=TrtRunner)
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,8 @@ class CudaEngine:
         given = [text(item[1]) for item in messages(fields_of(fields_of(memoryview(content))[7][0])[12])]  # type: ignore[arg-type]
         content = cut_graph(content, [name for name in given if name not in TAIL])
         self._session: Any = self._open(content, cuda_stream)
+        from nnet_edge.runtime.runners.onnx_runner import port_types
+
         inputs, outputs = port_types(self._session.get_inputs()), port_types(self._session.get_outputs())
         require_contract(graph, inputs, outputs, Contract(tail=()))
         self.layer_maps: Mapping[str, np.dtype] = {name: np.dtype(kind) for name, kind in outputs.items()}
@@ -93,7 +97,7 @@ class CudaEngine:
     def _open(self, content: bytes, cuda_stream: CudaStream) -> Any:
         """A session of the provider; one without CUDA graphs, said in the log, where a node stays on the processor."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY + 1  # what fails is raised, or found by get_providers
+        options.log_severity_level = FATAL_ONLY  # what fails is raised, or found by get_providers
         own = {"device_id": str(self._index), "user_compute_stream": str(cuda_stream.handle)}
         chosen = dict(self._provider.options) | (own if self._provider.memory == "cuda" else {})
         while True:
@@ -184,8 +188,8 @@ def why_not() -> str:
     return "its CUDA libraries load, so this GPU or its driver is none that it knows"
 
 
-def load_cuda_runner(graph: Path, settings: RunnerSettings) -> TrtRunner:
-    """A runner of the graph on the GPU, by ONNX Runtime.
+def load_cuda_runner(graph: Path, settings: RunnerSettings, kind: type[AnyTrtRunner] = TrtRunner) -> AnyTrtRunner:  # type: ignore[assignment]
+    """A runner of that kind of the graph on the GPU, by ONNX Runtime.
 
     Raises ConfigError for an INT8 graph, and what `require_cuda`, `open_gpu` and `CudaEngine` raise.
     """
@@ -204,7 +208,7 @@ def load_cuda_runner(graph: Path, settings: RunnerSettings) -> TrtRunner:
             stream = device.stream()
             engine = CudaEngine(graph, stream, geometry, settings.max_batch, settings.gpu)
             try:
-                runner = TrtRunner(graph, settings, device, engine, fusion, geometry, compute=stream)
+                runner = kind(graph, settings, device, engine, fusion, geometry, compute=stream)
             except BaseException as error:
                 traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
                 engine.close()

@@ -29,7 +29,7 @@ MAPS = np.dtype(  # LayerMaps: addresses, weights and exponents in the order of 
      ("half_first", np.int32), ("half_second", np.int32), ("is_sum", np.int32), ("unused", np.int32)]
 )  # fmt: skip
 TILE_WIDTH, TILE_HEIGHT = 32, 8  # output pixels of a block of `preprocess`
-ARGUMENTS = {"preprocess": "PP", "anomaly_map": "PPPPP"}  # P address
+ARGUMENTS = {"preprocess": "PP", "preprocess_staged": "PP", "anomaly_map": "PPPPP"}  # P address
 
 
 def strip_height(geometry: Geometry) -> int:
@@ -145,11 +145,12 @@ def fill_maps(fusion: Fusion, addresses: dict[str, int], halves: frozenset[str] 
 
 
 def launch_preprocess(
-    device: Device, views: int, images: int, batch: int, geometry: Geometry, cuda_stream: CudaStream
-) -> None:
+    device: Device, views: int, images: int, batch: int, geometry: Geometry, cuda_stream: CudaStream,
+    kernel: str = "preprocess",
+) -> None:  # fmt: skip
     """Frames that VIEW structures at `views` describe -> uint8 RGB (batch, height, width, 3) at `images`."""
     grid = (geometry.width // TILE_WIDTH, geometry.height // TILE_HEIGHT, batch)
-    device.launch("preprocess", grid, TILE_WIDTH * TILE_HEIGHT, (views, images), cuda_stream)
+    device.launch(kernel, grid, TILE_WIDTH * TILE_HEIGHT, (views, images), cuda_stream)
 
 
 def launch_anomaly_map(

@@ -13,6 +13,7 @@ from nnet_edge.errors import ConfigError, EngineBuildError, MissingExtraError
 from nnet_edge.runtime.runners.trt.kernels import nvcc
 from nnet_edge.runtime.runners.trt.kernels.nvcc import (
     KERNELS,
+    VARIANTS,
     compile_kernel,
     compiler_version,
     cubin_for,
@@ -29,7 +30,7 @@ needs_nvcc = pytest.mark.skipif(
 
 
 @needs_nvcc
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, *VARIANTS])
 def test_every_architecture_and_ptx_compile_without_a_warning(kernel: str) -> None:
     """One fat binary: machine code for the GPUs that are named, PTX of the last for those that come."""
     code = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in ARCHITECTURES]
