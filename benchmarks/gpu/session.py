@@ -128,20 +128,13 @@ def words_of(outcome: Outcome) -> str:
 
 def run_step(step: Step, out: Path, kit: Path, is_dry: bool, left_s: float) -> Outcome:
     """The outcome of a step; its process group is ended when its time is over."""
-    names = {"out": str(out), "kit": str(kit), "python": sys.executable}
-    chosen = (
-        (step.dry or (*step.command[: 4 if "nnet_edge.cli.main" in step.command else 3], "--help"))
-        if is_dry
-        else step.command
-    )
-    command = [part.format(**names) for part in chosen]
+    python = Path(sys.executable)  # of the environment: what a link points to is another one
+    names = {"out": out, "kit": kit, "python": python, "bin": python.parent, "images": most_images(kit / "data")}
+    command = [part.format(**names) for part in (step.help if is_dry else step.command)]
     text = " ".join(command)
     if left_s < 1:
         return Outcome(step.name, text, None, 0.0, False, None, (), "no time is left")
-    log, answer = (
-        out / "logs" / f"{step.name.replace(' ', '-')}.log",
-        out / "logs" / f"{step.name.replace(' ', '-')}.out",
-    )
+    log, answer = (out / "logs" / f"{step.name.replace(' ', '-')}.{end}" for end in ("log", "out"))
     began, timed_out = time.monotonic(), False
     with log.open("wb") as errors, answer.open("wb") as output:
         process = subprocess.Popen(

@@ -194,7 +194,7 @@ def test_programs_that_are_absent_or_fail_say_nothing() -> None:
     [
         ((), "NO NETWORK WAS MEASURED"),
         (("torch in the engine's place", "torch eager"), "NO ENGINE RAN: torch stands in"),
-        (("torch eager",), "NO ENGINE RAN"),
+        (("torch eager", "onnxruntime-cuda"), "NO ENGINE OF TENSORRT RAN"),
         (("tensorrt_rtx", "torch eager"), None),
     ],
 )
@@ -213,6 +213,9 @@ def test_an_engine_that_does_not_load_is_in_the_report(monkeypatch: pytest.Monke
     rates, refused = gpu.measure_engines(held, (1,), None, False, said.append)  # type: ignore[arg-type]
     assert (rates, refused) == ([], {"a.engine": "a.engine was built for another GPU"})
     assert "a.engine does not load here" in said[0]
+    held.artefacts = [SimpleNamespace(kind="graph", path=Path("nnet.int8.onnx"))]
+    _, refused = gpu.measure_engines(held, (1,), None, False, said.append)  # type: ignore[arg-type]
+    assert "is INT8, and ONNX Runtime on CUDA" in refused["nnet.int8.onnx on CUDA"]
 
 
 def test_without_a_gpu_it_is_one_line(

@@ -18,7 +18,7 @@ from nnet_edge.gpu import NoGpu, find_gpu
 from nnet_edge.imaging import pillow_bilinear, to_rgb
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
-from nnet_edge.runtime.runners.trt.kernels.tables import NV12, launch_preprocess
+from nnet_edge.runtime.runners.trt.kernels.tables import NV12, RGB8, launch_preprocess
 from nnet_edge.runtime.runners.trt.ring import Picture, Slot, picture_of
 from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
 from nnet_edge.settings.runner import RunnerSettings
@@ -75,7 +75,7 @@ class GivenMaps:
         pass
 
 
-def resized(device: PycudaDevice, pictures: list[Picture]) -> np.ndarray:
+def resized(device: PycudaDevice, pictures: list[Picture], kernel: str = "preprocess") -> np.ndarray:
     """What the kernel makes of the pictures, uint8 RGB (N, 256, 256, 3)."""
     with device.current():
         slot = Slot(device, len(pictures), {name: np.dtype(np.float32) for name in LAYER_MAPS}, PAPER_FUSION, DEFAULT)
@@ -83,7 +83,7 @@ def resized(device: PycudaDevice, pictures: list[Picture]) -> np.ndarray:
         views, bulk = slot.fill(pictures)
         device.upload(slot.views.address, views, queue)
         device.upload(slot.bulk_address, bulk, queue)
-        launch_preprocess(device, slot.views.address, slot.images.address, len(pictures), DEFAULT, queue)
+        launch_preprocess(device, slot.views.address, slot.images.address, len(pictures), DEFAULT, queue, kernel)
         device.download(out, slot.images.address, queue)
         queue.synchronize()
     return out.reshape(len(pictures), 256, 256, 3).copy()
@@ -95,6 +95,21 @@ def test_preprocess_equals_pillow(gpu: PycudaDevice) -> None:
     images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     for found, image in zip(resized(gpu, [picture_of(image, DEFAULT) for image in images]), images, strict=True):
         np.testing.assert_array_equal(found, by_pillow(to_rgb(image)))
+
+
+def test_the_staged_kernel_equals_the_one_in_use() -> None:
+    """The variant that benchmarks compare; copies, rows that begin anywhere, and rows too wide for it."""
+    rng = np.random.default_rng(5)
+    shapes = [(1080, 1920, 3), (256, 256, 3), (257, 511), (96, 97, 3), (3, 9000, 3), (2160, 3840, 3)]
+    pictures = [picture_of(rng.integers(0, 256, shape, np.uint8), DEFAULT) for shape in shapes]
+    pictures += [Picture(rng.integers(0, 256, (1080 * 3 // 2, 1920), np.uint8), NV12)]
+    pictures += [Picture(rng.integers(0, 256, (256, 256, 3), np.uint8), RGB8)]
+    device = open_gpu(kernels=("preprocess", "preprocess_staged"))
+    try:
+        wanted = resized(device, pictures)
+        np.testing.assert_array_equal(resized(device, pictures, "preprocess_staged"), wanted)
+    finally:
+        device.close()
 
 
 def test_preprocess_of_nv12_equals_opencv_and_pillow(gpu: PycudaDevice) -> None:
@@ -161,3 +176,25 @@ def test_an_engine_agrees_with_the_processor(gpu: PycudaDevice, bundle, tmp_path
             np.testing.assert_allclose(found, wanted, rtol=MAP_RTOL)
         outputs = runner.start_frames([Frame(images[0][..., ::-1], 0, 0.0)])()
         np.testing.assert_allclose(outputs.anomaly_map[0], wanted[0], rtol=MAP_RTOL)
+
+
+@pytest.mark.parametrize("largest", [1, 4])
+def test_onnx_runtime_on_cuda_agrees_with_the_processor(bundle, largest: int) -> None:
+    """A real bundle's graph between the kernels: overlapping batches, a CUDA graph for each slot and batch size."""
+    from nnet_edge.errors import NnetEdgeError
+    from nnet_edge.runtime.runners.base import load_runner
+    from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
+
+    try:
+        require_cuda_parts()
+    except NnetEdgeError as error:
+        pytest.skip(f"THIS MACHINE CANNOT ({error}): --runner cuda was NOT run")
+    images = np.random.default_rng(4).integers(0, 256, (24, 256, 256, 3), np.uint8)
+    starts = range(0, 24, largest)
+    with load_runner(bundle.graph) as reference:
+        wanted = np.concatenate([reference.infer(images[start : start + 4]).anomaly_map for start in range(0, 24, 4)])
+    with load_runner(bundle.graph, RunnerSettings("cuda", max_batch=largest)) as runner:
+        for _ in range(3):
+            waiting = [runner.start(images[start : start + largest]) for start in starts]
+            found = np.concatenate([wait().anomaly_map for wait in waiting])
+            np.testing.assert_allclose(found, wanted, rtol=MAP_RTOL)
