@@ -45,7 +45,8 @@ def split_file(file: Path, folder: Path, size: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{file.name}.part-*"):
         old.unlink()
-    whole, lines, pieces = hashlib.sha256(), [], []
+    whole, lines = hashlib.sha256(), list[str]()
+    pieces: list[Path] = []
     with file.open("rb") as content:
         while block := content.read(min(size, BLOCK)):
             piece = folder / f"{file.name}.part-{len(pieces):05d}"

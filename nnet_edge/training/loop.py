@@ -250,12 +250,14 @@ class Trainer:
             compared = self.forward(self.network, batch, self.settings)
         terms = self.method.losses(compared, self.settings, epoch)
         loss = torch.stack(list(terms.values())).sum()
-        self.check(float(loss.detach()), compared, f"in step {step + 1} of epoch {epoch + 1}")
+        # one transfer for all of them: a GPU is waited for once in a step
+        values: list[float] = torch.stack([loss, *terms.values()]).detach().tolist()
+        self.check(values[0], compared, f"in step {step + 1} of epoch {epoch + 1}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         self.ema.follow(self.steps_before(epoch) + step)
-        return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+        return dict(zip(("loss", *terms), values, strict=True))
 
     def batch_of(self, rows: np.ndarray, step: int, pairs: Pairs | None) -> Batch:
         """The batch of these rows, with the synthetic anomalies of `pairs`."""

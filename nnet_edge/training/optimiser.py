@@ -20,9 +20,12 @@ EMA_WARM_UP_STEPS = 10  # early on the average follows the weights closely
 def build_optimiser(
     network: Network, settings: MethodSettings, shares: Mapping[str, float], device: str
 ) -> torch.optim.Adam:
-    """Adam, on a CPU in one pass over each parameter and its moments; `shares` as in `parameter_groups`."""
+    """Adam, in one pass over each parameter and its moments; `shares` as in `parameter_groups`."""
     return torch.optim.Adam(
-        parameter_groups(network, shares), settings.learning_rate, settings.betas, fused=device == "cpu" or None
+        parameter_groups(network, shares),
+        settings.learning_rate,
+        settings.betas,
+        fused=device in ("cpu", "cuda") or None,
     )
 
 

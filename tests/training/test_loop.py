@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnet_edge.errors import ConfigError, TrainingError
 from nnet_edge.geometry import Geometry
@@ -29,7 +30,7 @@ from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.settings.augmentation import Augmentation
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, read_held_out
 from nnet_edge.training.log import LOG, PICTURE
-from nnet_edge.training.loop import Progress, Trained, TrainOptions, epoch_rows, train
+from nnet_edge.training.loop import Progress, Trained, Trainer, TrainOptions, epoch_rows, train
 
 FP32 = TrainOptions(device="cpu", precision="fp32", checkpoint_every=100)
 SMALL = replace(
@@ -137,6 +138,35 @@ def test_progress_is_reported_after_every_step(straight: tuple[Trained, list[Pro
         assert set(terms) >= {"reverse", "forward", "query"}
         assert sum(terms.values()) == pytest.approx(progress.losses["loss"], rel=1e-5)
     assert seen[-1].losses["reverse"] < seen[1].losses["reverse"], "nothing was learned"
+
+
+class Fetches(TorchDispatchMode):
+    """Counts what a GPU would be waited for: a single number of a tensor that is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(named or {}))
+
+
+def test_a_steps_losses_are_fetched_together(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many losses a method has; what its own check asks for is left out."""
+    fetched: list[int] = []
+    step = Trainer.train_step
+
+    def counted(self: Trainer, *arguments: Any) -> dict[str, float]:
+        with Fetches() as fetches:
+            losses = step(self, *arguments)
+        fetched.append(fetches.count)
+        assert losses["loss"] == pytest.approx(sum(value for name, value in losses.items() if name != "loss"), rel=1e-6)
+        assert len(losses) > 2
+        return losses
+
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    monkeypatch.setattr(Trainer, "check", lambda self, loss, compared, where: None)
+    training(SMALL)
+    assert fetched == [0]
 
 
 def test_log_has_a_row_for_every_epoch(straight: tuple[Trained, list[Progress]]) -> None:
