@@ -60,6 +60,8 @@ TEST = [
     "build>=1.2",
     "tabulate>=0.9",  # the tables of the benchmarks
     "jsonschema>=4.20",
+    "nbclient>=0.10",  # runs the notebook of examples/
+    "ipykernel>=6.29",
     "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",  # builds engines without a GPU
     "tritonclient[http]>=2.60",  # a client of the Open Inference Protocol; and Triton's own model_config_pb2
 ]

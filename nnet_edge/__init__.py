@@ -15,17 +15,20 @@ from nnet_edge.moved import install
 from nnet_edge.silence import silence
 
 if TYPE_CHECKING:
+    from nnet_edge.cli.python import Measurement, Training, evaluate, train
     from nnet_edge.frame import Frame, Outputs, Prediction, Region
     from nnet_edge.runtime.inspector.inspector import Inspector, load
     from nnet_edge.runtime.inspector.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
-    "Frame", "Inspector", "NnetEdgeError", "Outputs", "Prediction", "Region", "Result", "__version__", "load",
+    "Frame", "Inspector", "Measurement", "NnetEdgeError", "Outputs", "Prediction", "Region", "Result", "Training",
+    "__version__", "evaluate", "load", "train",
 ]  # fmt: skip
 HOMES = {  # name -> the module that it is imported from when it is asked for: `import nnet_edge` stays light
     **dict.fromkeys(("Frame", "Outputs", "Prediction", "Region"), "nnet_edge.frame"),
     **dict.fromkeys(("Inspector", "load"), "nnet_edge.runtime.inspector.inspector"),
+    **dict.fromkeys(("Measurement", "Training", "evaluate", "train"), "nnet_edge.cli.python"),
     "Result": "nnet_edge.runtime.inspector.result",
 }
 

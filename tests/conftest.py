@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import nnet_edge
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
 from tests.private_network import private_network
@@ -210,19 +212,31 @@ def trained_run(parts_folder: Path, made_once: MadeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
-    """The same network trained anew for 64x64 pixels, one epoch, by a command that passes over a truncated image.
+    """The same network trained anew for 64x64 pixels, one epoch, by a call that passes over a truncated image.
 
-    data/, run/{training,bundle}/ and said.txt, what the command said on standard error.
+    data/, run/{training,bundle}/, said.txt, what was said on standard error, and trained.pickle, what the call gave.
     """
 
     def fill(folder: Path) -> None:
         data = shutil.copytree(parts_folder, folder / "data")
         (data / "good/truncated.png").write_bytes((data / "good/00.png").read_bytes()[:200])
-        quick = ["--epochs", "1", "--size", "64", "--set", "augmentation_copies=0", "--set", "model.memory_slots=128"]
+        few = {"augmentation_copies": 0, "model.memory_slots": 128}
         with (folder / "said.txt").open("w") as said, redirect_stderr(said):
-            assert run(["train", str(data), "--out", str(folder / "run"), "--skip-bad-images", *quick]) == 0
+            trained = nnet_edge.train(data, folder / "run", skip_bad_images=True, epochs=1, size=64, set=few)
+        (folder / "trained.pickle").write_bytes(pickle.dumps(trained))
 
     return made_once("second", fill)
+
+
+@pytest.fixture
+def desk(second_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the examples are typed: runs/part/bundle, photos/ and part.png lie there."""
+    shutil.copytree(second_run / "run/bundle", tmp_path / "runs/part/bundle")
+    shutil.copytree(second_run / "data", tmp_path / "photos")
+    (tmp_path / "photos/good/truncated.png").unlink()
+    shutil.copy(tmp_path / "photos/good/00.png", tmp_path / "part.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def examples_page() -> str:
     """The files of examples/, whole, so that the search finds what is in them."""
     text = "# Example files\n\nEach is in the folder `examples/` of the repository, and tested there.\n\n"
     for path in sorted((ROOT / "examples").iterdir()):
-        if path.suffix != ".json":
+        if path.suffix not in (".json", ".ipynb"):
             text += (
                 f"## {path.name}\n\n```{path.suffix.lstrip('.') or 'text'}\n{path.read_text(encoding='utf-8')}```\n\n"
             )

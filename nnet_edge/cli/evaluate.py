@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.text import printable
+
+if TYPE_CHECKING:
+    from nnet_edge.evaluation.evaluate import Evaluation
 
 
 @click.command("evaluate", cls=Command, example="nnet-edge evaluate runs/part/bundle photos/")
@@ -42,13 +45,30 @@ from nnet_edge.text import printable
 @precision_option
 @runner_options
 @nice_option
-def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, cost_miss: float, cost_false: float,
-            **options: Any) -> None:  # fmt: skip
+def command(**options: Any) -> None:
     """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, page, CSV, JSON, pictures."""
+    measured = measure(**options)
+    click.echo(measured.table)
+    for path in measured.files:
+        say(f"wrote {path}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation, and what was written of it."""
+
+    evaluation: Evaluation
+    table: str  # for a terminal
+    files: tuple[Path, ...]
+
+
+def measure(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: bool, cost_miss: float, cost_false: float,
+            **options: Any) -> Measured:  # fmt: skip
+    """Do what the command does, but for printing the table."""
     from nnet_edge.bundle import record_metrics
     from nnet_edge.data.images import with_held_out_images
     from nnet_edge.evaluation.artefact import open_artifact, table_of
-    from nnet_edge.evaluation.evaluate import evaluate as measure
+    from nnet_edge.evaluation.evaluate import evaluate
     from nnet_edge.evaluation.pictures import write_evaluation
     from nnet_edge.evaluation.report import write_report
     from nnet_edge.evaluation.sweep import Costs, sweep_lines
@@ -68,9 +88,9 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
         for note in dataset.notes[known:]:
             say(f"note: {note}")
     with artifact.runner as runner, steps_bar("evaluating") as progress:
-        found = measure(runner, dataset, artifact.threshold, runner.max_batch, options["skip_bad_images"],
-                        options["mask_rule"], progress, options["bits"] or artifact.bits, artifact.geometry,
-                        artifact.sizes)  # fmt: skip
+        found = evaluate(runner, dataset, artifact.threshold, runner.max_batch, options["skip_bad_images"],
+                         options["mask_rule"], progress, options["bits"] or artifact.bits, artifact.geometry,
+                         artifact.sizes)  # fmt: skip
     for note in found.notes:
         say(f"note: {note}")
     if found.depth is not None:
@@ -94,6 +114,4 @@ def command(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
     written.append(write_report(found, folder, costs, facts))
     if record and artifact.bundle is not None:
         record_metrics(artifact.bundle, found.metrics.as_dict())
-    click.echo("\n".join((table_of(found), *sweep_lines(found, costs))))
-    for path in written:
-        say(f"wrote {path}")
+    return Measured(found, "\n".join((table_of(found), *sweep_lines(found, costs))), tuple(written))

@@ -534,12 +534,17 @@ _held_out_options = grouped(
 @runner_precision_option
 @runner_options
 @nice_option
-def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
-            trackers: tuple[str, ...], **options: Any) -> int:  # fmt: skip
+def command(**options: Any) -> int:
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load.
 
     With --resume-from, what the old bundle rejects of the defects in DATA and DIR must be rejected by the new one too.
     """
+    return learn(**options)[1]
+
+
+def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
+          trackers: tuple[str, ...], **options: Any) -> tuple[Path, int]:  # fmt: skip
+    """Do what the command does; gives the folder that holds bundle and training, and the exit code."""
     from nnet_edge.bundle import read_bundle
     from nnet_edge.data.images import fingerprint
     from nnet_edge.training.trackers.base import tracking
@@ -562,7 +567,7 @@ def command(data: Path, out: Path | None, resume: bool, force: bool, resume_from
             dataset = with_added(*datasets)
     with tracking(trackers, out, say) as tracked:
         if not train_bundle(dataset, out, settings, resume, force, options, base, tracked):
-            return EXIT_INTERRUPTED
+            return out, EXIT_INTERRUPTED
     if resume_from is not None and not prove_bundle(resume_from, out, datasets, settings, options):
-        return EXIT_FAILURE
-    return 0
+        return out, EXIT_FAILURE
+    return out, 0

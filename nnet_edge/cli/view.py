@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,11 +16,13 @@ from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # rich is imported where something is shown: `--help` starts without it
     from rich.console import Console
+    from rich.progress import Progress as ProgressBar
     from typing_extensions import Self
 
     from nnet_edge.training.loop import Progress
 
 LINE_EVERY_S = 20.0  # between two plain lines
+DRAW_EVERY_S = 0.5  # between two drawings of a notebook's bar
 WARNING = "warning:"  # begins a line that --quiet shows too
 
 
@@ -57,8 +60,32 @@ def _log_everything(is_wanted: bool) -> None:
     log.handlers = [logging.StreamHandler()] if is_wanted else []
 
 
+class NotebookBar:
+    """A bar of rich in the output of a notebook's cell, drawn again in its place; rich's own way needs ipywidgets."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar, self._next_s = bar, 0.0
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Show it."""
+        from IPython.display import display
+
+        self._handle = display(self._bar, display_id=True)
+
+    def draw(self, now: bool = False) -> None:
+        """Show how far it is, unless it was drawn just before."""
+        if self._handle is not None and (now or time.monotonic() >= self._next_s):
+            self._next_s = time.monotonic() + DRAW_EVERY_S
+            self._handle.update(self._bar)
+
+    def stop(self) -> None:
+        """Show how far it came."""
+        self.draw(now=True)
+
+
 class TrainingView:
-    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
+    """A bar on a terminal and in a notebook, a line now and then elsewhere on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
@@ -68,15 +95,16 @@ class TrainingView:
         self._console = console or Console(stderr=True)
         self._bar = ProgressBar(TextColumn("{task.description}"), BarColumn(), console=self._console, transient=True)
         self._task = self._bar.add_task("training", total=None)
+        self._shown = NotebookBar(self._bar) if self._console.is_jupyter else self._bar
         self._next_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and verbosity() is not Verbosity.QUIET:
-            self._bar.start()
+        if verbosity() is not Verbosity.QUIET and (self._console.is_terminal or self._console.is_jupyter):
+            self._shown.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self._shown.stop()
 
     def show(self, progress: Progress) -> None:
         """Show epoch, losses and time left."""
@@ -85,8 +113,10 @@ class TrainingView:
         losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         text = f"epoch {progress.epoch}/{progress.epochs} {losses}, {minutes}:{seconds:02d} left at most"
-        if self._console.is_terminal:
+        if self._console.is_terminal or self._console.is_jupyter:
             self._bar.update(self._task, description=text, completed=progress.epoch - 1, total=progress.epochs)
+            if isinstance(self._shown, NotebookBar):
+                self._shown.draw()
         elif (now_s := time.monotonic()) >= self._next_s:
             self._next_s = now_s + LINE_EVERY_S
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -100,8 +130,18 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print the line whatever --quiet says."""
+    is_error = line.startswith(WARNING) or not in_notebook()  # a notebook shows standard error in red
     with suppress(OSError):
-        click.echo("\n".join(map(printable, line.split("\n"))), err=True)
+        click.echo("\n".join(map(printable, line.split("\n"))), err=is_error)
+
+
+def in_notebook() -> bool:
+    """Whether the kernel of a notebook runs this."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
 
 
 def say_in_detail(line: str) -> None:
@@ -124,9 +164,22 @@ def steps_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress as ProgressBar
 
     is_quiet = verbosity() is Verbosity.QUIET
-    with ProgressBar(console=Console(stderr=True), transient=True, disable=is_quiet) as bar:
-        task = bar.add_task(title)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = ProgressBar(console=Console(stderr=True), transient=True, disable=is_quiet)
+    task = bar.add_task(title)
+    if not in_notebook():
+        with bar:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    shown = NotebookBar(bar)
+    if not is_quiet:
+        shown.start()
+
+    def report(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        shown.draw()
+
+    yield report
+    shown.stop()
 
 
 @contextmanager

@@ -139,9 +139,12 @@ def run(
 def stopping_on_signals() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C or SIGTERM sets, so that `run_line` ends with a report; the second kills as usual.
 
-    Use it in the main thread: no other thread is given signals.
+    In the main thread: no other is given signals, so there nothing sets it.
     """
     stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in numbers}
 

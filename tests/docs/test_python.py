@@ -10,23 +10,13 @@ from types import ModuleType
 
 import pytest
 
+import nnet_edge.cli.python
 import nnet_edge.runtime.inspector.inspector
 
 ROOT = Path(__file__).parents[2]
 PAGE, README = ROOT / "docs/python.md", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MODULES = (nnet_edge.runtime.inspector.inspector,)
-
-
-@pytest.fixture
-def desk(second_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the examples are typed: runs/part/bundle, photos/ and part.png lie there."""
-    shutil.copytree(second_run / "run/bundle", tmp_path / "runs/part/bundle")
-    shutil.copytree(second_run / "data", tmp_path / "photos")
-    (tmp_path / "photos/good/truncated.png").unlink()
-    shutil.copy(tmp_path / "photos/good/00.png", tmp_path / "part.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+MODULES = (nnet_edge.cli.python, nnet_edge.runtime.inspector.inspector)
 
 
 def test_the_readme_stays_short_and_its_python_runs(desk: Path) -> None:

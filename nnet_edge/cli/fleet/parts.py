@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 
+from nnet_edge.cli.keywords import arguments_of, options_of
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.line import read_toml
 from nnet_edge.settings.reader import build, require_plain, unknown_key
@@ -40,13 +41,7 @@ def train_options() -> dict[str, click.Option]:
     """The options of `nnet-edge train` that a fleet's file may give, by their keys: false_rejects is --false-rejects."""
     from nnet_edge.cli.train import command
 
-    found = {}
-    for option in command.params:
-        if isinstance(option, click.Option):
-            key = max(option.opts, key=len).lstrip("-").replace("-", "_")
-            if key not in FIXED:
-                found[key] = option
-    return found
+    return {key: option for key, option in options_of(command).items() if key not in FIXED}
 
 
 @dataclass(frozen=True)
@@ -81,35 +76,15 @@ class TrainFlags:
 
     def arguments(self, where: str = "train", leave_out: tuple[str, ...] = ()) -> list[str]:
         """What to type behind `nnet-edge train DATA`. Raises ConfigError for a value that no option could have."""
-        found: list[str] = []
         known = train_options()
-        for key in sorted(self.values):  # a key of settings does not depend on the order of options
-            option, value = known[key], self.values[key]
-            if option.name in leave_out:
-                continue
-            name = max(option.opts, key=len)
-            if isinstance(value, Mapping) and option.multiple:
-                value = [f"{inner}={text_of(part)}" for inner, part in value.items()]
-            if option.is_flag != isinstance(value, bool) or isinstance(value, Mapping):
-                kind = "true or false" if option.is_flag else "a text or a number"
-                raise ConfigError(f"{where}: {key} is {value!r}: it must be {kind}")
-            if isinstance(value, bool):
-                found += [name] if value else []
-            else:
-                for part in value if isinstance(value, list | tuple) else [value]:
-                    found += [name, text_of(part)]
-        return found
+        kept = {key: value for key, value in self.values.items() if known[key].name not in leave_out}
+        return arguments_of(known, kept, where)
 
     def over(self, other: TrainFlags) -> TrainFlags:
         """These options over those of `other`; tables of --set are joined."""
         mine, theirs = self.values.get("set"), other.values.get("set")
         both = {**theirs, **mine} if isinstance(mine, Mapping) and isinstance(theirs, Mapping) else None
         return TrainFlags({**other.values, **self.values} | ({} if both is None else {"set": both}))
-
-
-def text_of(value: Any) -> str:
-    """The value as one types it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
