@@ -10,12 +10,16 @@ import html
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -30,13 +34,20 @@ PAGES = {  # page of the site -> file of the repository
     "findings/surprises.md": "findings/README.md",
     **{f"benchmarks/{name}.md": f"benchmarks/{name}.md" for name in ("race", "accuracy", "ablations", "notes")},
 }
+PARTS = ("export", "runtime", "calibration", "benchmarks")  # folders that are installed below nnet_edge
+TREE = tempfile.TemporaryDirectory()  # of links, in which mkdocstrings finds the package as it is installed
 FOLDERS = {"LICENSE": "LICENSE.txt", "examples": "examples/files.md", "benchmarks": "benchmarks/race.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^``` *$)", re.MULTILINE | re.DOTALL)
 
 
+@event_priority(100)  # before mkdocstrings reads its settings
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add one page a command to the navigation."""
+    """Add one page a command to the navigation, and lay out the package as it is installed, for mkdocstrings."""
+    for part in ("nnet_edge", *PARTS):
+        inside = Path(TREE.name, "nnet_edge", "" if part == "nnet_edge" else part)
+        shutil.copytree(ROOT / part, inside, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__"))
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [TREE.name]
     reference = next(section["Reference"] for section in config.nav or [] if "Reference" in section)
     pages = next(part["Commands"] for part in reference if "Commands" in part)
     pages += [f"reference/commands/{name}.md" for name, _ in walk_commands() if " " not in name]
@@ -84,6 +95,22 @@ def site_path(path: str, files: Files) -> str | None:
 class MarkdownFormatter(click.HelpFormatter):
     """What a command says by --help, as Markdown: each list of options is a table, each block of commands is fenced."""
 
+    def indent(self) -> None:
+        """Nothing: Markdown would take indented text for code."""
+
+    def dedent(self) -> None:
+        """As `indent`."""
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """A heading and what it stands for; an example is fenced."""
+        self.write_heading(name)
+        if name == "Example":
+            self.write("```sh\n")
+        yield
+        if name == "Example":
+            self.write("```\n\n")
+
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """The usage line, fenced."""
         self.write(f"```text\n{prog} {args}\n```\n\n")
@@ -93,11 +120,11 @@ class MarkdownFormatter(click.HelpFormatter):
         self.write(f"**{heading}**\n\n")
 
     def write_text(self, text: str) -> None:
-        """Paragraphs; one that click leaves as it is (after a \\b) is a fenced block."""
+        """Paragraphs; one of commands is a fenced block."""
         for paragraph in re.split(r"\n\s*\n", text):
-            lines = [line.strip() for line in paragraph.strip("\n").splitlines()]
-            if lines and lines[0] == "\b":
-                self.write("```sh\n" + "\n".join(lines[1:]) + "\n```\n\n")
+            lines = [line.strip() for line in paragraph.strip("\n").splitlines() if line.strip() != "\b"]
+            if lines and all(line.startswith("nnet-edge ") for line in lines):
+                self.write("```sh\n" + "\n".join(lines) + "\n```\n\n")
             else:
                 self.write(escape(" ".join(lines)) + "\n\n")
 
