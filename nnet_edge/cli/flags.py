@@ -13,6 +13,7 @@ import click
 
 from nnet_edge.settings.registry import SINKS, SOURCES
 
+SINK_FLAGS, SOURCE_FLAGS = "Where verdicts go", "Sources"  # headings of --help
 KEY = __name__  # of the context's meta
 COPY = Path(__file__).with_suffix(".txt")
 
@@ -60,7 +61,7 @@ def ask_registries() -> Registered:
     """The same from the kinds themselves, which are imported."""
     from nnet_edge.settings.camera import known_addresses
 
-    headings = (SINKS, "Where verdicts go"), (SOURCES, "Sources")
+    headings = (SINKS, SINK_FLAGS), (SOURCES, SOURCE_FLAGS)
     flags = [(flag, heading) for kinds, heading in headings for kind in kinds for flag in kind.flags]
     rows = [(flag.name, flag.type, flag.metavar or "", heading, flag.help) for flag, heading in flags]
     return Registered(registering_files(), known_addresses(), rows)

@@ -75,6 +75,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "build-engine": ("engine", "Build a TensorRT engine of BUNDLE's graph."),
     "calibrate": ("calibrate", "Make INT8 and FP16 graphs of BUNDLE."),
     "cameras": ("cameras", "List the cameras that are there."),
+    "collect": ("collect", "Collect photographs of good parts from SOURCE."),
     "config": ("config", "Begin, check and describe a line's settings file."),
     "data": ("data", "Show what DATA holds and how it is read."),
     "demo": ("demo", "Build, train and judge an example line."),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nnet_edge.cli.flags import registered
+from nnet_edge.cli.flags import SINK_FLAGS, SOURCE_FLAGS, registered
 from nnet_edge.cli.options import (
     FILE,
     FOLDER,
@@ -57,6 +57,7 @@ CONFIG_LINE_EVERY_S = 60.0  # of a line from a settings file, where no terminal 
 class StreamCommand(Command):
     """A command whose options are its own and those of the registered sinks and sources."""
 
+    headings: tuple[str, ...] = (SINK_FLAGS, SOURCE_FLAGS)
     verbose_help = "Say more: latencies, and a line for each good frame of a camera or video, too."
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -67,7 +68,7 @@ class StreamCommand(Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, with one for each registered flag."""
         found = super().get_params(ctx)
-        return [*found, *(option_of(*row) for row in registered(ctx).flags)]
+        return [*found, *(option_of(*row) for row in registered(ctx).flags if row[3] in self.headings)]
 
 
 def option_of(name: str, kind: str, metavar: str, heading: str, text: str) -> click.Option:

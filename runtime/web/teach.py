@@ -372,7 +372,7 @@ class Teach:
         )
         nice = ["nice", "-n", str(NICE)] if shutil.which("nice") else []
         command = [*nice, sys.executable, "-c", TRAIN, "train", str(photos_of(home)), "--out", str(home), "--force",
-                   "--skip-bad-images", "--threads", str(threads), *TRAIN_OPTIONS]  # fmt: skip
+                   "--skip-bad-images", "--preview", "never", "--threads", str(threads), *TRAIN_OPTIONS]  # fmt: skip
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "0", "COLUMNS": "120"}
         shutil.rmtree(home / BUNDLE, ignore_errors=True)
