@@ -15,13 +15,13 @@ from typing import Any
 
 from nnet_edge.anomaly_map import split_name
 from nnet_edge.bits import kept_bits
-from nnet_edge.bundle import Artefact, Bundle, read_bundle
+from nnet_edge.bundle import Artefact, Bundle, name_of, read_bundle
 from nnet_edge.errors import ConfigError, ExportError
 from nnet_edge.files import writing_folder
 from nnet_edge.geometry import GREY, Geometry
 from nnet_edge.runtime.runners.graph import INPUT
 from nnet_edge.settings.runner import require_between, require_choice
-from nnet_edge.settings.stream import NAME, plain_name
+from nnet_edge.settings.stream import NAME
 
 TEMPLATES = Path(__file__).parent / "templates"
 CONTRACT = "contract.json"
@@ -326,7 +326,7 @@ def export_model(
         raise ConfigError(f"TensorRT builds its own {precision} of a graph: give --precision fp32")
     artefact = bundle.artefact(precision)
     chosen = threshold or artefact.threshold_for("onnxruntime" if backend == "tensorrt" else backend).value
-    order = Order(bundle, artefact, name or plain_name(bundle.name), backend, chosen, max_batch)
+    order = Order(bundle, artefact, name or name_of(path), backend, chosen, max_batch)
     with writing_folder(out, foreign_to_form if force else None) as folder:
         told = form.write(order, folder)
         write_json(folder / CONTRACT, order.contract())

@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -261,6 +262,13 @@ class Bundle:
 def is_preview(manifest: Mapping[str, Any]) -> bool:
     """Whether the bundle was made of a training before its end."""
     return bool(manifest.get("trained", {}).get("preview"))
+
+
+def name_of(path: Path) -> str:
+    """What a bundle is called where nobody names it: runs/part/bundle is part."""
+    path = Path(os.path.abspath(path))
+    name = path.parent.name if path.name == "bundle" else path.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")[:64] or "part"
 
 
 def id_of(manifest: Mapping[str, Any]) -> str:

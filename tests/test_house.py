@@ -24,8 +24,8 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
         "nnet_edge.calibration.ranges",
     ),
     "modelopt": ("nnet_edge.calibration.quantize",),
-    "starlette": ("nnet_edge.runtime.web.app",),
-    "uvicorn": ("nnet_edge.runtime.web.server",),
+    "starlette": ("nnet_edge.runtime.web.app", "nnet_edge.runtime.serve.app"),
+    "uvicorn": ("nnet_edge.runtime.web.listening",),
     "prometheus_client": ("nnet_edge.runtime.web.metrics",),
     "paho": ("nnet_edge.runtime.sinks.mqtt",),
     "pymodbus": ("nnet_edge.runtime.sinks.modbus",),
@@ -54,6 +54,7 @@ RANKS = (  # an arrow points to a folder further down, or stays in its own; in a
     ("nnet_edge.training",),
     ("nnet_edge.methods",),
     ("nnet_edge.data",),
+    ("nnet_edge.runtime.serve",),
     ("nnet_edge.runtime.web",),
     ("nnet_edge.runtime.inspector",),
     ("nnet_edge.runtime.stream",),
@@ -295,6 +296,7 @@ def test_every_module_of_the_runtime_imports_on_the_camera_box(camera_box: Path,
         "kernels",
         "runtime.web.app",
         "runtime.web.metrics",
+        "runtime.serve",
     )  # pycuda and nvcc; Starlette and prometheus_client: the extra that brings them is named
     names = [name for name in modules() if part_of(name) == "runtime" and not any(part in name for part in needs_more)]
     probe = (

@@ -21,7 +21,7 @@ FORMS = ("onnx", "openvino-ir", "triton", "deepstream", "cpp")
               help="What computes: of triton all three, of onnx and cpp the first two (default: the first).")  # fmt: skip
 @shown_option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32",
               help="fp16 and int8 come from calibrate.")  # fmt: skip
-@click.option("--name", help="Of the model on its server (default: the bundle's).")
+@click.option("--name", help="Of the model on its server (default: that of its folder).")
 @shown_option("--batch", "max_batch", type=click.IntRange(1, 256), default=8, help="Largest batch of a server.")
 @click.option("--threshold", type=click.FloatRange(0, min_open=True), help="Instead of the bundle's.")
 @click.option("--force", is_flag=True, help="Replace the folder.")

@@ -87,6 +87,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "history": ("history", "Show what a line's history PATH says of a shift."),
     "pairs": ("pairs", "Draw good images of DATA beside damaged copies."),
     "review": ("review", "Propose from the parts that people labelled in HISTORY, and that BUNDLE judged."),
+    "serve": ("serve", "Serve BUNDLE, or NAME=BUNDLE, by HTTP: Open Inference..."),
     "stream": ("stream", "Judge every frame of SOURCE."),
     "swap": ("swap", "Let a running line judge by BUNDLE."),
     "train": ("train", "Learn from the good images of DATA."),

@@ -65,8 +65,13 @@ OF_SINK: tuple[tuple[str, str, str, Callable[[SinkCounts], float]], ...] = (
 
 def make_exposition(line: Line, gallery: Gallery) -> Callable[[], tuple[bytes, str]]:
     """A function that gives the metrics now as text, and their content type."""
+    return exposition_of(LineCollector(line, gallery))
+
+
+def exposition_of(collector: Any) -> Callable[[], tuple[bytes, str]]:
+    """A function that gives what `collector.collect()` gives as text, and its content type."""
     registry = CollectorRegistry()
-    registry.register(LineCollector(line, gallery))
+    registry.register(collector)
     return lambda: (exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -178,7 +178,7 @@ def test_a_line_that_answers_no_more_shows_no_verdict(browser: Any, serve: Any) 
     with serve() as site:
         open_page(browser, site)
         browser.wait(f"{CARD}.classList.contains('good')")
-        site.server._server.should_exit = True
+        site.server._listening._server.should_exit = True
         browser.wait("document.querySelector('.card .word').textContent === 'NO ANSWER'")
         assert not browser.value(f"{CARD}.classList.contains('good')")
 
