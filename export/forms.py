@@ -318,7 +318,7 @@ def export_model(
     if bundle.geometry.tiles is not None:
         raise ConfigError(
             f"{path} sees pictures as {bundle.geometry.tiles} tiles, which no other program cuts and stitches: "
-            f"judge with nnet-edge stream, or train without --tiles"
+            f"use nnet-edge serve {path}, or train without --tiles"
         )
     if name is not None and NAME.fullmatch(name) is None:
         raise ConfigError(f"--name {name}: give letters, digits, dots and dashes, 64 at most")

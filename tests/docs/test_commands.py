@@ -31,7 +31,7 @@ PAGES = sorted(
 )
 SHELLS = ("sh", "bash", "shell", "console")
 OUTSIDE = {  # programs that are not ours: a shell reads their lines, and no test goes further
-    "apt", "apt-get", "cmake", "eval", "export", "fuser", "grep", "ip", "jetson_clocks", "judge", "nvcc", "nvpmodel",
+    "apt", "apt-get", "cmake", "curl", "eval", "export", "fuser", "grep", "ip", "jetson_clocks", "judge", "nvcc", "nvpmodel",
     "source", "sqlite3", "sysctl", "usermod",
 }  # fmt: skip
 CAMERA = re.compile(r"^(\w+=)?(0|1|/dev/video\d|rtsp://.*|gige://.*)$")
@@ -51,6 +51,7 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "--precision int8": "needs what calibrate makes",
     "--teach": "runs until it is stopped; tests/cli/test_teach.py",
     "--page": "runs until it is stopped; tests/cli/test_line.py",
+    "serve": "runs until it is stopped; tests/runtime/serve",
     "--config": "runs until it is stopped; tests/cli/test_line.py",
     "review": "needs labels; tests/cli/test_review.py",
     "--false-rejects": "needs 199 held-out images",
