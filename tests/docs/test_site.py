@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import nnet_edge
 from nnet_edge.cli.main import COMMANDS
 from tests.conftest import MadeOnce
 from tests.runtime.web.browser import CHROMIUM, Browser
@@ -111,6 +112,13 @@ def test_the_search_finds_options_keys_and_answers(site: Path) -> None:
     assert "--when-full" in text["reference/commands/stream.html"]
     assert "trigger_mode" in text["reference/settings.html"]
     assert (site / "search/search_index.js").exists(), "what the search reads from file://"
+
+
+@needs_mkdocs
+def test_every_public_name_of_python_is_explained(site: Path) -> None:
+    page = (site / "reference/python.html").read_text(encoding="utf-8")
+    explained = {name.rsplit(".", 1)[-1] for name in re.findall(r'id="(nnet_edge\.[\w.]+)"', page)}
+    assert set(nnet_edge.__all__) - {"__version__"} <= explained
 
 
 @needs_mkdocs
