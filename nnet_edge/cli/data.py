@@ -12,6 +12,7 @@ import click
 from nnet_edge.cli.options import FILE, FOLDER, Command, category_option, find_dataset, layout_options
 from nnet_edge.cli.view import say, steps_bar
 from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.text import printable
 
 
 @click.command(
@@ -46,12 +47,12 @@ def command(
         if sheet or out:
             raise ConfigError(f"{data} holds {len(names)} categories: choose one with --category: {', '.join(names)}")
         rows = [count_of(data, options | {"category": name}) for name in names]
-        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(words_of, rows)))
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(printable(words_of(row)) for row in rows))
         return
     dataset = find_dataset(data, options)
     with steps_bar("looking at pictures") as progress:
         found = survey(dataset, headers_only, progress)
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(found.lines()))
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(map(printable, found.lines())))
     if sheet is not None:
         try:
             write_atomically(sheet, contact_sheet(dataset, found.bits))

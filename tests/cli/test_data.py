@@ -143,6 +143,23 @@ def test_several_categories_are_listed(tmp_path: Path, capsys: pytest.CaptureFix
     assert said(capsys, tmp_path, "--category", "nut")["learned"] == 1
 
 
+def test_a_name_in_a_label_file_does_not_write_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0", "1"):
+        put(tmp_path / f"{name}.png", part(int(name)))
+    content = {
+        "images": [{"id": 0, "file_name": "0.png"}, {"id": 1, "file_name": "1.png"}],
+        "categories": [{"id": 0, "name": "cut\x1b[31m"}],
+        "annotations": [{"id": 0, "image_id": 1, "category_id": 0, "segmentation": []}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    assert run(["data", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert r"1 defects (cut\x1b[31m 1), 0 with a mask" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

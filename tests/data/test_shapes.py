@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import sys
 import warnings
 import zlib
 
@@ -26,7 +27,7 @@ from nnet_edge.data.shapes import (
     SuperviselyPolygon,
     unpack_counts,
 )
-from nnet_edge.errors import DataError
+from nnet_edge.errors import DataError, MissingExtraError
 
 SIZE = (100, 120)
 SQUARE: Points = ((10, 10), (30, 10), (30, 30), (10, 30))
@@ -174,6 +175,12 @@ def test_a_picture_of_another_size() -> None:
     told = r"^a.json was drawn on a picture of 100 x 120 pixels \(height x width\) and the picture has 120 x 100: label the"
     with pytest.raises(DataError, match=told):
         Drawing("a.json", SIZE, (CocoPolygons((SQUARE,)),)).mask(SIZE[::-1])
+
+
+def test_without_pycocotools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(MissingExtraError, match=r"pycocotools.*nnet-edge\[train\]"):
+        drawn(CocoPolygons((SQUARE,)))
 
 
 def test_unpacking_nothing() -> None:
