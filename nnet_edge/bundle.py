@@ -250,10 +250,9 @@ class Bundle:
         found = ["THE TEACHER HAS RANDOM WEIGHTS: speed is real, verdicts mean nothing"]
         found = found if self.manifest["teacher"]["is_random"] else []
         if is_preview(self.manifest):
-            found.append(
-                f"A PREVIEW, made after {self.manifest['trained']['epochs']} passes of a training that had not ended: the "
-                "finished bundle judges otherwise"
-            )
+            passes = self.manifest["trained"]["epochs"]
+            of_passes = "the first pass" if passes == 1 else f"{passes} passes"
+            found.append(f"A PREVIEW, made after {of_passes} of a training: the finished bundle judges otherwise")
         if self.geometry.crop is not None:
             found.append(f"judged is the bundle's crop, {self.geometry.crop}; what lies outside is not")
         return found

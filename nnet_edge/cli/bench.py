@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from nnet_edge.cli.options import (
     CommandGroup,
     asked_input,
     grouped,
+    json_option,
+    print_result,
     runner_options,
     runner_settings,
     several_datasets,
@@ -55,7 +57,7 @@ def leave(out: Path, name: str, report: Report, plot: Callable[[Path], None] | N
     """The table on standard output, and `name`.json, .md and, with `plot`, .png in the folder `out`."""
     from nnet_edge.benchmarks.harness.report import write_report
 
-    click.echo(report.markdown())
+    print_result(report.markdown(), report.as_dict())
     write_report(out, name, report)
     say(f"wrote {out / name}.json and {name}.md")
     if plot is not None:
@@ -80,6 +82,7 @@ def leave(out: Path, name: str, report: Report, plot: Callable[[Path], None] | N
 @click.option("--threads", type=int, metavar="THREADS", help="Of every candidate (default: one a usable core).")
 @click.option("--no-memory", is_flag=True, help="Leave out the processes that measure memory.")
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
+@json_option
 def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool, **options: Any) -> None:
     """How fast BUNDLE judges the pictures of FOLDER: every system that runs here, in three scopes, interleaved.
 
@@ -103,6 +106,7 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 @click.command(cls=Command, example="nnet-edge bench guard")
 @click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
 @click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
+@json_option
 def guard(write: bool, baselines: Path | None) -> int:
     """Fail when runner, stream, export or import became slower than their baseline allows; at most two minutes."""
     from nnet_edge.benchmarks.speed import guard as guarding
@@ -113,7 +117,8 @@ def guard(write: bool, baselines: Path | None) -> int:
         say(f"wrote {file}")
         return 0
     verdicts = guarding.guard(file, say)
-    click.echo(guarding.markdown(verdicts))
+    facts = [asdict(verdict) | {"best": verdict.best, "is_worse": verdict.is_worse} for verdict in verdicts]
+    print_result(guarding.markdown(verdicts), facts)
     return EXIT_FAILURE if any(verdict.is_worse for verdict in verdicts) else 0
 
 
@@ -169,6 +174,7 @@ def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
 )
 @training_options
 @runner_options
+@json_option
 def accuracy(data: tuple[Path, ...], out: Path, tables: tuple[str, ...], **options: Any) -> int:
     """Train and measure N-Net on every category and seed of DATA, ours beside the paper's tables and other methods.
 
@@ -214,7 +220,7 @@ class Grid:
         settings = AccuracySettings(**grid_settings(self.options), precisions=precisions, runner=runner)
         baselines = read_baseline_rows(self.options["peers"]) if self.options["peers"] is not None else []
         found = run_accuracy(self.datasets, self.out, settings, command_line("accuracy"), baselines, self.watch)
-        click.echo(found.markdown())
+        print_result(found.markdown(), found.as_dict())
         return found.finished
 
     def leave_one_out(self) -> bool:
@@ -234,7 +240,7 @@ class Grid:
         options = self.options | {"protocol": self.options["protocol"] or "paper"}
         settings = GridSettings(**grid_settings(options))
         found = run_table(table, self.datasets, self.out, settings, command_line("accuracy"), self.watch)
-        click.echo(found.markdown())
+        print_result(found.markdown(), found.as_dict())
         return found.finished
 
 
@@ -254,6 +260,7 @@ class Grid:
 @click.option("--test-limit", type=int, metavar="IMAGES", help="Good and bad test images each, at most (default: all).")
 @click.option("--leave-one-out", is_flag=True, help="Choose on all sets but one, judge on that one: a second table.")
 @training_options
+@json_option
 def levers(
     data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
 ) -> int:
@@ -269,7 +276,7 @@ def levers(
     datasets = datasets_for(data, options)
     with watching() as watch:
         found = run_variants(datasets, out, settings, command_line("levers"), watch)
-    click.echo(found.markdown())
+    print_result(found.markdown(), found.as_dict())
     if options["leave_one_out"]:
         say_leave_one_out(found, out)
     return 0 if not found.missing else EXIT_INTERRUPTED
@@ -291,7 +298,7 @@ def say_leave_one_out(found: VariantTable, out: Path) -> None:
     from nnet_edge.benchmarks.harness.report import write_report
 
     report = leave_one_out(found)
-    click.echo(report.markdown())
+    print_result(report.markdown(), report.as_dict())
     write_report(out, "leave_one_out", report)
 
 
@@ -346,6 +353,7 @@ def command_line(name: str) -> str:
 )  # fmt: skip
 @click.option("--no-learning", is_flag=True, help="Only time and report what lies in --out.")
 @click.option("--cache", type=FOLDER, help="Where anomalib's environment lies (default: ~/.cache/nnet-edge/peers).")
+@json_option
 def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
     """Measure anomalib's methods beside N-Net: accuracy on DATA, speed in rounds; a table, JSON and the paper's Figure 4.
 
@@ -368,7 +376,7 @@ def peers(data: tuple[Path, ...], out: Path, **options: Any) -> int:
         learns=not options["no_learning"],
     )  # fmt: skip
     found = run_race(data, out, options["ours"], options["cache"], settings, say)
-    click.echo(found.markdown())
+    print_result(found.markdown(), found.as_dict())
     return 0 if found.finished else 1
 
 

@@ -13,7 +13,9 @@ from nnet_edge.cli.options import (
     Command,
     dataset_options,
     find_dataset,
+    json_option,
     nice_option,
+    print_result,
     runner_options,
     runner_settings,
     shown_option,
@@ -48,6 +50,18 @@ def table_of(graphs: Sequence[Graph]) -> str:
             lines.append(f"{graph.precision}: {sentence_of(search)}")
         lines.append(f"{graph.precision}: made in {graph.made['seconds']:.0f} s")
     return "\n".join(lines)
+
+
+def facts_of(graph: Graph) -> dict[str, Any]:
+    """The same of one graph, for JSON."""
+    gates, unseen = ([gate.as_dict() for gate in ones] for ones in (graph.gates, graph.unseen))
+    return {
+        "precision": graph.precision,
+        "bytes": len(graph.content),
+        "made": graph.made,
+        "gates": gates,
+        "unseen": unseen,
+    }
 
 
 def verdict_of(gate: Gate) -> str:
@@ -131,6 +145,7 @@ def require_taken(graphs: Sequence[Graph], path: Path) -> None:
 @click.option("--accept", is_flag=True, help="Keep graphs that the gate refuses; the manifest says so.")
 @runner_options
 @nice_option
+@json_option
 def command(bundle: Path, data: Path, **options: Any) -> None:
     """Make INT8 and FP16 graphs of BUNDLE on good images of DATA; one that changes verdicts is refused.
 
@@ -153,5 +168,5 @@ def command(bundle: Path, data: Path, **options: Any) -> None:
     graphs = calibrate_bundle(
         bundle, dataset, runner, settings, options["skip_bad_images"], steps_bar, say, options["bits"]
     )
-    click.echo(table_of(graphs))
+    print_result(table_of(graphs), [facts_of(graph) for graph in graphs])
     require_taken(graphs, bundle)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnet_edge.cli.options import FILE, FOLDER, Command, CommandGroup, shown_option
+from nnet_edge.cli.options import FILE, FOLDER, Command, CommandGroup, json_option, print_result, shown_option
 from nnet_edge.cli.view import say
 from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.text import printable
@@ -25,10 +25,11 @@ def command() -> None:
 @command.command("check", cls=Command, example="nnet-edge config check line.toml")
 @click.argument("file", type=FILE)
 @click.option("--without-bundle", is_flag=True, help="For a file that is checked on another machine than the line's.")
+@json_option
 def check(file: Path, without_bundle: bool) -> None:
     """Check every key of FILE, and that its bundles hold what it asks for, without running anything; say what it means."""
-    for line in check_config(file, not without_bundle):
-        click.echo(printable(line))
+    lines = [printable(line) for line in check_config(file, not without_bundle)]
+    print_result("\n".join(lines), {"file": str(file), "is_valid": True, "lines": lines})
 
 
 @command.command(

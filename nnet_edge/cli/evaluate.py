@@ -13,8 +13,10 @@ from nnet_edge.cli.options import (
     Command,
     dataset_options,
     find_dataset,
+    json_option,
     nice_option,
     precision_option,
+    print_result,
     runner_options,
     runner_settings,
     shown_option,
@@ -45,10 +47,11 @@ if TYPE_CHECKING:
 @precision_option
 @runner_options
 @nice_option
+@json_option
 def command(**options: Any) -> None:
     """Measure BUNDLE (or a checkpoint's weights) on the test images of DATA: table, page, CSV, JSON, pictures."""
     measured = measure(**options)
-    click.echo(measured.table)
+    print_result(measured.table, measured.evaluation.as_dict())
     for path in measured.files:
         say(f"wrote {path}")
 

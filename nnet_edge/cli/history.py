@@ -33,13 +33,16 @@ COLUMNS = (
 @click.option("--rejects", is_flag=True, help="Only rejects, in CSV and JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every verdict as a row.")
 @click.option("--json", "as_json", is_flag=True, help="Every verdict as a JSON object on a line.")
+@click.option(
+    "--summary", is_flag=True, help="With --json: what the shift comes to, as one object, in place of its verdicts."
+)
 @click.option("--report", type=FILE, help="Write the shift's report there, one HTML file that a browser prints as PDF.")
 @click.option(
     "--language", type=click.Choice(["en", "de", "zh"]), default="en", show_default=True, help="Of the report."
 )
 def command(
     path: Path, since: str, until: str | None, stream: str | None, rejects: bool, as_csv: bool, as_json: bool,
-    report: Path | None, language: str,
+    summary: bool, report: Path | None, language: str,
 ) -> None:  # fmt: skip
     """Show what a line's history PATH says of a shift.
 
@@ -50,6 +53,8 @@ def command(
     given = [name for name, is_given in (("--csv", as_csv), ("--json", as_json), ("--report", report)) if is_given]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} contradict each other: give one")
+    if summary and not as_json:
+        raise ConfigError("--summary belongs to --json: without both it is printed in words")
     window = Window(moment(since, "--since"), None if until is None else moment(until, "--until"), stream)
     if window.until is not None and window.until <= window.since:
         raise ConfigError(f"--until {until} does not lie behind --since {since}")
@@ -58,6 +63,8 @@ def command(
         found = history.verdicts(window, "rejects" if rejects else "")
         if as_csv:
             write_csv(found)
+        elif as_json and summary:
+            click.echo(json.dumps(history.shift(window), indent=2, ensure_ascii=False, default=str))
         elif as_json:
             for one in found:
                 click.echo(json.dumps(one.as_dict(), ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,19 @@ layout_options = grouped(
     shown_option("--mask-mark", metavar="auto|nonzero|bright|dark|alpha|VALUE", default="auto",
                  help="What marks a defect in masks; auto is nonzero, and asks in doubt."),
 )  # fmt: skip
+JSON = f"{__name__}.json"  # of the context's meta
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, help="Print JSON in place of the table.",
+    callback=lambda context, option, is_asked: context.meta.update({JSON: is_asked}),
+)  # fmt: skip
+
+
+def print_result(table: str, facts: object) -> None:
+    """The table on standard output, or the facts as JSON where --json asks for them."""
+    is_asked = click.get_current_context().meta.get(JSON, False)
+    click.echo(json.dumps(facts, indent=2, default=str) if is_asked else table)
+
+
 _layout = grouped(
     "Data",
     click.option("--skip-bad-images", is_flag=True, help="Pass over images that cannot be read, and count them."),

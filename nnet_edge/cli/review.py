@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nnet_edge.cli.options import FILE, FOLDER, Command, shown_option
+from nnet_edge.cli.options import FILE, FOLDER, Command, json_option, print_result, shown_option
 from nnet_edge.cli.view import say
 
 
@@ -24,6 +24,7 @@ from nnet_edge.cli.view import say
 )
 @shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected.")
 @click.option("--export", type=FOLDER, help="Write the labelled parts there, to train with: good/ and bad/KIND/.")
+@json_option
 def command(
     bundle: Path,
     history: Path,
@@ -39,7 +40,7 @@ def command(
     Nothing is changed: the bundle, the line and the history stay as they are.
     """
     from nnet_edge.bundle import id_of, read_bundle
-    from nnet_edge.evaluation.review import collect, export_parts, propose_masks, review_lines
+    from nnet_edge.evaluation.review import collect, export_parts, propose_masks, review_facts, review_lines
     from nnet_edge.evaluation.sweep import Costs
     from nnet_edge.runtime.history.queries import History, Window, moment
 
@@ -49,8 +50,8 @@ def command(
     with History(history) as found:
         found.require_stream(window)
         review = collect(found, bundle_id, window)
-        for line in review_lines(review, propose_masks(found, review), costs):
-            click.echo(line)
+        masks = propose_masks(found, review)
+        print_result("\n".join(review_lines(review, masks, costs)), review_facts(review, masks, costs))
         if export is not None:
             good, bad, absent = export_parts(found, review, export)
             without = f"; {absent} have no picture any more" if absent else ""

@@ -351,7 +351,8 @@ def run_settings(
     if kept is not None:
         kept.follow(line)
     model = line.model()
-    say(f"{what_runs(line.streams())} on {words_of(model.runner)}, bundle {model.name}")
+    named = f"bundle {model.name}{' (a PREVIEW)' * model.judged_by.preview}"
+    say(f"{what_runs(line.streams())} on {words_of(model.runner)}, {named}")
     for warning in model.warnings:
         warn(warning)
     waits = [sink.label for sink in settings.sinks if sink.every_frame]

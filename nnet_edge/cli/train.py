@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -222,7 +221,7 @@ class Preview:
         self._folder, self._training, self._wanted = out / PREVIEW, out / TRAINING, options["preview"]
         given = {"--false-rejects": options["false_rejects"], "--margin": options["margin"] or None}
         self._more = [text for name, value in given.items() if value is not None for text in (name, f"{value:.9g}")]
-        self._began_s = time.time()
+        self._earlier = self._changed_ns()
         self._process: subprocess.Popen[str] | None = None
         self._is_over = self._wanted == "never"
 
@@ -256,10 +255,14 @@ class Preview:
 
     def _is_fresh(self) -> bool:
         """Whether the checkpoint is one of this training."""
+        return self._changed_ns() not in (None, self._earlier)
+
+    def _changed_ns(self) -> int | None:
+        """When the checkpoint was written; None where there is none."""
         from nnet_edge.training.checkpoint import CHECKPOINT
 
         path = self._training / CHECKPOINT
-        return path.is_file() and path.stat().st_mtime >= self._began_s
+        return path.stat().st_mtime_ns if path.is_file() else None
 
     def _begin(self) -> None:
         words = ["export", str(self._training), "--out", str(self._folder), "--force", "--threads", "1", "--nice", "19"]

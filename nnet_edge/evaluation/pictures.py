@@ -20,6 +20,8 @@ from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.evaluation.evaluate import Evaluation
 from nnet_edge.evaluation.sweep import images_csv, sweep, sweep_csv
 from nnet_edge.files import write_atomically
+from nnet_edge.frame import GOOD as GOOD_VERDICT
+from nnet_edge.frame import REJECT
 from nnet_edge.imaging import read_image, resize
 from nnet_edge.metrics import judged_metrics
 
@@ -144,7 +146,7 @@ def write_verdict(figure: Any, evaluation: Evaluation, index: int, left: float, 
         (True, False): "wrong: good part",
     }[bool(rejected), sample.is_anomalous]
     color = RIGHT if outcome.startswith("right") else WRONG
-    write(figure, left, top - 0.22, "Rejected" if rejected else "Passed", size=13, weight="bold", color=color)
+    write(figure, left, top - 0.22, REJECT if rejected else GOOD_VERDICT, size=13, weight="bold", color=color)
     write(figure, left, top - 0.45, outcome, size=10, color=color)
     write(figure, left, top - 0.74, f"{number(evaluation.relative_scores[index])} × threshold", size=10)
     write(figure, left, top - 0.97, shorten(sample.defect if sample.is_anomalous else "good", 30), size=9, color=GREY)

@@ -9,7 +9,7 @@ import csv
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,6 +108,18 @@ def shown(review: Review, proposed: Step) -> list[tuple[Step, str]]:
             if (best.false_rejects, best.misses) not in [(step.false_rejects, step.misses) for step in chosen]:
                 chosen[best] = ""
     return sorted(chosen.items(), key=lambda item: item[0].threshold)
+
+
+def review_facts(review: Review, masks: Sequence[Mask], costs: Costs) -> dict[str, object]:
+    """The review for programs."""
+    proposed = review.cheapest(costs)
+    return {
+        "threshold": review.threshold, "good": len(review.good), "defects": len(review.bad),
+        "accepted": len(review.accepted), "unlabelled_rejects": review.unlabelled_rejects,
+        "other_bundles": review.other_bundles, "now": asdict(review.step_at(review.threshold)),
+        "proposal": None if proposed is None else asdict(proposed) | {"cost": proposed.cost(costs)},
+        "masks": [asdict(mask) | {"polygons": mask.polygons} for mask in masks],
+    }  # fmt: skip
 
 
 def review_lines(review: Review, masks: Sequence[Mask], costs: Costs) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from nnet_edge import __version__
 from nnet_edge.cli.main import commands, run
-from nnet_edge.cli.options import GENERAL_OPTIONS, OTHER_OPTIONS, WithExample
+from nnet_edge.cli.options import GENERAL_OPTIONS, OTHER_OPTIONS, Command, WithExample, json_option, print_result
 
 MOST_UNGROUPED = 12  # options below one heading
 PROGRAM = Path(sys.executable).with_name("nnet-edge")
@@ -85,6 +86,40 @@ def test_many_options_lie_below_headings(path: str) -> None:
     if not isinstance(command, click.Group):
         said = command.get_help(context)
         assert sorted(sections, key=lambda heading: said.index(f"\n{heading}:\n"))[-1] == GENERAL_OPTIONS
+
+
+WITH_A_TABLE = (  # commands whose result people read as a table
+    "bench accuracy", "bench guard", "bench levers", "bench peers", "bench speed", "calibrate", "cameras", "config check",
+    "data", "doctor", "evaluate", "fleet status", "fleet train", "history", "review",
+)  # fmt: skip
+
+
+def test_whatever_prints_a_table_prints_json_too() -> None:
+    said = {name: [text for one in options_of(f"nnet-edge {name}") for text in one.opts] for name in WITH_A_TABLE}
+    assert [name for name, options in said.items() if "--json" not in options] == []
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_json_comes_in_place_of_the_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command(cls=Command)
+    @json_option
+    def measured() -> None:
+        print_result("a  table", {"a": [1, None]})
+
+    measured.main(words, standalone_mode=False)
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"a": [1, None]} if words else said == "a  table\n"
+
+
+def test_config_check_says_as_json_what_it_says_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "line.toml"
+    assert run(["config", "init", str(file)]) == 0
+    for words in ([], ["--json"]):
+        assert run(["config", "check", "--without-bundle", str(file), *words]) == 0
+    said = capsys.readouterr().out
+    table, found = said[: said.index("{")], json.loads(said[said.index("{") :])
+    assert found["lines"] == table.splitlines()
+    assert found["is_valid"] is True
 
 
 def test_the_version_says_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:

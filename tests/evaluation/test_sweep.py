@@ -22,6 +22,7 @@ from nnet_edge.evaluation.report import confusion, write_report
 from nnet_edge.evaluation.sweep import Costs, cheapest, images_csv, proposal, shown, sweep, sweep_lines
 from nnet_edge.frame import Outputs
 from nnet_edge.scoring import Threshold
+from tests.runtime.web.browser import CHROMIUM, Browser
 
 SIDE = 64
 
@@ -176,6 +177,33 @@ def test_the_report_stands_by_itself_and_escapes_names(evaluation: Evaluation, t
     (out / "sheet.png").unlink()
     with pytest.raises(DataError, match="needs the picture"):
         write_report(named, out, Costs(), {})
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_report_is_whole_on_a_phone_and_on_a_screen(evaluation: Evaluation, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    write_evaluation(evaluation, out)
+    page = write_report(
+        evaluation, out, Costs(), {"bundle": "/home/somebody/a/long/path/of/a/bundle/that/has/no/space"}
+    )
+    shown = "[...document.querySelectorAll('main *')].filter(e => !e.closest('.large'))"
+    with Browser(tmp_path / "browser", 1280, 900) as browser:
+        for width in (390, 1280):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 500
+            )
+            browser.open(page.as_uri())
+            assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+            assert (
+                browser.value(
+                    f"{shown}.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML)"
+                )
+                == []
+            )
+            # nothing is cut off that does not say so by a bar: only the sheet of pictures may be pushed sideways
+            cut_off = f"{shown}.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)"
+            assert browser.value(cut_off) == []
+        assert not browser.complaints
 
 
 def test_the_command_writes_report_and_tables_and_names_what_is_wrong(
