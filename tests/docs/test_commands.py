@@ -1,8 +1,8 @@
 """What the documentation tells to type: every command, settings file and piece of Python in it is right.
 
-Every fenced block labelled `sh` is commands. Each is parsed by click's own parser, and run in a folder with a tiny bundle
-unless `ONLY_PARSED` says why not. Commands within a sentence are parsed, too; they may leave arguments out. TOML passes the
-reader of `config check`, Python compiles.
+Every fenced block labelled `sh`, or that begins with a command, is commands. Each is parsed by click's own parser, and run in
+a folder with a tiny bundle unless `ONLY_PARSED` says why not. Commands within a sentence are parsed, too; they may leave
+arguments out. TOML passes the reader of `config check`, Python compiles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import click
 import cv2
 import pytest
 
+from nnet_edge.cli.fleet.parts import read_fleet
 from nnet_edge.cli.main import commands, run
+from nnet_edge.runtime.stream.stream_queue import CAUSES
 from nnet_edge.settings.line import line_settings, toml_of
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +33,8 @@ PAGES = sorted(
 )
 SHELLS = ("sh", "bash", "shell", "console")
 OUTSIDE = {  # programs that are not ours: a shell reads their lines, and no test goes further
-    "apt", "apt-get", "cmake", "curl", "eval", "export", "fuser", "grep", "ip", "jetson_clocks", "judge", "nvcc", "nvpmodel",
-    "source", "sqlite3", "sysctl", "usermod",
+    "apt", "apt-get", "cat", "cd", "cmake", "curl", "eval", "export", "fuser", "grep", "ip", "jetson_clocks",
+    "judge", "nvcc", "nvpmodel", "scp", "sh", "source", "sqlite3", "sysctl", "systemctl", "tar", "usermod",
 }  # fmt: skip
 CAMERA = re.compile(r"^(\w+=)?(0|1|/dev/video\d|rtsp://.*|gige://.*)$")
 ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is parsed and not run
@@ -43,7 +45,10 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "build-engine": "TensorRT; tests/export",
     "export": "exports and compares for half a minute; tests/cli",
     "--mqtt": "needs a broker; tests/runtime/sinks",
+    "fleet": "minutes; tests/cli/fleet",
+    "pack": "downloads wheels; tests/cli/test_pack.py",
     "swap": "needs a line that runs; tests/cli/test_swap.py",
+    "collect": "writes photographs; tests/cli/test_collect.py",
     "cameras": "asks the network; tests/cli/test_cameras.py",
     "doctor": "asks the network for cameras; tests/cli/test_doctor.py",
     "--runner tensorrt": "needs a GPU",
@@ -101,9 +106,10 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 
 def typed_commands() -> list[tuple[Typed, list[str]]]:
-    """Every command of every block for a shell, with its words."""
+    """Every command of every block for a shell, with its words; a block without a label that begins with one is such, too."""
     found = []
-    for block in blocks(*SHELLS):
+    begins = re.compile(r"(\$ )?(sudo |nnet-edge |pip |python3? |make |curl |apt(-get)? )")
+    for block in [*blocks(*SHELLS), *(block for block in blocks("") if begins.match(block.text))]:
         text = block.text.replace("\\\n", " ")
         if re.match(r"\s*for ", text):
             continue  # a loop: read by a shell below
@@ -149,13 +155,6 @@ def ids(found: object) -> str | None:
 
 def test_there_are_commands_to_be_tested() -> None:
     assert len([words for _, words in typed_commands() if ours(words)]) > 30
-
-
-def test_commands_are_in_blocks_with_a_label() -> None:
-    """So that none is passed over."""
-    begins = re.compile(r"^(\$ )?(sudo |nnet-edge |pip |python3? |make |curl |apt(-get)? )", re.MULTILINE)
-    unlabelled = [str(block) for block in blocks("") if begins.search(block.text)]
-    assert not unlabelled, "label these blocks ```sh"
 
 
 def test_a_shell_reads_every_block() -> None:
@@ -305,6 +304,12 @@ def with_parts_for_cameras(words: list[str]) -> list[str]:
 def test_every_settings_file_is_read(block: Typed, tmp_path: Path) -> None:
     """A part of one is completed by a bundle, a camera and the streams that it names."""
     table = toml_of(block.text.encode(), Path(str(block)))
+    if "part" in table:  # of nnet-edge fleet
+        for part in table["part"]:
+            (tmp_path / part["data"]).mkdir(parents=True)
+        (tmp_path / "parts.toml").write_text(block.text, encoding="utf-8")
+        assert read_fleet(tmp_path / "parts.toml").parts
+        return
     named = {"bundle": "runs/part/bundle"} | table
     streams = named.setdefault("stream", [])
     wanted = {stream.get("name") for recipe in table.get("recipe", []) for stream in recipe.get("stream", [])}
@@ -321,3 +326,15 @@ def test_every_settings_file_is_read(block: Typed, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", blocks("python", "py"), ids=ids)
 def test_every_piece_of_python_compiles(block: Typed) -> None:
     compile(block.text, str(block), "exec")
+
+
+def test_every_symptom_has_something_to_type_and_every_drop_a_row() -> None:
+    """Of the troubleshooting page."""
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    symptoms = re.split(r"^### ", text.split("## Still stuck")[0], flags=re.MULTILINE)[1:]
+    assert len(symptoms) >= 20
+    for symptom in symptoms:
+        assert re.search(r"^```(sh|toml)$|^\| |`[\w.]+ = |make soak", symptom, re.MULTILINE), symptom.splitlines()[0]
+    assert sum("Seen by others" in symptom for symptom in symptoms) >= 20
+    rows = "".join(re.findall(r"^\| `.*", symptoms[-1], re.MULTILINE))
+    assert not [cause for cause in CAUSES if f"`{cause}`" not in rows]
