@@ -220,6 +220,19 @@ def test_the_graph_of_deepstream_gives_our_verdicts(order: Callable[..., tuple[O
     assert (out / "verdict.onnx").read_bytes() == nvinfer_graph(small.graph.read_bytes(), asked.threshold)
 
 
+@pytest.mark.parametrize(("to", "file"), [("triton", "models/run/model.onnx"), ("deepstream", "verdict.onnx")])
+def test_tensorrt_reads_what_it_is_to_build(
+    to: str, file: str, order: Callable[..., tuple[Order, Path]], small: Bundle
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: the graphs are not parsed by it")
+    _, out = order(to, backend="tensorrt")
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse((out / file).read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    assert tuple(network.get_input(0).shape) == ((-1, 64, 64, 3) if to == "triton" else (-1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_the_cpp_program_judges_as_we_do(
     backend: str, order: Callable[..., tuple[Order, Path]], small: Bundle, tmp_path: Path
