@@ -296,7 +296,8 @@ def test_every_module_of_the_runtime_imports_on_the_camera_box(camera_box: Path,
         "kernels",
         "runtime.web.app",
         "runtime.web.metrics",
-        "runtime.serve",
+        "runtime.serve.app",
+        "runtime.serve.metrics",
     )  # pycuda and nvcc; Starlette and prometheus_client: the extra that brings them is named
     names = [name for name in modules() if part_of(name) == "runtime" and not any(part in name for part in needs_more)]
     probe = (
