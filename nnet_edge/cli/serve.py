@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 
 
-@click.command("serve", cls=Command)
+@click.command("serve", cls=Command, example="nnet-edge serve runs/part/bundle --port 8000")
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
-@shown_option("--host", default="127.0.0.1", help="Where it listens; others than this machine need --token-from.")
-@shown_option("--port", type=click.IntRange(0, 65535), default=8000, help="0: one that is free.")
+@shown_option(
+    "--host", metavar="HOST", default="127.0.0.1", help="Where it listens; others than this machine need --token-from."
+)
+@shown_option("--port", type=click.IntRange(0, 65535), metavar="PORT", default=8000, help="0: one that is free.")
 @click.option(
     "--memory", metavar="SIZE", help="Of this process, at most, as 2G: the bundle used longest ago is closed."
 )
-@shown_option("--queue", type=click.IntRange(1, 10_000), default=64, help="Images that wait; more are refused (503).")
+@shown_option("--queue", type=click.IntRange(1, 10_000), metavar="IMAGES", default=64,
+              help="That wait at most; more are refused (503).")  # fmt: skip
 @shown_option("--body-limit", metavar="SIZE", default="32M", help="Of a request; larger ones are refused (413).")
-@click.option("--token-from", help="env:NAME or file:PATH, which hold the token that requests must carry.")
-@click.option("--name", "names", multiple=True, help="Another host name by which it is reached.")
-@click.option("--threshold", type=float, help="Instead of the bundle's.")
-@shown_option("--min-area", type=float, default=0.0, help="Smallest region reported, pixels.")
+@click.option("--token-from", metavar="env:NAME|file:PATH", help="What holds the token that requests must carry.")
+@click.option("--name", "names", metavar="HOST", multiple=True, help="Another host name by which it is reached.")
+@click.option("--threshold", type=float, metavar="SCORE", help="Above it a part is a reject (default: the bundle's).")
+@shown_option("--min-area", type=float, metavar="PIXELS", default=0.0, help="Smallest region reported.")
 @bits_option
 @precision_option
 @runner_options
@@ -36,7 +39,6 @@ def command(bundles: tuple[str, ...], **options: Any) -> None:
     """Serve BUNDLE, or NAME=BUNDLE, by HTTP: Open Inference Protocol, and pictures to /v2/models/NAME/judge.
 
     \b
-    nnet-edge serve runs/part/bundle
     curl --data-binary @part.jpg http://127.0.0.1:8000/v2/models/part/judge
     """
     from nnet_edge.runtime.serve.server import InferenceServer
