@@ -26,6 +26,7 @@ from nnet_edge.pieces import parse_bytes, split_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+SOURCES = ("tensorrt-rtx-cu13",)  # thin ones that PyPI has as source alone: made into wheels here
 OF_THE_MACHINE = {"torch", "torchvision", "onnxruntime", "pycuda"}  # torch is there; the others come in another form
 UNUSED = {  # of constraints.txt: what a GPU's session does not import
     "antlr4-python3-runtime", "cppimport", "genicam", "harvesters", "asyncua", "pymodbus", "gpiod", "mypy", "mypy_extensions",
@@ -156,12 +157,18 @@ def download_wheels(folder: Path, python: str) -> None:
     """The wheels for that Python on x86-64, and pycuda's source. Raises StreamError with pip's words."""
     names = wheel_names((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    thin = [name for name in names if name.partition("==")[0] in SOURCES]
     built = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, *platforms]
-    for arguments in ([*built, *names], ["--no-binary=pycuda", "--no-build-isolation", f"pycuda=={PYCUDA}"]):
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), *arguments]
+    for verb, arguments in (
+        ("download", [*built, *(name for name in names if name not in thin)]),
+        ("wheel", thin),
+        ("download", ["--no-binary=pycuda", "--no-build-isolation", f"pycuda=={PYCUDA}"]),
+    ):
+        where = ["-w" if verb == "wheel" else "-d", str(folder)]
+        pip = [sys.executable, "-m", "pip", verb, "-q", "--no-deps", *where, *arguments]
         done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode != 0:
-            raise StreamError(f"pip could not download the wheels: {' '.join(done.stderr.split())[-400:]}")
+            raise StreamError(f"pip could not {verb} what the kit takes: {' '.join(done.stderr.split())[-400:]}")
 
 
 @click.command()

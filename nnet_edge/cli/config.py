@@ -124,15 +124,19 @@ def check_bundle(path: Path, settings: LineSettings, where: str) -> str:
     """The artefact, runner and threshold of the bundle at `path`. Raises BundleError or ConfigError that names the file."""
     from nnet_edge.bundle import is_untaught, read_bundle
     from nnet_edge.runtime.runners.base import runner_class
+    from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
     from nnet_edge.runtime.stream.first_frames import rate_of, require_enough
     from nnet_edge.runtime.stream.model import choose_runnable
+    from nnet_edge.settings.runner import CUDA_RUNNER
 
     if is_untaught(path):
         return "no bundle yet: the line rejects every part until it is taught on the page"
     try:
         bundle = read_bundle(path)
         artefact, runner, threshold = choose_runnable(bundle, settings.runner, settings.precision)
-        if artefact.kind != "engine":
+        if runner == CUDA_RUNNER:
+            require_cuda_parts(settings.runner.gpu)
+        elif artefact.kind != "engine":
             runner_class(runner)  # that it is installed does not say that it can be loaded
     except NnetEdgeError as error:
         raise type(error)(f"{where}: bundle: {error}") from error

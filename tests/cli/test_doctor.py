@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from nnet_edge import machine
 from nnet_edge.cli.doctor import Findings, describe, examine, judge_commands, judge_sink, judge_source
 from nnet_edge.machine import LIBRARIES, Cuda, Gpu, Processor, Video, find_cuda, find_processor, find_video
+from nnet_edge.runtime.runners.trt.flavours import Answer
 from nnet_edge.settings.registry import SINKS, SOURCES, SinkKind
 from nnet_edge.settings.sink import SinkSettings
 
@@ -197,3 +199,26 @@ def test_an_opencv_that_cannot_start_is_a_finding_not_an_error(monkeypatch: pyte
     video = find_video()
     assert video.codecs == ()
     assert "could not be asked" in (video.problem or "")
+
+
+def test_a_tensorrt_that_refuses_the_gpu_is_no_builder() -> None:
+    versions = dict.fromkeys(LIBRARIES, "1") | {"tensorrt": None, "tensorrt_rtx": "1.7.1"}
+    runs, refuses = (Answer("8.9", "1.7.1", does, "" if does else "it does not build for it") for does in (True, False))
+    for answer, is_ready, says in (
+        (runs, True, "tensorrt_rtx 1.7.1 on RTX"),
+        (refuses, False, "does NOT run on compute"),
+    ):
+        verbs = judge_commands(versions, ONE_GPU, PROCESSOR, None, (answer,))
+        (verb,) = [verb for verb in verbs if verb.name == "build-engine"]
+        assert verb.is_ready is is_ready
+        assert says in (verb.uses if is_ready else verb.advice)
+    both = (refuses, Answer("8.9", "10.9", True, "", "tensorrt"))
+    verbs = judge_commands(versions | {"tensorrt": "10.9"}, ONE_GPU, PROCESSOR, None, both)
+    assert [verb.uses for verb in verbs if verb.name == "build-engine"] == ["tensorrt 10.9 on RTX"]
+
+
+def test_what_tensorrt_answered_is_shown(findings: Findings) -> None:
+    answer = Answer("9.0", "1.7.1", False, "it does not build for it")
+    text = describe(replace(findings, engine_runtimes=(answer,)))
+    assert "TensorRT-RTX 1.7.1 does NOT run on compute capability 9.0 (it does not build for it)" in text
+    assert json.loads(replace(findings, engine_runtimes=(answer,)).as_json())["engine_runtimes"][0]["runs"] is False

@@ -561,6 +561,30 @@ def test_a_stream_is_told_that_no_engine_can_run(built: Path, monkeypatch: pytes
         choose_artefact(read_bundle(built), settings, "fp32")
 
 
+def test_the_fp16_graph_is_measured_on_cuda(
+    two_graphs: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its gate and threshold there stand beside those of the processor. ONNX Runtime computes on the processor here."""
+
+    def load(path: Path, settings: RunnerSettings | None = None) -> Runner:
+        if settings is None or settings.kind != "cuda":
+            return machine.load(path, settings)
+        runner = OnnxRunner(path, replace(settings, kind="onnxruntime", threads=1))
+        runner.name = "onnxruntime-cuda"
+        return runner
+
+    monkeypatch.setattr(engines, "load_runner", load)
+    assert run(["build-engine", str(two_graphs), "--measure"]) == 1
+    assert "nnet.fp16.onnx is not measured: " in capsys.readouterr().err  # no GPU, as far as CUDA goes
+    monkeypatch.setattr(engines, "require_cuda_parts", lambda index: None)
+    assert run(["build-engine", str(two_graphs), "--measure"]) == 0
+    graph = read_bundle(two_graphs).artefact("fp16")
+    assert "nnet.fp16.onnx on onnxruntime-cuda against fp32 on openvino: accepted" in capsys.readouterr().err
+    assert graph.threshold_for("onnxruntime-cuda").value > 0
+    with pytest.raises(BundleError, match="measured on onnxruntime-cuda and not on openvino"):
+        graph.threshold_for("openvino")
+
+
 def test_another_gpu_is_asked_for_by_its_number(
     copied: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnet_edge.benchmarks.gpu import kernels as measuring
+from nnet_edge.errors import StreamError
 from nnet_edge.geometry import Geometry
 from nnet_edge.runtime.runners.trt.kernels.tables import BGR8, GRAY8, NV12, RGB8
+from nnet_edge.runtime.runners.trt.ring import Picture
 
 CHANNELS = {BGR8: 3, RGB8: 3, GRAY8: 1, NV12: 1}
 STAGED = "preprocess_staged"
@@ -67,3 +71,23 @@ def test_letterboxes_of_other_sizes(host_kernels_at: Any, picture: tuple[int, in
     for geometry in (Geometry(96, 160), Geometry(96, 160, "letterbox", picture)):
         host = host_kernels_at(geometry)
         require_same(host, [noise(*picture, BGR8), noise(96, 160, RGB8), noise(40, 60, NV12)], [BGR8, RGB8, NV12])
+
+
+def test_a_variant_that_makes_another_image_is_refused(
+    host_kernels: Any, gpu_parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is measured on a GPU."""
+    monkeypatch.setattr(measuring, "pictures", lambda: {"97x61 BGR8": Picture(noise(61, 97, BGR8), BGR8)})
+    device = gpu_parts.HostDevice(host_kernels)
+    with device.current():
+        measuring.require_equal(device, ("preprocess", STAGED))
+        launch = measuring.launch_preprocess
+
+        def spoiling(device: Any, views: int, images: int, batch: int, geometry: Any, queue: Any, kernel: str) -> None:
+            launch(device, views, images, batch, geometry, queue, kernel)
+            if kernel == STAGED:
+                queue.put(lambda: ctypes.memset(images + 5, 0, 1) + ctypes.memset(images + 6, 255, 1))
+
+        monkeypatch.setattr(measuring, "launch_preprocess", spoiling)
+        with pytest.raises(StreamError, match="preprocess_staged makes another image of 97x61 BGR8 than preprocess"):
+            measuring.require_equal(device, ("preprocess", STAGED))
