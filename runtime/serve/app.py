@@ -12,9 +12,9 @@ Bodies and what waits are bounded; an error is one sentence, with the status tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from nnet_edge.text import printable
 
 BODY_LIMIT_S = 30.0
 ANSWER_LIMIT_S = 50.0  # for everything behind the body, a loading too
+HELD = 16  # times the largest body that all bodies together may take
 DISCARDED = 4  # times the largest body that is read and thrown away, so that the answer is heard
 LONGEST_NAME = 200  # of a file
 Handler = Callable[[Request], Awaitable[Response]]
@@ -54,6 +55,7 @@ class Inference:
         self.settings, self.models, self.metrics, self.auth = settings, models, metrics, auth
         self.is_draining = False
         self._in_hand = 0  # images of requests that are not answered yet
+        self._held = 0  # bytes of their bodies
         self._decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decoder")
 
     def app(self) -> ASGIApp:
@@ -199,16 +201,15 @@ class Inference:
         if "content-encoding" in request.headers:
             raise Refusal(415, "the body is compressed: send it as it is")
         with self._admitted(1):
-            size, body = self.models.size(name), await self._body(request)
-            length = request.headers.get(protocol.HEADER_LENGTH)
-            asked = await self._in_thread(protocol.read_request, body, length, size)
-            del body
-            if len(asked.images) > self.settings.queue:
-                raise Refusal(413, f"a request may have {self.settings.queue} images: send fewer, or give --queue")
-            with self._admitted(len(asked.images) - 1):
-                async with self.models.use(name) as served:
-                    found = await self._wait([served.judge(image, size) for image in asked.images])
-                    content, json_length = await self._in_thread(protocol.answer, name, asked, arrays_of(found))
+            async with self._body(request) as body:
+                size, length = self.models.size(name), request.headers.get(protocol.HEADER_LENGTH)
+                asked = await self._in_thread(protocol.read_request, body, length, size)
+                if len(asked.images) > self.settings.queue:
+                    raise Refusal(413, f"a request may have {self.settings.queue} images: send fewer, or give --queue")
+                with self._admitted(len(asked.images) - 1):
+                    async with self.models.use(name) as served:
+                        found = await self._wait([served.judge(image, size) for image in asked.images])
+                        content, json_length = await self._in_thread(protocol.answer, name, asked, arrays_of(found))
         headers = {"content-type": "application/json" if json_length is None else "application/octet-stream"}
         if json_length is not None:
             headers[protocol.HEADER_LENGTH] = str(json_length)
@@ -219,15 +220,11 @@ class Inference:
         name, file = request.path_params["name"], request.query_params.get("name", "")[:LONGEST_NAME] or None
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise Refusal(415, "the body is a form: send the picture alone, as curl --data-binary @part.jpg does")
+        self.models.path(name)
         with self._admitted(1):
-            self.models.path(name)
-            body = await self._body(request)
-            async with self.models.use(name) as served:
+            async with self._body(request) as body, self.models.use(name) as served:
                 image, size = await self._in_thread(self._to_input, served, body)
-                del body
-                (found,) = await self._wait(
-                    [served.judge(image, size, None if file is None else printable(file[:LONGEST_NAME]))]
-                )
+                (found,) = await self._wait([served.judge(image, size, file)])
         return JSONAnswer(to_fields(found.prediction))
 
     def _to_input(self, served: Served, body: bytes) -> tuple[np.ndarray, tuple[int, int]]:
@@ -257,8 +254,9 @@ class Inference:
         finally:
             self._in_hand -= images
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, within its bounds. Raises Refusal."""
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, within its bounds and those of all bodies together. Raises Refusal."""
         largest = self.settings.body_bytes
         too_large = Refusal(413, f"the body has more than {largest:,} bytes: shrink the picture, or give --body-limit")
         said = request.headers.get("content-length", "")
@@ -274,18 +272,25 @@ class Inference:
                     return
                 if size <= largest:
                     body.extend(part)
+                    self._held += len(part)
                 else:
+                    self._held -= len(body)
                     body.clear()
+                if self._held > HELD * largest:
+                    raise Refusal(503, "the bodies of other requests fill the memory for them: ask again")
 
         try:
-            await asyncio.wait_for(read(), BODY_LIMIT_S)
-        except asyncio.TimeoutError as error:
-            raise Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s") from error
-        if size > largest:
-            raise too_large
-        if not size:
-            raise Refusal(400, "the body is empty")
-        return bytes(body)
+            try:
+                await asyncio.wait_for(read(), BODY_LIMIT_S)
+            except asyncio.TimeoutError as error:
+                raise Refusal(408, f"the body did not come within {BODY_LIMIT_S:g} s") from error
+            if size > largest:
+                raise too_large
+            if not size:
+                raise Refusal(400, "the body is empty")
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
 
     async def _in_thread(self, work: Callable[..., Any], *values: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *values)

@@ -69,6 +69,10 @@ class Models:
 
     def facts(self, name: str) -> dict[str, object]:
         """What its configuration says beside its ports; nothing is loaded. Raises Refusal, BundleError, MissingExtraError."""
+        if (served := self._loaded.get(name)) is not None:
+            known = served.model.facts()
+            facts = {key: known[key] for key in ("bundle", "bundle_id", "precision", "runner")}
+            return {"threshold": served.threshold, **facts}
         path = self.path(name)
         manifest = read_manifest(path)
         bundle = Bundle(path, manifest, Threshold.from_dict(manifest.get("threshold") or {}))

@@ -6,13 +6,14 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,22 @@ def test_a_body_that_is_announced_too_large_is_not_read(start: Start) -> None:
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_bodies_that_wait_for_their_end_do_not_fill_the_memory(start: Start) -> None:
+    site = start(body_bytes=1 << 16)
+    head = b"POST /v2/models/part/judge HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 65536\r\n\r\n"
+    with ExitStack() as slow:
+        callers = [slow.enter_context(socket.create_connection(("127.0.0.1", site.server.port))) for _ in range(16)]
+        for caller in callers:
+            caller.sendall(head + b"x" * 65_000)
+        site.until(lambda: site.server.inference._held == 16 * 65_000)
+        status, content, headers = site.ask("/v2/models/part/judge", b"x" * 60_000)
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert content["error"] == "the bodies of other requests fill the memory for them: ask again"
+        assert site.ask("/v2/models/part/judge", picture(1))[0] == 200  # a small one has room
+    site.until(lambda: site.server.inference._held == 0)  # they gave up
+    assert site.ask("/v2/models/part/judge", b"x" * 60_000)[0] == 400
 
 
 def test_requests_that_come_together_are_judged_together(start: Start) -> None:
