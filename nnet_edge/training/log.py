@@ -57,9 +57,11 @@ class TrainingLog:
 
         Terms that are never 1 % of the whole loss would be a line on the axis, or stretch it: they are named, not drawn.
         """
+        figure = empty_figure(
+            8, 4.5, dpi=120, layout="constrained"
+        )  # first: it keeps matplotlib's files out of the home
         from matplotlib.ticker import MaxNLocator
 
-        figure = empty_figure(8, 4.5, dpi=120, layout="constrained")
         axes = figure.add_subplot()
         curves = self.curves()
         whole = [value for _, value in curves.get("loss", [])]
