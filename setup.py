@@ -90,6 +90,7 @@ setup(
         "nnet_edge": ["py.typed", "moved.txt"],
         "nnet_edge.cli": ["flags.txt"],
         "nnet_edge.cli.demo": ["*.html.j2"],
+        "nnet_edge.cli.pack": ["*.sh", "*.service"],
         "nnet_edge.evaluation": ["*.html.j2"],
         **{f"nnet_edge.methods.{name}": ["*.json"] for name in find_packages("nnet_edge/methods")},
         "nnet_edge.runtime.runners.trt": ["kernels/*.cu", "kernels/*.h"],
@@ -141,6 +142,7 @@ setup(
         "web": WEB,
         "docs": DOCS,
         "mlflow": ["mlflow-skinny>=3.1", "sqlalchemy>=2.0", "alembic>=1.13"],  # without its server and its page
+        "pack": ["packaging>=24", "pip>=24"],
         "ray": RAY,
         "tensorboard": TENSORBOARD,
         "wandb": ["wandb>=0.20"],

@@ -10,6 +10,8 @@ import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
@@ -24,6 +26,7 @@ from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
 from tests.private_network import private_network
 
+ROOT = Path(__file__).parent.parent
 LEARNED, HELD_OUT = 14, 10
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -226,6 +229,30 @@ def second_run(parts_folder: Path, made_once: MadeOnce) -> Path:
         (folder / "trained.pickle").write_bytes(pickle.dumps(trained))
 
     return made_once("second", fill)
+
+
+@pytest.fixture(scope="session")
+def camera_pack(made_once: MadeOnce, second_run: Path) -> Path:
+    """What `nnet-edge pack` makes for a PC with this Python: the wheels of the constraints, and the bundle of `second_run`."""
+
+    def fill(folder: Path) -> None:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        places = ["--out", str(folder / "pack"), "--constraint", str(ROOT / "constraints.txt")]
+        assert run(["pack", str(second_run / "run/bundle"), "--for", "cpu", "--python", python, *places]) == 0
+
+    return made_once("packs", fill) / "pack"
+
+
+@pytest.fixture(scope="session")
+def camera_box(made_once: MadeOnce, camera_pack: Path) -> Path:
+    """An empty environment that the pack's install.sh made with the network off; gives its folder of programs."""
+
+    def fill(folder: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable}
+        with private_network(is_needed=False):
+            subprocess.run(["sh", camera_pack / "install.sh", folder / "box"], check=True, env=environment)
+
+    return made_once("boxes", fill) / "box/env/bin"
 
 
 @pytest.fixture

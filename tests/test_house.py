@@ -9,7 +9,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -248,23 +247,6 @@ def cpu_s(command: list[Path | str]) -> float:
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-@pytest.fixture(scope="session")
-def camera_box(made_once: Callable[..., Path]) -> Path:
-    """An empty environment with the wheel and its runtime extra; gives its folder of programs."""
-    return made_once("box", fill_box) / "env" / "bin"
-
-
-def fill_box(folder: Path) -> None:
-    quiet = ["-q", "--disable-pip-version-check", "--no-compile"]  # Python compiles what is imported, when it is
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
-    )
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", folder / "env/bin/python"]  # ours: its own would be unpacked first
-    subprocess.run([*pip, "install", *quiet, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt"], check=True)
 
 
 @pytest.mark.slow

@@ -85,6 +85,7 @@ COMMANDS = {  # name -> its module, and what --help says of it; a test holds the
     "export-model": ("export_model", "Write the graph of BUNDLE for another program: Triton, the OpenVINO model..."),
     "fleet": ("fleet", "Train many parts and score many pictures, on this machine's cores or on a Ray cluster."),
     "history": ("history", "Show what a line's history PATH says of a shift."),
+    "pack": ("pack", "Pack BUNDLE, nnet-edge and all its wheels for a box without a network."),
     "pairs": ("pairs", "Draw good images of DATA beside damaged copies."),
     "review": ("review", "Propose from the parts that people labelled in HISTORY, and that BUNDLE judged."),
     "serve": ("serve", "Serve BUNDLE, or NAME=BUNDLE, by HTTP: Open Inference..."),
