@@ -53,10 +53,11 @@ def command(bundle: Path, kind: str, python: str, out: Path, line: Path | None, 
     On the box `sh install.sh` checks every file and installs; it needs Python and nothing else.
     """
     from nnet_edge.cli.pack.machine import Target
-    from nnet_edge.cli.pack.write import parse_size, write_pack
+    from nnet_edge.cli.pack.write import write_pack
+    from nnet_edge.pieces import parse_bytes
 
     target = Target(kind, python, glibc, more)
-    size = None if split is None else parse_size(split)
+    size = None if split is None else parse_bytes(split)
     facts = write_pack(bundle, target, out, line, size, wheelhouse, constraint, say)
     if as_json:
         click.echo(json.dumps(facts))
@@ -64,4 +65,5 @@ def command(bundle: Path, kind: str, python: str, out: Path, line: Path | None, 
     say(
         f"packed {len(facts['wheels'])} wheels and the bundle, {facts['bytes'] / 1e6:.0f} MB{pieces}, for {target.words}: {out}"
     )
-    say(f"next, on the box: sh {'join.sh' if facts['pieces'] else 'install.sh'}")
+    joined = "sh join.sh && tar -xf pack.tar && sh nnet-edge-*/install.sh"
+    say(f"next, on the box: {joined if facts['pieces'] else 'sh install.sh'}")

@@ -217,7 +217,7 @@ def require_possible(target: Target) -> None:
     except ImportError as error:
         raise missing_library("packaging", "pack", error) from error
     about = metadata.metadata(PROJECT)
-    allowed, extras = about.get("Requires-Python") or "", about.get_all("Provides-Extra") or []
+    allowed, extras = about["Requires-Python"], about.get_all("Provides-Extra") or []
     if f"{target.python}.9" not in SpecifierSet(allowed):
         raise ConfigError(f"--python {target.python}: nnet-edge needs {allowed}")
     for extra in target.more:

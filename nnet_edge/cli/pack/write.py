@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import shutil
 import tarfile
 import tempfile
@@ -13,28 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nnet_edge import __version__
 from nnet_edge.bundle import read_bundle
 from nnet_edge.cli.pack.machine import HINTS, Target
 from nnet_edge.cli.pack.wheels import PROJECT, Wheels, require_possible
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.files import READ_BYTES, sha256, writing_folder
+from nnet_edge.files import sha256, writing_folder
+from nnet_edge.pieces import split_file
 
-SUMS, PIECES, FACTS, LINE = "SHA256SUMS", "PIECES", "pack.json", "line"
+SUMS, ARCHIVE, FACTS, LINE = "SHA256SUMS", "pack.tar", "pack.json", "line"
 TEMPLATES = Path(__file__).parent
-UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
-SMALLEST_PIECE, MOST_PIECES = 100_000, 10_000
-
-
-def parse_size(text: str) -> int:
-    """60,000,000 of "60M" (K, M, G are powers of 1000). Raises ConfigError."""
-    found = re.fullmatch(r"([0-9]{1,12})([KMG]?)B?", text.strip().upper())
-    size = int(found[1]) * UNITS.get(found[2], 1) if found else 0
-    if size < SMALLEST_PIECE:
-        raise ConfigError(f"--split {text}: give a size as 60M, {SMALLEST_PIECE // 1000}K at least")
-    return size
 
 
 def write_pack(
@@ -133,7 +122,7 @@ def pictures_of(settings: Any) -> list[Path]:
         return [path for one in settings for path in pictures_of(one)]
     if not is_dataclass(settings):
         return []
-    found = []
+    found: list[Path] = []
     for field in fields(settings):
         value = getattr(settings, field.name)
         is_picture = field.name in ("interest_picture", "ignored_picture")
@@ -148,18 +137,13 @@ def write_scripts(place: Path, target: Target, has_line: bool) -> None:
         "WANTED": f"{PROJECT}[{','.join(target.extras)}]=={__version__}",
         "VENV": "--system-site-packages " if target.kind == "jetson" else "",  # where TensorRT is
     }  # fmt: skip
-    write_script("install.sh", place, values)
-    if has_line:
-        shutil.copy(TEMPLATES / "nnet-edge.service", place)
-
-
-def write_script(name: str, folder: Path, values: dict[str, str]) -> None:
-    """The template of that name with its values, executable."""
-    text = (TEMPLATES / name).read_text(encoding="utf-8")
+    text = (TEMPLATES / "install.sh").read_text(encoding="utf-8")
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
-    (folder / name).write_text(text, encoding="utf-8")
-    (folder / name).chmod(0o755)
+    (place / "install.sh").write_text(text, encoding="utf-8")
+    (place / "install.sh").chmod(0o755)
+    if has_line:
+        shutil.copy(TEMPLATES / "nnet-edge.service", place)
 
 
 def write_sums(folder: Path, target: Path) -> None:
@@ -171,44 +155,8 @@ def write_sums(folder: Path, target: Path) -> None:
 
 
 def split(place: Path, out: Path, piece_bytes: int) -> int:
-    """The folder as pieces of an archive in `out`, with their hashes and what joins them; gives how many there are."""
-    with PieceWriter(out, piece_bytes) as writer, tarfile.open(fileobj=writer, mode="w|") as archive:  # type: ignore[arg-type]
-        archive.add(place, place.name)
-    names = [path.name for path in writer.paths]
-    (out / PIECES).write_text("".join(f"{sha256(out / name)}  {name}\n" for name in names))
-    write_script("join.sh", out, {"NAME": place.name})
-    return len(names)
-
-
-class PieceWriter:
-    """A file that is written into pieces of a given size."""
-
-    def __init__(self, folder: Path, piece_bytes: int) -> None:
-        self._folder, self._piece_bytes = folder, piece_bytes
-        self.paths: list[Path] = []
-        self._file: BinaryIO | None = None
-        self._room = 0
-
-    def __enter__(self) -> PieceWriter:
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, content: bytes) -> int:
-        """Write everything, beginning new pieces where one is full. Raises ConfigError for too many."""
-        rest = memoryview(content)
-        while rest:
-            if self._room == 0:
-                if len(self.paths) == MOST_PIECES:
-                    raise ConfigError(f"--split makes more than {MOST_PIECES} pieces: give a larger size")
-                self.__exit__()
-                self.paths.append(self._folder / f"pack.tar.{len(self.paths):04d}")
-                self._file, self._room = self.paths[-1].open("wb"), self._piece_bytes
-            assert self._file is not None
-            part = rest[: min(self._room, READ_BYTES)]
-            self._file.write(part)
-            self._room -= len(part)
-            rest = rest[len(part) :]
-        return len(content)
+    """The folder as pieces of an archive in `out`, with their hashes and join.sh; gives how many there are."""
+    archive = place.parent / ARCHIVE
+    with tarfile.open(archive, "w") as content:
+        content.add(place, place.name)
+    return len(split_file(archive, out, piece_bytes))
