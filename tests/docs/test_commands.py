@@ -33,8 +33,8 @@ PAGES = sorted(
 )
 SHELLS = ("sh", "bash", "shell", "console")
 OUTSIDE = {  # programs that are not ours: a shell reads their lines, and no test goes further
-    "apt", "apt-get", "cat", "cd", "cmake", "curl", "eval", "export", "fuser", "grep", "ip", "jetson_clocks",
-    "judge", "nvcc", "nvpmodel", "scp", "sh", "source", "sqlite3", "sysctl", "systemctl", "tar", "usermod",
+    "apt", "apt-get", "cat", "cd", "cmake", "cp", "curl", "eval", "export", "fuser", "grep", "ip", "jetson_clocks",
+    "judge", "nvcc", "nvpmodel", "ray", "scp", "sh", "source", "sqlite3", "sysctl", "systemctl", "tar", "usermod",
 }  # fmt: skip
 CAMERA = re.compile(r"^(\w+=)?(0|1|/dev/video\d|rtsp://.*|gige://.*)$")
 ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is parsed and not run
@@ -58,6 +58,8 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "--page": "runs until it is stopped; tests/cli/test_line.py",
     "serve": "runs until it is stopped; tests/runtime/serve",
     "--config": "runs until it is stopped; tests/cli/test_line.py",
+    "fleet": "Ray, and minutes; tests/cli/fleet",
+    "pack": "downloads wheels; tests/cli/test_pack.py",
     "review": "needs labels; tests/cli/test_review.py",
     "--false-rejects": "needs 199 held-out images",
 }
