@@ -27,6 +27,7 @@ QUIET = {"GOMP_SPINCOUNT": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # inherited by 
 LOCAL = {  # read at the import of ray
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its node is 127.0.0.1; _node_ip_address would be turned into an outer address
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # else 15, and whatever else runs here goes first; `nice` is an option of nnet-edge train
 }
 TOKEN = "RAY_AUTH_TOKEN"  # else one is written into ~/.ray
 SMALLEST_STORE = 80 << 20  # bytes of shared memory: what tasks pass is small

@@ -125,7 +125,7 @@ def orders_of(settings: FleetSettings, out: Path, log: tuple[str, ...]) -> dict[
     def order(part: Part) -> Order:
         flags, data = settings.flags_of(part), part.data.resolve()
         arguments = flags.arguments()
-        key = key_of(data, flags.arguments(leave_out=("threads",)))
+        key = key_of(data, flags.arguments(leave_out=("threads", "nice")))
         return Order(part.name, str(data), (*arguments, *logs), (*flags.arguments(leave_out=SETTING_OPTIONS), *logs), key,
                      str(out.resolve()), settings.cpus_of(part))  # fmt: skip
 
