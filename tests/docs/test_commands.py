@@ -58,8 +58,6 @@ ONLY_PARSED = {  # the start of a command, or what stands in it -> why it is par
     "--page": "runs until it is stopped; tests/cli/test_line.py",
     "serve": "runs until it is stopped; tests/runtime/serve",
     "--config": "runs until it is stopped; tests/cli/test_line.py",
-    "fleet": "Ray, and minutes; tests/cli/fleet",
-    "pack": "downloads wheels; tests/cli/test_pack.py",
     "review": "needs labels; tests/cli/test_review.py",
     "--false-rejects": "needs 199 held-out images",
 }
