@@ -37,7 +37,7 @@ from pathlib import Path
 from nnet_edge.data.dataset import Dataset, Found, Sample, count
 from nnet_edge.data.folders import find_images as find_images
 from nnet_edge.data.folders import folders, name_unused
-from nnet_edge.data.labels import Tool, is_here_or_below, names_of, to_found
+from nnet_edge.data.labels import Tool, files_of, is_here_or_below, names_of, to_found
 from nnet_edge.data.masks import AUTO, check_mark
 from nnet_edge.data.tables import (
     SIZES,
@@ -138,6 +138,10 @@ def read_dataset(
     _all_or_no_masks(samples)
     used = [*found.train, *found.others, *(path for sample in samples for path in (sample.path, *sample.masks))]
     notes = (*found.notes, *name_unused(found.home, used), *_name_strangers(root, found.home))
+    if chosen.name == "folder":
+        notes += tuple(
+            f"not used: {path}, a label file of no tool that is known here" for path in _label_files(found.home)
+        )
     return Dataset(
         root, chosen.name, found.category, tuple(sorted(found.train)), tuple(samples), notes, found.saturation
     )
@@ -164,6 +168,11 @@ def _choose_layout(root: Path, layout: str, split_csv: Path | None) -> Layout:
     if split_csv is not None and name != "visa":
         raise ConfigError(f'a split CSV ({split_csv}) belongs to the layout "visa", not "{name}"')
     return LAYOUTS[name]
+
+
+def _label_files(folder: Path) -> list[Path]:
+    """Files beside pictures that may hold labels: defects that only they name would be learned."""
+    return [path for suffix in (".json", ".xml") for path in files_of((folder,), suffix)]
 
 
 def _name_nearest(root: Path) -> str:

@@ -721,6 +721,15 @@ def test_half_a_layout_names_the_nearest_and_what_is_missing(name: str, tmp_path
         read_dataset(tmp_path)
 
 
+def test_a_label_file_of_no_known_tool_is_named(tmp_path: Path) -> None:
+    labelled(tmp_path, [])
+    text = (tmp_path / "labels.json").read_text()
+    write(tmp_path / "labels.json", text.replace('"annotations"', '"results"'))
+    dataset = read_dataset(tmp_path)
+    assert (dataset.layout, len(dataset.train)) == ("folder", 2)
+    assert dataset.notes == (f"not used: {tmp_path}/labels.json, a label file of no tool that is known here",)
+
+
 def test_a_layout_that_was_asked_for_and_is_not_there(tmp_path: Path) -> None:
     plain(tmp_path)
     with pytest.raises(DataError, match=r"holds no label files of coco: docs/data.md says where they lie"):
