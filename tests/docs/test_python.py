@@ -29,7 +29,7 @@ def test_the_readme_stays_short_and_its_python_runs(desk: Path) -> None:
 
 
 def test_every_block_of_the_page_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(desk / "photos/bad/stain", desk / "photos", dirs_exist_ok=True)
+    shutil.copytree(desk / "photos/bad/stain", desk / "pictures")
     names: dict[str, object] = {}
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert len(blocks) >= 4
