@@ -37,7 +37,7 @@ def test_every_block_of_the_page_runs(desk: Path, capsys: pytest.CaptureFixture[
         exec(compile(block, str(PAGE), "exec"), names)
     assert re.search(r"^Result\((GOOD|REJECT), score [\d.e-]+, threshold 0\.\d+, ratio \d\.\d+.*, part\.png\)$",
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
-    rejected = [result for result in names["inspector"].folder("photos") if result.is_anomalous]  # type: ignore[attr-defined]
+    rejected = [result for result in names["inspector"].folder("pictures") if result.is_anomalous]  # type: ignore[attr-defined]
     assert sorted(path.stem for path in (desk / "rejects").iterdir()) == sorted(one.path.stem for one in rejected)
     assert rejected
 
