@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from nnet_edge.benchmarks.harness.command_line import run_command, say
 from nnet_edge.data.example_parts import make_line
@@ -153,9 +153,9 @@ def wheel_names(constraints: str) -> list[str]:
     return [*(versions[name] for name in sorted(all_needed()) if name in versions), FOR_CUDA, *BUILDERS]
 
 
-def all_needed() -> set[str]:
+def all_needed() -> set[NormalizedName]:
     """NEEDED and what these distributions, as they are installed here, need in turn; nothing of OF_THE_MACHINE."""
-    found: set[str] = set()
+    found: set[NormalizedName] = set()
     waiting = [canonicalize_name(name) for name in NEEDED]
     while waiting:
         name = waiting.pop()
