@@ -42,7 +42,7 @@ def test_the_notebook_runs_and_shows_its_pictures_and_its_progress(desk: Path) -
     assert report.count("data:image/png;base64,") == 2  # histogram and sheet
     assert "image AUROC" in shown
     assert "evaluating" in shown  # the bar, drawn in its place
-    assert "epoch 3/4 loss 1.500" in shown
+    assert "0:07 left at most" in shown  # that of a training
     assert "a line for people" in texts[-1]
     assert not [output for cell in cells for output in cell if output.get("name") == "stderr"]
 
