@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 MOST_READERS = 4  # threads that decode files
 PATIENCE_S = 0.02  # an image that took longer to come is judged at once, without waiting for a full batch
 
-Runner = Literal["auto", "openvino", "onnxruntime", "tensorrt"]
+Runner = Literal["auto", "openvino", "onnxruntime", "tensorrt", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
@@ -53,6 +53,7 @@ def load(
     hint: Literal["latency", "throughput"] = "latency",
     batch: int = 8,
     cache_dir: str | os.PathLike[str] | None = None,
+    gpu: int = 0,
     threshold: float | None = None,
     bits: int | None = None,
     min_area: float = 0.0,
@@ -69,9 +70,10 @@ def load(
     dtype('float32')
 
     The keywords are the options of `nnet-edge stream`: `runner` computes the graph of that `precision`, on so many `threads`
-    of the processor, `batch` images at most at a time (--runner-batch); `threshold` stands in place of the bundle's, `bits`
-    are those of pictures of 16 bits, and regions smaller than `min_area` pixels are left out. Raises ConfigError for an
-    invalid one, BundleError for a bundle that is absent or altered, MissingExtraError without the runner's library.
+    of the processor or on the GPU of that number, `batch` images at most at a time (--runner-batch); `threshold` stands in
+    place of the bundle's, `bits` are those of pictures of 16 bits, and regions smaller than `min_area` pixels are left out.
+    Raises ConfigError for an invalid one, BundleError for a bundle that is absent or altered, MissingExtraError without the
+    runner's library.
     """
     if precision is not None:
         require_choice("precision", precision, tuple(GRAPH_OF))
@@ -79,7 +81,7 @@ def load(
         require_between("bits", bits, 8, 16)
     settings = RunnerSettings(
         kind=runner, precision="bf16" if precision == "bf16" else "fp32", threads=threads, hint=hint,
-        cache_dir=None if cache_dir is None else Path(cache_dir), max_batch=batch,
+        cache_dir=None if cache_dir is None else Path(cache_dir), max_batch=batch, gpu=gpu,
     )  # fmt: skip
     verdict = VerdictSettings(threshold=threshold, min_area=min_area)
     model = load_model(Path(bundle), settings, precision, is_warm=False, is_guest=True)

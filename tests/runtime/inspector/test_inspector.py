@@ -271,7 +271,8 @@ def test_a_picture_of_another_size_is_told_once(bundles: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"runner": "cuda"}, "runner 'cuda' is unknown: choose auto, openvino"),
+        ({"runner": "abacus"}, "runner 'abacus' is unknown: choose auto, openvino"),
+        ({"gpu": -1}, "gpu is -1: it must be a whole number from 0"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown: choose fp32, bf16, fp16 or int8"),
         ({"threads": 0}, "threads is 0: it must be a whole number from 1"),
         ({"threshold": float("nan")}, "threshold is nan: it must be a finite number above 0"),
