@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,15 +24,29 @@ from nnet_edge.machine import usable_cores
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-QUIET = {"GOMP_SPINCOUNT": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # inherited by workers: threads that wait sleep
+QUIET = {  # inherited by workers: threads that wait sleep
+    "GOMP_SPINCOUNT": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error",
+}  # fmt: skip
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOCAL = {  # read at the import of ray
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its node is 127.0.0.1; _node_ip_address would be turned into an outer address
+    LOOPBACK: "0",  # its node is 127.0.0.1; _node_ip_address would be turned into an outer address
     "RAY_AUTH_MODE": "token",
     "RAY_worker_niceness": "0",  # else 15, and whatever else runs here goes first; `nice` is an option of nnet-edge train
 }
 TOKEN = "RAY_AUTH_TOKEN"  # else one is written into ~/.ray
 SMALLEST_STORE = 80 << 20  # bytes of shared memory: what tasks pass is small
+CONNECT_S = 5.0
 LONGEST_FOLDER = 40  # letters: sockets lie below, and their paths end at 107
+
+
+def require_listener(host: str, port: int) -> None:
+    """Raise ConfigError where nobody listens: Ray would try for minutes."""
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {host}:{port} ({error.strerror or error}): is it started?"
+        ) from error
 
 
 class WorkerLostError(StreamError):
@@ -53,7 +68,12 @@ class Cluster:
         self._functions: dict[Callable[..., Any], Any] = {}  # exported once
 
     def __enter__(self) -> Self:
-        changes = QUIET if self._address else {**QUIET, **LOCAL, TOKEN: secrets.token_hex(32)}
+        changes = dict(QUIET) if self._address else {**QUIET, **LOCAL, TOKEN: secrets.token_hex(32)}
+        host, _, port = (self._address or "").rpartition(":")
+        if port.isdecimal() and "/" not in host:
+            require_listener(host, int(port))
+            if host in ("127.0.0.1", "localhost"):
+                changes[LOOPBACK] = LOCAL[LOOPBACK]
         self._environment = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
         try:

@@ -149,6 +149,11 @@ def test_status_says_who_trains_while_it_runs_and_what_is_left_when_it_was_kille
     assert "0 of 3 parts finished, 0 failed; ended 20" in capsys.readouterr().out
 
 
+def test_an_address_where_nobody_listens_is_one_sentence(free_port: Callable[[], int]) -> None:
+    with pytest.raises(ConfigError, match="no Ray cluster answers at 127"), Cluster(f"127.0.0.1:{free_port()}"):
+        raise AssertionError("it connected")
+
+
 @pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"schema": 2}', b'{"schema": 1, "parts": [{"name": 3}]}'])
 def test_a_folder_without_a_fleet_is_one_sentence(
     content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
