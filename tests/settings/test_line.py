@@ -78,7 +78,7 @@ def test_every_kind_of_value_is_read() -> None:
         ({"stream": SMALL["stream"]}, "the line has no bundle"),
         ({"bundle": "b"}, "the line has no stream"),
         (SMALL | {"precision": "int4"}, "precision 'int4' is unknown"),
-        (SMALL | {"runner": {"kind": "cuda"}}, "runner: runner 'cuda' is unknown"),
+        (SMALL | {"runner": {"kind": "vulkan"}}, "runner: runner 'vulkan' is unknown"),
         (SMALL | {"sink": [{"path": "x"}]}, "[[sink]] number 1 lacks its kind: choose gpio, history, "),
         (SMALL | {"sink": [{"kind": "mqqt"}]}, "[[sink]] number 1: sink 'mqqt' is unknown: did you mean mqtt?"),
         (SMALL | {"sink": [{"kind": "mqtt"}]}, "[[sink]] number 1 lacks host: give it"),

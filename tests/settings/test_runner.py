@@ -17,7 +17,7 @@ from nnet_edge.settings.stream import BufferSettings, VerdictSettings
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("kind", "tpu", "runner 'tpu' is unknown: choose auto, openvino, onnxruntime or tensorrt"),
+        ("kind", "tpu", "runner 'tpu' is unknown: choose auto, openvino, onnxruntime, tensorrt or cuda"),
         ("precision", "int8", "precision 'int8' is unknown: choose fp32 or bf16"),
         ("hint", "fast", "hint 'fast' is unknown"),
         ("threads", 0, "threads is 0: it must be a whole number from 1 to 1024"),

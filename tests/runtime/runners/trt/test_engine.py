@@ -64,7 +64,7 @@ def test_an_engine_of_another_gpu_is_refused_before_it_is_loaded(
     with_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = OtherGpu("8.9")
-    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size: device)
+    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size, index: device)
     with pytest.raises(BundleError, match=r"built for compute capability 8\.6 and this GPU has 8\.9.*build-engine"):
         load_runner(with_engine)
     assert device.is_closed
@@ -72,7 +72,7 @@ def test_an_engine_of_another_gpu_is_refused_before_it_is_loaded(
 
 @needs_rtx
 def test_a_truncated_engine_is_refused_before_it_is_loaded(with_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size: OtherGpu("8.6"))
+    monkeypatch.setattr(kernels, "open_gpu", lambda cache, size, index: OtherGpu("8.6"))
     with_engine.write_bytes(with_engine.read_bytes()[:-1000])
     with pytest.raises(BundleError, match=r"has \d+ bytes and had \d+ when it was built"):
         load_runner(with_engine)
