@@ -222,6 +222,11 @@ def runner_kinds(kind: str) -> list[str]:
     """The runners to judge on: the one that was asked for, or every one of the processor that is installed."""
     if kind in CPU_RUNNER_KINDS:
         return [kind]
+    if kind == "cuda":
+        raise ConfigError(
+            "calibrate judges on the processor: take another --runner, and nnet-edge build-engine BUNDLE --measure judges the "
+            "FP16 graph on CUDA"
+        )
     if kind != "auto":
         raise ConfigError(f"{kind} computes engines, not graphs: build-engine judges those; choose another --runner")
     kinds = [name for name in CPU_RUNNER_KINDS if find_spec(name) is not None]

@@ -30,11 +30,12 @@ from nnet_edge.runtime.runners.graph import (
     TAIL,
     Contract,
     geometry_beside,
+    input_shape_of,
     read_graph_bytes,
     require_contract,
 )
 from nnet_edge.runtime.runners.graph_facts import fusion_of, read_facts
-from nnet_edge.runtime.runners.structure import fields_of, messages, text
+from nnet_edge.runtime.runners.structure import Message, declared_shape, fields_of, messages, text, view
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, CudaStream, used_up
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.runtime.runners.trt.library import parse_version
@@ -84,7 +85,7 @@ class CudaEngine:
         self._graph, self._geometry, self.largest = graph, geometry, largest
         self._index, self._provider = index, provider
         content = read_graph_bytes(graph)
-        given = [text(item[1]) for item in messages(fields_of(fields_of(memoryview(content))[7][0])[12])]  # type: ignore[arg-type]
+        given = [text(item[1]) for item in messages(graph_in(content)[12])]
         content = cut_graph(content, [name for name in given if name not in TAIL])
         self._session: Any = self._open(content, cuda_stream)
         from nnet_edge.runtime.runners.onnx_runner import port_types
@@ -154,6 +155,21 @@ class CudaEngine:
         return StreamError(f"{said}; start again, or {CPU_RUNNER}")
 
 
+def graph_in(content: bytes) -> Message:
+    """The fields of the graph of a model whose bytes are sound."""
+    return fields_of(view(fields_of(memoryview(content))[7][0]))
+
+
+def geometry_of(graph: Path) -> Geometry:
+    """That of the bundle that the graph lies in; of a graph in none, the size of its input."""
+    if (found := geometry_beside(graph)) is not None:
+        return found
+    inputs = messages(graph_in(read_graph_bytes(graph))[11])
+    (shape, *_) = [*(declared_shape(item) for item in inputs if text(item[1]) == INPUT), None]
+    height, width, _ = input_shape_of(graph, ("N", *(shape or ())[1:]))
+    return Geometry(height, width)
+
+
 def require_cuda(index: int = 0) -> GpuFacts:
     """The GPU of that index, with an ONNX Runtime and a driver that can compute on it; CUDA's libraries are loaded.
 
@@ -200,7 +216,7 @@ def load_cuda_runner(graph: Path, settings: RunnerSettings, kind: type[AnyTrtRun
         )
     if settings.precision == "bf16":
         raise ConfigError("bf16 is for the processor: use --precision fp16 with --runner cuda")
-    fusion, geometry = fusion_of(read_facts(graph)), geometry_beside(graph) or DEFAULT
+    fusion, geometry = fusion_of(read_facts(graph)), geometry_of(graph)
     require_cuda(settings.gpu)
     device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
     try:

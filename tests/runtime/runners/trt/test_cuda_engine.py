@@ -278,6 +278,14 @@ def test_a_bundle_judges_as_on_the_processor(small: Bundle, on_the_host: list[An
     assert on_the_host[0].is_closed
 
 
+def test_a_graph_outside_of_a_bundle_has_the_size_of_its_input(
+    small: Bundle, on_the_host: list[Any], tmp_path: Path
+) -> None:
+    alone = Path(shutil.copy(small.graph, tmp_path / "nnet.onnx"))
+    with load_runner(alone, RunnerSettings("cuda", max_batch=1)) as runner:
+        assert runner.input_shape == (64, 64, 3)
+
+
 def test_an_fp16_graph_is_computed(small: Bundle, on_the_host: list[Any], tmp_path: Path) -> None:
     copied = read_bundle(Path(shutil.copytree(small.path, tmp_path / "bundle")))
     images = copied.frames("held_out")[:2]
