@@ -347,12 +347,14 @@ def run_settings(
     lines = [
         VerdictLines(lambda name: line.stream(name).source.is_live, view.print_above, verbosity() is Verbosity.VERBOSE)
     ]
-    line = open_line(settings, sources, lines if shows_verdicts(settings, sources is not None) else ())
+    shown = shows_verdicts(settings, sources is not None)
+    line = open_line(settings, sources, lines if shown else ())
     if kept is not None:
         kept.follow(line)
     model = line.model()
     named = f"bundle {model.name}{' (a PREVIEW)' * model.judged_by.preview}"
-    say(f"{what_runs(line.streams())} on {words_of(model.runner)}, {named}")
+    scale = "; a part's number is score / threshold" * shown
+    say(f"{what_runs(line.streams())} on {words_of(model.runner)}, {named}{scale}")
     for warning in model.warnings:
         warn(warning)
     waits = [sink.label for sink in settings.sinks if sink.every_frame]
