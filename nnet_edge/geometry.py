@@ -295,7 +295,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def default_fit(pictures: Sequence[tuple[int, int]]) -> str:
     """The fit for pictures of these sizes (height, width) where none was asked for."""
-    return "squeeze"  # measured on squeezed pictures only so far; whatever changes this must show it on several shapes
+    return "squeeze"  # no other fit won on sets of both shapes that were measured: docs/training.md
 
 
 def most_frequent(pictures: Sequence[tuple[int, int]]) -> tuple[int, int]:

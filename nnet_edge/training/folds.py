@@ -210,7 +210,7 @@ class FoldTrainings:
 def levelled(weights: dict[str, Tensor], level: np.ndarray | None) -> dict[str, Tensor]:
     """The weights with that place level, None: without one; no weights stay none."""
     others = {name: value for name, value in weights.items() if name != PLACE_FACTORS}
-    return others | ({PLACE_FACTORS: torch.from_numpy(level)} if others and level is not None else {})
+    return others | ({PLACE_FACTORS: torch.tensor(level)} if others and level is not None else {})
 
 
 def scores_of(maps: dict[str, np.ndarray], fusion: Fusion, level: np.ndarray | None, geometry: Geometry) -> np.ndarray:

@@ -25,7 +25,9 @@ from nnet_edge.training.loop import Trained, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = replace(PAPER.model, memory_slots=16)
-SETTINGS = replace(PAPER, epochs=1, place_powers=(0.5, 1.0), batch=2, model=MODEL, input=Geometry(64, 64))
+SETTINGS = replace(
+    PAPER, epochs=1, place_powers=(0.5, 1.0), batch=2, ema_decay=0.5, model=MODEL, input=Geometry(64, 64)
+)
 OPTIONS = TrainOptions("cpu", "fp32", teacher_weights="random")
 GROUPS = ["a", "a", "b", "b", "c", "c"]
 
