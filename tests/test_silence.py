@@ -26,6 +26,7 @@ SENDERS = {"onnxruntime", "openvino", "openvino_telemetry", "huggingface_hub"}  
 OWNERS = {  # the only files that import one, all inside the package, whose __init__ calls `silence` before them
     "runtime/runners/openvino_runner.py",
     "runtime/runners/onnx_runner.py",
+    "runtime/runners/trt/cuda_engine.py",
     "calibration/ranges.py",
 }
 NET = "connect,sendto,sendmsg,sendmmsg,bind"

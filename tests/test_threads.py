@@ -16,7 +16,7 @@ from nnet_edge.cli.train import command
 from nnet_edge.errors import ConfigError
 from nnet_edge.threads import give_way, limit_threads, wait_passively
 
-NO_RUNNER = {"runner": "auto", "runner_batch": 8, "threads": None, "hint": None, "cache_dir": None}
+NO_RUNNER = {"runner": "auto", "runner_batch": 8, "threads": None, "hint": None, "cache_dir": None, "gpu": 0}
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def make_random_bundle(
     no_data = {"name": "random-weights", "layout": None, "fingerprint": None, "learned": 0, "held_out": len(pictures),
                "held_out_share": None, "seed": None, "skipped": 0, "duplicates_of_test_images": 0}  # fmt: skip
     facts = {"teacher": facts_of_teacher(teacher), "data": no_data, "epoch": 0, "step": 0,
-             "sums": {}, "marks": None, "seconds": 0.0, "precision": "fp32"}  # fmt: skip
+             "sums": {}, "marks": None, "seconds": 0.0, "precision": "fp32", "finished": True}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nnet-edge-random-") as folder:
         training = Path(folder)
         write_checkpoint(training, Checkpoint(settings, network.state_dict(), {}, {}, facts))

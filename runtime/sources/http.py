@@ -300,7 +300,7 @@ class HttpOptions:
 class HttpVideoOptions(VideoOptions):
     """What only video files behind http:// have."""
 
-    ca_file: Path | None = None  # as HttpOptions
+    ca_file: Path | None = None  # PEM: the camera's certificate, or that of who issued it; None: what the system trusts
 
 
 def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:

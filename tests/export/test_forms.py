@@ -17,8 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import pytest
 from PIL import Image
 
@@ -31,6 +29,8 @@ from nnet_edge.export.forms import FORMS, Order, export_model, nvinfer_graph
 from nnet_edge.geometry import Geometry
 from nnet_edge.imaging import pillow_bilinear, read_image, resize
 from nnet_edge.runtime.runners.base import load_runner
+from nnet_edge.runtime.runners.onnx_runner import onnxruntime
+from nnet_edge.runtime.runners.openvino_runner import openvino
 from nnet_edge.tiles import Tiles
 from tests.conftest import good_part
 

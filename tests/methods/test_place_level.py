@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,13 +125,11 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 
 def test_checkpoint_and_network_have_the_factors(
-    small_washers: np.ndarray, halved: np.ndarray, tmp_path: Path, one_thread: None
+    small_washers: np.ndarray, halved: np.ndarray, tmp_path: Path, one_thread: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    train(
-        small_washers[:4], small_washers[4:], SETTINGS, tmp_path / "run", TrainOptions("cpu", "fp32"), say=said.append
-    )
-    assert any("to the power 1" in line and "40.0 with it, 30.0 without" in line for line in said)
+    with caplog.at_level(logging.INFO):
+        train(small_washers[:4], small_washers[4:], SETTINGS, tmp_path / "run", TrainOptions("cpu", "fp32"))
+    assert any("to the power 1" in line and "40.0 with it, 30.0 without" in line for line in caplog.messages)
     checkpoint = read_checkpoint(tmp_path / "run")
     assert checkpoint.facts["place_level"] == {"power": 1.0, "explained": 0.8, "pixel_ap": {"0": 0.3, "1": 0.4}}
     for weights in (checkpoint.deployed, checkpoint.averaged, checkpoint.network):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from nnet_edge.runtime.runners.cut import base_128, cut_graph
+from nnet_edge.runtime.runners.onnx_runner import onnxruntime
 from nnet_edge.runtime.runners.structure import fault_of, varint
 
 
