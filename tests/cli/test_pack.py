@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import nnet_edge
 from nnet_edge.cli.main import run
 from nnet_edge.cli.pack import KINDS, wheels
 from nnet_edge.cli.pack.machine import EXTRAS, HINTS, SYSTEMS, Target
-from nnet_edge.cli.pack.wheels import metadata_of, project_wheel, requirements_of, wheel_of_installed
+from nnet_edge.cli.pack.wheels import Wheels, metadata_of, project_wheel, requirements_of, wheel_of_installed
 from nnet_edge.errors import DataError
 from tests.private_network import private_network
 
@@ -251,6 +254,35 @@ def test_a_jetson_has_tensorrt_from_jetpack_alone() -> None:
     target = Target("rtx", "3.12")
     assert "tensorrt-rtx-cu13" in {one.name for one in requirements_of(about, target, target.extras)}  # type: ignore[arg-type]
     assert set(KINDS) == EXTRAS.keys() == SYSTEMS.keys() == HINTS.keys()
+
+
+BACKEND = """import pathlib, shutil
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    (wheel,) = pathlib.Path().glob("*.whl")
+    return pathlib.Path(shutil.copy(wheel, folder)).name
+"""
+
+
+@pytest.mark.parametrize("tag", ["py3-none-any", f"{TAG}-{TAG}-linux_{platform.machine()}"])
+def test_tensorrt_rtx_comes_as_source_and_leaves_as_a_wheel_of_any_machine(tmp_path: Path, tag: str) -> None:
+    source, house, out = tmp_path / "tensorrt_rtx_cu13-1.0", tmp_path / "house", tmp_path / "out"
+    for folder in (source, house, out):
+        folder.mkdir()
+    stand_in(source, "tensorrt-rtx-cu13", needs=("tensorrt_rtx_cu13_libs==1.0",), tag=tag)
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tensorrt-rtx-cu13\nVersion: 1.0\n")
+    (source / "backend.py").write_text(BACKEND)
+    (source / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
+    with tarfile.open(house / f"{source.name}.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    made = Wheels(out, Target("rtx", "3.12"), house, None)
+    if tag == "py3-none-any":
+        assert made._make_wheel(Requirement("tensorrt-rtx-cu13>=1"), lambda _: None) == ["tensorrt_rtx_cu13_libs==1.0"]
+        assert [file.name for file in out.iterdir()] == ["tensorrt_rtx_cu13-1.0-py3-none-any.whl"]
+    else:
+        with pytest.raises(DataError, match=r"is of this machine, not of Python 3\.12"):
+            made._make_wheel(Requirement("tensorrt-rtx-cu13>=1"), lambda _: None)
 
 
 @pytest.mark.slow

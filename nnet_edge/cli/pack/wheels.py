@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PROJECT = "nnet-edge"
 SOURCE_ONLY = ("pycuda",)  # built on the box, against its own CUDA
+MADE_HERE = ("tensorrt-rtx-cu13",)  # an index has its source alone, which names two others: a wheel of any machine
 NOT_OF_A_WHEEL = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")  # of a dist-info folder
 MOST_ROUNDS = 6
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -141,10 +142,12 @@ class Wheels:
         say("building the wheel of nnet-edge")
         project = metadata_of(project_wheel(self.folder))
         first = requirements_of(project, self._target, self._target.extras)
-        wanted = [self._plain(one) for one in first if name_of(one.name) not in SOURCE_ONLY]
+        wanted = [self._plain(one) for one in first if name_of(one.name) not in (*SOURCE_ONLY, *MADE_HERE)]
         for one in first:
             if name_of(one.name) in SOURCE_ONLY:
                 wanted += self._fetch_source(one, say)
+            elif name_of(one.name) in MADE_HERE:
+                wanted += self._make_wheel(one, say)
         wanted.append("pip")
         for _ in range(MOST_ROUNDS):
             say(f"downloading the wheels for {self._target.words}")
@@ -175,6 +178,16 @@ class Wheels:
         needs = [self._plain(one) for one in requirements_of(metadata_of(file), self._target, ())]
         return [*needs, *build_requirements(file)]
 
+    def _make_wheel(self, asked: Requirement, say: Callable[[str], None]) -> list[str]:
+        """Put a wheel of it there, which must fit any machine; gives what it needs to run."""
+        say(f"making the wheel of {asked.name}")
+        otherwise = f"the wheel of {asked.name} cannot be made"
+        run_pip(["wheel", "--no-deps", "--wheel-dir", str(self.folder), *self._from, self._plain(asked)], otherwise)
+        file = self.files()[name_of(asked.name)]
+        if not file.name.endswith("-none-any.whl"):
+            raise DataError(f"{otherwise}: {file.name} is of this machine, not of {self._target.words}")
+        return [self._plain(one) for one in requirements_of(metadata_of(file), self._target, ())]
+
     def files(self) -> dict[str, Path]:
         """The files by the names of their packages."""
         found = [file for file in self.folder.iterdir() if file.suffix in (".whl", ".gz")]
@@ -196,7 +209,7 @@ class Wheels:
                 missing.append(self._plain(asked))
             else:
                 waiting += requirements_of(metadata_of(files[name]), self._target, extras)
-        return {name for name, _ in seen} | set(SOURCE_ONLY), missing
+        return {name for name, _ in seen} | {*SOURCE_ONLY, *MADE_HERE}, missing
 
 
 def build_requirements(archive: Path) -> list[str]:
