@@ -9,17 +9,18 @@ from collections.abc import MutableMapping
 from nnet_edge.errors import ConfigError
 
 SPINS = "GOMP_SPINCOUNT"  # of GNU OpenMP, which torch's wheels bring; KMP_BLOCKTIME means nothing to it
+FEW_SPINS = "1000"  # some microseconds, of 300,000 by default
 WAITING = (SPINS, "OMP_WAIT_POLICY")
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let OpenMP's waiting threads sleep, unless the user has said how they wait; read when torch is imported, not later.
+    """Let OpenMP's waiting threads sleep soon, unless the user has said how they wait; read when torch is imported, not later.
 
     They spin otherwise: beside one other busy program a training step then takes 5 to 20 times as long.
     """
     if not any(name in environment for name in WAITING):
-        environment[SPINS] = "0"
+        environment[SPINS] = FEW_SPINS
 
 
 def limit_threads(count: int, environment: MutableMapping[str, str] = os.environ) -> None:

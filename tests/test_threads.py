@@ -22,8 +22,8 @@ NO_RUNNER = {"runner": "auto", "runner_batch": 8, "threads": None, "hint": None,
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({}, {"GOMP_SPINCOUNT": "0"}),
-        ({"GOMP_SPINCOUNT": "1000"}, {"GOMP_SPINCOUNT": "1000"}),
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "0"}, {"GOMP_SPINCOUNT": "0"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
     ],
 )
@@ -38,7 +38,7 @@ def test_every_command_waits_passively_before_torch_is_there():
     look += "main.main()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))}
     done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["0", False]
+    assert json.loads(done.stdout) == ["1000", False]
 
 
 def test_threads_of_a_command_reach_torch_and_what_it_starts(monkeypatch):
