@@ -1,7 +1,7 @@
 """How long a step of a small network takes by how OpenMP's waiting threads wait, alone and beside others.
 
-`python -m nnet_edge.benchmarks.speed.waiting_threads --together 2`: so many processes train at once, two threads each, with each
-GOMP_SPINCOUNT in turn. 300000 is what GNU OpenMP does by itself.
+`python -m nnet_edge.benchmarks.speed.waiting_threads --together 2`: so many processes train at once, two threads each, with
+each GOMP_SPINCOUNT in turn. 300000 is what GNU OpenMP does by itself.
 """
 
 from __future__ import annotations
