@@ -15,7 +15,7 @@ from nnet_edge.cli.flags import SOURCE_FLAGS
 from nnet_edge.cli.options import FOLDER, bits_option, shown_option
 from nnet_edge.cli.stream import StreamCommand, camera_table, credentials_place, read_camera
 from nnet_edge.cli.view import say, warn
-from nnet_edge.errors import SourceError
+from nnet_edge.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,8 @@ class Collection:
         from nnet_edge.data.folders import find_images
         from nnet_edge.imaging import read_picture
 
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"--out {self.folder} is a file: give a folder for the photographs")
         self.folder.mkdir(parents=True, exist_ok=True)
         found = find_images(self.folder)
         for path in found:

@@ -148,3 +148,10 @@ def test_ctrl_c_ends_it_with_what_there_is(tmp_path: Path, capsys: pytest.Captur
 def test_a_source_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["collect", str(tmp_path / "none.mp4"), "--out", str(tmp_path / "photos")]) == SourceError.exit_code
     assert "there is no source" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").write_text("kept")
+    assert run(["collect", "synthetic", "--out", str(tmp_path / "photos"), "--count", "3"]) == 2
+    assert "is a file: give a folder" in capsys.readouterr().err
+    assert (tmp_path / "photos").read_text() == "kept"
