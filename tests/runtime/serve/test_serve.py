@@ -33,6 +33,7 @@ from nnet_edge.runtime.serve.server import InferenceServer
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.settings.serve import ServeSettings, named_bundles, parse_bytes
 from nnet_edge.settings.web import WebSettings
+from tests.asking import ask
 from tests.conftest import bad_part, good_part
 
 SIDE, MIB = 64, 1 << 20
@@ -77,15 +78,7 @@ class Site:
 
     def ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
         """Status, content (JSON where it is) and headers; with a body it is posted."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
-        try:
-            connection.request("GET" if body is None else "POST", path, body, headers or {})
-            answer = connection.getresponse()
-            content = answer.read()
-            is_json = (answer.headers.get("content-type") or "").startswith("application/json")
-            return answer.status, json.loads(content) if is_json else content, answer.headers
-        finally:
-            connection.close()
+        return ask(self.server.port, path, "GET" if body is None else "POST", body, headers or {}, 20)
 
     def metric(self, name: str) -> dict[str, float]:
         """Labels -> value."""

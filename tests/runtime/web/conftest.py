@@ -29,6 +29,7 @@ from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.line import read_toml
 from nnet_edge.settings.stream import BufferSettings, LineStream
 from nnet_edge.settings.web import DriftSettings, WebSettings
+from tests.asking import ask
 
 HEIGHT, WIDTH = 240, 320
 SQUARE = (slice(60, 140), slice(30, 110))  # rows and columns of the brighter square: in the left half
@@ -64,17 +65,10 @@ class Site:
         body: bytes | None = None,
     ) -> tuple[int, Any, http.client.HTTPMessage]:
         """Status, content (JSON where it is) and headers of one answer; `fields` are posted as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
         body = json.dumps(fields).encode() if fields is not None else body
         kind = {"content-type": "application/json"} if body is not None else {}
-        try:
-            connection.request(method or ("GET" if body is None else "POST"), path, body, kind | (headers or {}))
-            answer = connection.getresponse()
-            content = answer.read()
-            is_json = (answer.headers.get("content-type") or "").startswith("application/json")
-            return answer.status, json.loads(content) if is_json else content, answer.headers
-        finally:
-            connection.close()
+        method = method or ("GET" if body is None else "POST")
+        return ask(self.server.port, path, method, body, kind | (headers or {}), 10)
 
     @property
     def live(self) -> str:
