@@ -11,6 +11,7 @@ import click
 from nnet_edge.cli.options import (
     FOLDER,
     Command,
+    cost_options,
     dataset_options,
     find_dataset,
     json_option,
@@ -36,14 +37,7 @@ if TYPE_CHECKING:
 @shown_option("--mask-rule", type=click.Choice(["half", "any"]), default="half",
               help="A pixel of the small map is defective where half of it is, or any.")  # fmt: skip
 @click.option("--record", is_flag=True, help="Keep the metrics in the bundle's manifest.")
-@shown_option(
-    "--cost-miss",
-    type=float,
-    metavar="PRICE",
-    default=1.0,
-    help="What a missed defect costs, for the threshold proposed.",
-)
-@shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected.")
+@cost_options
 @precision_option
 @runner_options
 @nice_option

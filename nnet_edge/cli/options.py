@@ -236,6 +236,11 @@ runner_options = grouped(
     click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
     gpu_option,
 )  # fmt: skip
+cost_options = together(  # prices of `Costs`
+    shown_option("--cost-miss", type=float, metavar="PRICE", default=1.0,
+                 help="What a missed defect costs, for the threshold proposed."),
+    shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected."),
+)  # fmt: skip
 nice_option = grouped(
     "Computing",
     click.option("--nice", type=click.IntRange(0, 19), metavar="NICENESS", expose_value=False,

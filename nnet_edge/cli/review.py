@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nnet_edge.cli.options import FILE, FOLDER, Command, json_option, print_result, shown_option
+from nnet_edge.cli.options import FILE, FOLDER, Command, cost_options, json_option, print_result
 from nnet_edge.cli.view import say
 
 
@@ -15,14 +15,7 @@ from nnet_edge.cli.view import say
 @click.argument("history", type=FILE)
 @click.option("--since", metavar="TIME", help="8h, 30d, 06:00 or 2026-11-29T06:00 (default: everything).")
 @click.option("--stream", metavar="NAME", help="Of this camera only (default: of all).")
-@shown_option(
-    "--cost-miss",
-    type=float,
-    metavar="PRICE",
-    default=1.0,
-    help="What a missed defect costs, for the threshold proposed.",
-)
-@shown_option("--cost-false", type=float, metavar="PRICE", default=1.0, help="What a good part costs that is rejected.")
+@cost_options
 @click.option("--export", type=FOLDER, help="Write the labelled parts there, to train with: good/ and bad/KIND/.")
 @json_option
 def command(

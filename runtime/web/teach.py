@@ -40,6 +40,7 @@ from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model
 from nnet_edge.runtime.web.pictures import lower_priority
 from nnet_edge.settings.runner import require_between
+from nnet_edge.threads import COUNTS, SPINS
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.stream.line import Line
@@ -373,8 +374,8 @@ class Teach:
         nice = ["nice", "-n", str(NICE)] if shutil.which("nice") else []
         command = [*nice, sys.executable, "-c", TRAIN, "train", str(photos_of(home)), "--out", str(home), "--force",
                    "--skip-bad-images", "--preview", "never", "--threads", str(threads), *TRAIN_OPTIONS]  # fmt: skip
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "0", "COLUMNS": "120"}
+        names = (*COUNTS, "OPENBLAS_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(names, str(threads)) | {SPINS: "0", "COLUMNS": "120"}
         shutil.rmtree(home / BUNDLE, ignore_errors=True)
         try:
             with (home / LOG).open("wb") as said:

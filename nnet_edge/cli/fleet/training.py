@@ -29,10 +29,11 @@ from nnet_edge.cli.fleet.state import (
 )
 from nnet_edge.errors import NnetEdgeError
 from nnet_edge.files import write_atomically
+from nnet_edge.threads import COUNTS, SPINS
 
 KEY = "key"  # the file of a training that says what it is of
 LOOK_EVERY_S = 1.0
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+THREADS = (*COUNTS, "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Order:
 
 def set_threads(cpus: int) -> None:
     """Give this process, which has not loaded torch yet, so many threads, which sleep while they wait."""
-    os.environ.update({name: str(cpus) for name in THREADS} | {"GOMP_SPINCOUNT": "0"})
+    os.environ.update({name: str(cpus) for name in THREADS} | {SPINS: "0"})
 
 
 def train_part(order: Order) -> dict[str, Any]:

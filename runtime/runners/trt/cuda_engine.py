@@ -11,7 +11,6 @@ import ctypes
 import io
 import logging
 import re
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ from nnet_edge.runtime.runners.structure import Message, declared_shape, fields_
 from nnet_edge.runtime.runners.trt.device import CPU_RUNNER, CudaStream, used_up
 from nnet_edge.runtime.runners.trt.kernels import open_gpu
 from nnet_edge.runtime.runners.trt.library import parse_version
-from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner
+from nnet_edge.runtime.runners.trt.trt_runner import TrtRunner, closed_on_failure
 from nnet_edge.settings.runner import CUDA_RUNNER, RunnerSettings
 
 try:
@@ -219,18 +218,10 @@ def load_cuda_runner(graph: Path, settings: RunnerSettings, kind: type[AnyTrtRun
     fusion, geometry = fusion_of(read_facts(graph)), geometry_of(graph)
     require_cuda(settings.gpu)
     device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
-    try:
-        with device.current():
-            stream = device.stream()
-            engine = CudaEngine(graph, stream, geometry, settings.max_batch, settings.gpu)
-            try:
-                runner = kind(graph, settings, device, engine, fusion, geometry, compute=stream)
-            except BaseException as error:
-                traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
-                engine.close()
-                raise
-    except BaseException:
-        device.close()
-        raise
+    with closed_on_failure(device), device.current():
+        stream = device.stream()
+        engine = CudaEngine(graph, stream, geometry, settings.max_batch, settings.gpu)
+        with closed_on_failure(engine):
+            runner = kind(graph, settings, device, engine, fusion, geometry, compute=stream)
     runner.name, runner.version, runner.precision = CUDA_RUNNER, onnxruntime.__version__, precision
     return runner

@@ -151,6 +151,17 @@ class Engine(Protocol):
         """Give everything back."""
 
 
+@contextmanager
+def closed_on_failure(held: Device | Engine) -> Iterator[None]:
+    """Close what a runner was to own when the runner cannot be made."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
+        held.close()
+        raise
+
+
 class TrtRunner(GraphRunner):
     """A Runner that takes frames of any size too (`start_frames`). Owns device, engine and all device memory.
 
@@ -194,20 +205,13 @@ class TrtRunner(GraphRunner):
         tensorrt = load_tensorrt(record.tool)
         geometry = geometry_beside(path) or DEFAULT
         device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
-        try:
+        with closed_on_failure(device):
             place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
             require_engine(path, place)
             with device.current():
                 engine = TrtEngine(path, record, tensorrt, device, geometry)
-                try:
+                with closed_on_failure(engine):
                     runner = cls(path, settings, device, engine, record.as_fusion(), geometry)
-                except BaseException as error:
-                    traceback.clear_frames(error.__traceback__)  # half-made slots in them hold pinned memory
-                    engine.close()
-                    raise
-        except BaseException:
-            device.close()
-            raise
         runner.name, runner.version, runner.precision = tensorrt.flavour, tensorrt.version, artefact.precision
         return runner
 
