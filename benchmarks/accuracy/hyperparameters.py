@@ -2,8 +2,9 @@
 
 Those of a method are in `hyperparameters.json` of its folder, those of every method in the file of that name here, each in
 the order of expected gain. A variant with `changes` is a training of its own. It starts from the settings that the base
-training settled on (the augmentation chosen, the length known), so that one thing alone differs. A variant with a `reading`
-needs no training: it reads the saved layer maps of the base otherwise, or those of other weights that the base training left.
+training settled on (the augmentation chosen, the length known), so that one thing alone differs. The others need none: a
+variant with `settles` chooses what follows the base's training otherwise (training/settling.py), one with a `reading` reads
+the saved layer maps of the base otherwise, or those of other weights that the base training left.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Variant:
 
     name: str
     changes: tuple[str, ...] = ()  # as after --set
+    settles: tuple[str, ...] = ()  # as after --set, of settings that count after the last step only
     reading: Reading = field(default_factory=Reading)
     is_recounted: bool = False  # shown as many images in all as the base, though an epoch has more or fewer
 
@@ -92,7 +94,7 @@ class Variant:
         """The variant's settings, from those that the base training settled on after it was told `image_steps`."""
         if self.is_recounted:
             settled = replace(settled, image_steps=image_steps)
-        for change in self.changes:
+        for change in (*self.changes, *self.settles):
             settled = settled.overridden(change)
         return settled
 
@@ -102,7 +104,8 @@ def variant_of(known: Mapping[str, Any]) -> Variant:
     read: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in known.get("reading", {}).items()
     }
-    return Variant(known["name"], tuple(known.get("changes", ())), Reading(**read), known.get("is_recounted", False))
+    changes, settles = (tuple(known.get(name, ())) for name in ("changes", "settles"))
+    return Variant(known["name"], changes, settles, Reading(**read), known.get("is_recounted", False))
 
 
 BASE = Variant("base")

@@ -48,12 +48,13 @@ from nnet_edge.errors import DataError
 from nnet_edge.evaluation.evaluate import measure_known
 from nnet_edge.files import write_atomically
 from nnet_edge.methods.base import MethodSettings
-from nnet_edge.methods.compute import choose_device
-from nnet_edge.methods.network import TorchRunner
+from nnet_edge.methods.compute import Compute, choose_device, choose_precision
+from nnet_edge.methods.network import Network, TorchRunner
 from nnet_edge.metrics import Metrics
 from nnet_edge.runtime.runners.base import infer_all
 from nnet_edge.settings.runner import require_between
 from nnet_edge.training.checkpoint import Checkpoint
+from nnet_edge.training.settling import settled_otherwise
 from nnet_edge.training.start import learned_count
 
 SCHEMA, ROW_SCHEMA = "nnet-edge levers 1", "nnet-edge lever row 1"
@@ -111,6 +112,7 @@ class CategoryBench:
         trained, reading = dict(checkpoint.facts["data"]["key"]), variant.reading
         reading = replace(reading, rule=reading.rule or checkpoint.settings.model.fusion.rule)
         key = trained | {"test": self.test_key, "reading": as_json(asdict(reading))}
+        key |= {"settles": list(variant.settles)} if variant.settles else {}
         return kept_row(
             reading_path(folder, variant), key, f"{self.dataset.category}, {variant.name}",
             lambda: self.judge(folder, checkpoint, variant), lambda known: Metrics(**known["metrics"]),
@@ -120,15 +122,25 @@ class CategoryBench:
         """The row of the training's layer maps, read as the variant says. Raises Stopped."""
         if self.trainings.watch.stop():
             raise Stopped
-        weights = variant.reading.weights
-        key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key}
-        path, device = folder / f"maps_{weights}.safetensors", choose_device(self.settings.options.device)
         geometry, inside = self.trainings.geometry, (slice(None), *self.trainings.geometry.window.inside)
-        maps = kept_layer_maps(path, key, checkpoint, weights, geometry.cut(self.test.images), device)
-        read = geometry.stitch(variant.reading.maps(maps, checkpoint.settings.model.fusion))[inside]
+        images, device = geometry.cut(self.test.images), choose_device(self.settings.options.device)
+        if variant.settles:
+            network = self.settled(checkpoint, variant, device)
+            maps, fusion = layer_maps(network, images, device), network.map_fusion
+        else:
+            weights, fusion = variant.reading.weights, checkpoint.settings.model.fusion
+            key = dict(checkpoint.facts["data"]["key"]) | {"test": self.test_key}
+            maps = kept_layer_maps(folder / f"maps_{weights}.safetensors", key, checkpoint, weights, images, device)
+        read = geometry.stitch(variant.reading.maps(maps, fusion))[inside]
         scores, masks = variant.reading.scores(read), np.ascontiguousarray(self.test.masks[inside])
         metrics = measure_known(self.test.labels, scores, masks, np.ascontiguousarray(read), self.test.has_mask)
         return {"schema": ROW_SCHEMA, "variant": variant.name, "metrics": metrics.as_dict()}
+
+    def settled(self, checkpoint: Checkpoint, variant: Variant, device: str) -> Network:
+        """The training's network, settled as the variant says."""
+        settings = variant.settings(checkpoint.settings, self.settings.training.image_steps)
+        data, precision = self.trainings.load(settings.seed), choose_precision(self.settings.options.precision, device)
+        return settled_otherwise(checkpoint, settings, data.learned, data.held_out, Compute(device, precision))
 
 
 @dataclass(frozen=True)
@@ -241,9 +253,14 @@ def kept_layer_maps(
             raise DataError(f"{path} cannot be read ({error}): delete it, and the maps are computed again") from error
         require_same(path, its_key, key)
         return load_file(path)
-    maps = dict(infer_all(TorchRunner(rebuild(checkpoint, weights), device), images).layer_maps)
+    maps = layer_maps(rebuild(checkpoint, weights), images, device)
     write_atomically(path, save(maps, {"key": json.dumps(key)}))
     return maps
+
+
+def layer_maps(network: Network, images: np.ndarray, device: str) -> dict[str, np.ndarray]:
+    """The layer maps float32 (N, 1, h, w) of uint8 RGB `images` (N, H, W, 3)."""
+    return dict(infer_all(TorchRunner(network, device), images).layer_maps)
 
 
 def reading_path(folder: Path, variant: Variant) -> Path:

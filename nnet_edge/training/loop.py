@@ -33,9 +33,6 @@ from nnet_edge.methods.compute import (
     full_fp32,
     to_device,
 )
-from nnet_edge.methods.global_distance import PREFIX
-from nnet_edge.methods.network import PLACE_FACTORS, Network
-from nnet_edge.methods.place_level import choose_place_level
 from nnet_edge.training.augmentation import augmented_copies
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
@@ -46,9 +43,9 @@ from nnet_edge.training.checkpoint import (
 )
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
-from nnet_edge.training.global_search import learn_global_distance
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
+from nnet_edge.training.settling import GoodImages, settle
 from nnet_edge.training.start import (
     Learned,
     check_images,
@@ -200,7 +197,7 @@ class Trainer:
                 self.save(started)
                 return self.ended(False, started, step_ms)
             if self.is_at_its_end:
-                self.settle_fusion()
+                self.settle()
             if self.is_time_to_save(epoch):
                 self.save(started)
         self.log.draw()
@@ -353,55 +350,18 @@ class Trainer:
         self.network.train()
         return sum(losses) / len(held_out)
 
-    def settle_fusion(self) -> None:
-        """Keep the fusion that suits the weights that are deployed."""
+    def settle(self) -> None:
+        """Keep what suits the weights that are deployed: the fusion, the place level, the global distance."""
         deployed = copy.deepcopy(self.network).requires_grad_(False)
         deployed.load_state_dict(self.best or self.deployable())
-        fusion = self.method.settle(deployed.eval(), self.held_out, self.compute)
-        if fusion != self.network.map_fusion:
-            values = ", ".join(f"{value:g}" for value in fusion.exponents)
-            log.info("exponents of strides 4, 8 and 16: %s, by how steady each is over good parts", values)
-            self.settings = self.settings.with_fusion(fusion)
-            self.network.settings = deployed.settings = self.settings.model
-        if not self.settings.augmentation.turns_any_way and self.settings.input.tiles is None:
-            self.settle_place_level(deployed)
-            self.settle_global_distance(deployed)
-
-    def keep(self, values: dict[str, Tensor]) -> None:
-        """Put what a training settles at its end among the weights that may be deployed; the network itself has it."""
+        good = GoodImages(self.learned, self.cache.images, self.held_out)
+        settled = settle(deployed.eval(), self.settings, good, self.compute)
+        self.settings, self.facts = settled.settings, self.facts | settled.facts
+        self.network.settings = deployed.settings
+        self.network.place_factors, self.network.global_distance = deployed.place_factors, deployed.global_distance
         for weights in (self.best, self.ema.tensors):
             if weights:
-                weights |= {name: value.clone() for name, value in values.items()}
-
-    def settle_global_distance(self, deployed: Network) -> None:
-        """Keep how far whole pictures are from good ones."""
-        deployed.global_distance = None
-        found = learn_global_distance(deployed, self.settings.global_gain, self.learned, self.held_out, self.compute)
-        if found is None:
-            return
-        self.facts["global_distance"] = found.as_dict()
-        self.network.global_distance = found.distance.to(self.network.mean.device)
-        self.keep({PREFIX + name: value for name, value in self.network.global_distance.named_buffers()})
-
-    def settle_place_level(self, deployed: Network) -> None:
-        """Keep good parts' level at each place, where it makes synthetic anomalies on held-out parts stand out more."""
-        settings = self.settings
-        level = choose_place_level(
-            deployed, settings.place_powers, self.cache.images, self.held_out, settings.seed, self.compute
-        )
-        if level is None:
-            return
-        self.facts["place_level"] = level.as_dict()
-        if level.power == 0:
-            return
-        without, best = 100 * level.found[0.0], 100 * level.found[level.power]
-        log.info(
-            "maps are divided by good parts' level at each place to the power %g: synthetic anomalies on held-out parts have a "
-            "pixel AP of %.1f with it, %.1f without", level.power, best, without,
-        )  # fmt: skip
-        factors = torch.from_numpy(level.factors).to(self.network.mean.device)
-        self.network.place_factors = deployed.place_factors = factors
-        self.keep({PLACE_FACTORS: factors})
+                weights |= {name: value.clone() for name, value in settled.weights.items()}
 
     def save(self, started: float) -> None:
         """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is not finite."""

@@ -18,13 +18,14 @@ from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.global_distance import PREFIX, GlobalDistance, raised, strangeness_of, values_in
-from nnet_edge.methods.network import TorchRunner
+from nnet_edge.methods.network import PLACE_FACTORS, TorchRunner
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.global_search import cells_of, learn_global_distance
 from nnet_edge.training.loop import TrainOptions, train
+from nnet_edge.training.settling import is_settled, settled_otherwise
 from nnet_edge.training.start import Learned
 
 CPU = Compute("cpu", "fp32")
@@ -147,6 +148,17 @@ def test_a_training_without_it_has_none(changes: dict[str, Any], tmp_path: Path)
     checkpoint = read_checkpoint(tmp_path)
     assert "global_distance" not in checkpoint.facts
     assert not any(name.startswith(PREFIX) for name in checkpoint.deployed)
+
+
+def test_a_finished_training_settles_again_as_it_did_and_otherwise(trained: Path) -> None:
+    checkpoint = read_checkpoint(trained)
+    again = settled_otherwise(checkpoint, checkpoint.settings, trays(12), trays(9), CPU)
+    assert again.state_dict().keys() == checkpoint.deployed.keys()
+    assert all(torch.equal(value, checkpoint.deployed[name]) for name, value in again.state_dict().items())
+    other = replace(checkpoint.settings, global_gain=1.0, place_powers=(0.5,))
+    without = settled_otherwise(checkpoint, other, trays(12), trays(9), CPU)
+    trained_alone = {name for name in checkpoint.deployed if not is_settled(name)}
+    assert without.state_dict().keys() - {PLACE_FACTORS} == trained_alone < checkpoint.deployed.keys()
 
 
 def test_a_training_that_goes_on_from_a_bundle_learns_its_own(trained: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.network import PLACE_FACTORS
 from nnet_edge.methods.nnet.settings import PAPER, TUNED
 from nnet_edge.methods.place_level import PlaceLevel, choose_place_level, factors_of, level_of, with_factors
-from nnet_edge.training import loop
+from nnet_edge.training import settling
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.loop import TrainOptions, train
 
@@ -120,7 +120,7 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Factors that every training chooses."""
     factors = np.linspace(0.5, 2.0, 16, dtype=np.float32).reshape(1, 1, 4, 4)
     chosen = PlaceLevel(1.0, factors, 0.8, {0.0: 0.3, 1.0: 0.4})
-    monkeypatch.setattr(loop, "choose_place_level", lambda *given: chosen)
+    monkeypatch.setattr(settling, "choose_place_level", lambda *given: chosen)
     return factors
 
 

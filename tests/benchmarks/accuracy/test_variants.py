@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS, Fusion, anomaly_map
-from nnet_edge.benchmarks.accuracy.hyperparameters import Reading, find_variants, hyperparameters_of
+from nnet_edge.benchmarks.accuracy.hyperparameters import Reading, Variant, find_variants, hyperparameters_of
 from nnet_edge.benchmarks.accuracy.tables import AccuracyTables
-from nnet_edge.benchmarks.accuracy.trainings import Watch, read_datasets
+from nnet_edge.benchmarks.accuracy.trainings import NOBODY, Watch, read_datasets
 from nnet_edge.benchmarks.accuracy.variants import (
     FIGURES,
+    CategoryBench,
     Difference,
     Row,
     VariantSettings,
@@ -34,6 +35,7 @@ from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.nnet.settings import TUNED
 from nnet_edge.metrics import Metrics
 from nnet_edge.settings.runner import RunnerSettings
+from nnet_edge.training.checkpoint import read_checkpoint
 from tests.benchmarks.miniatures import OPTIONS, TRAINING
 
 SCHEMA = Path(__file__).parents[3] / "benchmarks/schemas/levers.json"
@@ -86,6 +88,20 @@ def test_what_is_read_of_tiles_and_letterboxes_is_what_evaluation_judges(
         assert found[figure] == pytest.approx(judged[figure], abs=1e-3)
     with pytest.raises(ConfigError, match=r"data\.input\.\w+ was .*, is None"):
         run_variants(candle, tmp_path, replace(settings, asked=AskedInput(asked.fit)), "")
+
+
+def test_what_follows_a_training_is_chosen_otherwise_without_another(
+    candle: list[Dataset], accuracy: tuple[AccuracyTables, Path]
+) -> None:
+    settings = replace(SETTINGS, hyperparameters=("exponent power",), with_training=False)
+    table = run_variants(candle, accuracy[1], settings, "x")
+    power_2, power_8 = (row.measured["candle"][3] for row in table.rows)
+    assert table.missing == 0
+    assert power_2 != power_8
+    bench, folder = CategoryBench(candle[0], accuracy[1] / "candle", settings, NOBODY), accuracy[1] / "candle/seed_3"
+    changed = Variant("exponent_power=2", settles=("model.exponent_power=3",))
+    with pytest.raises(ConfigError, match="settles"):
+        bench.read(folder, read_checkpoint(folder / "training"), changed)
 
 
 def test_a_variant_is_trained_once_in_a_folder_of_its_own(
