@@ -3,7 +3,7 @@
 Bytes are counted, not measured: what has to be read once and written once. A small batch repeats on data that the L2 holds,
 so its share can exceed 1; the large batches do not fit there.
 
-    python -m nnet_edge.benchmarks.gpu.kernels --variant staged --json kernels.json
+    python -m nnet_edge.benchmarks.gpu.kernels --variant staged --variant wide --json kernels.json
 
 The variants are other kernels for the same result, bit by bit, that no runner uses: here it is measured which is faster.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from nnet_edge.errors import StreamError
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.runtime.runners.trt.device import CudaStream
 from nnet_edge.runtime.runners.trt.kernels import PycudaDevice, open_gpu
-from nnet_edge.runtime.runners.trt.kernels.nvcc import VARIANTS
+from nnet_edge.runtime.runners.trt.kernels.nvcc import KERNELS, VARIANTS
 from nnet_edge.runtime.runners.trt.kernels.tables import (
     BGR8,
     NV12,
@@ -90,11 +90,11 @@ def measure_ceilings(device: PycudaDevice, size: int = COPY_BYTES) -> Ceilings:
 
 def measure_kernels(
     device: PycudaDevice, copy: float, batches: tuple[int, ...] = BATCHES, geometry: Geometry = DEFAULT,
-    preprocess: Sequence[str] = ("preprocess",),
+    preprocess: Sequence[str] = ("preprocess",), anomaly_map: Sequence[str] = ("anomaly_map",),
 ) -> Iterator[KernelTime]:  # fmt: skip
     """Every kernel at every batch; `copy` is the measured bandwidth, GB/s; the device's kernels are of the geometry.
 
-    `preprocess` names the kernels of that work, which take turns.
+    `preprocess` and `anomaly_map` name the kernels of that work, which take turns.
     """
     places = geometry.height * geometry.width
 
@@ -118,10 +118,11 @@ def measure_kernels(
                 launch_anomaly_map, device, slot.layer_maps.address, tables.enlarging, tables.filter,
                 slot.anomaly_maps.address, slot.peaks.address, batch, geometry, queue,
             )  # fmt: skip
-            ms = median_ms(device, launch, queue)
             read = sum(slot.map_bytes(name, batch) for name in LAYER_MAPS)
             written = batch * 4 * (places + strips_of(geometry))
-            yield result("anomaly_map", np.dtype(kind).name, batch, read + written, ms)
+            for kernel in anomaly_map:
+                ms = median_ms(device, partial(launch, kernel=kernel), queue)
+                yield result(kernel, np.dtype(kind).name, batch, read + written, ms)
 
 
 def pictures() -> dict[str, Picture]:
@@ -163,42 +164,68 @@ def median_ms(
     return repeated(lambda: device.time_ms(row, queue), rounds, WARM_UPS).median / launches
 
 
-def require_equal(device: PycudaDevice, kernels: Sequence[str], geometry: Geometry = DEFAULT) -> None:
-    """Raise StreamError unless these kernels make the same images of every picture."""
+def require_equal(
+    device: PycudaDevice, preprocess: Sequence[str] = ("preprocess",), anomaly_map: Sequence[str] = ("anomaly_map",),
+    geometry: Geometry = DEFAULT,
+) -> None:  # fmt: skip
+    """Raise StreamError unless the kernels of either work make the same, bit by bit: images of every picture, anomaly maps."""
     queue = device.stream()
+
+    def made(address: int, size: int) -> np.ndarray:
+        found = device.pinned(size)
+        device.download(found, address, queue)
+        queue.synchronize()
+        return found.copy()
+
+    places = geometry.height * geometry.width
     for shape, picture in pictures().items():
         slot = filled_slot(device, [picture], np.float32, queue, geometry)
-        found = []
-        for kernel in kernels:
+        images = {}
+        for kernel in preprocess:
             launch_preprocess(device, slot.views.address, slot.images.address, 1, geometry, queue, kernel)
-            found.append(device.pinned(geometry.height * geometry.width * 3))
-            device.download(found[-1], slot.images.address, queue)
-        queue.synchronize()
-        for kernel, image in zip(kernels[1:], found[1:], strict=True):
-            if not np.array_equal(image, found[0]):
-                raise StreamError(f"{kernel} makes another image of {shape} than {kernels[0]}: it must not be used")
+            images[kernel] = made(slot.images.address, 3 * places)
+        require_same(images, f"image of {shape}")
+    tables = Tables(device, PAPER_FUSION, geometry)
+    slot = filled_slot(device, [Picture(np.zeros((8, 8, 3), np.uint8), BGR8)] * 2, np.float32, queue, geometry)
+    maps, addresses = {}, (slot.layer_maps.address, tables.enlarging, tables.filter)
+    for kernel in anomaly_map:
+        out, peaks = slot.anomaly_maps.address, slot.peaks.address
+        launch_anomaly_map(device, *addresses, out, peaks, 2, geometry, queue, kernel)
+        maps[kernel] = np.concatenate((made(out, 8 * places), made(peaks, 8 * strips_of(geometry))))
+    require_same(maps, "anomaly map")
+
+
+def require_same(made: Mapping[str, np.ndarray], what: str) -> None:
+    """Raise StreamError unless all kernels made what the first did."""
+    first, *others = made
+    for kernel in others:
+        if not np.array_equal(made[kernel], made[first]):
+            raise StreamError(f"{kernel} makes another {what} than {first}: it must not be used")
 
 
 @click.command()
 @click.option(
     "--variant",
     "variants",
-    type=click.Choice([name.partition("_")[2] for name in VARIANTS]),
+    type=click.Choice([name.rpartition("_")[2] for name in VARIANTS]),
     multiple=True,
-    help="Compare with preprocess.",
+    help="Compare with the one in use; may be repeated.",
 )
 @click.option("--batch", "batches", type=int, multiple=True, default=BATCHES, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here.")
 def command(variants: tuple[str, ...], batches: tuple[int, ...], json_path: Path | None) -> None:
     """Measure the CUDA kernels on this machine's GPU, and compare those that are not used yet: JSON on standard output."""
-    names = ("preprocess", *(f"preprocess_{variant}" for variant in variants))
-    device = open_gpu(kernels=(*names, "anomaly_map"))
+    names = [*KERNELS, *(name for name in VARIANTS if name.rpartition("_")[2] in variants)]
+    preprocess, anomaly_map = ([name for name in names if name.startswith(work)] for work in KERNELS)
+    device = open_gpu(kernels=names)
     try:
         with device.current():
-            require_equal(device, names)
+            require_equal(device, preprocess, anomaly_map)
             ceilings = measure_ceilings(device)
             kernels = []
-            for kernel in measure_kernels(device, ceilings.copy, batches, preprocess=names):
+            for kernel in measure_kernels(
+                device, ceilings.copy, batches, preprocess=preprocess, anomaly_map=anomaly_map
+            ):
                 say(
                     f"{kernel.kernel} {kernel.shape} x{kernel.batch}: {kernel.p50_us:.1f} us, floor {kernel.floor_us:.1f} us"
                 )

@@ -69,7 +69,10 @@ def tests(*arguments: str) -> tuple[str, ...]:
 STEPS = (
     Step("question", module("benchmarks.gpu.question"), 20),
     Step("tests", tests("--junitxml", "{out}/tests.xml"), 150, tests("--collect-only")),
-    Step("kernels", module("benchmarks.gpu.kernels", "--variant", "staged", "--json", "{out}/kernels.json"), 40),
+    Step(
+        "kernels",
+        module("benchmarks.gpu.kernels", "--variant", "staged", "--variant", "wide", "--json", "{out}/kernels.json"), 50,
+    ),
     Step("bundle", module("benchmarks.random_bundle", "{out}/lite0", "--backbone", LITE0, "--force"), 60),
     Step("halves", product("calibrate", "{out}/lite0", "{kit}/data", "--precision", "fp16", "--frames", "8", "--accept"), 60),
     Step("measure", product("build-engine", "{out}/lite0", "--measure", "--accept"), 40),

@@ -6,6 +6,22 @@
 
 using namespace nnet;
 
+template <int THREADS>
+void run_strips(const LayerMaps& maps, const Enlarging& enlarging, const Filter& filter, float* anomaly_maps,
+                float* peaks, int batch) {
+    for (int image = 0; image < batch; ++image)
+        for (int strip = 0; strip < STRIPS; ++strip) {
+            StripMemory<THREADS> memory;
+            memset(&memory, 0xff, sizeof memory);  // NaN: a place that no phase fills would show
+            for (int t = 0; t < THREADS; ++t) fuse_strip(memory, maps, enlarging, filter, image, strip, t);
+            for (int t = 0; t < THREADS; ++t) filter_down(memory, filter, strip, t);
+            for (int t = 0; t < THREADS; ++t) filter_across(memory, filter, anomaly_maps, image, strip, t);
+            for (int distance = THREADS / 2; distance > 0; distance /= 2)
+                for (int t = 0; t < THREADS; ++t) reduce_orders(memory, distance, t);
+            for (int t = 0; t < THREADS; ++t) store_peak(memory, peaks, image, strip, t);
+        }
+}
+
 extern "C" {
 
 void preprocess(const FrameView* views, uint8_t* images, int batch) {
@@ -68,17 +84,12 @@ int is_staged(const FrameView* view) {  // every block of the frame
 
 void anomaly_map(const LayerMaps* maps, const Enlarging* enlarging, const Filter* filter, float* anomaly_maps,
                  float* peaks, int batch) {
-    for (int image = 0; image < batch; ++image)
-        for (int strip = 0; strip < STRIPS; ++strip) {
-            StripMemory memory;
-            memset(&memory, 0xff, sizeof memory);  // NaN: a place that no phase fills would show
-            for (int t = 0; t < STRIP_THREADS; ++t) fuse_strip(memory, *maps, *enlarging, *filter, image, strip, t);
-            for (int t = 0; t < STRIP_THREADS; ++t) filter_down(memory, *filter, strip, t);
-            for (int t = 0; t < STRIP_THREADS; ++t) filter_across(memory, *filter, anomaly_maps, image, strip, t);
-            for (int distance = STRIP_THREADS / 2; distance > 0; distance /= 2)
-                for (int t = 0; t < STRIP_THREADS; ++t) reduce_orders(memory, distance, t);
-            for (int t = 0; t < STRIP_THREADS; ++t) store_peak(memory, peaks, image, strip, t);
-        }
+    run_strips<STRIP_THREADS>(*maps, *enlarging, *filter, anomaly_maps, peaks, batch);
+}
+
+void anomaly_map_wide(const LayerMaps* maps, const Enlarging* enlarging, const Filter* filter, float* anomaly_maps,
+                      float* peaks, int batch) {
+    run_strips<WIDE_THREADS>(*maps, *enlarging, *filter, anomaly_maps, peaks, batch);
 }
 
 void fuse(const LayerMaps* maps, const Enlarging* enlarging, float* fused, int batch) {

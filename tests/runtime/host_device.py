@@ -166,11 +166,10 @@ class HostDevice:
         self.launches[kernel] = self.launches.get(kernel, 0) + 1
         height, width = self.geometry.size
         strips = tables.strips_of(self.geometry)
-        expected = {"preprocess": (width // 32, height // 8, grid[2]), "anomaly_map": (strips, grid[1], 1)}[
-            kernel.removesuffix("_staged")
-        ]
-        assert (grid, threads) == (expected, 256)
-        batch = grid[2] if kernel.startswith("preprocess") else grid[1]
+        is_resize = kernel.startswith("preprocess")
+        expected = (width // 32, height // 8, grid[2]) if is_resize else (strips, grid[1], 1)
+        assert (grid, threads) == (expected, 1024 if kernel == "anomaly_map_wide" else 256)
+        batch = grid[2] if is_resize else grid[1]
         pointers = [ctypes.c_void_p(value) for value in arguments]
         cuda_stream.put(lambda: getattr(self.library, kernel)(*pointers, batch))
 

@@ -58,14 +58,17 @@ class HostKernels:
         self.was_staged = bool(self.library.is_staged(pointer(views)))  # the first frame
         return images
 
-    def anomaly_map(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
+    def anomaly_map(
+        self, maps: Mapping[str, np.ndarray], fusion: Fusion, kernel: str = "anomaly_map"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Anomaly maps float32 (N, height, width) and the peaks of their strips."""
         batch = len(next(iter(maps.values())))
         out = np.full((batch, *self.geometry.size), np.nan, np.float32)
         peaks = np.full((batch, strips_of(self.geometry)), np.nan, np.float32)
         described = describe(maps, fusion)
         tables = enlarging_table(fusion, self.geometry), filter_table(fusion, self.geometry)
-        self.library.anomaly_map(pointer(described), *map(pointer, tables), pointer(out), pointer(peaks), batch)
+        launch = getattr(self.library, kernel)
+        launch(pointer(described), *map(pointer, tables), pointer(out), pointer(peaks), batch)
         return out, peaks
 
     def fuse(self, maps: Mapping[str, np.ndarray], fusion: Fusion) -> np.ndarray:

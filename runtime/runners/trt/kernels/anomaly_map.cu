@@ -15,7 +15,7 @@
 extern "C" __global__ void __launch_bounds__(nnet::STRIP_THREADS)
 anomaly_map(const nnet::LayerMaps* layer_maps, const nnet::Enlarging* enlarging, const nnet::Filter* filter,
             float* anomaly_maps, float* peaks) {
-    __shared__ nnet::StripMemory memory;
+    __shared__ nnet::StripMemory<nnet::STRIP_THREADS> memory;
     const int strip = blockIdx.x, image = blockIdx.y, thread = threadIdx.x;
     nnet::fuse_strip(memory, *layer_maps, *enlarging, *filter, image, strip, thread);
     __syncthreads();

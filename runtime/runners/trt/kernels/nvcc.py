@@ -20,7 +20,7 @@ from nnet_edge.sealed import read_sealed, seal
 
 SOURCES = Path(__file__).parent
 KERNELS = ("preprocess", "anomaly_map")  # file and function of each
-VARIANTS = ("preprocess_staged",)  # that benchmarks compare with them
+VARIANTS = ("preprocess_staged", "anomaly_map_wide")  # that benchmarks compare with them
 USUAL_PLACE = "/usr/local/cuda/bin"  # where the toolkit lies on a Jetson, which does not put it on PATH
 FLAGS = ("-O3", "-std=c++17")
 TIMEOUT_S = 300.0

@@ -18,7 +18,7 @@ BGR8, RGB8, GRAY8, NV12 = range(4)  # formats of a frame; `Format` in resize.h
 COEFFICIENT_BITS = 22  # Pillow's fixed point for 8-bit channels
 BAND = 10  # numbers in a row of the filter that are not 0, at most
 STRIP_ROWS = {32: 20, 16: 16, 8: 14}  # rows of the anomaly map that a block makes -> of the fused map that it may need
-STRIP_THREADS = 256
+STRIP_THREADS = {"anomaly_map": 256, "anomaly_map_wide": 1024}  # of a block
 
 VIEW = np.dtype(  # FrameView: where one frame lies on the device; a height of 0 means that the place is empty
     [("pixels", np.uint64), ("chroma", np.uint64), ("rows", np.uint64), ("columns", np.uint64), ("row_bytes", np.int64),
@@ -29,7 +29,9 @@ MAPS = np.dtype(  # LayerMaps: addresses, weights and exponents in the order of 
      ("half_first", np.int32), ("half_second", np.int32), ("is_sum", np.int32), ("unused", np.int32)]
 )  # fmt: skip
 TILE_WIDTH, TILE_HEIGHT = 32, 8  # output pixels of a block of `preprocess`
-ARGUMENTS = {"preprocess": "PP", "preprocess_staged": "PP", "anomaly_map": "PPPPP"}  # P address
+ARGUMENTS = {  # P address
+    "preprocess": "PP", "preprocess_staged": "PP", "anomaly_map": "PPPPP", "anomaly_map_wide": "PPPPP"
+}  # fmt: skip
 
 
 def strip_height(geometry: Geometry) -> int:
@@ -155,8 +157,8 @@ def launch_preprocess(
 
 def launch_anomaly_map(
     device: Device, maps: int, enlarging: int, filter_: int, out: int, peaks: int, batch: int, geometry: Geometry,
-    cuda_stream: CudaStream,
+    cuda_stream: CudaStream, kernel: str = "anomaly_map",
 ) -> None:  # fmt: skip
     """Layer maps that MAPS at `maps` names -> float32 (batch, height, width) at `out` and (batch, strips) at `peaks`."""
     grid = (strips_of(geometry), batch, 1)
-    device.launch("anomaly_map", grid, STRIP_THREADS, (maps, enlarging, filter_, out, peaks), cuda_stream)
+    device.launch(kernel, grid, STRIP_THREADS[kernel], (maps, enlarging, filter_, out, peaks), cuda_stream)

@@ -62,6 +62,18 @@ def test_maps_equal_the_reference(host_kernels, fusion: Fusion, names: tuple[str
     np.testing.assert_array_equal(peaks.max(axis=1), image_score(found))
 
 
+@pytest.mark.parametrize("fusion", [PAPER_FUSION, TUNED, SUM])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_the_wide_kernel_gives_the_same_to_the_last_bit(host_kernels, fusion: Fusion, kind: type) -> None:
+    """The variant that benchmarks compare."""
+    maps = layer_maps(seed=3, batch=3, kind=kind)
+    maps["forward_32"][2, 0, 5, 6] = np.nan
+    for found, wanted in zip(
+        host_kernels.anomaly_map(maps, fusion, "anomaly_map_wide"), host_kernels.anomaly_map(maps, fusion), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 5), st.booleans(),
     st.tuples(*[st.floats(0, 3)] * 3).filter(any), st.tuples(*[st.floats(0, 2)] * 3).filter(any),
@@ -166,6 +178,8 @@ def test_maps_of_other_sizes_and_fits_equal_the_reference(host_kernels_at, geome
     }  # fmt: skip
     agree(kernels.fuse(maps, fusion), fuse_maps(as_float64(maps), fusion)[:, 0])
     found, peaks = kernels.anomaly_map(maps, fusion)
+    for value, wanted in zip(kernels.anomaly_map(maps, fusion, "anomaly_map_wide"), (found, peaks), strict=True):
+        np.testing.assert_array_equal(value, wanted)
     agree(found, anomaly_map(maps, fusion, geometry.window)[:, 0])
     np.testing.assert_array_equal(peaks.max(axis=1), image_score(found))
     outside = np.ones(geometry.size, bool)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.anomaly_map import LAYER_MAPS, PAPER_FUSION, Fusion, anomaly_map
+from nnet_edge.benchmarks.gpu.kernels import require_equal
 from nnet_edge.errors import StreamError
 from nnet_edge.frame import Frame
 from nnet_edge.geometry import DEFAULT, SIDE
@@ -133,6 +134,16 @@ def test_anomaly_map_equals_the_reference(
     outputs = runner.infer(np.zeros((8, 256, 256, 3), np.uint8))
     np.testing.assert_allclose(outputs.anomaly_map, anomaly_map(maps, fusion=fusion)[:, 0], rtol=RTOL)
     np.testing.assert_array_equal(outputs.image_score, outputs.anomaly_map.max(axis=(1, 2)))
+
+
+def test_the_wide_kernel_equals_the_one_in_use() -> None:
+    """The variant that benchmarks compare."""
+    device = open_gpu(kernels=("preprocess", "anomaly_map", "anomaly_map_wide"))
+    try:
+        with device.current():
+            require_equal(device, anomaly_map=("anomaly_map", "anomaly_map_wide"))
+    finally:
+        device.close()
 
 
 def test_a_map_that_is_no_number_has_such_a_score(gpu: PycudaDevice, tmp_path: Path) -> None:

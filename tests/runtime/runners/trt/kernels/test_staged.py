@@ -91,3 +91,18 @@ def test_a_variant_that_makes_another_image_is_refused(
         monkeypatch.setattr(measuring, "launch_preprocess", spoiling)
         with pytest.raises(StreamError, match="preprocess_staged makes another image of 97x61 BGR8 than preprocess"):
             measuring.require_equal(device, ("preprocess", STAGED))
+        monkeypatch.undo()
+        monkeypatch.setattr(measuring, "pictures", dict)
+        works: dict[str, Any] = {"preprocess": (), "anomaly_map": ("anomaly_map", "anomaly_map_wide")}
+        measuring.require_equal(device, **works)
+        assert device.launches["anomaly_map_wide"] == 1
+        launch_map = measuring.launch_anomaly_map
+
+        def altering(*given: Any) -> None:
+            launch_map(*given)
+            if given[-1] == "anomaly_map_wide":
+                given[-2].put(lambda: ctypes.memset(given[5] + 3, 0, 1))
+
+        monkeypatch.setattr(measuring, "launch_anomaly_map", altering)
+        with pytest.raises(StreamError, match="anomaly_map_wide makes another anomaly map than anomaly_map: it must"):
+            measuring.require_equal(device, **works)
