@@ -79,6 +79,8 @@ STEPS = (
     Step("rates", module("benchmarks.gpu", "{out}/lite0", "--json", "{out}/lite0.json"), 90),
     Step("stream", product("stream", "{images}", "--bundle", "{out}/lite0", "--runner", "cuda", "--runner-batch", "32",
                            "--json", "{out}/stream.jsonl"), 40),
+    Step("stages", module("benchmarks.line.stages", "{out}/lite0", "{images}", "--cameras", "8", "--cameras", "32", "--runner",
+                          "cuda", "--runner-batch", "32", "--seconds", "1", "--json", "{out}/stages.json"), 60),
     Step("training", product("train", "{kit}/data", "--out", "{out}/trained", "--device", "cuda"), 120),
     Step("wide bundle", module("benchmarks.random_bundle", "{out}/wide", "--backbone", WIDE, "--force"), 90),
     Step("wide rates", module("benchmarks.gpu", "{out}/wide", "--json", "{out}/wide.json"), 120),
