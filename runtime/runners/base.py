@@ -28,7 +28,8 @@ class Runner(Protocol):
     def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
         """Begin to infer; call the returned function once, to wait for the outputs.
 
-        A second batch may be started before the first is waited for; the images must not change until then.
+        A second batch may be started before the first is waited for, and more until there are more images than the runner
+        computes `at_once`; the images must not change until then.
         """
 
     def __enter__(self) -> Runner: ...
@@ -39,6 +40,11 @@ class Runner(Protocol):
 def device_of(runner: Runner) -> str:
     """What it computes on: "the processor", or a GPU's name."""
     return str(getattr(runner, "device", "the processor"))
+
+
+def at_once(runner: Runner) -> int:
+    """How many images it computes at once, each on cores of its own."""
+    return int(getattr(runner, "at_once", 1))
 
 
 def words_of(runner: Runner) -> str:

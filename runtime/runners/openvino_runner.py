@@ -64,8 +64,10 @@ class OpenvinoRunner(GraphRunner):
         self._compiled = compile_graph(model, graph, settings, folder)
         shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
         require_tail_shapes(graph, shapes, self.input_shape)
-        self._shapes = {name: tuple(port.shape)[1:] for port in self._compiled.outputs for name in port.names}
+        self._ports = {name: port for port in self._compiled.outputs for name in port.names}
+        self._shapes = {name: tuple(port.shape)[1:] for name, port in self._ports.items()}
         self.layer_maps = layer_maps_of(self._shapes)
+        self.at_once = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._idle: list[openvino.InferRequest] = []
         self._busy: dict[openvino.InferRequest, np.ndarray] = {}  # with the image, which must live as long
 
@@ -77,7 +79,9 @@ class OpenvinoRunner(GraphRunner):
                 request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
                 self._busy[request] = image
                 requests.append(request)
-                request.start_async({INPUT: image[np.newaxis]}, share_inputs=True)
+                # without OpenVINO's dispatch of names and types, which takes 0.1 ms
+                request.set_input_tensor(openvino.Tensor(image[np.newaxis], shared_memory=True))
+                request.start_async()
         except RuntimeError as error:
             self._give_up(requests)
             raise StreamError(f"OpenVINO could not compute {len(images)} images: {reason(error)}") from error
@@ -88,7 +92,7 @@ class OpenvinoRunner(GraphRunner):
                 for position, request in enumerate(requests):
                     request.wait()
                     for name, array in outputs.items():
-                        array[position] = request.get_tensor(name).data[0]
+                        array[position] = request.get_tensor(self._ports[name]).data[0]
                     del self._busy[request]
                     self._idle.append(request)
             except RuntimeError as error:

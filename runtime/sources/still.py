@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a settings check needs no NumPy
     import numpy as np
 
-STEP = 17  # of the rows and columns that are compared first: takes 0.06 ms, all of a full-HD picture 0.6 ms
+STEP = 17  # of the rows and columns that are compared behind one row: takes 0.06 ms, all of a full-HD picture 0.6 ms
 
 
 class StillPicture:
@@ -28,7 +28,7 @@ def are_equal(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two pictures (H, W, 3) are the same in every pixel."""
     import numpy as np
 
-    few = slice(None, None, STEP)
-    return bool(
-        one.shape == other.shape and np.array_equal(one[few, few], other[few, few]) and np.array_equal(one, other)
+    few, middle = slice(None, None, STEP), len(one) // 2
+    return one.shape == other.shape and all(
+        np.array_equal(one[part], other[part]) for part in (middle, (few, few), slice(None))
     )

@@ -38,7 +38,7 @@ OTHER = 0.5  # grey levels, on average, by which another picture differs there; 
 PICTURES = 30  # that are compared with training's; a first look is after FEWEST of them
 LOOKED_AT = 2000  # frames: a scene that has not changed until then will not
 MOST_RECENT = 1000  # pictures to choose a threshold on afterwards
-RECENT_S = 0.1  # between two looks for the last pictures: a look takes 1 ms
+RECENT_S = 0.1  # between two looks for the last pictures
 MOST_TIMES = 2.0  # the bundle's threshold: what good pictures ask for more is another part or another picture
 
 
@@ -49,12 +49,15 @@ class Others:
         self._last: dict[str | None, np.ndarray] = {}
 
     def is_other(self, frame: Frame) -> bool:
-        """Whether the frame's picture differs from the last that did. Takes 1 ms."""
+        """Whether the frame's picture differs from the last that did."""
         step = max(1, min(frame.image.shape[:2]) // (8 * THUMB))
         sampled = np.ascontiguousarray(frame.image[::step, ::step])
-        larger = cv2.resize(sampled, (4 * THUMB, 4 * THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
+        while min(sampled.shape[:2]) >= 4 * THUMB:  # OpenCV halves by vector instructions, and only halves
+            height, width = sampled.shape[0] // 2, sampled.shape[1] // 2
+            even = sampled[: 2 * height, : 2 * width]
+            sampled = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
         # from floats: whole numbers would round noise up
-        small = cv2.resize(larger, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(sampled.astype(np.float32), (THUMB, THUMB), interpolation=cv2.INTER_AREA)
         name = None if frame.crop is None else frame.crop.name
         last = self._last.get(name)
         if last is not None and last.shape == small.shape and float(np.abs(small - last).mean()) < OTHER:

@@ -3,7 +3,8 @@
     Source.__iter__ -> Stream.put -> FrameBuffer.put | FrameBuffer.take -> Batch (preprocess, Runner.start)
     -> Judge.judge -> Sink.write (QueuedSink.write | its thread: Sink.send)
 
-Left of `|` are the cameras' threads, right of it is the caller's, with at most two batches under way.
+Left of `|` are the cameras' threads, right of it is the caller's. Two batches are under way, more only of a runner that computes
+several images at once, until there is an image more than that: what it computes next then lies ready.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -21,7 +23,7 @@ from nnet_edge.events import Events
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction, Triggered
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import to_input
-from nnet_edge.runtime.runners.base import FrameRunner, Runner
+from nnet_edge.runtime.runners.base import FrameRunner, Runner, at_once
 from nnet_edge.runtime.sinks.base import Sink
 from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.judge import BatchTimes, PartOutputs
@@ -116,6 +118,12 @@ def answering(stream: Stream, trigger: Triggered, predictions: list[Prediction])
     return [replace(one, part_verdict=is_bad, latencies_ms={**one.latencies_ms, **took_ms}) for one in predictions]
 
 
+def is_full(under_way: Sequence[Sequence[Batch]]) -> bool:
+    """Whether another batch would only wait: there are two, with more images than their runner computes at once."""
+    batches = [batch for taken in under_way for batch in taken]
+    return len(under_way) > 1 and sum(batch.images for batch in batches) > min(at_once(one.runner) for one in batches)
+
+
 class Loop:
     """Batch after batch, in order; while one is computed, the next is taken and resized. One thread runs it."""
 
@@ -134,24 +142,25 @@ class Loop:
         """Judge until the sources have ended, or soon after `stop` was set. Raises StreamError when no runner judges
         anything any more, and what a sink without a queue raises.
         """
-        under_way: list[Batch] = []
+        under_way: deque[list[Batch]] = deque()  # oldest first
         frames: list[Frame] | None = None
         while frames != []:
             if under_way and (self._models.is_due or not self._buffer.waiting()):
-                self._finish(under_way, pacer)  # a verdict never waits for a later frame
-                under_way = []
+                self._finish(under_way.popleft(), pacer)  # a verdict never waits for a later frame
                 view.refresh()
+                continue
             if self._models.is_due:
                 self._models.switch()
                 self._failures.clear()  # another runner, another chance
             deadline_s = 0.0 if under_way else pacer.deadline_s
             frames = [] if stop.is_set() else self._buffer.take(largest_batch(), deadline_s, STOP_LOOK_S)
-            following = self._start(frames or ())
-            if under_way:
-                self._finish(under_way, pacer)
+            if following := self._start(frames or ()):
+                under_way.append(following)
+            if not following or is_full(under_way):
+                self._finish(under_way.popleft() if under_way else (), pacer)
                 view.refresh()
-            under_way = following
-        self._finish(under_way, pacer)
+        for batches in under_way:
+            self._finish(batches, pacer)
         view.refresh()
         if self._last_failure is not None and not self._judged:
             self._give_up(self._last_failure)
