@@ -3,8 +3,8 @@
     Source.__iter__ -> Stream.put -> FrameBuffer.put | FrameBuffer.take -> Batch (preprocess, Runner.start)
     -> Judge.judge -> Sink.write (QueuedSink.write | its thread: Sink.send)
 
-Left of `|` are the cameras' threads, right of it is the caller's. Two batches are under way, more only of a runner that computes
-several images at once, until there is an image more than that: what it computes next then lies ready.
+Left of `|` are the cameras' threads, right of it is the caller's. Two batches are under way, and more of a runner that computes
+several images at once: until there is one image more than that, so that what it computes next lies ready.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nnet_edge.events import Events
 from nnet_edge.frame import Frame, FrameOutputs, Outputs, Prediction, Triggered
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import to_input
-from nnet_edge.runtime.runners.base import FrameRunner, Runner, at_once
+from nnet_edge.runtime.runners.base import Runner, at_once, is_frame_runner
 from nnet_edge.runtime.sinks.base import Sink
 from nnet_edge.runtime.stream.buffer import FrameBuffer
 from nnet_edge.runtime.stream.judge import BatchTimes, PartOutputs
@@ -82,7 +82,7 @@ class Batch:
         self.started_s = self.prepared_s = time.monotonic()
         pieces = [parts[start : start + runner.max_batch] for start in range(0, len(parts), runner.max_batch)]
         try:
-            if isinstance(runner, FrameRunner):  # resizes on the GPU: what the processor does is the copy there
+            if is_frame_runner(runner):  # resizes on the GPU: what the processor does is the copy there
                 self._waits.extend(runner.start_frames(piece) for piece in pieces)
                 self.prepared_s = time.monotonic()
             else:

@@ -16,7 +16,7 @@ import pytest
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.events import Event
-from nnet_edge.frame import Prediction
+from nnet_edge.frame import Frame, Prediction
 from nnet_edge.image_path import ImagePath, columns_of, measure, measure_file, usual_of
 from nnet_edge.imaging import resize
 from nnet_edge.runtime.sinks import CallbackSink, to_fields
@@ -389,3 +389,20 @@ def test_crops_are_told_apart_for_themselves(make_frame: Callable[..., Any]) -> 
     assert others.is_other(frame)
     assert not others.is_other(frame)
     assert others.is_other(make_frame(is_good=True))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (481, 643), (90, 70), (1080, 1920)])
+def test_a_camera_s_noise_makes_no_other_picture_and_a_part_that_moved_does(
+    make_frame: Callable[..., Frame], size: tuple[int, int]
+) -> None:
+    random, others = np.random.default_rng(0), Others()
+    scene = np.full((*size, 3), 60, np.int16)
+    scene[: size[0] // 2, : size[1] // 2] = 160
+
+    def shot(scene: np.ndarray) -> Frame:
+        noise = random.normal(0, 1, scene.shape)
+        return replace(make_frame(), image=np.clip(scene + noise, 0, 255).astype(np.uint8))
+
+    assert others.is_other(shot(scene))
+    assert not any(others.is_other(shot(scene)) for _ in range(3))
+    assert others.is_other(shot(np.roll(scene, size[1] // 50, 1)))

@@ -129,10 +129,15 @@ def test_a_verdict_never_waits_for_a_later_frame(make_runner: MakeRunner) -> Non
     assert waited == [True]
 
 
-def test_the_next_batch_is_started_before_the_last_is_waited_for(make_runner: MakeRunner) -> None:
+@pytest.mark.parametrize(("at_once", "ahead"), [(1, 2), (3, 4)])
+def test_what_a_runner_computes_next_is_started_before_the_last_is_waited_for(
+    make_runner: MakeRunner, at_once: int, ahead: int
+) -> None:
     moments: list[str] = []
 
     class Telling(make_runner):  # type: ignore[misc]
+        max_batch = 1
+
         def start(self, images: np.ndarray, layer_maps: bool = False) -> Callable[[], Outputs]:
             moments.append("start")
             outputs = super().start(images, layer_maps)
@@ -144,10 +149,14 @@ def test_the_next_batch_is_started_before_the_last_is_waited_for(make_runner: Ma
 
             return wait
 
-    report = run(SyntheticSource(pictures(32)), Telling(), [], SETTINGS)
-    assert report.frames == 32
+    runner, seen = Telling(), list[Prediction]()
+    runner.at_once = at_once
+    report = run(SyntheticSource(pictures(24)), runner, [CallbackSink(seen.append)], SETTINGS)
+    assert report.frames == 24
+    assert [one.frame.index for one in seen] == list(range(24))
     assert moments.count("start") == moments.count("wait")
-    assert ["start", "start", "wait"] in [moments[at : at + 3] for at in range(len(moments))]
+    started = np.cumsum([1 if moment == "start" else -1 for moment in moments])
+    assert started.max() == ahead  # an image more than are computed at once, and two batches at least
 
 
 def test_an_empty_source_ends_at_once(make_runner: MakeRunner) -> None:
