@@ -38,6 +38,7 @@ from nnet_edge.anomaly_map import (
 )
 from nnet_edge.errors import ExportError
 from nnet_edge.geometry import DEFAULT, Geometry
+from nnet_edge.methods.folding import folded
 from nnet_edge.methods.network import Network
 from nnet_edge.runtime.runners.structure import fault_of
 
@@ -77,7 +78,7 @@ def trace(network: Network) -> onnx.ModelProto:
     It is traced with one batch, half the work of a free one, and the batch is freed afterwards: the graphs are equal. One that
     computes with the batch's size is traced again, with a free one.
     """
-    network = network.eval().cpu().float()
+    network = folded(network).cpu().float()
     model = run_exporter(network, None)
     if free_batch(model.graph):
         return model

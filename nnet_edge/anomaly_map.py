@@ -120,29 +120,28 @@ def anomaly_map(
     """
     fused = fuse_maps({name: np.asarray(maps, np.float64) for name, maps in layer_maps.items()}, fusion)
     height, width = (FUSED_STRIDE * side for side in fused.shape[-2:])
-    maps = blur(enlarge(fused, (height, width), fusion.align_corners)).astype(np.float32)
-    if window is None:
-        return maps
-    placed = np.zeros_like(maps)
-    rows, columns = window.inside
-    placed[..., rows, columns] = maps[..., rows, columns]
-    return placed
+    inside = (slice(0, height), slice(0, width)) if window is None else window.inside
+    rows, columns = (
+        _last_matrix(side, part.start, part.stop, fusion.align_corners)
+        for side, part in zip((height, width), inside, strict=True)
+    )
+    return (rows @ fused @ columns.T).astype(np.float32)
 
 
-@lru_cache(maxsize=32)
 def last_matrices(geometry: Geometry = DEFAULT, align_corners: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Enlargement and Gaussian of the rows and of the columns, float64 (height, height / 4) and (width, width / 4), read-only.
 
     Rows and columns beside the letterbox are 0.
     """
     ends = zip(geometry.size, geometry.window.inside, strict=True)
-    rows, columns = (_last_matrix(side, window, align_corners) for side, window in ends)
+    rows, columns = (_last_matrix(side, part.start, part.stop, align_corners) for side, part in ends)
     return rows, columns
 
 
-def _last_matrix(side: int, window: slice, align_corners: bool) -> np.ndarray:
+@lru_cache(maxsize=32)
+def _last_matrix(side: int, start: int, stop: int, align_corners: bool) -> np.ndarray:
     matrix = blurring_matrix(side) @ enlarging_matrix(side // FUSED_STRIDE, side, align_corners)
-    matrix[: window.start] = matrix[window.stop :] = 0
+    matrix[:start] = matrix[stop:] = 0
     return read_only(matrix)
 
 

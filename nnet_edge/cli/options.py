@@ -217,7 +217,8 @@ _computing_options = grouped(
     shown_option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Of the training."),
     click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
     click.option("--deterministic", is_flag=True, help="Only kernels whose sums have a fixed order."),
-    shown_option("--checkpoint-every", type=int, metavar="EPOCHS", default=1, help="Epochs between two checkpoints."),
+    click.option("--checkpoint-every", type=int, metavar="EPOCHS",
+                 help="Epochs between two checkpoints (default: one, or as many as half a minute takes)."),
     shown_option("--feature-memory", type=float, metavar="GIB", default=4.0,
                  help="GiB of memory for teacher features; more goes to disk."),
 )  # fmt: skip

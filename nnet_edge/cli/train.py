@@ -424,7 +424,7 @@ def train_options(options: Mapping[str, Any]) -> TrainOptions:
     """How the command line wants the training computed."""
     from nnet_edge.training.loop import TrainOptions
 
-    if options["checkpoint_every"] < 1:
+    if options["checkpoint_every"] is not None and options["checkpoint_every"] < 1:
         raise ConfigError(f"--checkpoint-every {options['checkpoint_every']}: give at least 1 epoch")
     if not options["feature_memory"] >= 0:
         raise ConfigError(f"--feature-memory {options['feature_memory']}: give 0 or more GiB")

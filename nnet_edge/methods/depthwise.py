@@ -83,6 +83,7 @@ class DepthwiseConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.weight = convolution.weight
+        self.bias: nn.Parameter | None = None  # of a batch norm that was folded into it, see folding.py
         self.stride = convolution.stride[0]
         self.kernel = convolution.kernel_size[0]
         # TensorFlow's padding, which timm calls "same", depends on the size; torch's is the same on all sides
@@ -104,7 +105,7 @@ class DepthwiseConv2d(nn.Module):
         if self.padding is None:
             x = self.pad(x)
         if not is_quick:
-            return functional.conv2d(x, weight, None, self.stride, padding, groups=len(weight))
+            return functional.conv2d(x, weight, self.bias, self.stride, padding, groups=len(weight))
         return _Depthwise.apply(x.contiguous(memory_format=torch.channels_last), weight, self.stride, padding)
 
 

@@ -25,6 +25,7 @@ from nnet_edge.anomaly_map import anomaly_map
 from nnet_edge.data.painted import anomalous_copies
 from nnet_edge.methods.base import Method, MethodSettings
 from nnet_edge.methods.compute import Compute
+from nnet_edge.methods.folding import KnownTeacher, folded
 from nnet_edge.methods.fusion_search import IMAGES, layer_maps_of
 from nnet_edge.methods.network import Network
 from nnet_edge.metrics import pixel_ap
@@ -78,6 +79,7 @@ class EarlyStopping:
         window = settings.input.network.window
         self._images, self._masks = anomalous_copies(pictures, COPIES, settings.seed, window=window)
         self._network: Network | None = None
+        self._teacher: KnownTeacher | None = None
 
     def is_due(self, before: int, shown: int) -> bool:
         """Whether a check is due when the images shown went from `before` to `shown`."""
@@ -90,10 +92,13 @@ class EarlyStopping:
 
     def check(self, network: Network, weights: dict[str, Tensor], shown: int, compute: Compute) -> bool:
         """Score `weights` of `network`; True when they are the ones to keep."""
-        if self._network is None:
+        if self._network is None or self._teacher is None:
             self._network = copy.deepcopy(network).requires_grad_(False)
+            self._teacher = KnownTeacher(network.teacher)
         self._network.load_state_dict(weights)
-        return self.scores.add(shown, self.validation_score(self._network.eval(), compute))
+        quick = folded(self._network)
+        quick.teacher = self._teacher
+        return self.scores.add(shown, self.validation_score(quick, compute))
 
     @torch.inference_mode()
     def validation_score(self, network: Network, compute: Compute) -> float:

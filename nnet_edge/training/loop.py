@@ -58,6 +58,7 @@ from nnet_edge.training.start import (
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_SECONDS = 30.0  # at least between two checkpoints, each of which takes half a second
 SMALLEST_BATCH = 2  # batch norm has no variance over one image of FPM's pooled rows
 
 
@@ -69,7 +70,7 @@ class TrainOptions:
     precision: str = "auto"  # auto | fp32 | bf16: BF16 autocast where the processor multiplies it in hardware
     compile: bool = False  # torch.compile
     deterministic: bool = False  # only kernels whose sums have a fixed order (slower on CUDA)
-    checkpoint_every: int = 1  # epochs
+    checkpoint_every: int | None = None  # epochs; None: after the first, then where CHECKPOINT_SECONDS have passed
     memory_limit: int = 4 << 30  # bytes of teacher features kept in memory
     teacher_weights: str | None = None
     on_row: Callable[[Mapping[str, float | None]], None] = lambda row: None  # told each row of the log, old ones first
@@ -177,6 +178,7 @@ class Trainer:
         if self.settings.look_every:  # else the training has a fixed length
             scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
             self.stopping = EarlyStopping(self.method, self.held_out, self.settings, scores)
+        self.saved_at = -math.inf  # seconds of the monotonic clock; none was written yet
         self.forward = compiled(self.method.forward) if options.compile else self.method.forward
         self.steps_an_epoch = len(list(self.rows_of(0)))
 
@@ -318,14 +320,18 @@ class Trainer:
 
     def is_time_to_save(self, epoch: int) -> bool:
         """Whether this epoch ends with a checkpoint."""
-        is_last = epoch + 1 == self.settings.epochs or self.should_stop
-        return is_last or (epoch + 1) % self.options.checkpoint_every == 0
+        if epoch + 1 == self.settings.epochs or self.should_stop:
+            return True
+        if self.options.checkpoint_every is None:
+            return time.perf_counter() - self.saved_at >= CHECKPOINT_SECONDS
+        return (epoch + 1) % self.options.checkpoint_every == 0
 
     def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
         """Write the epoch's row of the log and go to the next."""
         row: dict[str, float | None] = {"epoch": epoch + 1, "seconds": seconds}
         row |= {name: value / steps for name, value in self.sums.items()}
-        row["held_out"] = self.held_out_loss() if self.is_time_to_save(epoch) else None
+        is_measured = self.options.checkpoint_every is None or self.is_time_to_save(epoch)
+        row["held_out"] = self.held_out_loss() if is_measured else None
         checks = [] if self.stopping is None else self.stopping.scores.checks
         row["mark"] = checks[-1][1] if checks else None
         before = self.steps_before(epoch) + steps - 1
@@ -381,6 +387,7 @@ class Trainer:
         }  # fmt: skip
         state = optimiser_tensors(self.optimiser)
         write_checkpoint(self.folder, Checkpoint(self.settings, network, self.ema.tensors, state, facts, self.best))
+        self.saved_at = time.perf_counter()
 
     def last_good_checkpoint(self) -> str:
         """What is left when the training breaks, half a sentence."""

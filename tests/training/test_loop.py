@@ -28,6 +28,7 @@ from nnet_edge.methods.nnet.network import build_nnet
 from nnet_edge.methods.nnet.settings import PAPER, TrainSettings
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.settings.augmentation import Augmentation
+from nnet_edge.training import loop
 from nnet_edge.training.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, read_held_out
 from nnet_edge.training.log import LOG, PICTURE
 from nnet_edge.training.loop import Progress, Trained, Trainer, TrainOptions, epoch_rows, train
@@ -125,6 +126,16 @@ def test_a_default_training_that_is_killed_loses_less_than_an_epoch(training: Tr
             report=killed,
         )
     assert read_checkpoint(tmp_path / "training").epoch == 1
+
+
+def test_quick_epochs_share_a_checkpoint(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    write = loop.write_checkpoint
+    monkeypatch.setattr(
+        loop, "write_checkpoint", lambda folder, one: (written.append(one.epoch), write(folder, one))[1]
+    )
+    training(replace(SMALL, epochs=3), options=replace(FP32, checkpoint_every=None))
+    assert written == [1, 3]
 
 
 def test_progress_is_reported_after_every_step(straight: tuple[Trained, list[Progress]]) -> None:

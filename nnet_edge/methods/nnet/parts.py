@@ -38,7 +38,7 @@ class FeatureStorage(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The recalled features (N, C, H, W) and the weights (N*H*W, slots) that equation 5 takes the entropy of; FP32."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.recall_rows(features) if self.training else self.recall(features)
+            return self.recall(features) if torch.compiler.is_exporting() else self.recall_rows(features)
 
     def recall(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` gives, for a graph.
