@@ -38,12 +38,13 @@ def folded(network: Net) -> Net:
 def follows(norm: nn.BatchNorm2d, convolution: Convolution) -> bool:
     """Whether `norm` has statistics of its own for as many channels as `convolution` gives."""
     is_transposed = isinstance(convolution, nn.ConvTranspose2d)
-    channels = convolution.weight.shape[1] * convolution.groups if is_transposed else len(convolution.weight)
+    channels = convolution.weight.shape[1] if is_transposed else len(convolution.weight)
     return norm.num_features == channels and norm.running_mean is not None
 
 
 def fold(convolution: Convolution, norm: nn.BatchNorm2d) -> None:
     """Let the convolution compute what the norm makes of its outputs."""
+    assert norm.running_mean is not None and norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
         transpose=isinstance(convolution, nn.ConvTranspose2d),
