@@ -44,7 +44,8 @@ def follows(norm: nn.BatchNorm2d, convolution: Convolution) -> bool:
 
 def fold(convolution: Convolution, norm: nn.BatchNorm2d) -> None:
     """Let the convolution compute what the norm makes of its outputs."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
         transpose=isinstance(convolution, nn.ConvTranspose2d),
