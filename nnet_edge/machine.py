@@ -222,6 +222,18 @@ def find_processor() -> Processor:
     return Processor(model, cores, usable_cores(), features, memory_gib, cpu_quota())
 
 
+def cpu_facts() -> str:
+    """The processor's name and all that it says it can compute with, as one line that differs where a compiled graph may."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    first = text.partition("\n\n")[0]
+    wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features", "CPU part")
+    found = [line for line in first.splitlines() if line.partition(":")[0].strip() in wanted]
+    return "; ".join([platform.machine(), *found]) if found else f"{platform.machine()}; {platform.processor()}"
+
+
 def usable_cores() -> int:
     """Processor cores that this process may keep busy: its affinity, and no more than its container's quota of time.
 

@@ -35,21 +35,3 @@ def read_sealed(file: Path) -> bytes | None:
     for each in (file, seal_of):
         each.unlink(missing_ok=True)
     return None
-
-
-def discard_unsealed(folder: Path) -> None:
-    """Delete what lies in the cache folder and is not what was sealed there."""
-    for file in cached(folder):
-        read_sealed(file)
-
-
-def seal_new(folder: Path) -> None:
-    """Seal what a library has written into the cache folder."""
-    for file in cached(folder):
-        if not file.with_name(file.name + SUFFIX).exists():
-            seal(file, file.read_bytes())
-
-
-def cached(folder: Path) -> list[Path]:
-    """The files of a cache folder but for their seals."""
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != SUFFIX)

@@ -56,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("alone") is not None, item.path not in slow))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests compile is kept in a folder of their own, not in the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @contextmanager
 def one_at_a_time(folder: Path, is_alone: bool) -> Iterator[None]:
     """With `is_alone` nothing else that asked in the same `folder` runs meanwhile; others run beside each other.

@@ -16,7 +16,7 @@ from nnet_edge.cli.demo.run import MADE, foreign_to_demo
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import new_draft, require_private, require_writable, user_cache, writing_folder
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.runtime.runners.openvino_runner import writable_folder
+from nnet_edge.runtime.runners.kept_graph import writable_folder
 from nnet_edge.runtime.runners.trt.kernels import nvcc
 from nnet_edge.runtime.sinks.rejects import RejectsSettings, RejectsSink, write_atomically
 from nnet_edge.runtime.sinks.video import VideoSettings, VideoSink

@@ -234,7 +234,8 @@ runner_options = grouped(
                  help="Processor threads of runner and torch (default: one a usable core)."),
     click.option("--hint", type=click.Choice(["latency", "throughput"]),
                  help="Default: latency; throughput to stream files."),
-    click.option("--cache-dir", type=FOLDER, help="Keep OpenVINO's compiled graphs here: later starts are faster."),
+    click.option("--cache-dir", type=FOLDER,
+                 help="Keep OpenVINO's compiled graphs here (default: stream and serve in ~/.cache/nnet-edge; none: nowhere)."),
     gpu_option,
 )  # fmt: skip
 cost_options = together(  # prices of `Costs`

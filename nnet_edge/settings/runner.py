@@ -19,6 +19,7 @@ PRECISIONS = ("fp32", "bf16")
 HINTS = ("latency", "throughput")
 LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far more inside the network
 MOST_GPUS = 64
+NOWHERE = "none"  # in place of a cache folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunnerSettings:
     precision: str = "fp32"  # always set: OpenVINO would otherwise choose BF16 by itself where the processor has it
     threads: int | None = None  # None: the library's choice, one a core
     hint: str = "latency"  # "latency": all cores on one image; "throughput": an image for each core
-    cache_dir: Path | None = None  # for compiled graphs of OpenVINO, None: nowhere; for CUDA kernels, None: ~/.cache
+    cache_dir: Path | None = None  # of what is compiled, by default in ~/.cache/nnet-edge; "none": keep no graphs
     max_batch: int = 8  # images in one infer
     gpu: int = 0  # of tensorrt and cuda, as CUDA counts them
 
@@ -43,6 +44,11 @@ class RunnerSettings:
             require_between("threads", self.threads, 1, 1024)
         require_between("batch", self.max_batch, 1, LARGEST_BATCH)
         require_between("gpu", self.gpu, 0, MOST_GPUS - 1)
+
+    @property
+    def kept_in(self) -> Path | None:
+        """The folder that was named for what is compiled; None where none was, or "none"."""
+        return None if self.cache_dir is None or self.cache_dir.name == NOWHERE else self.cache_dir
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -46,7 +46,7 @@ class OnnxRunner(GraphRunner):
         self.version = onnxruntime.__version__
         if (precision := settings.precision) != "fp32":
             raise ConfigError(f"ONNX Runtime computes this graph in fp32 only, not in {precision}: use openvino")
-        if settings.cache_dir is not None:
+        if settings.kept_in is not None:
             raise ConfigError("ONNX Runtime keeps no compiled graphs: leave the cache folder out or use openvino")
         threads = settings.threads or usable_cores()
         alone = settings.hint == "throughput"

@@ -8,15 +8,16 @@ time than a free batch, nothing is compiled again when the batch changes, and no
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnet_edge.bundle import read_known
 from nnet_edge.errors import BundleError, ConfigError, StreamError, missing_library
-from nnet_edge.files import require_private, require_writable
 from nnet_edge.machine import is_throttled, usable_cores
 from nnet_edge.runtime.runners.graph import (
     DEPLOYED,
@@ -26,17 +27,19 @@ from nnet_edge.runtime.runners.graph import (
     GraphRunner,
     input_shape_of,
     layer_maps_of,
-    read_graph_bytes,
     require_contract,
     require_tail_shapes,
 )
-from nnet_edge.sealed import discard_unsealed, seal_new
+from nnet_edge.runtime.runners.kept_graph import KeptGraph
+from nnet_edge.runtime.runners.structure import require_structure
 from nnet_edge.settings.runner import RunnerSettings
 
 try:
     import openvino
 except ImportError as error:
     raise missing_library("openvino", "cpu", error) from error
+
+log = logging.getLogger(__name__)
 
 DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
@@ -57,11 +60,8 @@ class OpenvinoRunner(GraphRunner):
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
         require_precision(settings.precision)
-        content = read_graph_bytes(graph)
-        folder = cache_for(content, settings.cache_dir)
-        model, self.input_shape = read_graph(graph, content, contract)
-        del content  # OpenVINO has its own copy, and needs the room while it compiles
-        self._compiled = compile_graph(model, graph, settings, folder)
+        self._compiled = open_compiled(graph, settings, contract)
+        self.input_shape = shape_of(graph, self._compiled, contract)
         shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
         require_tail_shapes(graph, shapes, self.input_shape)
         self._ports = {name: port for port in self._compiled.outputs for name in port.names}
@@ -122,10 +122,57 @@ def require_precision(precision: str) -> None:
         raise ConfigError("this processor has no BF16 arithmetic: choose the precision fp32")
 
 
-def read_graph(
-    graph: Path, content: bytes, contract: Contract = DEPLOYED
-) -> tuple[openvino.Model, tuple[int, int, int]]:
-    """The `content` of the file `graph` as OpenVINO reads it, for one image, and the shape of that.
+def options_of(settings: RunnerSettings) -> dict[str, str | int]:
+    """What OpenVINO is told."""
+    precision = PRECISION_NAMES[settings.precision]
+    options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
+    if settings.threads is not None or is_throttled():
+        options["INFERENCE_NUM_THREADS"] = settings.threads or usable_cores()
+    return options
+
+
+def open_compiled(graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> openvino.CompiledModel:
+    """The graph, compiled now or kept from an earlier time, where settings name a folder for that.
+
+    Raises BundleError when OpenVINO cannot read or compile it or the contract is broken, ConfigError for a cache folder that
+    cannot be used, and where it computes in another precision.
+    """
+    content, options = read_known(graph), options_of(settings)
+    kept = KeptGraph(settings.kept_in, content, openvino.get_version(), options) if settings.kept_in else None
+    if kept is not None and (found := import_kept(kept, options)) is not None:
+        return found
+    with contextlib.nullcontext() if kept is None else kept.locked():
+        if kept is not None and (found := import_kept(kept, options)) is not None:  # others have compiled it meanwhile
+            return found
+        require_structure(content, str(graph))
+        model = read_graph(graph, content, contract)
+        del content  # OpenVINO has its own copy, and needs the room while it compiles
+        compiled = compile_graph(model, graph, options)
+        if kept is not None:
+            kept.write(compiled.export_model().getvalue())
+    return compiled
+
+
+def import_kept(kept: KeptGraph, options: Mapping[str, str | int]) -> openvino.CompiledModel | None:
+    """The kept graph, which was checked before it was compiled; None where none is kept, or OpenVINO cannot use it."""
+    if (blob := kept.read()) is None:
+        return None
+    try:
+        return CORE.import_model(BytesIO(blob), DEVICE, dict(options))
+    except RuntimeError as error:
+        log.warning("OpenVINO cannot use %s and compiles the graph anew: %s", kept.file, reason(error))
+        kept.discard()
+        return None
+
+
+def shape_of(graph: Path, compiled: openvino.CompiledModel, contract: Contract) -> tuple[int, int, int]:
+    """(height, width, channels) of an image. Raises BundleError when the contract is broken."""
+    require_contract(graph, port_types(compiled.inputs), port_types(compiled.outputs), contract)
+    return input_shape_of(graph, [None, *compiled.input(INPUT).shape[1:]])
+
+
+def read_graph(graph: Path, content: bytes, contract: Contract = DEPLOYED) -> openvino.Model:
+    """The `content` of the file `graph` as OpenVINO reads it, for one image.
 
     Raises BundleError when it cannot or the contract is broken.
     """
@@ -137,7 +184,7 @@ def read_graph(
     sizes = model.input(INPUT).partial_shape
     shape = input_shape_of(graph, [None if size.is_dynamic else size.get_length() for size in sizes])
     model.reshape({INPUT: [1, *shape]})
-    return model, shape
+    return model
 
 
 def save_ir(graph: bytes, path: Path) -> None:
@@ -145,37 +192,17 @@ def save_ir(graph: bytes, path: Path) -> None:
     openvino.save_model(CORE.read_model(graph), path, compress_to_fp16=False)
 
 
-def cache_for(content: bytes, cache_dir: Path | None) -> Path | None:
-    """The graph's own folder of the cache, so that no other's compiled graph can be taken; damaged files in it are discarded.
-
-    Raises ConfigError when the cache cannot be written.
-    """
-    if cache_dir is None:
-        return None
-    folder = writable_folder(cache_dir / hashlib.sha256(content).hexdigest()[:16])
-    discard_unsealed(folder)
-    return folder
-
-
-def compile_graph(
-    model: openvino.Model, graph: Path, settings: RunnerSettings, cache: Path | None = None
-) -> openvino.CompiledModel:
-    """The graph compiled as `settings` say, or as the folder `cache` keeps it. Raises ConfigError for another precision."""
-    precision = PRECISION_NAMES[settings.precision]
-    options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": settings.hint.upper()}
-    if settings.threads is not None or is_throttled():
-        options["INFERENCE_NUM_THREADS"] = settings.threads or usable_cores()
-    if cache is not None:
-        options["CACHE_DIR"] = str(cache)
+def compile_graph(model: openvino.Model, graph: Path, options: Mapping[str, str | int]) -> openvino.CompiledModel:
+    """The graph compiled. Raises BundleError where OpenVINO cannot, ConfigError for another precision than was asked for."""
     try:
-        compiled = CORE.compile_model(model, DEVICE, options)
+        compiled = CORE.compile_model(model, DEVICE, dict(options))
     except RuntimeError as error:
         raise BundleError(f"OpenVINO cannot compile {graph}: {reason(error)}") from error
-    if cache is not None:
-        seal_new(cache)
-    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if chosen != precision:
-        raise ConfigError(f"OpenVINO computes in {chosen} on this processor, not in the {precision} that was asked for")
+    asked, chosen = options["INFERENCE_PRECISION_HINT"], compiled.get_property("INFERENCE_PRECISION_HINT")
+    if chosen.get_type_name() != asked:
+        raise ConfigError(
+            f"OpenVINO computes in {chosen.get_type_name()} on this processor, not in the {asked} that was asked for"
+        )
     return compiled
 
 
@@ -186,16 +213,6 @@ def port_types(ports: Sequence[Any]) -> dict[str, str]:
         number_type = port.element_type.get_type_name()
         types.update(dict.fromkeys(port.names, NUMBER_TYPES.get(number_type, number_type)))
     return types
-
-
-def writable_folder(folder: Path) -> Path:
-    """`folder`, made if it was absent. Raises ConfigError when it cannot be written, or anybody could write it."""
-    try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        require_writable(require_private(folder, "the cache folder"))
-    except OSError as error:
-        raise ConfigError(f"the cache folder {folder} cannot be written ({error.strerror}): give another") from error
-    return folder
 
 
 def reason(error: Exception) -> str:

@@ -24,6 +24,7 @@ from nnet_edge.gpu import GpuFacts, find_gpu
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, device_of, installed_kind, load_runner
 from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
+from nnet_edge.runtime.runners.kept_graph import default_folder
 from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.runners.trt.device import OutOfMemoryError
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, CUDA_RUNNER, GPU_RUNNER_KINDS, RunnerSettings
@@ -164,6 +165,8 @@ def load_model(
     hears.get()("reading and checking its files")
     bundle = read_bundle(path)
     settings, idle = choose_runner(bundle, settings, precision)
+    if settings.kind == "openvino" and settings.cache_dir is None:
+        settings = replace(settings, cache_dir=default_folder())
     runner, threshold, batch_s, note = open_fitting(bundle, settings, precision, is_warm)
     call_allocator("malloc_trim", 0)  # what reading and compiling left
     notes = (*bundle.warnings, *([f"the GPU is not used ({idle})"] if idle else []), *note)

@@ -217,7 +217,7 @@ def load_cuda_runner(graph: Path, settings: RunnerSettings, kind: type[AnyTrtRun
         raise ConfigError("bf16 is for the processor: use --precision fp16 with --runner cuda")
     fusion, geometry = fusion_of(read_facts(graph)), geometry_of(graph)
     require_cuda(settings.gpu)
-    device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
+    device = open_gpu(settings.kept_in, geometry.size, settings.gpu)
     with closed_on_failure(device), device.current():
         stream = device.stream()
         engine = CudaEngine(graph, stream, geometry, settings.max_batch, settings.gpu)

@@ -204,7 +204,7 @@ class TrtRunner(GraphRunner):
         artefact, record = read_engine(path)
         tensorrt = load_tensorrt(record.tool)
         geometry = geometry_beside(path) or DEFAULT
-        device = open_gpu(settings.cache_dir, geometry.size, settings.gpu)
+        device = open_gpu(settings.kept_in, geometry.size, settings.gpu)
         with closed_on_failure(device):
             place = Place(tensorrt.flavour, tensorrt.version, system_here(), device.compute_capability)
             require_engine(path, place)

@@ -40,7 +40,7 @@ def arenas():
     return len(re.findall("<heap nr", Path(heaps).read_text()))
 
 told, heaps, libc = [], sys.argv[2], ctypes.CDLL(None)
-read_bytes, openvino_runner.read_graph_bytes = openvino_runner.read_graph_bytes, read
+read_bytes, openvino_runner.read_known = openvino_runner.read_known, read
 compile_graph, openvino_runner.compile_graph = openvino_runner.compile_graph, compiled
 call, model.call_allocator = model.call_allocator, lambda *given: (told.append(given[0]), call(*given))
 with model.load_model(Path(sys.argv[1]), RunnerSettings("openvino", hint="throughput")).runner:
