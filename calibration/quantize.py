@@ -28,6 +28,7 @@ from onnx import numpy_helper
 from nnet_edge import __version__
 from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
 from nnet_edge.calibration.ranges import METHODS, Activations, Probe, Progress, measure_histograms, ranges_by
+from nnet_edge.calibration.whole_pictures import match_whole, measure_whole
 from nnet_edge.errors import CalibrationError, ConfigError, MissingExtraError
 from nnet_edge.imaging import bilinear
 from nnet_edge.kept_frames import frame_hash, require_frames
@@ -80,9 +81,10 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     histograms = measure_histograms(probe.infer, frames, len(frames), report)
     means = {name: histogram.channel_means for name, histogram in histograms.items()}
     peaks = {name: np.asarray(histogram.peaks) for name, histogram in histograms.items()}
+    whole = measure_whole(plan.model, frames, settings.threads)
     if settings.tool == "modelopt":
-        return Activations(modelopt_ranges(plan, frames, settings.method_that_runs), means, peaks)
-    return Activations(ranges_by(histograms, settings.method, plan.tensors), means, peaks)
+        return Activations(modelopt_ranges(plan, frames, settings.method_that_runs), means, peaks, whole)
+    return Activations(ranges_by(histograms, settings.method, plan.tensors), means, peaks, whole)
 
 
 def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
@@ -94,6 +96,8 @@ def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -
     if unknown:
         raise CalibrationError(f"the graph has no block or layer {unknown[0]!r}: blocks are {', '.join(plan.blocks)}")
     model = insert_qdq(plan, activations, kept)
+    if activations.whole is not None:
+        match_whole(model, activations.whole)
     state_facts(model, precision="int8", kept_in_fp32=" ".join(kept))
     return model
 

@@ -40,12 +40,22 @@ ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
+class WholePictures:
+    """Frames, uint8 RGB (N, H, W, 3), and the averages (N, D) over the grid's cells of the FP32 graph's deepest features."""
+
+    frames: np.ndarray
+    averages: np.ndarray
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Activations:
     """What was measured of the tensors that become INT8."""
 
     ranges: Mapping[str, float]  # tensor -> the value that becomes 127
     means: Mapping[str, np.ndarray]  # tensor -> mean of each channel, float64 (C,)
     peaks: Mapping[str, np.ndarray]  # tensor -> largest absolute value of each channel, float64 (C,)
+    whole: WholePictures | None = None  # of the global distance, where the graph has one
 
 
 class Histogram:

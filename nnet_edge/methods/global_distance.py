@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from nnet_edge.anomaly_map import SCALES, SMALLEST_DISTANCE, Fusion, split_name
+from nnet_edge.methods.global_formula import PREFIX
 
 GRID = 4  # cells along a side
 SHARPNESS = 4  # power of the share of the maximum; seen: 2 and 8 gain less, 0 (the whole map) costs PRO
 BUFFERS = ("cells", "mean", "scale", "basis", "shrink", "power", "largest")
-PREFIX = "global_distance."  # of their names among a network's weights
 
 
 class GlobalDistance(nn.Module):

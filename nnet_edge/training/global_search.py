@@ -12,6 +12,7 @@ from nnet_edge.anomaly_map import SMALLEST_DISTANCE, anomaly_map, image_score
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.fusion_search import layer_maps_of
 from nnet_edge.methods.global_distance import GRID, GlobalDistance
+from nnet_edge.methods.global_formula import distances
 from nnet_edge.methods.network import Network
 
 COMPONENTS = 32  # seen: 32, 64, 128 and all of them agree within 0.1 point of image AUROC
@@ -56,16 +57,15 @@ def learn_global_distance(
     variances = singular**2 / len(averages)
     rest = SHRINKAGE * max(float(variances.sum()) / averages.shape[1], SMALLEST_DISTANCE)
     shrink = 1 - np.sqrt(rest / ((1 - SHRINKAGE) * variances + rest))
-    values = {
-        "cells": cells, "mean": mean, "scale": scale, "basis": basis[:COMPONENTS], "shrink": shrink[:COMPONENTS],
-        "power": 1.0, "largest": 1.0,
-    }  # fmt: skip
-    distances = np.maximum(distances_of(values, averages_of(network, held_out, cells, compute)), SMALLEST_DISTANCE)
+    basis, shrink = basis[:COMPONENTS], shrink[:COMPONENTS]
+    away = distances(averages_of(network, held_out, cells, compute), mean, scale, basis, shrink)
+    away = np.maximum(away, SMALLEST_DISTANCE)
     maps = anomaly_map(layer_maps_of(network, held_out, compute), fusion, geometry.window)
     scores = np.maximum(image_score(maps).astype(np.float64), SMALLEST_DISTANCE)
-    power = float(np.log(scores).std() / max(np.log(distances).std(), SMALLEST_DISTANCE))
+    power = float(np.log(scores).std() / max(np.log(away).std(), SMALLEST_DISTANCE))
     power = float(np.clip(power, 1 / LARGEST_POWER, LARGEST_POWER))
-    values |= {"scale": scale / np.median(distances), "power": power, "largest": largest}
+    values = {"cells": cells, "mean": mean, "scale": scale / np.median(away), "basis": basis, "shrink": shrink,
+              "power": power, "largest": largest}  # fmt: skip
     tensors = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in values.items()}
     return GlobalSearch(GlobalDistance(tensors), len(learned), power, largest)
 
@@ -89,10 +89,3 @@ def averages_of(network: Network, images: np.ndarray, cells: np.ndarray, compute
             features = network.teacher_features(network.normalise(to_device(chunk, network.mean.device)))[2]
         found.append((features.double().flatten(2).cpu().numpy() @ cells).reshape(len(chunk), -1))
     return np.concatenate(found)
-
-
-def distances_of(values: dict[str, Any], averages: np.ndarray) -> np.ndarray:
-    """What GlobalDistance gives for averages (N, C * 16), float64 (N,)."""
-    away = (averages - values["mean"]) * values["scale"]
-    away = away - ((away @ values["basis"].T) * values["shrink"]) @ values["basis"]
-    return np.sqrt((away**2).mean(axis=1))

@@ -17,7 +17,7 @@ from torch import Tensor
 from nnet_edge.anomaly_map import Fusion
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.global_distance import PREFIX
+from nnet_edge.methods.global_formula import PREFIX
 from nnet_edge.methods.network import PLACE_FACTORS, Network, restore_network
 from nnet_edge.methods.place_level import PlaceLevel, choose_place_level
 from nnet_edge.training.augmentation import augmented_copies

@@ -15,7 +15,7 @@ from nnet_edge.files import remove_drafts
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.global_distance import PREFIX
+from nnet_edge.methods.global_formula import PREFIX
 from nnet_edge.methods.network import PLACE_FACTORS, Network, restore_network, start_network
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.training.augmentation import choose_augmentation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
 from nnet_edge.anomaly_map import Fusion, fuse_maps
+from nnet_edge.calibration.qdq import plan
+from nnet_edge.calibration.quantize import QuantizeSettings, measure_activations, quantize
+from nnet_edge.calibration.whole_pictures import averages_of, averages_tensor, measure_whole
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.global_distance import PREFIX, GlobalDistance, raised, strangeness_of, values_in
+from nnet_edge.methods.global_distance import GlobalDistance, raised, strangeness_of, values_in
+from nnet_edge.methods.global_formula import PREFIX, distances
 from nnet_edge.methods.network import PLACE_FACTORS, TorchRunner
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
@@ -192,3 +198,39 @@ def test_a_wrong_gain_is_refused() -> None:
     for wrong in ("0.5", "17"):
         with pytest.raises(ConfigError, match="global_gain is"):
             PAPER.overridden(f"global_gain={wrong}")
+
+
+def test_an_int8_graph_says_of_whole_pictures_what_fp32_says(trained: Path) -> None:
+    network = read_checkpoint(trained).build_network()
+    frames = trays(16)
+    planned = plan(export_onnx(network, facts_of(network)))
+    activations = measure_activations(
+        planned, frames, QuantizeSettings(method="max", threads=1), lambda done, all_: None
+    )
+    tensor = averages_tensor(planned.model)
+    assert tensor is not None
+    matched, plain = (quantize(planned, replace(activations, whole=known)) for known in (activations.whole, None))
+
+    def distances_in(model: Any) -> np.ndarray:
+        known = {item.name: numpy_helper.to_array(item).astype(np.float64) for item in model.graph.initializer}
+        constants = (known[PREFIX + name] for name in ("mean", "scale", "basis", "shrink"))
+        return distances(averages_of(model, tensor, frames, threads=1), *constants)
+
+    wanted = distances_in(planned.model)
+    inside = network.global_distance
+    assert inside is not None
+    with torch.inference_mode():
+        features = network.teacher_features(network.normalise(torch.from_numpy(frames)))[2]
+        assert inside(features).numpy() == pytest.approx(wanted, rel=1e-3)  # the graph's own formula
+    assert np.median(distances_in(matched)) == pytest.approx(np.median(wanted), rel=1e-4)
+    off_matched, off_plain = (np.abs(distances_in(model) / wanted - 1).mean() for model in (matched, plain))
+    assert off_matched < 0.7 * off_plain
+    assert measure_whole(without_global_distance(planned.model), frames) is None
+
+
+def without_global_distance(model: Any) -> Any:
+    """A graph in which nothing is taken off good averages."""
+    copy = deepcopy(model)
+    for node in copy.graph.node:
+        node.input[:] = ["x" if name == f"{PREFIX}mean" else name for name in node.input]
+    return copy
