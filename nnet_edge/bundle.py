@@ -37,7 +37,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -398,6 +397,16 @@ def is_artefact_name(name: str) -> bool:
     return is_inside(name) and "/" not in name and not name.startswith(".") and name not in (MANIFEST, WEIGHTS, GRAPH)
 
 
+def known_hash(file: Path) -> str | None:
+    """The SHA-256 that the manifest of its bundle says the file has; None for a file outside a bundle. Raises BundleError."""
+    if not (file.parent / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(file.parent)
+    check_names(file.parent, manifest)
+    found: str | None = manifest["files"].get(file.name)
+    return found
+
+
 def read_known(file: Path, manifest: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of a bundle's file, read once and hashed: what is checked is what is used. A file outside a bundle is its own.
 
@@ -538,6 +547,8 @@ def made_on() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Version of each library that can change a number; None where it is absent."""
+    from importlib import metadata  # with the parser of e-mails
+
     found: dict[str, str | None] = {}
     for name in LIBRARIES:
         found[name] = None

@@ -6,7 +6,6 @@ What cannot be found out is None, never a guess.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,9 +18,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnet_edge.errors import loading_fault
 from nnet_edge.gpu import NoGpu, find_gpu
+from nnet_edge.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from importlib import metadata
+else:
+    metadata = LazyModule("importlib.metadata")
 
 TIMEOUT_S = 2.0  # for each foreign program
 CPU_FLAGS = {  # the kernel's word -> the common name
@@ -127,8 +133,8 @@ def installed_as(module: str, distributions: Sequence[str] | None = None) -> tup
         return None, None
     for distribution in distributions or LIBRARIES[module][0]:
         try:
-            return distribution, importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
+            return distribution, metadata.version(distribution)
+        except metadata.PackageNotFoundError:
             continue
     return None, "unknown version"
 
@@ -175,8 +181,8 @@ def owners_of(module: str, names: Sequence[str]) -> tuple[str, ...]:
     found = []
     for name in names:
         try:
-            files = importlib.metadata.distribution(name).files or []
-        except importlib.metadata.PackageNotFoundError:
+            files = metadata.distribution(name).files or []
+        except metadata.PackageNotFoundError:
             continue
         if any(file.parts == (module, "__init__.py") for file in files):
             found.append(name)

@@ -24,14 +24,23 @@ def seal(file: Path, content: bytes) -> None:
 
 def read_sealed(file: Path) -> bytes | None:
     """The bytes of a sealed file; None, with a line in the log, for one that is not what was sealed: it is deleted."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        content = b""
+    return content if is_sealed(file, content) else None
+
+
+def is_sealed(file: Path, content: bytes | memoryview) -> bool:
+    """Whether `content`, of the file, is what was sealed; else the file is deleted, with a line in the log."""
     seal_of = file.with_name(file.name + SUFFIX)
     try:
-        content, line = file.read_bytes(), seal_of.read_bytes()
+        line = seal_of.read_bytes()
     except OSError:
-        content, line = b"", b""
-    if line and line == f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode():
-        return content
+        line = b""
+    if line == f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode():
+        return True
     log.warning("the cached file %s is not what was written there: it is discarded and made again", file)
     for each in (file, seal_of):
         each.unlink(missing_ok=True)
-    return None
+    return False

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from nnet_edge.errors import ConfigError
 from nnet_edge.files import hold, require_private, require_writable, user_cache, write_atomically
 from nnet_edge.machine import cpu_facts
-from nnet_edge.sealed import SUFFIX, read_sealed, seal
+from nnet_edge.sealed import SUFFIX, is_sealed, seal
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,18 @@ def writable_folder(folder: Path) -> Path:
 class KeptGraph:
     """The place of one compiled graph in a cache folder. Raises ConfigError for a folder that cannot be used."""
 
-    def __init__(self, folder: Path, content: bytes, build: str, options: Mapping[str, object]) -> None:
-        digest = hashlib.sha256(content)
-        digest.update(repr((FORM, build, sorted(options.items()), cpu_facts(), os.cpu_count())).encode())
+    def __init__(self, folder: Path, graph_hash: str, build: str, options: Mapping[str, object]) -> None:
+        facts = (FORM, graph_hash, build, sorted(options.items()), cpu_facts(), os.cpu_count())
+        digest = hashlib.sha256(repr(facts).encode())
         self.file = writable_folder(folder) / f"{digest.hexdigest()[:32]}.blob"
 
-    def read(self) -> bytes | None:
-        """What was kept, None where nothing was; a damaged one is discarded with a line in the log."""
-        if not self.file.exists() or (content := read_sealed(self.file)) is None:
+    def read(self) -> np.ndarray | None:
+        """The bytes that were kept, None where none were; damaged ones are discarded with a line in the log."""
+        try:
+            content = np.fromfile(self.file, np.uint8)  # into memory that may be written, as OpenVINO wants it
+        except FileNotFoundError:
+            return None
+        if not is_sealed(self.file, content.data):
             return None
         with suppress(OSError):
             os.utime(self.file)  # it was used now

@@ -8,15 +8,17 @@ time than a free batch, nothing is compiled again when the batch changes, and no
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnet_edge.bundle import read_known
+from nnet_edge.bundle import known_hash, read_known
 from nnet_edge.errors import BundleError, ConfigError, StreamError, missing_library
 from nnet_edge.machine import is_throttled, usable_cores
 from nnet_edge.runtime.runners.graph import (
@@ -34,13 +36,32 @@ from nnet_edge.runtime.runners.kept_graph import KeptGraph
 from nnet_edge.runtime.runners.structure import require_structure
 from nnet_edge.settings.runner import RunnerSettings
 
+CONVERTER = "openvino.tools.ovc"  # with NumPy's ma, absl and more: a third of OpenVINO's import
 try:
+    if "openvino" not in sys.modules:
+        sys.modules[CONVERTER] = None  # type: ignore[assignment]  # "there is no such module", which OpenVINO puts up with
     import openvino
 except ImportError as error:
     raise missing_library("openvino", "cpu", error) from error
+finally:
+    if sys.modules.get(CONVERTER, "") is None:
+        del sys.modules[CONVERTER]
+
+
+def late(name: str) -> Any:
+    """`openvino.convert_model` and `openvino.tools` for others in this process, imported when they are asked for."""
+    if name not in ("convert_model", "tools"):
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    converter = importlib.import_module(CONVERTER)
+    return converter.convert_model if name == "convert_model" else sys.modules["openvino.tools"]
+
+
+vars(openvino).setdefault("__getattr__", late)
 
 log = logging.getLogger(__name__)
 
+# With the bytes that its weights lie in, where it was kept: OpenVINO takes no copy, nor hold of them.
+Compiled = tuple[openvino.CompiledModel, openvino.Tensor | None]
 DEVICE = "CPU"
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
 NUMBER_TYPES = {"u8": "uint8", "f32": "float32"}
@@ -60,7 +81,7 @@ class OpenvinoRunner(GraphRunner):
         super().__init__(graph, settings, contract)
         self.version = openvino.__version__.split("-")[0]
         require_precision(settings.precision)
-        self._compiled = open_compiled(graph, settings, contract)
+        self._compiled, self._weights = open_compiled(graph, settings, contract)
         self.input_shape = shape_of(graph, self._compiled, contract)
         shapes = {name: tuple(port.shape) for port in self._compiled.outputs for name in port.names if name in TAIL}
         require_tail_shapes(graph, shapes, self.input_shape)
@@ -114,6 +135,7 @@ class OpenvinoRunner(GraphRunner):
         self._give_up(list(self._busy))
         self._idle = []
         del self._compiled
+        del self._weights  # after what computes with them
 
 
 def require_precision(precision: str) -> None:
@@ -131,34 +153,41 @@ def options_of(settings: RunnerSettings) -> dict[str, str | int]:
     return options
 
 
-def open_compiled(graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> openvino.CompiledModel:
+def open_compiled(graph: Path, settings: RunnerSettings, contract: Contract = DEPLOYED) -> Compiled:
     """The graph, compiled now or kept from an earlier time, where settings name a folder for that.
 
     Raises BundleError when OpenVINO cannot read or compile it or the contract is broken, ConfigError for a cache folder that
     cannot be used, and where it computes in another precision.
     """
-    content, options = read_known(graph), options_of(settings)
-    kept = KeptGraph(settings.kept_in, content, openvino.get_version(), options) if settings.kept_in else None
-    if kept is not None and (found := import_kept(kept, options)) is not None:
-        return found
+    options, content, kept = options_of(settings), b"", None
+    if settings.kept_in is not None:
+        graph_hash = known_hash(graph)
+        if graph_hash is None:
+            content = read_known(graph)
+            graph_hash = hashlib.sha256(content).hexdigest()
+        kept = KeptGraph(settings.kept_in, graph_hash, openvino.get_version(), options)
+        if (found := import_kept(kept, options)) is not None:
+            return found
     with contextlib.nullcontext() if kept is None else kept.locked():
         if kept is not None and (found := import_kept(kept, options)) is not None:  # others have compiled it meanwhile
             return found
+        content = content or read_known(graph)
         require_structure(content, str(graph))
         model = read_graph(graph, content, contract)
         del content  # OpenVINO has its own copy, and needs the room while it compiles
         compiled = compile_graph(model, graph, options)
         if kept is not None:
             kept.write(compiled.export_model().getvalue())
-    return compiled
+    return compiled, None
 
 
-def import_kept(kept: KeptGraph, options: Mapping[str, str | int]) -> openvino.CompiledModel | None:
+def import_kept(kept: KeptGraph, options: Mapping[str, str | int]) -> Compiled | None:
     """The kept graph, which was checked before it was compiled; None where none is kept, or OpenVINO cannot use it."""
     if (blob := kept.read()) is None:
         return None
+    weights = openvino.Tensor(blob, shared_memory=True)
     try:
-        return CORE.import_model(BytesIO(blob), DEVICE, dict(options))
+        return CORE.import_model(weights, DEVICE, dict(options)), weights
     except RuntimeError as error:
         log.warning("OpenVINO cannot use %s and compiles the graph anew: %s", kept.file, reason(error))
         kept.discard()

@@ -6,7 +6,6 @@ refused. docs/plc.md has the table. Modbus knows no passwords: whoever reaches t
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -138,6 +137,8 @@ class ModbusSink(Station):
 
     async def _stop(self, server: Any) -> None:
         """Close every connection, those included that are being accepted: asyncio forgets these when it listens no more."""
+        import asyncio
+
         await asyncio.sleep(0.02)
         await server.shutdown()
 

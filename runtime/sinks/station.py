@@ -6,8 +6,6 @@ writes; docs/plc.md has the table, which a test compares with this one.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import errno
 import logging
 import math
@@ -22,13 +20,19 @@ from typing import TYPE_CHECKING, Any
 from nnet_edge.errors import NnetEdgeError, SinkError
 from nnet_edge.events import Event
 from nnet_edge.frame import OUTCOMES, Prediction, Triggered
+from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sinks.base import Orders, Sink
 from nnet_edge.runtime.sinks.handshake import Answer, Handshake
 from nnet_edge.settings.runner import require_choice, require_positive
 from nnet_edge.settings.sink import SinkSettings
 
 if TYPE_CHECKING:
+    import asyncio
+    from concurrent import futures
+
     from typing_extensions import Self
+else:
+    asyncio, futures = LazyModule("asyncio"), LazyModule("concurrent.futures")
 
 log = logging.getLogger(__name__)
 
@@ -344,13 +348,13 @@ class LoopThread:
         """What `work` gives. Raises what it raises, and TimeoutError."""
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(limit_s)
-        except concurrent.futures.TimeoutError as error:  # which Python 3.10 does not call TimeoutError
+        except futures.TimeoutError as error:  # which Python 3.10 does not call TimeoutError
             raise TimeoutError(f"no answer within {limit_s:g} s") from error
 
     def soon(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin `work`, and wait for nothing; what it raises is logged."""
 
-        def look(done: concurrent.futures.Future[Any]) -> None:
+        def look(done: futures.Future[Any]) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:
                 log.error("%s broke: %r", self._thread.name, error)
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from nnet_edge.errors import ConfigError, SinkError
+from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sinks.base import JsonSink, Message, RefusedError, flag_defaults
 from nnet_edge.settings.registry import SINKS, Asked, Flag, SinkKind
 from nnet_edge.settings.runner import require_seconds
 from nnet_edge.settings.secrets import read_secret, require_secret_place
 from nnet_edge.settings.sink import SinkSettings
+
+if TYPE_CHECKING:
+    import ssl
+    from email import utils
+    from http import client
+else:  # a line without a webhook does without them
+    ssl, utils, client = LazyModule("ssl"), LazyModule("email.utils"), LazyModule("http.client")
 
 REFUSALS = {400, 409, 411, 413, 414, 415, 416, 422, 431}  # what says that this very message is wrong
 WAITING = {401, 403, 407, 408, 421, 425, 429}  # of 4xx what concerns every message, and becomes better by waiting
@@ -106,7 +111,7 @@ class WebhookSink(JsonSink):
         self._settings = settings
         self._address, self._token = settings.address(), settings.token()
         self._where = where_of(self._address)
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: client.HTTPConnection | None = None
         self._refused: tuple[str, int, int] | None = None  # the first message's id, a 4xx, how often in a row
         self._ahead: str | None = None  # the id of a message that has arrived before its turn
         self.wants_events = settings.events
@@ -142,7 +147,7 @@ class WebhookSink(JsonSink):
         was_kept = self._connection is not None
         try:
             return self._post(message)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, client.HTTPException) as error:
             self._close()
             if was_kept and not isinstance(error, TimeoutError):
                 return self._answer(message)  # once more: a receiver may close a connection that was idle
@@ -165,13 +170,13 @@ class WebhookSink(JsonSink):
                 self._close()
         return answer.status, wait_of(answer.getheader("Retry-After"))
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self) -> client.HTTPConnection:
         address, timeout_s, ca_file = self._address, self._settings.timeout_s, self._settings.ca_file
         host = str(address.hostname)
         if address.scheme == "http":
-            return http.client.HTTPConnection(host, address.port, timeout=timeout_s)
+            return client.HTTPConnection(host, address.port, timeout=timeout_s)
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-        return http.client.HTTPSConnection(host, address.port, timeout=timeout_s, context=context)
+        return client.HTTPSConnection(host, address.port, timeout=timeout_s, context=context)
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -188,14 +193,14 @@ def wait_of(text: str | None) -> float:
         wait_s = float(int(text or 0))
     except ValueError:
         try:
-            wait_s = parsedate_to_datetime(text or "").timestamp() - time.time()
+            wait_s = utils.parsedate_to_datetime(text or "").timestamp() - time.time()
         except (ValueError, OverflowError):
             return 0.0
     return min(max(wait_s, 0.0), LONGEST_WAIT_S)
 
 
 @contextlib.contextmanager
-def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterator[None]:
+def time_limit(connection: client.HTTPConnection, limit_s: float) -> Iterator[None]:
     """Cut the connection when the block takes longer. Raises TimeoutError then.
 
     A socket's own limit is for each read: a receiver that sends a byte now and then would never let go of a sink.
@@ -213,7 +218,7 @@ def time_limit(connection: http.client.HTTPConnection, limit_s: float) -> Iterat
     timer.start()
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, client.HTTPException) as error:
         if expired.is_set() or isinstance(error, TimeoutError):
             raise TimeoutError(f"no answer within {limit_s:g} s") from error
         raise

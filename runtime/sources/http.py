@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
+from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
 from nnet_edge.runtime.sources.video import VideoFileSource, VideoOptions, VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
+
+if TYPE_CHECKING:
+    import ssl
+    from http import client
+else:  # a line without such a camera does without them
+    ssl, client = LazyModule("ssl"), LazyModule("http.client")
 
 READ_BYTES = 1 << 16
 MOST_REDIRECTS = 5
@@ -44,7 +49,7 @@ class HttpSource(JpegSource):
         super().__init__(what)
         self._address, self._what, self._settings, self._ca_file = address, what, settings, ca_file
         self._sign_in = SignIn(address)
-        self._response: HTTPResponse | None = None
+        self._response: client.HTTPResponse | None = None
         self._socket: socket.socket | None = None
         self._video: VideoSource | None = None  # for what are no JPEGs
         self._period_s: float | None = None  # of single pictures
@@ -65,7 +70,7 @@ class HttpSource(JpegSource):
             kind = response.headers.get_content_type()
             is_multipart = kind.startswith("multipart/")
             start = b"" if is_multipart or kind in PAGES else response.peek(READ_BYTES).lstrip()
-        except (OSError, HTTPException, SourceError) as error:
+        except (OSError, client.HTTPException, SourceError) as error:
             why = self._why(error)
             self._close()
             raise SourceError(f"{self._what} cannot be opened: {why}") from error
@@ -93,7 +98,7 @@ class HttpSource(JpegSource):
             raise SourceError(f"{self._what} is not open: use it in a `with` statement")
         try:
             yield from self.frames_of(self._stream() if self._period_s is None else self._snapshots(self._period_s))
-        except (OSError, HTTPException, ValueError, DataError, SourceError) as error:
+        except (OSError, client.HTTPException, ValueError, DataError, SourceError) as error:
             if self._interrupted.is_set():
                 return
             raise SourceError(f"{self.so_far}: {self._why(error)}") from error
@@ -133,7 +138,7 @@ class HttpSource(JpegSource):
                 return
             response = self._ask()
 
-    def _ask(self) -> HTTPResponse:
+    def _ask(self) -> client.HTTPResponse:
         """The camera's answer with pictures, after sign-in and redirects. Raises SourceError for a refusal."""
         address, is_own = self._address, True
         for _ in range(MOST_REDIRECTS + 1):
@@ -152,7 +157,7 @@ class HttpSource(JpegSource):
             address, is_own = followed(address, place, is_own)
         raise SourceError(f"it redirects more than {MOST_REDIRECTS} times: give the last address itself")
 
-    def _signed(self, address: str, is_own: bool) -> HTTPResponse:
+    def _signed(self, address: str, is_own: bool) -> client.HTTPResponse:
         """The answer to one address; user and password go to the camera's own host alone, and only when it asks."""
         response = self._get(address, is_own)
         if response.status == 401 and is_own and self._sign_in.has_user:
@@ -162,15 +167,15 @@ class HttpSource(JpegSource):
             response = self._get(address, is_own)
         return response
 
-    def _get(self, address: str, is_own: bool) -> HTTPResponse:
+    def _get(self, address: str, is_own: bool) -> client.HTTPResponse:
         """Ask once, within the time limits."""
         parts = urlsplit(address)
         if parts.hostname is None:
             raise SourceError("the address has no host")
         limit_s = self._settings.open_timeout_s
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=limit_s)
+        connection = client.HTTPConnection(parts.hostname, parts.port, timeout=limit_s)
         if parts.scheme == "https":
-            connection = HTTPSConnection(parts.hostname, parts.port, timeout=limit_s, context=self._context)
+            connection = client.HTTPSConnection(parts.hostname, parts.port, timeout=limit_s, context=self._context)
         connection.connect()
         self._socket = connection.sock
         target = quote(parts.path or "/", IN_A_PATH) + (f"?{quote(parts.query, IN_A_PATH)}" if parts.query else "")
@@ -202,7 +207,7 @@ class HttpSource(JpegSource):
             if response.status != 206 or not size.isdecimal():
                 raise OSError("the server gives no parts of files")
             return response.read(length), int(size)
-        except (HTTPException, SourceError) as error:
+        except (client.HTTPException, SourceError) as error:
             raise OSError(str(error)) from error
         finally:
             self._range = ""
@@ -216,7 +221,7 @@ class HttpSource(JpegSource):
             from nnet_edge.runtime.sources.sign_in import distrust
 
             return distrust(error, self._ca_file)
-        if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
+        if isinstance(error, client.BadStatusLine) and not isinstance(error, OSError):
             return "its answer is no HTTP: is the port right?"
         if isinstance(error, TimeoutError) and self._response is not None:
             return "it is silent"

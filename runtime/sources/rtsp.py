@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from dataclasses import dataclass, field
-from http.client import HTTPException, parse_headers
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nnet_edge.errors import ConfigError, SourceError
+from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sources.addresses import has_scheme, shown_and_opened
 from nnet_edge.runtime.sources.colour import ColourOptions
 from nnet_edge.runtime.sources.video import VideoSource
@@ -19,7 +18,12 @@ from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
+    import ssl
+    from http import client
+
     from nnet_edge.runtime.sources.sign_in import SignIn
+else:  # a line without such a camera does without them
+    ssl, client = LazyModule("ssl"), LazyModule("http.client")
 
 TRANSPORTS = ("tcp", "udp")
 PORTS = {"rtsp": 554, "rtsps": 322}
@@ -71,7 +75,7 @@ def why_refused(address: str, ca_file: Path | None, limit_s: float) -> str | Non
             status, _ = describe(address, ca_file, limit_s, sign_in)
     except ssl.SSLError as error:
         return distrust(error, ca_file)
-    except (OSError, HTTPException, ValueError):
+    except (OSError, client.HTTPException, ValueError):
         return None
     return refusal(status, sign_in.has_user) if status >= 400 else None
 
@@ -90,7 +94,7 @@ def describe(
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         with connection.makefile("rb") as reply:
             status = int(reply.readline(1000).partition(b" ")[2][:3])
-            return status, parse_headers(reply).get_all("WWW-Authenticate") or []
+            return status, client.parse_headers(reply).get_all("WWW-Authenticate") or []
 
 
 def encrypted(plain: socket.socket, host: str | None, ca_file: Path | None) -> ssl.SSLSocket:

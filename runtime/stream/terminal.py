@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
 from nnet_edge.frame import REJECT, Prediction
 from nnet_edge.runtime.sinks.base import Sink
 from nnet_edge.runtime.stream.meters import Percentiles
 from nnet_edge.runtime.stream.report import LineReport
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # rich is imported where there is a terminal
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
     from typing_extensions import Self
 
 NAME_WIDTH = 24  # letters; a longer name moves the rest
@@ -34,12 +34,14 @@ class TerminalView:
         self, title: str, console: Console | None = None, every_s: float = LINE_EVERY_S, in_detail: bool = True
     ) -> None:
         self.title, self._every_s, self._in_detail = title, every_s, in_detail
-        self._console = console or Console(stderr=True)
+        self._console = console or standard_error()
         self._live: Live | None = None
         self._next_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console is not None and self._console.is_terminal:
+            from rich.live import Live
+
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -65,12 +67,13 @@ class TerminalView:
     def _line(self, text: str) -> None:
         """Print it where that is possible. Rich would end the program at a closed pipe, and keep what a full disk refused."""
         with suppress(OSError, ValueError):  # ValueError: the file is closed
-            self._console.file.write(f"{text}\n")
-            self._console.file.flush()
+            file = sys.stderr if self._console is None else self._console.file
+            file.write(f"{text}\n")
+            file.flush()
 
     def print_above(self, text: Text) -> bool:
         """Print a line above the table; False where there is none."""
-        if self._live is None:
+        if self._live is None or self._console is None:
             return False
         with suppress(OSError):
             self._console.print(text, soft_wrap=True)
@@ -81,6 +84,15 @@ class TerminalView:
         if live is not None:
             with suppress(OSError):
                 live.stop()
+
+
+def standard_error() -> Console | None:
+    """Rich's view of standard error; None where it is no terminal, nor a variable says that it is to be taken for one."""
+    if not (sys.stderr.isatty() or any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))):
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 class VerdictLines(Sink):
@@ -97,7 +109,11 @@ class VerdictLines(Sink):
         self, is_live: Callable[[str], bool], print_above: Callable[[Text], bool], in_detail: bool = False
     ) -> None:
         self._is_live, self._print_above, self._in_detail = is_live, print_above, in_detail
-        self._terminal = Console(file=sys.stdout) if sys.stdout.isatty() else None
+        self._terminal: Console | None = None
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            self._terminal = Console(file=sys.stdout)
 
     def write(self, prediction: Prediction) -> None:
         frame = prediction.frame
@@ -111,6 +127,8 @@ class VerdictLines(Sink):
                 sys.stdout.write(line.encode(coding, "backslashreplace").decode(coding) + "\n")
                 sys.stdout.flush()
                 return
+            from rich.text import Text
+
             text = Text(line)
             text.highlight_words([prediction.word], "bold red" if prediction.word == REJECT else "green")
             if not self._print_above(text):
@@ -130,6 +148,8 @@ def line_of(prediction: Prediction, with_latency: bool = False) -> str:
 
 def table_of(report: LineReport, title: str) -> Table:
     """The report as a table: the stages of a single stream, or each stream from capture to verdict; counts and rate below."""
+    from rich.table import Table
+
     streams = report.streams
     columns = COLUMNS if len(streams) == 1 else LINE_COLUMNS
     table = Table(*columns, title=title, title_justify="left", caption=report.lines()[0], caption_justify="left")

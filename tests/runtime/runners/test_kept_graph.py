@@ -87,7 +87,7 @@ def test_a_graph_is_compiled_again_where_anything_is_another(
 
 def test_options_of_each_precision_have_a_file_of_their_own(tmp_path: Path) -> None:
     files = {
-        KeptGraph(tmp_path, b"graph", "1", openvino_runner.options_of(RunnerSettings(precision=precision))).file
+        KeptGraph(tmp_path, "graph", "1", openvino_runner.options_of(RunnerSettings(precision=precision))).file
         for precision in ("fp32", "bf16")
     }
     assert len(files) == 2
@@ -123,11 +123,13 @@ def test_what_openvino_cannot_use_is_made_again(
 
 def test_the_folder_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_graph, "LARGEST_BYTES", 250)
-    one, two, three, large = (KeptGraph(tmp_path, name, "1", {}) for name in (b"1", b"2", b"3", b"4"))
+    one, two, three, large = (KeptGraph(tmp_path, name, "1", {}) for name in ("1", "2", "3", "4"))
     for moment, kept in enumerate((one, two)):
         kept.write(b"x" * 100)
         kept_graph.os.utime(kept.file, (moment, moment))
-    assert one.read() == b"x" * 100  # now two is the one that was used longest ago
+    content = one.read()
+    assert content is not None
+    assert content.tobytes() == b"x" * 100  # now two is the one that was used longest ago
     three.write(b"x" * 100)
     large.write(b"x" * 200)
     assert [kept.read() is not None for kept in (one, two, three, large)] == [True, False, True, False]
