@@ -89,24 +89,30 @@ class DepthwiseConv2d(nn.Module):
         # TensorFlow's padding, which timm calls "same", depends on the size; torch's is the same on all sides
         self.padding = None if type(convolution).__name__ == "Conv2dSame" else int(convolution.padding[0])
 
-    def pad(self, x: Tensor) -> Tensor:
-        """The input with the border of zeros that "same" asks for."""
+    def border(self, x: Tensor) -> tuple[int, int, int, int]:
+        """The zeros beside the input (left, right, top, bottom) that "same" asks for."""
+        if self.padding is not None:
+            return (0, 0, 0, 0)
         missing = [max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0) for size in x.shape[2:]]
         (top, left) = (size // 2 for size in missing)
-        return functional.pad(x, [left, missing[1] - left, top, missing[0] - top])
+        return (left, missing[1] - left, top, missing[0] - top)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution of (N, C, H, W)."""
-        weight, padding = self.weight, self.padding or 0
-        is_quick = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
-        if is_quick and torch.is_autocast_enabled("cpu"):
+    def forward(self, x: Tensor, is_padded: bool = False) -> Tensor:
+        """The convolution of (N, C, H, W), `is_padded` when it has its border already."""
+        weight, padding, quick = self.weight, self.padding or 0, is_quick(self, x)
+        if quick and torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, weight = x.to(dtype), weight.to(dtype)
-        if self.padding is None:
-            x = self.pad(x)
-        if not is_quick:
+        if self.padding is None and not is_padded:
+            x = functional.pad(x, self.border(x))
+        if not quick:
             return functional.conv2d(x, weight, self.bias, self.stride, padding, groups=len(weight))
         return _Depthwise.apply(x.contiguous(memory_format=torch.channels_last), weight, self.stride, padding)
+
+
+def is_quick(module: nn.Module, x: Tensor) -> bool:
+    """Whether gradients of `module` will be asked for on a processor."""
+    return module.training and torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def with_quick_depthwise(network: nn.Module) -> nn.Module:

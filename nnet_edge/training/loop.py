@@ -43,6 +43,7 @@ from nnet_edge.training.checkpoint import (
 )
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
+from nnet_edge.training.heap import keeping_memory
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
 from nnet_edge.training.settling import GoodImages, settle
@@ -133,7 +134,7 @@ def train(
     check_images(settings.batch, len(images), len(held_out))
     device = choose_device(options.device)
     compute = Compute(device, choose_precision(options.precision, device))
-    with deterministic(options.deterministic), full_fp32(), removing_cache(folder):
+    with deterministic(options.deterministic), full_fp32(), removing_cache(folder), keeping_memory():
         trainer = Trainer(images, held_out, settings, options, folder, compute, data_facts or {}, resume, say, learned)
         with stopping() as stop:
             return trainer.run(report, stop)

@@ -16,7 +16,7 @@ from nnet_edge.methods.backbone import Encoder, Features, build_encoder
 from nnet_edge.methods.bikd.settings import ModelSettings, TrainSettings
 from nnet_edge.methods.blocks import Decoder, FeatureFusion, FeatureProjection
 from nnet_edge.methods.cosine import cosine_distances, distillation_loss
-from nnet_edge.methods.depthwise import with_quick_depthwise
+from nnet_edge.methods.expansion import with_quick_training
 from nnet_edge.methods.network import Network
 
 
@@ -45,7 +45,7 @@ class BiKD(Network):
 
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
         super().__init__(settings, teacher)
-        self.forward_student = with_quick_depthwise(build_encoder(self.backbone))
+        self.forward_student = with_quick_training(build_encoder(self.backbone))
         self.backward_branch = ReverseStudent(self) if settings.backward == "reverse_student" else Adapter(self)
 
     def view(self, normalised: Tensor, teacher: Features) -> View:

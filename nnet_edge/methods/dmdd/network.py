@@ -17,8 +17,8 @@ from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder
 from nnet_edge.methods.blocks import conv, conv_bn_relu
 from nnet_edge.methods.cosine import cosine_distances, distillation_loss, learned_distance, unit
-from nnet_edge.methods.depthwise import with_quick_depthwise
 from nnet_edge.methods.dmdd.settings import ModelSettings, TrainSettings
+from nnet_edge.methods.expansion import with_quick_training
 from nnet_edge.methods.network import Network
 from nnet_edge.methods.pairs import masks_like
 
@@ -56,7 +56,7 @@ class DMDD(Network):
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
         super().__init__(settings, teacher)
         channels = self.backbone.channels
-        self.student = with_quick_depthwise(build_encoder(self.backbone))
+        self.student = with_quick_training(build_encoder(self.backbone))
         self.decouple = nn.ModuleList(DecoupleHead(width) for width in channels)
         self.head = SegmentationHead(channels, settings) if settings.has_head else None
 

@@ -19,7 +19,7 @@ from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encode
 from nnet_edge.methods.blocks import Decoder, FeatureFusion, FeatureProjection
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances, distillation_loss
-from nnet_edge.methods.depthwise import with_quick_depthwise
+from nnet_edge.methods.expansion import with_quick_training
 from nnet_edge.methods.network import Network
 from nnet_edge.methods.nnet.parts import FeatureStorage
 from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
@@ -56,7 +56,7 @@ class NNet(Network):
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
         super().__init__(settings, teacher)
         backbone = self.backbone
-        self.forward_student = with_quick_depthwise(build_encoder(backbone)) if settings.use_forward else None
+        self.forward_student = with_quick_training(build_encoder(backbone)) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
         self.memory = build_memory(settings, backbone) if settings.use_nfs else None

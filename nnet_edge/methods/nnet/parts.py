@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nnet_edge.methods.cosine import unit
+from nnet_edge.methods.depthwise import is_quick
 
 NORM_EPSILON = 1e-12  # smallest sum of the memory's weights
 SHRINK_SOFTNESS = 0.01  # width of the shrinkage's step, in thresholds
+ROWS = 64  # queries of a piece: with 1,024 slots a quarter of a MiB
 CORESET_POOL = 30_000  # positions that a coreset is chosen from; the choice takes seconds
 MAX_EMPTY_ROWS = 0.01  # share of queries whose weights are all shrunk to zero; above it the memory is dying
 
@@ -54,7 +60,9 @@ class FeatureStorage(nn.Module):
     def recall_rows(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` gives, by matrix products over the positions: for FP32 1x1 convolutions a CPU copies everything."""
         queries, keys = self.compared(features.permute(0, 2, 3, 1).flatten(0, 2))
-        weights = self.weigh(queries @ keys.t())
+        similarity = queries @ keys.t()
+        is_quick_one = is_quick(self, similarity) and self.addressing != "cos_relu"
+        weights = _Weigh.apply(similarity, self.temperature, self.threshold) if is_quick_one else self.weigh(similarity)
         recalled = (weights @ self.memory).unflatten(0, (len(features), *features.shape[2:]))
         return recalled.permute(0, 3, 1, 2), weights
 
@@ -70,8 +78,7 @@ class FeatureStorage(nn.Module):
             weights = torch.relu(similarity)
         else:
             weights = torch.softmax(similarity / self.temperature, dim=1)
-        over = weights - self.threshold
-        weights = torch.relu(over) * weights / (over.abs() + SHRINK_SOFTNESS * self.threshold)
+        weights = shrunk(weights, self.threshold)
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(NORM_EPSILON)
 
     @torch.no_grad()
@@ -85,6 +92,47 @@ class FeatureStorage(nn.Module):
         if len(rows) < len(self.memory):  # fewer positions than slots: some are kept twice
             rows = rows[torch.arange(len(self.memory)) % len(rows)]
         self.memory.copy_(rows)
+
+
+def shrunk(weights: Tensor, threshold: float) -> Tensor:
+    """The weights above the threshold, less the nearer they are to it; the others are 0."""
+    over = weights - threshold
+    return torch.relu(over) * weights / (over.abs() + SHRINK_SOFTNESS * threshold)
+
+
+class _Weigh(torch.autograd.Function):
+    """`FeatureStorage.weigh` of similarities (rows, slots) by a softmax, some rows at a time: they stay in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, temperature: float, threshold: float) -> Tensor:
+        soft, weights = torch.empty_like(similarity), torch.empty_like(similarity)
+        totals = similarity.new_empty((len(similarity), 1))
+        for given, share, weight, total in _in_pieces(similarity, soft, weights, totals):
+            share.copy_(torch.softmax(given / temperature, dim=1))
+            found = shrunk(share, threshold)
+            total.copy_(found.sum(dim=1, keepdim=True).clamp_min_(NORM_EPSILON))
+            torch.div(found, total, out=weight)
+        ctx.save_for_backward(soft, weights, totals)
+        ctx.temperature, ctx.threshold = temperature, threshold
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        of_similarity = torch.empty_like(gradients[0])
+        softness = SHRINK_SOFTNESS * ctx.threshold
+        for gradient, share, weight, total, out in _in_pieces(gradients[0], *ctx.saved_tensors, of_similarity):
+            of_shrunk = (gradient - (gradient * weight).sum(dim=1, keepdim=True)).div_(total)
+            over = share - ctx.threshold
+            slope = (over + share).addcmul_(weight, total, value=-1).div_(over + softness)
+            of_share = of_shrunk.mul_(slope).masked_fill_(over <= 0, 0)
+            inner = (of_share * share).sum(dim=1, keepdim=True)
+            torch.mul(of_share.sub_(inner), share, out=out).div_(ctx.temperature)
+        return of_similarity, None, None
+
+
+def _in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(ROWS) for tensor in tensors), strict=True)
 
 
 def choose_coreset(rows: Tensor, count: int) -> Tensor:

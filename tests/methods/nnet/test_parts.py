@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnet_edge.methods.backbone import BACKBONES, Backbone, build_encoder, find_backbone
 from nnet_edge.methods.blocks import BasicBlock, BottleneckBlock, Decoder, FeatureFusion, FeatureProjection
+from nnet_edge.methods.nnet import parts
 from nnet_edge.methods.nnet.network import build_memory, build_projections, empty_row_share
 from nnet_edge.methods.nnet.parts import (
     MAX_EMPTY_ROWS,
@@ -388,3 +389,22 @@ def test_parts_fit_together_for_every_backbone(backbone: Backbone) -> None:
         decoded = Decoder(backbone, True)(fused, features[2])
     assert fused.shape == (1, backbone.fusion_channels, 8, 8)
     assert [value.shape for value in decoded] == [value.shape for value in features]
+
+
+@pytest.mark.parametrize("addressing", ["cos_softmax", "dot_softmax"])
+def test_weights_made_in_pieces_have_the_plain_gradient(addressing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROWS", 5)
+    torch.manual_seed(0)
+    memory = FeatureStorage(12, 8, 0.5, 1.0, addressing).train()
+    features = torch.randn(2, 8, 3, 4)
+    found = []
+    for addressed in (memory.recall, memory.recall_rows):
+        given = features.clone().requires_grad_()
+        recalled, weights = addressed(given)
+        slope = torch.linspace(-1, 1, weights.numel()).reshape(weights.shape)
+        ((recalled**2).sum() + (weights * slope).sum()).backward()
+        found.append((recalled.detach(), weights.detach(), given.grad, memory.memory.grad.clone()))
+        memory.memory.grad = None
+    assert 0 < float((found[0][1] == 0).float().mean()) < 1  # some are shrunk away
+    for expected, one in zip(*found, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)
