@@ -19,7 +19,6 @@ from PIL import Image
 from nnet_edge.errors import BundleError, ConfigError, DataError
 from nnet_edge.files import write_atomically
 from nnet_edge.geometry import DEFAULT, MULTIPLE, Geometry
-from nnet_edge.imaging import read_image
 
 if TYPE_CHECKING:
     import onnx
@@ -49,6 +48,8 @@ def write_frames(bundle: Path, frames: np.ndarray) -> list[str]:
 
 def read_frames(bundle: Path, hashes: Sequence[str], geometry: Geometry = DEFAULT) -> np.ndarray:
     """The frames uint8 RGB (N, height, width, 3) of these hashes. Raises BundleError for one that is absent or altered."""
+    from nnet_edge.imaging import read_image  # with OpenCV: a line imports it while its graph is opened
+
     frames = np.empty((len(hashes), *geometry.shape), np.uint8)
     for place, name in zip(frames, hashes, strict=True):
         if not (isinstance(name, str) and re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", name)):

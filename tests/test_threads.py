@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from nnet_edge.cli.options import runner_settings
 from nnet_edge.cli.train import command
 from nnet_edge.errors import ConfigError
-from nnet_edge.threads import give_way, limit_threads, wait_passively
+from nnet_edge.threads import give_way, limit_threads, spare_blas, wait_passively
 
 NO_RUNNER = {"runner": "auto", "runner_batch": 8, "threads": None, "hint": None, "cache_dir": None, "gpu": 0}
 
@@ -94,3 +94,10 @@ def test_niceness_above_the_scale_is_refused(tmp_path):
     result = CliRunner().invoke(command, [str(tmp_path), "--out", str(tmp_path / "out"), "--nice", "20"])
     assert result.exit_code == 2
     assert "--nice" in result.output
+
+
+def test_numpy_has_one_thread_on_a_line_unless_the_user_says_otherwise() -> None:
+    for given in ({}, {"OPENBLAS_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "2"}):
+        environment = dict(given)
+        spare_blas(environment)
+        assert environment == (given or {"OPENBLAS_NUM_THREADS": "1"})

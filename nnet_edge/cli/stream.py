@@ -26,8 +26,10 @@ from nnet_edge.cli.options import (
 )
 from nnet_edge.cli.view import Verbosity, say, verbosity, warn
 from nnet_edge.errors import ConfigError, SinkError, StreamError
+from nnet_edge.lazy import importing
 from nnet_edge.settings.registry import SINKS, SOURCES, Asked, SinkKind
 from nnet_edge.text import printable
+from nnet_edge.threads import spare_blas
 
 if TYPE_CHECKING:
     from nnet_edge.runtime.sources.base import Source
@@ -140,6 +142,7 @@ def command(context: click.Context, sources: tuple[str, ...], config: Path | Non
 
     Several sources are one line: they share the model, and each may have a name: left=0 right=rtsp://camera/1.
     """
+    spare_blas()  # before NumPy is imported
     if options["threshold"] is not None and options["adapt"] is not None:
         raise ConfigError("--threshold and --adapt contradict each other: give one")
     typed = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -330,14 +333,20 @@ def run_settings(
     """Run the line until its sources end or a signal comes. Raises what cannot be loaded, opened or served; at the end
     StreamError when a stream failed, SinkError when a sink lost what it must deliver, or what files gave it.
     """
+    from nnet_edge.runtime.stream.model import open_model
+
+    for change in [] if kept is None else kept.lines():
+        say(change)
+    with importing(
+        "nnet_edge.runtime.stream.running", "nnet_edge.runtime.stream.terminal"
+    ):  # while the graph is opened
+        model = open_model(settings)
     from nnet_edge.runtime.runners.base import words_of
     from nnet_edge.runtime.sinks.queued import QueuedSink
     from nnet_edge.runtime.stream.running import open_line, run_line, stopping_on_signals
     from nnet_edge.runtime.stream.terminal import LINE_EVERY_S, TerminalView, VerdictLines
     from nnet_edge.runtime.stream.watchdog import Watchdog
 
-    for change in [] if kept is None else kept.lines():
-        say(change)
     if kept is None and any(stream.verdict.adapt for stream in settings.streams):
         say("note: a threshold that is adapted holds for this run only: --state FILE keeps it, with the station")
     view = TerminalView(
@@ -348,10 +357,9 @@ def run_settings(
         VerdictLines(lambda name: line.stream(name).source.is_live, view.print_above, verbosity() is Verbosity.VERBOSE)
     ]
     shown = shows_verdicts(settings, sources is not None)
-    line = open_line(settings, sources, lines if shown else ())
+    line = open_line(settings, sources, lines if shown else (), model)
     if kept is not None:
         kept.follow(line)
-    model = line.model()
     named = f"bundle {model.name}{' (a PREVIEW)' * model.judged_by.preview}"
     scale = "; a part's number is score / threshold" * shown
     say(f"{what_runs(line.streams())} on {words_of(model.runner)}, {named}{scale}")

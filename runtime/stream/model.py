@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from nnet_edge.runtime.runners.kept_graph import default_folder
 from nnet_edge.runtime.runners.tiled import tiled
 from nnet_edge.runtime.runners.trt.device import OutOfMemoryError
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, CUDA_RUNNER, GPU_RUNNER_KINDS, RunnerSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.settings.line import LineSettings
 
 # Who hears, in this thread, how far a model is on its way to judging
 hears: ContextVar[Callable[[str], object]] = ContextVar("hears", default=lambda stage: None)
@@ -171,6 +175,15 @@ def load_model(
     call_allocator("malloc_trim", 0)  # what reading and compiling left
     notes = (*bundle.warnings, *([f"the GPU is not used ({idle})"] if idle else []), *note)
     return Model(bundle.name, path, runner, threshold, batch_s, bundle.manifest, notes)
+
+
+def open_model(settings: LineSettings) -> Model:
+    """The model that the line judges by at first. Raises what `load_model` raises."""
+    settings = settings.under(settings.recipe)
+    # One stream alone has its first verdict sooner when nothing but its own frame goes through the runner before.
+    is_warm = len(settings.streams) > 1 or settings.web is not None
+    assert settings.bundle is not None  # LineSettings saw to it
+    return load_model(settings.bundle, settings.runner, settings.precision, is_warm)
 
 
 def open_fitting(

@@ -20,7 +20,7 @@ from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.sources.open import open_source_of
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.meters import LineMeters
-from nnet_edge.runtime.stream.model import Model, load_model
+from nnet_edge.runtime.stream.model import Model, load_model, open_model
 from nnet_edge.runtime.stream.report import LineReport, StreamReport, View
 from nnet_edge.settings.camera import CameraSettings
 from nnet_edge.settings.line import LineSettings
@@ -29,11 +29,15 @@ from nnet_edge.settings.stream import BufferSettings, LineStream, VerdictSetting
 SHOW_EVERY_S = 0.25
 
 
-def open_line(settings: LineSettings, sources: Sequence[Source] | None = None, more_sinks: Sequence[Sink] = ()) -> Line:
+def open_line(
+    settings: LineSettings, sources: Sequence[Source] | None = None, more_sinks: Sequence[Sink] = (),
+    model: Model | None = None,
+) -> Line:  # fmt: skip
     """The line that the settings ask for, loaded and with its sources found. Nothing runs yet: see `run_line`.
 
     `sources` are those of `settings.streams` where they were made already; None: they are made here, and one that may be a
-    camera may be absent. `more_sinks` are given every verdict behind those of the settings.
+    camera may be absent. `more_sinks` are given every verdict behind those of the settings; `model` is that of `open_model`,
+    where it was opened before.
     Raises ConfigError, SourceError, BundleError, MissingExtraError.
     """
     meters = LineMeters()
@@ -49,11 +53,9 @@ def open_line(settings: LineSettings, sources: Sequence[Source] | None = None, m
     def load(path: Path) -> Model:
         return load_model(path, settings.runner, settings.precision)
 
-    # One stream alone has its first verdict sooner when nothing but its own frame goes through the runner before.
-    is_warm = len(settings.streams) > 1 or settings.web is not None
-    assert settings.bundle is not None  # LineSettings saw to it
-    model = load_model(settings.bundle, settings.runner, settings.precision, is_warm)
-    line = Line(model, sinks, load, settings.web is not None, settings.deadline_s, meters, written)
+    line = Line(
+        model or open_model(settings), sinks, load, settings.web is not None, settings.deadline_s, meters, written
+    )
     paused = next((recipe.paused for recipe in settings.recipes if recipe.name == settings.recipe), ())
     for plain, stream, source in zip(written.streams, settings.streams, sources, strict=True):
         line.add(stream, source, plain)
