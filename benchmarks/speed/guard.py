@@ -17,6 +17,7 @@ by the clock, beside the runner by the clock, so that a lock or a sink that make
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import resource
@@ -31,7 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -40,12 +41,27 @@ from nnet_edge.benchmarks.harness.machine import busy_percent, known_versions, t
 from nnet_edge.benchmarks.harness.random_bundle import real_pictures
 from nnet_edge.benchmarks.harness.report import table_text, write_json
 from nnet_edge.benchmarks.harness.rounds import Say, between, quiet, ratios, run_rounds, took
-from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, HEIGHT, WIDTH, file_source, judge_all, log_of
+from nnet_edge.benchmarks.harness.streams import (
+    ABOVE_ALL,
+    HEIGHT,
+    WIDTH,
+    add_camera,
+    file_source,
+    judge_all,
+    log_of,
+    noisy_camera,
+    running,
+)
 from nnet_edge.bundle import now
 from nnet_edge.errors import ConfigError, NnetEdgeError
 from nnet_edge.machine import find_processor, usable_cores
 from nnet_edge.runtime.runners.base import Runner, load_runner
+from nnet_edge.runtime.stream.line import Line
+from nnet_edge.runtime.stream.model import Model
 from nnet_edge.settings.runner import RunnerSettings
+
+if TYPE_CHECKING:
+    from nnet_edge.methods.base import MethodSettings
 
 SCHEMA = "nnet-edge guard 1"
 BASELINES = Path(__file__).parents[1] / "guard.json"
@@ -181,19 +197,31 @@ def limit_of(name: str, values: Sequence[float]) -> Limit:
     return Limit(middle, max(noise, SMALLEST_NOISE), tuple(values))
 
 
-def write_baseline(file: Path = BASELINES, command: str = "write_baseline", say: Say = quiet) -> None:
-    """Measure this processor's baseline and put it into `file`, in place of its old one; others stay."""
+def write_baseline(
+    file: Path = BASELINES, command: str = "write_baseline", say: Say = quiet, only: Sequence[str] = ()
+) -> None:
+    """Measure this processor's baseline and put it into `file`, in place of its old one; others stay.
+
+    With `only`, ratios of such names are measured, and the others stay as they were.
+    """
     entries = read_baselines(file) if file.exists() else []
     busy = busy_percent()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nnet-edge-guard-")))
-        measures = {one.name: partial(measure, one) for one in open_ratios(folder, stack)}
+        chosen = [one for one in open_ratios(folder, stack) if not only or one.name in only]
+        measures = {one.name: partial(measure, one) for one in chosen}
         found = run_rounds(measures, BASELINE_ATTEMPTS, say)
     limits = {name: limit_of(name, values) for name, values in found.items()}
     here, count = processor_here(), usable_cores()
-    entry = {"processor": here, "cores": count, "command": command, "when": now(), "versions": known_versions(),
-             "busy_percent_before": busy, "ratios": {name: asdict(limit) for name, limit in limits.items()}}  # fmt: skip
-    write_json(file, {"schema": SCHEMA, "baselines": [entry, *(old for old in entries if not is_of(old, here, count))]})
+    moment: dict[str, Any] = {"command": command, "when": now(), "busy_percent_before": busy}
+    ratios = {name: asdict(limit) for name, limit in limits.items()}
+    before = next((one for one in entries if is_of(one, here, count)), None)
+    if only and before is not None:
+        later = before.get("later", {}) | dict.fromkeys(ratios, moment)
+        entry = before | {"ratios": before["ratios"] | ratios, "later": later}
+    else:
+        entry = {"processor": here, "cores": count, **moment, "versions": known_versions(), "ratios": ratios}
+    write_json(file, {"schema": SCHEMA, "baselines": [entry, *(one for one in entries if not is_of(one, here, count))]})
 
 
 def read_baselines(file: Path) -> list[dict[str, Any]]:
@@ -225,11 +253,17 @@ def is_of(entry: Mapping[str, Any], processor: str, cores: int) -> bool:
 
 
 def limits_here(entries: Sequence[Mapping[str, Any]], processor: str, cores: int) -> tuple[dict[str, Limit], float]:
-    """The limits for this processor, and 1; or those of the first baseline, and ELSEWHERE. Raises ConfigError without any."""
+    """The limits for this processor, and 1; or those of the first baseline, and ELSEWHERE. Raises ConfigError without any.
+
+    A ratio that this processor's baseline does not have yet gets the limit of the first, ELSEWHERE times as wide.
+    """
     if not entries:
         raise ConfigError("no baseline was measured yet: measure one with nnet-edge bench guard --write")
     own = next((entry for entry in entries if is_of(entry, processor, cores)), None)
-    return (limits_of(entries[0]), ELSEWHERE) if own is None else (limits_of(own), 1.0)
+    first = limits_of(entries[0])
+    if own is None:
+        return first, ELSEWHERE
+    return {name: replace(one, baseline=ELSEWHERE * one.baseline) for name, one in first.items()} | limits_of(own), 1.0
 
 
 def processor_here() -> str:
@@ -251,7 +285,17 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 PRODUCT_SIDE, PRODUCTS = 1024, 4
 IMAGES = 4  # of a runner's round
 BACKBONE = "efficientnet_lite0"
+CAMERA_HZ = 200.0  # more than is judged
+WARM, VERDICTS = 6, 20  # of a line's round
+LINE_LIMIT_S = 20.0  # for them
+BATCH = 4  # of a training step
 IMPORTS = "import nnet_edge.cli, nnet_edge.runtime.stream.line, nnet_edge.runtime.runners.openvino_runner"
+START = (  # the rest of a start: a graph that is kept, and its first image
+    f"{IMPORTS}, sys, numpy, pathlib; from nnet_edge.runtime.runners.base import load_runner; "
+    "from nnet_edge.settings.runner import RunnerSettings; graph, cache = map(pathlib.Path, sys.argv[1:]); "
+    "runner = load_runner(graph, RunnerSettings('openvino', threads=1, cache_dir=cache)); "
+    "runner.infer(numpy.zeros((1, *runner.input_shape), numpy.uint8))"
+)
 Seconds = Callable[[], float]  # does the work once; how long it took
 
 
@@ -322,10 +366,17 @@ def open_ratios(folder: Path, stack: ExitStack) -> tuple[Ratio, ...]:
     runner = stack.enter_context(load_runner(graph, RunnerSettings("openvino", threads=1)))
     multiply = product()
     imports = by_child([sys.executable, "-c", IMPORTS])
+    start = by_child([sys.executable, "-c", START, f"{graph}", f"{folder / 'cache'}"])
     imports()  # once, so that files are in the memory and compiled
+    start()
     return (
         *runner_ratios(runner, multiply, folder, real_pictures()),
+        line_ratio(runner),
         Ratio("import / matrix product", imports, by_processor(multiply), 5),
+        Ratio("start / matrix product", start, by_processor(multiply), 5),
+        Ratio(
+            "training step / matrix product", training_step(settings, folder / "training"), by_processor(multiply), 3
+        ),
         Ratio("export / matrix product", by_processor(lambda: export_onnx(network, facts)), by_processor(multiply), 1),
     )
 
@@ -355,3 +406,45 @@ def runner_ratios(
         Ratio("runner / matrix product", few, by_processor(multiply), 15),
         Ratio("stream / bare runner", by_clock(stream), bare, 7, is_of_processor=False),
     )
+
+
+def line_ratio(runner: Runner) -> Ratio:
+    """A verdict of a line whose camera gives more than is judged, against an image of the bare runner, both by processor."""
+    open_camera, image = noisy_camera(0, CAMERA_HZ), np.zeros((1, *runner.input_shape), np.uint8)
+
+    def verdict() -> float:
+        line = Line(Model("guard", None, runner, ABOVE_ALL))
+        add_camera(line, 0, open_camera, ABOVE_ALL)
+        with running(line):
+            first, used_s = judged_by(line, WARM), time.process_time()
+            last = judged_by(line, first + VERDICTS)
+            return (time.process_time() - used_s) / (last - first)
+
+    return Ratio("line / bare runner", verdict, lambda: took(lambda: runner.infer(image), IMAGES).processor_s, 5, False)
+
+
+def judged_by(line: Line, count: int) -> int:
+    """Wait until so many frames are judged; how many are. Raises NnetEdgeError when that takes too long."""
+    end_s = time.monotonic() + LINE_LIMIT_S
+    while (judged := line.buffer.total().judged) < count:
+        if time.monotonic() > end_s:
+            raise NnetEdgeError(f"a line has judged {judged} frames in {LINE_LIMIT_S:g} s: something hangs")
+        time.sleep(0.005)
+    return judged
+
+
+def training_step(settings: MethodSettings, folder: Path) -> Seconds:
+    """A step on a few real pictures, in FP32 on the processor."""
+    from nnet_edge.methods.compute import Compute
+    from nnet_edge.methods.teacher_weights import RANDOM
+    from nnet_edge.training.loop import Trainer, TrainOptions
+
+    pictures = real_pictures()
+    options, compute = TrainOptions("cpu", "fp32", teacher_weights=RANDOM), Compute("cpu", "fp32")
+    settings = replace(settings, batch=BATCH, augmentation_copies=0)
+    trainer = Trainer(pictures[:BATCH], pictures[BATCH:], settings, options, folder, compute, {}, None, quiet, None)
+    trainer.network.train()
+    rows, steps = next(trainer.rows_of(0)), itertools.count()
+    step = by_processor(lambda: trainer.train_step(rows, 0, next(steps), None))
+    step()  # once: it allocates
+    return step

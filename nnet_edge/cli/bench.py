@@ -105,15 +105,18 @@ def speed(bundle: Path, folder: Path, out: Path, no_memory: bool, no_plot: bool,
 
 @click.command(cls=Command, example="nnet-edge bench guard")
 @click.option("--write", is_flag=True, help="Measure this processor's baseline again (4 minutes, on a quiet machine).")
+@click.option(
+    "--only", multiple=True, metavar="RATIO", help="With --write: measure this one alone, others stay; repeatable."
+)
 @click.option("--baselines", type=FILE, help="The file of baselines (default: benchmarks/guard.json).")
 @json_option
-def guard(write: bool, baselines: Path | None) -> int:
-    """Fail when runner, stream, export or import became slower than their baseline allows; at most two minutes."""
+def guard(write: bool, only: tuple[str, ...], baselines: Path | None) -> int:
+    """Fail when runner, stream, line, start, training, export or import became slower than the baseline allows; two minutes."""
     from nnet_edge.benchmarks.speed import guard as guarding
 
     file = baselines or guarding.BASELINES
     if write:
-        guarding.write_baseline(file, command_text(), say)
+        guarding.write_baseline(file, command_text(), say, only)
         say(f"wrote {file}")
         return 0
     verdicts = guarding.guard(file, say)

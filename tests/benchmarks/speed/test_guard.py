@@ -26,6 +26,7 @@ from nnet_edge.benchmarks.speed.guard import (
     limit_of,
     limits_here,
     limits_of,
+    line_ratio,
     markdown,
     measure,
     product,
@@ -38,6 +39,7 @@ from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Outputs
 from nnet_edge.imaging import read_size
 from nnet_edge.runtime.runners.base import Runner, load_runner
+from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.settings.runner import RunnerSettings
 
 QUIET = {"ratio": Limit(2.0, 0.2)}
@@ -196,11 +198,57 @@ def test_the_guard_ends_in_time_whatever_happens() -> None:
 
 
 def test_the_committed_baselines_guard_every_ratio() -> None:
-    for entry in read_baselines(BASELINES):
-        assert set(limits_of(entry)) == {
+    entries = read_baselines(BASELINES)
+    for entry in entries:
+        limits, _ = limits_here([entry, *entries], entry["processor"], entry.get("cores", 2))
+        assert set(limits) >= {
             "runner / matrix product", "stream / bare runner", "import / matrix product", "export / matrix product"
         }  # fmt: skip
         assert entry["command"].startswith("nnet-edge bench guard --write")
+    later = {"line / bare runner", "start / matrix product", "training step / matrix product"}
+    assert set(limits_of(entries[0])) >= later  # others take these, wider
+
+
+def test_a_ratio_that_a_baseline_lacks_gets_the_limit_of_the_first_one_wider() -> None:
+    first = {"processor": "here", "ratios": {"old": vars(Limit(2.0, 0.2)), "new": vars(Limit(3.0, 0.25))}}
+    other = {"processor": "there", "ratios": {"old": vars(Limit(5.0, 0.3))}}
+    limits, widened = limits_here([first, other], "there", 2)
+    assert limits == {"old": Limit(5.0, 0.3), "new": Limit(ELSEWHERE * 3.0, 0.25)}
+    assert widened == 1.0
+
+
+def test_one_ratio_of_a_baseline_can_be_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "guard.json"
+    monkeypatch.setattr("nnet_edge.benchmarks.speed.guard.processor_here", lambda: "here")
+
+    def write(value: float, *only: str) -> dict[str, float]:
+        ratios = [Ratio(name, lambda: value, lambda: 1.0, 1) for name in ("line", "start")]
+        monkeypatch.setattr("nnet_edge.benchmarks.speed.guard.open_ratios", lambda folder, stack: ratios)
+        more = [word for name in only for word in ("--only", name)]
+        assert run(["bench", "guard", "--write", "--baselines", str(file), *more]) == 0
+        (entry,) = read_baselines(file)
+        return {name: limit.baseline for name, limit in limits_of(entry).items()}
+
+    assert write(2.0) == {"line": 2.0, "start": 2.0}
+    assert write(3.0, "start") == {"line": 2.0, "start": 3.0}
+
+
+@pytest.mark.alone
+def test_a_line_that_takes_more_beside_its_runner_is_caught(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load_runner(bundle.graph, RunnerSettings("openvino", threads=1)) as runner:
+        line = replace(line_ratio(runner), rounds=2)
+        before = measure(line)
+        image = np.zeros((1, *runner.input_shape), np.uint8)
+        admit, image_s = Judge.admit, line.to()
+
+        def slow(judge: Judge, picture: np.ndarray) -> bool:
+            end_s = time.thread_time() + image_s  # as much as an image of the runner, for each captured frame
+            while time.thread_time() < end_s:
+                image.sum()
+            return admit(judge, picture)
+
+        monkeypatch.setattr(Judge, "admit", slow)
+        assert judge([line], {line.name: Limit(before, 0.35)})[0].is_worse
 
 
 @pytest.mark.parametrize("content", [None, "no json", '{"schema": "other"}', f'{{"schema": "{SCHEMA}"}}'])
