@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from nnet_edge.frame import Prediction
@@ -42,18 +44,19 @@ class LatencyHistogram:
 
     def percentile_ms(self, percent: float) -> float | None:
         """The latency that `percent` of the counted ones do not exceed, within 0.75 %; None without any."""
+        return self._percentiles_ms((percent,))[0]
+
+    def _percentiles_ms(self, percents: Sequence[float]) -> list[float | None]:
+        """Several at once: the buckets are summed up once for all of them."""
         if self.count == 0:
-            return None
-        wanted, seen = max(1, math.ceil(self.count * percent / 100)), 0
-        for position, number in enumerate(self._buckets):
-            seen += number
-            if seen >= wanted:
-                return SMALLEST_MS * GROWTH ** (position + 0.5)
-        raise AssertionError("the buckets hold fewer latencies than were counted")
+            return [None for _ in percents]
+        seen = list(accumulate(self._buckets))
+        positions = [bisect_left(seen, max(1, math.ceil(self.count * percent / 100))) for percent in percents]
+        return [SMALLEST_MS * GROWTH ** (position + 0.5) for position in positions]
 
     def percentiles(self) -> Percentiles:
         """p50, p95, p99, mean and maximum of what was counted."""
-        p50_ms, p95_ms, p99_ms = (self.percentile_ms(percent) for percent in (50, 95, 99))
+        p50_ms, p95_ms, p99_ms = self._percentiles_ms((50, 95, 99))
         mean_ms = self.total_ms / self.count if self.count else None
         return Percentiles(self.count, p50_ms, p95_ms, p99_ms, mean_ms, self.largest_ms if self.count else None)
 
