@@ -95,6 +95,8 @@ class OpenvinoRunner(GraphRunner):
     def _start(self, images: np.ndarray, wanted: Sequence[str]) -> Callable[[], Mapping[str, np.ndarray]]:
         """Start a request for each image: OpenVINO's streams never wait for Python."""
         requests = []
+        if not images.flags.writeable:  # OpenVINO shares no memory that is read-only
+            images = images.copy()
         try:
             for image in images:
                 request = self._idle.pop() if self._idle else self._compiled.create_infer_request()

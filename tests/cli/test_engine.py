@@ -106,7 +106,7 @@ def test_a_broken_engine_can_be_built_again(built: Path, tmp_path: Path, monkeyp
         engine_here(read_bundle(path), "fp32")
     monkeypatch.undo()
     assert run(["build-engine", str(path), "--precision", "fp32", "--target", "rtx:sm86,sm89", "--batch", "1,4,8"]) == 0
-    assert (path / ENGINE).stat().st_size == len(content)
+    assert (path / ENGINE).stat().st_size == pytest.approx(len(content), rel=0.01)  # two builds differ by some bytes
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")

@@ -101,6 +101,14 @@ def test_the_six_layer_maps_come_when_asked(graph: Path, images: np.ndarray, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_images_may_be_read_only(graph: Path, images: np.ndarray, kind: str) -> None:
+    frozen = images[:2].copy()
+    frozen.flags.writeable = False
+    with load_runner(graph, RunnerSettings(kind)) as runner:
+        np.testing.assert_array_equal(runner.infer(frozen).image_score, runner.infer(images[:2]).image_score)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 def test_the_caller_keeps_arrays_that_a_later_infer_leaves_alone(
     graph: Path, images: np.ndarray, kind: str, hint: str

@@ -172,4 +172,5 @@ def test_a_refused_launch_names_the_call() -> None:
 
 def test_the_cache_lies_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert kernels.nvcc.default_cache() == tmp_path / ".cache" / "nnet-edge" / "kernels"
