@@ -40,6 +40,7 @@ from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model, load_model
+from nnet_edge.settings.line import PRECISIONS
 from nnet_edge.settings.runner import RunnerSettings
 
 DEMAND = 1.5  # frames that all cameras together give, for each that the bare runner computes
@@ -194,7 +195,7 @@ def table(rows: list[Row]) -> str:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--precision", default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option("--runner", "kind", default="auto", show_default=True)
 @click.option("--hint", type=click.Choice(["latency", "throughput"]), default="throughput", show_default=True)
 @click.option("--runner-batch", type=int, default=8, show_default=True)

@@ -37,6 +37,7 @@ from nnet_edge.runtime.sources.synthetic import SyntheticSource, draw_part
 from nnet_edge.runtime.stream.line import Line
 from nnet_edge.runtime.stream.loop import preprocess
 from nnet_edge.runtime.stream.model import Model, load_model
+from nnet_edge.settings.line import PRECISIONS
 from nnet_edge.settings.runner import RunnerSettings
 
 DEMAND = 1.5  # pictures that cameras give, for each that the slowest stage makes
@@ -246,7 +247,7 @@ def size_of(context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.argument("sources", nargs=-1)
 @click.option("--cameras", type=click.IntRange(1), multiple=True, help="So many synthetic cameras; may be repeated.")
 @click.option("--size", callback=size_of, default="1920x1080", show_default=True, help="Of the cameras' pictures.")
-@click.option("--precision", default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option("--runner", "kind", default="auto", show_default=True)
 @click.option("--runner-batch", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the runner (default: one a usable core).")

@@ -21,6 +21,7 @@ from nnet_edge.benchmarks.speed.models import rate
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.stream.model import choose_runner, open_graph
+from nnet_edge.settings.line import PRECISIONS
 from nnet_edge.settings.runner import RunnerSettings
 
 Candidate = tuple[str, str]  # of which bundle, in which precision
@@ -60,7 +61,8 @@ def named(folders: Sequence[Path]) -> dict[str, Bundle]:
 
 @click.command()
 @click.argument("folders", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--precision", "precisions", multiple=True, default=("fp32",), help="May be repeated (default: fp32).")
+@click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=("fp32",),
+              help="May be repeated (default: fp32).")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--turn", "turn_s", type=float, default=1.0, show_default=True, help="Seconds of a bundle in a round.")

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from nnet_edge.benchmarks.line import line, stages
+from nnet_edge.benchmarks.speed import bundles
 from nnet_edge.benchmarks.speed.bundles import command, measure, named
 from nnet_edge.bundle import Bundle
 from nnet_edge.errors import BundleError, ConfigError
@@ -39,3 +42,10 @@ def test_the_command_prints_a_table(bundle: Bundle, capsys: pytest.CaptureFixtur
     assert [cell.strip() for cell in head.split("|")][1:3] == ["bundle", "method"]
     assert [cell.strip() for cell in row.split("|")][2:4] == ["nnet", "fp32"]
     assert conditions.startswith("`python -m nnet_edge.benchmarks.speed.bundles")
+
+
+def test_a_precision_that_there_is_none_of_is_refused(bundle: Bundle) -> None:
+    for module in (bundles, line, stages):
+        told = CliRunner().invoke(module.command, [str(bundle.path), "--precision", "int4"])
+        assert told.exit_code == 2
+        assert "'int4' is not one of 'fp32', 'bf16', 'fp16', 'int8'" in told.output
