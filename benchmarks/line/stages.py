@@ -142,9 +142,10 @@ def resize_rate(model: Model, frames: Sequence[Frame], seconds: float) -> float:
             under_way()
             count, under_way = count + len(frames), following
         under_way()
-    while time.monotonic() - start_s < seconds or not count:
-        preprocess(frames, model.geometry)
-        count += len(frames)
+    else:
+        while time.monotonic() - start_s < seconds or not count:
+            preprocess(frames, model.geometry)
+            count += len(frames)
     return count / (time.monotonic() - start_s)
 
 

@@ -16,6 +16,7 @@ from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_ba
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
 from nnet_edge.methods.compute import full_fp32
 from nnet_edge.methods.global_distance import GlobalDistance, raised, strangeness_of, values_in
+from nnet_edge.methods.global_formula import PREFIX
 from nnet_edge.methods.teacher_weights import Teacher
 
 PLACE_FACTORS = "place_factors"  # its name among the weights
@@ -91,6 +92,11 @@ class Network(nn.Module):
         """The names of the layer maps that `forward` gives."""
         model: ModelSettings = self.settings
         return tuple(model.map_strides)
+
+
+def is_settled(name: str) -> bool:
+    """Whether the weight of that name is chosen at the end of a training, not trained."""
+    return name == PLACE_FACTORS or name.startswith(PREFIX)
 
 
 def start_network(settings: MethodSettings, teacher: Teacher) -> Network:

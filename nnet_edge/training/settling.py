@@ -18,7 +18,7 @@ from nnet_edge.anomaly_map import Fusion
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.global_formula import PREFIX
-from nnet_edge.methods.network import PLACE_FACTORS, Network, restore_network
+from nnet_edge.methods.network import PLACE_FACTORS, Network, is_settled, restore_network
 from nnet_edge.methods.place_level import PlaceLevel, choose_place_level
 from nnet_edge.training.augmentation import augmented_copies
 from nnet_edge.training.checkpoint import Checkpoint
@@ -87,11 +87,6 @@ def settled_otherwise(
     copies = augmented_copies(learned, settings.augmentation, settings.seed, settings.input.network.window)
     settle(network, settings, GoodImages(learned, copies, held_out_inputs(held_out, settings)), compute)
     return network
-
-
-def is_settled(name: str) -> bool:
-    """Whether the weight of that name is chosen at the end of a training, not trained."""
-    return name == PLACE_FACTORS or name.startswith(PREFIX)
 
 
 def tell_exponents(fusion: Fusion) -> None:

@@ -15,8 +15,7 @@ from nnet_edge.files import remove_drafts
 from nnet_edge.methods.backbone import find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings
 from nnet_edge.methods.compute import Compute
-from nnet_edge.methods.global_formula import PREFIX
-from nnet_edge.methods.network import PLACE_FACTORS, Network, restore_network, start_network
+from nnet_edge.methods.network import Network, is_settled, restore_network, start_network
 from nnet_edge.methods.teacher_weights import load_teacher
 from nnet_edge.training.augmentation import choose_augmentation
 from nnet_edge.training.checkpoint import CHECKPOINT, HELD_OUT, Checkpoint, facts_of_teacher, write_held_out
@@ -55,11 +54,7 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
         teacher = load_teacher(find_backbone(settings.model.backbone), teacher_weights, settings.seed)
         network, facts = start_network(settings, teacher), facts_of_teacher(teacher)
     else:
-        weights = {
-            name: value
-            for name, value in learned.weights.items()
-            if name != PLACE_FACTORS and not name.startswith(PREFIX)
-        }  # of its end: chosen anew
+        weights = {name: value for name, value in learned.weights.items() if not is_settled(name)}  # chosen anew
         network, facts = restore_network(settings, weights), dict(learned.teacher)
     remove_drafts(folder / HELD_OUT)
     for name in (CHECKPOINT, PICTURE):  # what an earlier training left; only now is it certain that this one starts

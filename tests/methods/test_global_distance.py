@@ -24,14 +24,14 @@ from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.global_distance import GlobalDistance, raised, strangeness_of, values_in
 from nnet_edge.methods.global_formula import PREFIX, distances
-from nnet_edge.methods.network import PLACE_FACTORS, TorchRunner
+from nnet_edge.methods.network import PLACE_FACTORS, TorchRunner, is_settled
 from nnet_edge.methods.nnet.settings import PAPER
 from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 from nnet_edge.settings.runner import RunnerSettings
 from nnet_edge.training.checkpoint import read_checkpoint
 from nnet_edge.training.global_search import cells_of, learn_global_distance
 from nnet_edge.training.loop import TrainOptions, train
-from nnet_edge.training.settling import is_settled, settled_otherwise
+from nnet_edge.training.settling import settled_otherwise
 from nnet_edge.training.start import Learned
 
 CPU = Compute("cpu", "fp32")

@@ -10,21 +10,10 @@
 // L2 hits), 262,144 + 32 written, and 12,800 of tables read once a batch: 0.305 MB. Floor by the data sheets' bandwidths:
 // 0.064 us at 4.8 TB/s (H200), 1.5 us at 204.8 GB/s (Orin); at batch 32 9.8 MB, 2.0 us and 48 us.
 // Arithmetic: (256*64 + 256*256) * 10 = 0.82 M multiply-adds an image.
-#include "blur.h"
+#include "strip.h"
 
 extern "C" __global__ void __launch_bounds__(nnet::STRIP_THREADS)
 anomaly_map(const nnet::LayerMaps* layer_maps, const nnet::Enlarging* enlarging, const nnet::Filter* filter,
             float* anomaly_maps, float* peaks) {
-    __shared__ nnet::StripMemory<nnet::STRIP_THREADS> memory;
-    const int strip = blockIdx.x, image = blockIdx.y, thread = threadIdx.x;
-    nnet::fuse_strip(memory, *layer_maps, *enlarging, *filter, image, strip, thread);
-    __syncthreads();
-    nnet::filter_down(memory, *filter, strip, thread);
-    __syncthreads();
-    nnet::filter_across(memory, *filter, anomaly_maps, image, strip, thread);
-    for (int distance = nnet::STRIP_THREADS / 2; distance > 0; distance /= 2) {
-        __syncthreads();
-        nnet::reduce_orders(memory, distance, thread);
-    }
-    nnet::store_peak(memory, peaks, image, strip, thread);  // thread 0 wrote orders[0] itself
+    nnet::run_strip<nnet::STRIP_THREADS>(*layer_maps, *enlarging, *filter, anomaly_maps, peaks);
 }

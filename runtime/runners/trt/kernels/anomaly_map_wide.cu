@@ -5,7 +5,7 @@
 // are 256 blocks, two of which fit a multiprocessor (32 registers at most, hence the bounds): one wave, about 10 us.
 // NOT MEASURED: no GPU has run it. `python -m nnet_edge.benchmarks.gpu.kernels --variant wide` compares; the runner uses
 // anomaly_map.cu.
-#include "blur.h"
+#include "strip.h"
 
 #if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000  // 2,048 threads a multiprocessor, elsewhere fewer
 #define NNET_WIDE_BLOCKS 2
@@ -16,16 +16,5 @@
 extern "C" __global__ void __launch_bounds__(nnet::WIDE_THREADS, NNET_WIDE_BLOCKS)
 anomaly_map_wide(const nnet::LayerMaps* layer_maps, const nnet::Enlarging* enlarging, const nnet::Filter* filter,
                  float* anomaly_maps, float* peaks) {
-    __shared__ nnet::StripMemory<nnet::WIDE_THREADS> memory;
-    const int strip = blockIdx.x, image = blockIdx.y, thread = threadIdx.x;
-    nnet::fuse_strip(memory, *layer_maps, *enlarging, *filter, image, strip, thread);
-    __syncthreads();
-    nnet::filter_down(memory, *filter, strip, thread);
-    __syncthreads();
-    nnet::filter_across(memory, *filter, anomaly_maps, image, strip, thread);
-    for (int distance = nnet::WIDE_THREADS / 2; distance > 0; distance /= 2) {
-        __syncthreads();
-        nnet::reduce_orders(memory, distance, thread);
-    }
-    nnet::store_peak(memory, peaks, image, strip, thread);
+    nnet::run_strip<nnet::WIDE_THREADS>(*layer_maps, *enlarging, *filter, anomaly_maps, peaks);
 }
