@@ -154,10 +154,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder", recall_residual: bool = False
+        self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder", recall_residual: bool = False, depth: int = 0
     ) -> None:
+        """`depth`: blocks of a stage at most, 0 for as many as the backbone says."""
         super().__init__()
         counts: Sequence[int] = backbone.decoder_blocks if order == "encoder" else backbone.decoder_blocks[::-1]
+        counts = [min(count, depth or count) for count in counts]
         inputs = backbone.fusion_channels
         stages = []
         for outputs, count in zip(backbone.channels[::-1], counts, strict=True):

@@ -62,7 +62,7 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
 
     def forward(self, network: NNet, batch: Batch, settings: TrainSettings) -> Branches:
         """Every feature map that equations 1 to 5 compare."""
-        return network.branches(batch.images, batch.teacher)
+        return network.branches(network.student_input(batch.images), batch.teacher)
 
     def losses(self, compared: Branches, settings: TrainSettings, epoch: int) -> dict[str, Tensor]:
         """The terms of equation 7."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder
+from nnet_edge.methods.backbone import Backbone, Encoder, Features
 from nnet_edge.methods.blocks import Decoder, FeatureFusion, FeatureProjection
 from nnet_edge.methods.compute import Compute, chunks, to_device
 from nnet_edge.methods.cosine import NO_ANCHORS, SMALLEST_DEVIATION, cosine_distances, distillation_loss
@@ -23,6 +23,7 @@ from nnet_edge.methods.expansion import with_quick_training
 from nnet_edge.methods.network import Network
 from nnet_edge.methods.nnet.parts import FeatureStorage
 from nnet_edge.methods.nnet.settings import ModelSettings, TrainSettings
+from nnet_edge.methods.nnet.student import build_student
 from nnet_edge.methods.teacher_weights import Teacher
 
 ENERGY_RATE = 0.1  # of the running mean of the projections' squared lengths
@@ -56,13 +57,14 @@ class NNet(Network):
     def __init__(self, settings: ModelSettings, teacher: Encoder) -> None:
         super().__init__(settings, teacher)
         backbone = self.backbone
-        self.forward_student = with_quick_training(build_encoder(backbone)) if settings.use_forward else None
+        self.forward_student = with_quick_training(build_student(settings, backbone)) if settings.use_forward else None
         self.teacher_projections = build_projections(settings, backbone)
         self.student_projections = build_projections(settings, backbone) if settings.use_forward else None
         self.memory = build_memory(settings, backbone) if settings.use_nfs else None
         self.fusion = FeatureFusion(backbone, settings.residual_blocks, settings.use_ffc)
         ends_in_relu = not (backbone.has_linear_taps or settings.standardise)
-        self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order, settings.recall_residual)
+        self.reverse_student = Decoder(backbone, ends_in_relu, settings.decoder_order, settings.recall_residual,
+                                       settings.decoder_depth)  # fmt: skip
         for scale, channels in enumerate(backbone.channels):
             self.register_buffer(f"feature_mean_{scale}", torch.zeros(1, channels, 1, 1))
             self.register_buffer(f"feature_scale_{scale}", torch.ones(1, channels, 1, 1))
@@ -71,7 +73,10 @@ class NNet(Network):
     @torch.no_grad()
     def teacher_features(self, normalised: Tensor) -> Features:
         """F1, F2, F3 of normalised images, standardised where the settings say so."""
-        features = super().teacher_features(normalised)
+        return self.compared(super().teacher_features(normalised))
+
+    def compared(self, features: Features) -> Features:
+        """The teacher's feature maps, standardised where the settings say so."""
         if not self.settings.standardise:
             return features
         return cast(Features, tuple(self.standardised(value, scale) for scale, value in enumerate(features)))
@@ -102,8 +107,15 @@ class NNet(Network):
             inverse = (1 / deviation.clamp_min(floor)).float().reshape(1, -1, 1, 1)
             getattr(self, f"feature_scale_{scale}").copy_(inverse)
 
-    def branches(self, normalised: Tensor, teacher: Features) -> Branches:
-        """Every feature map that a loss or a layer map compares, for normalised images and their teacher features."""
+    def student_input(self, normalised: Tensor) -> Tensor:
+        """What the forward student begins with: the normalised images, or what the teacher's stem makes of them."""
+        if not self.settings.shared_stem:
+            return normalised
+        with torch.no_grad():
+            return self.teacher.stem(normalised)
+
+    def branches(self, begun: Tensor, teacher: Features) -> Branches:
+        """Every feature map that a loss or a layer map compares, for `student_input` and the teacher's features of the images."""
         weights = None
         third = teacher[2]
         if self.memory is not None:
@@ -115,7 +127,7 @@ class NNet(Network):
         if self.forward_student is not None:
             if self.settings.forward_p3_source == "raw":
                 projected = (projected[0], projected[1], self.teacher_projections[2](teacher[2]))
-            forward = self.forward_student(normalised)
+            forward = self.forward_student(begun)
             forward_projected = project(cast(nn.ModuleList, self.student_projections), forward)
         if self.training and self.settings.anchor:
             self.follow_energy(projected)
@@ -140,9 +152,12 @@ class NNet(Network):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, H, W, 3)."""
-        normalised = self.normalise(images)
-        teacher = self.teacher_features(normalised)
-        return self.levelled(self.layer_maps(self.branches(normalised, teacher)), teacher)
+        begun = self.student_input(self.normalise(images))
+        if self.settings.shared_stem:
+            teacher = self.compared(self.teacher.after_stem(begun))
+        else:
+            teacher = self.teacher_features(begun)
+        return self.levelled(self.layer_maps(self.branches(begun, teacher)), teacher)
 
     def layer_maps(self, branches: Branches) -> tuple[Tensor, ...]:
         """The layer maps of `output_names`: 1 - cos(P_i, SP_i) for the forward, 1 - cos(F_i, D_i) for the reverse branch."""

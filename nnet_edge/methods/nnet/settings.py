@@ -37,6 +37,10 @@ class ModelSettings:
     residual_blocks: int = 4  # L, A-8
     forward_map: str = "projected"  # projected | student: P against SP or against SF (Table 6, row 3)
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
+    decoder_depth: int = 0  # blocks of a stage of the reverse student, at most; 0: all of them
+    student_width: float = 1.0  # inner width of the forward student's blocks, as a share of the teacher's
+    student_depth: int = 0  # blocks of a stage of the forward student that keep the map's shape, at most; 0: all of them
+    shared_stem: bool = False  # the forward student begins with what the teacher's stem gives, and has none of its own
     align_corners: bool = True
     scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
     exponent_power: float = 0.0  # above 0: the exponents are chosen on good images, see fusion_search.py
@@ -54,6 +58,11 @@ class ModelSettings:
         require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
         for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
             require_at_least(name, getattr(self, name), 1)
+        for name in ("decoder_depth", "student_depth"):
+            require_at_least(name, getattr(self, name), 0)
+        require_positive("student_width", self.student_width)
+        if self.student_width > 1:
+            raise ConfigError(f"student_width is {self.student_width}: it is a share of the teacher's, from 0 to 1")
         require_positive("memory_temperature", self.memory_temperature)
         require_not_negative("memory_lambda_times_slots", self.memory_lambda_times_slots)
         require_not_negative("anchor", self.anchor)
