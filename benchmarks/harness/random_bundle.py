@@ -3,13 +3,14 @@
 No training and no download: how fast a large backbone runs on a machine can be known where its ImageNet weights cannot be
 had. The manifest's `teacher.is_random` makes every report say so.
 
-    python -m nnet_edge.benchmarks.random_bundle OUT --backbone wide_resnet50_2
+    python -m nnet_edge.benchmarks.random_bundle OUT --backbone wide_resnet50_2 --set model.memory_slots=256
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +36,13 @@ def make_random_bundle(
     replace_old: bool = False,
     say: Say = quiet,
     geometry: Geometry = DEFAULT,
+    protocol: str = "paper",
+    changes: Sequence[str] = (),
 ) -> Bundle:
     """The bundle `out` with N-Net as `seed` initialises it; parity and threshold come from `real_pictures`.
 
-    Raises ConfigError when `out` exists (unless `replace_old`) or the backbone is unknown, MissingExtraError without
+    `changes` are made to the protocol's settings, each as "model.memory_slots=256".
+    Raises ConfigError when `out` exists (unless `replace_old`) or a backbone or setting is unknown, MissingExtraError without
     scikit-image, ParityError when the runners disagree.
     """
     from nnet_edge.export.bundling import export_bundle
@@ -50,8 +54,10 @@ def make_random_bundle(
 
     if out.exists() and not replace_old:  # before minutes of exporting
         raise ConfigError(f"{out} exists already; choose another OUT, or say --force to replace it")
-    settings = METHODS.find(DEFAULT_METHOD).protocols["paper"]
+    settings = METHODS.find(DEFAULT_METHOD).protocols[protocol]
     settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone), input=geometry)
+    for change in changes:
+        settings = settings.overridden(change)
     teacher = load_teacher(find_backbone(backbone), RANDOM)
     network = start_network(settings, teacher)
     pictures = np.stack([resize(picture, geometry) for picture in real_pictures()])
@@ -82,10 +88,14 @@ def real_pictures() -> np.ndarray:
 @click.option("--backbone", type=click.Choice(BACKBONES), default="wide_resnet50_2", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--size", default="256", show_default=True, help="Of the input: SIDE or HEIGHTxWIDTH, multiples of 32.")
+@click.option("--protocol", type=click.Choice(("paper", "tuned")), default="paper", show_default=True)
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting of the protocol.")
 @click.option("--force", is_flag=True, help="Replace what OUT holds.")
-def command(out: Path, backbone: str, seed: int, size: str, force: bool) -> None:
+def command(
+    out: Path, backbone: str, seed: int, size: str, protocol: str, changes: tuple[str, ...], force: bool
+) -> None:
     """Make the bundle OUT with random weights, for measuring speed only."""
-    bundle = make_random_bundle(out, backbone, seed, force, say, Geometry(*parse_size(size)))
+    bundle = make_random_bundle(out, backbone, seed, force, say, Geometry(*parse_size(size)), protocol, changes)
     for warning in bundle.warnings:
         say(warning)
     click.echo(f"bundle: {bundle.path}")

@@ -26,7 +26,9 @@ from nnet_edge.cli.options import (
     runner_settings,
     several_datasets,
     shown_option,
+    threads_option,
     training_options,
+    use_threads,
 )
 from nnet_edge.cli.view import say, stop_on_signal, training_bar
 from nnet_edge.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
@@ -263,6 +265,7 @@ class Grid:
 @click.option("--test-limit", type=int, metavar="IMAGES", help="Good and bad test images each, at most (default: all).")
 @click.option("--leave-one-out", is_flag=True, help="Choose on all sets but one, judge on that one: a second table.")
 @training_options
+@threads_option
 @json_option
 def levers(
     data: tuple[Path, ...], out: Path, levers: tuple[str, ...], variants: tuple[str, ...], **options: Any
@@ -274,6 +277,7 @@ def levers(
     """
     from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
 
+    use_threads(options["threads"])
     settings = VariantSettings(**grid_settings(options), hyperparameters=levers, variants=variants,
                                with_training=not options["readings_only"], test_limit=options["test_limit"])  # fmt: skip
     datasets = datasets_for(data, options)

@@ -224,14 +224,15 @@ _computing_options = grouped(
 )  # fmt: skip
 training_options = together(_model_options, _learning_options, _computing_options)
 gpu_option = shown_option("--gpu", type=int, metavar="NUMBER", default=0, help="Which GPU, as CUDA counts them.")
+threads_option = click.option("--threads", type=int, metavar="THREADS",
+                              help="Processor threads of runner and torch (default: one a usable core).")  # fmt: skip
 runner_options = grouped(
     "Runner",
     shown_option("--runner", type=click.Choice(["auto", "openvino", "onnxruntime", "tensorrt", "cuda"]), default="auto",
                  help="tensorrt runs the bundle's engine, cuda its graph on an NVIDIA GPU; auto is the first that can of "
                  "tensorrt, cuda, openvino, onnxruntime."),
     shown_option("--runner-batch", type=int, metavar="IMAGES", default=8, help="Largest batch of the runner."),
-    click.option("--threads", type=int, metavar="THREADS",
-                 help="Processor threads of runner and torch (default: one a usable core)."),
+    threads_option,
     click.option("--hint", type=click.Choice(["latency", "throughput"]),
                  help="Default: latency; throughput to stream files."),
     click.option("--cache-dir", type=FOLDER,
@@ -269,9 +270,17 @@ def runner_settings(options: dict[str, Any]) -> RunnerSettings:
     settings = {field: options.pop(option) for option, field in RUNNER_OPTIONS.items()}
     arithmetic = options.pop("runner_precision", None) or ("bf16" if options.get("precision") == "bf16" else "fp32")
     made = RunnerSettings(**settings | {"hint": settings["hint"] or "latency", "precision": arithmetic})
-    if made.threads is not None:
-        limit_threads(made.threads)
+    use_threads(made.threads)
     return made
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute on `count` threads; None: as it likes. Raises ConfigError for less than one."""
+    from nnet_edge.settings.runner import MOST_THREADS, require_between
+
+    if count is not None:
+        require_between("threads", count, 1, MOST_THREADS)
+        limit_threads(count)
 
 
 def parse_share(context: click.Context, option: click.Parameter, value: str | None) -> float | None:

@@ -154,7 +154,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, ends_in_relu: bool, order: str = "encoder", recall_residual: bool = False, depth: int = 0
+        self,
+        backbone: Backbone,
+        ends_in_relu: bool,
+        order: str = "encoder",
+        recall_residual: bool = False,
+        depth: int = 0,
     ) -> None:
         """`depth`: blocks of a stage at most, 0 for as many as the backbone says."""
         super().__init__()

@@ -19,6 +19,7 @@ from nnet_edge.methods.backbone import BACKBONES, LITE0, Backbone, Encoder, buil
 from nnet_edge.methods.torchvision_operators import import_torchvision
 
 RANDOM = "random"
+OWN_DRAW = 0x7EAC  # added to the seed, so that a student that starts from the same one is no copy of the teacher
 UNTRAINED = "num_batches_tracked"  # a counter of batch norm, which old files lack
 
 
@@ -33,12 +34,13 @@ class Teacher:
 
 def load_teacher(backbone: Backbone, weights: str | Path | None = None, seed: int = 0) -> Teacher:
     """The frozen teacher. `weights`: a file (.pth, .pt, .safetensors), RANDOM, or None for the package or the hub cache.
-    `seed` draws random weights.
+    `seed` draws random weights, others than a student has that starts from that seed: of two equal encoders a compiler
+    computes one.
 
     Raises WeightsError when no weights are found (the message names the three ways) or they do not fit.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + OWN_DRAW)
         network = build_network(backbone)
     if weights == RANDOM:
         origin = "random weights (asked for): speed is real, verdicts mean nothing"

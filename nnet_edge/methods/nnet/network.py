@@ -115,7 +115,7 @@ class NNet(Network):
             return self.teacher.stem(normalised)
 
     def branches(self, begun: Tensor, teacher: Features) -> Branches:
-        """Every feature map that a loss or a layer map compares, for `student_input` and the teacher's features of the images."""
+        """Every feature map that a loss or a layer map compares, of what `student_input` gives and the teacher's features."""
         weights = None
         third = teacher[2]
         if self.memory is not None:
@@ -152,11 +152,10 @@ class NNet(Network):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The layer maps (N, 1, h, w) in [0, 2] in the order of `output_names`, for uint8 RGB images (N, H, W, 3)."""
-        begun = self.student_input(self.normalise(images))
-        if self.settings.shared_stem:
-            teacher = self.compared(self.teacher.after_stem(begun))
-        else:
-            teacher = self.teacher_features(begun)
+        normalised = self.normalise(images)
+        begun = self.student_input(normalised)
+        whole = begun is normalised  # else the teacher goes on from its stem, which is computed once
+        teacher = self.teacher_features(normalised) if whole else self.compared(self.teacher.after_stem(begun))
         return self.levelled(self.layer_maps(self.branches(begun, teacher)), teacher)
 
     def layer_maps(self, branches: Branches) -> tuple[Tensor, ...]:

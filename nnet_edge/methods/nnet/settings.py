@@ -39,7 +39,9 @@ class ModelSettings:
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     decoder_depth: int = 0  # blocks of a stage of the reverse student, at most; 0: all of them
     student_width: float = 1.0  # inner width of the forward student's blocks, as a share of the teacher's
-    student_depth: int = 0  # blocks of a stage of the forward student that keep the map's shape, at most; 0: all of them
+    student_depth: int = (
+        0  # blocks of a stage of the forward student that keep the map's shape, at most; 0: all of them
+    )
     shared_stem: bool = False  # the forward student begins with what the teacher's stem gives, and has none of its own
     align_corners: bool = True  # A-14
     scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
@@ -114,6 +116,14 @@ class TrainSettings(MethodSettings):
         if self.distance == "global" and self.model.anchor:
             raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
 
+    def as_dict(self) -> dict[str, Any]:
+        """As of every method, without the parts of the model that are as they were before there was a choice."""
+        values = super().as_dict()
+        for name in YOUNGER:
+            if values["model"][name] == getattr(ModelSettings, name):
+                del values["model"][name]
+        return values
+
     def with_length_for(self, images: int) -> TrainSettings:
         """The settings with the epochs that `image_steps` means for so many images; the first tenth of them aligns."""
         if not self.image_steps:
@@ -130,6 +140,7 @@ class TrainSettings(MethodSettings):
 
 
 Changes = dict[str, Any]
+YOUNGER = ("decoder_depth", "student_width", "student_depth", "shared_stem")  # settings that older bundles lack
 
 PAPER = TrainSettings()
 TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and what it was measured on

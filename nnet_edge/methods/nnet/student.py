@@ -1,15 +1,15 @@
-"""The forward student of N-Net: the teacher's architecture, as narrow and shallow as the settings say, with the stem or without.
+"""The forward student of N-Net: the teacher's architecture, as narrow and shallow as the settings say, with a stem or without.
 
 Its feature maps keep the teacher's shapes, for both are compared; what becomes narrower is the inside of its blocks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from nnet_edge.methods.backbone import Backbone, Encoder, Features, build_encoder
+from nnet_edge.methods.backbone import Backbone, Encoder, build_encoder
 from nnet_edge.methods.nnet.settings import ModelSettings
 
 CONVOLUTIONS = {  # class of a block -> its convolutions with their norms, in the order in which they compute
@@ -20,16 +20,8 @@ CONVOLUTIONS = {  # class of a block -> its convolutions with their norms, in th
 MULTIPLE = 8  # of channels: what vector instructions and INT8 kernels take at once
 
 
-class Stemless(Encoder):
-    """An encoder that begins behind the stem: its input is what the teacher's stem gives."""
-
-    def forward(self, stem: Tensor) -> Features:
-        """The feature maps of `stem`, as of Encoder."""
-        return self.after_stem(stem)
-
-
 def build_student(settings: ModelSettings, backbone: Backbone) -> Encoder:
-    """The forward student, with random weights."""
+    """The forward student, with random weights; with a shared stem it takes what the teacher's stem gives."""
     encoder = build_encoder(backbone)
     if settings.student_depth:
         for stage in encoder.modules():
@@ -42,7 +34,7 @@ def build_student(settings: ModelSettings, backbone: Backbone) -> Encoder:
     if not settings.shared_stem:
         return encoder
     first, second, third = encoder.stages
-    return Stemless((nn.Sequential(first[-1]), second, third))  # type: ignore[index]
+    return Encoder((nn.Sequential(cast(nn.Sequential, first)[-1]), second, third))
 
 
 def shorten(stage: nn.Sequential, depth: int) -> None:
