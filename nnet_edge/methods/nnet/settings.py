@@ -160,6 +160,9 @@ TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and
         scale_exponents=(0.3, 0.3, 1.0),  # where too few images are held out to choose
         exponent_power=4.0,
         forward_weights=(1.0, 1.0, 0.1),
+        student_width=0.5,
+        student_depth=1,
+        shared_stem=True,
     ),
 )
 PROTOCOLS = {"paper": PAPER, "tuned": TUNED}
