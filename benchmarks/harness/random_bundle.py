@@ -88,7 +88,7 @@ def real_pictures() -> np.ndarray:
 @click.option("--backbone", type=click.Choice(BACKBONES), default="wide_resnet50_2", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--size", default="256", show_default=True, help="Of the input: SIDE or HEIGHTxWIDTH, multiples of 32.")
-@click.option("--protocol", type=click.Choice(("paper", "tuned")), default="paper", show_default=True)
+@click.option("--protocol", type=click.Choice(("paper", "tuned", "lean")), default="paper", show_default=True)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting of the protocol.")
 @click.option("--force", is_flag=True, help="Replace what OUT holds.")
 def command(

@@ -191,7 +191,7 @@ _model_options = grouped(
     click.option("--method", metavar="NAME",
                  help="How it learns: nnet (default), dmdd, bikd, rbd, or auto: the one that suits the good parts."),
     click.option("--protocol", metavar="NAME",
-                 help="Named settings of the method (default: tuned; paper for Tables 4 to 7 of N-Net)."),
+                 help="Named settings of the method (default: tuned; N-Net's others: lean, paper; paper for Tables 4 to 7)."),
     click.option("--backbone", type=click.Choice((*BACKBONES, "auto")), metavar="NAME",
                  help=f"Teacher: {', '.join(BACKBONES)} (default: {BACKBONES[0]}), or auto: the installed EfficientNet-Lite "
                       "that suits."),

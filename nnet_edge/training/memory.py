@@ -22,6 +22,9 @@ PROBE = 64  # height and width of the images that the step's memory is counted o
 PROBE_BATCH = 2
 PASS_BYTES = 4 * 2 * 24  # a pixel of the teacher's widest pass: in and out of a layer of 96 channels at stride 2, FP32
 SMALL_STEP = 4 * 128 * 128  # pixels; what every machine that trains at all has room for, and not worth the counting
+COPIES_OF_WEIGHTS = (
+    9  # weights, gradients, Adam's two moments, EMA, best; and half as many while a checkpoint is written
+)
 GIB = 2**30
 
 
@@ -68,14 +71,16 @@ def needed_memory(settings: MethodSettings, images: int, feature_limit: int, dev
     )  # copies, masks, maps in both precisions
     if device != "cpu":
         return kept + validation
-    step = 0
+    step = weights = 0
     if settings.batch * pixels > SMALL_STEP:
-        step = step_bytes(settings) * settings.batch * pixels // (PROBE_BATCH * PROBE**2)
-    return kept + validation + max(step, min(CHUNK, images) * PASS_BYTES * pixels)
+        small, weights = step_bytes(settings)
+        step = small * settings.batch * pixels // (PROBE_BATCH * PROBE**2)
+    passing = min(CHUNK, images) * PASS_BYTES * pixels
+    return kept + validation + COPIES_OF_WEIGHTS * weights + max(step, passing)
 
 
-def step_bytes(settings: MethodSettings) -> int:
-    """Bytes that a step on a batch of PROBE_BATCH small images keeps for its gradients."""
+def step_bytes(settings: MethodSettings) -> tuple[int, int]:
+    """Bytes that a step on a batch of PROBE_BATCH small images keeps for its gradients, and those of the weights."""
     method = METHODS.find(settings.method)
     with torch.random.fork_rng(devices=[]):
         network = method.build(settings.model, build_encoder(find_backbone(settings.model.backbone)))
@@ -98,4 +103,5 @@ def step_bytes(settings: MethodSettings) -> int:
         compared = method.forward(network, batch, settings)
         losses = method.losses(compared, settings, 0)
     del losses
-    return sum(size for place, size in kept.items() if place not in before)
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    return sum(size for place, size in kept.items() if place not in before), weights

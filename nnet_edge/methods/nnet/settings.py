@@ -160,12 +160,12 @@ TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and
         scale_exponents=(0.3, 0.3, 1.0),  # where too few images are held out to choose
         exponent_power=4.0,
         forward_weights=(1.0, 1.0, 0.1),
-        student_width=0.5,
-        student_depth=1,
-        shared_stem=True,
     ),
 )
-PROTOCOLS = {"paper": PAPER, "tuned": TUNED}
+LEAN = replace(  # benchmarks/ablations.md, "A lean forward student": what it saves, and what it costs
+    TUNED, model=replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True)
+)
+PROTOCOLS = {"paper": PAPER, "tuned": TUNED, "lean": LEAN}
 PAPER_LEARNING_RATE = 0.05  # as printed; RD4AD's 0.005 with everything else equal makes it a likely misprint
 
 _BASELINE: Changes = {"use_fpm": False, "use_nfs": False, "use_ffc": False, "use_forward": False}

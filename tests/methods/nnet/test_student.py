@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.onnx_graph import export_onnx, facts_of
+from nnet_edge.geometry import Geometry
 from nnet_edge.methods.backbone import Encoder, build_encoder, find_backbone
+from nnet_edge.methods.folding import folded
+from nnet_edge.methods.network import TorchRunner, start_network
 from nnet_edge.methods.nnet.network import NNet, build_nnet
-from nnet_edge.methods.nnet.settings import PAPER, TUNED, ModelSettings, TrainSettings
+from nnet_edge.methods.nnet.settings import PAPER, PROTOCOLS, TUNED, ModelSettings, TrainSettings
 from nnet_edge.methods.nnet.student import build_student
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
+from nnet_edge.training.checkpoint import read_checkpoint
+from nnet_edge.training.loop import TrainOptions, train
 
 LITE0 = find_backbone("efficientnet_lite0")
 LEAN = ModelSettings(
@@ -100,6 +107,27 @@ def test_a_shared_stem_is_computed_once_in_the_graph_and_is_not_trained() -> Non
     sum(value.sum() for value in maps).backward()  # type: ignore[union-attr]
     assert all(value.grad is None for value in shared.teacher.parameters())
     assert all(value.grad is not None for value in shared.forward_student.parameters())  # type: ignore[union-attr]
+
+
+def test_a_lean_training_learns_the_student_and_leaves_the_stem_alone(
+    small_washers: np.ndarray, tmp_path: Path
+) -> None:
+    settings = replace(PROTOCOLS["lean"], image_steps=0, epochs=2, look_every=0, augmentation_copies=0, place_powers=(),
+                       batch=2, input=Geometry(64, 64))  # fmt: skip
+    train(small_washers[:4], small_washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights=RANDOM))
+    trained = read_checkpoint(tmp_path).build_network()
+    start = start_network(settings, load_teacher(LITE0, RANDOM, settings.seed))
+    one, other = trained.state_dict(), start.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one if name.startswith("teacher."))
+    changed = [name for name in one if name.startswith("forward_student.") and name.endswith("weight")]
+    assert changed
+    assert not any(torch.equal(one[name], other[name]) for name in changed)
+    images = small_washers[:2]
+    expected = TorchRunner(trained).infer(images, layer_maps=True)
+    found = TorchRunner(folded(trained)).infer(images, layer_maps=True)
+    assert expected.fault() == ""
+    for name, values in expected.layer_maps.items():
+        np.testing.assert_allclose(found.layer_maps[name], values, atol=1e-5)
 
 
 def test_a_student_is_no_copy_of_a_random_teacher_of_the_same_seed() -> None:
