@@ -88,14 +88,16 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Feature maps (N, C_i, H/4, W/4), (N, C_i, H/8, W/8), (N, C_i, H/16, W/16) of normalised images (N, 3, H, W)."""
-        return self.after_stem(self.stem(images))
+        first = self.stages[0](images)
+        second = self.stages[1](first)
+        return first, second, self.stages[2](second)
 
     def stem(self, images: Tensor) -> Tensor:
         """What the first stage's last group of blocks takes, of normalised images (N, 3, H, W)."""
         return cast(nn.Sequential, self.stages[0])[:-1](images)
 
     def after_stem(self, stem: Tensor) -> Features:
-        """The feature maps, of what `stem` gives."""
+        """The feature maps, as `forward` gives them, of what `stem` gives."""
         first = cast(nn.Sequential, self.stages[0])[-1](stem)
         second = self.stages[1](first)
         return first, second, self.stages[2](second)

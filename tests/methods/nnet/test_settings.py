@@ -11,6 +11,7 @@ import pytest
 from nnet_edge.errors import ConfigError
 from nnet_edge.methods.nnet.settings import (
     ABLATIONS,
+    LEAN,
     PAPER,
     PAPER_LEARNING_RATE,
     PROTOCOLS,
@@ -43,7 +44,7 @@ def test_the_paper_s_protocol_is_the_paper_s() -> None:
     assert (model.anchor, model.scale_exponents, model.memory_init) == (0.0, (1.0, 1.0, 1.0), "uniform")
     assert model.forward_weights == (1.0, 1.0, 1.0)
     assert PAPER.memory_rate == 1
-    assert PROTOCOLS == {"paper": PAPER, "tuned": TUNED}
+    assert PROTOCOLS == {"paper": PAPER, "tuned": TUNED, "lean": LEAN}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
