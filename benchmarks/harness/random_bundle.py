@@ -23,6 +23,7 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.errors import ConfigError
 from nnet_edge.geometry import DEFAULT, Geometry, parse_size
 from nnet_edge.imaging import resize
+from nnet_edge.settings.runner import require_choice
 
 BACKBONES = (
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"
@@ -42,8 +43,8 @@ def make_random_bundle(
     """The bundle `out` with N-Net as `seed` initialises it; parity and threshold come from `real_pictures`.
 
     `changes` are made to the protocol's settings, each as "model.memory_slots=256".
-    Raises ConfigError when `out` exists (unless `replace_old`) or a backbone or setting is unknown, MissingExtraError without
-    scikit-image, ParityError when the runners disagree.
+    Raises ConfigError when `out` exists (unless `replace_old`) or a backbone, protocol or setting is unknown, MissingExtraError
+    without scikit-image, ParityError when the runners disagree.
     """
     from nnet_edge.export.bundling import export_bundle
     from nnet_edge.methods.backbone import find_backbone
@@ -54,7 +55,9 @@ def make_random_bundle(
 
     if out.exists() and not replace_old:  # before minutes of exporting
         raise ConfigError(f"{out} exists already; choose another OUT, or say --force to replace it")
-    settings = METHODS.find(DEFAULT_METHOD).protocols[protocol]
+    protocols = METHODS.find(DEFAULT_METHOD).protocols
+    require_choice("--protocol", protocol, tuple(protocols))
+    settings = protocols[protocol]
     settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone), input=geometry)
     for change in changes:
         settings = settings.overridden(change)
@@ -88,7 +91,7 @@ def real_pictures() -> np.ndarray:
 @click.option("--backbone", type=click.Choice(BACKBONES), default="wide_resnet50_2", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--size", default="256", show_default=True, help="Of the input: SIDE or HEIGHTxWIDTH, multiples of 32.")
-@click.option("--protocol", type=click.Choice(("paper", "tuned", "lean")), default="paper", show_default=True)
+@click.option("--protocol", default="paper", show_default=True, help="Named settings of N-Net.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting of the protocol.")
 @click.option("--force", is_flag=True, help="Replace what OUT holds.")
 def command(

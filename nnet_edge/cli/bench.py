@@ -276,8 +276,9 @@ def levers(
     paper` makes the settings of N-Net's paper the base.
     """
     from nnet_edge.benchmarks.accuracy.variants import VariantSettings, run_variants
+    from nnet_edge.settings.runner import RunnerSettings
 
-    use_threads(options["threads"])
+    use_threads(RunnerSettings(threads=options["threads"]).threads)
     settings = VariantSettings(**grid_settings(options), hyperparameters=levers, variants=variants,
                                with_training=not options["readings_only"], test_limit=options["test_limit"])  # fmt: skip
     datasets = datasets_for(data, options)

@@ -275,11 +275,8 @@ def runner_settings(options: dict[str, Any]) -> RunnerSettings:
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch compute on `count` threads; None: as it likes. Raises ConfigError for less than one."""
-    from nnet_edge.settings.runner import MOST_THREADS, require_between
-
+    """Let torch compute on `count` threads, as RunnerSettings checked it; None: as it likes."""
     if count is not None:
-        require_between("threads", count, 1, MOST_THREADS)
         limit_threads(count)
 
 

@@ -18,7 +18,6 @@ RUNNER_KINDS = ("auto", *CPU_RUNNER_KINDS, *GPU_RUNNER_KINDS)
 PRECISIONS = ("fp32", "bf16")
 HINTS = ("latency", "throughput")
 LARGEST_BATCH = 256  # 256 images of 256x256 need 50 MB for the input and far more inside the network
-MOST_THREADS = 1024
 MOST_GPUS = 64
 NOWHERE = "none"  # in place of a cache folder
 
@@ -42,7 +41,7 @@ class RunnerSettings:
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("hint", self.hint, HINTS)
         if self.threads is not None:
-            require_between("threads", self.threads, 1, MOST_THREADS)
+            require_between("threads", self.threads, 1, 1024)
         require_between("batch", self.max_batch, 1, LARGEST_BATCH)
         require_between("gpu", self.gpu, 0, MOST_GPUS - 1)
 

@@ -22,9 +22,8 @@ PROBE = 64  # height and width of the images that the step's memory is counted o
 PROBE_BATCH = 2
 PASS_BYTES = 4 * 2 * 24  # a pixel of the teacher's widest pass: in and out of a layer of 96 channels at stride 2, FP32
 SMALL_STEP = 4 * 128 * 128  # pixels; what every machine that trains at all has room for, and not worth the counting
-COPIES_OF_WEIGHTS = (
-    9  # weights, gradients, Adam's two moments, EMA, best; and half as many while a checkpoint is written
-)
+# weights, gradients, Adam's two moments, EMA, best; and half as many while a checkpoint is written
+COPIES_OF_WEIGHTS = 9
 GIB = 2**30
 
 
