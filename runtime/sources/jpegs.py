@@ -11,12 +11,16 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnet_edge.errors import DataError
+from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Frame
-from nnet_edge.jpeg import LARGEST_PICTURE, STRAY, whole_picture, without_strays
+from nnet_edge.jpeg import LARGEST_PICTURE, STRAY, without_strays
+from nnet_edge.runtime.gpu_jpegs import JpegReader
 from nnet_edge.runtime.sources.base import Source, SourceFacts
+from nnet_edge.settings.registry import Flag
+from nnet_edge.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +35,29 @@ MAY_HOLD_PICTURES = (*range(0xE0, 0xF0), 0xFE)  # APP0 to APP15 and the comment
 MOST_BETWEEN = 16 << 20  # bytes without a JPEG; some drivers fill up to the size of their buffer
 LONGEST_BOUNDARY_LINE = 256
 LAST_PICTURES, HABIT = 12, 3  # so many of the last with stray bytes, and none damaged otherwise, are the camera's habit
+ON_GPU = re.compile(r"gpu(?::(\d+))?")
 JPEG_PART = re.compile(rb"content-type:[ \t]*image/p?jpe?g", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class JpegOptions:
+    """Where the JPEGs of a source are decoded."""
+
+    decode: str = "cpu"  # cpu, gpu or gpu:N; pixels from a GPU are not quite those that training reads
+
+    def __post_init__(self) -> None:
+        if self.decode != "cpu" and not ON_GPU.fullmatch(self.decode):
+            raise ConfigError(f"decode is {self.decode!r}: it must be cpu, gpu or gpu:N, N as --gpu counts them")
+
+    @property
+    def gpu(self) -> int | None:
+        """The GPU that decodes; None: the processor."""
+        found = ON_GPU.fullmatch(self.decode)
+        return None if found is None else int(found[1] or 0)
+
+
+DECODE_HELP = "Where JPEGs are decoded: cpu (default), gpu or gpu:N. Scores move a little on a GPU."
+DECODE_FLAG = Flag("--decode", DECODE_HELP, lambda typed, asked: {"decode": typed}, "text", "cpu|gpu|gpu:N")
 
 
 class JpegCutter:
@@ -134,8 +160,9 @@ class JpegSource(Source):
 
     is_live = True
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, gpu: int | None = None) -> None:
         super().__init__(stream)
+        self._reader = JpegReader(gpu, printable(stream))
         self._index = 0  # of the next frame
         self._last: deque[str] = deque(maxlen=LAST_PICTURES)  # of each picture: whole, stray or damaged
         self._has_habit = False
@@ -166,12 +193,12 @@ class JpegSource(Source):
         """The picture in `data`. Raises DataError."""
         self._last.append("damaged")
         try:
-            image = whole_picture(data)
+            image = self._reader.picture(data)
             self._last[-1] = "whole"
         except DataError as error:
             if not STRAY.search(str(error)):
                 raise
-            image = whole_picture(without_strays(data))
+            image = self._reader.picture(without_strays(data))
             self._last[-1] = "stray"
             if "damaged" in self._last or self._last.count("stray") <= HABIT:
                 raise

@@ -14,7 +14,7 @@ from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.base import file_mode
-from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegSource
+from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegOptions, JpegSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.text import printable
@@ -30,8 +30,8 @@ class PipeSource(JpegSource):
 
     stray_bytes = 0  # between its pictures, as some programs pad
 
-    def __init__(self, path: Path, stream: str, read_timeout_s: float) -> None:
-        super().__init__(stream)
+    def __init__(self, path: Path, stream: str, read_timeout_s: float, gpu: int | None = None) -> None:
+        super().__init__(stream, gpu)
         self._path, self._read_timeout_s = path, read_timeout_s
         self._pipe: int | None = None
 
@@ -85,11 +85,13 @@ class PipeSource(JpegSource):
         raise SourceError(f"{self.describe()} has been silent for {silent_s:.1f} s")
 
 
-def open_pipe(settings: CommonSettings, options: None) -> PipeSource:
+def open_pipe(settings: CommonSettings, options: JpegOptions) -> PipeSource:
     path = Path(settings.address)
-    return PipeSource(path, path.name, settings.read_timeout_s)
+    return PipeSource(path, path.name, settings.read_timeout_s, options.gpu)
 
 
-SOURCES.register(
-    SourceKind("pipe", "a pipe", lambda text: stat.S_ISFIFO(file_mode(text)), open_pipe, is_path=True, needs=NEEDS)
-)
+def is_pipe(address: str) -> bool:
+    return stat.S_ISFIFO(file_mode(address))
+
+
+SOURCES.register(SourceKind("pipe", "a pipe", is_pipe, open_pipe, JpegOptions, is_path=True, needs=NEEDS))
