@@ -68,7 +68,7 @@ class WatchedFolderSource(Source):
 
     def __init__(self, folder: Path, stream: str, gpu: int | None = None) -> None:
         super().__init__(stream)
-        self._folder, self._jpegs = folder, JpegReader(gpu, printable(folder))
+        self._folder, self._jpegs = folder, JpegReader(gpu, printable(str(folder)))
         self._taken: dict[str, tuple[int, int]] = {}  # name -> size and time of its last change, in nanoseconds
         self._is_gone = False
 
