@@ -8,6 +8,7 @@ cosine transform otherwise, so GPUs are asked for by name, never taken by themse
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Callable
@@ -79,11 +80,13 @@ class GpuJpegs:
     def _try(self) -> None:
         """Raise ConfigError unless a picture comes out as on the processor."""
         import numpy as np
-        import simplejpeg
+        from PIL import Image
 
         ramp = np.linspace(40, 215, TRIAL_SIDE, dtype=np.uint8)
         pixels = np.stack(np.broadcast_arrays(ramp, ramp[:, None], np.uint8(60)), axis=-1)
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), 95, "BGR", "420")
+        coded = io.BytesIO()
+        Image.fromarray(pixels).save(coded, "JPEG", quality=95)
+        data = coded.getvalue()
         image, expected = self._decode(data), whole_picture(data)
         if image is None:
             raise ConfigError("nvImageCodec decodes no JPEG here: is nvJPEG installed? pip install 'nnet-edge[decode]'")

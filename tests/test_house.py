@@ -36,6 +36,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "pycocotools": ("nnet_edge.data.shapes",),
     "yaml": ("nnet_edge.data.tools.yolo",),
     "pycuda": ("nnet_edge.runtime.runners.trt.kernels",),
+    "nvidia": ("nnet_edge.runtime.gpu_jpegs",),
     "torchvision": ("nnet_edge.methods.torchvision_operators",),
     "timm": ("nnet_edge.methods.backbone",),
     "onnx_graphsurgeon": ("nnet_edge.export.onnx_graph",),
