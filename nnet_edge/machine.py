@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 else:
     metadata = LazyModule("importlib.metadata")
 
+CGROUP = Path("/sys/fs/cgroup")
 TIMEOUT_S = 2.0  # for each foreign program
 CPU_FLAGS = {  # the kernel's word -> the common name
     "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI",
@@ -255,7 +256,7 @@ def is_throttled() -> bool:
     return hasattr(os, "sched_getaffinity") and usable_cores() < len(os.sched_getaffinity(0))
 
 
-def cpu_quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+def cpu_quota(groups: Path = CGROUP, own: Path = Path("/proc/self/cgroup")) -> float | None:
     """Cores' worth of time that the control groups of this process (version 1 or 2) allow it; None without a limit.
 
     The smallest of its group's and of those above it; in a container the group's path may be that of the host, and only what
@@ -284,6 +285,18 @@ def _quota_in(folder: Path) -> float | None:
         except (OSError, ValueError):  # absent, or "max": no limit
             continue
     return None
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its container where that has less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return min(free, int(limit) - int(used))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
 
 
 def find_cuda() -> Cuda:

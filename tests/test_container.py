@@ -67,7 +67,7 @@ def test_threads_follow_the_quota(trained_run: Path, monkeypatch: pytest.MonkeyP
     if seen > 1:
         settings = RunnerSettings(kind="openvino", hint="throughput")
         with openvino_runner.OpenvinoRunner(trained_run / "bundle/nnet.onnx", settings) as runner:
-            assert runner._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+            assert runner._single.compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_torch_and_opencv_follow_the_quota() -> None:

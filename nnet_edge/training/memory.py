@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from nnet_edge.errors import TrainingError
+from nnet_edge.machine import free_memory
 from nnet_edge.methods.backbone import STRIDES, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, Batch, MethodSettings, PairSettings
 from nnet_edge.methods.compute import CHUNK
 from nnet_edge.training.early_stopping import COPIES
 from nnet_edge.training.start import SMALL_SET, learned_count
 
-CGROUP = Path("/sys/fs/cgroup")
 PROBE = 64  # height and width of the images that the step's memory is counted on
 PROBE_BATCH = 2
 PASS_BYTES = 4 * 2 * 24  # a pixel of the teacher's widest pass: in and out of a layer of 96 channels at stride 2, FP32
@@ -25,16 +23,6 @@ SMALL_STEP = 4 * 128 * 128  # pixels; what every machine that trains at all has 
 # weights, gradients, Adam's two moments, EMA, best; and half as many while a checkpoint is written
 COPIES_OF_WEIGHTS = 9
 GIB = 2**30
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its container where that has less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no container, or one without a limit
-        return free
 
 
 def require_memory(settings: MethodSettings, images: int, feature_limit: int, device: str = "cpu") -> None:

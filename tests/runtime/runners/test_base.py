@@ -69,7 +69,7 @@ def test_two_batches_under_way_give_what_each_gives_alone(
 def test_openvino_lets_go_of_images_that_could_not_be_computed(graph: Path, images: np.ndarray) -> None:
     with load_runner(graph, RunnerSettings(kind="openvino", threads=1)) as runner:
         expected = runner.infer(images).image_score
-        first = runner._idle[-1]  # type: ignore[attr-defined]  # the one that is taken next
+        first = runner._single._idle[-1]  # type: ignore[attr-defined]  # the one that is taken next
 
         class Failing:
             """A request of OpenVINO's that fails once it is waited for."""
@@ -82,7 +82,7 @@ def test_openvino_lets_go_of_images_that_could_not_be_computed(graph: Path, imag
                 raise RuntimeError("the primitive failed")
 
         for _ in range(20):
-            runner._idle[-1] = Failing()  # type: ignore[attr-defined]
+            runner._single._idle[-1] = Failing()  # type: ignore[attr-defined]
             with pytest.raises(StreamError, match="the primitive failed"):
                 runner.infer(images)
             assert runner._busy == {}  # type: ignore[attr-defined]
