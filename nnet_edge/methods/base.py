@@ -259,6 +259,14 @@ class Method(ABC, Generic[Net, Settings]):
         """`settings` changed to a row of the tables of the method's paper. Raises ConfigError for an unknown row."""
         raise ConfigError(f"--ablation {row}: there are no tables to ablate for {self.title}; use --set")
 
+    def can_capture(self, settings: Settings) -> bool:
+        """Whether a step asks nothing of the host, neither for numbers nor for a draw: then it can be a CUDA graph."""
+        return False
+
+    def phase(self, settings: Settings, epoch: int) -> int:
+        """Which steps are alike: those of epochs (from 0) of one phase have the same terms of the loss."""
+        return epoch
+
     def validates_from(self, settings: Settings) -> int:
         """The epoch (from 0) from which early stopping may score the weights: before it a part has not learned at all."""
         return 0

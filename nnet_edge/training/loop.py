@@ -34,6 +34,7 @@ from nnet_edge.methods.compute import (
     to_device,
 )
 from nnet_edge.training.augmentation import augmented_copies
+from nnet_edge.training.captured import CapturedSteps, fits
 from nnet_edge.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -95,7 +96,7 @@ class Trained:
     finished: bool  # False: stopped on demand, the checkpoint goes on from there
     epochs: int
     seconds: float
-    step_ms: float  # median time of a training step, an image
+    step_ms: float  # time of a training step, an image: the median, of captured steps the mean
     teacher_ms: float  # the teacher's pass that the feature cache saves each step, an image
     precision: str
     validation: ValidationScores | None  # None for a training of fixed length
@@ -160,7 +161,8 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rates = self.method.parameter_groups(self.settings)
-        self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device)
+        may_capture = compute.device == "cuda" and not options.compile and self.method.can_capture(self.settings)
+        self.optimiser = build_optimiser(self.network, self.settings, rates, compute.device, may_capture)
         if resume is not None:
             restore_optimiser(self.optimiser, resume.optimiser)
         window = self.settings.input.network.window
@@ -180,12 +182,22 @@ class Trainer:
             scores = None if resume is None else ValidationScores.from_dict(resume.facts["marks"])
             self.stopping = EarlyStopping(self.method, self.held_out, self.settings, scores)
         self.saved_at = -math.inf  # seconds of the monotonic clock; none was written yet
+        self.captured = self.capture(True) if may_capture and self.synthesis is None else None
         self.forward = compiled(self.method.forward) if options.compile else self.method.forward
         self.steps_an_epoch = len(list(self.rows_of(0)))
 
     def rows_of(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of each batch of an epoch."""
         return epoch_rows(len(self.cache.images), self.settings.batch, self.settings.seed, epoch)
+
+    def capture(self, records: bool) -> CapturedSteps | None:
+        """Steps that run on the GPU by themselves; None where images and features find no room there."""
+        if records and not fits(self.cache, self.network.mean.device):
+            log.info("images and features do not fit the GPU: each step brings its own, one after the other")
+            return None
+        return CapturedSteps(
+            self.method, self.network, self.settings, self.optimiser, self.ema, self.cache, self.compute, records
+        )
 
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Trained:
         """Train to the last epoch, or until early stopping or `stop` says so."""
@@ -215,18 +227,19 @@ class Trainer:
         with closing(self.batches_of(epoch, self.position[1])) as batches:
             for step, rows, pairs in batches:
                 step_started = time.perf_counter()
-                losses = self.train_step(rows, epoch, step, pairs)
+                self.take_step(rows, epoch, step, pairs)
                 step_ms.append(1000 * (time.perf_counter() - step_started) / len(rows))
                 self.position = (epoch, step + 1)
-                for name, value in losses.items():
-                    self.sums[name] = self.sums.get(name, 0.0) + value
                 self.validate(epoch, step)
-                means = {name: value / (step + 1) for name, value in self.sums.items()}
+                counted = step + 1 - (0 if self.captured is None else self.captured.pending)
+                means = {name: value / counted for name, value in self.sums.items()}
                 report(Progress(epoch + 1, self.settings.epochs, means, self.seconds_left(started, len(step_ms))))
                 if self.should_stop:
                     break
                 if stop():
+                    self.look()
                     return False
+        self.look()
         self.end_epoch(epoch, self.position[1], time.perf_counter() - epoch_started)
         return True
 
@@ -241,10 +254,33 @@ class Trainer:
             for (step, rows), pairs in zip(batches, ahead, strict=True):
                 yield step, rows, pairs
 
+    def take_step(self, rows: np.ndarray, epoch: int, step: int, pairs: Pairs | None) -> None:
+        """One step on the images in `rows`, its losses summed up, now or at the next look."""
+        if self.captured is None:
+            for name, value in self.train_step(rows, epoch, step, pairs).items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            return
+        number = self.steps_before(epoch) + step
+        self.captured.step(rows, self.rate_of(number), number, epoch)
+        if self.captured.is_due:
+            self.look()
+
+    def look(self) -> None:
+        """Sum up what captured steps lost since the last look. Raises TrainingError as a step does."""
+        if self.captured is None or not self.captured.pending:
+            return
+        seen = self.captured.look()
+        self.check(seen.losses["loss"], seen.compared, f"in one of {seen.steps} steps of epoch {self.position[0] + 1}")
+        for name, value in seen.losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def rate_of(self, number: int) -> float:
+        """The learning rate of step `number` (from 0) of the training."""
+        return learning_rate(self.settings, number, self.steps_before(self.settings.epochs))
+
     def train_step(self, rows: np.ndarray, epoch: int, step: int, pairs: Pairs | None) -> dict[str, float]:
         """One step of the optimiser on the images in `rows`; gives its losses."""
-        rate = learning_rate(self.settings, self.steps_before(epoch) + step, self.steps_before(self.settings.epochs))
-        set_rate(self.optimiser.param_groups, rate)
+        set_rate(self.optimiser.param_groups, self.rate_of(self.steps_before(epoch) + step))
         batch = self.batch_of(rows, self.steps_before(epoch) + step, pairs)
         with self.compute.autocast():
             compared = self.forward(self.network, batch, self.settings)
@@ -299,6 +335,7 @@ class Trainer:
             return
         if not self.stopping.is_due(before, shown):
             return
+        self.look()  # weights that are not finite are no candidates
         weights = self.deployable()
         if self.stopping.check(self.network, weights, shown, self.compute):
             self.best = {name: value.detach().clone() for name, value in weights.items()}
@@ -335,8 +372,7 @@ class Trainer:
         row["held_out"] = self.held_out_loss() if is_measured else None
         checks = [] if self.stopping is None else self.stopping.scores.checks
         row["mark"] = checks[-1][1] if checks else None
-        before = self.steps_before(epoch) + steps - 1
-        row["learning_rate"] = learning_rate(self.settings, before, self.steps_before(self.settings.epochs))
+        row["learning_rate"] = self.rate_of(self.steps_before(epoch) + steps - 1)
         self.log.add(row)
         self.options.on_row(row)
         self.position, self.sums = (epoch + 1, 0), {}
@@ -407,9 +443,11 @@ class Trainer:
 
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:
         """The report of this training."""
+        # a captured step is queued, and now and then one waits for all before it
+        middle = np.median if self.captured is None else np.mean
         return Trained(
             self.folder, finished, self.position[0], self.seconds_since(started),
-            float(np.median(step_ms)) if step_ms else 0.0, self.cache.teacher_ms, self.compute.precision,
+            float(middle(step_ms)) if step_ms else 0.0, self.cache.teacher_ms, self.compute.precision,
             None if self.stopping is None else self.stopping.scores,
         )  # fmt: skip
 

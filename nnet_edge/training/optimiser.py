@@ -18,14 +18,18 @@ EMA_WARM_UP_STEPS = 10  # early on the average follows the weights closely
 
 
 def build_optimiser(
-    network: Network, settings: MethodSettings, shares: Mapping[str, float], device: str
+    network: Network, settings: MethodSettings, shares: Mapping[str, float], device: str, captured: bool = False
 ) -> torch.optim.Adam:
-    """Adam, in one pass over each parameter and its moments; `shares` as in `parameter_groups`."""
+    """Adam, in one pass over each parameter and its moments; `shares` as in `parameter_groups`.
+
+    `captured`: its rates are tensors on the device and its steps can be a part of a CUDA graph.
+    """
     return torch.optim.Adam(
         parameter_groups(network, shares),
         settings.learning_rate,
         settings.betas,
         fused=device in ("cpu", "cuda") or None,
+        capturable=captured and device == "cuda",
     )
 
 
@@ -68,12 +72,19 @@ class ExponentialMovingAverage:
             found = weights if start is None else start
             self.tensors = {name: torch.empty_like(value).copy_(found[name]) for name, value in weights.items()}
 
-    @torch.no_grad()
+    def share(self, step: int) -> float:
+        """Of the present values, after step number `step` (from 0) of the training."""
+        return 1 - min(self.decay, (1 + step) / (EMA_WARM_UP_STEPS + step))
+
     def follow(self, step: int) -> None:
         """Move towards the present values, after step number `step` (from 0) of the training."""
+        self.move(self.share(step))
+
+    @torch.no_grad()
+    def move(self, share: float | Tensor) -> None:
+        """Move by `share` towards the present values."""
         if not self.decay:
             return
-        share = 1 - min(self.decay, (1 + step) / (EMA_WARM_UP_STEPS + step))
         for name, value in self.network.state_dict().items():
             if name.startswith("teacher."):
                 continue

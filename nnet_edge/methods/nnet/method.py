@@ -70,6 +70,14 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
 
         return nnet_losses(compared, settings, epoch)
 
+    def can_capture(self, settings: TrainSettings) -> bool:
+        """But for anchored cosines, whose lengths are made on the host."""
+        return not settings.model.anchor
+
+    def phase(self, settings: TrainSettings, epoch: int) -> int:
+        """Whether the projections are still aligned."""
+        return int(bool(settings.align_weight) and epoch < settings.align_epochs)
+
     def check(self, compared: Branches, settings: TrainSettings, where: str) -> str | None:
         """That the memory is dying."""
         from nnet_edge.methods.nnet.network import empty_row_share
