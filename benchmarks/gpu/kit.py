@@ -185,7 +185,7 @@ def download_wheels(folder: Path, python: str) -> None:
     for verb, arguments in (
         ("download", [*built, *(name for name in names if name not in thin)]),
         ("wheel", thin),
-        ("download", ["--no-binary=pycuda", "--no-build-isolation", f"pycuda=={PYCUDA}"]),
+        ("download", ["--no-binary=pycuda", f"pycuda=={PYCUDA}"]),
     ):
         where = ["-w" if verb == "wheel" else "-d", str(folder)]
         pip = [sys.executable, "-m", "pip", verb, "-q", "--no-deps", *where, *arguments]
