@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 Compiled = tuple[openvino.CompiledModel, openvino.Tensor | None]
 DEVICE = "CPU"
 PAIRS_ROOM = 1 << 30  # bytes that are free before it takes a tenth of them
-PAIRS_AFTER = 100  # batches with room for two images a request: a line that keeps up never compiles for them
+PAIRS_AFTER = 100  # batches with room for two images a request: a line that judges frame by frame never compiles for them
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
 NUMBER_TYPES = {"u8": "uint8", "f32": "float32"}
 

@@ -66,7 +66,7 @@ def test_no_stream_is_left_without_a_request(graph: Path, images: np.ndarray) ->
         runner._pairs = None
 
 
-def test_a_line_that_keeps_up_opens_none(graph: Path, images: np.ndarray) -> None:
+def test_a_line_that_judges_frame_by_frame_opens_none(graph: Path, images: np.ndarray) -> None:
     with OpenvinoRunner(graph, SETTINGS) as runner:
         for _ in range(3):
             runner.infer(images[:1])
