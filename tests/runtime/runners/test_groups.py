@@ -1,9 +1,10 @@
-"""Two images a request of OpenVINO, once a line has had room for them often enough."""
+"""Several images a request of OpenVINO, once a line has had room for them often enough."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnet_edge.runtime.runners.openvino_runner import OpenvinoRunner
 from nnet_edge.settings.runner import RunnerSettings
 
 SETTINGS = RunnerSettings(kind="openvino", threads=1, hint="throughput")
+HINTS = pytest.mark.parametrize("hint", ["latency", "throughput"])
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def images() -> np.ndarray:
 
 def opened(runner: OpenvinoRunner) -> None:
     """Wait until the runner's second graph was opened, or could not be."""
-    assert runner._pairs is not None
-    thread = runner._pairs._thread
+    assert runner._groups is not None
+    thread = runner._groups._thread
     assert thread is not None
     thread.join(60)
     assert not thread.is_alive()
@@ -35,18 +37,20 @@ def opened(runner: OpenvinoRunner) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second graph is opened at the first batch with room for it."""
-    monkeypatch.setattr(openvino_runner, "PAIRS_AFTER", 1)
+    monkeypatch.setattr(openvino_runner, "GROUPS_AFTER", 1)
 
 
+@HINTS
 @pytest.mark.usefixtures("soon")
-def test_pairs_give_each_image_its_own_numbers(graph: Path, images: np.ndarray) -> None:
-    with OpenvinoRunner(graph, SETTINGS) as runner:
+def test_groups_give_each_image_its_own_numbers(graph: Path, images: np.ndarray, hint: str) -> None:
+    size = openvino_runner.GROUP[hint]
+    with OpenvinoRunner(graph, replace(SETTINGS, hint=hint)) as runner:
         alone = [runner.infer(image[np.newaxis], layer_maps=True) for image in images]
         runner.infer(images)
         opened(runner)
         for count in range(1, len(images) + 1):
             found = runner.infer(images[:count], layer_maps=True)
-            assert runner._two_at_once(count)[1] == count // 2
+            assert runner._grouped(count)[1] == count // size * size
             np.testing.assert_array_equal(found.image_score, [one.image_score[0] for one in alone[:count]])
             for place, one in enumerate(alone[:count]):
                 np.testing.assert_array_equal(found.anomaly_map[place], one.anomaly_map[0])
@@ -57,13 +61,18 @@ def test_pairs_give_each_image_its_own_numbers(graph: Path, images: np.ndarray) 
         assert runner._busy == {}
 
 
-def test_no_stream_is_left_without_a_request(graph: Path, images: np.ndarray) -> None:
+def test_no_stream_is_left_without_a_request(graph: Path) -> None:
     with OpenvinoRunner(graph, SETTINGS) as runner:
-        runner.at_once, runner._pairs = 2, Later("pairs", lambda: runner._single, 1)
-        runner._pairs.get()
-        opened(runner)
-        assert [runner._two_at_once(count)[1] for count in range(1, 9)] == [0, 0, 1, 2, 2, 3, 3, 4]
-        runner._pairs = None
+        found = {}
+        for at_once, group in ((1, 4), (1, 2), (2, 2), (4, 2)):
+            runner.at_once, runner._group = at_once, group
+            found[at_once, group] = [runner._worth(count) for count in range(1, 9)]
+    assert found == {
+        (1, 4): [0, 0, 0, 4, 4, 4, 4, 8],
+        (1, 2): [0, 2, 2, 4, 4, 6, 6, 8],
+        (2, 2): [0, 0, 2, 4, 4, 6, 6, 8],
+        (4, 2): [0, 0, 0, 0, 2, 4, 6, 8],
+    }
 
 
 def test_a_line_that_judges_frame_by_frame_opens_none(graph: Path, images: np.ndarray) -> None:
@@ -71,10 +80,10 @@ def test_a_line_that_judges_frame_by_frame_opens_none(graph: Path, images: np.nd
         for _ in range(3):
             runner.infer(images[:1])
         runner.infer(images)
-        assert runner._pairs is not None
-        assert runner._pairs._thread is None
-    with OpenvinoRunner(graph, RunnerSettings(kind="openvino", threads=1)) as runner:
-        assert runner._pairs is None
+        assert runner._groups is not None
+        assert runner._groups._thread is None
+    with OpenvinoRunner(graph, RunnerSettings(kind="openvino", threads=1, max_batch=3)) as runner:
+        assert runner._groups is None  # there is never room for four
 
 
 @pytest.mark.usefixtures("soon")
@@ -85,7 +94,7 @@ def test_other_numbers_are_never_used(
 
     def off(requests: openvino_runner.Requests, pictures: np.ndarray) -> dict[str, np.ndarray]:
         found = given(requests, pictures)
-        if requests.images == 2:
+        if requests.images > 1:
             found["image_score"][1] = np.nextafter(found["image_score"][1], np.float32(2))
         return found
 
@@ -93,7 +102,7 @@ def test_other_numbers_are_never_used(
     with caplog.at_level(logging.INFO), OpenvinoRunner(graph, SETTINGS) as runner:
         runner.infer(images)
         opened(runner)
-        assert runner._two_at_once(len(images)) == (None, 0)
+        assert runner._grouped(len(images)) == (None, 0)
         runner.infer(images)
     assert "give other numbers than one" in caplog.text
 
@@ -106,7 +115,7 @@ def test_without_room_in_memory_it_stays_one(
     with caplog.at_level(logging.INFO), OpenvinoRunner(graph, SETTINGS) as runner:
         runner.infer(images)
         opened(runner)
-        assert runner._two_at_once(len(images)) == (None, 0)
+        assert runner._grouped(len(images)) == (None, 0)
     assert "less than 1024 MiB" in caplog.text
 
 
