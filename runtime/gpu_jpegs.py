@@ -99,7 +99,9 @@ def nvimgcodec() -> Any:
     """nvImageCodec, quiet on the terminal unless the user asks for its words. Raises MissingExtraError."""
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     try:
-        from nvidia import nvimgcodec as codec
+        import nvidia.nvimgcodec as codec
+    except ModuleNotFoundError as error:  # of a namespace that other packages of NVIDIA's may have made
+        raise MissingExtraError("nvImageCodec is not installed: pip install 'nnet-edge[decode]'") from error
     except ImportError as error:
         raise missing_library("nvidia.nvimgcodec", "decode", error) from error
     return codec
