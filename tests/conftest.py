@@ -24,6 +24,7 @@ from filelock import FileLock
 import nnet_edge
 from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.cli.main import run
+from nnet_edge.gpu import GpuFacts, find_gpu
 from tests.private_network import private_network
 
 ROOT = Path(__file__).parent.parent
@@ -279,16 +280,21 @@ def bundle(trained_run: Path) -> Bundle:
 
 
 @pytest.fixture
-def engines_run_here() -> None:
-    """A TensorRT that runs on this GPU: one that refuses it skips the test and says so, one that breaks on it fails it."""
-    from nnet_edge.gpu import GpuFacts, find_gpu
-    from nnet_edge.runtime.runners.trt.flavours import flavours_on
-
+def gpu_here(request: pytest.FixtureRequest) -> GpuFacts:
+    """The GPU of this machine; without one the test is skipped and says so."""
     found = find_gpu()
     if not isinstance(found, GpuFacts):
-        pytest.skip(f"NO GPU ({found.reason}): engines were NOT run")
-    answers = flavours_on(found)
+        pytest.skip(f"NO GPU ({found.reason}): {request.node.name} was NOT run")
+    return found
+
+
+@pytest.fixture
+def engines_run_here(gpu_here: GpuFacts) -> None:
+    """A TensorRT that runs on this GPU: one that refuses it skips the test and says so, one that breaks on it fails it."""
+    from nnet_edge.runtime.runners.trt.flavours import flavours_on
+
+    answers = flavours_on(gpu_here)
     assert not any(answer.is_broken for answer in answers), "; ".join(answer.sentence() for answer in answers)
     if not any(answer.runs for answer in answers):
         said = "; ".join(answer.sentence() for answer in answers) or "no TensorRT is installed"
-        pytest.skip(f"THIS GPU CANNOT ({found.name}: {said}): engines were NOT run")
+        pytest.skip(f"THIS GPU CANNOT ({gpu_here.name}: {said}): engines were NOT run")

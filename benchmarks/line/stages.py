@@ -81,7 +81,7 @@ def measure(model: Model, sources: Sequence[str], cameras: Sequence[int], size: 
     Raises SourceError for a source that ends without a picture, ConfigError for one that is live.
     """
     for text in sources:
-        opener = partial(open_source, text) if decode == "cpu" else partial(open_source, text, decode=decode)
+        opener = partial(open_source, text, decode=decode)
         frames = first_frames(text, opener, model.runner.max_batch)
         stages: Stages = {"decode": partial(decode_rate, opener, seconds)}
         stages |= stages_of(model, frames, seconds) | {"whole": partial(whole_rate, model, text, opener, seconds)}

@@ -88,9 +88,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Feature maps (N, C_i, H/4, W/4), (N, C_i, H/8, W/8), (N, C_i, H/16, W/16) of normalised images (N, 3, H, W)."""
-        first = self.stages[0](images)
-        second = self.stages[1](first)
-        return first, second, self.stages[2](second)
+        return self._after_first(self.stages[0](images))
 
     def stem(self, images: Tensor) -> Tensor:
         """What the first stage's last group of blocks takes, of normalised images (N, 3, H, W)."""
@@ -98,7 +96,9 @@ class Encoder(nn.Module):
 
     def after_stem(self, stem: Tensor) -> Features:
         """The feature maps, as `forward` gives them, of what `stem` gives."""
-        first = cast(nn.Sequential, self.stages[0])[-1](stem)
+        return self._after_first(cast(nn.Sequential, self.stages[0])[-1](stem))
+
+    def _after_first(self, first: Tensor) -> Features:
         second = self.stages[1](first)
         return first, second, self.stages[2](second)
 

@@ -22,14 +22,14 @@ def build_optimiser(
 ) -> torch.optim.Adam:
     """Adam, in one pass over each parameter and its moments; `shares` as in `parameter_groups`.
 
-    `captured`: its rates are tensors on the device and its steps can be a part of a CUDA graph.
+    `captured`: its steps can be a part of a CUDA graph, which asks for a GPU.
     """
     return torch.optim.Adam(
         parameter_groups(network, shares),
         settings.learning_rate,
         settings.betas,
         fused=device in ("cpu", "cuda") or None,
-        capturable=captured and device == "cuda",
+        capturable=captured,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -16,7 +17,8 @@ class Later(Generic[Opened]):
     """What `open_it` gives, begun when it is asked for the `after`th time; None until then, and where it raises."""
 
     def __init__(self, what: str, open_it: Callable[[], Opened | None], after: int) -> None:
-        self._what, self._open, self._after = what, open_it, after
+        self._what, self._open = what, open_it
+        self._after: float = after
         self._asked = 0
         self._thread: threading.Thread | None = None
         self._found: Opened | None = None
@@ -32,10 +34,8 @@ class Later(Generic[Opened]):
 
     def close(self) -> Opened | None:
         """Wait until nothing is being opened; what was opened is the caller's, and nothing is opened any more."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=lambda: None)
-            return None
-        if self._thread.ident is not None:
+        self._after = math.inf
+        if self._thread is not None:
             self._thread.join()
         found, self._found = self._found, None
         return found

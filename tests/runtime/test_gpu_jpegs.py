@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
+from nnet_edge.gpu import GpuFacts, find_gpu
 from nnet_edge.jpeg import whole_picture
 from nnet_edge.runtime import gpu_jpegs
 from nnet_edge.runtime.gpu_jpegs import MOST_OFF, GpuJpegs, JpegReader
@@ -190,10 +190,8 @@ def test_the_command_says_where_it_decodes(trained_run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu_here")
 def test_a_gpu_decodes_as_the_processor_within_its_rounding() -> None:
-    gpu = find_gpu()
-    if isinstance(gpu, NoGpu):
-        pytest.skip(f"NO GPU ({gpu.reason}): nvJPEG was NOT run")
     found = GpuJpegs(0).picture(coded(part(480, 640)))
 
     off = np.abs(found.astype(int) - whole_picture(coded(part(480, 640))))
