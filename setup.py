@@ -44,8 +44,9 @@ GENICAM = [
     "harvesters>=1.4.3",
     "genicam>=1.6",
 ]  # a maker's GenTL producer; gige:// and genicam: need the system's Aravis
-DECODE = [  # JPEGs on a GPU; its own decoder on the processor serves the tests
-    "nvidia-nvimgcodec-cu13>=0.9; sys_platform == 'linux' and 'tegra' not in platform_release"
+DECODE = [  # JPEGs and video on a GPU; their own decoders on the processor serve the tests
+    "av>=15",
+    "nvidia-nvimgcodec-cu13>=0.9; sys_platform == 'linux' and 'tegra' not in platform_release",
 ]
 RAY = ["ray>=2.60", "fsspec>=2024.2"]  # older ones listen on every interface
 TENSORBOARD = ["tensorboard>=2.19"]

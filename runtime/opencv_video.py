@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 
@@ -76,7 +77,14 @@ def open_pipeline(pipeline: str) -> cv2.VideoCapture:
     return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
-def property_of(capture: cv2.VideoCapture, name: str) -> float | None:
+class KnowsFacts(Protocol):
+    """A reader of video that is asked by OpenCV's numbers."""
+
+    def get(self, number: int, /) -> float:
+        """The fact of that number, cv2.CAP_PROP_FPS for one."""
+
+
+def property_of(capture: KnowsFacts, name: str) -> float | None:
     """A property of the opened capture, FPS for one; None where OpenCV does not know it."""
     value = float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
     return value if math.isfinite(value) and value > 0 else None
@@ -122,11 +130,15 @@ def ask(capture: cv2.VideoCapture, settings: CommonSettings) -> None:
         capture.set(cv2.CAP_PROP_FPS, settings.rate_hz)
 
 
+def ffmpeg_options(transport: str | None, ca_file: Path | None) -> dict[str, str]:
+    """FFmpeg's options for a stream. It does not compare a certificate's name with the address."""
+    options = {} if transport is None else {"rtsp_transport": transport, "fflags": "discardcorrupt"}
+    return options | ({} if ca_file is None else {"tls_verify": "1", "ca_file": str(ca_file)})
+
+
 def options_of(transport: str | None, ca_file: Path | None) -> str | None:
-    """FFmpeg's options as OpenCV takes them; None for none. It does not compare a certificate's name with the address."""
-    options = [] if transport is None else [f"rtsp_transport;{transport}", "fflags;discardcorrupt"]
-    options += [] if ca_file is None else ["tls_verify;1", f"ca_file;{ca_file}"]
-    return "|".join(options) or None
+    """The same as OpenCV takes them; None for none."""
+    return "|".join(f"{name};{value}" for name, value in ffmpeg_options(transport, ca_file).items()) or None
 
 
 class OptionsGate:

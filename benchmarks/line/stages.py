@@ -76,7 +76,7 @@ def measure(model: Model, sources: Sequence[str], cameras: Sequence[int], size: 
             rounds: int, tell: Callable[[str], None] = say, decode: str = "cpu") -> Iterator[Row]:  # fmt: skip
     """A row of each source, read from its start again and again, and of each number of synthetic cameras of `size`.
 
-    `decode` says where the JPEGs of folders are decoded, as `stream` does.
+    `decode` says where JPEGs and video are decoded, as `stream` does.
 
     Raises SourceError for a source that ends without a picture, ConfigError for one that is live.
     """
@@ -257,7 +257,9 @@ def size_of(context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--runner", "kind", default="auto", show_default=True)
 @click.option("--runner-batch", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the runner (default: one a usable core).")
-@click.option("--decode", default="cpu", show_default=True, help="Where JPEGs are decoded: cpu, gpu or gpu:N.")
+@click.option(
+    "--decode", default="cpu", show_default=True, help="Where JPEGs and video are decoded: cpu, gpu or gpu:N."
+)
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each stage in a round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the bars here, a PNG.")

@@ -48,16 +48,14 @@ def command(
 
     PATH is the file that `nnet-edge stream --history PATH`, or a sink of the kind history, writes; the line may run meanwhile.
     """
-    from nnet_edge.runtime.history.queries import History, Window, moment
+    from nnet_edge.runtime.history.queries import History, window_of
 
     given = [name for name, is_given in (("--csv", as_csv), ("--json", as_json), ("--report", report)) if is_given]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} contradict each other: give one")
     if summary and not as_json:
         raise ConfigError("--summary belongs to --json: without both it is printed in words")
-    window = Window(moment(since, "--since"), None if until is None else moment(until, "--until"), stream)
-    if window.until is not None and window.until <= window.since:
-        raise ConfigError(f"--until {until} does not lie behind --since {since}")
+    window = window_of(since, until, stream, ("--since", "--until"))
     with History(path) as history:
         history.require_stream(window)
         found = history.verdicts(window, "rejects" if rejects else "")

@@ -24,6 +24,7 @@ from nnet_edge.text import one_line
 
 ENDLESS = 1 << 62
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+CLOCK = re.compile(r"\d{1,2}:\d{2}")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 BUCKETS = 96  # points of the score over time, at most
 PLACES = 5  # cells where most regions lay
@@ -389,6 +390,25 @@ def shift_begin(shifts: Sequence[str], now_s: float | None = None) -> int:
     return round(1e3 * max(begins).timestamp())
 
 
+def window_of(
+    since: int | str, until: str | None, stream: str | None, names: tuple[str, str], now_s: float | None = None
+) -> Window:
+    """The time that a person means by two moments, `since` as one or in milliseconds since 1970; `names` are their options'.
+
+    Of two times of day the second is the next one behind the first: at 10:00, 06:00 and 14:00 are this day's, 22:00 and 06:00
+    the last night's. Raises ConfigError where the end does not lie behind the start.
+    """
+    begin = since if isinstance(since, int) else moment(since, names[0], now_s)
+    if until is None:
+        return Window(begin, None, stream)
+    end = moment(until, names[1], now_s)
+    if end <= begin and CLOCK.fullmatch(until.strip()) and (isinstance(since, int) or CLOCK.fullmatch(since.strip())):
+        end = round(1e3 * (datetime.fromtimestamp(end / 1e3) + timedelta(days=1)).timestamp())
+    if end <= begin:
+        raise ConfigError(f"{names[1]} {one_line(until)} does not lie behind {names[0]}")
+    return Window(begin, end, stream)
+
+
 def moment(text: str, option: str, now_s: float | None = None) -> int:
     """The moment that a person means: "8h" ago, "06:00" (the last one), or ISO 8601, of this machine's clock unless it
     names a zone. Raises ConfigError that begins with `option`."""
@@ -397,7 +417,7 @@ def moment(text: str, option: str, now_s: float | None = None) -> int:
     try:
         if (ago := DURATION.fullmatch(text)) is not None:
             return round(1e3 * (now_s - min(float(ago[1]) * SECONDS[ago[2]], now_s)))
-        if re.fullmatch(r"\d{1,2}:\d{2}", text):
+        if CLOCK.fullmatch(text):
             now = datetime.fromtimestamp(now_s)
             hour, minute = map(int, text.split(":"))
             found = now.replace(hour=hour, minute=minute, second=0, microsecond=0)

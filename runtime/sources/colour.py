@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnet_edge.runtime.sources.decoding import DecodeOptions
 from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ MATROSKA_TAG = re.compile(rb"\x55\xb1\x81(.)", re.DOTALL)  # MatrixCoefficients
 
 
 @dataclass(frozen=True)
-class ColourOptions:
-    """How the colours of coded video are read."""
+class CodedOptions(DecodeOptions):
+    """How coded video is read: where it is decoded, and by which colours."""
 
     colour_matrix: str = field(default="bt601", metadata={"choices": MATRICES})  # of video whose file names none
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice("colour matrix", self.colour_matrix, MATRICES)
 
 

@@ -20,7 +20,8 @@ from nnet_edge.jpeg import NEEDS
 from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sources.addresses import address_scheme, redact, shown_and_opened
 from nnet_edge.runtime.sources.base import Source
-from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegOptions, JpegSource
+from nnet_edge.runtime.sources.decoding import DecodeOptions
+from nnet_edge.runtime.sources.jpegs import START, JpegCutter, JpegSource
 from nnet_edge.runtime.sources.video import VideoFileSource, VideoOptions, VideoSource, is_http_video
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
@@ -297,7 +298,7 @@ def followed(address: str, place: str, is_own: bool) -> tuple[str, bool]:
 
 
 @dataclass(frozen=True)
-class HttpOptions(JpegOptions):
+class HttpOptions(DecodeOptions):
     """What only cameras behind http:// have."""
 
     ca_file: Path | None = None  # PEM: the camera's certificate, or that of who issued it; None: what the system trusts

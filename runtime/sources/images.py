@@ -17,7 +17,7 @@ from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.gpu_jpegs import JpegReader
 from nnet_edge.runtime.sources.base import Source, file_mode
-from nnet_edge.runtime.sources.jpegs import DECODE_FLAG, JpegOptions
+from nnet_edge.runtime.sources.decoding import DECODE_FLAG, DecodeOptions
 from nnet_edge.runtime.sources.jpegs import START as JPEG
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
@@ -150,7 +150,7 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 
 @dataclass(frozen=True)
-class ImageOptions(JpegOptions):
+class ImageOptions(DecodeOptions):
     """What only image folders and files have."""
 
     skip_bad_images: bool = False  # pass over files that cannot be read, and count them

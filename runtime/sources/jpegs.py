@@ -11,15 +11,13 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnet_edge.errors import ConfigError, DataError
+from nnet_edge.errors import DataError
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import LARGEST_PICTURE, STRAY, without_strays
 from nnet_edge.runtime.gpu_jpegs import JpegReader
 from nnet_edge.runtime.sources.base import Source, SourceFacts
-from nnet_edge.settings.registry import Flag
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:
@@ -35,29 +33,7 @@ MAY_HOLD_PICTURES = (*range(0xE0, 0xF0), 0xFE)  # APP0 to APP15 and the comment
 MOST_BETWEEN = 16 << 20  # bytes without a JPEG; some drivers fill up to the size of their buffer
 LONGEST_BOUNDARY_LINE = 256
 LAST_PICTURES, HABIT = 12, 3  # so many of the last with stray bytes, and none damaged otherwise, are the camera's habit
-ON_GPU = re.compile(r"gpu(?::(\d+))?")
 JPEG_PART = re.compile(rb"content-type:[ \t]*image/p?jpe?g", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class JpegOptions:
-    """Where the JPEGs of a source are decoded."""
-
-    decode: str = "cpu"  # cpu, gpu or gpu:N; pixels from a GPU are not quite those that training reads
-
-    def __post_init__(self) -> None:
-        if self.decode != "cpu" and not ON_GPU.fullmatch(self.decode):
-            raise ConfigError(f"decode is {self.decode!r}: it must be cpu, gpu or gpu:N, N as --gpu counts them")
-
-    @property
-    def gpu(self) -> int | None:
-        """The GPU that decodes; None: the processor."""
-        found = ON_GPU.fullmatch(self.decode)
-        return None if found is None else int(found[1] or 0)
-
-
-DECODE_HELP = "Where JPEGs are decoded: cpu (default), gpu or gpu:N. Scores move a little on a GPU."
-DECODE_FLAG = Flag("--decode", DECODE_HELP, lambda typed, asked: {"decode": typed}, "text", "cpu|gpu|gpu:N")
 
 
 class JpegCutter:

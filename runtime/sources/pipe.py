@@ -14,7 +14,8 @@ from nnet_edge.errors import DataError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.jpeg import NEEDS
 from nnet_edge.runtime.sources.base import file_mode
-from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegOptions, JpegSource
+from nnet_edge.runtime.sources.decoding import DecodeOptions
+from nnet_edge.runtime.sources.jpegs import JpegCutter, JpegSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
 from nnet_edge.text import printable
@@ -85,7 +86,7 @@ class PipeSource(JpegSource):
         raise SourceError(f"{self.describe()} has been silent for {silent_s:.1f} s")
 
 
-def open_pipe(settings: CommonSettings, options: JpegOptions) -> PipeSource:
+def open_pipe(settings: CommonSettings, options: DecodeOptions) -> PipeSource:
     path = Path(settings.address)
     return PipeSource(path, path.name, settings.read_timeout_s, options.gpu)
 
@@ -94,4 +95,4 @@ def is_pipe(address: str) -> bool:
     return stat.S_ISFIFO(file_mode(address))
 
 
-SOURCES.register(SourceKind("pipe", "a pipe", is_pipe, open_pipe, JpegOptions, is_path=True, needs=NEEDS))
+SOURCES.register(SourceKind("pipe", "a pipe", is_pipe, open_pipe, DecodeOptions, is_path=True, needs=NEEDS))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.lazy import LazyModule
 from nnet_edge.runtime.sources.addresses import has_scheme, shown_and_opened
-from nnet_edge.runtime.sources.colour import ColourOptions
+from nnet_edge.runtime.sources.colour import CodedOptions
 from nnet_edge.runtime.sources.video import VideoSource
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, SourceKind
@@ -31,7 +31,7 @@ LONGEST_QUESTION_S = 2.0  # why a camera does not open, after FFmpeg gave up
 
 
 @dataclass(frozen=True)
-class RtspOptions(ColourOptions):
+class RtspOptions(CodedOptions):
     """What only RTSP cameras have."""
 
     transport: str = field(default="tcp", metadata={"page": True})  # tcp, or udp, which loses packets
@@ -109,7 +109,7 @@ def encrypted(plain: socket.socket, host: str | None, ca_file: Path | None) -> s
 
 def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
     shown, address = shown_and_opened(settings)
-    source = RtspSource(address, shown, shown, settings, options.transport, options.colour_matrix)
+    source = RtspSource(address, shown, shown, settings, options, options.transport)
     source.ca_file = options.ca_file
     if options.ca_file is not None:
         from nnet_edge.runtime.sources.sign_in import tls_context
@@ -118,9 +118,9 @@ def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
     return source
 
 
-def open_network(settings: CommonSettings, options: ColourOptions) -> VideoSource:
+def open_network(settings: CommonSettings, options: CodedOptions) -> VideoSource:
     shown, address = shown_and_opened(settings)
-    return VideoSource(address, shown, shown, settings, None, options.colour_matrix)
+    return VideoSource(address, shown, shown, settings, options)
 
 
 SOURCES.register(
@@ -128,5 +128,5 @@ SOURCES.register(
 )
 OTHERS = "an rtmp://, udp:// or tcp:// address"
 SOURCES.register(
-    SourceKind("network", OTHERS, has_scheme("rtmp", "udp", "tcp"), open_network, ColourOptions, page="pipeline")
+    SourceKind("network", OTHERS, has_scheme("rtmp", "udp", "tcp"), open_network, CodedOptions, page="pipeline")
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from nnet_edge.errors import MissingExtraError, SourceError
+from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.sources.addresses import address_scheme, path_suffix
 from nnet_edge.runtime.sources.base import Source, SourceFacts, file_mode
-from nnet_edge.runtime.sources.colour import MATRICES, ColourOptions, Colours, choose_colours, is_tagged, to_709
+from nnet_edge.runtime.sources.colour import CodedOptions, Colours, choose_colours, is_tagged, to_709
 from nnet_edge.runtime.sources.containers import is_cut_off, picture_s
 from nnet_edge.settings.camera import CommonSettings
 from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
@@ -23,6 +24,10 @@ from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # OpenCV is imported where something is opened
     import cv2
+
+    from nnet_edge.runtime.gpu_video import GpuVideo
+
+log = logging.getLogger(__name__)
 
 HTTP_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")  # cameras have others
 CAMCORDER_SUFFIXES = (
@@ -51,14 +56,15 @@ class VideoSource(Source):
     ca_file: Path | None = None  # PEM: whom a certificate may come from; None: it is not looked at
 
     def __init__(
-        self, address: str | int, what: str, stream: str, settings: CommonSettings, transport: str | None = None,
-        colour_matrix: str = MATRICES[0],
+        self, address: str | int, what: str, stream: str, settings: CommonSettings, coded: CodedOptions | None = None,
+        transport: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(stream)
-        self._matrix, self._colours = colour_matrix, Colours()
+        coded = CodedOptions() if coded is None else coded
+        self._matrix, self._colours, self._gpu = coded.colour_matrix, Colours(), coded.gpu
         self._address, self._what, self._settings, self._transport = address, printable(what), settings, transport
         self._pace_hz: float | None = None  # of frames that do not know their times; None: shown as fast as they come
-        self._capture: cv2.VideoCapture | None = None
+        self._capture: cv2.VideoCapture | GpuVideo | None = None
         self._first_s: float | None = None  # the time in its file of the first frame, and of the newest
         self._time_s: float | None = None
 
@@ -138,7 +144,20 @@ class VideoSource(Source):
         """Whether the video names its colour matrix; None where that cannot be known."""
         return None
 
-    def _open(self) -> cv2.VideoCapture:
+    def _open(self) -> cv2.VideoCapture | GpuVideo:
+        if self._gpu is not None:
+            from nnet_edge.runtime.gpu_video import GpuVideo, require_decoder
+
+            try:
+                require_decoder(self._gpu)
+            except (ConfigError, MissingExtraError) as error:
+                log.warning("%s: decoded on the processor, not on GPU %d: %s", self._what, self._gpu, error)
+                self._gpu = None
+            else:
+                return GpuVideo(
+                    str(self._address), self._gpu, self._what, self._settings, self._transport, self.ca_file,
+                    lambda: self.lose("incomplete", 1),
+                )  # fmt: skip
         from nnet_edge.runtime.opencv_video import open_capture
 
         return open_capture(self._address, self._settings, self._transport, self.ca_file)
@@ -165,7 +184,7 @@ class VideoFileSource(VideoSource):
         self, address: str, what: str, stream: str, settings: CommonSettings, options: VideoOptions,
         ca_file: Path | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(address, what, stream, settings, None, options.colour_matrix)
+        super().__init__(address, what, stream, settings, options)
         self._path, self.ca_file = address, ca_file
         with self:  # a file that cannot be read is an error at once, and its rate is known from here on
             self.rate_hz = self._fact("FPS")
@@ -173,7 +192,7 @@ class VideoFileSource(VideoSource):
         self._pace_hz = (self.rate_hz or FALLBACK_HZ) if options.at_own_rate else None
         self.may_be_silent = options.at_own_rate  # for as long as its frames are apart
 
-    def _open(self) -> cv2.VideoCapture:
+    def _open(self) -> cv2.VideoCapture | GpuVideo:
         self._state = self._file_state()
         return super()._open()
 
@@ -253,7 +272,7 @@ def gap_s(before_ms: float | None, now_ms: float, rate_hz: float) -> float:
 
 
 @dataclass(frozen=True)
-class VideoOptions(ColourOptions):
+class VideoOptions(CodedOptions):
     """What only video files have."""
 
     at_own_rate: bool = False  # as a camera would show it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, DataError, NnetEdgeError
 from nnet_edge.runtime.history.labels import add_label
-from nnet_edge.runtime.history.queries import History, Window, moment, shift_begin
+from nnet_edge.runtime.history.queries import History, Window, shift_begin, window_of
 from nnet_edge.runtime.history.report import shift_report, thumbnail
 from nnet_edge.runtime.texts import LANGUAGES
 from nnet_edge.settings.runner import require_choice
@@ -63,10 +63,8 @@ class Shift:
     def window(self, asked: Mapping[str, str]) -> Window:
         """The time that a query asks for: since (default: this shift), until, stream."""
         since, until = asked.get("since") or "shift", asked.get("until")
-        begin = (self.begin() or 0) if since == "shift" else moment(since, "since")
-        window = Window(begin, None if not until else moment(until, "until"), asked.get("stream") or None)
-        if window.until is not None and window.until <= window.since:
-            raise ConfigError("until does not lie behind since")
+        begin = (self.begin() or 0) if since == "shift" else since
+        window = window_of(begin, until or None, asked.get("stream") or None, ("since", "until"))
         if window.stream is not None and window.stream not in [status.name for status in self._line.streams()]:
             with self._open() as history:
                 history.require_stream(window)

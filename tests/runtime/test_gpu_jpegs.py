@@ -19,7 +19,7 @@ from nnet_edge.gpu import GpuFacts, find_gpu
 from nnet_edge.jpeg import whole_picture
 from nnet_edge.runtime import gpu_jpegs
 from nnet_edge.runtime.gpu_jpegs import MOST_OFF, GpuJpegs, JpegReader
-from nnet_edge.runtime.sources.jpegs import JpegOptions
+from nnet_edge.runtime.sources.decoding import DecodeOptions
 from nnet_edge.runtime.sources.open import open_source
 
 AS_LIBJPEG = 2  # grey levels: its processor decoder is libjpeg-turbo of another version
@@ -172,7 +172,7 @@ def test_a_folder_goes_through_the_gpus_decoder(
 @pytest.mark.parametrize("text", ["", "GPU", "cuda", "gpu:", "gpu:x", "gpu:-1", "gpu:1 "])
 def test_another_word_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="it must be cpu, gpu or gpu:N"):
-        JpegOptions(text)
+        DecodeOptions(text)
 
 
 @needs_no_gpu

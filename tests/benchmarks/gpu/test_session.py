@@ -17,7 +17,7 @@ from nnet_edge.benchmarks.gpu import kernels, kit, question, session
 from nnet_edge.benchmarks.gpu.kit import copy_project, make_kit, require_small, wheel_names
 from nnet_edge.benchmarks.gpu.session import STEPS, Step, run_session, support_of
 from nnet_edge.benchmarks.harness import random_bundle
-from nnet_edge.benchmarks.line import stages
+from nnet_edge.benchmarks.line import film, stages
 from nnet_edge.cli.main import commands
 from nnet_edge.errors import ConfigError
 from nnet_edge.gpu import GpuFacts
@@ -27,7 +27,7 @@ H200 = GpuFacts("NVIDIA H200", "9.0", "580.1", "13.0", 141_000)
 MODULES: dict[str, Command] = {
     "nnet_edge.benchmarks.gpu.question": question.command, "nnet_edge.benchmarks.gpu.kernels": kernels.command,
     "nnet_edge.benchmarks.gpu": measuring.command, "nnet_edge.benchmarks.random_bundle": random_bundle.command,
-    "nnet_edge.benchmarks.line.stages": stages.command,
+    "nnet_edge.benchmarks.line.stages": stages.command, "nnet_edge.benchmarks.line.film": film.command,
 }  # fmt: skip
 
 

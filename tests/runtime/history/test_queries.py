@@ -13,7 +13,7 @@ import pytest
 
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.history.database import Bounds, Entry, Happening, HistoryWriter
-from nnet_edge.runtime.history.queries import GRID, History, Window, moment
+from nnet_edge.runtime.history.queries import GRID, History, Window, moment, window_of
 from nnet_edge.runtime.sinks.fields import utc_text
 
 MakeHistory, MakeFields = Callable[..., Path], Callable[..., dict[str, Any]]
@@ -88,6 +88,30 @@ def test_outages_are_paired_and_one_that_lasts_has_no_end(tmp_path: Path) -> Non
 )  # fmt: skip
 def test_times_are_read_as_people_type_them(text: str, seconds: float) -> None:
     assert moment(text, "--since", SIX + 3600) == round(1e3 * seconds)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "begin", "end"),
+    [("06:00", "14:00", 0, 8), ("06:00", "06:30", 0, 0.5), ("22:00", "06:00", -8, 0), ("14:00", "22:00", -16, -8),
+     ("06:00", "06:00", 0, 24), ("3h", "06:00", -2, 0), ("2026-11-29T02:00", "06:00", -4, 0)],
+)  # fmt: skip
+def test_of_two_times_of_day_the_second_lies_behind_the_first(since: str, until: str, begin: float, end: float) -> None:
+    found = window_of(since, until, "left", ("--since", "--until"), SIX + 3600)  # at 07:00, in the middle of a shift
+
+    assert found == Window(round(1e3 * (SIX + 3600 * begin)), round(1e3 * (SIX + 3600 * end)), "left")
+
+
+@pytest.mark.parametrize(("since", "until"), [("30m", "06:00"), ("06:00", "2026-11-29T05:00"), ("1h", "1h")])
+def test_an_end_that_does_not_lie_behind_the_start_is_refused(since: str, until: str) -> None:
+    with pytest.raises(ConfigError, match=f"--until {until} does not lie behind --since"):
+        window_of(since, until, None, ("--since", "--until"), SIX + 3600)
+
+
+def test_a_shift_that_began_goes_on_to_the_next_such_time() -> None:
+    assert window_of(round(1e3 * SIX), "02:00", None, ("since", "until"), SIX + 3600).until == round(
+        1e3 * (SIX + 20 * 3600)
+    )
+    assert window_of("06:00", None, None, ("since", "until"), SIX + 3600) == Window(round(1e3 * SIX))
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "8", "25:00", "2026-13-01", "-8h", "0001-01-01"])

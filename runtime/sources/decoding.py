@@ -1,0 +1,32 @@
+"""Where a source decodes its pictures: on the processor, or on a GPU that is asked for by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nnet_edge.errors import ConfigError
+from nnet_edge.settings.registry import Flag
+
+ON_GPU = re.compile(r"gpu(?::(\d+))?")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Where the JPEGs, or the video, of a source are decoded."""
+
+    decode: str = "cpu"  # cpu, gpu or gpu:N; JPEGs from a GPU are not quite those that training reads
+
+    def __post_init__(self) -> None:
+        if self.decode != "cpu" and not ON_GPU.fullmatch(self.decode):
+            raise ConfigError(f"decode is {self.decode!r}: it must be cpu, gpu or gpu:N, N as --gpu counts them")
+
+    @property
+    def gpu(self) -> int | None:
+        """The GPU that decodes; None: the processor."""
+        found = ON_GPU.fullmatch(self.decode)
+        return None if found is None else int(found[1] or 0)
+
+
+DECODE_HELP = "Where JPEGs and video are decoded: cpu (default), gpu or gpu:N. Scores of JPEGs move a little on a GPU."
+DECODE_FLAG = Flag("--decode", DECODE_HELP, lambda typed, asked: {"decode": typed}, "text", "cpu|gpu|gpu:N")
