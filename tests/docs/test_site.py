@@ -80,6 +80,12 @@ def site(made_once: MadeOnce) -> Path:
     return made_once("site", build)
 
 
+def test_every_finding_is_in_their_table() -> None:
+    folder = ROOT / "findings"
+    named = re.findall(r"^\| `(\w+\.sh)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in folder.glob("*.sh"))
+
+
 @needs_mkdocs
 def test_every_page_loads_from_this_folder_alone(site: Path) -> None:
     pages = list(site.rglob("*.html"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,30 @@ def test_what_the_gpu_does_not_decode_is_told_once(
     assert [record.message for record in caplog.records] == [
         "film: GPU 0 decodes no such h264: it is decoded on the processor"
     ]
+
+
+def test_a_network_camera_decodes_on_the_gpu_that_it_is_given(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_video, "require_decoder", lambda gpu: None)
+    monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)
+    data = film("a.ts").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = threading.Thread(target=lambda: send(server, data), daemon=True)
+        sender.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with open_source(address, decode="gpu", read_timeout_s=5.0) as source:
+            assert source.is_live
+            assert source.got is not None
+            assert (source.got.height, source.got.width) == (96, 128)
+            with pytest.raises(SourceError, match=f"stopped after {FRAMES} frames"):
+                list(source)
+        sender.join()
+
+
+def send(server: socket.socket, data: bytes) -> None:
+    """Give what a camera sends to whoever connects, and hang up."""
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(data)
 
 
 @needs_no_gpu
