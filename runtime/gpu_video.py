@@ -8,7 +8,6 @@ than of the same numbers in planes, up to 124 grey levels away; so they go back 
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,8 +22,6 @@ from nnet_edge.settings.camera import CommonSettings
 
 if TYPE_CHECKING:
     import numpy as np
-
-log = logging.getLogger(__name__)
 
 FROM_NVDEC = {  # as it gives pictures -> the same numbers in planes
     "nv12": "yuv420p",
@@ -56,6 +53,7 @@ class GpuVideo:
         address = os.path.abspath(address) if os.path.exists(address) else address  # a colon in it is no protocol
         timeouts = (settings.open_timeout_s, settings.read_timeout_s)
         options = ffmpeg_options(transport, ca_file)
+        self.is_on_gpu, self.codec = False, ""  # whether NVDEC knows this video, once it is open
         self._container: Any = None
         try:
             self._container = av.open(address, options=options, timeout=timeouts, hwaccel=decoder_of(gpu))
@@ -74,9 +72,8 @@ class GpuVideo:
             return
         height, width = self._next.height, self._next.width
         self._size = (height, width) if QUARTER_TURNS.get(self._next.rotation, 0) % 2 == 0 else (width, height)
-        if gpu is not None and self._next.format.name not in FROM_NVDEC:
-            codec = self._stream.codec_context.name
-            log.warning("%s: GPU %d decodes no such %s: it is decoded on the processor", what, gpu, codec)
+        self.is_on_gpu = self._next.format.name in FROM_NVDEC
+        self.codec = str(self._stream.codec_context.name)
 
     def isOpened(self) -> bool:
         """Whether pictures can be read."""

@@ -146,21 +146,28 @@ class VideoSource(Source):
 
     def _open(self) -> cv2.VideoCapture | GpuVideo:
         if self._gpu is not None:
-            from nnet_edge.runtime.gpu_video import GpuVideo, require_decoder
-
             try:
-                require_decoder(self._gpu)
+                return self._opened_on(self._gpu)
             except (ConfigError, MissingExtraError) as error:
                 log.warning("%s: decoded on the processor, not on GPU %d: %s", self._what, self._gpu, error)
                 self._gpu = None
-            else:
-                return GpuVideo(
-                    str(self._address), self._gpu, self._what, self._settings, self._transport, self.ca_file,
-                    lambda: self.lose("incomplete", 1),
-                )  # fmt: skip
         from nnet_edge.runtime.opencv_video import open_capture
 
         return open_capture(self._address, self._settings, self._transport, self.ca_file)
+
+    def _opened_on(self, gpu: int) -> GpuVideo:
+        """The reader on that GPU, open or not. Raises ConfigError where it does not decode this video, MissingExtraError."""
+        from nnet_edge.runtime.gpu_video import GpuVideo, require_decoder
+
+        require_decoder(gpu)
+        video = GpuVideo(
+            str(self._address), gpu, self._what, self._settings, self._transport, self.ca_file,
+            lambda: self.lose("incomplete", 1),
+        )  # fmt: skip
+        if video.isOpened() and not video.is_on_gpu:
+            video.release()
+            raise ConfigError(f"NVDEC knows no such {video.codec}")
+        return video
 
     def _require_whole(self, frames: int) -> None:
         """Raise SourceError unless the source may end after so many frames."""

@@ -6,7 +6,7 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,35 +173,50 @@ def test_torn_pictures_are_counted_and_not_given(film: Film, tmp_path: Path) -> 
     assert short > 0  # what cannot be decoded ends the film, and its source says how many were promised
 
 
-def test_a_source_decodes_on_the_gpu_that_it_is_given(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every GPU decodes: on the processor, with pictures laid out as NVDEC's. Gives those that were asked."""
     asked: list[int] = []
     monkeypatch.setattr(gpu_video, "require_decoder", asked.append)
     monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)
+    decoded = GpuVideo._decoded
+
+    def laid_out(video: GpuVideo) -> Iterator[Any]:
+        for frame in decoded(video):
+            yield VideoReformatter().reformat(frame, format=AS_NVDEC[frame.format.name])
+
+    monkeypatch.setattr(GpuVideo, "_decoded", laid_out)
+    return asked
+
+
+def test_a_source_decodes_on_the_gpu_that_it_is_given(film: Film, as_on_gpu: list[int]) -> None:
     with open_source(str(film("a.mp4")), decode="gpu:1") as source:
         frames = [frame.image for frame in source]
     with open_source(str(film("a.mp4"))) as source:
         expected = [frame.image for frame in source]
 
-    assert set(asked) == {1}
+    assert set(as_on_gpu) == {1}
     assert len(frames) == FRAMES
     np.testing.assert_array_equal(frames, expected)
 
 
-def test_what_the_gpu_does_not_decode_is_told_once(
+def test_what_nvdec_does_not_know_the_processor_decodes_and_it_is_told_once(
     film: Film, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(gpu_video, "require_decoder", lambda gpu: None)
     monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)  # so that it comes as from the processor
-    video = GpuVideo(str(film("a.mp4")), 0, "film", CommonSettings("a.mp4"))
+    path = film("444.mp4", pixels="yuv444p")
+    with open_source(str(path), decode="gpu") as source:
+        frames = list(source)
 
-    assert sum(video.read()[0] for _ in range(FRAMES)) == FRAMES
+    assert len(frames) == FRAMES
     assert [record.message for record in caplog.records] == [
-        "film: GPU 0 decodes no such h264: it is decoded on the processor"
+        f"video {path}: decoded on the processor, not on GPU 0: NVDEC knows no such h264"
     ]
 
 
-def test_a_network_camera_decodes_on_the_gpu_that_it_is_given(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_video, "require_decoder", lambda gpu: None)
-    monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)
+@pytest.mark.usefixtures("as_on_gpu")
+def test_a_network_camera_decodes_on_the_gpu_that_it_is_given(film: Film) -> None:
     data = film("a.ts").read_bytes()
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = threading.Thread(target=lambda: send(server, data), daemon=True)
