@@ -69,9 +69,7 @@ class MethodSettings:
     learning_rate: float = 0.005  # A-12; the paper prints 0.05
     betas: tuple[float, float] = (0.5, 0.999)
     schedule: str = "constant"  # constant | cosine: the learning rate over the training
-    ema_decay: float = (
-        0.0  # of the moving average of the weights that is deployed, at most (1 + n) / (10 + n) in step n; 0: none
-    )
+    ema_decay: float = 0.0  # of the weights' moving average, which is deployed; begins as (1 + n) / (10 + n); 0: none
     place_powers: tuple[float, ...] = ()  # of good parts' level at each place, tried at the end, see place_level.py
     global_gain: float = 1.0  # most that a whole picture's distance raises maps by, see global_distance.py; 1: unused
     seed: int = 111

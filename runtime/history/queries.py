@@ -405,7 +405,8 @@ def window_of(
     if end <= begin and CLOCK.fullmatch(until.strip()) and (isinstance(since, int) or CLOCK.fullmatch(since.strip())):
         end = round(1e3 * (datetime.fromtimestamp(end / 1e3) + timedelta(days=1)).timestamp())
     if end <= begin:
-        raise ConfigError(f"{names[1]} {one_line(until)} does not lie behind {names[0]}")
+        first = names[0] if isinstance(since, int) else f"{names[0]} {one_line(since)}"
+        raise ConfigError(f"{names[1]} {one_line(until)} does not lie behind {first}")
     return Window(begin, end, stream)
 
 

@@ -322,10 +322,11 @@ def open_http(settings: CommonSettings, options: HttpOptions) -> HttpSource:
 
 def open_http_video(settings: CommonSettings, options: HttpVideoOptions) -> Source:
     """The video file; a camera whose JPEGs have an address like a file's is read as every camera."""
-    camera = open_http(settings, HttpOptions(ca_file=options.ca_file))
+    of_camera = HttpOptions(decode=options.decode, ca_file=options.ca_file)
+    camera = open_http(settings, of_camera)
     try:
         if camera.gives_jpegs():
-            return open_http(settings, HttpOptions(ca_file=options.ca_file))
+            return open_http(settings, of_camera)
     finally:
         camera.__exit__()
     shown, address = shown_and_opened(settings)

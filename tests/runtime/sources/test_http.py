@@ -376,10 +376,11 @@ def test_a_redirect_to_tls_on_the_same_host_is_followed_with_the_password_and_ne
 
 
 def test_jpegs_whose_address_is_like_a_files_are_checked_too(
-    serve: Callable[..., HttpCamera], write_video: Callable[..., Path]
+    serve: Callable[..., HttpCamera], write_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    images, skipped, _ = frames_of(serve(ok(MIXED, parts(HALVES))).address + "/live.mp4")
+    images, skipped, _ = frames_of(serve(ok(MIXED, parts(HALVES))).address + "/live.mp4", decode="gpu:77")
     assert (len(images), skipped) == (3, 2)
+    assert "its JPEGs are decoded on the processor, not on GPU 77" in caplog.text
     with pytest.raises(SourceError, match=r"has nothing at this path \(404\)"):
         open_source(serve(refused(404)).address + "/film.avi")
     data = write_video(frames=5).read_bytes()
