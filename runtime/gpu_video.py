@@ -1,4 +1,4 @@
-"""Video decoded on a GPU by NVDEC, through the FFmpeg of PyAV: the only file that imports it.
+"""Video decoded on a GPU by NVDEC, through the FFmpeg of PyAV.
 
 H.264, H.265, VP9 and AV1 leave a decoder no choice: the coded pictures are those of the processor to the last bit, where an
 MPEG-2 or a Motion JPEG may be rounded otherwise. NVDEC hands them out as NV12, of which FFmpeg makes other colours at edges
@@ -62,9 +62,8 @@ class GpuVideo:
             self.release()
             return
         self._stream.thread_type = "AUTO"
-        self._planes, self._colours = (
-            av.video.reformatter.VideoReformatter() for _ in range(2)
-        )  # each keeps its tables
+        converter = av.video.reformatter.VideoReformatter  # each makes its tables once; one for both would at every turn
+        self._planes, self._colours = converter(), converter()
         self._frames = self._decoded()
         self._next = next(self._frames, None)  # tells size and decoder
         if self._next is None:
