@@ -62,7 +62,7 @@ class GpuVideo:
             self.release()
             return
         self._stream.thread_type = "AUTO"
-        converter = av.video.reformatter.VideoReformatter  # each makes its tables once; one for both would at every turn
+        converter = av.video.reformatter.VideoReformatter  # makes its tables anew for another conversion
         self._planes, self._colours = converter(), converter()
         self._frames = self._decoded()
         self._next = next(self._frames, None)  # tells size and decoder
