@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnet_edge.errors import ConfigError, SourceError, missing_library
 from nnet_edge.gpu import NoGpu, find_gpu
-from nnet_edge.runtime.opencv_video import ffmpeg_options, require_utf_8
+from nnet_edge.runtime.opencv_video import ffmpeg_options, for_ffmpeg, require_utf_8
 from nnet_edge.settings.camera import CommonSettings
 
 if TYPE_CHECKING:
@@ -50,13 +49,12 @@ class GpuVideo:
         av = pyav()
         self._what, self._gpu, self._lose = what, gpu, lose
         self._time_ms = 0.0
-        address = os.path.abspath(address) if os.path.exists(address) else address  # a colon in it is no protocol
         timeouts = (settings.open_timeout_s, settings.read_timeout_s)
         options = ffmpeg_options(transport, ca_file)
         self.is_on_gpu, self.codec = False, ""  # whether NVDEC knows this video, once it is open
         self._container: Any = None
         try:
-            self._container = av.open(address, options=options, timeout=timeouts, hwaccel=decoder_of(gpu))
+            self._container = av.open(for_ffmpeg(address), options=options, timeout=timeouts, hwaccel=decoder_of(gpu))
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, IndexError, OSError):  # the address is in the message, and a password may be in it
             self.release()

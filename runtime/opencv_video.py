@@ -41,6 +41,11 @@ def require_utf_8(text: str, refusal: type[StreamError]) -> None:
         ) from error
 
 
+def for_ffmpeg(address: str) -> str:
+    """The address, a path from the root: FFmpeg takes what stands before a colon for a protocol, and no path with a slash."""
+    return os.path.abspath(address) if os.path.exists(address) else address
+
+
 def open_capture(
     address: str | int, settings: CommonSettings, transport: str | None = None, ca_file: Path | None = None
 ) -> cv2.VideoCapture:
@@ -60,14 +65,10 @@ def open_capture(
         raise SourceError(f"ca_file needs an OpenCV with FFmpeg, and no {OPTIONS} in the environment: unset it")
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # some boards' own OpenCV has GStreamer instead
         return cv2.VideoCapture(address)
-    if os.path.exists(address):
-        address = os.path.abspath(
-            address
-        )  # FFmpeg takes what stands before a colon for a protocol, and no path with a slash
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1e3 * settings.open_timeout_s)]
     timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1e3 * settings.read_timeout_s)]
     with GATE.opening(options_of(transport, ca_file), settings.open_timeout_s):
-        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+        return cv2.VideoCapture(for_ffmpeg(address), cv2.CAP_FFMPEG, timeouts)
 
 
 def open_pipeline(pipeline: str) -> cv2.VideoCapture:
@@ -108,8 +109,7 @@ def packet_times_s(path: str) -> list[float]:
     None is decoded.
     """
     quieten_opencv()
-    address = os.path.abspath(path) if os.path.exists(path) else path
-    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    capture = cv2.VideoCapture(for_ffmpeg(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     times_s = []
     try:
         while capture.isOpened() and capture.grab():

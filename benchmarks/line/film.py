@@ -19,7 +19,8 @@ import numpy as np
 
 from nnet_edge.benchmarks.harness.command_line import run_command, say
 from nnet_edge.benchmarks.line.stages import drawn, size_of
-from nnet_edge.errors import ConfigError, missing_library
+from nnet_edge.errors import ConfigError
+from nnet_edge.runtime.gpu_video import pyav
 
 CODECS = {"h264": "libx264", "h265": "libx265"}
 STEP = 1 / 64  # of the width, that a part passes from one picture to the next
@@ -31,10 +32,7 @@ def write_film(path: Path, size: tuple[int, int], frames: int, rate_hz: float, c
     It appears when it is whole. Raises ConfigError for a size that H.264 does not take or a path that cannot be written,
     MissingExtraError without PyAV.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise missing_library("av", "decode", error) from error
+    av = pyav()
     height, width = size
     if height % 2 or width % 2:
         raise ConfigError(f"{width}x{height} cannot be coded as {codec} in 4:2:0: give even numbers")
