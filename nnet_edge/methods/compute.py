@@ -20,7 +20,7 @@ from nnet_edge.machine import is_throttled, usable_cores
 if is_throttled():  # torch counts cores, and knows nothing of a container's quota
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
-CHUNK = 16  # images that the teacher takes at once
+CHUNK = 8  # images that the teacher takes at once
 
 
 @dataclass(frozen=True)

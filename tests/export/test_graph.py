@@ -17,7 +17,7 @@ from nnet_edge.bundle import Bundle, read_bundle
 from nnet_edge.errors import ExportError, ParityError
 from nnet_edge.evaluation.artefact import open_weights
 from nnet_edge.export import onnx_graph
-from nnet_edge.export.bundling import check_parity, compare, export_bundle
+from nnet_edge.export.bundling import check_parity, compare, export_bundle, reference_outputs
 from nnet_edge.export.onnx_graph import OPSET, add_tail, suit_processors
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import Geometry
@@ -187,11 +187,12 @@ def test_runners_agree_with_torch_whatever_the_batch(kind: str, trained_run: Pat
     images = read_held_out(trained_run / "training")
     torch_runner = open_weights(bundle, RunnerSettings())
     with load_runner(bundle.graph, RunnerSettings(kind=kind, max_batch=8)) as runner:
-        (parity,) = check_parity(torch_runner, [runner], images, bundle.threshold.value)
+        found, expected = infer_all(runner, images), infer_all(torch_runner, images)
+        parity = check_parity("torch", expected, kind, found, bundle.threshold.value)
         assert parity.holds
         assert parity.flipped_verdicts == 0
         alone = np.concatenate([runner.infer(images[n : n + 1]).image_score for n in range(len(images))])
-    np.testing.assert_allclose(alone, infer_all(torch_runner, images).image_score, rtol=1e-4)
+    np.testing.assert_allclose(alone, expected.image_score, rtol=1e-4)
 
 
 def test_parity_fails_on_a_map_a_score_a_flip_or_a_nan() -> None:
@@ -226,9 +227,11 @@ def test_parity_names_the_runner_and_the_frame_of_what_is_not_finite(bad: float,
 
     says = "the network gives NaN or infinite scores .one, .* 1 of 6 images .* the first is number 4 with the score 1"
     with pytest.raises(ParityError, match=says):
-        check_parity(Judges("one", bad), [], washers)  # type: ignore[arg-type]
+        reference_outputs(Judges("one", bad), washers)  # type: ignore[arg-type]
+    good = reference_outputs(Judges("one", 1.0), washers)  # type: ignore[arg-type]
+    found = infer_all(Judges("other", bad), washers)  # type: ignore[arg-type]
     with pytest.raises(ParityError, match=r"nnet\.onnx on other, .* 1 of 6 images .* the first is number 4"):
-        check_parity(Judges("one", 1.0), [Judges("other", bad)], washers)  # type: ignore[arg-type, list-item]
+        check_parity("one", good, "other", found)
 
 
 def test_a_bundle_that_fails_parity_is_not_written(
