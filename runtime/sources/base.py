@@ -6,7 +6,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class SourceFacts:
 
     def as_dict(self) -> dict[str, object]:
         """Everything, ready for JSON."""
-        return asdict(self)
+        return vars(self) | {"settings": dict(self.settings)}
 
 
 class Source(ABC):

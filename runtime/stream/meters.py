@@ -32,12 +32,13 @@ class LatencyHistogram:
     def __init__(self) -> None:
         self.count = 0
         self.total_ms = self.largest_ms = 0.0
-        self._buckets = [0] * BUCKETS
+        self._buckets: dict[int, int] = {}  # of the few hundred that are used
 
     def add(self, latency_ms: float) -> None:
         """Count one latency; shorter than 1 microsecond counts as 1 microsecond."""
         position = int(math.log(latency_ms / SMALLEST_MS) / LOG_GROWTH) if latency_ms > SMALLEST_MS else 0
-        self._buckets[position if position < BUCKETS else BUCKETS - 1] += 1
+        position = min(position, BUCKETS - 1)
+        self._buckets[position] = self._buckets.get(position, 0) + 1
         self.count += 1
         self.total_ms += latency_ms
         self.largest_ms = max(self.largest_ms, latency_ms)
@@ -50,9 +51,10 @@ class LatencyHistogram:
         """Several at once: the buckets are summed up once for all of them."""
         if self.count == 0:
             return [None for _ in percents]
-        seen = list(accumulate(self._buckets))
-        positions = [bisect_left(seen, max(1, math.ceil(self.count * percent / 100))) for percent in percents]
-        return [SMALLEST_MS * GROWTH ** (position + 0.5) for position in positions]
+        used = sorted(self._buckets)
+        seen = list(accumulate(self._buckets[position] for position in used))
+        places = [bisect_left(seen, max(1, math.ceil(self.count * percent / 100))) for percent in percents]
+        return [SMALLEST_MS * GROWTH ** (used[place] + 0.5) for place in places]
 
     def percentiles(self) -> Percentiles:
         """p50, p95, p99, mean and maximum of what was counted."""

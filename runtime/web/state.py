@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
 from nnet_edge import __version__
 from nnet_edge.errors import ConfigError
 from nnet_edge.runtime.sinks import event_fields
-from nnet_edge.runtime.stream.meters import TRIGGER
+from nnet_edge.runtime.stream.meters import TRIGGER, Percentiles
 from nnet_edge.runtime.stream.report import StreamStatus
 from nnet_edge.runtime.stream.watchdog import STALL_LIMIT_S
 from nnet_edge.runtime.web.gallery import Gallery, Reject
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 SHOWN_EVENTS = 60
+SHOWN_NUMBERS = {field.name.removesuffix("_ms"): field.name for field in fields(Percentiles)}
 SHOWN_STAGES = ("total", "queue", "resize", "inference", "verdict")
 
 
@@ -88,7 +89,7 @@ def stream_state(line: Line, gallery: Gallery, status: StreamStatus) -> dict[str
         "rejected": status.rejected,
         "low_scores": status.low,
         "latency_ms": {
-            stage: {name.removesuffix("_ms"): value for name, value in asdict(numbers).items()}
+            stage: {name: getattr(numbers, field) for name, field in SHOWN_NUMBERS.items()}
             for stage, numbers in latencies.items()
         },
         "regions_of_interest": [list(map(list, polygon)) for polygon in verdict.regions_of_interest],
