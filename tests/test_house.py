@@ -32,7 +32,7 @@ ONE_IMPORTER = {  # heavy library -> the only module of a part that may import i
     "gpiod": ("nnet_edge.runtime.sinks.gpio",),
     "harvesters": ("nnet_edge.runtime.sources.gentl",),
     "genicam": ("nnet_edge.runtime.sources.gentl",),
-    "av": ("nnet_edge.runtime.gpu_video",),
+    "av": ("nnet_edge.runtime.pyav_video",),
     "simplejpeg": ("nnet_edge.jpeg",),
     "pycocotools": ("nnet_edge.data.shapes",),
     "yaml": ("nnet_edge.data.tools.yolo",),

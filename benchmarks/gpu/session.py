@@ -65,7 +65,7 @@ def tests(*arguments: str) -> tuple[str, ...]:
     places = (
         "{kit}/tests/runtime/runners/trt",
         "{kit}/tests/runtime/test_gpu_jpegs.py",
-        "{kit}/tests/runtime/test_gpu_video.py",
+        "{kit}/tests/runtime/test_pyav_video.py",
         "{kit}/tests/training/test_captured.py",
         "{kit}/tests/cli/test_engine.py",
     )

@@ -20,7 +20,7 @@ import numpy as np
 from nnet_edge.benchmarks.harness.command_line import run_command, say
 from nnet_edge.benchmarks.line.stages import drawn, size_of
 from nnet_edge.errors import ConfigError
-from nnet_edge.runtime.gpu_video import pyav
+from nnet_edge.runtime.pyav_video import pyav
 
 CODECS = {"h264": "libx264", "h265": "libx265"}
 STEP = 1 / 64  # of the width, that a part passes from one picture to the next

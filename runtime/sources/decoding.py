@@ -1,4 +1,4 @@
-"""Where a source decodes its pictures: on the processor, or on a GPU that is asked for by name."""
+"""Where and how a source decodes its pictures: on the processor, there with an eye for torn video, or on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nnet_edge.errors import ConfigError
 from nnet_edge.settings.registry import Flag
 
+CHECKED = "checked"
 ON_GPU = re.compile(r"gpu(?::(\d+))?")
 
 
@@ -15,11 +16,20 @@ ON_GPU = re.compile(r"gpu(?::(\d+))?")
 class DecodeOptions:
     """Where the JPEGs, or the video, of a source are decoded."""
 
-    decode: str = "cpu"  # cpu, gpu or gpu:N; JPEGs from a GPU are not quite those that training reads
+    decode: str = (
+        "cpu"  # cpu, checked (no torn pictures of video), gpu or gpu:N; JPEGs from a GPU are not quite training's
+    )
 
     def __post_init__(self) -> None:
-        if self.decode != "cpu" and not ON_GPU.fullmatch(self.decode):
-            raise ConfigError(f"decode is {self.decode!r}: it must be cpu, gpu or gpu:N, N as --gpu counts them")
+        if self.decode not in ("cpu", CHECKED) and not ON_GPU.fullmatch(self.decode):
+            raise ConfigError(
+                f"decode is {self.decode!r}: it must be cpu, checked, gpu or gpu:N, N as --gpu counts them"
+            )
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the processor decodes video so that torn pictures are told; every JPEG is looked at anyway."""
+        return self.decode == CHECKED
 
     @property
     def gpu(self) -> int | None:
@@ -28,5 +38,8 @@ class DecodeOptions:
         return None if found is None else int(found[1] or 0)
 
 
-DECODE_HELP = "Where JPEGs and video are decoded: cpu (default), gpu or gpu:N. Scores of JPEGs move a little on a GPU."
-DECODE_FLAG = Flag("--decode", DECODE_HELP, lambda typed, asked: {"decode": typed}, "text", "cpu|gpu|gpu:N")
+DECODE_HELP = (
+    "Where JPEGs and video are decoded: cpu (default), checked (on the processor too; torn pictures of video are counted, not "
+    "judged), gpu or gpu:N. Scores of JPEGs move a little on a GPU."
+)
+DECODE_FLAG = Flag("--decode", DECODE_HELP, lambda typed, asked: {"decode": typed}, "text", "cpu|checked|gpu|gpu:N")

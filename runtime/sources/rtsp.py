@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.lazy import LazyModule
-from nnet_edge.runtime.sources.addresses import has_scheme, shown_and_opened
+from nnet_edge.runtime.sources.addresses import address_scheme, has_scheme, shown_and_opened
 from nnet_edge.runtime.sources.colour import CodedOptions
 from nnet_edge.runtime.sources.video import VideoSource
 from nnet_edge.settings.camera import CommonSettings
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
 else:  # a line without such a camera does without them
     ssl, client = LazyModule("ssl"), LazyModule("http.client")
 
+log = logging.getLogger(__name__)
+
 TRANSPORTS = ("tcp", "udp")
 PORTS = {"rtsp": 554, "rtsps": 322}
+LOSSY = (
+    '%s: UDP loses packets, and the pictures that are torn by it are judged: add --decode checked (decode = "checked")'
+)
 LONGEST_QUESTION_S = 2.0  # why a camera does not open, after FFmpeg gave up
 
 
@@ -111,6 +117,8 @@ def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
     shown, address = shown_and_opened(settings)
     source = RtspSource(address, shown, shown, settings, options, options.transport)
     source.ca_file = options.ca_file
+    if options.transport == "udp" and options.decode == "cpu":
+        log.warning(LOSSY, shown)
     if options.ca_file is not None:
         from nnet_edge.runtime.sources.sign_in import tls_context
 
@@ -120,6 +128,8 @@ def open_rtsp(settings: CommonSettings, options: RtspOptions) -> RtspSource:
 
 def open_network(settings: CommonSettings, options: CodedOptions) -> VideoSource:
     shown, address = shown_and_opened(settings)
+    if address_scheme(address) == "udp" and options.decode == "cpu":
+        log.warning(LOSSY, shown)
     return VideoSource(address, shown, shown, settings, options)
 
 

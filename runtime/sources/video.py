@@ -25,7 +25,7 @@ from nnet_edge.text import printable
 if TYPE_CHECKING:  # OpenCV is imported where something is opened
     import cv2
 
-    from nnet_edge.runtime.gpu_video import GpuVideo
+    from nnet_edge.runtime.pyav_video import PyavVideo
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ FALLBACK_HZ = 25.0  # of a video file that does not know its rate and is shown a
 class VideoSource(Source):
     """A camera or a network stream, as OpenCV decodes it. `address` may hold a password and is never shown, `what` is.
 
-    What a lost packet tore out of a coded picture is not seen: FFmpeg fills it from the picture before, and OpenCV passes
-    it on without FFmpeg's flags. Options reach the demuxer (`discardcorrupt`), not the decoder: err_detect and skip_frame
-    changed nothing on an RTSP stream with losses (OpenCV 5.0). RTSP over TCP, the default, loses no packet on its way; an
-    HTTP camera's JPEGs are checked one by one.
+    What a lost packet tore out of a coded picture is seen where PyAV decodes (`decode` is checked or a GPU) and not by OpenCV,
+    which passes it on without FFmpeg's flags. Options reach the demuxer (`discardcorrupt`), not the decoder: err_detect and
+    skip_frame changed nothing on an RTSP stream with losses (OpenCV 5.0). RTSP over TCP, the default, loses no packet on its
+    way; an HTTP camera's JPEGs are checked one by one.
     """
 
     is_live = True
@@ -61,10 +61,11 @@ class VideoSource(Source):
     ) -> None:  # fmt: skip
         super().__init__(stream)
         coded = CodedOptions() if coded is None else coded
-        self._matrix, self._colours, self._gpu = coded.colour_matrix, Colours(), coded.gpu
+        self._matrix, self._colours = coded.colour_matrix, Colours()
+        self._gpu, self._is_checked = coded.gpu, coded.is_checked
         self._address, self._what, self._settings, self._transport = address, printable(what), settings, transport
         self._pace_hz: float | None = None  # of frames that do not know their times; None: shown as fast as they come
-        self._capture: cv2.VideoCapture | GpuVideo | None = None
+        self._capture: cv2.VideoCapture | PyavVideo | None = None
         self._first_s: float | None = None  # the time in its file of the first frame, and of the newest
         self._time_s: float | None = None
 
@@ -144,30 +145,38 @@ class VideoSource(Source):
         """Whether the video names its colour matrix; None where that cannot be known."""
         return None
 
-    def _open(self) -> cv2.VideoCapture | GpuVideo:
+    def _open(self) -> cv2.VideoCapture | PyavVideo:
         if self._gpu is not None:
             try:
                 return self._opened_on(self._gpu)
             except (ConfigError, MissingExtraError) as error:
                 log.warning("%s: decoded on the processor, not on GPU %d: %s", self._what, self._gpu, error)
                 self._gpu = None
+        if self._is_checked:
+            return self._opened_by_pyav(None)
         from nnet_edge.runtime.opencv_video import open_capture
 
         return open_capture(self._address, self._settings, self._transport, self.ca_file)
 
-    def _opened_on(self, gpu: int) -> GpuVideo:
+    def _opened_on(self, gpu: int) -> PyavVideo:
         """The reader on that GPU, open or not. Raises ConfigError where it does not decode this video, MissingExtraError."""
-        from nnet_edge.runtime.gpu_video import GpuVideo, require_decoder
+        from nnet_edge.runtime.pyav_video import require_decoder
 
         require_decoder(gpu)
-        video = GpuVideo(
-            str(self._address), gpu, self._what, self._settings, self._transport, self.ca_file,
-            lambda: self.lose("incomplete", 1),
-        )  # fmt: skip
+        video = self._opened_by_pyav(gpu)
         if video.isOpened() and not video.is_on_gpu:
             video.release()
             raise ConfigError(f"NVDEC knows no such {video.codec}")
         return video
+
+    def _opened_by_pyav(self, gpu: int | None) -> PyavVideo:
+        """The reader that tells torn pictures, open or not. Raises MissingExtraError."""
+        from nnet_edge.runtime.pyav_video import PyavVideo
+
+        def lose() -> None:
+            self.lose("incomplete", 1)
+
+        return PyavVideo(str(self._address), gpu, self._what, self._settings, self._transport, self.ca_file, lose)
 
     def _require_whole(self, frames: int) -> None:
         """Raise SourceError unless the source may end after so many frames."""
@@ -199,7 +208,7 @@ class VideoFileSource(VideoSource):
         self._pace_hz = (self.rate_hz or FALLBACK_HZ) if options.at_own_rate else None
         self.may_be_silent = options.at_own_rate  # for as long as its frames are apart
 
-    def _open(self) -> cv2.VideoCapture | GpuVideo:
+    def _open(self) -> cv2.VideoCapture | PyavVideo:
         self._state = self._file_state()
         return super()._open()
 

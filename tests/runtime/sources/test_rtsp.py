@@ -141,3 +141,13 @@ def test_ffmpeg_is_told_the_transport_and_whom_to_trust() -> None:
     assert options_of(None, None) is None
     assert options_of("tcp", None) == "rtsp_transport;tcp|fflags;discardcorrupt"
     assert options_of(None, Path("a.pem")) == "tls_verify;1|ca_file;a.pem"
+
+
+@pytest.mark.parametrize("address", ["udp://127.0.0.1:9", "rtsp://127.0.0.1:9/live"])
+def test_a_camera_by_udp_is_told_of_what_lost_packets_do(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"transport": "udp"} if address.startswith("rtsp") else {}
+    open_source(address, **options, decode="checked")
+    assert not caplog.records
+    open_source(address, **options)
+    (record,) = caplog.records
+    assert record.message.startswith(f"{address}: UDP loses packets")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -18,9 +20,9 @@ from av.video.reformatter import VideoReformatter
 
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
-from nnet_edge.runtime import gpu_video
-from nnet_edge.runtime.gpu_video import GpuVideo, first_planes, require_decoder, trial_film
+from nnet_edge.runtime import pyav_video
 from nnet_edge.runtime.opencv_video import open_capture, property_of
+from nnet_edge.runtime.pyav_video import Damage, PyavVideo, first_planes, require_decoder, trial_film
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.settings.camera import CommonSettings
 
@@ -74,11 +76,11 @@ def turned(path: Path, folder: Path, degrees: int) -> Path:
     return other
 
 
-def opened(path: Path, kind: type[GpuVideo] = GpuVideo, lose: Callable[[], None] = lambda: None) -> GpuVideo:
+def opened(path: Path, kind: type[PyavVideo] = PyavVideo, lose: Callable[[], None] = lambda: None) -> PyavVideo:
     return kind(str(path), None, "film", CommonSettings(str(path)), lose=lose)
 
 
-class Downloaded(GpuVideo):
+class Downloaded(PyavVideo):
     """Decoded here, and then laid out as NVDEC's pictures come from the GPU."""
 
     def _as_bgr(self, frame: Any) -> np.ndarray:
@@ -86,7 +88,7 @@ class Downloaded(GpuVideo):
         return super()._as_bgr(VideoReformatter().reformat(frame, format=layout))
 
 
-def assert_as_opencv(path: Path, kind: type[GpuVideo]) -> None:
+def assert_as_opencv(path: Path, kind: type[PyavVideo]) -> None:
     """Facts, pictures and times are OpenCV's."""
     theirs, ours = open_capture(str(path), CommonSettings(str(path))), opened(path, kind)
     assert theirs.isOpened()
@@ -126,13 +128,13 @@ def assert_as_opencv(path: Path, kind: type[GpuVideo]) -> None:
 def test_pictures_are_those_of_opencv_as_decoded_and_as_nvdec_lays_them_out(
     film: Film, name: str, options: dict[str, Any]
 ) -> None:
-    assert_as_opencv(film(name, **options), GpuVideo)
+    assert_as_opencv(film(name, **options), PyavVideo)
     assert_as_opencv(film(name, **options), Downloaded)
 
 
 @pytest.mark.parametrize("degrees", TURNS)
 def test_a_film_is_turned_as_it_says(film: Film, tmp_path: Path, degrees: int) -> None:
-    assert_as_opencv(turned(film("a.mp4"), tmp_path, degrees), GpuVideo)
+    assert_as_opencv(turned(film("a.mp4"), tmp_path, degrees), PyavVideo)
 
 
 def test_nv12_as_it_comes_has_other_colours_at_edges(film: Film) -> None:
@@ -173,19 +175,100 @@ def test_torn_pictures_are_counted_and_not_given(film: Film, tmp_path: Path) -> 
     assert short > 0  # what cannot be decoded ends the film, and its source says how many were promised
 
 
+def without_packets(path: Path, folder: Path, seed: int) -> Path:
+    """A copy of the MPEG-TS that lost one of a hundred packets of its video, as UDP loses some."""
+    data, random = path.read_bytes(), np.random.default_rng(seed)
+    packets = [data[start : start + 188] for start in range(0, len(data), 188)]
+    is_video = [packet[1] & 0x1F == 1 and packet[2] == 0 for packet in packets]
+    assert sum(is_video) > 100
+    kept = random.random(len(packets)) >= 0.01
+    other = folder / f"lossy_{seed}.ts"
+    other.write_bytes(
+        b"".join(packet for packet, video, keep in zip(packets, is_video, kept, strict=True) if keep or not video)
+    )
+    return other
+
+
+def pictures_of(path: Path, decode: str) -> tuple[list[bytes], list[str]]:
+    """The pictures of a film, and what was lost on the way; one that ends short has given all that it could."""
+    lost: list[str] = []
+    with open_source(str(path), decode=decode) as source:
+        source.lose = lambda cause, frames: lost.extend([cause] * frames)
+        found = []
+        with contextlib.suppress(SourceError):
+            for frame in source:
+                found.append(frame.image.tobytes())
+    return found, lost
+
+
+def test_pictures_with_lost_packets_are_not_given_nor_those_that_build_on_them(film: Film, tmp_path: Path) -> None:
+    sent = film("long.ts", height=240, width=320)
+    true = set(pictures_of(sent, "cpu")[0])
+    torn_by_opencv = given = counted = 0
+    for seed in range(6):
+        lossy = without_packets(sent, tmp_path, seed)
+        torn_by_opencv += len(set(pictures_of(lossy, "cpu")[0]) - true)
+        checked, lost = pictures_of(lossy, "checked")
+        assert set(lost) <= {"incomplete"}
+        assert set(checked) <= true
+        counted += len(lost)
+        given += len(checked)
+
+    assert torn_by_opencv > 20  # it hands them on
+    assert counted > 20
+    assert given > 20
+
+
+def test_a_picture_that_refers_to_no_other_ends_the_damage() -> None:
+    def is_whole(pts: int, torn: bool = False, key: bool = False) -> bool:
+        return damage.is_whole(SimpleNamespace(pts=pts, is_corrupt=torn, key_frame=key))
+
+    damage = Damage()
+    assert not is_whole(-4)  # it refers to what came before the stream was opened
+    assert is_whole(0, key=True)
+    assert all(is_whole(4 * index) for index in range(1, 20))
+    assert not is_whole(84)  # that of 80 never came
+    assert not is_whole(88)
+    assert is_whole(92, key=True)
+    assert not is_whole(96, torn=True)
+    assert not is_whole(100)
+    assert not is_whole(104, torn=True, key=True)
+    assert not is_whole(108)
+    assert is_whole(112, key=True)
+    damage.packet(SimpleNamespace(pts=120, is_corrupt=True))
+    damage.packet(SimpleNamespace(pts=124, is_corrupt=False))
+    damage.packet(SimpleNamespace(pts=128, is_corrupt=False))
+    assert is_whole(116)  # it was decoded before the torn packet came
+    assert not is_whole(120)
+    assert not is_whole(124, key=True)  # its beginning may have gone with the end of the one before
+    assert is_whole(128, key=True)
+
+
+def test_a_camera_of_no_even_rate_loses_nothing_to_its_gaps() -> None:
+    damage, times = Damage(), np.cumsum(np.tile([3, 4, 9, 2], 20))
+    assert damage.is_whole(SimpleNamespace(pts=0, is_corrupt=False, key_frame=True))
+    assert all(damage.is_whole(SimpleNamespace(pts=int(pts), is_corrupt=False, key_frame=False)) for pts in times)
+
+
+def test_checked_without_pyav_is_refused(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"nnet-edge\[decode\]"):
+        open_source(str(film("a.mp4")), decode="checked")
+
+
 @pytest.fixture
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every GPU decodes: on the processor, with pictures laid out as NVDEC's. Gives those that were asked."""
     asked: list[int] = []
-    monkeypatch.setattr(gpu_video, "require_decoder", asked.append)
-    monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)
-    decoded = GpuVideo._decoded
+    monkeypatch.setattr(pyav_video, "require_decoder", asked.append)
+    monkeypatch.setattr(pyav_video, "decoder_of", lambda gpu: None)
+    decoded = PyavVideo._decoded
 
-    def laid_out(video: GpuVideo) -> Iterator[Any]:
+    def laid_out(video: PyavVideo) -> Iterator[Any]:
         for frame in decoded(video):
             yield VideoReformatter().reformat(frame, format=AS_NVDEC[frame.format.name])
 
-    monkeypatch.setattr(GpuVideo, "_decoded", laid_out)
+    monkeypatch.setattr(PyavVideo, "_decoded", laid_out)
     return asked
 
 
@@ -203,8 +286,8 @@ def test_a_source_decodes_on_the_gpu_that_it_is_given(film: Film, as_on_gpu: lis
 def test_what_nvdec_does_not_know_the_processor_decodes_and_it_is_told_once(
     film: Film, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(gpu_video, "require_decoder", lambda gpu: None)
-    monkeypatch.setattr(gpu_video, "decoder_of", lambda gpu: None)  # so that it comes as from the processor
+    monkeypatch.setattr(pyav_video, "require_decoder", lambda gpu: None)
+    monkeypatch.setattr(pyav_video, "decoder_of", lambda gpu: None)  # so that it comes as from the processor
     path = film("444.mp4", pixels="yuv444p")
     with open_source(str(path), decode="gpu") as source:
         frames = list(source)
@@ -251,7 +334,7 @@ def test_without_a_gpu_the_processor_decodes_and_the_log_says_so(film: Film, cap
 
 @needs_no_gpu
 def test_a_gpu_that_ffmpeg_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_video, "find_gpu", lambda gpu: None)  # as if NVML knew one
+    monkeypatch.setattr(pyav_video, "find_gpu", lambda gpu: None)  # as if NVML knew one
 
     with pytest.raises(ConfigError, match="FFmpeg cannot use NVDEC of GPU 0: "):
         require_decoder(0)
@@ -268,8 +351,8 @@ def test_a_gpu_that_ffmpeg_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_gpu_that_fails_its_trial_is_refused(
     monkeypatch: pytest.MonkeyPatch, found: Callable[..., np.ndarray | None], message: str
 ) -> None:
-    monkeypatch.setattr(gpu_video, "find_gpu", lambda gpu: None)
-    monkeypatch.setattr(gpu_video, "first_planes", found)
+    monkeypatch.setattr(pyav_video, "find_gpu", lambda gpu: None)
+    monkeypatch.setattr(pyav_video, "first_planes", found)
 
     with pytest.raises(ConfigError, match=message):
         require_decoder.__wrapped__(0)
@@ -285,13 +368,13 @@ def test_the_trial_is_a_film_of_one_picture() -> None:
 
 
 def test_no_gpu_and_no_pyav_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_video, "find_gpu", lambda gpu: NoGpu("there is no GPU 7"))
+    monkeypatch.setattr(pyav_video, "find_gpu", lambda gpu: NoGpu("there is no GPU 7"))
     with pytest.raises(ConfigError, match="there is no GPU 7"):
         require_decoder.__wrapped__(7)
 
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"nnet-edge\[decode\]"):
-        gpu_video.pyav()
+        pyav_video.pyav()
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", bytes(4000)])
@@ -312,10 +395,12 @@ def test_a_decoder_that_fails_on_the_way_ends_the_source(film: Film, monkeypatch
         video.read()
 
 
-def failing(error: Exception, video: GpuVideo) -> Any:
+def failing(error: Exception, video: PyavVideo) -> Any:
     """The frames of a film whose second packet the decoder fails on."""
 
     class Packet:
+        is_corrupt = False
+
         def decode(self) -> list[Any]:
             raise error
 
@@ -337,7 +422,7 @@ def test_nvdec_gives_the_pictures_of_opencv(film: Film) -> None:
     path = film("large.mp4", height=480, width=640)
     theirs, ours = (
         open_capture(str(path), CommonSettings(str(path))),
-        GpuVideo(str(path), 0, "film", CommonSettings("film")),
+        PyavVideo(str(path), 0, "film", CommonSettings("film")),
     )
 
     for _ in range(FRAMES):
