@@ -94,7 +94,7 @@ def property_of(capture: KnowsFacts, name: str) -> float | None:
 def codec_setup(path: str) -> bytes:
     """What the codec of the file wrote before its first picture, for H.264 its parameter sets; empty where it is not known."""
     quieten_opencv()
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])  # coded packets as they are
+    capture = cv2.VideoCapture(for_ffmpeg(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])  # coded packets as they are
     try:
         index = capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX) if capture.isOpened() else 0
         was_read, data = capture.retrieve(flag=int(index)) if index > 0 else (False, None)

@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
 from nnet_edge.runtime import pyav_video
-from nnet_edge.runtime.opencv_video import open_capture, property_of
+from nnet_edge.runtime.opencv_video import codec_setup, open_capture, property_of
 from nnet_edge.runtime.pyav_video import Damage, PyavVideo, first_planes, require_decoder, trial_film
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.settings.camera import CommonSettings
@@ -375,6 +375,16 @@ def test_no_gpu_and_no_pyav_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"nnet-edge\[decode\]"):
         pyav_video.pyav()
+
+
+def test_a_name_with_a_colon_is_no_protocol(film: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("line:2.mkv").write_bytes(film("a.mkv").read_bytes())
+
+    assert len(codec_setup("line:2.mkv")) > 10
+    for decode in ("cpu", "checked"):
+        with open_source("line:2.mkv", decode=decode) as source:
+            assert len(list(source)) == FRAMES
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", bytes(4000)])
