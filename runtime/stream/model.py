@@ -21,7 +21,8 @@ from nnet_edge.bundle import Artefact, Bundle, id_of, is_preview, is_untaught, r
 from nnet_edge.errors import ConfigError, MissingExtraError, NnetEdgeError
 from nnet_edge.frame import JudgedBy
 from nnet_edge.geometry import Geometry
-from nnet_edge.gpu import GpuFacts, find_gpu
+from nnet_edge.gpu import GpuFacts, NoGpu, find_gpu
+from nnet_edge.lazy import importing
 from nnet_edge.runtime.runners.answers import require_answers
 from nnet_edge.runtime.runners.base import Runner, device_of, installed_kind, load_runner
 from nnet_edge.runtime.runners.cuda_parts import require_cuda_parts
@@ -107,6 +108,12 @@ def choose_runner(bundle: Bundle, settings: RunnerSettings, precision: str | Non
     return replace(settings, kind=installed_kind()), "; ".join(reasons)
 
 
+def likely_runner(settings: RunnerSettings) -> tuple[str, ...]:
+    """The module that runs graphs on the processor, where it is to be expected that it will; it takes long to import."""
+    is_likely = settings.kind == "openvino" or (settings.kind == "auto" and isinstance(find_gpu(settings.gpu), NoGpu))
+    return ("nnet_edge.runtime.runners.openvino_runner",) if is_likely else ()
+
+
 M_ARENA_MAX = -8  # of glibc's malloc.h
 WARM_BATCHES = 2  # of the largest size: the first of them allocates
 
@@ -167,7 +174,8 @@ def load_model(
     if not is_guest and "MALLOC_ARENA_MAX" not in os.environ:
         call_allocator("mallopt", M_ARENA_MAX, 1)  # each camera's thread would keep a heap of its own largest moment
     hears.get()("reading and checking its files")
-    bundle = read_bundle(path)
+    with importing(*likely_runner(settings)):
+        bundle = read_bundle(path)
     settings, idle = choose_runner(bundle, settings, precision)
     if settings.kind == "openvino" and settings.cache_dir is None:
         settings = replace(settings, cache_dir=default_folder())

@@ -1,4 +1,4 @@
-"""A loaded model leaves no memory behind that only its loading needed."""
+"""Loading a model: what is imported beside it, and that nothing stays in memory that only its loading needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from nnet_edge.gpu import GpuFacts, NoGpu
+from nnet_edge.runtime.stream.model import likely_runner
+from nnet_edge.settings.runner import RunnerSettings
+
+GPU = GpuFacts("NVIDIA L4", "8.9", "580.65.06", "13.0", 23034)
 
 pytest.importorskip("openvino", reason="openvino is not installed: pip install 'nnet-edge[cpu]'")
 
@@ -60,3 +66,20 @@ def test_threads_share_one_heap_and_what_loading_left_is_given_back(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [["mallopt", "content freed", "compiled", "malloc_trim"], 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "is_likely"),
+    [
+        ("openvino", GPU, True),
+        ("auto", NoGpu("there is no GPU"), True),
+        ("auto", GPU, False),
+        ("onnxruntime", NoGpu("there is no GPU"), False),
+    ],
+)
+def test_a_start_imports_openvino_beside_the_hashes_where_it_will_compute(
+    monkeypatch: pytest.MonkeyPatch, kind: str, found: GpuFacts | NoGpu, is_likely: bool
+) -> None:
+    monkeypatch.setattr("nnet_edge.runtime.stream.model.find_gpu", lambda gpu: found)
+
+    assert likely_runner(RunnerSettings(kind=kind)) == ("nnet_edge.runtime.runners.openvino_runner",) * is_likely
