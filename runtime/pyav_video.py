@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -66,7 +67,8 @@ class Damage:
     def is_whole(self, frame: Any) -> bool:
         """Whether the next picture, in the order in which they are shown, is what the camera saw."""
         is_torn = frame.is_corrupt or frame.pts in self._torn_times
-        self._torn_times.discard(frame.pts)
+        if frame.pts is not None:  # some of those before gave no picture
+            self._torn_times = {pts for pts in self._torn_times if pts > frame.pts}
         is_begun_anew = bool(frame.key_frame)
         is_behind_lost = self._is_behind_lost(frame.pts) and not is_begun_anew
         self._is_torn = is_torn or is_behind_lost or (self._is_torn and not is_begun_anew)
@@ -85,7 +87,8 @@ class Damage:
 class PyavVideo:
     """Reads as cv2.VideoCapture does, decoded on the GPU of that index; None: on the processor.
 
-    A picture that is not whole is not given, and `lose` is told. Ask `require_decoder` of the GPU first.
+    A picture that is not whole is not given, and `lose` is told. Raises SourceError where none is whole for as long as a
+    picture may take. Ask `require_decoder` of the GPU first.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class PyavVideo:
     ) -> None:  # fmt: skip
         require_utf_8(address, SourceError)
         av = pyav()
-        self._what, self._gpu, self._lose = what, gpu, lose
+        self._what, self._gpu, self._settings, self._lose = what, gpu, settings, lose
         self._time_ms = 0.0
         timeouts = (settings.open_timeout_s, settings.read_timeout_s)
         options = ffmpeg_options(transport, ca_file)
@@ -111,9 +114,13 @@ class PyavVideo:
         converter = av.video.reformatter.VideoReformatter  # makes its tables anew for another conversion
         self._planes, self._colours = converter(), converter()
         self._frames = self._decoded()
-        self._next = next(self._frames, None)  # tells size and decoder
+        self._next: Any = None
+        try:
+            self._next = next(self._frames, None)  # tells size and decoder
+        finally:
+            if self._next is None:
+                self.release()
         if self._next is None:
-            self.release()
             return
         height, width = self._next.height, self._next.width
         self._size = (height, width) if QUARTER_TURNS.get(self._next.rotation, 0) % 2 == 0 else (width, height)
@@ -158,7 +165,13 @@ class PyavVideo:
         """The frames in the order in which they are shown, to the end or to what cannot be decoded, as OpenCV gives them."""
         av = pyav()
         packets, damage = self._container.demux(self._stream), Damage()
+        begun_s, limit_s, torn = time.monotonic(), self._settings.open_timeout_s, 0
         while True:
+            if torn and time.monotonic() - begun_s > limit_s:
+                raise SourceError(
+                    f"{self._what}: none of {torn} pictures in {limit_s:g} s is whole: packets are lost, or the camera sends "
+                    'no key frame (intra refresh). Set its interval of key frames, or decode = "cpu"'
+                )
             try:
                 packet = next(packets)
             except (StopIteration, av.FFmpegError):  # the end, or a camera that says nothing more
@@ -174,8 +187,10 @@ class PyavVideo:
             for frame in frames:
                 if damage.is_whole(frame):
                     yield frame
+                    begun_s, limit_s, torn = time.monotonic(), self._settings.read_timeout_s, 0
                 else:
                     self._lose()
+                    torn += 1
 
     def _as_bgr(self, frame: Any) -> np.ndarray:
         planes = FROM_NVDEC.get(frame.format.name)

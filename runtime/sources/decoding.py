@@ -17,7 +17,7 @@ class DecodeOptions:
     """Where the JPEGs, or the video, of a source are decoded."""
 
     decode: str = (
-        "cpu"  # cpu, checked (no torn pictures of video), gpu or gpu:N; JPEGs from a GPU are not quite training's
+        "cpu"  # cpu, checked (no torn pictures of video), gpu or gpu:N; JPEGs from a GPU are a little different
     )
 
     def __post_init__(self) -> None:

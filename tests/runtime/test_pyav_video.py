@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 import struct
@@ -242,12 +243,32 @@ def test_a_picture_that_refers_to_no_other_ends_the_damage() -> None:
     assert not is_whole(120)
     assert not is_whole(124, key=True)  # its beginning may have gone with the end of the one before
     assert is_whole(128, key=True)
+    assert damage._torn_times == set()
 
 
 def test_a_camera_of_no_even_rate_loses_nothing_to_its_gaps() -> None:
     damage, times = Damage(), np.cumsum(np.tile([3, 4, 9, 2], 20))
     assert damage.is_whole(SimpleNamespace(pts=0, is_corrupt=False, key_frame=True))
     assert all(damage.is_whole(SimpleNamespace(pts=int(pts), is_corrupt=False, key_frame=False)) for pts in times)
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_camera_that_sends_no_whole_picture_for_too_long_is_told(
+    film: Film, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    ticks, seen = itertools.count(), itertools.count()
+    monkeypatch.setattr(pyav_video, "time", SimpleNamespace(monotonic=lambda: 4.0 * next(ticks)))
+    monkeypatch.setattr(Damage, "is_whole", lambda damage, frame: next(seen) < whole)
+    torn: list[int] = []
+
+    def read_on() -> None:
+        video = opened(film("a.mp4"), lose=lambda: torn.append(1))
+        while video.read()[0]:
+            pass
+
+    with pytest.raises(SourceError, match=r"none of \d+ pictures in \d+ s is whole: .* no key frame"):
+        read_on()
+    assert 0 < len(torn) < FRAMES - 1
 
 
 def test_checked_without_pyav_is_refused(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
