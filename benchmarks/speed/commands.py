@@ -2,14 +2,17 @@
 
 `--beside` is the `nnet-edge` of another installation, measured in the same rounds. `{out}` in the command becomes a new folder
 each time; a command that does not end by itself is interrupted after `--seconds`, as Ctrl-C would. The peak is what the
-kernel says was resident at most, libraries included.
+kernel says was resident at most, libraries included, asked for every LOOK_S; not that of `wait4`, which begins with the
+size of the process that started this one.
 
     python -m nnet_edge.benchmarks.speed.commands --beside ../before/.venv/bin/nnet-edge -- train DATA --out {out} --threads 1
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -32,6 +35,8 @@ from nnet_edge.errors import StreamError
 HERE = f"{Path(sys.executable).with_name('nnet-edge')}"
 OUT = "{out}"  # in a command: a folder that is not there yet
 PATIENCE_S = 30.0  # for a command that was interrupted
+LOOK_S = 0.02
+PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def cost_of(command: Sequence[str], seconds: float | None = None) -> Cost:
         began_s = time.perf_counter()
         child = subprocess.Popen(filled, stdout=words, stderr=words, start_new_session=True)
         try:
-            status, used = wait_for(child.pid, seconds)
+            status, used, peak_mib = wait_for(child.pid, seconds)
         except BaseException:
             child.kill()
             raise
@@ -58,25 +63,30 @@ def cost_of(command: Sequence[str], seconds: float | None = None) -> Cost:
             words.seek(0)
             said = (words.read().strip().splitlines() or ["it said nothing"])[-1]
             raise StreamError(f"{' '.join(filled)} failed (code {child.returncode}): {said}")
-    return Cost(clock_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Cost(clock_s, used.ru_utime + used.ru_stime, peak_mib)
 
 
-def wait_for(pid: int, seconds: float | None) -> tuple[int, resource.struct_rusage]:
-    """Status and use of the process that has ended, interrupted after `seconds`. Raises StreamError where it does not."""
-    if seconds is None:
-        return os.wait4(pid, 0)[1:]
-    interrupt_s = time.monotonic() + seconds
-    is_told = False
+def wait_for(pid: int, seconds: float | None) -> tuple[int, resource.struct_rusage, float]:
+    """Status, use and peak in MiB of the process that has ended, interrupted after `seconds`.
+
+    Raises StreamError where it does not end then.
+    """
+    interrupt_s = math.inf if seconds is None else time.monotonic() + seconds
+    is_told, peak_mib = False, 0.0
     while True:
         found, status, used = os.wait4(pid, os.WNOHANG)
         if found:
-            return status, used
+            return status, used, peak_mib
+        if said := PEAK.search(
+            Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        ):  # none at its end
+            peak_mib = int(said[1]) / 1024
         if not is_told and time.monotonic() > interrupt_s:
             os.kill(pid, signal.SIGINT)
             is_told = True
         if time.monotonic() > interrupt_s + PATIENCE_S:
             raise StreamError(f"it goes on {PATIENCE_S:g} s after it was interrupted")
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
 
 
 def table(found: dict[str, list[Cost]]) -> str:

@@ -171,7 +171,7 @@ def test_a_folder_goes_through_the_gpus_decoder(
 
 @pytest.mark.parametrize("text", ["", "GPU", "cuda", "gpu:", "gpu:x", "gpu:-1", "gpu:1 "])
 def test_another_word_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="it must be cpu, gpu or gpu:N"):
+    with pytest.raises(ConfigError, match="it must be cpu, checked, gpu or gpu:N"):
         DecodeOptions(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnet_edge.benchmarks.speed.commands import HERE, command, cost_of
@@ -23,7 +24,8 @@ def test_a_command_beside_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_peak_is_the_command_s_own() -> None:
-    pages = 300 << 20
+    pages, own = 300 << 20, np.ones(500 << 17)  # 500 MiB here, which wait4 would count
+    assert own.nbytes == 500 << 20
     found = cost_of(["python3", "-c", f"import time; a = b'x' * {pages}; time.sleep(0.1)"])
     assert 300 < found.peak_mib < 400
     assert found.clock_s > 0.1
