@@ -16,9 +16,7 @@ ON_GPU = re.compile(r"gpu(?::(\d+))?")
 class DecodeOptions:
     """Where the JPEGs, or the video, of a source are decoded."""
 
-    decode: str = (
-        "cpu"  # cpu, checked (no torn pictures of video), gpu or gpu:N; JPEGs from a GPU are a little different
-    )
+    decode: str = "cpu"  # cpu, checked (no torn pictures of video), gpu or gpu:N (JPEGs a little different)
 
     def __post_init__(self) -> None:
         if self.decode not in ("cpu", CHECKED) and not ON_GPU.fullmatch(self.decode):
