@@ -1,7 +1,8 @@
 """FP32 region: cosines and norms, the memory's softmax and shrinkage, the product of the maps, the Gaussian.
 
 It is found by the shape of the graph, not by names: those are the exporter's. It is every node of an operator that half
-precision spoils, the element-wise nodes that only work for such nodes, and the two convolutions that address the memory.
+precision spoils, the element-wise nodes that only work for such nodes, and the memory's two convolutions, queries with keys and
+weights with values: FP16 leaves them alone, INT8 takes them (`qdq.py`), for their sums are 32 bits wide.
 The head, what lies before the first convolution, stays FP32 too: it is the cast of the uint8 images and their normalisation.
 """
 

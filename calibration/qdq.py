@@ -1,7 +1,8 @@
 """Q/DQ insertion: a graph and its ranges give the same graph in symmetric INT8, biases in float.
 
-    activations   one pair before every convolution that is worth it (not the FP32 region, not those that read the images),
-                  zero point 0, one scale a tensor; whoever else reads the tensor still reads the float
+    activations   one pair before every convolution that is worth it (not those that read the images), zero point 0, one scale
+                  a tensor; whoever else reads the tensor still reads the float
+    memory        its two convolutions are such; softmax and shrinkage between them are of the FP32 region and stay floats
     residual adds a pair on the skip only: the other branch comes straight from a convolution, and TensorRT adds it in
                   that convolution's own pass
     ReLUs         between a convolution and the rounding before the next are left to that rounding (`folding.py`): finer steps
@@ -93,7 +94,6 @@ def plan(model: onnx.ModelProto) -> Plan:
         node
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
-        and node.name not in region
         and node.input[0] not in images
         and work[node.name] >= least
         and node.input[1] in wiring.constants

@@ -214,6 +214,9 @@ def _put_slots_last(graph: gs.Graph, softmax: gs.Node) -> None:
     if softmax.attrs.get("axis") != 1 or len(start.shape) != 4 or not plain or len(ends) != 1:
         return
     (end,) = ends
+    _name_weights(start.inputs[0], "memory.keys")
+    for node in end.outputs:
+        _name_weights(node, "memory.values")
     first = gs.Variable(f"{start.name}_slots_last", np.float32, _channels_last(start.shape))
     last = gs.Variable(f"{end.name}_slots_first", np.float32, end.shape)
     for convolution in list(end.outputs):
@@ -228,6 +231,13 @@ def _put_slots_last(graph: gs.Graph, softmax: gs.Node) -> None:
             node.inputs[1] = gs.Constant(f"{node.name}_axis", np.array([3], np.int64))
     graph.nodes.append(gs.Node("Transpose", "node_slots_last", {"perm": [0, 2, 3, 1]}, [start], [first]))
     graph.nodes.append(gs.Node("Transpose", "node_slots_first", {"perm": [0, 3, 1, 2]}, [end], [last]))
+
+
+def _name_weights(node: gs.Node, name: str) -> None:
+    """Call the weights of a convolution, or of the one that `node` divides the result of, what its layer shall be called."""
+    convolution = node if node.op == "Conv" else node.i()
+    if convolution.op == "Conv" and isinstance(convolution.inputs[1], gs.Constant):
+        convolution.inputs[1] = gs.Constant(f"{name}.weight", convolution.inputs[1].values)
 
 
 def _channels_last(shape: list[int | str]) -> list[int | str]:

@@ -74,6 +74,18 @@ def test_the_plan_leaves_out_what_is_not_worth_it(planned: Plan) -> None:
     assert not {"teacher.stages.0.0", "forward_student.stages.0.0"} & set(planned.layers), "they read the images"
 
 
+def test_the_memorys_two_products_are_integers_and_its_softmax_is_not(planned: Plan, int8: onnx.ModelProto) -> None:
+    assert {"memory.keys", "memory.values"} <= set(planned.layers)
+    wiring = Wiring(int8.graph)
+    (softmax,) = (node for node in int8.graph.node if node.op_type == "Softmax")
+    between, waiting = set(), [softmax]
+    while waiting:  # from the softmax up to the rounding of the weights
+        node = waiting.pop()
+        between.add(node.op_type)
+        waiting += [user for user in wiring.users(node) if user.op_type != "QuantizeLinear"]
+    assert not between & {"Conv", "DequantizeLinear"}, "nothing but the rounded weights is multiplied by the values"
+
+
 def test_the_form_is_what_tensorrt_takes(int8: onnx.ModelProto) -> None:
     """Zero points 0 and signed, no quantized bias, no pair around uint8, weights a channel each."""
     onnx.checker.check_model(int8, full_check=True)

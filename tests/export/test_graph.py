@@ -308,4 +308,5 @@ def test_forms_that_processors_compute_faster_compute_the_same() -> None:
 def test_the_exported_memory_has_its_slots_last(graph: onnx.ModelProto) -> None:
     (softmax,) = (node for node in graph.graph.node if node.op_type == "Softmax")
     assert [item.i for item in softmax.attribute if item.name == "axis"] == [3]
+    assert {"memory.keys.weight", "memory.values.weight"} <= {item.name for item in graph.graph.initializer}
     assert "ReduceMean" not in {node.op_type for node in graph.graph.node}
