@@ -14,7 +14,7 @@ all layers in INT8, in thresholds: tire 4.6 -> 3.0 %, ball_screw 2.2 -> 1.9 %, c
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,7 @@ def choose_fold(each: Fold, span: float, peaks: np.ndarray) -> tuple[np.ndarray,
     return own / whole, 0.0, whole
 
 
-def clip_bounds(relu: onnx.NodeProto, values: dict[str, onnx.TensorProto]) -> tuple[float, float]:
+def clip_bounds(relu: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
     """The smallest and the largest value that a Relu or Clip lets through."""
     if relu.op_type == "Relu":
         return 0.0, np.inf
@@ -118,7 +118,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
-def read(values: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
+def read(values: Mapping[str, onnx.TensorProto], name: str) -> np.ndarray:
     """A constant in float64."""
     return numpy_helper.to_array(values[name]).astype(np.float64)
 

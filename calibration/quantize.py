@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,6 +26,7 @@ import onnx
 from onnx import numpy_helper
 
 from nnet_edge import __version__
+from nnet_edge.calibration.processor_forms import unmeasured
 from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
 from nnet_edge.calibration.ranges import METHODS, Activations, Probe, Progress, measure_histograms, ranges_by
 from nnet_edge.calibration.whole_pictures import match_whole, measure_whole
@@ -87,15 +88,29 @@ def measure_activations(plan: Plan, frames: np.ndarray, settings: QuantizeSettin
     return Activations(ranges_by(histograms, settings.method, plan.tensors), means, peaks, whole)
 
 
-def quantize(plan: Plan, activations: Activations, kept: Collection[str] = ()) -> onnx.ModelProto:
+def measure_spans(plan: Plan, frames: np.ndarray, settings: QuantizeSettings, report: Progress) -> Mapping[str, float]:
+    """The ranges that `to_integers` needs beside those of `measure_activations`, of the same frames."""
+    tensors = unmeasured(plan)
+    probe = Probe(plan.model, tensors, settings.threads)
+    return ranges_by(measure_histograms(probe.infer, frames, len(frames), report), settings.method, tensors)
+
+
+def quantize(
+    plan: Plan,
+    activations: Activations,
+    kept: Collection[str] = (),
+    form: Callable[[onnx.GraphProto], object] = lambda graph: None,
+) -> onnx.ModelProto:
     """The plan's graph in INT8 but for the blocks and layers in `kept`; its facts say so.
 
-    Raises CalibrationError for blocks and layers that the graph lacks.
+    `form` brings it into that of a processor (`processor_forms.py`); without one it is as TensorRT takes it. Raises
+    CalibrationError for blocks and layers that the graph lacks.
     """
     unknown = sorted(set(kept) - set(plan.blocks) - set(plan.layers))
     if unknown:
         raise CalibrationError(f"the graph has no block or layer {unknown[0]!r}: blocks are {', '.join(plan.blocks)}")
     model = insert_qdq(plan, activations, kept)
+    form(model.graph)
     if activations.whole is not None:
         match_whole(model, activations.whole)
     state_facts(model, precision="int8", kept_in_fp32=" ".join(kept))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,23 @@ from nnet_edge.bundle import (
     now,
     read_bundle,
     source_name,
+    variant_name,
+    without_artefact,
     without_unnamed_frames,
 )
 from nnet_edge.calibration.gate import Gate, GateLimits
-from nnet_edge.calibration.predictions import load_test
+from nnet_edge.calibration.predictions import Predictions, load_test
+from nnet_edge.calibration.processor_forms import to_integers, to_unsigned
 from nnet_edge.calibration.qdq import plan
-from nnet_edge.calibration.quantize import QuantizeSettings, choose_frames, measure_activations, quantize, read_graph
-from nnet_edge.calibration.sensitivity import measure_sensitivity
+from nnet_edge.calibration.quantize import (
+    QuantizeSettings,
+    choose_frames,
+    measure_activations,
+    measure_spans,
+    quantize,
+    read_graph,
+)
+from nnet_edge.calibration.sensitivity import Sensitivity, measure_sensitivity
 from nnet_edge.data.images import Dataset, load_images, with_held_out_images
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.export.layer_search import Choice, GraphJudge, LayerSearch
@@ -38,12 +49,15 @@ from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash
 from nnet_edge.known_answers import Answers, asked_frames
 from nnet_edge.runtime.runners.answers import add_answers
+from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.runners.structure import fault_of
 from nnet_edge.settings.runner import CPU_RUNNER_KINDS, RunnerSettings
 
 PRECISIONS = ("int8", "fp16")
+IN_INTEGERS = "onnxruntime"  # the runner that has a form of its own of INT8 graphs (calibration/processor_forms.py)
 SENSITIVITY_FRAMES = 6  # costs of blocks differ by factors; more frames change their order little
 
+Form = Callable[[onnx.GraphProto], object]  # brings an INT8 graph into the form of a processor's runner
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # title -> a bar for (done, total)
 
 
@@ -66,6 +80,14 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A graph in a form that one runner takes."""
+
+    content: bytes
+    made: Mapping[str, Any]  # as that of a graph
+
+
+@dataclass(frozen=True)
 class Graph:
     """A finished graph and what was measured of it."""
 
@@ -76,11 +98,20 @@ class Graph:
     unseen: tuple[Gate, ...] = ()  # the same on the labelled images that its layers were not chosen on; decides nothing
     engine_source: bytes | None = None  # of INT8: the same graph with everything else in FP16, for TensorRT
     answers: Mapping[str, Answers] = field(default_factory=dict)  # runner -> its known answers
+    variants: Mapping[str, Variant] = field(default_factory=dict)  # of the runners that take a form of their own
 
     @property
     def is_wanted(self) -> bool:
         """Whether some runner takes it."""
         return any(gate.accepted or gate.overridden for gate in self.gates)
+
+    def measured(self, runners: Collection[str]) -> dict[str, Any]:
+        """What was measured on these runners, for the record of the file that they take."""
+        return {
+            "gates": {gate.runner: gate.as_dict() for gate in self.gates if gate.runner in runners},
+            "unseen": {gate.runner: gate.as_dict() for gate in self.unseen if gate.runner in runners},
+            "answers": {name: answers.as_dict() for name, answers in self.answers.items() if name in runners},
+        }
 
 
 @dataclass(frozen=True)
@@ -90,6 +121,8 @@ class Made:
     model: onnx.ModelProto
     facts: dict[str, Any]  # for the manifest
     unseen: np.ndarray | None = None  # rows of the test images that its layers were not chosen on
+    signed: onnx.ModelProto | None = None  # of INT8: as TensorRT takes it
+    variants: Mapping[str, Made] = field(default_factory=dict)  # runner -> the same in a form of its own
 
 
 class GraphMaker:
@@ -113,38 +146,63 @@ class GraphMaker:
         made = self._make_int8() if precision == "int8" else self._make_fp16()
         content = made.model.SerializeToString()
         # of INT8 as a GPU wants it: what is not INT8 in FP16, but for the FP32 region
-        source = self._to_half(made.model).SerializeToString() if precision == "int8" else None
+        source = None if made.signed is None else self._to_half(made.signed).SerializeToString()
         seconds = round(time.perf_counter() - began, 1)
-        facts = made.facts | {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
+        more = {"frames": len(self.frames), "seed": self.settings.seed, "seconds": seconds, "when": now()}
         gates, unseen, answers = [], [], {}
+        variants: dict[str, Variant] = {}
         fault = fault_of(content) or fault_of(source or content)
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
-            predictions, latency_ms = self.judge.predict_all(content, precision, reference)
-            gate = self.judge.compare(reference, predictions, latency_ms)
-            if fault:  # which scores may hide: no runner will be given it
-                gate = replace(gate, accepted=False, reasons=(*gate.reasons, fault), threshold=None)
+            if (own := made.variants.get(reference.name)) is not None:
+                variant = Variant(own.model.SerializeToString(), own.facts | more)
+                predictions, gate = self._judge(variant.content, precision, reference, fault_of(variant.content))
+                if gate.accepted:
+                    variants[reference.name] = variant
+                else:
+                    self.say(
+                        f"{reference.name} refuses a form of its own: {'; '.join(gate.reasons)}; judging that for all"
+                    )
+            if reference.name not in variants:
+                own = made
+                predictions, gate = self._judge(content, precision, reference, fault)
             if gate.threshold is not None:
                 answers[reference.name] = self.judge.answers(predictions)
             gates.append(gate if gate.threshold is None else gate.overridden_by(self.settings.accept))
-            if made.unseen is not None:
-                unseen.append(self.judge.compare_rows(reference, predictions, made.unseen))
-        return Graph(precision, content, tuple(gates), facts, tuple(unseen), source, answers)
+            if own is not None and own.unseen is not None:
+                unseen.append(self.judge.compare_rows(reference, predictions, own.unseen))
+        return Graph(precision, content, tuple(gates), made.facts | more, tuple(unseen), source, answers, variants)
+
+    def _judge(self, content: bytes, precision: str, reference: Runner, fault: str | None) -> tuple[Predictions, Gate]:
+        """What a graph says on that runner, and the verdict on it; a `fault` is one that no runner would be given it with."""
+        predictions, latency_ms = self.judge.predict_all(content, precision, reference)
+        gate = self.judge.compare(reference, predictions, latency_ms)
+        if fault:  # which scores may hide
+            gate = replace(gate, accepted=False, reasons=(*gate.reasons, fault), threshold=None)
+        return predictions, gate
 
     def keep(self, bundle: Bundle, graph: Graph) -> Bundle:
         """`bundle` with the graph, its record and the frames that it was made with."""
         bundle, hashes = keep_frames(bundle, self.frames)
         record = {
-            "kind": "graph", "precision": graph.precision, "source": sha256(bundle.graph), "made": dict(graph.made),
-            "frames": hashes, "gates": {gate.runner: gate.as_dict() for gate in graph.gates},
-            "unseen": {gate.runner: gate.as_dict() for gate in graph.unseen},
-            "answers": {name: answers.as_dict() for name, answers in graph.answers.items()},
-        }  # fmt: skip
-        bundle = add_artefact(bundle, graph_name(graph.precision), graph.content, record)
+            "precision": graph.precision,
+            "source": sha256(bundle.graph),
+            "made": dict(graph.made),
+            "frames": hashes,
+        }
+        common = [gate.runner for gate in graph.gates if gate.runner not in graph.variants]
+        kept = record | {"kind": "graph"} | graph.measured(common)
+        bundle = add_artefact(bundle, graph_name(graph.precision), graph.content, kept)
+        for item in bundle.artefacts:
+            if (item.kind, item.precision) == ("variant", graph.precision):
+                bundle = without_artefact(bundle, item.name)
+        for runner, variant in graph.variants.items():
+            kept = record | {"kind": "variant", "made": dict(variant.made)} | graph.measured([runner])
+            bundle = add_artefact(bundle, variant_name(graph.precision, runner), variant.content, kept)
         if graph.engine_source is not None:
             # No CPU runner runs it; its engines are judged where they run.
-            record |= {"kind": "source", "gates": {}, "unseen": {}}
-            bundle = add_artefact(bundle, source_name(graph.precision), graph.engine_source, record)
+            kept = record | {"kind": "source"} | graph.measured([])
+            bundle = add_artefact(bundle, source_name(graph.precision), graph.engine_source, kept)
         return without_unnamed_frames(bundle)
 
     def _make_fp16(self) -> Made:
@@ -155,30 +213,58 @@ class GraphMaker:
             return to_half(model, self.frames, report, self.threads)
 
     def _make_int8(self) -> Made:
-        """The INT8 graph with the fewest layers in FP32 for which the deciding runner's gate holds."""
+        """The INT8 graph, each form of it with the fewest layers in FP32 for which its runner's gate holds."""
         quantizer = self.settings.quantize
         planned = plan(self.model)
         with self.bar(f"measuring ranges with {quantizer.tool}") as report:
             activations = measure_activations(planned, self.frames, quantizer, report)
-        search = LayerSearch(planned, activations, self.judge, self.say)
-        gate, choice = self.judge.judge(search.content(()), "int8"), Choice()
-        if not gate.accepted:
-            self.say(f"all layers in INT8: {'; '.join(gate.reasons)}; looking for those that must stay FP32")
-            few, threshold = self.frames[:SENSITIVITY_FRAMES], self.judge.bundle.threshold.value
-            with self.bar("measuring what each block costs") as report:
-                sensitivity = measure_sensitivity(planned, activations, few, threshold, report, self.threads)
-            choice = search.choose(sensitivity, self.settings.seed)
-        facts = {
+        about = {
             "tool": "nnet-edge",  # inserts Q/DQ and rounds the weights, whoever measured the ranges
             "version": __version__,
             "method": quantizer.method_that_runs,
             "ranges": quantizer.origin(),
-            "kept_in_fp32": list(choice.kept),
-            "share_in_int8": 1 - planned.share(choice.kept),  # of the multiplications of what can be INT8 at all
-            "map_error_by_block": {name: cost if np.isfinite(cost) else None for name, cost in choice.costs.items()},
-            "search": choice.search,
         }
-        return Made(quantize(planned, activations, choice.kept), facts, choice.unseen)
+
+        @cache
+        def sensitivity() -> Sensitivity:
+            few, threshold = self.frames[:SENSITIVITY_FRAMES], self.judge.bundle.threshold.value
+            with self.bar("measuring what each block costs") as report:
+                return measure_sensitivity(planned, activations, few, threshold, report, self.threads)
+
+        def choose(reference: Runner, form: Form) -> Choice:
+            search = LayerSearch(planned, activations, self.judge, self.say, reference, form)
+            gate = self.judge.judge(search.content(()), "int8", reference=reference)
+            if gate.accepted:
+                return Choice()
+            why = "; ".join(gate.reasons)
+            self.say(f"all layers in INT8 on {reference.name}: {why}; looking for those that must stay FP32")
+            return search.choose(sensitivity(), self.settings.seed)
+
+        def finish(choice: Choice, form: Form) -> Made:
+            facts = {
+                "kept_in_fp32": list(choice.kept),
+                "share_in_int8": 1 - planned.share(choice.kept),  # of the multiplications of what can be INT8 at all
+                "map_error_by_block": {
+                    name: cost if np.isfinite(cost) else None for name, cost in choice.costs.items()
+                },
+                "search": choice.search,
+            }
+            return Made(quantize(planned, activations, choice.kept, form), about | facts, choice.unseen)
+
+        choices: dict[str, Choice] = {}
+        variants: dict[str, Made] = {}
+        for reference in self.judge.references:
+            if reference.name == IN_INTEGERS:
+                with self.bar(f"measuring what {reference.name} rounds besides") as report:
+                    spans = measure_spans(planned, self.frames, quantizer, report)
+                form = partial(to_integers, spans=spans)
+                choices[reference.name] = choose(reference, form)
+                variants[reference.name] = finish(choices[reference.name], form)
+            elif not choices:  # the deciding one
+                choices[reference.name] = choose(reference, to_unsigned)
+        deciding = next(iter(choices.values()))
+        common = finish(deciding, to_unsigned)
+        return replace(common, signed=quantize(planned, activations, deciding.kept), variants=variants)
 
 
 def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, settings: CalibrateSettings, skip_bad: bool,

@@ -324,8 +324,9 @@ def export_model(
         raise ConfigError(f"--name {name}: give letters, digits, dots and dashes, 64 at most")
     if backend == "tensorrt" and precision != "fp32":
         raise ConfigError(f"TensorRT builds its own {precision} of a graph: give --precision fp32")
-    artefact = bundle.artefact(precision)
-    chosen = threshold or artefact.threshold_for("onnxruntime" if backend == "tensorrt" else backend).value
+    runner = "onnxruntime" if backend == "tensorrt" else backend
+    artefact = bundle.graph_for(runner, precision)
+    chosen = threshold or artefact.threshold_for(runner).value
     order = Order(bundle, artefact, name or name_of(path), backend, chosen, max_batch)
     with writing_folder(out, foreign_to_form if force else None) as folder:
         told = form.write(order, folder)

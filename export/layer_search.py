@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 
 from nnet_edge.bundle import Bundle, graph_name
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, time_both
 from nnet_edge.calibration.predictions import Predictions, TestImages, predict
+from nnet_edge.calibration.processor_forms import to_unsigned
 from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import quantize
 from nnet_edge.calibration.ranges import Activations
@@ -59,10 +61,12 @@ class LayerSearch:
     activations: Activations
     judge: GraphJudge
     say: Callable[[str], None]
+    reference: Runner  # the runner that is searched for
+    form: Callable[[onnx.GraphProto], object] = to_unsigned  # that it takes
 
     def content(self, kept: Collection[str]) -> bytes:
         """The INT8 graph with these blocks and layers in FP32."""
-        return quantize(self.planned, self.activations, kept).SerializeToString()
+        return quantize(self.planned, self.activations, kept, self.form).SerializeToString()
 
     def choose(self, sensitivity: Sensitivity, seed: int) -> Choice:
         """The layers to keep: found on one half of the labelled images, split by `seed`, where that holds on all."""
@@ -74,13 +78,13 @@ class LayerSearch:
             self.say(f"looking on {seen} labelled images; the other {unseen} are left unseen")
             found = self.fewest_kept(order, halves.seen)
             if found.holds:
-                predictions = judge.predict(self.content(found.kept), "int8")
-                gate = judge.compare(judge.references[0], predictions)
+                predictions = judge.predict(self.content(found.kept), "int8", reference=self.reference)
+                gate = judge.compare(self.reference, predictions)
                 if gate.accepted:
                     half = {"on": "half", "seed": seed, "seen": seen, "unseen": unseen}
                     return Choice(found.kept, costs, half, halves.unseen)
                 self.say(f"found on one half, that fails on all: {'; '.join(gate.reasons)}; looking on all of them")
-                elsewhere = judge.compare_rows(judge.references[0], predictions, halves.unseen)
+                elsewhere = judge.compare_rows(self.reference, predictions, halves.unseen)
                 verdicts = {"all": gate.as_dict(), "unseen": elsewhere.as_dict()}
                 search["failed_half"] = {"kept_in_fp32": list(found.kept)} | verdicts
         found = self.fewest_kept(order)
@@ -92,7 +96,7 @@ class LayerSearch:
         """The fewest of `order` for which the gate holds on these rows of the test images, or on all."""
 
         def judge_kept(kept: tuple[str, ...]) -> Gate:
-            gate = self.judge.judge(self.content(kept), "int8", rows)
+            gate = self.judge.judge(self.content(kept), "int8", rows, self.reference)
             count = f"{len(self.planned.layers_in(kept))} of {len(self.planned.layers)}"
             self.say(f"{count} layers in FP32: {'; '.join(gate.reasons) or 'the gate holds'}")
             return gate
@@ -159,18 +163,23 @@ class GraphJudge:
             predictions = predict(candidate, self.held_out, self.test, self.bundle.rule)
             return predictions, time_both(reference, candidate, self.held_out)
 
-    def predict(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Predictions:
-        """The graph's predictions on the deciding runner, for the held-out frames and these rows."""
+    def predict(
+        self, content: bytes, precision: str, rows: np.ndarray | None = None, reference: Runner | None = None
+    ) -> Predictions:
+        """The graph's predictions on a runner, or the deciding one, for the held-out frames and these rows."""
         test = self.test if self.test is None or rows is None else self.test.rows(rows)
-        with self._load(content, precision, self.references[0].name) as candidate:
+        with self._load(content, precision, (reference or self.references[0]).name) as candidate:
             return predict(candidate, self.held_out, test, self.bundle.rule)
 
-    def judge(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Gate:
-        """The deciding runner's verdict, without timing, on the held-out frames and these rows."""
-        predictions = self.predict(content, precision, rows)
+    def judge(
+        self, content: bytes, precision: str, rows: np.ndarray | None = None, reference: Runner | None = None
+    ) -> Gate:
+        """The verdict of a runner, or the deciding one, without timing, on the held-out frames and these rows."""
+        reference = reference or self.references[0]
+        predictions = self.predict(content, precision, rows, reference)
         if self.test is None or rows is None:
-            return self.compare(self.references[0], predictions)
-        expected = self._expected_of(self.references[0]).for_rows(self.test, rows, held_out=True)
+            return self.compare(reference, predictions)
+        expected = self._expected_of(reference).for_rows(self.test, rows, held_out=True)
         return compare(expected, predictions, self.test.rows(rows), self.limits)
 
     def compare(self, reference: Runner, found: Predictions, latency_ms: tuple[float, float] | None = None) -> Gate:

@@ -12,7 +12,8 @@ A bundle is run from the FP32 graph, from graphs of another precision, or from e
 
 The manifest's `artefacts` maps a file name to its record:
 
-    kind        "graph", "engine", or "source": an INT8 graph with everything else in FP16, which engines are built of
+    kind        "graph"; "variant": that graph in a form for those runners alone that its gates name; "engine"; or "source": an
+                INT8 graph with everything else in FP16, which engines are built of
     precision   "fp32", "fp16" or "int8"
     source      SHA-256 of the graph that it was made from
     made        tool, version, method, seconds, when, ...
@@ -51,10 +52,12 @@ from nnet_edge.scoring import Threshold, ThresholdRule
 if TYPE_CHECKING:
     import numpy as np
 
-KINDS = ("graph", "source", "engine")
+KINDS = ("graph", "variant", "source", "engine")
 PRECISIONS = ("fp32", "fp16", "int8")
 FIELDS = ("kind", "precision", "source", "made", "gates")  # that every record has
-COMMANDS = {"graph": "calibrate", "source": "calibrate", "engine": "build-engine"}  # kind -> what makes one
+COMMANDS = {  # kind -> what makes one
+    "graph": "calibrate", "variant": "calibrate", "source": "calibrate", "engine": "build-engine",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,11 @@ def graph_name(precision: str) -> str:
     return "nnet.onnx" if precision == "fp32" else f"nnet.{precision}.onnx"
 
 
+def variant_name(precision: str, runner: str) -> str:
+    """The file name of the graph of a precision in the form that is that runner's alone, as nnet.onnxruntime.int8.onnx."""
+    return f"nnet.{runner}.{precision}.onnx"
+
+
 def source_name(precision: str) -> str:
     """The file name of the graph that engines of a precision are built of, where it is another than the runners'."""
     return f"nnet.{precision}.source.onnx"
@@ -197,7 +205,10 @@ class Bundle:
         return (first, *(artefact_of(self.path / name, records[name]) for name in sorted(records)))
 
     def artefact(self, precision: str, kind: str = "graph") -> Artefact:
-        """The artefact of that precision and kind. Raises BundleError when there is none, or more than one engine."""
+        """The artefact of that precision and kind. Raises BundleError when there is none, or more than one engine.
+
+        A graph is the one that every runner takes; `graph_for` gives that of one runner.
+        """
         found = [item for item in self.artefacts if (item.kind, item.precision) == (kind, precision)]
         if not found:
             data = " DATA" if kind == "graph" else ""
@@ -211,6 +222,16 @@ class Bundle:
                 "name the file"
             )
         return found[0]
+
+    def graph_for(self, runner: str, precision: str) -> Artefact:
+        """The graph of that precision that the runner takes: its variant where there is one, else the one for all.
+
+        Raises BundleError when there is none.
+        """
+        for item in self.artefacts:
+            if (item.kind, item.precision) == ("variant", precision) and of_runner(item.record["gates"], runner):
+                return item
+        return self.artefact(precision)
 
     def engine_source(self, precision: str) -> Artefact:
         """The graph that an engine of that precision is built of: its "source" where there is one, else the runners' graph.

@@ -149,7 +149,7 @@ class AccuracyCell:
         """What the gate said of a calibrated graph; None for FP32."""
         if precision == "fp32":
             return None
-        record = read_bundle(bundle).manifest["artefacts"][graph_name(precision)]
+        record = read_bundle(bundle).graph_for(self.runner.kind, precision).record
         gate = record["gates"][self.runner.kind]
         return {"accepted": gate["accepted"], "reasons": gate["reasons"],
                 "kept_in_fp32": record["made"]["kept_in_fp32"]}  # fmt: skip

@@ -154,7 +154,7 @@ def our_candidates(
         if precision not in held:
             warnings.append(f"{name}: {bundle.name} holds no such graph, so it does not run")
             continue
-        artefact = bundle.weights if system == "torch" else bundle.artefact(precision).path
+        artefact = bundle.weights if system == "torch" else bundle.graph_for(system, precision).path
         entry = Entry(name, our_python(), system, bundle.path, precision)
         found.append(
             Candidate(name, title, system, precision, str(bundle.manifest["backbone"]), work.parameters,

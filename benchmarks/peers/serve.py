@@ -113,7 +113,7 @@ def our_graph(kind: str) -> Callable[[Path, int, str], Judge]:
         from nnet_edge.runtime.runners.base import load_runner
         from nnet_edge.settings.runner import RunnerSettings
 
-        graph = read_bundle(artefact).artefact(precision).path
+        graph = read_bundle(artefact).graph_for(kind, precision).path
         runner = load_runner(graph, RunnerSettings(kind, "fp32", threads, max_batch=1))
         runner.__enter__()  # its end is the process's
         return runner_judge(runner)

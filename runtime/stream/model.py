@@ -58,7 +58,8 @@ def open_graph(bundle: Bundle, settings: RunnerSettings, precision: str | None =
 def choose_artefact(bundle: Bundle, settings: RunnerSettings, precision: str | None) -> Artefact:
     """The engine that fits this machine for TensorRT, else the graph, of that precision; see `open_graph` for None."""
     if settings.kind != "tensorrt":
-        return bundle.artefact(GRAPH_OF[precision or "fp32"])
+        runner = CUDA_RUNNER if settings.kind == "cuda" else settings.kind
+        return bundle.graph_for(runner, GRAPH_OF[precision or "fp32"])
     if precision == "bf16":
         raise ConfigError(
             "engines are of fp32, fp16 or int8, and bf16 is for the processor: choose another --precision"
