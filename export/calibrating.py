@@ -105,6 +105,11 @@ class Graph:
         """Whether some runner takes it."""
         return any(gate.accepted or gate.overridden for gate in self.gates)
 
+    @property
+    def is_common(self) -> bool:
+        """Whether it was judged itself, on a runner that takes no form of its own."""
+        return any(gate.runner not in self.variants for gate in self.gates)
+
     def measured(self, runners: Collection[str]) -> dict[str, Any]:
         """What was measured on these runners, for the record of the file that they take."""
         return {

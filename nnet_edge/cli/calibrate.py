@@ -36,18 +36,22 @@ def table_of(graphs: Sequence[Graph]) -> str:
     """An aligned line for each graph and runner; below, why a graph was refused and how its FP32 layers were chosen."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     for graph in graphs:
-        size = f"{len(graph.content) / 1e6:.1f} MB"
-        rows += [(graph.precision, *row_of(gate, verdict_of(gate)), size) for gate in graph.gates]
+        for gate in graph.gates:
+            taken = graph.variants.get(gate.runner, graph)
+            rows.append((graph.precision, *row_of(gate, verdict_of(gate)), f"{len(taken.content) / 1e6:.1f} MB"))
         rows += [(graph.precision, *row_of(gate, UNSEEN), "") for gate in graph.unseen]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for graph in graphs:
         for gate in graph.gates:
             lines += [f"{graph.precision} on {gate.runner}: {reason}" for reason in gate.reasons]
-        if kept := graph.made.get("kept_in_fp32"):
-            lines.append(f"{graph.precision}: FP32 stay {', '.join(kept)}")
-        if search := graph.made.get("search"):
-            lines.append(f"{graph.precision}: {sentence_of(search)}")
+        named = {graph.precision: graph.made} if graph.is_common else {}
+        named |= {f"{graph.precision} on {runner}": one.made for runner, one in graph.variants.items()}
+        for name, made in named.items():
+            if kept := made.get("kept_in_fp32"):
+                lines.append(f"{name}: FP32 stay {', '.join(kept)}")
+            if search := made.get("search"):
+                lines.append(f"{name}: {sentence_of(search)}")
         lines.append(f"{graph.precision}: made in {graph.made['seconds']:.0f} s")
     return "\n".join(lines)
 
@@ -59,6 +63,7 @@ def facts_of(graph: Graph) -> dict[str, Any]:
         "precision": graph.precision,
         "bytes": len(graph.content),
         "made": graph.made,
+        "variants": {name: {"bytes": len(one.content), "made": one.made} for name, one in graph.variants.items()},
         "gates": gates,
         "unseen": unseen,
     }

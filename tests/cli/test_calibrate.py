@@ -29,6 +29,7 @@ from nnet_edge.export.layer_search import GraphJudge
 from nnet_edge.export.precision import to_half
 from nnet_edge.files import sha256
 from nnet_edge.kept_frames import frame_hash
+from nnet_edge.runtime.stream.model import choose_runnable, open_graph
 from nnet_edge.settings.runner import RunnerSettings
 
 QUICK = ["--threads", "1", "--skip-bad-images"]
@@ -86,6 +87,28 @@ def test_the_graphs_their_frames_and_their_figures_are_in_the_bundle(calibrated:
     assert not held_out & {frame_hash(frame) for frame in frames}, "what chose the threshold is not calibrated on"
     assert list(bundle.manifest["frames"]) == ["held_out"]
     assert read_bundle(trained_run / "bundle").manifest["artefacts"] == {}
+
+
+def test_onnx_runtime_takes_a_form_of_its_own_and_openvino_does_not(
+    calibrated: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copytree(calibrated, tmp_path / "bundle"))
+    words = ["calibrate", str(path), str(parts), "--precision", "int8", *WIDE, *QUICK]
+    assert run([*words, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    bundle = read_bundle(path)
+    variant = path / "nnet.onnxruntime.int8.onnx"
+    assert told["variants"]["onnxruntime"]["bytes"] == variant.stat().st_size
+    for runner, file in (("onnxruntime", variant), ("openvino", path / "nnet.int8.onnx")):
+        assert bundle.graph_for(runner, "int8").path == file
+        assert choose_runnable(bundle, RunnerSettings(runner), "int8")[0].path == file
+        assert list(bundle.graph_for(runner, "int8").record["gates"]) == [runner]
+        with open_graph(bundle, RunnerSettings(runner, threads=1), "int8")[0] as opened:
+            assert opened.name == runner
+    assert bundle.artefact("int8").name == "nnet.int8.onnx", "what a command names without a runner is the one for all"
+    assert bundle.engine_source("int8").name == "nnet.int8.source.onnx"
+    assert run([*words, "--runner", "openvino"]) == 0
+    assert not variant.exists(), "a form of an earlier calibration must not judge beside a new one"
 
 
 def test_each_graph_keeps_its_own_frames_and_seed(calibrated: Path, parts: Path, tmp_path: Path) -> None:
@@ -222,7 +245,9 @@ def test_the_gate_says_how_many_blocks_stay_fp32(
         found = {name: float(name in wanted) for name in planned.blocks}
         return Sensitivity(found, {}, dict.fromkeys(found, 1.0))
 
-    def verdict(judge: GraphJudge, content: bytes, precision: str, rows: object = None) -> Gate:
+    def verdict(
+        judge: GraphJudge, content: bytes, precision: str, rows: object = None, reference: object = None
+    ) -> Gate:
         facts = {item.key: item.value for item in onnx.load_model_from_string(content).metadata_props}
         kept = set(facts.get("nnet_edge.kept_in_fp32", "").split())
         return replace(any_gate, accepted=kept >= set(wanted), reasons=() if kept >= set(wanted) else ("too rough",))
