@@ -10,8 +10,9 @@
     biases        float, less what the rounding of the weights adds on average over the frames: a depthwise filter that
                   should give nothing on a plain surface gives nothing again (map error 0.015 -> 0.006 of the weights alone)
 
-TensorRT, OpenVINO and ONNX Runtime read this one form. The other reading, a pair for whoever reads the tensor (the form that
-quantizers write by themselves), puts rounding into the cosines: it cost 1.5 times the map error on EfficientNet-Lite0.
+TensorRT takes this form; of it `processor_forms.py` makes those of OpenVINO and ONNX Runtime. The other reading, a pair for
+whoever reads the tensor (the form that quantizers write by themselves), puts rounding into the cosines: it cost 1.5 times the
+map error on EfficientNet-Lite0.
 
 The convolutions that read the images stay FP32: with them in INT8 OpenVINO (2026.4, a processor with VNNI and without AMX)
 gives maps that are wrong by half a threshold where ONNX Runtime's are right, and saves less than 5 % of the time.
