@@ -31,11 +31,13 @@ class CountingJudge:
         self.on_half, self.on_all = on_half, on_all
         self.asked: list[str] = []
 
-    def judge(self, content: bytes, precision: str, rows: np.ndarray | None = None) -> Gate:
+    def judge(self, content: bytes, precision: str, rows: np.ndarray | None, reference: str) -> Gate:
+        assert reference == "only"
         self.asked.append("all" if rows is None else "half")
         return gate_of(len(content.split()) >= (self.on_all if rows is None else self.on_half))
 
-    def predict(self, content: bytes, precision: str) -> int:
+    def predict(self, content: bytes, precision: str, *, reference: str) -> int:
+        assert reference == "only"
         return len(content.split())
 
     def compare(self, reference: str, predictions: int) -> Gate:
@@ -61,7 +63,8 @@ def choose(judge: Any) -> tuple[Choice, list[str]]:
     planned = Plan(onnx.ModelProto(), nodes, {}, dict.fromkeys(LAYERS, 1), dict.fromkeys(LAYERS, 1))
     sensitivity = Sensitivity(dict.fromkeys(LAYERS, 1.0), {}, dict.fromkeys(LAYERS, 1.0))
     said: list[str] = []
-    return NamesOnly(planned, Activations({}, {}, {}), judge, said.append).choose(sensitivity, seed=3), said
+    search = NamesOnly(planned, Activations({}, {}, {}), judge, said.append, judge.references[0])
+    return search.choose(sensitivity, seed=3), said
 
 
 def test_what_one_half_finds_is_taken_where_it_holds_on_all() -> None:
