@@ -1,8 +1,8 @@
 """Forms of an INT8 graph for processors: unsigned behind ReLUs for OpenVINO, all in integers for ONNX Runtime.
 
 `qdq.py` writes what TensorRT takes: signed, zero points 0. A processor rounds to unsigned bytes as well, and so what a ReLU
-gives has 256 steps instead of 128, and the ReLU is left to the rounding. OpenVINO's graph is that and nothing else: seen, a map
-error of 0.70 of the signed graph's, in as much time with AMX and 0.91 of it with VNNI (benchmarks/notes.md).
+gives has 256 steps instead of 128, and the ReLU is left to the rounding. OpenVINO's graph is that and nothing else: seen, half
+to three quarters of the signed graph's map error in 0.92 of its time (benchmarks/notes.md).
 
 ONNX Runtime makes an integer convolution only of one whose result is rounded wherever it goes. Where what convolutions read is
 rounded, and everyone else gets the float, most of them are computed in floats, slower than FP32. In its form:
@@ -35,7 +35,7 @@ ROUNDS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def unmeasured(plan: Plan) -> tuple[str, ...]:
-    """The results of convolutions and residual adds, behind their ReLUs, that the INT8 graph needs no range of."""
+    """The results of convolutions and residual adds, behind their ReLUs, that the signed graph needs no range of."""
     wiring = Wiring(plan.model.graph)
     adds = (node for node in plan.model.graph.node if node.name in plan.skips)
     results = dict.fromkeys(
@@ -64,15 +64,14 @@ class _Rounding:
 
 
 def to_integers(graph: onnx.GraphProto, spans: Mapping[str, float]) -> None:
-    """Bring the graph of an INT8 model into integer form; `spans`: the value that becomes the largest, of each `unmeasured`."""
+    """Bring the graph of an INT8 model into ONNX Runtime's form; `spans`: the largest value of each `unmeasured` tensor."""
     wiring = Wiring(graph)
     values = {item.name: item for item in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ROUNDS and node.input[0] not in values]
-    rounds = {node.input[0]: node for node in pairs if node.op_type == "QuantizeLinear"}
+    known = {node.input[0]: span_of(node, values) for node in pairs if node.op_type == "QuantizeLinear"}
     plain = {  # rounded tensor -> the tensor
         node.output[0]: wiring.producer[node.input[0]].input[0] for node in pairs if node.op_type == "DequantizeLinear"
     }
-    known = {name: LARGEST_INT8 * float(numpy_helper.to_array(values[node.input[1]])) for name, node in rounds.items()}
     results = {result_of(wiring, node) for node in graph.node if gives_integers(node, wiring)}
     chosen = {
         name: choose_rounding(name, span, name in results, wiring, values)

@@ -205,8 +205,8 @@ class GraphMaker:
             kept = record | {"kind": "variant", "made": dict(variant.made)} | graph.measured([runner])
             bundle = add_artefact(bundle, variant_name(graph.precision, runner), variant.content, kept)
         if graph.engine_source is not None:
-            # No CPU runner runs it; its engines are judged where they run.
-            kept = record | {"kind": "source"} | graph.measured([])
+            # No CPU runner runs it; its engines are judged where they run, and asked for what the graph says
+            kept = record | {"kind": "source"} | graph.measured(list(graph.answers)) | {"gates": {}, "unseen": {}}
             bundle = add_artefact(bundle, source_name(graph.precision), graph.engine_source, kept)
         return without_unnamed_frames(bundle)
 

@@ -106,7 +106,12 @@ def test_onnx_runtime_takes_a_form_of_its_own_and_openvino_does_not(
         with open_graph(bundle, RunnerSettings(runner, threads=1), "int8")[0] as opened:
             assert opened.name == runner
     assert bundle.artefact("int8").name == "nnet.int8.onnx", "what a command names without a runner is the one for all"
-    assert bundle.engine_source("int8").name == "nnet.int8.source.onnx"
+    source = bundle.engine_source("int8")
+    assert source.name == "nnet.int8.source.onnx"
+    assert set(source.record["answers"]) == {"openvino", "onnxruntime"}, (
+        "an engine of it is asked for them at its first start"
+    )
+    assert not source.record["gates"]
     assert run([*words, "--runner", "openvino"]) == 0
     assert not variant.exists(), "a form of an earlier calibration must not judge beside a new one"
 
