@@ -10,7 +10,7 @@ Nothing in it is pickled. Reading checks the schema and the hashes; writing is a
 
 A bundle is run from the FP32 graph, from graphs of another precision, or from engines; each has its own threshold.
 
-The manifest's `artefacts` maps a file name to its record:
+The manifest's `artefacts` maps a file name to its record, and so does `variants`, which versions that know none pass over:
 
     kind        "graph"; "variant": that graph in a form for those runners alone that its gates name; "engine"; or "source": an
                 INT8 graph with everything else in FP16, which engines are built of
@@ -52,6 +52,7 @@ from nnet_edge.scoring import Threshold, ThresholdRule
 if TYPE_CHECKING:
     import numpy as np
 
+ARTEFACTS, VARIANTS = "artefacts", "variants"  # of the manifest; versions that know no variants pass over the second
 KINDS = ("graph", "variant", "source", "engine")
 PRECISIONS = ("fp32", "fp16", "int8")
 FIELDS = ("kind", "precision", "source", "made", "gates")  # that every record has
@@ -200,7 +201,7 @@ class Bundle:
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that a runner can load: nnet.onnx first, then the rest by name."""
-        records: Mapping[str, Any] = self.manifest["artefacts"]
+        records = records_of(self.manifest)
         first = Artefact(self.graph, "graph", "fp32", {}, self.threshold)
         return (first, *(artefact_of(self.path / name, records[name]) for name in sorted(records)))
 
@@ -276,6 +277,11 @@ class Bundle:
         if self.geometry.crop is not None:
             found.append(f"judged is the bundle's crop, {self.geometry.crop}; what lies outside is not")
         return found
+
+
+def records_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """File name -> record, of every file that a runner can load but nnet.onnx."""
+    return {**(manifest.get(ARTEFACTS) or {}), **(manifest.get(VARIANTS) or {})}
 
 
 def is_preview(manifest: Mapping[str, Any]) -> bool:
@@ -380,10 +386,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def check_names(path: Path, manifest: Mapping[str, Any]) -> None:
     """Raise BundleError unless the manifest names files of the bundle alone, each with a hash, and artefacts by their kinds."""
-    files, records = manifest.get("files"), manifest.get("artefacts") or {}
+    files, parts = manifest.get("files"), [manifest.get(part) or {} for part in (ARTEFACTS, VARIANTS)]
     if not isinstance(files, dict) or GRAPH not in files:
         raise BundleError(f"{path / MANIFEST} names no {GRAPH}: the bundle is not complete; export it again")
-    if not isinstance(records, dict):
+    if not all(isinstance(part, dict) for part in parts):
         raise BundleError(f"{path / MANIFEST} has artefacts that are no table: copy or export the bundle again")
     odd = [
         name
@@ -394,7 +400,7 @@ def check_names(path: Path, manifest: Mapping[str, Any]) -> None:
         raise BundleError(
             f"{path / MANIFEST} names {odd[0]!r}, which is no hashed file of the bundle: copy or export it again"
         )
-    for name, record in records.items():
+    for name, record in records_of(manifest).items():
         if not is_artefact_name(name) or name not in files:
             raise BundleError(
                 f"{path / MANIFEST} has the artefact {name!r} without a hash, or it lies elsewhere: make it again with "
@@ -503,14 +509,16 @@ def add_artefact(bundle: Bundle, name: str, content: bytes, record: Mapping[str,
     remove_drafts(bundle.path / name)
     write_atomically(bundle.path / name, content)
     files = bundle.manifest["files"] | {name: hashlib.sha256(content).hexdigest()}
-    return changed(bundle, files=files, artefacts=bundle.manifest["artefacts"] | {name: dict(record)})
+    part = VARIANTS if record["kind"] == "variant" else ARTEFACTS
+    return changed(bundle, files=files, **{part: bundle.manifest.get(part, {}) | {name: dict(record)}})
 
 
 def without_artefact(bundle: Bundle, name: str) -> Bundle:
     """The bundle without that artefact; its file is deleted once the manifest names it no more."""
     kept = {
         part: {key: value for key, value in bundle.manifest[part].items() if key != name}
-        for part in ("files", "artefacts")
+        for part in ("files", ARTEFACTS, VARIANTS)
+        if part in bundle.manifest
     }
     bundle = changed(bundle, **kept)
     (bundle.path / name).unlink(missing_ok=True)
@@ -539,7 +547,7 @@ def keep_frames(bundle: Bundle, frames: np.ndarray) -> tuple[Bundle, list[str]]:
 
 def without_unnamed_frames(bundle: Bundle) -> Bundle:
     """The bundle without the frames of graphs that it no longer holds; a file is deleted once the manifest names it no more."""
-    lists = [*bundle.manifest["frames"].values(), *(one.get("frames") for one in bundle.manifest["artefacts"].values())]
+    lists = [*bundle.manifest["frames"].values(), *(one.get("frames") for one in records_of(bundle.manifest).values())]
     named = {f"{FOLDER}/{name}.png" for names in lists if isinstance(names, list) for name in names}
     files = bundle.manifest["files"]
     stale = [name for name in files if name.startswith(f"{FOLDER}/") and name not in named]

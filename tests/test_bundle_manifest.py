@@ -47,6 +47,8 @@ def graph_record(**more: Any) -> dict[str, Any]:
         (lambda one: one["artefacts"].update({GRAPH: graph_record(kind="engine")}), "without a hash, or it lies elsewhere"),
         (lambda one: one["artefacts"].update({GRAPH: graph_record()}), "without a hash, or it lies elsewhere"),
         (lambda one: one.update(artefacts=[GRAPH]), "artefacts that are no table"),
+        (lambda one: one.update(variants=[GRAPH]), "artefacts that are no table"),
+        (lambda one: one.update(variants={"../n.onnx": graph_record()}), "'../n.onnx' without a hash"),
         (lambda one: one["frames"].update(held_out=["../../x"]), "the frame '../../x', which is no hash"),
     ],
 )  # fmt: skip

@@ -105,6 +105,8 @@ def test_onnx_runtime_takes_a_form_of_its_own_and_openvino_does_not(
         assert list(bundle.graph_for(runner, "int8").record["gates"]) == [runner]
         with open_graph(bundle, RunnerSettings(runner, threads=1), "int8")[0] as opened:
             assert opened.name == runner
+    assert list(bundle.manifest["variants"]) == [variant.name], "where versions that know none do not look"
+    assert variant.name not in bundle.manifest["artefacts"]
     assert bundle.artefact("int8").name == "nnet.int8.onnx", "what a command names without a runner is the one for all"
     source = bundle.engine_source("int8")
     assert source.name == "nnet.int8.source.onnx"
