@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -17,6 +16,7 @@ from nnet_edge.calibration.processor_forms import to_integers, to_unsigned, unme
 from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import QuantizeSettings, measure_spans, quantize
 from nnet_edge.calibration.ranges import Activations
+from nnet_edge.runtime.runners.onnx_runner import onnxruntime
 from nnet_edge.runtime.runners.structure import fault_of
 
 RELUS = {"Relu", "Clip"}
