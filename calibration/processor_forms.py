@@ -17,18 +17,19 @@ where the signed graph takes 1.3, and a map error of 0.77 to 0.96 of that one's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from nnet_edge.calibration.folding import RELUS, clip_bounds
+from nnet_edge.calibration.folding import RELUS, STEPS, clip_bounds
 from nnet_edge.calibration.fp32_region import Wiring
 from nnet_edge.calibration.qdq import LARGEST_INT8, SMALLEST_SCALE, Plan, replace_nodes
 
-STEPS, MIDDLE = 255, 128  # of unsigned INT8
+Form = Callable[[onnx.GraphProto], object]  # brings the graph of an INT8 model into the form that a runner takes
+MIDDLE = 128  # of unsigned INT8
 SLACK = 1e-6  # share by which a range may pass a ReLU6's end: single precision
 FLOATS_ONLY = "ConvTranspose"  # has no integer kernel there
 ROUNDS = ("QuantizeLinear", "DequantizeLinear")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +26,7 @@ import onnx
 from onnx import numpy_helper
 
 from nnet_edge import __version__
-from nnet_edge.calibration.processor_forms import unmeasured
+from nnet_edge.calibration.processor_forms import Form, unmeasured
 from nnet_edge.calibration.qdq import LARGEST_INT8, Plan, insert_qdq
 from nnet_edge.calibration.ranges import METHODS, Activations, Probe, Progress, measure_histograms, ranges_by
 from nnet_edge.calibration.whole_pictures import match_whole, measure_whole
@@ -99,7 +99,7 @@ def quantize(
     plan: Plan,
     activations: Activations,
     kept: Collection[str] = (),
-    form: Callable[[onnx.GraphProto], object] = lambda graph: None,
+    form: Form = lambda graph: None,
 ) -> onnx.ModelProto:
     """The plan's graph in INT8 but for the blocks and layers in `kept`; its facts say so.
 

@@ -30,7 +30,7 @@ from nnet_edge.bundle import (
 )
 from nnet_edge.calibration.gate import Gate, GateLimits
 from nnet_edge.calibration.predictions import Predictions, load_test
-from nnet_edge.calibration.processor_forms import to_integers, to_unsigned
+from nnet_edge.calibration.processor_forms import Form, to_integers, to_unsigned
 from nnet_edge.calibration.qdq import plan
 from nnet_edge.calibration.quantize import (
     QuantizeSettings,
@@ -57,7 +57,6 @@ PRECISIONS = ("int8", "fp16")
 IN_INTEGERS = "onnxruntime"  # the runner that has a form of its own of INT8 graphs (calibration/processor_forms.py)
 SENSITIVITY_FRAMES = 6  # costs of blocks differ by factors; more frames change their order little
 
-Form = Callable[[onnx.GraphProto], object]  # brings an INT8 graph into the form of a processor's runner
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # title -> a bar for (done, total)
 
 
@@ -159,23 +158,23 @@ class GraphMaker:
         fault = fault_of(content) or fault_of(source or content)
         for reference in self.judge.references:
             self.say(f"judging {precision} on {reference.name}")
+            taken = made
             if (own := made.variants.get(reference.name)) is not None:
                 variant = Variant(own.model.SerializeToString(), own.facts | more)
                 predictions, gate = self._judge(variant.content, precision, reference, fault_of(variant.content))
                 if gate.accepted:
-                    variants[reference.name] = variant
+                    variants[reference.name], taken = variant, own
                 else:
                     self.say(
                         f"{reference.name} refuses a form of its own: {'; '.join(gate.reasons)}; judging that for all"
                     )
-            if reference.name not in variants:
-                own = made
+            if taken is made:
                 predictions, gate = self._judge(content, precision, reference, fault)
             if gate.threshold is not None:
                 answers[reference.name] = self.judge.answers(predictions)
             gates.append(gate if gate.threshold is None else gate.overridden_by(self.settings.accept))
-            if own is not None and own.unseen is not None:
-                unseen.append(self.judge.compare_rows(reference, predictions, own.unseen))
+            if taken.unseen is not None:
+                unseen.append(self.judge.compare_rows(reference, predictions, taken.unseen))
         return Graph(precision, content, tuple(gates), made.facts | more, tuple(unseen), source, answers, variants)
 
     def _judge(self, content: bytes, precision: str, reference: Runner, fault: str | None) -> tuple[Predictions, Gate]:
@@ -256,20 +255,19 @@ class GraphMaker:
             }
             return Made(quantize(planned, activations, choice.kept, form), about | facts, choice.unseen)
 
-        choices: dict[str, Choice] = {}
+        choices: list[Choice] = []  # the deciding runner's first
         variants: dict[str, Made] = {}
         for reference in self.judge.references:
             if reference.name == IN_INTEGERS:
                 with self.bar(f"measuring what {reference.name} rounds besides") as report:
                     spans = measure_spans(planned, self.frames, quantizer, report)
                 form = partial(to_integers, spans=spans)
-                choices[reference.name] = choose(reference, form)
-                variants[reference.name] = finish(choices[reference.name], form)
-            elif not choices:  # the deciding one
-                choices[reference.name] = choose(reference, to_unsigned)
-        deciding = next(iter(choices.values()))
-        common = finish(deciding, to_unsigned)
-        return replace(common, signed=quantize(planned, activations, deciding.kept), variants=variants)
+                choices.append(choose(reference, form))
+                variants[reference.name] = finish(choices[-1], form)
+            elif not choices:
+                choices.append(choose(reference, to_unsigned))
+        common = finish(choices[0], to_unsigned)
+        return replace(common, signed=quantize(planned, activations, choices[0].kept), variants=variants)
 
 
 def calibrate_bundle(path: Path, dataset: Dataset, runner: RunnerSettings, settings: CalibrateSettings, skip_bad: bool,

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 
 from nnet_edge.bundle import Bundle, graph_name
 from nnet_edge.calibration.gate import Gate, GateLimits, compare, time_both
 from nnet_edge.calibration.predictions import Predictions, TestImages, predict
-from nnet_edge.calibration.processor_forms import to_unsigned
+from nnet_edge.calibration.processor_forms import Form, to_unsigned
 from nnet_edge.calibration.qdq import Plan
 from nnet_edge.calibration.quantize import quantize
 from nnet_edge.calibration.ranges import Activations
@@ -62,7 +61,7 @@ class LayerSearch:
     judge: GraphJudge
     say: Callable[[str], None]
     reference: Runner  # the runner that is searched for
-    form: Callable[[onnx.GraphProto], object] = to_unsigned  # that it takes
+    form: Form = to_unsigned  # that it takes
 
     def content(self, kept: Collection[str]) -> bytes:
         """The INT8 graph with these blocks and layers in FP32."""
