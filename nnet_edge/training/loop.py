@@ -33,6 +33,7 @@ from nnet_edge.methods.compute import (
     full_fp32,
     to_device,
 )
+from nnet_edge.methods.network import Network
 from nnet_edge.training.augmentation import augmented_copies
 from nnet_edge.training.captured import CapturedSteps, fits
 from nnet_edge.training.checkpoint import (
@@ -42,12 +43,13 @@ from nnet_edge.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from nnet_edge.training.compression import Compression
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
 from nnet_edge.training.heap import keeping_memory
 from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
-from nnet_edge.training.settling import GoodImages, settle
+from nnet_edge.training.settling import GoodImages, Settled, settle, settle_fusion, settle_levels
 from nnet_edge.training.start import (
     Learned,
     check_images,
@@ -86,6 +88,7 @@ class Progress:
     epochs: int  # at most
     losses: dict[str, float]  # means of the epoch so far, weighted terms of the loss
     seconds_left: float  # at most
+    is_compression: bool = False  # whether the passes are over and a smaller network imitates this one
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,12 @@ class Trainer:
             if not self.run_epoch(epoch, started, step_ms, report, stop):
                 self.save(started)
                 return self.ended(False, started, step_ms)
-            if self.is_at_its_end:
+            if self.is_at_its_end and not self.is_to_compress:
                 self.settle()
             if self.is_time_to_save(epoch):
                 self.save(started)
+        if self.is_to_compress and not self.compress(started, report, stop):
+            return self.ended(False, started, step_ms)
         self.log.draw()
         return self.ended(True, started, step_ms)
 
@@ -352,6 +357,11 @@ class Trainer:
         return self.stopping is not None and self.stopping.should_stop
 
     @property
+    def is_to_compress(self) -> bool:
+        """Whether a smaller network is still to be made of this one."""
+        return self.method.compressed_by(self.settings) > 0
+
+    @property
     def is_at_its_end(self) -> bool:
         """Whether no step is left to do."""
         return self.should_stop or self.position[0] >= self.settings.epochs
@@ -395,16 +405,53 @@ class Trainer:
 
     def settle(self) -> None:
         """Keep what suits the weights that are deployed: the fusion, the place level, the global distance."""
-        deployed = copy.deepcopy(self.network).requires_grad_(False)
-        deployed.load_state_dict(self.best or self.deployable())
-        good = GoodImages(self.learned, self.cache.images, self.held_out)
-        settled = settle(deployed.eval(), self.settings, good, self.compute)
-        self.settings, self.facts = settled.settings, self.facts | settled.facts
-        self.network.settings = deployed.settings
-        self.network.place_factors, self.network.global_distance = deployed.place_factors, deployed.global_distance
+        deployed = self.deployed()
+        settled = settle(deployed, self.settings, self.good_images, self.compute)
+        self.keep(settled, deployed)
         for weights in (self.best, self.ema.tensors):
             if weights:
                 weights |= {name: value.clone() for name, value in settled.weights.items()}
+
+    def compress(self, started: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> bool:
+        """Go on with a smaller network, and write its checkpoint; False when `stop` said so: the last one stays.
+
+        The fusion is that of the network as it was trained, for the small one's maps are to be the same.
+        """
+        whole = self.deployed()
+        settings = settle_fusion(whole, self.settings, self.held_out, self.compute)
+        steps = Compression(whole, settings, self.cache, self.compute)
+        began = time.perf_counter()
+
+        def tell(done: int, losses: dict[str, float]) -> None:
+            left = (steps.steps - done) * (time.perf_counter() - began) / done
+            report(Progress(self.position[0], self.settings.epochs, losses, left, is_compression=True))
+
+        found = steps.run(tell, stop)
+        if found is None:
+            return False
+        self.settings, self.network = found.settings, found.network
+        self.best, self.ema = {}, ExponentialMovingAverage(self.network, 0.0, None)
+        self.optimiser = build_optimiser(self.network, self.settings, {}, self.compute.device)  # of no step
+        self.keep(settle_levels(self.network, self.settings, self.good_images, self.compute), self.network)
+        self.save(started)
+        return True
+
+    def deployed(self) -> Network:
+        """A copy of the network with the weights to deploy, in evaluation mode."""
+        copied = copy.deepcopy(self.network).requires_grad_(False)
+        copied.load_state_dict(self.best or self.deployable())
+        return copied.eval()
+
+    @property
+    def good_images(self) -> GoodImages:
+        """What is known of good parts."""
+        return GoodImages(self.learned, self.cache.images, self.held_out)
+
+    def keep(self, settled: Settled, network: Network) -> None:
+        """Take over what was chosen for `network`, which has it."""
+        self.settings, self.facts = settled.settings, self.facts | settled.facts
+        self.network.settings = network.settings
+        self.network.place_factors, self.network.global_distance = network.place_factors, network.global_distance
 
     def save(self, started: float) -> None:
         """Write the checkpoint. Raises TrainingError, and leaves the last one, when a weight is not finite."""
@@ -420,7 +467,7 @@ class Trainer:
             "epoch": epoch, "step": step, "sums": self.sums, "seconds": self.seconds_since(started),
             "precision": self.compute.precision,
             "marks": None if self.stopping is None else self.stopping.scores.as_dict(),
-            "finished": self.is_at_its_end,
+            "finished": self.is_at_its_end and not self.is_to_compress,
         }  # fmt: skip
         state = optimiser_tensors(self.optimiser)
         write_checkpoint(self.folder, Checkpoint(self.settings, network, self.ema.tensors, state, facts, self.best))
@@ -439,6 +486,7 @@ class Trainer:
         """An estimate from the mean time of the steps so far."""
         epoch, step = self.position
         steps_left = self.steps_before(self.settings.epochs) - self.steps_before(epoch) - step
+        steps_left += self.method.compressed_by(self.settings) // self.settings.batch
         return steps_left * (time.perf_counter() - started) / steps_done
 
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:

@@ -48,11 +48,22 @@ class Settled:
 
 def settle(network: Network, settings: MethodSettings, good: GoodImages, compute: Compute) -> Settled:
     """Choose what suits `network`, which has the weights to deploy, and give it that."""
-    fusion = METHODS.find(settings.method).settle(network, good.held_out, compute)
+    settings = settle_fusion(network, settings, good.held_out, compute)
+    return settle_levels(network, settings, good, compute)
+
+
+def settle_fusion(network: Network, settings: MethodSettings, held_out: np.ndarray, compute: Compute) -> MethodSettings:
+    """Choose the exponents of the fusion and give them to `network`; the settings have them, too."""
+    fusion = METHODS.find(settings.method).settle(network, held_out, compute)
     if fusion != network.map_fusion:
         tell_exponents(fusion)
         settings = settings.with_fusion(fusion)
         network.settings = settings.model
+    return settings
+
+
+def settle_levels(network: Network, settings: MethodSettings, good: GoodImages, compute: Compute) -> Settled:
+    """Choose the place level and the global distance and give them to `network`."""
     if settings.augmentation.turns_any_way or settings.input.tiles is not None:
         return Settled(settings, {}, {})
     weights: dict[str, Tensor] = {}

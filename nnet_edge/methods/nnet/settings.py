@@ -92,6 +92,29 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """What the trained network becomes at the end of its training: a smaller one that imitates it, see compression.py."""
+
+    images: int = 0  # shown in all; 0: it stays as it is
+    anomalous: float = 0.25  # share of them with a painted anomaly, on which the small network follows the trained one
+    student_width: float = 0.5  # what is small: settings of the model of these names
+    student_depth: int = 1
+    shared_stem: bool = True
+    residual_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an invalid setting; those of the model are checked with it."""
+        require_at_least("compression.images", self.images, 0)
+        if not 0 <= self.anomalous < 1:
+            raise ConfigError(f"compression.anomalous is {self.anomalous}; it must be from 0 to below 1")
+
+    def of(self, model: ModelSettings) -> ModelSettings:
+        """The model made small. Raises ConfigError where one of its settings is invalid."""
+        small = {name: getattr(self, name) for name in SMALLER}
+        return replace(model, **small)
+
+
+@dataclass(frozen=True)
 class TrainSettings(MethodSettings):
     """What N-Net is trained with: the losses of equations 1 to 7 beside what every method has."""
 
@@ -105,6 +128,7 @@ class TrainSettings(MethodSettings):
     distance: str = "pixel"  # pixel | global, A-10
     memory_rate: float = 1.0  # learning rate of the memory, as a share of the others'
     projection_rate: float = 1.0  # that of the feature projection modules (RD++ gives its projections a fifth)
+    compression: Compression = field(default_factory=Compression)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an invalid setting."""
@@ -115,6 +139,22 @@ class TrainSettings(MethodSettings):
         require_at_least("align_epochs", self.align_epochs, 0)
         if self.distance == "global" and self.model.anchor:
             raise ConfigError("distance 'global' has no positions that an anchor could steady: set model.anchor to 0")
+        if self.compression.images:
+            self.check_compression()
+
+    def check_compression(self) -> None:
+        """Raise ConfigError where the model cannot become what the compression makes of it."""
+        small = self.compression.of(self.model)
+        student = ("student_width", "student_depth", "shared_stem")
+        if any(getattr(self.model, name) != getattr(ModelSettings, name) for name in student):
+            raise ConfigError(
+                "compression begins with a forward student of full size: leave model.student_width, model.student_depth and "
+                "model.shared_stem alone, or set compression.images to 0"
+            )
+        if small.residual_blocks > self.model.residual_blocks:
+            raise ConfigError(
+                f"compression.residual_blocks is {small.residual_blocks}, more than the model's {self.model.residual_blocks}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """As of every method, without the parts of the model that are as they were before there was a choice."""
@@ -122,6 +162,8 @@ class TrainSettings(MethodSettings):
         for name in YOUNGER:
             if values["model"][name] == getattr(ModelSettings, name):
                 del values["model"][name]
+        if self.compression == Compression():
+            del values["compression"]
         return values
 
     def with_length_for(self, images: int) -> TrainSettings:
@@ -140,6 +182,7 @@ class TrainSettings(MethodSettings):
 
 
 Changes = dict[str, Any]
+SMALLER = ("student_width", "student_depth", "shared_stem", "residual_blocks")  # what a compression makes small
 YOUNGER = ("decoder_depth", "student_width", "student_depth", "shared_stem")  # settings that older bundles lack
 
 PAPER = TrainSettings()
@@ -162,9 +205,7 @@ TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and
         forward_weights=(1.0, 1.0, 0.1),
     ),
 )
-LEAN = replace(  # benchmarks/ablations.md, "A lean forward student": what it saves, and what it costs
-    TUNED, model=replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True)
-)
+LEAN = replace(TUNED, compression=Compression(images=800))  # benchmarks/ablations.md, "A lean network"
 PROTOCOLS = {"paper": PAPER, "tuned": TUNED, "lean": LEAN}
 PAPER_LEARNING_RATE = 0.05  # as printed; RD4AD's 0.005 with everything else equal makes it a likely misprint (A-12)
 

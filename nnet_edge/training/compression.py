@@ -1,0 +1,122 @@
+"""Compression at the end of a training: a smaller network learns to do what the trained one does.
+
+A method says what becomes smaller and which losses the small network has; here are its steps. Each batch has good images, with
+their cached features, and some with a painted anomaly. Everything is drawn from the seed of the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnet_edge.data.painted import anomalous_copies
+from nnet_edge.errors import TrainingError
+from nnet_edge.methods.backbone import Features
+from nnet_edge.methods.base import METHODS, Batch, MethodSettings
+from nnet_edge.methods.compute import Compute, to_device
+from nnet_edge.methods.network import Network
+from nnet_edge.training.feature_cache import FeatureCache
+from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
+
+EMA_DECAY = 0.95  # of the small network's weights: a compression has a hundred steps
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The small network, in evaluation mode, and its settings, which ask for no compression."""
+
+    network: Network
+    settings: MethodSettings
+
+
+class Compression:
+    """The steps of one compression of `whole`, a trained network in evaluation mode that does not learn any more."""
+
+    def __init__(self, whole: Network, settings: MethodSettings, cache: FeatureCache, compute: Compute) -> None:
+        self.whole, self.settings, self.cache, self.compute = whole, settings, cache, compute
+        self.method = METHODS.find(settings.method)
+        images = self.method.compressed_by(settings)
+        self.steps = max(1, images // settings.batch)
+        self.anomalous = self.method.anomalous_of(settings, settings.batch)
+        self.small, self.small_settings = self.method.compressed(whole, cache.images, settings, compute)
+        self.learning = [part for part in self.small.children() if learns(part)]
+        self.optimiser = build_optimiser(self.small, settings, {}, compute.device)
+        self.ema = ExponentialMovingAverage(self.small, EMA_DECAY, None)
+        self.sums: dict[str, float] = {}
+
+    def run(self, tell: Callable[[int, dict[str, float]], None], stop: Callable[[], bool]) -> Compressed | None:
+        """The compressed network; None when `stop` said so. `tell` hears of each step, and of the means of the losses so far.
+
+        Raises TrainingError when a loss is not finite.
+        """
+        for part in self.learning:
+            part.train()
+        falling = replace(self.settings, schedule="cosine")
+        for step, rows in enumerate(self.rows()):
+            set_rate(self.optimiser.param_groups, learning_rate(falling, step, self.steps))
+            for name, value in self.take_step(step, rows).items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            tell(step + 1, {name: value / (step + 1) for name, value in self.sums.items()})
+            if stop():
+                return None
+        self.small.load_state_dict(self.ema.tensors)
+        return Compressed(self.small.eval().requires_grad_(False), self.small_settings)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """The rows of each batch: all images in turn, each time in another order."""
+        count, wanted = len(self.cache.images), self.steps * self.settings.batch
+        rng = np.random.default_rng([self.settings.seed, 6])
+        order = np.concatenate([rng.permutation(count) for _ in range(math.ceil(wanted / count))])[:wanted]
+        yield from np.split(order, self.steps)
+
+    def take_step(self, step: int, rows: np.ndarray) -> dict[str, float]:
+        """One step of the optimiser on the images in `rows`; gives its losses."""
+        batch = self.batch_of(step, rows)
+        with self.compute.autocast():
+            terms = self.method.imitation(self.small, self.whole, batch, self.anomalous)
+        loss = torch.stack(list(terms.values())).sum()
+        values: list[float] = torch.stack([loss, *terms.values()]).detach().tolist()
+        if not math.isfinite(values[0]):
+            raise TrainingError(
+                f"the loss is {values[0]} in step {step + 1} of the compression: lower --learning-rate, or use --precision fp32"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.ema.follow(step)
+        return dict(zip(("loss", *terms), values, strict=True))
+
+    def batch_of(self, step: int, rows: np.ndarray) -> Batch:
+        """The images in `rows`, the first of them with an anomaly."""
+        images = self.cache.images[rows].copy()
+        good = self.to_device(self.cache.features(rows[self.anomalous :]))
+        if not self.anomalous:
+            return Batch(self.normalised(images), good)
+        seed, window = self.settings.seed, self.settings.input.network.window
+        damaged, _ = anomalous_copies(images[: self.anomalous], self.anomalous, seed, 6, step, window=window)
+        images[: self.anomalous] = damaged
+        normalised = self.normalised(images)
+        with torch.no_grad(), self.compute.autocast():
+            strange = self.whole.teacher_features(normalised[: self.anomalous])
+        features = [torch.cat([one.to(other.dtype), other]) for one, other in zip(strange, good, strict=True)]
+        return Batch(normalised, cast(Features, tuple(features)))
+
+    def to_device(self, features: Features) -> Features:
+        """Features of the cache, where the network computes."""
+        return cast(Features, tuple(values.to(self.compute.device, non_blocking=True) for values in features))
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Images as the network's parts take them."""
+        values = self.whole.normalise(to_device(images, self.whole.mean.device))
+        return values.contiguous(memory_format=torch.channels_last)
+
+
+def learns(part: nn.Module) -> bool:
+    """Whether a part of a network has weights that learn."""
+    return any(value.requires_grad for value in part.parameters())
