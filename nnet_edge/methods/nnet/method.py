@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from nnet_edge.methods.base import Batch, Method
@@ -114,8 +115,8 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
         return compressed(network, images, settings, compute)
 
     def anomalous_of(self, settings: TrainSettings, batch: int) -> int:
-        """The share that the settings say, never all of them."""
-        return min(round(settings.compression.anomalous * batch), batch - 1)
+        """The share that the settings say, rounded up, never all of them."""
+        return min(math.ceil(settings.compression.anomalous * batch), batch - 1)
 
     def imitation(self, small: NNet, whole: NNet, batch: Batch, anomalous: int) -> dict[str, Tensor]:
         """Equations 1 and 2; the targets of damaged images are the trained network's features."""
