@@ -61,6 +61,7 @@ def make_random_bundle(
     settings = replace(settings, seed=seed, model=replace(settings.model, backbone=backbone), input=geometry)
     for change in changes:
         settings = settings.overridden(change)
+    settings = settings.as_deployed()
     teacher = load_teacher(find_backbone(backbone), RANDOM)
     network = start_network(settings, teacher)
     pictures = np.stack([resize(picture, geometry) for picture in real_pictures()])

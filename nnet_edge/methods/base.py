@@ -102,6 +102,10 @@ class MethodSettings:
             return self
         return replace(self, epochs=max(1, round(self.image_steps / images)), image_steps=0)
 
+    def as_deployed(self) -> Self:
+        """The settings of the network that a training with these ends in."""
+        return self
+
     def with_fusion(self, fusion: Fusion) -> Self:
         """The settings with the exponents of the fusion that was chosen."""
         return replace(self, model=replace(self.model, scale_exponents=fusion.exponents))

@@ -33,6 +33,7 @@ class Compressed:
 
     network: Network
     settings: MethodSettings
+    facts: dict[str, float]  # images shown and the mean of each loss, for the manifest
 
 
 class Compression:
@@ -62,11 +63,16 @@ class Compression:
             set_rate(self.optimiser.param_groups, learning_rate(falling, step, self.steps))
             for name, value in self.take_step(step, rows).items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
-            tell(step + 1, {name: value / (step + 1) for name, value in self.sums.items()})
+            tell(step + 1, self.means(step + 1))
             if stop():
                 return None
         self.small.load_state_dict(self.ema.tensors)
-        return Compressed(self.small.eval().requires_grad_(False), self.small_settings)
+        facts = {"images": self.steps * self.settings.batch} | self.means(self.steps)
+        return Compressed(self.small.eval().requires_grad_(False), self.small_settings, facts)
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Of each loss over the first `steps` steps."""
+        return {name: value / steps for name, value in self.sums.items()}
 
     def rows(self) -> Iterator[np.ndarray]:
         """The rows of each batch: all images in turn, each time in another order."""

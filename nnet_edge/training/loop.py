@@ -420,6 +420,9 @@ class Trainer:
         whole = self.deployed()
         settings = settle_fusion(whole, self.settings, self.held_out, self.compute)
         steps = Compression(whole, settings, self.cache, self.compute)
+        self.say(
+            f"a smaller network learns now to do what this one does: {steps.steps} steps of {settings.batch} images"
+        )
         began = time.perf_counter()
 
         def tell(done: int, losses: dict[str, float]) -> None:
@@ -430,6 +433,7 @@ class Trainer:
         if found is None:
             return False
         self.settings, self.network = found.settings, found.network
+        self.facts = self.facts | {"compression": found.facts}
         self.best, self.ema = {}, ExponentialMovingAverage(self.network, 0.0, None)
         self.optimiser = build_optimiser(self.network, self.settings, {}, self.compute.device)  # of no step
         self.keep(settle_levels(self.network, self.settings, self.good_images, self.compute), self.network)

@@ -68,6 +68,7 @@ def test_a_training_ends_in_the_small_network(small_washers: np.ndarray, tmp_pat
     last = [one for one in told if one.is_compression]
     assert [set(one.losses) for one in last] == [{"loss", "reverse", "forward"}] * 4
     assert last[-1].seconds_left == 0
+    assert checkpoint.facts["compression"] == {"images": 8} | last[-1].losses
     assert not any(one.is_compression for one in told[:-4])
 
 

@@ -11,7 +11,6 @@ Memory and projections of the teacher stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -24,7 +23,7 @@ from nnet_edge.methods.compute import Compute, to_device
 from nnet_edge.methods.cosine import distillation_loss
 from nnet_edge.methods.expansion import with_quick_training
 from nnet_edge.methods.nnet.network import NNet
-from nnet_edge.methods.nnet.settings import Compression, TrainSettings
+from nnet_edge.methods.nnet.settings import TrainSettings
 from nnet_edge.methods.nnet.student import Strengths, cut_student, measure_strengths
 
 MEASURED = 16  # good images that the strength of channels is measured on
@@ -35,7 +34,8 @@ def compressed(
     network: NNet, images: np.ndarray, settings: TrainSettings, compute: Compute
 ) -> tuple[NNet, TrainSettings]:
     """The smaller network, in evaluation mode, and its settings; `images` are good ones, uint8 RGB (N, H, W, 3)."""
-    model = settings.compression.of(network.settings)
+    deployed = settings.as_deployed()
+    model = deployed.model
     small = NNet(model, build_encoder(network.backbone))
     small.at(network.geometry)
     if network.forward_student is not None:
@@ -49,7 +49,7 @@ def compressed(
     small.to(network.mean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name, value in small.named_parameters():
         value.requires_grad_(name.startswith(STUDENTS))
-    return small.eval(), replace(settings, model=model, compression=Compression())
+    return small.eval(), deployed
 
 
 def strengths_of(student: Encoder, network: NNet, images: np.ndarray, compute: Compute) -> Strengths:

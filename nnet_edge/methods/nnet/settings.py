@@ -173,6 +173,12 @@ class TrainSettings(MethodSettings):
         settings = super().with_length_for(images)
         return replace(settings, align_epochs=max(1, round(settings.epochs / 10)))
 
+    def as_deployed(self) -> TrainSettings:
+        """As of every method; where there is a compression, those of the smaller network, which ask for none."""
+        if not self.compression.images:
+            return self
+        return replace(self, model=self.compression.of(self.model), compression=Compression())
+
     def overridden(self, change: str) -> TrainSettings:
         """As of every method; exponents that are named are not chosen: model.scale_exponents sets model.exponent_power to 0."""
         changed = super().overridden(change)

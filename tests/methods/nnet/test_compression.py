@@ -163,7 +163,9 @@ def test_only_the_lean_protocol_makes_a_network_smaller() -> None:
     assert replace(TUNED, compression=Compression(images=800)) == LEAN
     assert "compression" not in TUNED.as_dict()
     assert TrainSettings.from_dict(LEAN.as_dict()) == LEAN
-    assert LEAN.overridden("compression.images=0") == TUNED
+    assert LEAN.overridden("compression.images=0") == TUNED == TUNED.as_deployed()
+    small = replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True, residual_blocks=2)
+    assert LEAN.as_deployed() == replace(TUNED, model=small)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nnet_edge.methods.backbone import Encoder, build_encoder, find_backbone
 from nnet_edge.methods.folding import folded
 from nnet_edge.methods.network import TorchRunner, start_network
 from nnet_edge.methods.nnet.network import NNet, build_nnet
-from nnet_edge.methods.nnet.settings import PAPER, PROTOCOLS, TUNED, ModelSettings, TrainSettings
+from nnet_edge.methods.nnet.settings import PAPER, TUNED, ModelSettings, TrainSettings
 from nnet_edge.methods.nnet.student import build_student
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 from nnet_edge.training.checkpoint import read_checkpoint
@@ -112,7 +112,8 @@ def test_a_shared_stem_is_computed_once_in_the_graph_and_is_not_trained() -> Non
 def test_a_lean_training_learns_the_student_and_leaves_the_stem_alone(
     small_washers: np.ndarray, tmp_path: Path
 ) -> None:
-    settings = replace(PROTOCOLS["lean"], image_steps=0, epochs=2, look_every=0, augmentation_copies=0, place_powers=(),
+    lean = replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True)
+    settings = replace(TUNED, model=lean, image_steps=0, epochs=2, look_every=0, augmentation_copies=0, place_powers=(),
                        batch=2, input=Geometry(64, 64))  # fmt: skip
     train(small_washers[:4], small_washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights=RANDOM))
     trained = read_checkpoint(tmp_path).build_network()
