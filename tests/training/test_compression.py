@@ -62,7 +62,12 @@ def test_a_training_ends_in_the_small_network(small_washers: np.ndarray, tmp_pat
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.is_finished
     model = checkpoint.settings.model
-    assert (model.student_width, model.student_depth, model.shared_stem, model.residual_blocks) == (0.5, 1, True, 2)
+    assert (model.student_width, model.student_depths, model.shared_stem, model.residual_blocks) == (
+        0.5,
+        (1, 0, 1),
+        True,
+        2,
+    )
     assert checkpoint.settings.compression == Compression()  # type: ignore[attr-defined]
     assert not checkpoint.build_network().training
     last = [one for one in told if one.is_compression]

@@ -39,9 +39,7 @@ class ModelSettings:
     decoder_order: str = "encoder"  # encoder (3, 4, 6) | mirrored (6, 4, 3), A-9
     decoder_depth: int = 0  # blocks of a stage of the reverse student, at most; 0: all of them
     student_width: float = 1.0  # inner width of the forward student's blocks, as a share of the teacher's
-    student_depth: int = (
-        0  # blocks of a stage of the forward student that keep the map's shape, at most; 0: all of them
-    )
+    student_depths: tuple[float, ...] = (0, 0, 0)  # blocks of its stages (strides 4, 8, 16) that keep the shape; 0: all
     shared_stem: bool = False  # the forward student begins with what the teacher's stem gives, and has none of its own
     align_corners: bool = True  # A-14
     scale_exponents: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the fused scales 64, 32, 16; all ones: equation 8
@@ -60,8 +58,11 @@ class ModelSettings:
         require_choice("decoder_order", self.decoder_order, ("encoder", "mirrored"))
         for name in ("fpm_reduction", "memory_slots", "residual_blocks"):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("decoder_depth", "student_depth"):
-            require_at_least(name, getattr(self, name), 0)
+        require_at_least("decoder_depth", self.decoder_depth, 0)
+        if len(self.student_depths) != 3 or not all(
+            depth >= 0 and depth == int(depth) for depth in self.student_depths
+        ):
+            raise ConfigError(f"student_depths are {self.student_depths}: give three whole numbers, 0 for all blocks")
         require_positive("student_width", self.student_width)
         if self.student_width > 1:
             raise ConfigError(f"student_width is {self.student_width}: it is a share of the teacher's, from 0 to 1")
@@ -98,7 +99,7 @@ class Compression:
     images: int = 0  # shown in all; 0: it stays as it is
     anomalous: float = 0.25  # share of them with a painted anomaly, on which the small network follows the trained one
     student_width: float = 0.5  # what is small: settings of the model of these names
-    student_depth: int = 1
+    student_depths: tuple[float, ...] = (1, 0, 1)
     shared_stem: bool = True
     residual_blocks: int = 2
 
@@ -145,10 +146,10 @@ class TrainSettings(MethodSettings):
     def check_compression(self) -> None:
         """Raise ConfigError where the model cannot become what the compression makes of it."""
         small = self.compression.of(self.model)
-        student = ("student_width", "student_depth", "shared_stem")
+        student = ("student_width", "student_depths", "shared_stem")
         if any(getattr(self.model, name) != getattr(ModelSettings, name) for name in student):
             raise ConfigError(
-                "compression begins with a forward student of full size: leave model.student_width, model.student_depth and "
+                "compression begins with a forward student of full size: leave model.student_width, model.student_depths and "
                 "model.shared_stem alone, or set compression.images to 0"
             )
         if small.residual_blocks > self.model.residual_blocks:
@@ -188,8 +189,8 @@ class TrainSettings(MethodSettings):
 
 
 Changes = dict[str, Any]
-SMALLER = ("student_width", "student_depth", "shared_stem", "residual_blocks")  # what a compression makes small
-YOUNGER = ("decoder_depth", "student_width", "student_depth", "shared_stem")  # settings that older bundles lack
+SMALLER = ("student_width", "student_depths", "shared_stem", "residual_blocks")  # what a compression makes small
+YOUNGER = ("decoder_depth", "student_width", "student_depths", "shared_stem")  # settings that older bundles lack
 
 PAPER = TrainSettings()
 TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and what it was measured on

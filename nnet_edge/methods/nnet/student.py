@@ -32,10 +32,10 @@ def cut_student(encoder: Encoder, settings: ModelSettings, strengths: Strengths 
 
     Of the inner channels the strongest stay, by the `strengths` that `measure_strengths` gave; without them the first ones.
     """
-    if settings.student_depth:
-        for stage in encoder.modules():
-            if isinstance(stage, nn.Sequential):
-                shorten(stage, settings.student_depth)
+    for stage, depth in zip(encoder.stages, settings.student_depths, strict=True):
+        for part in stage.modules():
+            if depth and isinstance(part, nn.Sequential):
+                shorten(part, int(depth))
     if settings.student_width < 1:
         for block in encoder.modules():
             if type(block).__name__ in CONVOLUTIONS:

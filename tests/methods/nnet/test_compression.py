@@ -20,7 +20,7 @@ from nnet_edge.methods.nnet.student import cut_student, measure_strengths
 from nnet_edge.methods.teacher_weights import RANDOM, load_teacher
 
 CPU = Compute("cpu", "fp32")
-NOTHING = Compression(images=8, student_width=1.0, student_depth=0, shared_stem=False, residual_blocks=4)
+NOTHING = Compression(images=8, student_width=1.0, student_depths=(0, 0, 0), shared_stem=False, residual_blocks=4)
 
 
 def images_of(count: int, size: int = 64) -> np.ndarray:
@@ -65,7 +65,12 @@ def test_a_small_network_has_maps_of_the_same_shapes_and_fewer_weights(backbone:
     whole = network_of(settings)
     small, after = compressed(whole, images_of(4), settings, CPU)
     model = after.model
-    assert (model.student_width, model.student_depth, model.shared_stem, model.residual_blocks) == (0.5, 1, True, 2)
+    assert (model.student_width, model.student_depths, model.shared_stem, model.residual_blocks) == (
+        0.5,
+        (1, 0, 1),
+        True,
+        2,
+    )
     images = images_of(1)
     expected, found = (TorchRunner(one).infer(images, layer_maps=True) for one in (whole, small))
     assert not found.fault()
@@ -164,7 +169,7 @@ def test_only_the_lean_protocol_makes_a_network_smaller() -> None:
     assert "compression" not in TUNED.as_dict()
     assert TrainSettings.from_dict(LEAN.as_dict()) == LEAN
     assert LEAN.overridden("compression.images=0") == TUNED == TUNED.as_deployed()
-    small = replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True, residual_blocks=2)
+    small = replace(TUNED.model, student_width=0.5, student_depths=(1, 0, 1), shared_stem=True, residual_blocks=2)
     assert LEAN.as_deployed() == replace(TUNED, model=small)
 
 

@@ -24,7 +24,7 @@ from nnet_edge.training.loop import TrainOptions, train
 
 LITE0 = find_backbone("efficientnet_lite0")
 LEAN = ModelSettings(
-    student_width=0.5, student_depth=1, shared_stem=True, residual_blocks=1, decoder_depth=1, memory_slots=16
+    student_width=0.5, student_depths=(1, 1, 1), shared_stem=True, residual_blocks=1, decoder_depth=1, memory_slots=16
 )
 
 
@@ -74,10 +74,12 @@ def test_a_width_is_a_multiple_of_eight_channels_and_never_none() -> None:
 
 
 def test_depth_leaves_the_blocks_that_change_the_shape() -> None:
-    student = build_student(ModelSettings(student_depth=1), LITE0)
+    student = build_student(ModelSettings(student_depths=(1, 1, 1)), LITE0)
     assert [len(block_of(student, *path)) for path in ((0, 3), (1, 0), (2, 0), (2, 1))] == [1, 1, 1, 1]
-    student = build_student(ModelSettings(student_depth=2), LITE0)
+    student = build_student(ModelSettings(student_depths=(2, 2, 2)), LITE0)
     assert [len(block_of(student, *path)) for path in ((0, 3), (1, 0), (2, 0), (2, 1))] == [2, 2, 2, 2]
+    student = build_student(ModelSettings(student_depths=(1, 0, 2)), LITE0)
+    assert [len(block_of(student, *path)) for path in ((0, 3), (1, 0), (2, 0), (2, 1))] == [1, 2, 2, 2]
 
 
 def test_with_a_shared_stem_the_maps_are_those_of_the_students_own_path() -> None:
@@ -112,7 +114,7 @@ def test_a_shared_stem_is_computed_once_in_the_graph_and_is_not_trained() -> Non
 def test_a_lean_training_learns_the_student_and_leaves_the_stem_alone(
     small_washers: np.ndarray, tmp_path: Path
 ) -> None:
-    lean = replace(TUNED.model, student_width=0.5, student_depth=1, shared_stem=True)
+    lean = replace(TUNED.model, student_width=0.5, student_depths=(1, 1, 1), shared_stem=True)
     settings = replace(TUNED, model=lean, image_steps=0, epochs=2, look_every=0, augmentation_copies=0, place_powers=(),
                        batch=2, input=Geometry(64, 64))  # fmt: skip
     train(small_washers[:4], small_washers[4:], settings, tmp_path, TrainOptions("cpu", "fp32", teacher_weights=RANDOM))
@@ -149,7 +151,17 @@ def test_settings_from_before_there_was_a_choice_mean_what_they_meant() -> None:
     assert TrainSettings.from_dict(changed.as_dict()) == changed
 
 
-@pytest.mark.parametrize("change", ["student_width=0", "student_width=1.5", "student_depth=-1", "decoder_depth=-1"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "student_width=0",
+        "student_width=1.5",
+        "student_depths=-1,0,0",
+        "student_depths=1",
+        "student_depths=0.5,0,0",
+        "decoder_depth=-1",
+    ],
+)
 def test_wrong_settings(change: str) -> None:
     with pytest.raises(ConfigError, match=change.partition("=")[0]):
         TUNED.overridden(f"model.{change}")
