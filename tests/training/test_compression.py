@@ -64,7 +64,7 @@ def test_a_training_ends_in_the_small_network(small_washers: np.ndarray, tmp_pat
     model = checkpoint.settings.model
     assert (model.student_width, model.student_depths, model.shared_stem, model.residual_blocks) == (
         0.5,
-        (1, 0, 1),
+        (1, 1, 1),
         True,
         2,
     )

@@ -99,7 +99,7 @@ class Compression:
     images: int = 0  # shown in all; 0: it stays as it is
     anomalous: float = 0.25  # share of them with a painted anomaly, on which the small network follows the trained one
     student_width: float = 0.5  # what is small: settings of the model of these names
-    student_depths: tuple[float, ...] = (1, 0, 1)
+    student_depths: tuple[float, ...] = (1, 1, 1)
     shared_stem: bool = True
     residual_blocks: int = 2
 

@@ -67,7 +67,7 @@ def test_a_small_network_has_maps_of_the_same_shapes_and_fewer_weights(backbone:
     model = after.model
     assert (model.student_width, model.student_depths, model.shared_stem, model.residual_blocks) == (
         0.5,
-        (1, 0, 1),
+        (1, 1, 1),
         True,
         2,
     )
@@ -169,7 +169,7 @@ def test_only_the_lean_protocol_makes_a_network_smaller() -> None:
     assert "compression" not in TUNED.as_dict()
     assert TrainSettings.from_dict(LEAN.as_dict()) == LEAN
     assert LEAN.overridden("compression.images=0") == TUNED == TUNED.as_deployed()
-    small = replace(TUNED.model, student_width=0.5, student_depths=(1, 0, 1), shared_stem=True, residual_blocks=2)
+    small = replace(TUNED.model, student_width=0.5, student_depths=(1, 1, 1), shared_stem=True, residual_blocks=2)
     assert LEAN.as_deployed() == replace(TUNED, model=small)
 
 
