@@ -14,7 +14,7 @@ from nnet_edge.frame import Outputs
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder, find_backbone
 from nnet_edge.methods.base import METHODS, MethodSettings, ModelSettings
-from nnet_edge.methods.compute import full_fp32
+from nnet_edge.methods.compute import full_fp32, to_device
 from nnet_edge.methods.global_distance import GlobalDistance, raised, strangeness_of, values_in
 from nnet_edge.methods.global_formula import PREFIX
 from nnet_edge.methods.teacher_weights import Teacher
@@ -59,6 +59,11 @@ class Network(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Float (N, 3, H, W), as the teacher was trained on, of uint8 RGB (N, H, W, 3); the cast comes first (TensorRT)."""
         return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def student_images(self, images: np.ndarray) -> Tensor:
+        """What a training step shows: uint8 RGB `images` (N, H, W, 3), normalised, on the network's device, channels last."""
+        values = self.normalise(to_device(images, self.mean.device))
+        return values.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def teacher_features(self, normalised: Tensor) -> Features:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnet_edge.data.painted import anomalous_copies
 from nnet_edge.errors import TrainingError
 from nnet_edge.methods.backbone import Features
 from nnet_edge.methods.base import METHODS, Batch, MethodSettings
-from nnet_edge.methods.compute import Compute, to_device
+from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.network import Network
 from nnet_edge.training.feature_cache import FeatureCache
-from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
+from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learn, learning_rate, set_rate
 
 EMA_DECAY = 0.95  # of the small network's weights: a compression has a hundred steps
 
@@ -86,41 +87,32 @@ class Compression:
         batch = self.batch_of(step, rows)
         with self.compute.autocast():
             terms = self.method.imitation(self.small, self.whole, batch, self.anomalous)
-        loss = torch.stack(list(terms.values())).sum()
-        values: list[float] = torch.stack([loss, *terms.values()]).detach().tolist()
-        if not math.isfinite(values[0]):
-            raise TrainingError(
-                f"the loss is {values[0]} in step {step + 1} of the compression: lower --learning-rate, or use --precision fp32"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        losses = learn(self.optimiser, terms, partial(require_finite, step))
         self.ema.follow(step)
-        return dict(zip(("loss", *terms), values, strict=True))
+        return losses
 
     def batch_of(self, step: int, rows: np.ndarray) -> Batch:
         """The images in `rows`, the first of them with an anomaly."""
         images = self.cache.images[rows].copy()
-        good = self.to_device(self.cache.features(rows[self.anomalous :]))
+        good = self.cache.features(rows[self.anomalous :], self.compute.device)
         if not self.anomalous:
-            return Batch(self.normalised(images), good)
+            return Batch(self.whole.student_images(images), good)
         seed, window = self.settings.seed, self.settings.input.network.window
         damaged, _ = anomalous_copies(images[: self.anomalous], self.anomalous, seed, 6, step, window=window)
         images[: self.anomalous] = damaged
-        normalised = self.normalised(images)
+        normalised = self.whole.student_images(images)
         with torch.no_grad(), self.compute.autocast():
             strange = self.whole.teacher_features(normalised[: self.anomalous])
         features = [torch.cat([one.to(other.dtype), other]) for one, other in zip(strange, good, strict=True)]
         return Batch(normalised, cast(Features, tuple(features)))
 
-    def to_device(self, features: Features) -> Features:
-        """Features of the cache, where the network computes."""
-        return cast(Features, tuple(values.to(self.compute.device, non_blocking=True) for values in features))
 
-    def normalised(self, images: np.ndarray) -> Tensor:
-        """Images as the network's parts take them."""
-        values = self.whole.normalise(to_device(images, self.whole.mean.device))
-        return values.contiguous(memory_format=torch.channels_last)
+def require_finite(step: int, loss: float) -> None:
+    """Raise TrainingError for a loss of step `step` (from 0) that is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in step {step + 1} of the compression: lower --learning-rate, or use --precision fp32"
+        )
 
 
 def learns(part: nn.Module) -> bool:

@@ -33,10 +33,10 @@ class FeatureCache:
         self.teacher_ms = teacher_ms  # of one image: what every step saves
         self.folder = folder  # where the maps lie, None: in memory
 
-    def features(self, rows: np.ndarray) -> Features:
-        """The feature maps of the images in `rows`."""
+    def features(self, rows: np.ndarray, device: str = "cpu") -> Features:
+        """The feature maps of the images in `rows`, on `device`."""
         index = torch.from_numpy(rows)
-        return cast(Features, tuple(values[index] for values in self.maps))
+        return cast(Features, tuple(values[index].to(device, non_blocking=True) for values in self.maps))
 
     @property
     def bytes(self) -> int:

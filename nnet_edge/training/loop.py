@@ -47,7 +47,7 @@ from nnet_edge.training.compression import Compression
 from nnet_edge.training.early_stopping import EarlyStopping, ValidationScores
 from nnet_edge.training.feature_cache import fill_cache, removing_cache
 from nnet_edge.training.heap import keeping_memory
-from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learning_rate, set_rate
+from nnet_edge.training.optimiser import ExponentialMovingAverage, build_optimiser, learn, learning_rate, set_rate
 from nnet_edge.training.pairs import Pairs, pairs_ahead
 from nnet_edge.training.settling import GoodImages, Settled, settle, settle_fusion, settle_levels
 from nnet_edge.training.start import (
@@ -290,30 +290,20 @@ class Trainer:
         with self.compute.autocast():
             compared = self.forward(self.network, batch, self.settings)
         terms = self.method.losses(compared, self.settings, epoch)
-        loss = torch.stack(list(terms.values())).sum()
-        # one transfer for all of them: a GPU is waited for once in a step
-        values: list[float] = torch.stack([loss, *terms.values()]).detach().tolist()
-        self.check(values[0], compared, f"in step {step + 1} of epoch {epoch + 1}")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        where = f"in step {step + 1} of epoch {epoch + 1}"
+        losses = learn(self.optimiser, terms, lambda loss: self.check(loss, compared, where))
         self.ema.follow(self.steps_before(epoch) + step)
-        return dict(zip(("loss", *terms), values, strict=True))
+        return losses
 
     def batch_of(self, rows: np.ndarray, step: int, pairs: Pairs | None) -> Batch:
         """The batch of these rows, with the synthetic anomalies of `pairs`."""
         device = self.compute.device
-        first, second, third = (values.to(device, non_blocking=True) for values in self.cache.features(rows))
-        batch = Batch(self.normalised(self.cache.images[rows]), (first, second, third), draw=(self.settings.seed, step))
+        images = self.network.student_images(self.cache.images[rows])
+        batch = Batch(images, self.cache.features(rows, device), draw=(self.settings.seed, step))
         if pairs is None:
             return batch
         masks = torch.from_numpy(pairs.masks[:, None]).to(device)
-        return replace(batch, anomalous=self.normalised(pairs.anomalous), masks=masks)
-
-    def normalised(self, images: np.ndarray) -> Tensor:
-        """Images as the network's parts take them."""
-        values = self.network.normalise(to_device(images, self.network.mean.device))
-        return values.contiguous(memory_format=torch.channels_last)
+        return replace(batch, anomalous=self.network.student_images(pairs.anomalous), masks=masks)
 
     def check(self, loss: float, compared: Any, where: str) -> None:
         """Raise TrainingError, before the step, when the loss is not finite or the method sees a fault."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,23 @@ def learning_rate(settings: MethodSettings, step: int, steps: int) -> float:
         warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
         rate *= warm_up * max(0.5 * (1 + math.cos(math.pi * step / steps)), LEAST_RATE)
     return rate
+
+
+def learn(
+    optimiser: torch.optim.Optimizer, terms: Mapping[str, Tensor], check: Callable[[float], None]
+) -> dict[str, float]:
+    """One step on the sum of the `terms` of a loss; gives it as "loss", and each of them.
+
+    `check` is told the loss before anything is changed, and raises where it must not go on.
+    """
+    loss = torch.stack(list(terms.values())).sum()
+    # one transfer for all of them: a GPU is waited for once in a step
+    values: list[float] = torch.stack([loss, *terms.values()]).detach().tolist()
+    check(values[0])
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return dict(zip(("loss", *terms), values, strict=True))
 
 
 class ExponentialMovingAverage:

@@ -146,8 +146,7 @@ class TrainSettings(MethodSettings):
     def check_compression(self) -> None:
         """Raise ConfigError where the model cannot become what the compression makes of it."""
         small = self.compression.of(self.model)
-        student = ("student_width", "student_depths", "shared_stem")
-        if any(getattr(self.model, name) != getattr(ModelSettings, name) for name in student):
+        if any(getattr(self.model, name) != getattr(ModelSettings, name) for name in STUDENT):
             raise ConfigError(
                 "compression begins with a forward student of full size: leave model.student_width, model.student_depths and "
                 "model.shared_stem alone, or set compression.images to 0"
@@ -189,8 +188,9 @@ class TrainSettings(MethodSettings):
 
 
 Changes = dict[str, Any]
-SMALLER = ("student_width", "student_depths", "shared_stem", "residual_blocks")  # what a compression makes small
-YOUNGER = ("decoder_depth", "student_width", "student_depths", "shared_stem")  # settings that older bundles lack
+STUDENT = ("student_width", "student_depths", "shared_stem")  # what makes the forward student smaller than the teacher
+SMALLER = (*STUDENT, "residual_blocks")  # what a compression makes small
+YOUNGER = ("decoder_depth", *STUDENT)  # settings that older bundles lack
 
 PAPER = TrainSettings()
 TUNED = TrainSettings(  # benchmarks/accuracy.md: what each of these brings, and what it was measured on
