@@ -35,18 +35,22 @@ def draw_part(index: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     random = np.random.default_rng((seed, index))
     centre = np.array((WIDTH / 2, HEIGHT / 2)) + random.uniform(-20, 20, 2)
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    # what does not change along a column is drawn once for all rows, and the disc in its own square
+    belt = 60 + 6 * np.sin((np.arange(WIDTH) + 37 * index) / 5)  # the belt moves on between two pictures
+    grey = np.broadcast_to(belt, (HEIGHT, WIDTH)).copy()
+    left, top = np.floor(centre - PART_RADIUS).astype(int)
+    square = np.s_[top : top + 2 * PART_RADIUS + 2, left : left + 2 * PART_RADIUS + 2]
+    rows, columns = np.ogrid[square]
     distance = np.hypot(columns - centre[0], rows - centre[1])
-    belt = 60 + 6 * np.sin((columns + 37 * index) / 5)  # the belt moves on between two pictures
     disc = 165 + 12 * np.cos(distance / 4)  # turning leaves rings
-    grey = np.where(distance < PART_RADIUS, disc, belt)
-    grey = np.where(distance < PART_RADIUS / 4, 40, grey)  # the bore
+    disc[distance < PART_RADIUS / 4] = 40  # the bore
+    np.copyto(grey[square], disc, where=distance < PART_RADIUS)
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     if index % DEFECT_EVERY == DEFECT_EVERY - 1:
         draw_defect(mask, centre, random)
-        grey = np.where(mask > 0, 225, grey)
-    grey = grey + random.normal(0, 2, grey.shape)
-    picture = np.clip(grey, 0, 255).astype(np.uint8)
+        grey[mask > 0] = 225
+    grey += random.normal(0, 2, grey.shape)
+    picture = np.clip(grey, 0, 255, out=grey).astype(np.uint8)
     return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask > 0
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nnet_edge.errors import SourceError
 from nnet_edge.runtime.sources.open import open_source
-from nnet_edge.runtime.sources.synthetic import DEFECT_EVERY, SyntheticSource, draw_part
+from nnet_edge.runtime.sources.synthetic import DEFECT_EVERY, PART_RADIUS, SyntheticSource, draw_part
 
 WriteVideo = Callable[..., Path]
 
@@ -221,3 +221,11 @@ def test_the_drawn_line_is_the_same_every_time_and_its_defects_are_known() -> No
         assert mask.any() == (frame.index % DEFECT_EVERY == DEFECT_EVERY - 1)
         assert not mask.any() or picture[mask].mean() > 200
     assert open_source("synthetic").is_live
+
+
+def test_every_disc_of_the_drawn_line_is_whole() -> None:
+    ring = np.pi * PART_RADIUS**2 * (1 - 1 / 4**2)  # pixels; the bore is a quarter as wide
+    for index in range(DEFECT_EVERY - 1):
+        for seed in range(5):
+            picture, _ = draw_part(index, seed)
+            assert np.count_nonzero(picture[:, :, 0] > 110) == pytest.approx(ring, rel=0.01)
