@@ -230,6 +230,25 @@ Net = TypeVar("Net", bound=Fusing)
 Settings = TypeVar("Settings", bound=MethodSettings)
 
 
+class Compressor(ABC, Generic[Net, Settings]):
+    """What makes a trained network small: a smaller one learns to imitate it on `images` in all, `batch` a step."""
+
+    images: int
+    batch: int
+    anomalous: int  # of a batch, the first ones, have a painted anomaly
+
+    @abstractmethod
+    def begin(self, network: Net, images: np.ndarray, compute: Compute) -> tuple[Net, Settings]:
+        """A smaller network with what `network` learned, in evaluation mode, and its settings, which ask for no compression.
+
+        What shall not learn any more needs no gradient. `images` are good ones, uint8 RGB (N, H, W, 3).
+        """
+
+    @abstractmethod
+    def losses(self, small: Net, whole: Net, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss of `small`, by name: it imitates `whole`; computed under autocast."""
+
+
 class Method(ABC, Generic[Net, Settings]):
     """A way to learn from good parts. The maps that its graph gives and how they are fused are in its model settings."""
 
@@ -303,26 +322,9 @@ class Method(ABC, Generic[Net, Settings]):
         """Prefix of parameter names -> their learning rate as a share of the others'; each is a group of the optimiser."""
         return {}
 
-    def compressed_by(self, settings: Settings) -> int:
-        """Images that a smaller network imitates the trained one on at the end of a training; 0: it stays as it is."""
-        return 0
-
-    def compressed(
-        self, network: Net, images: np.ndarray, settings: Settings, compute: Compute
-    ) -> tuple[Net, Settings]:
-        """A smaller network with what `network` learned, in evaluation mode, and its settings, which ask for no compression.
-
-        What shall not learn any more needs no gradient. `images` are good ones, uint8 RGB (N, H, W, 3).
-        """
-        raise NotImplementedError
-
-    def anomalous_of(self, settings: Settings, batch: int) -> int:
-        """How many of a batch of images have a painted anomaly in a compression."""
-        return 0
-
-    def imitation(self, small: Net, whole: Net, batch: Batch, anomalous: int) -> dict[str, Tensor]:
-        """The terms of the loss of `small`, by name: it imitates `whole` on the first `anomalous` images of the batch."""
-        raise NotImplementedError
+    def compressor(self, settings: Settings) -> Compressor[Net, Settings] | None:
+        """What makes the network small at the end of a training; None: it stays as it is."""
+        return None
 
     def settle(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:
         """The fusion that suits these weights; by default the settings' own.

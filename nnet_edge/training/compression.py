@@ -42,11 +42,10 @@ class Compression:
 
     def __init__(self, whole: Network, settings: MethodSettings, cache: FeatureCache, compute: Compute) -> None:
         self.whole, self.settings, self.cache, self.compute = whole, settings, cache, compute
-        self.method = METHODS.find(settings.method)
-        images = self.method.compressed_by(settings)
-        self.steps = max(1, images // settings.batch)
-        self.anomalous = self.method.anomalous_of(settings, settings.batch)
-        self.small, self.small_settings = self.method.compressed(whole, cache.images, settings, compute)
+        compressor = METHODS.find(settings.method).compressor(settings)
+        assert compressor is not None  # the training asked
+        self.compressor, self.steps = compressor, max(1, compressor.images // compressor.batch)
+        self.small, self.small_settings = compressor.begin(whole, cache.images, compute)
         self.learning = [part for part in self.small.children() if learns(part)]
         self.optimiser = build_optimiser(self.small, settings, {}, compute.device)
         self.ema = ExponentialMovingAverage(self.small, EMA_DECAY, None)
@@ -68,7 +67,7 @@ class Compression:
             if stop():
                 return None
         self.small.load_state_dict(self.ema.tensors)
-        facts = {"images": self.steps * self.settings.batch} | self.means(self.steps)
+        facts = {"images": self.steps * self.compressor.batch} | self.means(self.steps)
         return Compressed(self.small.eval().requires_grad_(False), self.small_settings, facts)
 
     def means(self, steps: int) -> dict[str, float]:
@@ -77,7 +76,7 @@ class Compression:
 
     def rows(self) -> Iterator[np.ndarray]:
         """The rows of each batch: all images in turn, each time in another order."""
-        count, wanted = len(self.cache.images), self.steps * self.settings.batch
+        count, wanted = len(self.cache.images), self.steps * self.compressor.batch
         rng = np.random.default_rng([self.settings.seed, 6])
         order = np.concatenate([rng.permutation(count) for _ in range(math.ceil(wanted / count))])[:wanted]
         yield from np.split(order, self.steps)
@@ -86,23 +85,22 @@ class Compression:
         """One step of the optimiser on the images in `rows`; gives its losses."""
         batch = self.batch_of(step, rows)
         with self.compute.autocast():
-            terms = self.method.imitation(self.small, self.whole, batch, self.anomalous)
+            terms = self.compressor.losses(self.small, self.whole, batch)
         losses = learn(self.optimiser, terms, partial(require_finite, step))
         self.ema.follow(step)
         return losses
 
     def batch_of(self, step: int, rows: np.ndarray) -> Batch:
         """The images in `rows`, the first of them with an anomaly."""
-        images = self.cache.images[rows].copy()
-        good = self.cache.features(rows[self.anomalous :], self.compute.device)
-        if not self.anomalous:
+        images, anomalous = self.cache.images[rows].copy(), self.compressor.anomalous
+        good = self.cache.features(rows[anomalous:], self.compute.device)
+        if not anomalous:
             return Batch(self.whole.student_images(images), good)
         seed, window = self.settings.seed, self.settings.input.network.window
-        damaged, _ = anomalous_copies(images[: self.anomalous], self.anomalous, seed, 6, step, window=window)
-        images[: self.anomalous] = damaged
+        images[:anomalous], _ = anomalous_copies(images[:anomalous], anomalous, seed, 6, step, window=window)
         normalised = self.whole.student_images(images)
         with torch.no_grad(), self.compute.autocast():
-            strange = self.whole.teacher_features(normalised[: self.anomalous])
+            strange = self.whole.teacher_features(normalised[:anomalous])
         features = [torch.cat([one.to(other.dtype), other]) for one, other in zip(strange, good, strict=True)]
         return Batch(normalised, cast(Features, tuple(features)))
 

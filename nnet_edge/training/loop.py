@@ -349,7 +349,7 @@ class Trainer:
     @property
     def is_to_compress(self) -> bool:
         """Whether a smaller network is still to be made of this one."""
-        return self.method.compressed_by(self.settings) > 0
+        return self.method.compressor(self.settings) is not None
 
     @property
     def is_at_its_end(self) -> bool:
@@ -411,7 +411,7 @@ class Trainer:
         settings = settle_fusion(whole, self.settings, self.held_out, self.compute)
         steps = Compression(whole, settings, self.cache, self.compute)
         self.say(
-            f"a smaller network learns now to do what this one does: {steps.steps} steps of {settings.batch} images"
+            f"a smaller network learns now to do what this one does: {steps.steps} steps of {steps.compressor.batch} images"
         )
         began = time.perf_counter()
 
@@ -480,7 +480,8 @@ class Trainer:
         """An estimate from the mean time of the steps so far."""
         epoch, step = self.position
         steps_left = self.steps_before(self.settings.epochs) - self.steps_before(epoch) - step
-        steps_left += self.method.compressed_by(self.settings) // self.settings.batch
+        if (compressor := self.method.compressor(self.settings)) is not None:
+            steps_left += compressor.images // self.settings.batch  # by images: its steps have a batch of their own
         return steps_left * (time.perf_counter() - started) / steps_done
 
     def ended(self, finished: bool, started: float, step_ms: list[float]) -> Trained:

@@ -23,7 +23,7 @@ from nnet_edge.training.loop import Progress, Trained, TrainOptions, train
 OPTIONS = TrainOptions("cpu", "fp32", teacher_weights=RANDOM)
 SETTINGS = replace(
     LEAN, image_steps=0, epochs=2, look_every=0, augmentation_copies=0, batch=2, input=Geometry(64, 64),
-    compression=Compression(images=8, anomalous=0.5),
+    compression=Compression(images=8, batch=2, anomalous=0.5),
 )  # fmt: skip
 Stopping = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
@@ -126,7 +126,7 @@ def test_all_images_are_shown_in_turn(
     rows = [row for batch in shown for row in batch]
     assert len(rows) == 2 * len(small_washers)
     assert [set(rows[:count]), set(rows[count : 2 * count])] == [set(range(count))] * 2
-    assert steps[0].anomalous == 1  # a quarter of two, rounded up
+    assert steps[0].compressor.anomalous == 1  # a quarter of two, rounded up
 
 
 def test_a_good_image_s_features_are_the_caches_and_a_damaged_one_s_are_its_own(

@@ -11,6 +11,7 @@ Memory and projections of the teacher stay as they are.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nnet_edge.methods.backbone import Encoder, Features, build_encoder
-from nnet_edge.methods.base import Batch
+from nnet_edge.methods.base import Batch, Compressor
 from nnet_edge.methods.compute import Compute, to_device
 from nnet_edge.methods.cosine import distillation_loss
 from nnet_edge.methods.expansion import with_quick_training
@@ -30,26 +31,48 @@ MEASURED = 16  # good images that the strength of channels is measured on
 STUDENTS = ("forward_student.", "student_projections.", "fusion.", "reverse_student.")  # that learn on
 
 
-def compressed(
-    network: NNet, images: np.ndarray, settings: TrainSettings, compute: Compute
-) -> tuple[NNet, TrainSettings]:
-    """The smaller network, in evaluation mode, and its settings; `images` are good ones, uint8 RGB (N, H, W, 3)."""
-    deployed = settings.as_deployed()
-    model = deployed.model
-    small = NNet(model, build_encoder(network.backbone))
-    small.at(network.geometry)
-    if network.forward_student is not None:
-        student = build_encoder(network.backbone)
-        student.load_state_dict(network.forward_student.state_dict())
-        strengths = strengths_of(student.to(network.mean.device), network, images, compute)
-        small.forward_student = with_quick_training(cut_student(student, model, strengths))
-    weights = network.state_dict()
-    others = [name for name in small.state_dict() if not name.startswith("forward_student.")]
-    small.load_state_dict({name: weights[name] for name in others}, strict=False)
-    small.to(network.mean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for name, value in small.named_parameters():
-        value.requires_grad_(name.startswith(STUDENTS))
-    return small.eval(), deployed
+class NNetCompressor(Compressor[NNet, TrainSettings]):
+    """Makes forward student and bottleneck smaller, of the trained ones' strongest channels and first blocks."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        wanted = settings.compression
+        self.settings, self.images, self.batch = settings, wanted.images, wanted.batch
+        self.anomalous = min(math.ceil(wanted.anomalous * wanted.batch), wanted.batch - 1)
+
+    def begin(self, network: NNet, images: np.ndarray, compute: Compute) -> tuple[NNet, TrainSettings]:
+        """As of every compressor; forward and reverse student and the fusion between them learn on."""
+        deployed = self.settings.as_deployed()
+        model = deployed.model
+        small = NNet(model, build_encoder(network.backbone))
+        small.at(network.geometry)
+        if network.forward_student is not None:
+            student = build_encoder(network.backbone)
+            student.load_state_dict(network.forward_student.state_dict())
+            strengths = strengths_of(student.to(network.mean.device), network, images, compute)
+            small.forward_student = with_quick_training(cut_student(student, model, strengths))
+        weights = network.state_dict()
+        others = [name for name in small.state_dict() if not name.startswith("forward_student.")]
+        small.load_state_dict({name: weights[name] for name in others}, strict=False)
+        small.to(network.mean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, value in small.named_parameters():
+            value.requires_grad_(name.startswith(STUDENTS))
+        return small.eval(), deployed
+
+    def losses(self, small: NNet, whole: NNet, batch: Batch) -> dict[str, Tensor]:
+        """Equations 1 and 2, but that the targets of the anomalous images are what `whole` gives of them."""
+        found = small.branches(small.student_input(batch.images), batch.teacher)
+        reverse, forward = batch.teacher, found.projected
+        if self.anomalous:
+            damaged = cast(Features, tuple(values[: self.anomalous] for values in batch.teacher))
+            with torch.no_grad():
+                followed = whole.branches(whole.student_input(batch.images[: self.anomalous]), damaged)
+            reverse = beginning_with(followed.reverse, reverse)
+            if followed.forward_projected is not None:
+                forward = beginning_with(followed.forward_projected, forward)
+        terms = {"reverse": distillation_loss(reverse, found.reverse, anchors=found.teacher_anchors)}
+        if found.forward_projected is not None:
+            terms["forward"] = distillation_loss(forward, found.forward_projected, anchors=found.projected_anchors)
+        return terms
 
 
 def strengths_of(student: Encoder, network: NNet, images: np.ndarray, compute: Compute) -> Strengths:
@@ -57,23 +80,6 @@ def strengths_of(student: Encoder, network: NNet, images: np.ndarray, compute: C
     some = images[np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(int)]
     with compute.autocast():
         return measure_strengths(student, network.normalise(to_device(some, network.mean.device)))
-
-
-def imitation(small: NNet, whole: NNet, batch: Batch, anomalous: int) -> dict[str, Tensor]:
-    """Equations 1 and 2, but that the targets of the first `anomalous` images are what `whole` gives of them."""
-    found = small.branches(small.student_input(batch.images), batch.teacher)
-    reverse, forward = batch.teacher, found.projected
-    if anomalous:
-        damaged = cast(Features, tuple(values[:anomalous] for values in batch.teacher))
-        with torch.no_grad():
-            followed = whole.branches(whole.student_input(batch.images[:anomalous]), damaged)
-        reverse = beginning_with(followed.reverse, reverse)
-        if followed.forward_projected is not None:
-            forward = beginning_with(followed.forward_projected, forward)
-    terms = {"reverse": distillation_loss(reverse, found.reverse, anchors=found.teacher_anchors)}
-    if found.forward_projected is not None:
-        terms["forward"] = distillation_loss(forward, found.forward_projected, anchors=found.projected_anchors)
-    return terms
 
 
 def beginning_with(first: Features, features: Features) -> Features:

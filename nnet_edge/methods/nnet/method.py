@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from nnet_edge.methods.base import Batch, Method
+from nnet_edge.methods.base import Batch, Compressor, Method
 from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.nnet.settings import (
     ABLATIONS,
@@ -102,24 +101,10 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
             shares |= dict.fromkeys(("teacher_projections.", "student_projections."), settings.projection_rate)
         return shares
 
-    def compressed_by(self, settings: TrainSettings) -> int:
-        """As the settings say."""
-        return settings.compression.images
+    def compressor(self, settings: TrainSettings) -> Compressor[NNet, TrainSettings] | None:
+        """As `compression` of the settings says."""
+        if not settings.compression.images:
+            return None
+        from nnet_edge.methods.nnet.compression import NNetCompressor
 
-    def compressed(
-        self, network: NNet, images: np.ndarray, settings: TrainSettings, compute: Compute
-    ) -> tuple[NNet, TrainSettings]:
-        """A leaner forward student and a shallower bottleneck, of the trained ones' strongest channels and first blocks."""
-        from nnet_edge.methods.nnet.compression import compressed
-
-        return compressed(network, images, settings, compute)
-
-    def anomalous_of(self, settings: TrainSettings, batch: int) -> int:
-        """The share that the settings say, rounded up, never all of them."""
-        return min(math.ceil(settings.compression.anomalous * batch), batch - 1)
-
-    def imitation(self, small: NNet, whole: NNet, batch: Batch, anomalous: int) -> dict[str, Tensor]:
-        """Equations 1 and 2; the targets of damaged images are the trained network's features."""
-        from nnet_edge.methods.nnet.compression import imitation
-
-        return imitation(small, whole, batch, anomalous)
+        return NNetCompressor(settings)

@@ -13,7 +13,7 @@ from nnet_edge.methods.backbone import build_encoder, find_backbone
 from nnet_edge.methods.base import Batch
 from nnet_edge.methods.compute import Compute
 from nnet_edge.methods.network import TorchRunner
-from nnet_edge.methods.nnet.compression import compressed, imitation
+from nnet_edge.methods.nnet.compression import NNetCompressor
 from nnet_edge.methods.nnet.network import NNet, build_nnet
 from nnet_edge.methods.nnet.settings import LEAN, PAPER, TUNED, Compression, ModelSettings, TrainSettings
 from nnet_edge.methods.nnet.student import cut_student, measure_strengths
@@ -51,7 +51,7 @@ def batch_of(network: NNet, count: int) -> Batch:
 def test_what_is_made_no_smaller_gives_the_same_maps(backbone: str) -> None:
     settings = settings_of(NOTHING, backbone=backbone)
     whole = network_of(settings)
-    small, after = compressed(whole, images_of(4), settings, CPU)
+    small, after = NNetCompressor(settings).begin(whole, images_of(4), CPU)
     assert after == replace(settings, compression=Compression())
     images = images_of(2)
     expected, found = (TorchRunner(one).infer(images, layer_maps=True).layer_maps for one in (whole, small))
@@ -63,7 +63,7 @@ def test_what_is_made_no_smaller_gives_the_same_maps(backbone: str) -> None:
 def test_a_small_network_has_maps_of_the_same_shapes_and_fewer_weights(backbone: str) -> None:
     settings = settings_of(Compression(images=8), backbone=backbone)
     whole = network_of(settings)
-    small, after = compressed(whole, images_of(4), settings, CPU)
+    small, after = NNetCompressor(settings).begin(whole, images_of(4), CPU)
     model = after.model
     assert (model.student_width, model.student_depths, model.shared_stem, model.residual_blocks) == (
         0.5,
@@ -87,7 +87,7 @@ def test_a_small_network_has_maps_of_the_same_shapes_and_fewer_weights(backbone:
 def test_memory_teacher_and_its_projections_stay_and_learn_no_more() -> None:
     settings = settings_of(Compression(images=8))
     whole = network_of(settings)
-    small, _ = compressed(whole, images_of(4), settings, CPU)
+    small, _ = NNetCompressor(settings).begin(whole, images_of(4), CPU)
     assert not small.training
     kept = [name for name, value in small.named_parameters() if not value.requires_grad]
     assert {name.partition(".")[0] for name in kept} == {"teacher", "teacher_projections", "memory"}
@@ -126,14 +126,15 @@ def test_the_strongest_channels_stay_with_their_weights(backbone: str, path: str
 
 def test_a_good_image_is_compared_with_the_teacher_and_a_damaged_one_with_the_trained_network() -> None:
     """A small network that is the trained one has no loss on damaged images, and on good ones the mean of its layer maps."""
-    settings = settings_of(NOTHING)
-    whole = network_of(settings)
-    small, _ = compressed(whole, images_of(4), settings, CPU)
+    whole = network_of(settings_of(NOTHING))
+    small, _ = NNetCompressor(settings_of(NOTHING)).begin(whole, images_of(4), CPU)
     batch = batch_of(whole, 4)
     with torch.no_grad():
         maps = dict(zip(small.output_names, small(torch.from_numpy(images_of(4))), strict=True))
     for anomalous in (0, 3):
-        terms = imitation(small, whole, batch, anomalous)
+        compressor = NNetCompressor(settings_of(replace(NOTHING, anomalous=anomalous / 4)))
+        assert compressor.anomalous == anomalous
+        terms = compressor.losses(small, whole, batch)
         for branch, term in terms.items():
             good = [
                 values[anomalous:].sum(dim=0).mean() / 4 for name, values in maps.items() if name.startswith(branch)
@@ -145,8 +146,9 @@ def test_a_good_image_is_compared_with_the_teacher_and_a_damaged_one_with_the_tr
 def test_the_gradient_reaches_the_students_alone() -> None:
     settings = settings_of(Compression(images=8))
     whole = network_of(settings)
-    small, _ = compressed(whole, images_of(4), settings, CPU)
-    sum(imitation(small, whole, batch_of(whole, 3), 1).values()).backward()  # type: ignore[union-attr]
+    compressor = NNetCompressor(settings)
+    small, _ = compressor.begin(whole, images_of(4), CPU)
+    sum(compressor.losses(small, whole, batch_of(whole, 4)).values()).backward()  # type: ignore[union-attr]
     for name, value in small.named_parameters():
         assert (value.grad is not None) == value.requires_grad, name
     assert all(value.grad is None for value in whole.parameters())
@@ -158,14 +160,15 @@ def test_the_gradient_reaches_the_students_alone() -> None:
 def test_a_network_without_one_of_its_parts_is_made_small_too(changes: dict[str, bool]) -> None:
     settings = settings_of(Compression(images=8), **changes)
     whole = network_of(settings)
-    small, _ = compressed(whole, images_of(4), settings, CPU)
-    terms = imitation(small, whole, batch_of(whole, 3), 1)
+    compressor = NNetCompressor(settings)
+    small, _ = compressor.begin(whole, images_of(4), CPU)
+    terms = compressor.losses(small, whole, batch_of(whole, 4))
     assert set(terms) == ({"reverse"} if changes == {"use_forward": False} else {"reverse", "forward"})
     assert all(torch.isfinite(value) for value in terms.values())
 
 
 def test_only_the_lean_protocol_makes_a_network_smaller() -> None:
-    assert replace(TUNED, compression=Compression(images=800)) == LEAN
+    assert replace(TUNED, compression=Compression(images=400)) == LEAN
     assert "compression" not in TUNED.as_dict()
     assert TrainSettings.from_dict(LEAN.as_dict()) == LEAN
     assert LEAN.overridden("compression.images=0") == TUNED == TUNED.as_deployed()
@@ -177,6 +180,7 @@ def test_only_the_lean_protocol_makes_a_network_smaller() -> None:
     ("change", "message"),
     [
         ("compression.images=-1", "compression.images is -1"),
+        ("compression.batch=1", "compression.batch is 1"),
         ("compression.anomalous=1", "compression.anomalous is 1"),
         ("compression.student_width=0", "student_width is 0"),
         ("compression.student_width=2", "student_width is 2"),
