@@ -162,7 +162,7 @@ def manifest_of(
         "trained": {"epochs": checkpoint.epoch, "seconds": facts["seconds"], "precision": facts["precision"],
                     "marks": facts["marks"], "place_level": facts.get("place_level"),
                     "global_distance": facts.get("global_distance"),
-                    **({"compression": facts["compression"]} if "compression" in facts else {}),
+                    **{name: facts[name] for name in ("compression", "learning_on") if name in facts},
                     **({} if checkpoint.is_finished else {"preview": True})},
         "data": facts["data"],
         "threshold": threshold.as_dict() | {

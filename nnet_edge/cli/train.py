@@ -165,7 +165,7 @@ def train_bundle(
     )  # fmt: skip
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
-    elif options["batch"] is None:
+    elif settings.batch != options["batch"]:  # it was not asked for
         shown = geometry.pieces * len(data.learned)
         candidates = [replace(one, batch=min(one.batch, shown)) for one in candidates]
         settings = candidates[0]
@@ -193,9 +193,10 @@ def train_bundle(
         if tracked is not None:
             tracked.begin(settings.as_dict())
             computed = replace(computed, on_row=tracked.add)
+        before = None if base is None else learned_by(base, options["epochs"], options["batch"])
         if folds is None or (known is not None and "factors" in known.facts["data"]):
             trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
-                            stop_on_signal, say, None if base is None else learned_by(base))  # fmt: skip
+                            stop_on_signal, say, before)  # fmt: skip
         else:
             trainings = FoldTrainings(data, settings, out / FOLDS, computed, report, stop_on_signal, say)
             trained = trainings.run(out / TRAINING, facts, known is not None)
@@ -298,16 +299,19 @@ def settings_of(base: Bundle, options: Mapping[str, Any]) -> MethodSettings:
         raise ConfigError(f"--resume-from goes on with the settings of its bundle: leave out {names or '--folds'}")
     settings: MethodSettings = find_method(base.method, str(base.path)).settings.from_dict(base.manifest["train"])
     asked = {name: options[name] for name in ("epochs", "batch", "learning_rate") if options[name] is not None}
+    learns_on = find_method(base.method).learning_on(settings, 1, None, None) is not None
+    if learns_on:  # passes and batch are those of what comes now, see `learned_by`
+        asked = {name: value for name, value in asked.items() if name == "learning_rate"}
     return replace(settings, **asked, seed=options["seed"])
 
 
-def learned_by(base: Bundle) -> Learned:
-    """The bundle's weights."""
+def learned_by(base: Bundle, passes: int | None = None, batch: int | None = None) -> Learned:
+    """The bundle's weights, and how many passes of how large batches were asked for."""
     from safetensors.torch import load
 
     from nnet_edge.training.start import Learned
 
-    return Learned(load(base.read(base.weights.name)), base.manifest["teacher"])
+    return Learned(load(base.read(base.weights.name)), base.manifest["teacher"], passes, batch)
 
 
 def with_added(dataset: Dataset, added: Dataset) -> Dataset:
@@ -487,7 +491,10 @@ def tell_data(data: TrainingData) -> None:
 
 def tell_training(trained: Trained) -> None:
     """Say how long it took; in detail what the feature cache saved and when the weights were best."""
-    say(f"learned in {trained.seconds / 60:.1f} min, {trained.epochs} passes over the photographs")
+    shown = f"{trained.epochs} passes over the photographs"
+    if trained.learned_on:
+        shown = f"{trained.learned_on} images beyond those of the bundle's training"
+    say(f"learned in {trained.seconds / 60:.1f} min, {shown}")
     if trained.saved_share is not None:
         say_in_detail(
             f"computed in {trained.precision}; a step takes {trained.step_ms:.0f} ms an image, and the kept teacher features "

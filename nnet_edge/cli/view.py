@@ -113,7 +113,7 @@ class TrainingView:
         means = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
         losses = f" ({means})" if verbosity() is Verbosity.VERBOSE else ""
         minutes, seconds = divmod(round(progress.seconds_left), 60)
-        what = "making it small" if progress.is_compression else f"pass {progress.epoch} of {progress.epochs}"
+        what = progress.afterwards or f"pass {progress.epoch} of {progress.epochs}"
         text = f"{what}{losses}, {minutes}:{seconds:02d} left at most"
         if self._console.is_terminal or self._console.is_jupyter:
             self._bar.update(self._task, description=text, completed=progress.epoch - 1, total=progress.epochs)

@@ -231,11 +231,15 @@ Settings = TypeVar("Settings", bound=MethodSettings)
 
 
 class Compressor(ABC, Generic[Net, Settings]):
-    """What makes a trained network small: a smaller one learns to imitate it on `images` in all, `batch` a step."""
+    """What makes a trained network small: a smaller one learns to imitate it on `images` in all, `batch` a step.
+
+    One of the same size learns on: good parts from the teacher, and where a defect is to do what it did.
+    """
 
     images: int
     batch: int
     anomalous: int  # of a batch, the first ones, have a painted anomaly
+    is_smaller: bool  # whether the network becomes smaller, or learns on
 
     @abstractmethod
     def begin(self, network: Net, images: np.ndarray, compute: Compute) -> tuple[Net, Settings]:
@@ -324,6 +328,13 @@ class Method(ABC, Generic[Net, Settings]):
 
     def compressor(self, settings: Settings) -> Compressor[Net, Settings] | None:
         """What makes the network small at the end of a training; None: it stays as it is."""
+        return None
+
+    def learning_on(self, settings: Settings, images: int, passes: int | None, batch: int | None) -> Settings | None:
+        """The settings by which a trained network learns on, with a compressor that makes it no smaller; None: as if new.
+
+        There are so many good `images`; `passes` over them and images a step only where they were asked for.
+        """
         return None
 
     def settle(self, network: Net, held_out: np.ndarray, compute: Compute) -> Fusion:

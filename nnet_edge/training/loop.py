@@ -88,7 +88,7 @@ class Progress:
     epochs: int  # at most
     losses: dict[str, float]  # means of the epoch so far, weighted terms of the loss
     seconds_left: float  # at most
-    is_compression: bool = False  # whether the passes are over and a smaller network imitates this one
+    afterwards: str = ""  # what is done once the passes are over, to show: "making it small" or "learning on"
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Trained:
     teacher_ms: float  # the teacher's pass that the feature cache saves each step, an image
     precision: str
     validation: ValidationScores | None  # None for a training of fixed length
+    learned_on: int = 0  # images, of a trained network that learned on
 
     @property
     def saved_share(self) -> float | None:
@@ -348,7 +349,7 @@ class Trainer:
 
     @property
     def is_to_compress(self) -> bool:
-        """Whether a smaller network is still to be made of this one."""
+        """Whether a smaller network is still to be made of this one, or it is still to learn on."""
         return self.method.compressor(self.settings) is not None
 
     @property
@@ -403,27 +404,35 @@ class Trainer:
                 weights |= {name: value.clone() for name, value in settled.weights.items()}
 
     def compress(self, started: float, report: Callable[[Progress], None], stop: Callable[[], bool]) -> bool:
-        """Go on with a smaller network, and write its checkpoint; False when `stop` said so: the last one stays.
+        """Go on with a smaller network, or let this one learn on, and write its checkpoint; False when `stop` said so: the
+        last one stays.
 
-        The fusion is that of the network as it was trained, for the small one's maps are to be the same.
+        The fusion is that of the network as it was trained, for the new one's maps are to be the same.
         """
         whole = self.deployed()
         settings = settle_fusion(whole, self.settings, self.held_out, self.compute)
         steps = Compression(whole, settings, self.cache, self.compute)
-        self.say(
-            f"a smaller network learns now to do what this one does: {steps.steps} steps of {steps.compressor.batch} images"
+        if not (self.folder / CHECKPOINT).exists():  # of a training that learns on: --resume begins here
+            self.save(started)
+        is_smaller = steps.compressor.is_smaller
+        what = (
+            "a smaller network learns now to do what this one does"
+            if is_smaller
+            else "it learns on, and keeps what it does on damage"
         )
+        self.say(f"{what}: {steps.steps} steps of {steps.compressor.batch} images")
+        afterwards = "making it small" if is_smaller else "learning on"
         began = time.perf_counter()
 
         def tell(done: int, losses: dict[str, float]) -> None:
             left = (steps.steps - done) * (time.perf_counter() - began) / done
-            report(Progress(self.position[0], self.settings.epochs, losses, left, is_compression=True))
+            report(Progress(self.position[0], self.settings.epochs, losses, left, afterwards))
 
         found = steps.run(tell, stop)
         if found is None:
             return False
         self.settings, self.network = found.settings, found.network
-        self.facts = self.facts | {"compression": found.facts}
+        self.facts = self.facts | {"compression" if is_smaller else "learning_on": found.facts}
         self.best, self.ema = {}, ExponentialMovingAverage(self.network, 0.0, None)
         self.optimiser = build_optimiser(self.network, self.settings, {}, self.compute.device)  # of no step
         self.keep(settle_levels(self.network, self.settings, self.good_images, self.compute), self.network)
@@ -491,7 +500,7 @@ class Trainer:
         return Trained(
             self.folder, finished, self.position[0], self.seconds_since(started),
             float(middle(step_ms)) if step_ms else 0.0, self.cache.teacher_ms, self.compute.precision,
-            None if self.stopping is None else self.stopping.scores,
+            None if self.stopping is None else self.stopping.scores, self.facts.get("learning_on", {}).get("images", 0),
         )  # fmt: skip
 
 

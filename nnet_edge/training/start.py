@@ -31,6 +31,8 @@ class Learned:
 
     weights: Mapping[str, Tensor]
     teacher: Mapping[str, Any]
+    passes: int | None = None  # over the images, where so many are asked for
+    batch: int | None = None  # images a step, where so many are asked for
 
 
 @dataclass
@@ -68,7 +70,13 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
     if learned is None:
         method.prepare(network, images, compute)
         settings = settle_length(network, images, settings, compute, say)
-    return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
+        return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
+    count = len(images) * settings.augmentation.copies
+    learning_on = method.learning_on(settings, count, learned.passes, learned.batch)
+    if learning_on is None:
+        return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
+    # its passes are those of the training before
+    return Start(learning_on, network, {"data": data_facts, "teacher": facts}, log, (learning_on.epochs, 0))
 
 
 def settle_length(

@@ -143,4 +143,4 @@ def test_a_training_that_goes_on_begins_with_what_the_bundle_knows(trained_run: 
     assert set(found) == set(learned.weights) - {PLACE_FACTORS}
     assert all(torch.equal(value, learned.weights[name]) for name, value in found.items())
     assert settings.epochs == base.manifest["train"]["epochs"]
-    assert start.position == (0, 0)
+    assert start.position == (settings.epochs, 0)  # its passes are over: it learns on

@@ -70,11 +70,11 @@ def test_a_training_ends_in_the_small_network(small_washers: np.ndarray, tmp_pat
     )
     assert checkpoint.settings.compression == Compression()  # type: ignore[attr-defined]
     assert not checkpoint.build_network().training
-    last = [one for one in told if one.is_compression]
+    last = [one for one in told if one.afterwards]
     assert [set(one.losses) for one in last] == [{"loss", "reverse", "forward"}] * 4
     assert last[-1].seconds_left == 0
     assert checkpoint.facts["compression"] == {"images": 8} | last[-1].losses
-    assert not any(one.is_compression for one in told[:-4])
+    assert not any(one.afterwards for one in told[:-4])
 
 
 def test_the_exponents_are_those_of_the_network_before(small_washers: np.ndarray, tmp_path: Path) -> None:

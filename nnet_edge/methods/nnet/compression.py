@@ -38,6 +38,7 @@ class NNetCompressor(Compressor[NNet, TrainSettings]):
         wanted = settings.compression
         self.settings, self.images, self.batch = settings, wanted.images, wanted.batch
         self.anomalous = min(math.ceil(wanted.anomalous * wanted.batch), wanted.batch - 1)
+        self.is_smaller = wanted.of(settings.model) != settings.model
 
     def begin(self, network: NNet, images: np.ndarray, compute: Compute) -> tuple[NNet, TrainSettings]:
         """As of every compressor; forward and reverse student and the fusion between them learn on."""
@@ -45,13 +46,14 @@ class NNetCompressor(Compressor[NNet, TrainSettings]):
         model = deployed.model
         small = NNet(model, build_encoder(network.backbone))
         small.at(network.geometry)
-        if network.forward_student is not None:
+        cut = network.forward_student if self.is_smaller else None
+        if cut is not None:
             student = build_encoder(network.backbone)
-            student.load_state_dict(network.forward_student.state_dict())
+            student.load_state_dict(cut.state_dict())
             strengths = strengths_of(student.to(network.mean.device), network, images, compute)
             small.forward_student = with_quick_training(cut_student(student, model, strengths))
         weights = network.state_dict()
-        others = [name for name in small.state_dict() if not name.startswith("forward_student.")]
+        others = [name for name in small.state_dict() if not (cut is not None and name.startswith("forward_student."))]
         small.load_state_dict({name: weights[name] for name in others}, strict=False)
         small.to(network.mean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for name, value in small.named_parameters():

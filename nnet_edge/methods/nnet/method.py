@@ -8,6 +8,7 @@ from nnet_edge.methods.base import Batch, Compressor, Method
 from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.nnet.settings import (
     ABLATIONS,
+    LEARN_ON,
     PAPER_LEARNING_RATE,
     PROTOCOLS,
     ModelSettings,
@@ -108,3 +109,9 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
         from nnet_edge.methods.nnet.compression import NNetCompressor
 
         return NNetCompressor(settings)
+
+    def learning_on(
+        self, settings: TrainSettings, images: int, passes: int | None, batch: int | None
+    ) -> TrainSettings | None:
+        """By imitating itself on painted damage; each image is shown once at least."""
+        return settings.learning_on(max(LEARN_ON, images) if passes is None else passes * images, batch)

@@ -114,7 +114,10 @@ class Compression:
     def of(self, model: ModelSettings) -> ModelSettings:
         """The model made small. Raises ConfigError where one of its settings is invalid."""
         small = {name: getattr(self, name) for name in SMALLER}
-        return replace(model, **small)
+        try:
+            return replace(model, **small)
+        except ConfigError as error:  # of one of them, which it begins with
+            raise ConfigError(f"compression.{error}") from error
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class TrainSettings(MethodSettings):
     def check_compression(self) -> None:
         """Raise ConfigError where the model cannot become what the compression makes of it."""
         small = self.compression.of(self.model)
-        if any(getattr(self.model, name) != getattr(ModelSettings, name) for name in STUDENT):
+        if small != self.model and any(getattr(self.model, name) != getattr(ModelSettings, name) for name in STUDENT):
             raise ConfigError(
                 "compression begins with a forward student of full size: leave model.student_width, model.student_depths and "
                 "model.shared_stem alone, or set compression.images to 0"
@@ -175,6 +178,12 @@ class TrainSettings(MethodSettings):
         settings = super().with_length_for(images)
         return replace(settings, align_epochs=max(1, round(settings.epochs / 10)))
 
+    def learning_on(self, images: int, batch: int | None) -> TrainSettings:
+        """The settings by which a network that was trained by these learns on: a compression to what it is already."""
+        same = {name: getattr(self.model, name) for name in SMALLER}
+        wanted = Compression(images=images, **same)
+        return replace(self, compression=wanted if batch is None else replace(wanted, batch=batch))
+
     def as_deployed(self) -> TrainSettings:
         """As of every method; where there is a compression, those of the smaller network, which ask for none."""
         if not self.compression.images:
@@ -190,6 +199,7 @@ class TrainSettings(MethodSettings):
 
 
 Changes = dict[str, Any]
+LEARN_ON = 400  # images, where a trained network learns on; each of more is shown once (benchmarks/ablations.md)
 STUDENT = ("student_width", "student_depths", "shared_stem")  # what makes the forward student smaller than the teacher
 SMALLER = (*STUDENT, "residual_blocks")  # what a compression makes small
 YOUNGER = ("decoder_depth", *STUDENT)  # settings that older bundles lack
