@@ -125,13 +125,15 @@ def candidates_of(options: Mapping[str, Any]) -> list[MethodSettings]:
 
 def train_bundle(
     dataset: Dataset, out: Path, runner: RunnerSettings, resume: bool, force: bool, options: Mapping[str, Any],
-    base: Bundle | None = None, tracked: Tracking | None = None,
+    base: Bundle | None = None, own: Sequence[Path] = (), tracked: Tracking | None = None,
 ) -> bool:  # fmt: skip
     """Train on `dataset`, on from the bundle `base` where one is given, and write out/training and out/bundle.
 
-    False when it was stopped before its end.
+    `own` are its good images without those that are added to what `base` learned. False when it was stopped before its end.
     """
     from nnet_edge.bits import kept_bits
+    from nnet_edge.bundle import id_of
+    from nnet_edge.data.before import Before, seen_before
     from nnet_edge.data.images import load_training_data
     from nnet_edge.data.seen import settle_input
     from nnet_edge.methods.compute import choose_device
@@ -159,10 +161,13 @@ def train_bundle(
         device = choose_device(computed.device)
         for one in candidates:
             require_memory(one, len(dataset.train), computed.memory_limit, device)
+    seen = Before() if base is None else seen_before(base.manifest["data"], dataset.train, own)
     data = load_training_data(
         dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits,
-        groups=options["groups"], folds=options["folds"], geometry=geometry,
+        groups=options["groups"], folds=options["folds"], geometry=geometry, learned_before=seen.learned,
+        held_out_before=seen.held_out,
     )  # fmt: skip
+    data = replace(data, facts=data.facts | {"goes_on_from": None if base is None else id_of(base.manifest)})
     if known is not None:
         settings, computed = known_settings(known, data), as_before(computed, known)
     elif settings.batch != options["batch"]:  # it was not asked for
@@ -397,11 +402,12 @@ def start_folder(out: Path, resume: bool, force: bool, options: Mapping[str, Any
 def known_settings(checkpoint: Checkpoint, data: TrainingData) -> MethodSettings:
     """The settings of a resumed training. Raises TrainingError when the images are not those it began with."""
     began_with, now = checkpoint.facts["data"], data.facts
-    for name in ("fingerprint", "held_out", "seed", "together", "folds", "groups"):
+    for name in ("fingerprint", "held_out", "seed", "together", "folds", "groups", "goes_on_from"):
         if began_with.get(name, now[name]) != now[name]:  # 0.1.0 knew no "together"
             raise TrainingError(
                 f"--resume: the training began with other data ({name} was {began_with[name]}, is {now[name]}); "
-                "give the same DATA, --seed, --hold-out, --together, --groups and --folds, or start again with --force"
+                "give the same DATA, --seed, --hold-out, --together, --groups, --folds and --resume-from, or start again "
+                "with --force"
             )
     return checkpoint.settings
 
@@ -563,6 +569,7 @@ def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: 
         raise ConfigError(f"--add {add} belongs to --resume-from: name the bundle to go on from")
     settings, dataset = runner_settings(options), find_dataset(data, options)
     out, base, datasets = out or Path("runs") / dataset.category, None, [dataset]
+    own = dataset.train
     if resume_from is not None:
         base = read_bundle(resume_from)
         if (out / BUNDLE).resolve() == resume_from.resolve():
@@ -576,7 +583,7 @@ def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: 
             options |= {"groups": NO_GROUPS} if options["groups"] == AUTO else {}
             dataset = with_added(*datasets)
     with tracking(trackers, out, say) as tracked:
-        if not train_bundle(dataset, out, settings, resume, force, options, base, tracked):
+        if not train_bundle(dataset, out, settings, resume, force, options, base, own, tracked):
             return out, EXIT_INTERRUPTED
     if resume_from is not None and not prove_bundle(resume_from, out, datasets, settings, options):
         return out, EXIT_FAILURE

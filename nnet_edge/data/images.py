@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -201,14 +202,17 @@ def hold_out(
     at_least: int = HELD_OUT_AT_LEAST,
     parts: Sequence[int] | None = None,
     groups: Sequence[str] | None = None,
+    learned_before: Collection[Path] = (),
+    held_out_before: Collection[Path] = (),
 ) -> tuple[list[Path], list[Path]]:
     """(to learn from, held out), both sorted: `share` of the parts, rounded up, but `at_least` so many, are held out.
 
     `parts` numbers the part that each image shows; without it each shows its own. A part is learned in all its images, or held
     out in the first of them, the others left out; one with many images is learned. With `groups`, one for each image, whole
-    groups are held out until the parts in them are so many. The same names, parts, groups and `seed` give the same choice. Two
-    parts at least remain to learn from. Raises DataError when there are fewer than `at_least` + 2 parts, or too few groups,
-    ConfigError for an impossible share.
+    groups are held out until the parts in them are so many. A part or group of which an earlier training learned an image is
+    learned, one that it held out is held out, and the share, rounded down, is one of the others. The same names, parts, groups
+    and `seed` give the same choice. Two parts at least remain to learn from. Raises DataError when there are fewer than
+    `at_least` + 2 parts, or too few groups, ConfigError for an impossible share.
     """
     if not 0 <= share < 1 or at_least < 0:
         raise ConfigError(f"cannot hold out a share of {share} and at least {at_least}: 0 <= share < 1, at least >= 0")
@@ -226,13 +230,26 @@ def hold_out(
             f"{len(paths)} good images{shown} are too few: at least {needed} are needed, {at_least} to hold out for the "
             f"threshold and {LEAST_TO_LEARN} to learn from; add photographs of other parts"
         )
-    count = min(max(ceil(share * sum(sizes)), at_least), sum(sizes) - LEAST_TO_LEARN)
+    known = set(learned_before)
+    learned_units = {index for index, unit in enumerate(ordered) if not known.isdisjoint(chain(*unit.values()))}
+    known = set(held_out_before)
+    chosen = {
+        index for index, unit in enumerate(ordered) if not known.isdisjoint(chain(*unit.values()))
+    } - learned_units
+    held = sum(sizes[index] for index in chosen)
+    new = sum(sizes) - held - sum(sizes[index] for index in learned_units)
+    wanted = int(share * new) if learned_units or chosen else ceil(share * new)  # few new parts are there to be learned
+    count = min(held + max(wanted, at_least - held), sum(sizes) - LEAST_TO_LEARN)
+    if held + new < at_least:
+        raise DataError(
+            f"all but {held + new} of the good parts were learned by the training before: at least {at_least} that it did not "
+            "learn are needed, to hold out for the threshold; add photographs of other parts, or train anew"
+        )
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
+    order = [index for index in order if index not in learned_units | chosen]
     if groups is None:
         largest = max(1, ceil(share * len(paths)))  # to hold out a part with more images would waste them
         order.sort(key=lambda index: sum(map(len, ordered[index].values())) > largest)
-    chosen: set[int] = set()
-    held = 0
     for index in order:
         if held < count and sum(sizes) - held - sizes[index] >= LEAST_TO_LEARN:
             chosen.add(index)
@@ -297,13 +314,16 @@ def load_training_data(
     groups: str = NONE,
     folds: int = 1,
     geometry: Geometry = DEFAULT,
+    learned_before: Collection[Path] = (),
+    held_out_before: Collection[Path] = (),
 ) -> TrainingData:
     """The good images of `dataset` as inputs, `share` of the parts that they show (at least 10) held out by `seed`.
 
     Images of equal pixels show one part; with `together` "near", near copies do as well. `groups` says where the groups come
-    from that are held out whole (groups.py). With `folds` above 1 all are learned and all are held out, see Folds. Raises
-    DataError for images that cannot be read (unless `skip_bad`) or are too few, and for a table of groups that does not fit,
-    ConfigError for an invalid share or number of folds.
+    from that are held out whole (groups.py). What an earlier training learned or held out stays so (before.py). With `folds`
+    above 1 all are learned and all are held out, see Folds. Raises DataError for images that cannot be read (unless
+    `skip_bad`) or are too few, and for a table of groups that does not fit, ConfigError for an invalid share or number of
+    folds.
     """
     images = load_images(dataset.train, skip_bad, progress, bits, geometry)
     equal = equal_parts(images.images)
@@ -315,8 +335,12 @@ def load_training_data(
     if in_folds is None:
         row_of = {path: row for row, path in enumerate(images.paths)}
         rows = [
-            [row_of[path] for path in part] for part in hold_out(images.paths, seed, share, parts=parts, groups=names)
-        ]
+            [row_of[path] for path in part]
+            for part in hold_out(
+                images.paths, seed, share, parts=parts, groups=names, learned_before=learned_before,
+                held_out_before=held_out_before,
+            )
+        ]  # fmt: skip
     else:
         rows = [list(range(len(images.paths))), in_folds.judged.tolist()]
     held_out = [images.paths[row] for row in rows[1]]
@@ -340,6 +364,7 @@ def load_training_data(
         "groups": None if grouped is None else grouped.as_dict(),
         "held_out_groups": None if names is None else [names[row] for row in rows[1]],
         "held_out_files": [] if in_folds else [file_hash(path) for path in held_out],
+        "learned_files": [file_hash(images.paths[row]) for row in rows[0]],
         "pictures": PictureSizes.of(images.sizes).as_dict(),
     }
     files = columns_of(images.files)

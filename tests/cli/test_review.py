@@ -80,6 +80,9 @@ def test_a_review_exports_and_a_training_goes_on_and_proves(
     assert new["train"]["model"] | chosen == old["train"]["model"] | chosen
     assert new["data"]["fingerprint"] != old["data"]["fingerprint"]
     assert new["teacher"] == old["teacher"]
+    held = set(new["data"]["held_out_files"])
+    assert held == set(old["data"]["held_out_files"])  # ten, of which none of the three new ones is needed
+    assert held.isdisjoint(old["data"]["learned_files"])  # none that chooses the threshold was ever learned
 
 
 @pytest.mark.slow
