@@ -110,6 +110,8 @@ def test_every_image_is_shown_once_at_least(settings: TrainSettings) -> None:
     assert few.as_deployed() == settings
     with pytest.raises(ConfigError, match=r"compression\.batch is 1"):
         method.learning_on(settings, 50, None, 1)
+    with pytest.raises(ConfigError, match=r"epochs is 0"):
+        method.learning_on(settings, 50, 0, None)
 
 
 def test_a_small_network_becomes_no_smaller() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnet_edge.methods.base import Batch, Compressor, Method
+from nnet_edge.methods.base import Batch, Compressor, Method, require_at_least
 from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.nnet.settings import (
     ABLATIONS,
@@ -114,4 +114,7 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
         self, settings: TrainSettings, images: int, passes: int | None, batch: int | None
     ) -> TrainSettings | None:
         """By imitating itself on painted damage; each image is shown once at least."""
-        return settings.learning_on(max(LEARN_ON, images) if passes is None else passes * images, batch)
+        if passes is None:
+            return settings.learning_on(max(LEARN_ON, images), batch)
+        require_at_least("epochs", passes, 1)
+        return settings.learning_on(passes * images, batch)
