@@ -198,7 +198,7 @@ def train_bundle(
         if tracked is not None:
             tracked.begin(settings.as_dict())
             computed = replace(computed, on_row=tracked.add)
-        before = None if base is None else learned_by(base, options["epochs"], options["batch"])
+        before = None if base is None else learned_by(base, options["epochs"], options["batch"], options["protocol"])
         if folds is None or (known is not None and "factors" in known.facts["data"]):
             trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
                             stop_on_signal, say, before)  # fmt: skip
@@ -298,25 +298,29 @@ def settings_of(base: Bundle, options: Mapping[str, Any]) -> MethodSettings:
     """The settings that the bundle was trained with, and the length that was asked for. Raises ConfigError."""
     from nnet_edge.methods.base import find_method
 
-    given = [name for name in SETTING_OPTIONS if options.get(name) and name not in ("epochs", "batch", "learning_rate")]
+    method = find_method(base.method, str(base.path))
+    settings: MethodSettings = method.settings.from_dict(base.manifest["train"])
+    learns_on = method.learning_on(settings, 1, options["epochs"], options["batch"], options["protocol"]) is not None
+    allowed = ("epochs", "batch", "learning_rate", *(["protocol"] if learns_on else []))
+    given = [name for name in SETTING_OPTIONS if options.get(name) and name not in allowed]
     if given or options["folds"] > 1:
         names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume-from goes on with the settings of its bundle: leave out {names or '--folds'}")
-    settings: MethodSettings = find_method(base.method, str(base.path)).settings.from_dict(base.manifest["train"])
     asked = {name: options[name] for name in ("epochs", "batch", "learning_rate") if options[name] is not None}
-    learns_on = find_method(base.method).learning_on(settings, 1, None, None) is not None
     if learns_on:  # passes and batch are those of what comes now, see `learned_by`
         asked = {name: value for name, value in asked.items() if name == "learning_rate"}
     return replace(settings, **asked, seed=options["seed"])
 
 
-def learned_by(base: Bundle, passes: int | None = None, batch: int | None = None) -> Learned:
-    """The bundle's weights, and how many passes of how large batches were asked for."""
+def learned_by(
+    base: Bundle, passes: int | None = None, batch: int | None = None, protocol: str | None = None
+) -> Learned:
+    """The bundle's weights; how many passes of how large batches were asked for, and by which protocol it is to be small."""
     from safetensors.torch import load
 
     from nnet_edge.training.start import Learned
 
-    return Learned(load(base.read(base.weights.name)), base.manifest["teacher"], passes, batch)
+    return Learned(load(base.read(base.weights.name)), base.manifest["teacher"], passes, batch, protocol)
 
 
 def with_added(dataset: Dataset, added: Dataset) -> Dataset:
@@ -539,7 +543,7 @@ _held_out_options = grouped(
               help="A bundle of the first pass, OUT/preview, to try meanwhile; auto: where five minutes are left.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--resume-from", type=FOLDER, metavar="BUNDLE",
-              help="Learn on from what BUNDLE knows; DATA are the photographs that it was trained on.")  # fmt: skip
+              help="Learn on from what BUNDLE knows, of DATA, its photographs; or make it small: --protocol lean.")  # fmt: skip
 @click.option("--add", type=FOLDER, metavar="DIR",
               help="With --resume-from: learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
 @log_option

@@ -28,7 +28,7 @@ def seen_before(facts: Mapping[str, Any], paths: Sequence[Path], own: Sequence[P
     A bundle that does not name the files that it learned may have learned all of `own`, the images without those that are
     added now, and all of `paths` where their fingerprint is that of its own.
     """
-    held_hashes, hashes = set(facts.get("held_out_files", ())), {path: file_hash(path) for path in paths}
+    held_hashes, hashes = set(facts.get("held_out_files", ())), {path: hash_of(path) for path in paths}
     held_out = frozenset(path for path, found in hashes.items() if found in held_hashes)
     learned: Collection[Path]
     if "learned_files" in facts:
@@ -37,3 +37,11 @@ def seen_before(facts: Mapping[str, Any], paths: Sequence[Path], own: Sequence[P
     else:
         learned = paths if fingerprint(paths) == facts["fingerprint"] else own
     return Before(frozenset(learned) - held_out, held_out)
+
+
+def hash_of(path: Path) -> str:
+    """Of the file's content; "" of one that cannot be read, which is said when its picture is wanted."""
+    try:
+        return file_hash(path)
+    except OSError:
+        return ""

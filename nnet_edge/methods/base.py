@@ -330,10 +330,13 @@ class Method(ABC, Generic[Net, Settings]):
         """What makes the network small at the end of a training; None: it stays as it is."""
         return None
 
-    def learning_on(self, settings: Settings, images: int, passes: int | None, batch: int | None) -> Settings | None:
+    def learning_on(
+        self, settings: Settings, images: int, passes: int | None, batch: int | None, protocol: str | None = None
+    ) -> Settings | None:
         """The settings by which a trained network learns on, with a compressor that makes it no smaller; None: as if new.
 
-        There are so many good `images`; `passes` over them and images a step only where they were asked for.
+        There are so many good `images`; `passes` over them and images a step only where they were asked for. With the name of a
+        `protocol` it becomes as small as that makes a network. Raises ConfigError for one that makes none smaller.
         """
         return None
 

@@ -103,7 +103,7 @@ class Trained:
     teacher_ms: float  # the teacher's pass that the feature cache saves each step, an image
     precision: str
     validation: ValidationScores | None  # None for a training of fixed length
-    learned_on: int = 0  # images, of a trained network that learned on
+    learned_on: int = 0  # images, of a trained network that learned on or was made small
 
     @property
     def saved_share(self) -> float | None:
@@ -161,6 +161,7 @@ class Trainer:
             start = start_from(resume, folder)
         self.settings, self.network, self.facts, self.log = start.settings, start.network, start.facts, start.log
         self.position, self.sums, self.seconds_before = start.position, start.sums, start.seconds
+        self.goes_on = learned is not None and start.position[0] > 0  # from what is trained already
         self.method = METHODS.find(self.settings.method)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -497,10 +498,11 @@ class Trainer:
         """The report of this training."""
         # a captured step is queued, and now and then one waits for all before it
         middle = np.median if self.captured is None else np.mean
+        shown = self.facts.get("learning_on") or (self.facts.get("compression", {}) if self.goes_on else {})
         return Trained(
             self.folder, finished, self.position[0], self.seconds_since(started),
             float(middle(step_ms)) if step_ms else 0.0, self.cache.teacher_ms, self.compute.precision,
-            None if self.stopping is None else self.stopping.scores, self.facts.get("learning_on", {}).get("images", 0),
+            None if self.stopping is None else self.stopping.scores, shown.get("images", 0),
         )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Learned:
     teacher: Mapping[str, Any]
     passes: int | None = None  # over the images, where so many are asked for
     batch: int | None = None  # images a step, where so many are asked for
+    protocol: str | None = None  # that makes it small, where that is asked for
 
 
 @dataclass
@@ -72,7 +73,7 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
         settings = settle_length(network, images, settings, compute, say)
         return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
     count = len(images) * settings.augmentation.copies
-    learning_on = method.learning_on(settings, count, learned.passes, learned.batch)
+    learning_on = method.learning_on(settings, count, learned.passes, learned.batch, learned.protocol)
     if learning_on is None:
         return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
     # its passes are those of the training before

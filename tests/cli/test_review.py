@@ -116,6 +116,8 @@ def test_what_does_not_go_together_is_refused(
         (["--add", str(tmp_path)], "belongs to --resume-from"),
         (["--resume-from", bundle, "--backbone", "resnet18"], "leave out --backbone"),
         (["--resume-from", bundle, "--folds", "3"], "leave out --folds"),
+        (["--resume-from", bundle, "--protocol", "tuned"], "--protocol lean makes it small"),
+        (["--resume-from", bundle, "--epochs", "0"], "epochs is 0"),
         (["--resume-from", bundle, "--out", str(trained_run)], "give another folder"),
         (["--resume-from", str(tmp_path)], "manifest"),
     ]

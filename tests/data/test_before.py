@@ -99,6 +99,12 @@ def test_of_a_bundle_that_does_not_name_them_all_but_the_added_may_have_been_lea
     assert seen_before(again, files, [*learned, *held]) == Before(frozenset([*learned, *new]), frozenset(held))
 
 
+def test_a_file_that_cannot_be_read_is_left_to_who_reads_it(files: list[Path]) -> None:
+    facts = facts_of(files[:8], files[8:12])
+    files[0].unlink()
+    assert seen_before(facts, files, files) == Before(frozenset(files[1:8]), frozenset(files[8:12]))
+
+
 def test_of_a_bundle_in_folds_all_was_learned(files: list[Path]) -> None:
     facts = facts_of(files[:12], [])
     assert seen_before(facts, files, files[:12]) == Before(frozenset(files[:12]), frozenset())

@@ -114,7 +114,35 @@ def test_every_image_is_shown_once_at_least(settings: TrainSettings) -> None:
         method.learning_on(settings, 50, 0, None)
 
 
+def test_a_trained_network_is_made_small(small_washers: np.ndarray, tmp_path: Path) -> None:
+    train(small_washers[:4], small_washers[4:6], SHORT, tmp_path / "before", OPTIONS)
+    before = read_checkpoint(tmp_path / "before")
+    learned = Learned(before.deployed, before.facts["teacher"], 1, 2, "lean")
+    result = train(
+        small_washers[:-2], small_washers[-2:], before.settings, tmp_path / "small", OPTIONS, learned=learned
+    )
+    after = read_checkpoint(tmp_path / "small")
+    assert result.finished
+    assert result.learned_on == after.facts["compression"]["images"]
+    assert after.settings.model == LEAN.compression.of(before.settings.model)  # type: ignore[attr-defined]
+    assert "learning_on" not in after.facts
+    assert after.deployed.keys() == after.build_network().state_dict().keys()
+
+
+@pytest.mark.parametrize("protocol", ["tuned", "paper", "none"])
+def test_no_other_protocol_makes_it_small(protocol: str) -> None:
+    with pytest.raises(ConfigError, match=r"--protocol lean makes it small|protocol 'none'"):
+        METHODS.find("nnet").learning_on(TUNED, 50, None, None, protocol)
+
+
 def test_a_small_network_becomes_no_smaller() -> None:
+    learning_on = METHODS.find("nnet").learning_on
+    lean = learning_on(LEAN.as_deployed(), 50, None, None, "lean")
+    assert lean.compression == replace(LEAN.compression, images=LEARN_ON)
+    assert lean.as_deployed() == LEAN.as_deployed()
+    deeper = replace(LEAN.as_deployed(), model=replace(LEAN.as_deployed().model, student_depths=(2, 2, 2)))
+    with pytest.raises(ConfigError, match=r"begins with a forward student of full size"):
+        learning_on(deeper, 50, None, None, "lean")
     with pytest.raises(ConfigError, match=r"begins with a forward student of full size"):
         replace(LEAN.as_deployed(), compression=Compression(images=8, student_width=0.25))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nnet_edge.errors import ConfigError
 from nnet_edge.methods.base import Batch, Compressor, Method, require_at_least
 from nnet_edge.methods.exponents import ChoosesExponents
 from nnet_edge.methods.nnet.settings import (
@@ -15,6 +16,7 @@ from nnet_edge.methods.nnet.settings import (
     TrainSettings,
     ablated,
 )
+from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,10 +113,18 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
         return NNetCompressor(settings)
 
     def learning_on(
-        self, settings: TrainSettings, images: int, passes: int | None, batch: int | None
+        self, settings: TrainSettings, images: int, passes: int | None, batch: int | None, protocol: str | None = None
     ) -> TrainSettings | None:
         """By imitating itself on painted damage; each image is shown once at least."""
-        if passes is None:
-            return settings.learning_on(max(LEARN_ON, images), batch)
-        require_at_least("epochs", passes, 1)
-        return settings.learning_on(passes * images, batch)
+        if passes is not None:
+            require_at_least("epochs", passes, 1)
+        shown = max(LEARN_ON, images) if passes is None else passes * images
+        if protocol is None:
+            return settings.learning_on(shown, batch)
+        require_choice("protocol", protocol, tuple(PROTOCOLS))
+        if not (wanted := PROTOCOLS[protocol].compression).images:
+            smaller = " or ".join(f"--protocol {name}" for name, one in PROTOCOLS.items() if one.compression.images)
+            raise ConfigError(
+                f"a bundle goes on with its own settings: leave out --protocol {protocol}; {smaller} makes it small"
+            )
+        return settings.learning_on(shown, batch, wanted)

@@ -178,11 +178,10 @@ class TrainSettings(MethodSettings):
         settings = super().with_length_for(images)
         return replace(settings, align_epochs=max(1, round(settings.epochs / 10)))
 
-    def learning_on(self, images: int, batch: int | None) -> TrainSettings:
-        """The settings by which a network that was trained by these learns on: a compression to what it is already."""
-        same = {name: getattr(self.model, name) for name in SMALLER}
-        wanted = Compression(images=images, **same)
-        return replace(self, compression=wanted if batch is None else replace(wanted, batch=batch))
+    def learning_on(self, images: int, batch: int | None, wanted: Compression | None = None) -> TrainSettings:
+        """The settings by which a network that was trained by these learns on: a compression to what it is, or as `wanted`."""
+        wanted = wanted or Compression(**{name: getattr(self.model, name) for name in SMALLER})
+        return replace(self, compression=replace(wanted, images=images, batch=wanted.batch if batch is None else batch))
 
     def as_deployed(self) -> TrainSettings:
         """As of every method; where there is a compression, those of the smaller network, which ask for none."""
