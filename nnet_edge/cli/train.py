@@ -205,6 +205,9 @@ def train_bundle(
         else:
             trainings = FoldTrainings(data, settings, out / FOLDS, computed, report, stop_on_signal, say)
             trained = trainings.run(out / TRAINING, facts, known is not None)
+    if base is not None and not trained.finished:
+        say("stopped before its end; go on with the same command and --resume")
+        return False
     tell_training(trained)
     if not trained.finished:
         as_it_is = f", or make a bundle of it as it is: nnet-edge export {out / TRAINING}" if folds is None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from nnet_edge.bundle import id_of, read_bundle
 from nnet_edge.cli import train as train_module
 from nnet_edge.cli.main import run
 from nnet_edge.data.layouts import read_dataset
+from nnet_edge.errors import TrainingError
 from nnet_edge.evaluation.proof import prove
 from nnet_edge.runtime.history.database import ACCEPTED, Bounds, Entry, HistoryWriter
 from nnet_edge.runtime.history.labels import add_label
@@ -149,3 +151,15 @@ def test_a_training_that_goes_on_begins_with_what_the_bundle_knows(trained_run: 
     assert all(torch.equal(value, learned.weights[name]) for name, value in found.items())
     assert settings.epochs == base.manifest["train"]["epochs"]
     assert start.position == (settings.epochs, 0)  # its passes are over: it learns on
+
+
+def test_a_training_that_goes_on_is_resumed_with_its_bundle() -> None:
+    facts = {"fingerprint": "f", "held_out": 10, "seed": 0, "together": "equal", "folds": 1, "groups": None}
+    began: Any = SimpleNamespace(facts={"data": facts | {"goes_on_from": "abc"}}, settings="its settings")
+    now: Any = SimpleNamespace(facts=facts | {"goes_on_from": "abc"})
+    alone: Any = SimpleNamespace(facts=facts | {"goes_on_from": None})
+    assert train_module.known_settings(began, now) == "its settings"
+    with pytest.raises(TrainingError, match=r"goes_on_from was abc, is None.* and --resume-from"):
+        train_module.known_settings(began, alone)
+    older: Any = SimpleNamespace(facts={"data": facts}, settings="its settings")  # of before there was the key
+    assert train_module.known_settings(older, alone) == "its settings"

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 START_LIMIT_S, ANSWER_LIMIT_S = 30.0, 20.0
+STILL_S = 0.1  # an element that is where it was so long before stands still
 QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio",
          "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
          "--no-default-browser-check", "--disable-sync", "--remote-debugging-port=0")  # fmt: skip
@@ -125,12 +126,20 @@ class Browser:
         self.mouse("mouseReleased", u, v)
 
     def place(self, selector: str, across: float, down: float) -> tuple[float, float]:
-        """A point of the element in the window, scrolled into view."""
+        """A point of the element in the window, scrolled into view, once it has stopped moving: a page that fills moves it."""
         script = (
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
             "const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })()"
         )
-        x, y, width, height = self.value(script)
+        seen: list[Any] = [self.value(script)]
+
+        def rests() -> bool:
+            time.sleep(STILL_S)
+            seen.append(self.value(script))
+            return bool(seen[-1] == seen[-2])
+
+        wait_for(rests, ANSWER_LIMIT_S, f"{selector} to stand still")
+        x, y, width, height = seen[-1]
         return x + across * width, y + down * height
 
     def mouse(self, kind: str, x: float, y: float) -> None:

@@ -303,6 +303,7 @@ def test_no_page_is_wider_than_its_screen_and_the_sound_is_off(
                     assert browser.value("document.documentElement.scrollWidth") <= width, (page, width, language)
         browser.open(site.server.address)
         browser.wait("document.body.dataset.role !== undefined")
+        browser.wait(f"{LAMP} && {LAMP}.textContent.length > 1")  # until then the head of the page moves
         pressed = "document.getElementById('sound').getAttribute('aria-pressed')"
         assert browser.value(pressed) == "false"
         browser.click("#sound")
