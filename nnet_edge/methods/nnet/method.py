@@ -118,6 +118,8 @@ class NNetMethod(ChoosesExponents, Method["NNet", TrainSettings]):
         """By imitating itself on painted damage; each image is shown once at least."""
         if passes is not None:
             require_at_least("epochs", passes, 1)
+        if batch is not None:
+            require_at_least("batch", batch, 2)  # batch norm has no variance over one image
         shown = max(LEARN_ON, images) if passes is None else passes * images
         if protocol is None:
             return settings.learning_on(shown, batch)
