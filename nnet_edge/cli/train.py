@@ -309,9 +309,9 @@ def settings_of(base: Bundle, options: Mapping[str, Any]) -> MethodSettings:
     if given or options["folds"] > 1:
         names = ", ".join("--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--resume-from goes on with the settings of its bundle: leave out {names or '--folds'}")
-    asked = {name: options[name] for name in ("epochs", "batch", "learning_rate") if options[name] is not None}
-    if learns_on:  # passes and batch are those of what comes now, see `learned_by`
-        asked = {name: value for name, value in asked.items() if name == "learning_rate"}
+    # where it learns on, passes and batch are those of what comes now, see `learned_by`
+    own = ("learning_rate",) if learns_on else ("epochs", "batch", "learning_rate")
+    asked = {name: options[name] for name in own if options[name] is not None}
     return replace(settings, **asked, seed=options["seed"])
 
 

@@ -68,16 +68,16 @@ def start_afresh(images: np.ndarray, held_out: np.ndarray, settings: MethodSetti
     log.write()
     write_held_out(folder, held_out)
     network.to(compute.device)
+    position = (0, 0)
     if learned is None:
         method.prepare(network, images, compute)
         settings = settle_length(network, images, settings, compute, say)
-        return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
-    count = len(images) * settings.augmentation.copies
-    learning_on = method.learning_on(settings, count, learned.passes, learned.batch, learned.protocol)
-    if learning_on is None:
-        return Start(settings, network, {"data": data_facts, "teacher": facts}, log)
-    # its passes are those of the training before
-    return Start(learning_on, network, {"data": data_facts, "teacher": facts}, log, (learning_on.epochs, 0))
+    else:
+        count = len(images) * settings.augmentation.copies
+        learning_on = method.learning_on(settings, count, learned.passes, learned.batch, learned.protocol)
+        if learning_on is not None:
+            settings, position = learning_on, (learning_on.epochs, 0)  # its passes are those of the training before
+    return Start(settings, network, {"data": data_facts, "teacher": facts}, log, position)
 
 
 def settle_length(
