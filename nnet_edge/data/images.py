@@ -188,11 +188,25 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
     Raises DataError when a file cannot be read.
     """
+    return fingerprint_of(digests_of(paths))
+
+
+def digests_of(paths: Sequence[Path]) -> list[bytes]:
+    """SHA-256 of what each file holds. Raises DataError when one cannot be read."""
     try:
-        contents = sorted(hashlib.sha256(read_regular(path)).digest() for path in paths)
+        return [digest_of(path) for path in paths]
     except OSError as error:
         raise DataError(f"cannot read {error.filename} for the fingerprint: {error.strerror}") from error
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def digest_of(path: Path) -> bytes:
+    """SHA-256 of what the file holds."""
+    return hashlib.sha256(read_regular(path)).digest()
+
+
+def fingerprint_of(digests: Sequence[bytes]) -> str:
+    """Of the files whose digests those are."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def hold_out(
@@ -343,14 +357,14 @@ def load_training_data(
         ]  # fmt: skip
     else:
         rows = [list(range(len(images.paths))), in_folds.judged.tolist()]
-    held_out = [images.paths[row] for row in rows[1]]
     duplicates = tuple(find_duplicates(dataset))
+    digests = digests_of(images.paths)
     facts = {
         "name": printable(dataset.category),
         "layout": dataset.layout,
-        "fingerprint": fingerprint(images.paths),
+        "fingerprint": fingerprint_of(digests),
         "learned": len(rows[0]),
-        "held_out": len(held_out),
+        "held_out": len(rows[1]),
         "folds": folds,
         "held_out_share": share,
         "seed": seed,
@@ -360,11 +374,11 @@ def load_training_data(
         "distinct": len(set(equal)),
         "distinct_by_near_copies": len(set(near)),
         "together": together,
-        "left_out": 0 if in_folds else len(images.paths) - len(rows[0]) - len(held_out),
+        "left_out": 0 if in_folds else len(images.paths) - len(rows[0]) - len(rows[1]),
         "groups": None if grouped is None else grouped.as_dict(),
         "held_out_groups": None if names is None else [names[row] for row in rows[1]],
-        "held_out_files": [] if in_folds else [file_hash(path) for path in held_out],
-        "learned_files": [file_hash(images.paths[row]) for row in rows[0]],
+        "held_out_files": [] if in_folds else [short(digests[row]) for row in rows[1]],
+        "learned_files": [short(digests[row]) for row in rows[0]],
         "pictures": PictureSizes.of(images.sizes).as_dict(),
     }
     files = columns_of(images.files)
@@ -437,4 +451,9 @@ def held_out_again(dataset: Dataset, facts: Mapping[str, Any]) -> list[Path]:
 
 def file_hash(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of what the file holds."""
-    return hashlib.sha256(read_regular(path)).hexdigest()[:16]
+    return short(digest_of(path))
+
+
+def short(digest: bytes) -> str:
+    """Its first 16 hexadecimal digits, as manifests name files."""
+    return digest.hex()[:16]
