@@ -131,7 +131,13 @@ def stands_out(lines: np.ndarray) -> float:
     """By how many doublings the steps at one of 8 places along the lines (M, L) exceed those at the others."""
     steps = np.abs(np.diff(lines, axis=1)).mean(axis=0)
     places = steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK).mean(axis=0)
-    return math.log2((float(places.max()) + FLOOR) / (float(np.median(places)) + FLOOR))
+    return math.log2((float(places.max()) + FLOOR) / (middle_of(places) + FLOOR))
+
+
+def middle_of(values: np.ndarray) -> float:
+    """The median of finite values (N,). NumPy's own would bring its masked arrays onto a line, 2 MB and 10 ms."""
+    ordered = np.sort(values)
+    return float((ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2)
 
 
 def measure_all(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,8 +165,8 @@ class Usual:
         known = values[np.isfinite(values)]
         if len(known) < FEWEST:
             return None
-        median = float(np.median(known))
-        return cls(median, max(float(known.std()), 1.4826 * float(np.median(np.abs(known - median)))))
+        median = middle_of(known)
+        return cls(median, max(float(known.std()), 1.4826 * middle_of(np.abs(known - median))))
 
     def as_dict(self) -> dict[str, float]:
         """Plain values for the manifest."""

@@ -30,7 +30,7 @@ from nnet_edge.bundle import (
 )
 from nnet_edge.errors import BundleError, ConfigError
 from nnet_edge.files import sha256
-from nnet_edge.kept_frames import frame_hash, read_frames, write_frames
+from nnet_edge.kept_frames import frame_hash, read_frames, to_png, write_frames
 from nnet_edge.training.checkpoint import read_held_out
 
 Change = Callable[[dict[str, Any]], object]
@@ -250,6 +250,10 @@ def test_a_frame_that_was_changed_or_lost_is_noticed(tmp_path: Path) -> None:
     first.write_bytes(second.read_bytes())
     with pytest.raises(BundleError, match="does not show what its name says"):
         read_frames(tmp_path, names)
+    for damaged in (second.read_bytes()[:-40], b"", b"no PNG at all, but long enough", to_png(frames[0][:128])):
+        first.write_bytes(damaged)  # one of another size is not decoded
+        with pytest.raises(BundleError, match="does not show what its name says"):
+            read_frames(tmp_path, names)
     first.unlink()
     with pytest.raises(BundleError, match="copy the whole bundle again"):
         read_frames(tmp_path, names)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnet_edge import imaging
 from nnet_edge.cli.doctor import describe, examine, judge_commands, owners_words
 from nnet_edge.errors import DataError, MissingExtraError, missing_library
+from nnet_edge.image_files import read_image
 from nnet_edge.machine import LIBRARIES, Cuda, Library, Processor, cpu_quota, loading_problem, owners_of, usable_cores
 from nnet_edge.runtime.runners import openvino_runner
 from nnet_edge.settings.runner import RunnerSettings
@@ -250,7 +250,7 @@ def test_notes_in_a_png_do_not_matter(note: bytes, is_last: bool, parts_folder: 
     content = plain.read_bytes()
     place = len(content) - 12 if is_last else 33  # before the end, or behind the head
     (tmp_path / "noted.png").write_bytes(content[:place] + note + content[place:])
-    assert np.array_equal(imaging.read_image(tmp_path / "noted.png"), imaging.read_image(plain))
+    assert np.array_equal(read_image(tmp_path / "noted.png"), read_image(plain))
 
 
 def test_a_png_that_is_cut_off_is_still_refused(parts_folder: Path, tmp_path: Path) -> None:
@@ -258,4 +258,4 @@ def test_a_png_that_is_cut_off_is_still_refused(parts_folder: Path, tmp_path: Pa
     noted = content[:33] + chunk(b"tEXt", b"Comment\0hello") + content[33:]
     (tmp_path / "cut.png").write_bytes(noted[: len(noted) // 2])
     with pytest.raises(DataError):
-        imaging.read_image(tmp_path / "cut.png")
+        read_image(tmp_path / "cut.png")

@@ -27,6 +27,7 @@ from nnet_edge.image_path import (
     in_words,
     measure,
     measure_file,
+    middle_of,
     other_kind,
     usual_of,
 )
@@ -140,6 +141,12 @@ def test_few_pictures_say_nothing(learned: ImagePath) -> None:
 def test_measures_of_files_are_compared_between_pictures_of_one_size(learned: ImagePath) -> None:
     larger = [cv2.resize(as_jpeg(picture, 90), (3 * SIDE, 3 * SIDE)) for picture in GOOD[20:]]
     assert not {"blockiness", "fine_detail", "fine_colour"} & set(learned.changes(values_of(larger)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_the_middle_is_numpys_median(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    assert middle_of(values) == np.median(values)
 
 
 def test_what_a_picture_cannot_say_is_no_number() -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import ConfigError, DataError, SourceError
-from nnet_edge.imaging import read_image, read_mask
+from nnet_edge.image_files import read_image, read_mask
 from nnet_edge.jpeg import MAX_PIXELS, header_of, whole_picture, without_strays
 from nnet_edge.runtime.sources.open import open_source
 from nnet_edge.runtime.stream.judge import Judge

@@ -28,7 +28,8 @@ from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.bundle import read_bundle
 from nnet_edge.errors import StreamError
-from nnet_edge.imaging import decode, resize
+from nnet_edge.image_files import decode
+from nnet_edge.imaging import resize
 from nnet_edge.runtime.runners.base import Runner
 from nnet_edge.runtime.stream.model import open_graph
 from nnet_edge.settings.runner import RunnerSettings

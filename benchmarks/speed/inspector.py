@@ -17,7 +17,8 @@ import numpy as np
 
 from nnet_edge import load
 from nnet_edge.benchmarks.harness.command_line import run_command
-from nnet_edge.imaging import read_image, to_input
+from nnet_edge.image_files import read_image
+from nnet_edge.imaging import to_input
 
 ROUNDS, WARM = 150, 10
 

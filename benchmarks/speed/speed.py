@@ -33,7 +33,7 @@ from nnet_edge.bundle import Bundle, now, read_bundle
 from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import DataError, NnetEdgeError
-from nnet_edge.imaging import read_size
+from nnet_edge.image_files import read_size
 from nnet_edge.machine import has_module, usable_cores
 
 PICTURES = 64  # of the folder that are taken, the first ones

@@ -51,7 +51,7 @@ class Collection:
     def read(self) -> int:
         """Look at what earlier runs left; gives how many pictures that are. Raises DataError for one that cannot be read."""
         from nnet_edge.data.folders import find_images
-        from nnet_edge.imaging import read_picture
+        from nnet_edge.image_files import read_picture
 
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"--out {self.folder} is a file: give a folder for the photographs")

@@ -28,8 +28,9 @@ from nnet_edge.data.masks import load_masks as load_masks
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import read_regular
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes, default_fit, most_frequent
+from nnet_edge.image_files import Picture, read_image, read_picture, read_size
 from nnet_edge.image_path import columns_of, measure_file, other_kind, usual_of
-from nnet_edge.imaging import Picture, read_image, read_picture, read_size, resize
+from nnet_edge.imaging import resize
 from nnet_edge.scoring import HELD_OUT_AT_LEAST, HELD_OUT_SHARE
 from nnet_edge.text import printable
 from nnet_edge.tiles import CropShare

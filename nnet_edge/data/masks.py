@@ -20,7 +20,8 @@ import numpy as np
 from nnet_edge.data.dataset import Sample
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.geometry import DEFAULT, Geometry
-from nnet_edge.imaging import Labels, MaskRule, read_image, read_labels, read_size, resize_mask
+from nnet_edge.image_files import Labels, read_image, read_labels, read_size
+from nnet_edge.imaging import MaskRule, resize_mask
 from nnet_edge.machine import usable_cores
 
 AUTO = "auto"

@@ -23,7 +23,7 @@ from nnet_edge.data.images import choose_geometry, sizes_of
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.files import write_atomically
 from nnet_edge.geometry import LARGEST_CANVAS, Box, Geometry, most_frequent
-from nnet_edge.imaging import read_image
+from nnet_edge.image_files import read_image
 from nnet_edge.tiles import OVERLAP, CropShare, Tiles
 
 VISIBLE = 8  # pixels of the network, each way

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nnet_edge.errors import DataError, missing_library
-from nnet_edge.imaging import decode_labels
+from nnet_edge.image_files import decode_labels
 
 Points = tuple[tuple[float, float], ...]  # (x, y) in pixels
 Size = tuple[int, int]  # (height, width)
@@ -249,7 +249,7 @@ class Bitmap:
             labels = decode_labels(data)
         except (binascii.Error, zlib.error) as error:
             raise ValueError(f"a mask that cannot be unpacked ({error})") from error
-        except Exception as error:  # as in imaging.read_picture
+        except Exception as error:  # as in image_files.read_picture
             raise ValueError(f"a mask that is no picture ({error})") from error
         if labels.alpha is not None:
             return labels.alpha > 0

@@ -22,7 +22,8 @@ from nnet_edge.data.dataset import GOOD, Dataset, Sample
 from nnet_edge.data.images import depth_of_set
 from nnet_edge.data.masks import THREADS, read_marks
 from nnet_edge.errors import DataError
-from nnet_edge.imaging import Header, Picture, read_header, read_image, read_picture, resize
+from nnet_edge.image_files import Header, Picture, read_header, read_image, read_picture
+from nnet_edge.imaging import resize
 
 Progress = Callable[[int, int], None]
 SHOWN = 5  # names in a line

@@ -20,8 +20,9 @@ from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs
 from nnet_edge.geometry import DEFAULT, Geometry, PictureSizes
+from nnet_edge.image_files import read_labels
 from nnet_edge.image_path import columns_of, measure_all
-from nnet_edge.imaging import MaskRule, read_labels, resize_mask
+from nnet_edge.imaging import MaskRule, resize_mask
 from nnet_edge.metrics import Metrics, measure_known, spro
 from nnet_edge.scoring import Threshold
 from nnet_edge.text import printable

@@ -22,7 +22,8 @@ from nnet_edge.evaluation.sweep import images_csv, sweep, sweep_csv
 from nnet_edge.files import write_atomically
 from nnet_edge.frame import GOOD as GOOD_VERDICT
 from nnet_edge.frame import REJECT
-from nnet_edge.imaging import read_image, resize
+from nnet_edge.image_files import read_image
+from nnet_edge.imaging import resize
 from nnet_edge.metrics import judged_metrics
 
 MAX_ROWS = 16

@@ -16,7 +16,7 @@ from PIL import Image
 from nnet_edge.bits import MOST, StreamBits, to_8_bit
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import cannot_read, from_pillow
+from nnet_edge.image_files import cannot_read, from_pillow
 from nnet_edge.jpeg import require_size
 from nnet_edge.runtime.sources.images import read_bgr
 from nnet_edge.settings.runner import require_choice

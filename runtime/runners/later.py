@@ -14,20 +14,20 @@ Opened = TypeVar("Opened")
 
 
 class Later(Generic[Opened]):
-    """What `open_it` gives, begun when it is asked for the `after`th time; None until then, and where it raises."""
+    """What `open_it` gives, begun when it was wanted `after` times more than not; None until then, and where it raises."""
 
     def __init__(self, what: str, open_it: Callable[[], Opened | None], after: int) -> None:
         self._what, self._open = what, open_it
         self._after: float = after
-        self._asked = 0
+        self._wanted = 0
         self._thread: threading.Thread | None = None
         self._found: Opened | None = None
 
-    def get(self) -> Opened | None:
-        """What was opened; counts as asking."""
+    def get(self, is_wanted: bool = True) -> Opened | None:
+        """What was opened. Counts as wanting it, or as doing well without; what is there is given either way."""
         if self._thread is None:
-            self._asked += 1
-            if self._asked >= self._after:
+            self._wanted = max(0, self._wanted + (1 if is_wanted else -1))
+            if self._wanted >= self._after:
                 self._thread = threading.Thread(target=self._run, name=f"opening {self._what}", daemon=True)
                 self._thread.start()
         return self._found

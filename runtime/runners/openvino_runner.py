@@ -72,7 +72,10 @@ Compiled = tuple[openvino.CompiledModel, openvino.Tensor | None]
 DEVICE = "CPU"
 GROUP = {"latency": 4, "throughput": 2}  # images a request; of "throughput" each stream has one of its own
 GROUPS_ROOM = 1 << 30  # bytes that are free before it takes a tenth of them
-GROUPS_AFTER = 100  # batches with room for such a request: a line that judges frame by frame never compiles for it
+GROUPS_AFTER = (
+    100  # batches with room for such a request, while others are computed, more than batches that nothing precedes:
+)
+# a line that judges frame by frame, or rests between its batches, needs no more speed, and keeps its memory
 PRECISION_NAMES = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's words
 NUMBER_TYPES = {"u8": "uint8", "f32": "float32"}
 
@@ -172,9 +175,10 @@ class OpenvinoRunner(GraphRunner):
 
     def _grouped(self, images: int) -> tuple[Requests | None, int]:
         """The requests for several images, and how many of so many images they take."""
-        if self._groups is None or not (worth := self._worth(images)) or (found := self._groups.get()) is None:
+        if self._groups is None or not (worth := self._worth(images)):
             return None, 0
-        return found, worth
+        found = self._groups.get(is_wanted=bool(self._busy))
+        return found, 0 if found is None else worth
 
     def _worth(self, images: int) -> int:
         """How many of so many images are computed in groups, were there such requests: no stream is left without one."""

@@ -28,7 +28,8 @@ from starlette.types import ASGIApp
 from nnet_edge.bits import depth_of, kept_bits, to_8_bit
 from nnet_edge.errors import BundleError, DataError, MissingExtraError, NnetEdgeError
 from nnet_edge.geometry import Geometry
-from nnet_edge.imaging import decode, resize
+from nnet_edge.image_files import decode
+from nnet_edge.imaging import resize
 from nnet_edge.machine import usable_cores
 from nnet_edge.runtime.serve import protocol
 from nnet_edge.runtime.serve.metrics import Metrics

@@ -24,7 +24,7 @@ from nnet_edge.settings.registry import SOURCES, Flag, SourceKind
 from nnet_edge.text import printable
 
 if TYPE_CHECKING:  # what decodes is imported when it does
-    from nnet_edge.imaging import Picture
+    from nnet_edge.image_files import Picture
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def read_bgr(path: Path, jpegs: JpegReader | None = None) -> Picture:
     """The picture as a camera would give it, BGR, in its own depth; a JPEG by `jpegs`. Raises DataError, also for damage."""
     import cv2
 
-    from nnet_edge.imaging import Picture, cannot_read, read_bytes, read_picture
+    from nnet_edge.image_files import Picture, cannot_read, read_bytes, read_picture
 
     if jpegs is not None and jpegs.is_on_gpu and (data := read_bytes(path)).startswith(JPEG):
         try:

@@ -19,7 +19,6 @@ import numpy as np
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Crop, Frame, FrameOutputs, JudgedBy, Outputs, Prediction, Region, is_finite, not_finite
 from nnet_edge.geometry import DEFAULT, Geometry
-from nnet_edge.imaging import read_image
 from nnet_edge.scoring import find_regions
 from nnet_edge.settings.runner import require_positive
 from nnet_edge.settings.stream import Adapted, Polygon, Trigger, VerdictSettings
@@ -103,6 +102,8 @@ def read_mask(path: Path, height: int, width: int) -> np.ndarray:
 
 def decode_mask(path: Path) -> np.ndarray:
     """The grey picture at `path`, uint8 (H, W). Raises ConfigError."""
+    from nnet_edge.image_files import read_image  # with Pillow, which a line without a mask does without
+
     try:
         return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
     except DataError as error:

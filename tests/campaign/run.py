@@ -30,7 +30,7 @@ import numpy as np
 from nnet_edge.bundle import MANIFEST, read_bundle
 from nnet_edge.cli.main import COMMANDS, Commands, commands, run
 from nnet_edge.errors import NnetEdgeError
-from nnet_edge.imaging import read_image, read_mask
+from nnet_edge.image_files import read_image, read_mask
 from nnet_edge.runtime.sources.jpegs import JpegCutter
 from nnet_edge.settings.line import line_settings, read_line_config
 from tests.settings.test_odd_values import ODD, PLACES, with_value

@@ -13,7 +13,7 @@ from nnet_edge.cli.collect import Collection, png_of, spaced
 from nnet_edge.cli.main import run
 from nnet_edge.errors import SourceError
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import decode
+from nnet_edge.image_files import decode
 from nnet_edge.runtime.sources.base import Source
 from tests.conftest import good_part
 

@@ -14,7 +14,8 @@ import pytest
 from nnet_edge.data.example_parts import DEFECTS, FRAME_SIDE, GOOD, KINDS, camera, make_line, make_part
 from nnet_edge.data.images import read_dataset
 from nnet_edge.errors import ConfigError
-from nnet_edge.imaging import read_mask, resize_mask
+from nnet_edge.image_files import read_mask
+from nnet_edge.imaging import resize_mask
 
 NOISE = 12  # grey levels: sensor noise of at most 3 levels, four times over
 

@@ -13,7 +13,8 @@ from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.folders import find_images
 from nnet_edge.data.images import find_duplicates, fingerprint, hold_out, load_images, load_mask, read_dataset
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import read_image, resize
+from nnet_edge.image_files import read_image
+from nnet_edge.imaging import resize
 
 REAL = Path(os.environ.get("NNET_EDGE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 

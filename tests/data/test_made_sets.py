@@ -13,7 +13,7 @@ from nnet_edge.cli.main import commands
 from nnet_edge.data.layouts import read_dataset
 from nnet_edge.data.made_sets import FULL_WELL, GOOD, READ_NOISE, SETS, exposed, lit, picture, write_set
 from nnet_edge.errors import ConfigError
-from nnet_edge.imaging import read_image, read_mask
+from nnet_edge.image_files import read_image, read_mask
 
 DEFECTS = [(name, defect) for name, made in SETS.items() for defect in made.defects]
 

@@ -27,7 +27,8 @@ from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.export.forms import FORMS, Order, export_model, nvinfer_graph
 from nnet_edge.geometry import Geometry
-from nnet_edge.imaging import pillow_bilinear, read_image, resize
+from nnet_edge.image_files import read_image
+from nnet_edge.imaging import pillow_bilinear, resize
 from nnet_edge.runtime.runners.base import load_runner
 from nnet_edge.runtime.runners.onnx_runner import onnxruntime
 from nnet_edge.runtime.runners.openvino_runner import openvino

@@ -152,7 +152,7 @@ def read_bgr(picture: Picture) -> tuple[Any, int | None]:
     import cv2
 
     from nnet_edge.files import LARGEST_FILE
-    from nnet_edge.imaging import decode
+    from nnet_edge.image_files import decode
 
     try:
         content = picture.content

@@ -12,7 +12,7 @@ from nnet_edge.data.labels import Labelled, Mark, NamedPictures, Read, files_of,
 from nnet_edge.data.shapes import CocoPolygons, Points, points_of
 from nnet_edge.errors import DataError, missing_library
 from nnet_edge.files import read_regular
-from nnet_edge.imaging import read_size
+from nnet_edge.image_files import read_size
 
 NAMES = ("classes.txt", "obj.names")  # a class a line
 LISTS = (*NAMES, "train.txt", "val.txt", "valid.txt", "test.txt")  # texts that label no picture

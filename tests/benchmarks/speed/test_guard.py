@@ -37,7 +37,7 @@ from nnet_edge.bundle import Bundle
 from nnet_edge.cli.main import run
 from nnet_edge.errors import ConfigError
 from nnet_edge.frame import Outputs
-from nnet_edge.imaging import read_size
+from nnet_edge.image_files import read_size
 from nnet_edge.runtime.runners.base import Runner, load_runner
 from nnet_edge.runtime.stream.judge import Judge
 from nnet_edge.settings.runner import RunnerSettings

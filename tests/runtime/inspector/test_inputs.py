@@ -13,7 +13,7 @@ from PIL import Image
 
 from nnet_edge import Inspector
 from nnet_edge.errors import ConfigError, DataError
-from nnet_edge.imaging import from_pillow, read_image, read_picture
+from nnet_edge.image_files import from_pillow, read_image, read_picture
 from nnet_edge.runtime.inspector.inputs import from_array
 from tests.conftest import bad_part
 from tests.runtime.inspector.conftest import Opened

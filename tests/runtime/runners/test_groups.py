@@ -1,4 +1,4 @@
-"""Several images a request of OpenVINO, once a line has had room for them often enough."""
+"""Several images a request of OpenVINO, once a busy line has had room for them often enough."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def images() -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (7, 256, 256, 3), np.uint8)
 
 
+def in_a_hurry(runner: OpenvinoRunner, images: np.ndarray) -> None:
+    """Compute the images while the same are being computed."""
+    for collect in (runner.start(images), runner.start(images)):
+        collect()
+
+
 def opened(runner: OpenvinoRunner) -> None:
     """Wait until the runner's second graph was opened, or could not be."""
     assert runner._groups is not None
@@ -36,7 +42,7 @@ def opened(runner: OpenvinoRunner) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second graph is opened at the first batch with room for it."""
+    """The second graph is opened at the first batch with room for it, beside another."""
     monkeypatch.setattr(openvino_runner, "GROUPS_AFTER", 1)
 
 
@@ -46,7 +52,7 @@ def test_groups_give_each_image_its_own_numbers(graph: Path, images: np.ndarray,
     size = openvino_runner.GROUP[hint]
     with OpenvinoRunner(graph, replace(SETTINGS, hint=hint)) as runner:
         alone = [runner.infer(image[np.newaxis], layer_maps=True) for image in images]
-        runner.infer(images)
+        in_a_hurry(runner, images)
         opened(runner)
         for count in range(1, len(images) + 1):
             found = runner.infer(images[:count], layer_maps=True)
@@ -75,6 +81,18 @@ def test_no_stream_is_left_without_a_request(graph: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("soon")
+def test_a_line_that_rests_between_its_batches_opens_none(graph: Path, images: np.ndarray) -> None:
+    with OpenvinoRunner(graph, SETTINGS) as runner:
+        assert runner._groups is not None
+        for _ in range(3):
+            runner.infer(images)
+        assert runner._groups._thread is None
+        in_a_hurry(runner, images)
+        opened(runner)
+        assert runner._grouped(len(images))[1] == 6  # what is there serves every batch
+
+
 def test_a_line_that_judges_frame_by_frame_opens_none(graph: Path, images: np.ndarray) -> None:
     with OpenvinoRunner(graph, SETTINGS) as runner:
         for _ in range(3):
@@ -100,7 +118,7 @@ def test_other_numbers_are_never_used(
 
     monkeypatch.setattr(openvino_runner, "numbers", off)
     with caplog.at_level(logging.INFO), OpenvinoRunner(graph, SETTINGS) as runner:
-        runner.infer(images)
+        in_a_hurry(runner, images)
         opened(runner)
         assert runner._grouped(len(images)) == (None, 0)
         runner.infer(images)
@@ -113,7 +131,7 @@ def test_without_room_in_memory_it_stays_one(
 ) -> None:
     monkeypatch.setattr(openvino_runner, "free_memory", lambda: (1 << 30) - 1)
     with caplog.at_level(logging.INFO), OpenvinoRunner(graph, SETTINGS) as runner:
-        runner.infer(images)
+        in_a_hurry(runner, images)
         opened(runner)
         assert runner._grouped(len(images)) == (None, 0)
     assert "less than 1024 MiB" in caplog.text
@@ -129,7 +147,7 @@ def test_what_cannot_be_opened_costs_nothing_but_a_line_in_the_log(
     with OpenvinoRunner(graph, SETTINGS) as runner:
         expected = runner.infer(images[:1]).image_score
         monkeypatch.setattr(openvino_runner, "read_graph", refuse)
-        runner.infer(images)
+        in_a_hurry(runner, images)
         opened(runner)
         np.testing.assert_array_equal(runner.infer(images).image_score[:1], expected)
     assert "the line goes on without" in caplog.text
@@ -145,7 +163,7 @@ def test_a_runner_that_closes_waits_for_what_is_being_opened(
         openvino_runner, "compile_graph", lambda *arguments: (may_go_on.wait(20), compile_graph(*arguments))[1]
     )
     with runner:
-        runner.infer(images)
+        in_a_hurry(runner, images)
         threading.Timer(0.3, may_go_on.set).start()
     assert may_go_on.is_set()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("opening")]
@@ -160,7 +178,12 @@ def test_later_opens_once_and_not_after_its_end() -> None:
     assert later.close() == "thing"
     assert [later.get() for _ in range(5)] == [None] * 5
     assert opens == [1]
+    seldom = Later("a third", lambda: opens.append(3) or "thing", 3)
+    assert [seldom.get(is_wanted) for is_wanted in (True, True, False, False, False, True, True)] == [None] * 7
+    seldom.get()
+    assert seldom.close() == "thing"
+    assert opens == [1, 3]
     never = Later("another", lambda: opens.append(2) or "thing", 1)
     assert never.close() is None
     assert never.get() is None
-    assert opens == [1]
+    assert opens == [1, 3]

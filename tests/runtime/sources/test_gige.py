@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from nnet_edge.errors import ConfigError, MissingExtraError, SourceError
 from nnet_edge.events import Event
 from nnet_edge.frame import Frame
-from nnet_edge.imaging import read_image
+from nnet_edge.image_files import read_image
 from nnet_edge.pixel_formats import find_format, to_image
 from nnet_edge.runtime import aravis
 from nnet_edge.runtime.sinks import CallbackSink

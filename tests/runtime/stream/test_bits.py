@@ -18,7 +18,8 @@ from nnet_edge.bits import choose_bits, kept_bits, to_8_bit
 from nnet_edge.data.images import load_images
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Frame, Prediction
-from nnet_edge.imaging import read_image, read_picture, resize
+from nnet_edge.image_files import read_image, read_picture
+from nnet_edge.imaging import resize
 from nnet_edge.runtime.sinks import CallbackSink
 from nnet_edge.runtime.sources.base import Source
 from nnet_edge.runtime.stream.line import Line

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ def test_threads_share_one_heap_and_what_loading_left_is_given_back(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [["mallopt", "content freed", "compiled", "malloc_trim"], 1]
+
+
+LINE = """
+import json, sys
+from nnet_edge.cli.main import run
+code = run(["stream", *sys.argv[1:3], "--runner", "openvino", "--quiet", "--json", sys.argv[3]])
+lines = sum(1 for _ in open(sys.argv[3]))
+readers = sorted({"PIL.ImageFile", "PIL.PngImagePlugin", "nnet_edge.image_files", "numpy.ma"} & {*sys.modules})
+print(json.dumps([code, lines, readers]))
+"""
+
+
+def test_a_line_without_picture_files_does_without_their_readers(
+    write_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    """4 MB of memory, and 26 ms of a start."""
+    video, verdicts = write_video(12), tmp_path / "verdicts.jsonl"
+    command = [sys.executable, "-c", LINE, str(video), f"--bundle={FROM_0_1}", str(verdicts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    code, lines, readers = json.loads(done.stdout.splitlines()[-1])
+    assert (code, lines >= 12, readers) == (0, True, [])
 
 
 @pytest.mark.parametrize(
