@@ -158,7 +158,7 @@ def parse_numbers(option: str, text: str) -> tuple[int, ...]:
 
 def grid_settings(options: dict[str, Any]) -> dict[str, Any]:
     """What the trainings of a grid have in common, as `GridSettings` names it."""
-    from nnet_edge.cli.train import choose_settings, train_options
+    from nnet_edge.cli.training_settings import choose_settings, train_options
 
     seeds = parse_numbers("--seeds", options["seeds"])
     training = choose_settings(options | {"seed": seeds[0]})

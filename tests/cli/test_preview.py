@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nnet_edge.bundle import Bundle
-from nnet_edge.cli.train import PREVIEW_LEFT_S, Preview
+from nnet_edge.cli.preview import PREVIEW_LEFT_S, Preview
 from nnet_edge.export.bundling import manifest_of
 from nnet_edge.frame import JudgedBy
 from nnet_edge.runtime.sinks.fields import constant_fields
@@ -34,9 +34,8 @@ def preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
-        found = Preview(
-            tmp_path, {"preview": wanted, "false_rejects": 0.005, "margin": 0.0}
-        )  # before the first checkpoint
+        asked = {"preview": wanted, "false_rejects": 0.005, "margin": 0.0}
+        found = Preview(tmp_path / "preview", tmp_path / "training", asked)  # before the first checkpoint
         (tmp_path / "training").mkdir(exist_ok=True)
         (tmp_path / "training" / CHECKPOINT).touch()
         return found
@@ -99,7 +98,9 @@ def test_an_export_that_fails_is_said_and_the_training_goes_on(
 def test_a_checkpoint_of_an_earlier_training_is_none(preview: Make, tmp_path: Path) -> None:
     with preview("exec sleep 60"):
         pass
-    with Preview(tmp_path, {"preview": "always", "false_rejects": None, "margin": 0.0}) as made:
+    with Preview(
+        tmp_path / "preview", tmp_path / "training", {"preview": "always", "false_rejects": None, "margin": 0.0}
+    ) as made:
         made.watching(lambda progress: None)(at(2))
         assert made._process is None
 

@@ -14,6 +14,7 @@ import pytest
 
 from nnet_edge.bundle import id_of, read_bundle
 from nnet_edge.cli import train as train_module
+from nnet_edge.cli import training_settings
 from nnet_edge.cli.main import run
 from nnet_edge.data.layouts import read_dataset
 from nnet_edge.errors import TrainingError
@@ -138,9 +139,9 @@ def test_a_training_that_goes_on_begins_with_what_the_bundle_knows(trained_run: 
     from nnet_edge.training.start import start_afresh
 
     base = read_bundle(trained_run / "bundle")
-    learned = train_module.learned_by(base)
-    defaults: Callable[..., Any] = train_module.settings_of
-    nothing = dict.fromkeys(train_module.SETTING_OPTIONS) | {"folds": 1, "seed": 5}
+    learned = training_settings.learned_by(base)
+    defaults: Callable[..., Any] = training_settings.settings_of
+    nothing = dict.fromkeys(training_settings.SETTING_OPTIONS) | {"folds": 1, "seed": 5}
     settings = defaults(base, nothing)
     images = np.zeros((4, 256, 256, 3), np.uint8)
     start = start_afresh(
@@ -158,8 +159,8 @@ def test_a_training_that_goes_on_is_resumed_with_its_bundle() -> None:
     began: Any = SimpleNamespace(facts={"data": facts | {"goes_on_from": "abc"}}, settings="its settings")
     now: Any = SimpleNamespace(facts=facts | {"goes_on_from": "abc"})
     alone: Any = SimpleNamespace(facts=facts | {"goes_on_from": None})
-    assert train_module.known_settings(began, now) == "its settings"
+    assert training_settings.known_settings(began, now) == "its settings"
     with pytest.raises(TrainingError, match=r"goes_on_from was abc, is None.* and --resume-from"):
-        train_module.known_settings(began, alone)
+        training_settings.known_settings(began, alone)
     older: Any = SimpleNamespace(facts={"data": facts}, settings="its settings")  # of before there was the key
-    assert train_module.known_settings(older, alone) == "its settings"
+    assert training_settings.known_settings(older, alone) == "its settings"

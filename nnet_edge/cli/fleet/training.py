@@ -119,7 +119,7 @@ def learn(order: Order) -> dict[str, Any]:
 
 def orders_of(settings: FleetSettings, out: Path, log: tuple[str, ...]) -> dict[str, Order]:
     """What each part's worker is told. Raises ConfigError."""
-    from nnet_edge.cli.train import SETTING_OPTIONS
+    from nnet_edge.cli.training_settings import SETTING_OPTIONS
 
     logs = [word for name in log for word in ("--log", name)]
 
