@@ -41,7 +41,8 @@ from nnet_edge.calibration.quantize import (
     read_graph,
 )
 from nnet_edge.calibration.sensitivity import Sensitivity, measure_sensitivity
-from nnet_edge.data.images import Dataset, load_images, with_held_out_images
+from nnet_edge.data.holding_out import with_held_out_images
+from nnet_edge.data.images import Dataset, load_images
 from nnet_edge.errors import ConfigError, MissingExtraError
 from nnet_edge.export.layer_search import Choice, GraphJudge, LayerSearch
 from nnet_edge.export.precision import to_half

@@ -234,7 +234,7 @@ def load_labelled(path: Path, dataset: Dataset | None, skip_bad: bool) -> TestIm
     if dataset is None:
         return None
     from nnet_edge.calibration.predictions import load_test
-    from nnet_edge.data.images import with_held_out_images
+    from nnet_edge.data.holding_out import with_held_out_images
 
     bundle = read_bundle(path)
     labelled = with_held_out_images(dataset, bundle.manifest["data"])

@@ -21,8 +21,8 @@ import torch
 
 from nnet_edge.bundle import read_bundle
 from nnet_edge.cli.main import run as run_command
-from nnet_edge.data.images import load_training_data
 from nnet_edge.data.layouts import read_dataset
+from nnet_edge.data.training_data import load_training_data
 from nnet_edge.machine import find_processor
 from nnet_edge.methods.backbone import BACKBONES, Backbone
 from nnet_edge.methods.torchvision_operators import import_torchvision

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nnet_edge.data.groups import deal
-from nnet_edge.data.images import hold_out
+from nnet_edge.data.holding_out import hold_out
 from nnet_edge.scoring import Threshold, ThresholdRule, choose_threshold, usual_rate
 from nnet_edge.training.folds import scale_between
 

@@ -23,7 +23,8 @@ from nnet_edge.benchmarks.accuracy.trainings import NOBODY, GridSettings, Traini
 from nnet_edge.benchmarks.harness.grid import Stopped, kept_row, run_grid
 from nnet_edge.benchmarks.harness.report import write_report
 from nnet_edge.bundle import MANIFEST, graph_name, made_on, now, read_bundle
-from nnet_edge.data.images import Dataset, with_held_out_images
+from nnet_edge.data.holding_out import with_held_out_images
+from nnet_edge.data.images import Dataset
 from nnet_edge.errors import ConfigError
 from nnet_edge.evaluation.artefact import open_artifact
 from nnet_edge.evaluation.evaluate import evaluate

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nnet_edge.benchmarks.accuracy.trainings import read_datasets
 from nnet_edge.benchmarks.accuracy.variants import limited
-from nnet_edge.data.images import hold_out, load_images
+from nnet_edge.data.holding_out import hold_out
+from nnet_edge.data.images import load_images
 from nnet_edge.evaluation.artefact import open_artifact
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.methods.backbone import find_backbone

@@ -17,9 +17,10 @@ from typing import Any
 
 from nnet_edge.benchmarks.harness.grid import Key, Stopped, require_same
 from nnet_edge.benchmarks.harness.rounds import Say, quiet
-from nnet_edge.data.images import Dataset, TrainingData, fingerprint, load_training_data
+from nnet_edge.data.images import Dataset, fingerprint
 from nnet_edge.data.layouts import find_categories, read_dataset
 from nnet_edge.data.seen import AskedInput, settle_input
+from nnet_edge.data.training_data import TrainingData, load_training_data
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.geometry import Geometry
 from nnet_edge.imaging import MaskRule

@@ -63,7 +63,7 @@ def measure(bundle: Path, data: Path, out: Path | None, in_torch: bool, record: 
             **options: Any) -> Measured:  # fmt: skip
     """Do what the command does, but for printing the table."""
     from nnet_edge.bundle import record_metrics
-    from nnet_edge.data.images import with_held_out_images
+    from nnet_edge.data.holding_out import with_held_out_images
     from nnet_edge.evaluation.artefact import open_artifact, table_of
     from nnet_edge.evaluation.evaluate import evaluate
     from nnet_edge.evaluation.pictures import write_evaluation

@@ -67,9 +67,9 @@ def train_bundle(
     """
     from nnet_edge.bits import kept_bits
     from nnet_edge.bundle import id_of
-    from nnet_edge.data.before import Before, seen_before
-    from nnet_edge.data.images import load_training_data
+    from nnet_edge.data.holding_out import NOTHING_BEFORE, seen_before
     from nnet_edge.data.seen import settle_input
+    from nnet_edge.data.training_data import load_training_data
     from nnet_edge.methods.compute import choose_device
     from nnet_edge.scoring import ThresholdRule
     from nnet_edge.training.choice import choose
@@ -95,11 +95,10 @@ def train_bundle(
         device = choose_device(computed.device)
         for one in candidates:
             require_memory(one, len(dataset.train), computed.memory_limit, device)
-    seen = Before() if base is None else seen_before(base.manifest["data"], dataset.train, own)
+    before = NOTHING_BEFORE if base is None else seen_before(base.manifest["data"], dataset.train, own)
     data = load_training_data(
         dataset, settings.seed, options["hold_out"], options["skip_bad_images"], together=options["together"], bits=bits,
-        groups=options["groups"], folds=options["folds"], geometry=geometry, learned_before=seen.learned,
-        held_out_before=seen.held_out,
+        groups=options["groups"], folds=options["folds"], geometry=geometry, before=before,
     )  # fmt: skip
     data = replace(data, facts=data.facts | {"goes_on_from": None if base is None else id_of(base.manifest)})
     if known is not None:
@@ -132,10 +131,12 @@ def train_bundle(
         if tracked is not None:
             tracked.begin(settings.as_dict())
             computed = replace(computed, on_row=tracked.add)
-        before = None if base is None else learned_by(base, options["epochs"], options["batch"], options["protocol"])
+        learned_before = (
+            None if base is None else learned_by(base, options["epochs"], options["batch"], options["protocol"])
+        )
         if folds is None or (known is not None and "factors" in known.facts["data"]):
             trained = train(data.learned, data.held_out, settings, out / TRAINING, computed, facts, known, report,
-                            stop_on_signal, say, before)  # fmt: skip
+                            stop_on_signal, say, learned_before)  # fmt: skip
         else:
             trainings = FoldTrainings(data, settings, out / FOLDS, computed, report, stop_on_signal, say)
             trained = trainings.run(out / TRAINING, facts, known is not None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nnet_edge.cli.view import say, say_in_detail, warn
 
 if TYPE_CHECKING:
-    from nnet_edge.data.images import TrainingData
+    from nnet_edge.data.training_data import TrainingData
     from nnet_edge.export.bundling import Exported
     from nnet_edge.training.loop import Trained
 

@@ -13,7 +13,7 @@ from nnet_edge.settings.runner import require_choice
 
 if TYPE_CHECKING:
     from nnet_edge.bundle import Bundle
-    from nnet_edge.data.images import TrainingData
+    from nnet_edge.data.training_data import TrainingData
     from nnet_edge.methods.base import MethodSettings
     from nnet_edge.training.checkpoint import Checkpoint
     from nnet_edge.training.loop import TrainOptions

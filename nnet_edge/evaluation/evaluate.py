@@ -14,8 +14,8 @@ import numpy as np
 
 from nnet_edge.bits import Depth
 from nnet_edge.data.copies import equal_parts
-from nnet_edge.data.dataset import Saturation
-from nnet_edge.data.images import Dataset, Sample, Skipped, load_images, load_masks
+from nnet_edge.data.dataset import Dataset, Sample, Saturation
+from nnet_edge.data.images import Skipped, load_images, load_masks
 from nnet_edge.data.masks import find_mask_like
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.frame import Outputs

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_type_hints
 
 from nnet_edge.anomaly_map import SCALES, STRIDES, Fusion
 from nnet_edge.errors import ConfigError
@@ -230,6 +230,18 @@ Net = TypeVar("Net", bound=Fusing)
 Settings = TypeVar("Settings", bound=MethodSettings)
 
 
+class CompressionWords(NamedTuple):
+    """How a compression, or a learning on, is called."""
+
+    fact: str  # its key among the facts of a training
+    shown: str  # with its progress
+    aim: str  # half a sentence
+
+
+SMALLER = CompressionWords("compression", "making it small", "a smaller network learns now to do what this one does")
+LEARNS_ON = CompressionWords("learning_on", "learning on", "it learns on, and keeps what it does on damage")
+
+
 class Compressor(ABC, Generic[Net, Settings]):
     """What makes a trained network small: a smaller one learns to imitate it on `images` in all, `batch` a step.
 
@@ -240,6 +252,11 @@ class Compressor(ABC, Generic[Net, Settings]):
     batch: int
     anomalous: int  # of a batch, the first ones, have a painted anomaly
     is_smaller: bool  # whether the network becomes smaller, or learns on
+
+    @property
+    def words(self) -> CompressionWords:
+        """How it is called."""
+        return SMALLER if self.is_smaller else LEARNS_ON
 
     @abstractmethod
     def begin(self, network: Net, images: np.ndarray, compute: Compute) -> tuple[Net, Settings]:

@@ -33,7 +33,8 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from nnet_edge.anomaly_map import Fusion, anomaly_map, image_score
-from nnet_edge.data.images import Folds, TrainingData
+from nnet_edge.data.holding_out import Folds
+from nnet_edge.data.training_data import TrainingData
 from nnet_edge.errors import TrainingError
 from nnet_edge.files import write_atomically
 from nnet_edge.geometry import Geometry

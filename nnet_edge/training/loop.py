@@ -415,25 +415,19 @@ class Trainer:
         steps = Compression(whole, settings, self.cache, self.compute)
         if not (self.folder / CHECKPOINT).exists():  # of a training that learns on: --resume begins here
             self.save(started)
-        is_smaller = steps.compressor.is_smaller
-        what = (
-            "a smaller network learns now to do what this one does"
-            if is_smaller
-            else "it learns on, and keeps what it does on damage"
-        )
-        self.say(f"{what}: {steps.steps} steps of {steps.compressor.batch} images")
-        afterwards = "making it small" if is_smaller else "learning on"
+        words = steps.compressor.words
+        self.say(f"{words.aim}: {steps.steps} steps of {steps.compressor.batch} images")
         began = time.perf_counter()
 
         def tell(done: int, losses: dict[str, float]) -> None:
             left = (steps.steps - done) * (time.perf_counter() - began) / done
-            report(Progress(self.position[0], self.settings.epochs, losses, left, afterwards))
+            report(Progress(self.position[0], self.settings.epochs, losses, left, words.shown))
 
         found = steps.run(tell, stop)
         if found is None:
             return False
         self.settings, self.network = found.settings, found.network
-        self.facts = self.facts | {"compression" if is_smaller else "learning_on": found.facts}
+        self.facts = self.facts | {words.fact: found.facts}
         self.best, self.ema = {}, ExponentialMovingAverage(self.network, 0.0, None)
         self.optimiser = build_optimiser(self.network, self.settings, {}, self.compute.device)  # of no step
         self.keep(settle_levels(self.network, self.settings, self.good_images, self.compute), self.network)

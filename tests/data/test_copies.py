@@ -12,7 +12,9 @@ from PIL import Image
 
 from nnet_edge.data.copies import equal_parts, near_parts
 from nnet_edge.data.example_parts import make_part
-from nnet_edge.data.images import hold_out, load_training_data, read_dataset, with_held_out_images
+from nnet_edge.data.holding_out import hold_out, with_held_out_images
+from nnet_edge.data.images import read_dataset
+from nnet_edge.data.training_data import load_training_data
 from nnet_edge.errors import DataError
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from nnet_edge.data.groups import by_name, deal, find_groups, units_of
-from nnet_edge.data.images import hold_out, load_training_data, read_dataset, with_held_out_images
+from nnet_edge.data.holding_out import hold_out, with_held_out_images
+from nnet_edge.data.images import read_dataset
+from nnet_edge.data.training_data import load_training_data
 from nnet_edge.errors import ConfigError, DataError
 
 

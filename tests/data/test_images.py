@@ -11,7 +11,8 @@ from PIL import Image
 
 from nnet_edge.data.dataset import Dataset, Sample
 from nnet_edge.data.folders import find_images
-from nnet_edge.data.images import find_duplicates, fingerprint, hold_out, load_images, load_mask, read_dataset
+from nnet_edge.data.holding_out import hold_out
+from nnet_edge.data.images import find_duplicates, fingerprint, load_images, load_mask, read_dataset
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.image_files import read_image
 from nnet_edge.imaging import resize

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet_edge.data.images import Folds, TrainingData
+from nnet_edge.data.holding_out import Folds
+from nnet_edge.data.training_data import TrainingData
 from nnet_edge.errors import BundleError, TrainingError
 from nnet_edge.evaluation.artefact import open_artifact
 from nnet_edge.geometry import Geometry

@@ -16,7 +16,8 @@ from nnet_edge.bundle import Bundle, foreign_to_bundle, record_metrics
 from nnet_edge.cli.demo.page import DemoRun, Verdicts, in_short, write_report
 from nnet_edge.cli.view import TrainingView
 from nnet_edge.data.example_parts import Part, camera, make_line
-from nnet_edge.data.images import Dataset, load_training_data, read_dataset
+from nnet_edge.data.images import Dataset, read_dataset
+from nnet_edge.data.training_data import load_training_data
 from nnet_edge.evaluation.evaluate import evaluate
 from nnet_edge.evaluation.pictures import write_evaluation
 from nnet_edge.export.bundling import export_bundle

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nnet_edge.data.before import Before, seen_before
-from nnet_edge.data.images import file_hash, fingerprint, hold_out
+from nnet_edge.data.holding_out import Before, hold_out, seen_before
+from nnet_edge.data.images import file_hash, fingerprint
 from nnet_edge.errors import DataError
 
 OLD, NEW = (
@@ -20,24 +20,24 @@ OLD, NEW = (
 @pytest.mark.parametrize("seed", range(5))
 def test_new_parts_are_held_out_beside_those_of_before(seed: int) -> None:
     learned, held = hold_out(OLD, 3)
-    more, kept = hold_out([*OLD, *NEW], seed, learned_before=learned, held_out_before=held)
+    more, kept = hold_out([*OLD, *NEW], seed, before=Before(frozenset(learned), frozenset(held)))
     assert set(learned) < set(more)
     assert set(held) < set(kept)
     assert len(kept) == len(held) + 3  # 15 % of the new ones
     assert sorted(more + kept) == sorted([*OLD, *NEW])
-    _, kept = hold_out([*OLD, *NEW[:6]], seed, learned_before=learned, held_out_before=held)
+    _, kept = hold_out([*OLD, *NEW[:6]], seed, before=Before(frozenset(learned), frozenset(held)))
     assert kept == held  # few new ones are learned
 
 
 def test_without_new_parts_the_choice_is_that_of_before() -> None:
     learned, held = hold_out(OLD, 3)
-    assert hold_out(OLD, 9, learned_before=learned, held_out_before=held) == (learned, held)
+    assert hold_out(OLD, 9, before=Before(frozenset(learned), frozenset(held))) == (learned, held)
 
 
 def test_too_few_that_were_not_learned_are_refused() -> None:
     with pytest.raises(DataError, match=r"all but 9 of the good parts were learned .* at least 10 .* or train anew"):
-        hold_out([*OLD, *NEW[:9]], 0, learned_before=OLD)
-    more, kept = hold_out([*OLD, *NEW[:12]], 0, learned_before=OLD)
+        hold_out([*OLD, *NEW[:9]], 0, before=Before(frozenset(OLD)))
+    more, kept = hold_out([*OLD, *NEW[:12]], 0, before=Before(frozenset(OLD)))
     assert len(kept) == 10
     assert set(kept) < set(NEW)
     assert set(OLD) < set(more)
@@ -46,7 +46,7 @@ def test_too_few_that_were_not_learned_are_refused() -> None:
 def test_a_part_of_which_an_image_was_learned_is_learned() -> None:
     parts = [*range(40), *range(10), *range(100, 110)]  # ten of the new images show parts of before
     learned, held = hold_out(OLD, 3)
-    more, kept = hold_out([*OLD, *NEW], 5, parts=parts, learned_before=learned, held_out_before=held)
+    more, kept = hold_out([*OLD, *NEW], 5, parts=parts, before=Before(frozenset(learned), frozenset(held)))
     copies = {path for path, part in zip(NEW, parts[40:], strict=True) if part < 40 and OLD[part] in learned}
     assert copies <= set(more)
     assert not set(kept) & (set(learned) | copies)
@@ -57,7 +57,7 @@ def test_a_group_of_which_an_image_was_learned_is_learned() -> None:
         [f"day {number // 5}" for number in range(40)] + ["day 0"] * 5 + [f"new {number // 5}" for number in range(15)]
     )
     learned, held = hold_out(OLD, 3, groups=groups[:40])
-    more, kept = hold_out([*OLD, *NEW], 5, groups=groups, learned_before=learned, held_out_before=held)
+    more, kept = hold_out([*OLD, *NEW], 5, groups=groups, before=Before(frozenset(learned), frozenset(held)))
     of = dict(zip([*OLD, *NEW], groups, strict=True))
     assert {of[path] for path in more}.isdisjoint(of[path] for path in kept)
     assert set(held) < set(kept) | set(NEW)
