@@ -50,3 +50,4 @@ def command(
             without = f"; {absent} have no picture any more" if absent else ""
             say(f"wrote {good} good and {bad} defective parts to {export}{without}")
             say(f"next: nnet-edge train OLD_PHOTOGRAPHS --resume-from {bundle} --add {export} --out runs/next")
+            say("or anew, which takes longer and is sometimes better: --no-worse-than in place of --resume-from")

@@ -247,7 +247,9 @@ _held_out_options = grouped(
 @click.option("--resume-from", type=FOLDER, metavar="BUNDLE",
               help="Learn on from what BUNDLE knows, of DATA, its photographs; or make it small: --protocol lean.")  # fmt: skip
 @click.option("--add", type=FOLDER, metavar="DIR",
-              help="With --resume-from: learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
+              help="Learn the good images of DIR too, as review --export wrote it.")  # fmt: skip
+@click.option("--no-worse-than", type=FOLDER, metavar="BUNDLE",
+              help="Put the bundle aside where it passes a defect in DATA or DIR that BUNDLE rejects.")  # fmt: skip
 @log_option
 @training_options
 @_method_options
@@ -259,38 +261,45 @@ _held_out_options = grouped(
 def command(**options: Any) -> int:
     """Learn from the good images of DATA and leave a bundle that stream and evaluate load.
 
-    With --resume-from, what the old bundle rejects of the defects in DATA and DIR must be rejected by the new one too.
+    With --resume-from, as with --no-worse-than, what the old bundle rejects of the defects in DATA and DIR must be rejected
+    by the new one too.
     """
     return learn(**options)[1]
 
 
 def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: Path | None, add: Path | None,
-          trackers: tuple[str, ...], **options: Any) -> tuple[Path, int]:  # fmt: skip
+          no_worse_than: Path | None, trackers: tuple[str, ...], **options: Any) -> tuple[Path, int]:  # fmt: skip
     """Do what the command does; gives the folder that holds bundle and training, and the exit code."""
     from nnet_edge.bundle import read_bundle
+    from nnet_edge.data.groups import find_groups
     from nnet_edge.data.images import fingerprint
     from nnet_edge.training.trackers.base import tracking
 
-    if add is not None and resume_from is None:
-        raise ConfigError(f"--add {add} belongs to --resume-from: name the bundle to go on from")
+    if resume_from is not None and no_worse_than is not None:
+        raise ConfigError("--resume-from proves its bundle's defects already: leave out --no-worse-than")
     settings, dataset = runner_settings(options), find_dataset(data, options)
-    out, base, datasets = out or Path("runs") / dataset.category, None, [dataset]
-    own = dataset.train
-    if resume_from is not None:
-        base = read_bundle(resume_from)
-        if (out / BUNDLE).resolve() == resume_from.resolve():
-            raise ConfigError(f"--out {out} holds the bundle to go on from: give another folder")
-        if base.manifest["data"]["fingerprint"] != fingerprint(dataset.train):
-            say(
-                f"note: {resume_from} was trained on other photographs than {data}: what these do not show may be forgotten"
-            )
-        if add is not None:
-            datasets.append(find_dataset(add, {**options, "layout": "auto", "category": None, "split_csv": None}))
-            options |= {"groups": NO_GROUPS} if options["groups"] == AUTO else {}
-            dataset = with_added(*datasets)
+    out, datasets, own = out or Path("runs") / dataset.category, [dataset], dataset.train
+    before = resume_from or no_worse_than
+    earlier = None if before is None else read_bundle(before)
+    if before is not None and (out / BUNDLE).resolve() == before.resolve():
+        raise ConfigError(f"--out {out} holds the bundle {before}, which must stay: give another folder")
+    base = None if resume_from is None else earlier
+    if base is not None and base.manifest["data"]["fingerprint"] != fingerprint(dataset.train):
+        say(
+            f"note: {resume_from} was trained on other photographs than {data}: what these do not show may be forgotten"
+        )
+    if add is not None:
+        datasets.append(find_dataset(add, {**options, "layout": "auto", "category": None, "split_csv": None}))
+        if options["groups"] == AUTO:
+            options |= {"groups": NO_GROUPS}
+            if find_groups(dataset, dataset.train) is not None:
+                say(
+                    f"note: {data} has groups and {add} names none: parts are held out one by one; --groups FILE names all"
+                )
+        dataset = with_added(*datasets)
     with tracking(trackers, out, say) as tracked:
         if not train_bundle(dataset, out, settings, resume, force, options, base, own, tracked):
             return out, EXIT_INTERRUPTED
-    if resume_from is not None and not prove_bundle(resume_from, out, datasets, settings, options):
+    if before is not None and not prove_bundle(before, out, datasets, settings, options):
         return out, EXIT_FAILURE
     return out, 0

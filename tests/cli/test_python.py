@@ -91,7 +91,7 @@ def test_a_setting_that_is_not_given_has_the_default_of_the_command() -> None:
         ({"method": "magic"}, "--method"),
         ({"size": 63}, "an input of 63x63 pixels is impossible"),
         ({"false_rejects": 2}, "'2' is not between 0 and 1"),
-        ({"add": "more"}, "--add more belongs to --resume-from"),
+        ({"resume_from": "a", "no_worse_than": "b"}, "leave out --no-worse-than"),
     ],
 )
 def test_wrong_settings_of_a_training_are_one_sentence(

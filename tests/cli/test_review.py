@@ -89,6 +89,55 @@ def test_a_review_exports_and_a_training_goes_on_and_proves(
 
 
 @pytest.mark.slow
+def test_a_training_anew_with_added_parts_is_proved_too(
+    trained_run: Path, parts_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle, added = trained_run / "bundle", tmp_path / "added"
+    for kind, source in (("good", "test_good"), ("bad/stain", "bad/stain")):
+        shutil.copytree(parts_folder / source, added / kind)
+    command = [
+        "train",
+        str(parts_folder),
+        "--no-worse-than",
+        str(bundle),
+        "--add",
+        str(added),
+        "--out",
+        str(tmp_path / "next"),
+    ]
+    small = ["--size", "64", "--epochs", "1", "--batch", "7", "--backbone", "resnet18", "--teacher-weights", "random"]
+    code = run([*command, *small, *ONE_THREAD])
+    said = capfd.readouterr().err
+    more = len(list((added / "good").iterdir()))
+    old = read_bundle(bundle).manifest
+    new = read_bundle(tmp_path / "next" / ("bundle" if code == 0 else train_module.REFUSED)).manifest
+    assert new["data"]["learned"] + new["data"]["held_out"] == old["data"]["learned"] + old["data"]["held_out"] + more
+    assert new["data"]["goes_on_from"] is None
+    assert "learning_on" not in new["trained"]
+    for folder in (parts_folder, added):
+        assert f"{folder}: of 4 with a defect the old bundle rejects " in said
+
+
+def test_groups_of_the_data_that_added_parts_have_not_are_told_of(
+    parts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def keep(*arguments: Any) -> bool:
+        asked.append(arguments[5]["groups"])
+        return True
+
+    monkeypatch.setattr(train_module, "train_bundle", keep)
+    grouped = tmp_path / "photos"
+    for day in ("monday", "tuesday", "friday"):
+        shutil.copytree(parts_folder / "good", grouped / "good" / day)
+    for groups, told in (([], True), (["--groups", "none"], False)):
+        assert run(["train", str(grouped), "--add", str(parts_folder), "--out", str(tmp_path / "out"), *groups]) == 0
+        assert ("has groups and" in capsys.readouterr().err) is told
+    assert asked == ["none", "none"]
+
+
+@pytest.mark.slow
 def test_a_bundle_that_loses_a_defect_is_put_aside(
     trained_run: Path, parts_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +165,10 @@ def test_what_does_not_go_together_is_refused(
     (tmp_path / "good").mkdir()
     assert cv2.imwrite(str(tmp_path / "good/0.png"), np.zeros((96, 96, 3), np.uint8))
     wrong: list[tuple[list[str], str]] = [
-        (["--add", str(tmp_path)], "belongs to --resume-from"),
+        (["--add", str(tmp_path / "absent")], "absent"),
+        (["--resume-from", bundle, "--no-worse-than", bundle], "leave out --no-worse-than"),
+        (["--no-worse-than", bundle, "--out", str(trained_run)], "give another folder"),
+        (["--no-worse-than", str(tmp_path)], "manifest"),
         (["--resume-from", bundle, "--backbone", "resnet18"], "leave out --backbone"),
         (["--resume-from", bundle, "--folds", "3"], "leave out --folds"),
         (["--resume-from", bundle, "--protocol", "tuned"], "--protocol lean makes it small"),

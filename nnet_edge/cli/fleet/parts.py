@@ -32,7 +32,7 @@ from nnet_edge.settings.reader import build, require_plain, unknown_key
 from nnet_edge.settings.runner import require_between
 from nnet_edge.settings.stream import require_name
 
-FIXED = ("out", "resume", "force", "resume_from", "add", "log", "help")  # what a fleet says itself
+FIXED = {"out", "resume", "force", "resume_from", "add", "no_worse_than", "log", "help"}  # what a fleet says itself
 MOST_PARTS = 100_000
 MOST_TRIES = 100
 
