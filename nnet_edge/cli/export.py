@@ -31,8 +31,9 @@ def command(
     training: Path, out: Path | None, force: bool, false_rejects: float | None, margin: float, **options: Any
 ) -> None:
     """Make a bundle of the folder TRAINING that train left: graph, parity, threshold."""
-    from nnet_edge.cli.training_report import tell_exported
+    from nnet_edge.cli.training_report import tell_bundle, tell_exported
     from nnet_edge.export.bundling import export_bundle
 
     out = out or training.parent / "bundle"
     tell_exported(export_bundle(training, out, false_rejects, runner_settings(options), force, say, margin))
+    tell_bundle(out)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from nnet_edge.cli.options import (
     training_options,
 )
 from nnet_edge.cli.preview import Preview
-from nnet_edge.cli.training_report import figures_of, tell_data, tell_exported, tell_training
+from nnet_edge.cli.training_report import figures_of, tell_bundle, tell_data, tell_exported, tell_training
 from nnet_edge.cli.training_settings import (
     AUTO,
     SETTING_OPTIONS,
@@ -164,19 +165,28 @@ def prove_bundle(
     base: Path, out: Path, datasets: Sequence[Dataset], runner: RunnerSettings, options: Mapping[str, Any]
 ) -> bool:
     """Whether out/bundle rejects every defect of the datasets that `base` rejects; else it is put aside, and said."""
+    from nnet_edge.bundle import read_bundle
     from nnet_edge.evaluation.proof import prove
+    from nnet_edge.scoring import in_counts
 
     proof = prove(base, out / BUNDLE, datasets, runner, options["skip_bad_images"])
     for line in proof.lines():
         say(line)
+    refused = out / REFUSED
+    shutil.rmtree(refused, ignore_errors=True)  # of an earlier run of this training
     if not proof.lost:
         return True
-    refused = out / REFUSED
-    shutil.rmtree(refused, ignore_errors=True)
+    old, new = (read_bundle(path).threshold.expected_false_rejects for path in (base, out / BUNDLE))
     (out / BUNDLE).rename(refused)
     say(
         f"the new bundle loses defects that the old one finds: it was put aside as {refused}, and {base} stays the one to use"
     )
+    if 0 < new < old:
+        rate = ceil(1e4 * new * ceil(old / new)) / 1e4  # the smallest that the held-out parts support
+        say(
+            f"its threshold promises fewer false rejects, {in_counts(new)}, than the old one's, {in_counts(old)}: run the same "
+            f"command with --resume --false-rejects {rate:g} to compare them at one rate"
+        )
     return False
 
 
@@ -302,4 +312,5 @@ def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: 
             return out, EXIT_INTERRUPTED
     if before is not None and not prove_bundle(before, out, datasets, settings, options):
         return out, EXIT_FAILURE
+    tell_bundle(out / BUNDLE)
     return out, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnet_edge.cli.view import say, say_in_detail, warn
@@ -23,7 +24,7 @@ def figures_of(trained: Trained, exported: Exported) -> dict[str, float]:
 
 
 def tell_exported(exported: Exported) -> None:
-    """Say whether the runners agree, what the threshold means, and what to do with the bundle; in detail by how much."""
+    """Say whether the runners agree, in detail by how much, and what the threshold means."""
     bundle, parities = exported.bundle, exported.parities
     if parities:  # those that did not hold left no bundle
         names = " and ".join(parity.runner for parity in parities)
@@ -33,8 +34,12 @@ def tell_exported(exported: Exported) -> None:
     say(bundle.threshold.sentence())
     for line in (*exported.warnings, *bundle.warnings):
         warn(line)
-    say(f"bundle: {bundle.path}")
-    say(f"next: nnet-edge stream 0 --bundle {bundle.path} (0: the first camera; or a folder)")
+
+
+def tell_bundle(path: Path) -> None:
+    """Say where the finished bundle is, and what to do with it."""
+    say(f"bundle: {path}")
+    say(f"next: nnet-edge stream 0 --bundle {path} (0: the first camera; or a folder)")
 
 
 def tell_data(data: TrainingData) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -143,9 +145,10 @@ def test_a_bundle_that_loses_a_defect_is_put_aside(
 ) -> None:
     blind = tmp_path / "next"
     shutil.copytree(trained_run / "bundle", blind / "bundle")
-    manifest = (blind / "bundle/manifest.json").read_text()
-    value = read_bundle(blind / "bundle").threshold.value
-    (blind / "bundle/manifest.json").write_text(manifest.replace(f'"value": {value!r}', f'"value": {1e6!r}'))
+    manifest = json.loads((blind / "bundle/manifest.json").read_text())
+    promised = manifest["threshold"]["expected_false_rejects"]
+    manifest["threshold"]["value"] = 1e6
+    (blind / "bundle/manifest.json").write_text(json.dumps(manifest))
     datasets = [read_dataset(parts_folder)]
     proof = prove(trained_run / "bundle", blind / "bundle", datasets, RunnerSettings(threads=1))
     assert len(proof.lost) == int(proof.compared[0].old.rejected[proof.compared[0].old.labels].sum()) > 0
@@ -153,7 +156,19 @@ def test_a_bundle_that_loses_a_defect_is_put_aside(
     assert not train_module.prove_bundle(trained_run / "bundle", blind, datasets, RunnerSettings(threads=1), options)
     assert not (blind / "bundle").exists()
     assert (blind / "bundle-refused/manifest.json").exists()
-    assert "loses defects that the old one finds" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "loses defects that the old one finds" in said
+    assert "fewer false rejects" not in said  # both promise the same
+    manifest["threshold"]["expected_false_rejects"] = promised / 1.6
+    shutil.move(blind / "bundle-refused", blind / "bundle")
+    (blind / "bundle/manifest.json").write_text(json.dumps(manifest))
+    assert not train_module.prove_bundle(trained_run / "bundle", blind, datasets, RunnerSettings(threads=1), options)
+    asked = re.search(r"--resume --false-rejects ([0-9.]+) ", capfd.readouterr().err)
+    assert asked is not None
+    assert float(asked[1]) == pytest.approx(2 * promised / 1.6, abs=1e-4)  # a multiple of what it promises
+    shutil.copytree(trained_run / "bundle", blind / "bundle")
+    assert train_module.prove_bundle(trained_run / "bundle", blind, datasets, RunnerSettings(threads=1), options)
+    assert not (blind / "bundle-refused").exists()  # that of an earlier run
     same = prove(trained_run / "bundle", trained_run / "bundle", datasets, RunnerSettings(threads=1))
     assert same.lost == ()
 
