@@ -291,7 +291,7 @@ def learn(data: Path, out: Path | None, resume: bool, force: bool, resume_from: 
     out, datasets, own = out or Path("runs") / dataset.category, [dataset], dataset.train
     before = resume_from or no_worse_than
     earlier = None if before is None else read_bundle(before)
-    if before is not None and (out / BUNDLE).resolve() == before.resolve():
+    if before is not None and before.resolve() in [(out / name).resolve() for name in (BUNDLE, REFUSED, PREVIEW)]:
         raise ConfigError(f"--out {out} holds the bundle {before}, which must stay: give another folder")
     base = None if resume_from is None else earlier
     if base is not None and base.manifest["data"]["fingerprint"] != fingerprint(dataset.train):

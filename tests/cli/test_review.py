@@ -179,10 +179,13 @@ def test_what_does_not_go_together_is_refused(
     bundle = str(trained_run / "bundle")
     (tmp_path / "good").mkdir()
     assert cv2.imwrite(str(tmp_path / "good/0.png"), np.zeros((96, 96, 3), np.uint8))
+    refused = tmp_path / "out" / train_module.REFUSED
+    shutil.copytree(bundle, refused)
     wrong: list[tuple[list[str], str]] = [
         (["--add", str(tmp_path / "absent")], "absent"),
         (["--resume-from", bundle, "--no-worse-than", bundle], "leave out --no-worse-than"),
         (["--no-worse-than", bundle, "--out", str(trained_run)], "give another folder"),
+        (["--no-worse-than", str(refused)], "give another folder"),  # which the proof would delete
         (["--no-worse-than", str(tmp_path)], "manifest"),
         (["--resume-from", bundle, "--backbone", "resnet18"], "leave out --backbone"),
         (["--resume-from", bundle, "--folds", "3"], "leave out --folds"),
