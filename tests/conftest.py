@@ -163,6 +163,29 @@ def bad_part(seed: int, side: int = 96) -> tuple[np.ndarray, np.ndarray]:
     return picture, mask > 0
 
 
+HEIGHT, WIDTH = 6, 4  # of `rgb` and `deep`, which tests of images share
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def deep() -> np.ndarray:
+    values = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3)).astype(np.uint16)
+    values[0, :, 0] = (0, 128, 129, 65535)  # 128 / 257 rounds down, 129 / 257 up
+    return values
+
+
+def over_257(deep: np.ndarray) -> np.ndarray:
+    return np.round(deep / 257).astype(np.uint8)
+
+
+def as_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 @pytest.fixture(scope="session")
 def washers() -> np.ndarray:
     """Washers of slightly different brightness and place, uint8 RGB (6, 256, 256, 3); not to be written to."""

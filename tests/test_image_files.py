@@ -16,8 +16,8 @@ from PIL import Image
 
 from nnet_edge.errors import DataError
 from nnet_edge.image_files import MAX_PIXELS, read_image, read_mask, read_size
+from tests.conftest import HEIGHT, WIDTH, as_rgb, over_257
 
-HEIGHT, WIDTH = 6, 4
 # EXIF orientation -> what brings the stored pixels upright
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda stored: stored,
@@ -29,26 +29,6 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
     8: lambda stored: np.rot90(stored),
 }
-
-
-@pytest.fixture
-def rgb() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def deep() -> np.ndarray:
-    values = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3)).astype(np.uint16)
-    values[0, :, 0] = (0, 128, 129, 65535)  # 128 / 257 rounds down, 129 / 257 up
-    return values
-
-
-def over_257(deep: np.ndarray) -> np.ndarray:
-    return np.round(deep / 257).astype(np.uint8)
-
-
-def as_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def check(path: Path, expected: np.ndarray) -> None:

@@ -12,28 +12,7 @@ from hypothesis import strategies as st
 from nnet_edge.errors import ConfigError, DataError
 from nnet_edge.geometry import DEFAULT, Geometry
 from nnet_edge.imaging import IS_VECTORISED, bilinear, pillow_bilinear, resize, resize_mask, to_input, to_rgb
-
-HEIGHT, WIDTH = 6, 4
-
-
-@pytest.fixture
-def rgb() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def deep() -> np.ndarray:
-    values = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3)).astype(np.uint16)
-    values[0, :, 0] = (0, 128, 129, 65535)  # 128 / 257 rounds down, 129 / 257 up
-    return values
-
-
-def over_257(deep: np.ndarray) -> np.ndarray:
-    return np.round(deep / 257).astype(np.uint8)
-
-
-def as_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=2)
+from tests.conftest import as_rgb, over_257
 
 
 @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from((1, 3)), st.booleans(), st.integers(0, 2**32 - 1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +43,36 @@ def log_of(path: Path) -> JsonLinesSink:
 def judge_all(source: Source, runner: Runner, sinks: Sequence[Sink], threshold: float) -> StreamReport:
     """The stream from its first picture to its last."""
     return run(source, runner, sinks, VerdictSettings(threshold))
+
+
+Given = TypeVar("Given", bound=Sized)
+
+
+def computed(start: Callable[[Given], Callable[[], object]], batches: Iterable[Given]) -> Iterator[Given]:
+    """Each batch once it is computed. Two are under way: one is made and started while the one before is computed."""
+    under_way = deque[tuple[Given, Callable[[], object]]]()
+    for batch in batches:
+        under_way.append((batch, start(batch)))
+        if len(under_way) > 1:
+            done, wait = under_way.popleft()
+            wait()
+            yield done
+    for done, wait in under_way:
+        wait()
+        yield done
+
+
+def per_second(
+    start: Callable[[Given], Callable[[], object]], next_batch: Callable[[], Given], seconds: float
+) -> float:
+    """Images a second of batches that are computed as by `computed`."""
+    start_s = time.monotonic()
+
+    def batches() -> Iterator[Given]:
+        while time.monotonic() - start_s < seconds:
+            yield next_batch()
+
+    return sum(len(batch) for batch in computed(start, batches())) / (time.monotonic() - start_s)
 
 
 def noisy_pictures(seed: int) -> list[np.ndarray]:

@@ -31,6 +31,7 @@ from nnet_edge.benchmarks.harness.streams import (
     add_camera,
     noisy_camera,
     noisy_pictures,
+    per_second,
     require_balanced,
     running,
 )
@@ -84,16 +85,7 @@ def loop_rate(runner: Runner, seconds: float) -> float:
 def rate_of(runner: Runner, next_batch: Callable[[], np.ndarray], seconds: float) -> float:
     """Images a second of batches, each made while the runner computes the one before."""
     runner.infer(next_batch())
-    count, start_s = 0, time.monotonic()
-    under_way = runner.start(next_batch())
-    while time.monotonic() - start_s < seconds:
-        batch = next_batch()
-        following = runner.start(batch)
-        under_way()
-        count += len(batch)
-        under_way = following
-    under_way()
-    return (count + len(batch)) / (time.monotonic() - start_s)
+    return per_second(runner.start, next_batch, seconds)
 
 
 @contextmanager

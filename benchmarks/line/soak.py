@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ import psutil
 from nnet_edge.benchmarks.harness.command_line import command_text, run_command
 from nnet_edge.benchmarks.harness.report import table_text
 from nnet_edge.benchmarks.harness.rounds import percentiles
-from nnet_edge.benchmarks.harness.streams import add_camera, noisy_camera, running
+from nnet_edge.benchmarks.harness.streams import add_camera, computed, noisy_camera, running
 from nnet_edge.errors import SourceError, StreamError
 from nnet_edge.frame import Frame
 from nnet_edge.runtime.runners.base import Runner
@@ -40,8 +41,6 @@ CAMERAS = 4
 RATE_HZ = 25.0
 CUT_AFTER = 200  # frames of the first camera
 SPANS = 10
-WARM_FRAMES = 1500
-WARM_LIMIT_S = 120.0
 WARM_SHARE = 1 / 6
 RSS_GROWTH = 0.02  # from the first span to the last
 P99_GROWTH = 1.5  # median of the last three spans against that of the first three: one busy moment is no growth
@@ -80,34 +79,23 @@ def span_of(totals_ms: deque[float], began_s: float) -> Span:
     return Span(minute, len(taken_ms), p50_ms, p99_ms, rss_mb, process.num_threads(), process.num_fds())
 
 
-def work_through(runner: Runner, batches: int) -> None:
-    """Compute so many full batches, two under way: what the runner opens for a busy line later is open, and no leak."""
-    images = np.zeros((runner.max_batch, *runner.input_shape), np.uint8)
-    under_way = runner.start(images)
-    for _ in range(batches):
-        following = runner.start(images)
-        under_way()
-        under_way = following
-    under_way()
+def work_through(runner: Runner) -> None:
+    """Keep the runner busy until it opens what a busy line gets (openvino_runner.GROUPS_AFTER): later it would be no leak."""
+    batch = np.zeros((runner.max_batch, *runner.input_shape), np.uint8)
+    for _ in computed(runner.start, repeat(batch, GROUPS_AFTER + 1)):
+        pass
 
 
 def make_line(bundle: Path, log: Path) -> Line:
     """Four cameras and a log."""
     sink = JsonLinesSink(JsonLinesSettings(path=log, fsync_every_s=None, events=False))
     model = load_model(bundle, RunnerSettings())
-    work_through(model.runner, GROUPS_AFTER)
+    work_through(model.runner)
     line = Line(model, [QueuedSink(sink)])
     for number in range(CAMERAS):
         kind = Cut if number == 0 else SyntheticSource
         add_camera(line, number, noisy_camera(number, RATE_HZ, kind), first_retry_s=0.2)
     return line
-
-
-def wait_until_warm(line: Line) -> None:
-    """Wait until the line has judged WARM_FRAMES, or WARM_LIMIT_S at most."""
-    end_s = time.monotonic() + WARM_LIMIT_S
-    while line.report().total.judged < WARM_FRAMES and time.monotonic() < end_s:
-        time.sleep(0.1)
 
 
 def soak(bundle: Path, seconds: float) -> tuple[list[Span], LineReport, int]:
@@ -119,7 +107,6 @@ def soak(bundle: Path, seconds: float) -> tuple[list[Span], LineReport, int]:
         spans = []
         with running(line) as reports:
             time.sleep(WARM_SHARE * seconds)
-            wait_until_warm(line)
             span_of(totals_ms, began_s)
             for _ in range(SPANS):
                 time.sleep((1 - WARM_SHARE) * seconds / SPANS)

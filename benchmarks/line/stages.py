@@ -26,7 +26,7 @@ from nnet_edge.benchmarks.harness.command_line import command_text, run_command,
 from nnet_edge.benchmarks.harness.machine import busy_percent, busy_warning, describe_machine
 from nnet_edge.benchmarks.harness.report import new_figure, png_of, table_text, write_json
 from nnet_edge.benchmarks.harness.rounds import Spread, run_rounds, spread
-from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, add_camera, log_of, require_balanced, running
+from nnet_edge.benchmarks.harness.streams import ABOVE_ALL, add_camera, log_of, per_second, require_balanced, running
 from nnet_edge.benchmarks.line.line import bare_rate
 from nnet_edge.errors import ConfigError, SourceError
 from nnet_edge.files import write_atomically
@@ -139,18 +139,12 @@ def decode_rate(opener: Opener, seconds: float) -> float:
 def resize_rate(model: Model, frames: Sequence[Frame], seconds: float) -> float:
     """Pictures a second that are brought to the input, beside no network; on a GPU with it, from memory to the scores."""
     runner = model.runner
-    count, start_s = 0, time.monotonic()
     if isinstance(runner, FrameRunner):
-        under_way = runner.start_frames(frames)
-        while time.monotonic() - start_s < seconds:
-            following = runner.start_frames(frames)
-            under_way()
-            count, under_way = count + len(frames), following
-        under_way()
-    else:
-        while time.monotonic() - start_s < seconds or not count:
-            preprocess(frames, model.geometry)
-            count += len(frames)
+        return per_second(runner.start_frames, lambda: frames, seconds)
+    count, start_s = 0, time.monotonic()
+    while time.monotonic() - start_s < seconds or not count:
+        preprocess(frames, model.geometry)
+        count += len(frames)
     return count / (time.monotonic() - start_s)
 
 

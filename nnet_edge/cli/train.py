@@ -165,7 +165,6 @@ def prove_bundle(
     base: Path, out: Path, datasets: Sequence[Dataset], runner: RunnerSettings, options: Mapping[str, Any]
 ) -> bool:
     """Whether out/bundle rejects every defect of the datasets that `base` rejects; else it is put aside, and said."""
-    from nnet_edge.bundle import read_bundle
     from nnet_edge.evaluation.proof import prove
     from nnet_edge.scoring import in_counts
 
@@ -176,16 +175,15 @@ def prove_bundle(
     shutil.rmtree(refused, ignore_errors=True)  # of an earlier run of this training
     if not proof.lost:
         return True
-    old, new = (read_bundle(path).threshold.expected_false_rejects for path in (base, out / BUNDLE))
     (out / BUNDLE).rename(refused)
     say(
         f"the new bundle loses defects that the old one finds: it was put aside as {refused}, and {base} stays the one to use"
     )
-    if 0 < new < old:
-        rate = ceil(1e4 * new * ceil(old / new)) / 1e4  # the smallest that the held-out parts support
+    if (rate := proof.equal_rate) is not None:
+        old, new = map(in_counts, proof.promised)
         say(
-            f"its threshold promises fewer false rejects, {in_counts(new)}, than the old one's, {in_counts(old)}: run the same "
-            f"command with --resume --false-rejects {rate:g} to compare them at one rate"
+            f"its threshold promises fewer false rejects, {new}, than the old one's, {old}: run the same command with "
+            f"--resume --false-rejects {ceil(1e4 * rate) / 1e4:g} to compare them at one rate"
         )
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from nnet_edge.data.images import Dataset
@@ -44,6 +45,16 @@ class Proof:
 
     compared: tuple[Compared, ...]
     without: tuple[Path, ...]  # datasets without a defective image
+    promised: tuple[float, float]  # share of good parts that the old threshold, and the new one, will reject
+
+    @property
+    def equal_rate(self) -> float | None:
+        """The least rate of false rejects that the new bundle's held-out parts support and that is no lower than the old one's.
+
+        None where the new bundle does not promise fewer.
+        """
+        old, new = self.promised
+        return new * ceil(old / new) if 0 < new < old else None
 
     @property
     def lost(self) -> tuple[Path, ...]:
@@ -65,12 +76,16 @@ def prove(old: Path, new: Path, datasets: Sequence[Dataset], settings: RunnerSet
     """Both bundles on the test images of every dataset that has some with a defect."""
     usable = [dataset for dataset in datasets if any(sample.is_anomalous for sample in dataset.test)]
     found: list[list[Evaluation]] = []
+    promised: list[float] = []
     for path in (old, new):
         artifact = open_artifact(path, settings, False)
+        assert artifact.bundle is not None  # `old` and `new` are bundles, no checkpoints
+        promised.append(artifact.bundle.threshold.expected_false_rejects)
         with artifact.runner as runner:
             found.append([
                 evaluate(runner, dataset, artifact.threshold, runner.max_batch, skip_bad, bits=artifact.bits,
                          geometry=artifact.geometry, learned=artifact.sizes) for dataset in usable
             ])  # fmt: skip
     pairs = zip(*found, strict=True)
-    return Proof(tuple(Compared(*pair) for pair in pairs), tuple(one.root for one in datasets if one not in usable))
+    without = tuple(one.root for one in datasets if one not in usable)
+    return Proof(tuple(Compared(*pair) for pair in pairs), without, (promised[0], promised[1]))
